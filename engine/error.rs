@@ -1,0 +1,214 @@
+//! What can go wrong, in one typed error.
+//!
+//! Every variant names *where* (file and line, configuration key, argument), *what was found* and *what would be
+//! right*, so that the sentence a user reads tells them what to do next. The one kind that the trainer treats apart is
+//! [`Fault`]: the environment (retriever, network, plugin) failed, which is never a reward.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The result of everything fallible in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the library.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("{action} {}: {source}{}", path.display(), io_hint(source))]
+    Io {
+        /// What was attempted: "cannot read", "cannot write".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        source: std::io::Error,
+    },
+    /// A data file holds something that cannot be used.
+    #[error("{}{}: {found}; {remedy}", path.display(), at_line(*line))]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1, where there is one.
+        line: Option<u64>,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        remedy: String,
+    },
+    /// A value of a configuration or an argument cannot be used.
+    #[error("{name}: {found}; {remedy}")]
+    Argument {
+        /// The key or argument, as the user writes it.
+        name: String,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        remedy: String,
+    },
+    /// A model folder, GGUF file, tokenizer or adapter cannot be used.
+    #[error("{}: {found}; {remedy}", path.display())]
+    Model {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        remedy: String,
+    },
+    /// A model or data set could not be fetched.
+    #[error("cannot fetch {name}: {found}; {remedy}")]
+    Fetch {
+        /// The registry name or address.
+        name: String,
+        /// What was tried and what it answered.
+        found: String,
+        /// What would help.
+        remedy: String,
+    },
+    /// The environment failed: never a reward, never a ranking.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// A language model's answer broke the format that the prompt asked for.
+    #[error("the rewrite has no usable query: {0}")]
+    Format(String),
+    /// The time allowed ran out.
+    #[error("the deadline of {0:?} passed before a result was ready")]
+    Deadline(Duration),
+    /// A tensor operation failed; a bug in this crate, or memory ran out.
+    #[error("tensor operation: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// A failure of the environment: retriever, network or plugin. It is retried, then the sample is dropped and counted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{retriever}: {kind}: {detail}")]
+pub struct Fault {
+    /// Which retriever.
+    pub retriever: String,
+    /// What sort of failure.
+    pub kind: FaultKind,
+    /// The retriever's own words.
+    pub detail: String,
+}
+
+/// The sorts of environment failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// No answer in time.
+    Timeout,
+    /// The other side could not be reached or broke off.
+    Network,
+    /// The answer could not be read.
+    Parse,
+    /// A plugin trapped or exceeded a limit.
+    Trap,
+    /// The index itself failed.
+    Index,
+}
+
+impl std::fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Timeout => "timed out",
+            Self::Network => "network failure",
+            Self::Parse => "unreadable answer",
+            Self::Trap => "plugin trap",
+            Self::Index => "index failure",
+        })
+    }
+}
+
+impl Error {
+    /// An unreadable file.
+    pub fn read(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { action: "cannot read", path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A file that could not be written.
+    pub fn write(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { action: "cannot write", path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A bad value of a key or an argument.
+    pub fn argument(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Argument { name: name.into(), found: found.into(), remedy: remedy.into() }
+    }
+
+    /// Bad content of a data file.
+    pub fn data(path: impl AsRef<Path>, line: Option<u64>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Data { path: path.as_ref().to_path_buf(), line, found: found.into(), remedy: remedy.into() }
+    }
+
+    /// An unusable model, tokenizer or adapter.
+    pub fn model(path: impl AsRef<Path>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Model { path: path.as_ref().to_path_buf(), found: found.into(), remedy: remedy.into() }
+    }
+
+    /// Whether the environment failed (so that the sample must be dropped, not scored).
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Fault(_))
+    }
+
+    /// Whether the time allowed ran out.
+    pub fn is_deadline(&self) -> bool {
+        matches!(self, Self::Deadline(_))
+    }
+}
+
+/// The nearest of `known` to `word`, for "did you mean" sentences; none when nothing is close.
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|k| (edit_distance(word, k), k))
+        .filter(|(d, k)| *d <= 1 + k.chars().count() / 3)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, k)| k)
+}
+
+/// Levenshtein distance over characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn at_line(line: Option<u64>) -> String {
+    line.map_or(String::new(), |l| format!(":{l}"))
+}
+
+fn io_hint(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull => "; free some space and run it again, nothing that was complete is lost",
+        std::io::ErrorKind::PermissionDenied => "; check who owns it",
+        std::io::ErrorKind::NotFound => "; check the path",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_suggests_a_typo_and_refuses_a_stranger() {
+        assert_eq!(nearest("learning_rte", ["learning_rate", "seed"]), Some("learning_rate"));
+        assert_eq!(nearest("zzzzzz", ["learning_rate", "seed"]), None);
+    }
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let e = Error::write("/x/y", std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert!(e.to_string().contains("free some space"), "{e}");
+    }
+}

@@ -1,0 +1,61 @@
+//! What a retriever answers, and what is known to be right.
+
+use super::Ordinal;
+
+/// One ranked document.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// The document.
+    pub doc: Ordinal,
+    /// The retriever's score; higher is better. Always finite.
+    pub score: f32,
+}
+
+/// Ranked documents, best first; every document at most once.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Ranking {
+    /// The hits, best first.
+    pub hits: Vec<Hit>,
+}
+
+/// The relevance judgements of one query: (document, grade) sorted by document, every document once.
+/// A grade above 0 is relevant; negative grades count as 0 gain, as in trec_eval.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judgements {
+    grades: Vec<(Ordinal, i32)>,
+}
+
+impl Judgements {
+    /// Sorts by document; of equal documents the last one stays.
+    pub fn new(mut grades: Vec<(Ordinal, i32)>) -> Self {
+        grades.reverse();
+        grades.sort_by_key(|g| g.0);
+        grades.dedup_by_key(|g| g.0);
+        Self { grades }
+    }
+
+    /// The grade of a document, none when it was not judged.
+    pub fn grade(&self, doc: Ordinal) -> Option<i32> {
+        self.grades.binary_search_by_key(&doc, |g| g.0).ok().map(|i| self.grades[i].1)
+    }
+
+    /// All judgements, sorted by document.
+    pub fn iter(&self) -> impl Iterator<Item = (Ordinal, i32)> + '_ {
+        self.grades.iter().copied()
+    }
+
+    /// How many documents are relevant (grade above 0).
+    pub fn relevant(&self) -> usize {
+        self.grades.iter().filter(|g| g.1 > 0).count()
+    }
+
+    /// How many documents are judged.
+    pub fn len(&self) -> usize {
+        self.grades.len()
+    }
+
+    /// Whether nothing is judged.
+    pub fn is_empty(&self) -> bool {
+        self.grades.is_empty()
+    }
+}

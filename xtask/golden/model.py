@@ -1,0 +1,152 @@
+"""Golden values of the decoder, from Python's transformers in f32.
+
+    python model.py tiny tests/golden                      # tiny-llama, tiny-qwen2, tiny-qwen3: folders and logits
+    python model.py smollm2 HF_DIR tests/golden            # logits-smollm2.json, chat-smollm2.json
+
+HF_DIR is the GGUF of SmolLM2-135M-Instruct dequantised to f32 and saved by transformers, so that both sides compute
+with the same weights.
+"""
+import json
+import os
+import sys
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+SEQUENCES = [[3, 17, 200, 5, 9, 81, 44, 2], [250, 1, 1, 90, 33, 7, 128, 64, 32, 16, 8, 4, 2, 255, 100, 77, 19, 60, 61, 62, 63]]
+
+
+def numbers(tensor):
+    """Nested lists of f32 with the digits that f32 has."""
+    if tensor.dim() == 0:
+        return float(f"{tensor.item():.8g}")
+    return [numbers(t) for t in tensor]
+
+
+def dump(path, value):
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(value, f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
+
+
+@torch.no_grad()
+def logits(model, ids):
+    return model(torch.tensor([ids])).logits[0]
+
+
+def randomise(model, seed):
+    """Weights large enough that every part shows in the logits; norms and biases away from their defaults."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in sorted(model.named_parameters()):
+            noise = torch.randn(p.shape, generator=generator)
+            p.copy_(1 + 0.2 * noise if "norm" in name else 0.5 * noise if name.endswith("bias") else 0.15 * noise)
+
+
+def byte_tokenizer(folder):
+    """A tokenizer of the 256 bytes and three special tokens, with the usual ChatML template."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    fast.save_pretrained(folder)
+
+
+def tiny(out):
+    shared = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64}
+    models = {
+        "tiny-llama": LlamaForCausalLM(LlamaConfig(**shared, vocab_size=256, rms_norm_eps=1e-5, max_position_embeddings=512,
+                                                   rope_parameters=rope, tie_word_embeddings=False)),
+        "tiny-qwen2": Qwen2ForCausalLM(Qwen2Config(**shared, vocab_size=256, rms_norm_eps=1e-6, max_position_embeddings=512,
+                                                   rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+                                                   tie_word_embeddings=True, bos_token_id=None, eos_token_id=2)),
+        "tiny-qwen3": Qwen3ForCausalLM(Qwen3Config(**shared, vocab_size=264, rms_norm_eps=1e-6, max_position_embeddings=512,
+                                                   head_dim=24, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+                                                   tie_word_embeddings=False, bos_token_id=None, eos_token_id=258)),
+    }
+    for seed, (name, model) in enumerate(models.items()):
+        model = model.float().eval()
+        randomise(model, seed)
+        folder = os.path.join(out, name)
+        model.save_pretrained(folder)
+        if name == "tiny-qwen3":
+            byte_tokenizer(folder)
+        dump(os.path.join(folder, "logits.json"),
+             {"sequences": [{"ids": s, "logits": numbers(logits(model, s))} for s in SEQUENCES]})
+
+
+PROMPTS = [
+    ("Search query:", " red shoes for running"),
+    ("The capital of France is", " Paris, and the capital of Italy is Rome."),
+    ("Rewrite the query for a search engine.\nQuery: something to keep my coffee hot on the way to work\nRewrite:",
+     " insulated travel mug stainless steel thermos"),
+    ("<|im_start|>system\nYou rewrite search queries.<|im_end|>\n<|im_start|>user\nmovie about a shark<|im_end|>\n<|im_start|>assistant\n",
+     "shark thriller film, ocean, 1975<|im_end|>"),
+    ("1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19", " 20 21 22"),
+    ("Größe, naïve café, 東京, Москва:", " Unicode text"),
+]
+
+CONVERSATIONS = [
+    [{"role": "user", "content": "movie about a shark"}],
+    [{"role": "system", "content": "You rewrite queries."}, {"role": "user", "content": "warm boots"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}],
+    [{"role": "system", "content": ""}, {"role": "user", "content": "  spaces, \"quotes\", <tags> & 'apostrophes'\n\nand lines  "}],
+    [{"role": "user", "content": "日本語 🦈 {{ not a template }}"}, {"role": "assistant", "content": "{% raw %}"}],
+]
+
+
+def smollm2(folder, out):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = sorted(torch.randperm(model.config.vocab_size, generator=generator)[:60].tolist() + [0, 1, 2, 28])
+    cases = []
+    for prompt, continuation in PROMPTS:
+        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+        ids = prompt_ids + tokenizer.encode(continuation, add_special_tokens=False)
+        full = logits(model, ids)
+        positions = sorted({0, len(ids) // 3, len(prompt_ids) - 1, len(ids) - 1})
+        logprobs = torch.log_softmax(full.double(), -1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+        cases.append({
+            "text": prompt + continuation,
+            "ids": ids,
+            "prompt_len": len(prompt_ids),
+            "positions": positions,
+            "logits": numbers(full[positions][:, vocabulary]),
+            "logsumexp": numbers(torch.logsumexp(full[positions].double(), -1)),
+            "argmax": full[positions].argmax(-1).tolist(),
+            "logprobs": numbers(logprobs[len(prompt_ids) - 1:]),
+        })
+    dump(os.path.join(out, "logits-smollm2.json"), {"vocabulary": vocabulary, "cases": cases})
+    dump(os.path.join(out, "chat-smollm2.json"), [
+        {"messages": c, "add_generation_prompt": g, "text": tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=g)}
+        for c in CONVERSATIONS for g in (False, True)])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["tiny"] and len(sys.argv) == 3:
+        tiny(sys.argv[2])
+    elif sys.argv[1:2] == ["smollm2"] and len(sys.argv) == 4:
+        smollm2(*sys.argv[2:])
+    else:
+        sys.exit(__doc__)

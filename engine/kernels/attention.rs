@@ -307,7 +307,7 @@ impl Cache {
 }
 
 /// A sequence that grows: the caches that it continues, and keys and values of its own.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Continuation {
     caches: Vec<Arc<Cache>>,
     /// For each layer: keys and values, one row a token.

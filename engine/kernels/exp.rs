@@ -81,6 +81,18 @@ vectorised! {
     pub(super) fn exp_shifted(row: &mut [f32], scale: f32) -> Partition => exp_shifted_body
 }
 
+/// ln Σ e^(scale · logit); overwrites the row. For a positive scale.
+pub fn log_sum_exp(row: &mut [f32], scale: f32) -> f32 {
+    let found = exp_shifted(row, scale);
+    found.max + found.sum.ln()
+}
+
+/// Replaces a row of logits by the probabilities of `scale · logit`. For a positive scale.
+pub fn softmax(row: &mut [f32], scale: f32) {
+    let inverse = 1.0 / exp_shifted(row, scale).sum;
+    row.iter_mut().for_each(|p| *p *= inverse);
+}
+
 #[inline(always)]
 fn dot_body(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];

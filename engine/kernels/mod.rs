@@ -24,6 +24,7 @@ mod tile;
 mod oracle;
 
 pub use attention::{Cache, Continuation, PackedTree, Segment, attend_cached, attend_tree};
+pub use exp::{log_sum_exp, softmax};
 pub use linear::{FrozenLinear, LoraDelta};
 pub use logprob::{HeadOptions, log_probabilities};
 pub use norm::RmsNorm;

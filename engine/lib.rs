@@ -3,6 +3,7 @@
 
 pub mod error;
 pub mod kernels;
+pub mod model;
 pub mod types;
 
 pub use error::{Error, Result};

@@ -1,6 +1,8 @@
 """Golden values of the decoder, from Python's transformers in f32.
 
     python model.py tiny tests/golden                      # tiny-llama, tiny-qwen2, tiny-qwen3: folders and logits
+    python model.py gguf tests/golden                      # tiny-llama.gguf, tiny-qwen3.gguf: those folders in Q8_0 and F32
+    python model.py chat tests/golden                      # chat-idioms.json: what chat templates do, as transformers renders it
     python model.py smollm2 HF_DIR tests/golden            # logits-smollm2.json, chat-smollm2.json
 
 HF_DIR is the GGUF of SmolLM2-135M-Instruct dequantised to f32 and saved by transformers, so that both sides compute
@@ -143,9 +145,99 @@ def smollm2(folder, out):
         for c in CONVERSATIONS for g in (False, True)])
 
 
+def write_gguf(folder, path, architecture):
+    """A GGUF file as llama.cpp's converter lays it out: for the llama architecture the rotary halves interleaved."""
+    import gguf
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = model.config
+    head_dim = config.head_dim
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name(os.path.basename(folder))
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if os.path.exists(os.path.join(folder, "tokenizer.json")):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        pieces = {i: t for t, i in tokenizer.get_vocab().items()}
+        count = config.vocab_size
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list([pieces.get(i, f"[PAD{i}]") for i in range(count)])
+        special = set(tokenizer.all_special_ids) | {i for i, t in pieces.items() if t.startswith("<|")}
+        writer.add_token_types([3 if i in special else 1 if i in pieces else 5 for i in range(count)])
+        writer.add_token_merges(["a b"])
+        writer.add_eos_token_id(tokenizer.eos_token_id)
+        writer.add_pad_token_id(tokenizer.pad_token_id)
+        writer.add_add_bos_token(False)
+        writer.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        values = tensor.numpy()
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
+        if architecture == "llama" and heads:
+            values = values.reshape(heads, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(values.shape)
+        kind = gguf.GGMLQuantizationType.Q8_0 if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+IDIOMS = [
+    "{{ bos_token }}{% for m in messages %}\n    {% if m.role == 'user' %}\n  U:{{ m.content }}\n    {% endif %}\n{% endfor %}\n",
+    "{%- for m in messages -%}\n  {{- m['content'].strip() + ';' -}}\n{%- endfor -%}\n{{ eos_token }}",
+    "{{ messages[-1].content.split(' ')[-1] }}|{{ messages[0].content.lstrip() }}|{{ messages[0]['content'].rstrip('x ') }}",
+    "{% if messages[0].content.startswith('  ') and not messages[0].content.endswith('q') %}yes{% endif %}",
+    "{% set ns = namespace(n=0, last='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.last = m.role %}{% endfor %}{{ ns.n }}{{ ns.last }}",
+    "{% for m in messages[::-1] %}{{ loop.index0 }}{{ m.role }}{% if not loop.last %},{% endif %}{% endfor %}",
+    "{% for m in messages[1:] %}{{ loop.index }}{{ loop.first }}{{ m.content | trim }}{% endfor %}",
+    "{% if tools is defined and tools %}T{% elif tools is none %}N{% else %}U{% endif %}{% if xml is not defined %}!{% endif %}",
+    "{{ messages[0].content | tojson }}{{ ['a', 1, true, none, 1.5] | tojson }}{{ {'k': ['<&>', 'é']} | tojson }}",
+    "{{ {'k': [1, 2]} | tojson(indent=2) }}",
+    "{% macro turn(m) %}[{{ m.role }}]{{ m.content }}{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}",
+    "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
+    "{{ messages | length }}{{ messages | map(attribute='role') | join('-') }}{{ 'on' if add_generation_prompt else 'off' }}",
+    "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}{{ (messages | first).role }}{{ 7 // 2 }}{{ 7 % 2 == 1 }}",
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% endif %}{% endfor %}",
+    "{% if messages[0].content is string and 'quick' in messages[1].content %}{{ messages[1].content.replace('quick', 'slow').upper() }}{% endif %}",
+    "{% if '</think>' in messages[2].content %}{{ messages[2].content.split('</think>')[-1].lstrip('\\n') }}{% endif %}",
+    "{{ messages[0].get('name', 'nobody') }}{% for k, v in {'a': 1}.items() %}{{ k }}={{ v }}{% endfor %}{{ loop is defined }}",
+    "{{ raise_exception('no') if messages | length > 9 }}{{ '%s-%d' | format('a', 3) }}{{ messages[5] is defined }}",
+]
+
+
+def chat(out):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"<s>": 0, "</s>": 1}, merges=[])),
+                                        bos_token="<s>", eos_token="</s>")
+    messages = [{"role": "system", "content": "  Be \"brief\" <now> x "}, {"role": "user", "content": "the quick\nbrown fox"},
+                {"role": "assistant", "content": "<think>\nhm\n</think>\n\nit jumps"}, {"role": "user", "content": "naïve 日本"}]
+    dump(os.path.join(out, "chat-idioms.json"), [
+        {"template": t, "messages": messages,
+         "text": tokenizer.apply_chat_template(messages, chat_template=t, tokenize=False, add_generation_prompt=True)}
+        for t in IDIOMS])
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["tiny"] and len(sys.argv) == 3:
         tiny(sys.argv[2])
+    elif sys.argv[1:2] == ["gguf"] and len(sys.argv) == 3:
+        for name in ("llama", "qwen3"):
+            folder = os.path.join(sys.argv[2], f"tiny-{name}")
+            write_gguf(folder, f"{folder}.gguf", name)
+    elif sys.argv[1:2] == ["chat"] and len(sys.argv) == 3:
+        chat(sys.argv[2])
     elif sys.argv[1:2] == ["smollm2"] and len(sys.argv) == 4:
         smollm2(*sys.argv[2:])
     else:

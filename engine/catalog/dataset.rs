@@ -1,0 +1,156 @@
+//! A catalogue with queries, judgements and splits.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::lines::quoted;
+use super::{Catalog, Qrels, folder, recbole};
+use crate::error::{Error, Result, nearest};
+use crate::types::Query;
+
+/// What a rewriter is trained and measured on.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Its name, for tables: that of its folder.
+    pub name: String,
+    /// The documents.
+    pub catalog: Arc<Catalog>,
+    /// All queries, in the order of the source.
+    pub queries: Vec<Query>,
+    /// The judgements.
+    pub qrels: Qrels,
+    /// Positions in `queries`, by the name of the split.
+    splits: BTreeMap<String, Vec<usize>>,
+}
+
+/// The splits that must share no query: what is learned or chosen on one is measured on the other.
+const APART: [&str; 3] = ["train", "dev", "test"];
+
+impl Dataset {
+    /// Opens a folder of any of the layouts in the [module's table](super).
+    ///
+    /// # Errors
+    /// When the folder has none of these layouts, or a file is missing, empty or malformed, ids stand twice, or
+    /// judgements, lists or histories name what is not there. The error names the file and the line.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let entries = std::fs::read_dir(path).map_err(|e| Error::read(path, e))?;
+        let mut interactions = false;
+        for entry in entries {
+            let entry = entry.map_err(|e| Error::read(path, e))?;
+            interactions |= entry.path().extension().is_some_and(|extension| extension == "inter");
+        }
+        if path.join("corpus.jsonl").exists() {
+            folder::open(path)
+        } else if interactions {
+            recbole::open(path)
+        } else {
+            Err(Error::data(
+                path,
+                None,
+                "there is neither corpus.jsonl nor a .inter file in this folder",
+                "a data folder holds corpus.jsonl, queries.jsonl, qrels.tsv and lists such as test.txt; a BEIR folder \
+                 holds corpus.jsonl, queries.jsonl and qrels/test.tsv; a RecBole folder holds NAME.inter and NAME.item",
+            ))
+        }
+    }
+
+    /// A data set of parts that are in memory. `splits` are names with lists of query ids.
+    ///
+    /// # Errors
+    /// When query ids stand twice, a split or the judgements name a query that is not there, judgements or histories
+    /// name a document that is not there, or two of train, dev and test share a query.
+    pub fn from_parts(
+        name: impl Into<String>,
+        catalog: impl Into<Arc<Catalog>>,
+        queries: Vec<Query>,
+        qrels: Qrels,
+        splits: impl IntoIterator<Item = (String, Vec<String>)>,
+    ) -> Result<Self> {
+        let (name, catalog) = (name.into(), catalog.into());
+        let refuse = |found: String, remedy: &str| Err(Error::argument(name.as_str(), found, remedy));
+        let mut positions: HashMap<&str, usize> = HashMap::with_capacity(queries.len());
+        for (position, query) in queries.iter().enumerate() {
+            if positions.insert(&query.id, position).is_some() {
+                let found = format!("the query id {} stands twice", quoted(&query.id));
+                return refuse(found, "give every query an id of its own");
+            }
+            if let Some(item) = query.history.iter().find(|item| **item as usize >= catalog.len()) {
+                let found = format!("the history of query {} holds item {item}", quoted(&query.id));
+                return refuse(found, "items are ordinals of the catalogue");
+            }
+        }
+        for (query, judgements) in qrels.iter() {
+            if !positions.contains_key(query) {
+                let found = format!("there are judgements for the query {}", quoted(query));
+                return refuse(found, "add the query, or drop its judgements");
+            }
+            if let Some((document, _)) = judgements.iter().find(|(document, _)| *document as usize >= catalog.len()) {
+                let found = format!("document {document} is judged for query {}", quoted(query));
+                return refuse(found, "documents are ordinals of the catalogue");
+            }
+        }
+        let mut named: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (split, ids) in splits {
+            let members = named.entry(split.clone()).or_default();
+            for id in ids {
+                let Some(position) = positions.get(id.as_str()) else {
+                    let found = format!("the split {split} lists the query {}", quoted(&id));
+                    return refuse(found, "add the query, or take it off the list");
+                };
+                members.push(*position);
+            }
+        }
+        let mut home: HashMap<usize, &str> = HashMap::new();
+        for split in APART {
+            for position in named.get(split).into_iter().flatten() {
+                if let Some(other) = home.insert(*position, split) {
+                    let id = quoted(&queries[*position].id);
+                    let found = match other == split {
+                        true => format!("the split {split} lists the query {id} twice"),
+                        false => format!("the query {id} is in both {other} and {split}"),
+                    };
+                    return refuse(found, "train, dev and test must not share queries: keep one place of it");
+                }
+            }
+        }
+        Ok(Self { name, catalog, queries, qrels, splits: named })
+    }
+
+    /// The queries of one split, in the order of its list.
+    ///
+    /// # Errors
+    /// When there is no such split (the error lists those that exist), or it is empty.
+    pub fn split(&self, name: &str) -> Result<Vec<&Query>> {
+        let Some(positions) = self.splits.get(name) else {
+            let known: Vec<&str> = self.split_names().collect();
+            let near = nearest(name, known.iter().copied()).map_or(String::new(), |n| format!("did you mean {n}? "));
+            let remedy = match known.is_empty() {
+                true => "the data set has no splits: write one query id a line into a file such as test.txt".to_owned(),
+                false => format!("{near}the splits of {} are {}", self.name, known.join(", ")),
+            };
+            return Err(Error::argument("split", format!("there is no split \"{name}\""), remedy));
+        };
+        if positions.is_empty() {
+            return Err(Error::argument(
+                "split",
+                format!("the split \"{name}\" of {} is empty", self.name),
+                "choose another split, or list query ids in it",
+            ));
+        }
+        Ok(positions.iter().filter_map(|position| self.queries.get(*position)).collect())
+    }
+
+    /// The names of the splits, sorted.
+    pub fn split_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.splits.keys().map(String::as_str)
+    }
+}
+
+/// The name of a data set: that of its folder.
+pub(super) fn name_of(folder: &Path) -> String {
+    let real = folder.canonicalize();
+    let named = real.as_deref().unwrap_or(folder).file_name();
+    named.map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,258 @@
+//! The documents of a catalogue.
+
+use sha2::{Digest, Sha256};
+
+use super::arena::{Arena, Place};
+use super::ids::IdTable;
+use crate::error::{Error, Result};
+use crate::types::Ordinal;
+
+/// Documents with ids and named text fields, in a fixed order, read-only once built.
+///
+/// Memory: the text (ids and field values) lies once, in large blocks. Each document adds 20 bytes and its share of the
+/// id table (5 to 11 bytes), each field 6 bytes, whatever the length of the text. Catalogues whose documents hold
+/// more than some 40 bytes a document and 6 bytes a field therefore stay below twice the text held; see
+/// [`Catalog::text_bytes`] and [`Catalog::memory_bytes`].
+#[derive(Debug, Default)]
+pub struct Catalog {
+    store: Store,
+    table: IdTable,
+    digest: String,
+}
+
+/// What both a finished catalogue and its builder hold.
+#[derive(Debug, Default)]
+struct Store {
+    arena: Arena,
+    entries: Vec<Entry>,
+    /// Where each field's value ends, in bytes after the beginning of its document, all documents after one another.
+    ends: Vec<u32>,
+    /// Which of `names` each field has; as long as `ends`.
+    named: Vec<u16>,
+    names: Vec<String>,
+}
+
+/// One document: its text in the arena is the id, then the values of its fields.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    place: Place,
+    id_end: u32,
+    /// The first of its fields in `ends` and `named`; the next document's first is the end.
+    fields: u32,
+}
+
+impl Store {
+    fn id(&self, ordinal: Ordinal) -> &str {
+        let entry = self.entries[ordinal as usize];
+        self.arena.text(entry.place, 0, entry.id_end)
+    }
+
+    fn fields(&self, ordinal: Ordinal) -> impl Iterator<Item = (&str, &str)> {
+        let entry = self.entries[ordinal as usize];
+        let next = self.entries.get(ordinal as usize + 1).map_or(self.ends.len(), |next| next.fields as usize);
+        let mut start = entry.id_end;
+        (entry.fields as usize..next).map(move |field| {
+            let end = self.ends[field];
+            let value = self.arena.text(entry.place, std::mem::replace(&mut start, end), end);
+            (self.names[self.named[field] as usize].as_str(), value)
+        })
+    }
+}
+
+impl Catalog {
+    /// How many documents.
+    pub fn len(&self) -> usize {
+        self.store.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The document at `ordinal`.
+    ///
+    /// # Panics
+    /// When `ordinal` is not below [`len`](Self::len), as a slice does. Ordinals that come from outside (a plugin, a
+    /// file) are checked where they come in.
+    pub fn document(&self, ordinal: Ordinal) -> DocumentRef<'_> {
+        DocumentRef { id: self.store.id(ordinal), ordinal, catalog: self }
+    }
+
+    /// All documents in order.
+    pub fn documents(&self) -> impl ExactSizeIterator<Item = DocumentRef<'_>> {
+        (0..self.len()).map(|ordinal| self.document(ordinal as Ordinal))
+    }
+
+    /// The ordinal of the document with this id.
+    pub fn ordinal(&self, id: &str) -> Option<Ordinal> {
+        self.table.find(id, |ordinal| self.store.id(ordinal))
+    }
+
+    /// The id of the document at `ordinal`.
+    ///
+    /// # Panics
+    /// When `ordinal` is not below [`len`](Self::len).
+    pub fn id(&self, ordinal: Ordinal) -> &str {
+        self.store.id(ordinal)
+    }
+
+    /// The names of all fields that any document has, in the order in which they first came.
+    pub fn field_names(&self) -> &[String] {
+        &self.store.names
+    }
+
+    /// The SHA-256, in hexadecimal, of all ids and fields in their order: equal exactly for equal catalogues.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Bytes of text held: ids and values of fields.
+    pub fn text_bytes(&self) -> usize {
+        self.store.arena.len()
+    }
+
+    /// Bytes of memory taken, text included.
+    pub fn memory_bytes(&self) -> usize {
+        let Store { arena, entries, ends, named, names } = &self.store;
+        arena.allocated()
+            + entries.capacity() * size_of::<Entry>()
+            + ends.capacity() * size_of::<u32>()
+            + named.capacity() * size_of::<u16>()
+            + names.iter().map(|name| name.capacity() + size_of::<String>()).sum::<usize>()
+            + self.table.allocated()
+    }
+}
+
+/// One document of a [`Catalog`].
+#[derive(Debug, Clone, Copy)]
+pub struct DocumentRef<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its position in the catalogue.
+    pub ordinal: Ordinal,
+    catalog: &'a Catalog,
+}
+
+impl<'a> DocumentRef<'a> {
+    /// The fields as (name, text), in the order of the source. Only fields that hold text are there.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        self.catalog.store.fields(self.ordinal)
+    }
+
+    /// The text of one field; none when the document lacks it.
+    pub fn field(&self, name: &str) -> Option<&'a str> {
+        self.fields().find_map(|(known, text)| (known == name).then_some(text))
+    }
+
+    /// The text of the field `title`, empty when there is none.
+    pub fn title(&self) -> &'a str {
+        self.field("title").unwrap_or_default()
+    }
+
+    /// The text of all fields in their order, joined by line ends (so that no sentence runs into the next).
+    pub fn text_of_all_fields(&self) -> String {
+        self.fields().map(|(_, text)| text).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Takes documents one by one and becomes a [`Catalog`].
+#[derive(Debug, Default)]
+pub struct CatalogBuilder {
+    store: Store,
+    table: IdTable,
+    hasher: Sha256,
+    /// The text of the document that is being added.
+    text: String,
+}
+
+impl CatalogBuilder {
+    /// Without documents.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a document and returns its ordinal. Fields without text count as absent.
+    ///
+    /// # Errors
+    /// When the id is empty or was there before. The document is then not added.
+    pub fn push<N: AsRef<str>, T: AsRef<str>>(
+        &mut self,
+        id: &str,
+        fields: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<Ordinal> {
+        if id.is_empty() {
+            return Err(Error::argument("id", "the document's id is empty", "give every document an id of its own"));
+        }
+        if let Some(first) = self.table.find(id, |ordinal| self.store.id(ordinal)) {
+            return Err(Error::argument(
+                "id",
+                format!("the id \"{id}\" was given to document {} before", first + 1),
+                "give every document an id of its own, or remove the repetition",
+            ));
+        }
+        let too_much = |what: &str| {
+            Error::argument("documents", format!("too many {what} for one catalogue"), "split it into several")
+        };
+        let ordinal = Ordinal::try_from(self.store.entries.len()).map_err(|_| too_much("documents"))?;
+        let first_field = self.store.ends.len();
+        let fields_start = u32::try_from(first_field).map_err(|_| too_much("fields"))?;
+        self.text.clear();
+        self.text.push_str(id);
+        for (name, value) in fields.into_iter().filter(|(_, value)| !value.as_ref().is_empty()) {
+            self.text.push_str(value.as_ref());
+            let named = self.name(name.as_ref());
+            let (Some(named), Ok(end)) = (named, u32::try_from(self.text.len())) else {
+                self.store.ends.truncate(first_field);
+                self.store.named.truncate(first_field);
+                return Err(too_much("field names or bytes in one document"));
+            };
+            self.store.ends.push(end);
+            self.store.named.push(named);
+        }
+        let Some(place) = self.store.arena.push(&self.text) else {
+            self.store.ends.truncate(first_field);
+            self.store.named.truncate(first_field);
+            return Err(too_much("bytes"));
+        };
+        self.store.entries.push(Entry { place, id_end: id.len() as u32, fields: fields_start });
+        self.table.insert(id, ordinal, |ordinal| self.store.id(ordinal));
+        self.hash(ordinal);
+        Ok(ordinal)
+    }
+
+    /// The catalogue of what was added.
+    pub fn finish(mut self) -> Catalog {
+        self.store.arena.shrink();
+        self.store.entries.shrink_to_fit();
+        self.store.ends.shrink_to_fit();
+        self.store.named.shrink_to_fit();
+        Catalog { store: self.store, table: self.table, digest: format!("{:x}", self.hasher.finalize()) }
+    }
+
+    /// The number of a field's name; none when there are too many names.
+    fn name(&mut self, name: &str) -> Option<u16> {
+        let names = &mut self.store.names;
+        let known = names.iter().position(|known| known == name);
+        let number = u16::try_from(known.unwrap_or(names.len())).ok()?;
+        if known.is_none() {
+            names.push(name.to_owned());
+        }
+        Some(number)
+    }
+
+    /// Lengths go before texts, so that no two different catalogues feed the same bytes.
+    fn hash(&mut self, ordinal: Ordinal) {
+        let hasher = &mut self.hasher;
+        let mut feed = |text: &str| {
+            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        feed(self.store.id(ordinal));
+        for (name, value) in self.store.fields(ordinal) {
+            feed(name);
+            feed(value);
+        }
+        self.hasher.update(u64::MAX.to_le_bytes());
+    }
+}

@@ -1,0 +1,217 @@
+//! RecBole's atomic files: interactions (`NAME.inter`) and items (`NAME.item`) as a sequential task.
+//!
+//! Both are tab-separated under a header of typed names (`user_id:token`, `timestamp:float`). Every interaction of a
+//! user but the first is a query: find this item, given what came before. Splits are leave-one-out: the last
+//! interaction of a user is in test, the one before in dev, those before that in train.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::dataset::name_of;
+use super::folder::{files, stem};
+use super::lines::{Line, Lines, quoted};
+use super::records::at_line;
+use super::{Catalog, CatalogBuilder, Dataset, Qrels};
+use crate::error::{Error, Result, nearest};
+use crate::types::{Judgements, Ordinal, Query};
+
+/// How many earlier items the history of a query holds at most.
+const HISTORY: usize = 10;
+/// How many titles, of the last items, make the text of a query.
+const TITLES: usize = 5;
+
+/// Opens a folder that holds a `.inter` file.
+pub(super) fn open(path: &Path) -> Result<Dataset> {
+    let name = name_of(path);
+    let found = files(path, "inter")?;
+    let interactions = match &found[..] {
+        [only] => only,
+        several => several.iter().find(|file| stem(file) == name).ok_or_else(|| {
+            Error::data(
+                path,
+                None,
+                format!("there are {} .inter files in this folder", several.len()),
+                format!("keep one, or name the right one {name}.inter"),
+            )
+        })?,
+    };
+    let catalog = read_items(&interactions.with_extension("item"))?;
+    let users = read_interactions(interactions, &catalog)?;
+    let mut queries = Vec::new();
+    let mut qrels = Qrels::default();
+    let mut splits: [(&str, Vec<String>); 3] = [("train", vec![]), ("dev", vec![]), ("test", vec![])];
+    for (user, items) in &users {
+        for (place, target) in items.iter().enumerate().skip(1) {
+            let (split, id) = match items.len() - place {
+                1 => (2, format!("{user}.test")),
+                2 => (1, format!("{user}.dev")),
+                _ => (0, format!("{user}.train{place}")),
+            };
+            let before = &items[..place];
+            let history = before[place.saturating_sub(HISTORY)..].to_vec();
+            let titles = before[place.saturating_sub(TITLES)..].iter().map(|item| catalog.document(*item).title());
+            let text = titles.collect::<Vec<_>>().join("\n");
+            qrels.insert(id.as_str(), Judgements::new(vec![(*target, 1)]));
+            splits[split].1.push(id.clone());
+            queries.push(Query { id, text, history });
+        }
+    }
+    if queries.is_empty() {
+        return Err(Error::data(
+            interactions,
+            None,
+            "no user has more than one interaction",
+            "a sequential task needs users with at least two",
+        ));
+    }
+    let splits = splits.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(split, ids)| (split.to_owned(), ids));
+    Dataset::from_parts(name, catalog, queries, qrels, splits)
+}
+
+/// The users in the order of the file, each with their items from the oldest to the newest.
+fn read_interactions(path: &Path, catalog: &Catalog) -> Result<Vec<(String, Vec<Ordinal>)>> {
+    let mut lines = Lines::open(path, "a header such as user_id:token, item_id:token, timestamp:float, with tabs")?;
+    let header = match lines.next()? {
+        Some(line) => Header::read(&line)?,
+        None => return Ok(Vec::new()),
+    };
+    let (user, item) = (header.column("user_id")?, header.column("item_id")?);
+    // Without times the order of the file is the order of events.
+    let time = header.find("timestamp");
+    let mut numbers: HashMap<String, usize> = HashMap::new();
+    let mut users: Vec<(String, Vec<(f64, Ordinal)>)> = Vec::new();
+    while let Some(line) = lines.next()? {
+        let row = header.row(&line)?;
+        let Some(ordinal) = catalog.ordinal(row[item]) else {
+            return Err(line.refuse(
+                format!("the item {} is not in the .item file", quoted(row[item])),
+                "add the item there, or remove the line",
+            ));
+        };
+        let time = match time.map(|time| (row[time], row[time].trim().parse::<f64>())) {
+            None => 0.0,
+            Some((_, Ok(time))) if time.is_finite() => time,
+            Some((found, _)) => {
+                return Err(line.refuse(format!("the timestamp is {}", quoted(found)), "a timestamp is a number"));
+            }
+        };
+        let number = match numbers.get(row[user]) {
+            Some(number) => *number,
+            None if row[user].is_empty() => {
+                return Err(line.refuse("the user id is empty", "give every interaction a user"));
+            }
+            None => {
+                numbers.insert(row[user].to_owned(), users.len());
+                users.push((row[user].to_owned(), Vec::new()));
+                users.len() - 1
+            }
+        };
+        users[number].1.push((time, ordinal));
+    }
+    let ordered = |(user, mut events): (String, Vec<(f64, Ordinal)>)| {
+        // Stable: events of the same time keep the order of the file.
+        events.sort_by(|a, b| a.0.total_cmp(&b.0));
+        (user, events.into_iter().map(|(_, item)| item).collect())
+    };
+    Ok(users.into_iter().map(ordered).collect())
+}
+
+/// Every column besides the id is a field; the one that names the item becomes `title`.
+fn read_items(path: &Path) -> Result<Catalog> {
+    if !path.exists() {
+        return Err(Error::data(
+            path,
+            None,
+            "the file is missing",
+            "a query is made of the titles of items: write a header such as item_id:token, title:token_seq, then one \
+             item a line, with tabs between",
+        ));
+    }
+    let mut lines = Lines::open(path, "a header such as item_id:token, title:token_seq, with tabs")?;
+    let header = match lines.next()? {
+        Some(line) => Header::read(&line)?,
+        None => return Ok(Catalog::default()),
+    };
+    let (id, title) = (header.column("item_id")?, header.title()?);
+    let mut builder = CatalogBuilder::new();
+    while let Some(line) = lines.next()? {
+        let row = header.row(&line)?;
+        let name = |column: usize| if column == title { "title" } else { header.names[column].as_str() };
+        let fields = (0..row.len()).filter(|column| *column != id).map(|column| (name(column), row[column].trim()));
+        builder.push(row[id], fields).map_err(|e| at_line(e, &line))?;
+    }
+    Ok(builder.finish())
+}
+
+/// The header of an atomic file: names and types of its columns.
+struct Header {
+    path: std::path::PathBuf,
+    names: Vec<String>,
+    types: Vec<String>,
+}
+
+impl Header {
+    fn read(line: &Line) -> Result<Self> {
+        let mut header = Self { path: line.path().to_path_buf(), names: Vec::new(), types: Vec::new() };
+        for column in line.text.split('\t') {
+            let Some((name, kind @ ("token" | "token_seq" | "float" | "float_seq"))) = column.trim().split_once(':')
+            else {
+                return Err(line.refuse(
+                    format!("the column {} has no type", quoted(column)),
+                    "a header names every column with its type (token, token_seq, float, float_seq), such as \
+                     user_id:token, with tabs between",
+                ));
+            };
+            if header.find(name).is_some() {
+                return Err(line.refuse(format!("the column {} stands twice", quoted(name)), "name every column once"));
+            }
+            header.names.push(name.to_owned());
+            header.types.push(kind.to_owned());
+        }
+        Ok(header)
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|known| known == name)
+    }
+
+    fn column(&self, name: &str) -> Result<usize> {
+        self.find(name).ok_or_else(|| {
+            let near = nearest(name, self.names.iter().map(String::as_str));
+            let hint = near.map_or(String::new(), |near| format!(" (is it {near}?)"));
+            Error::data(
+                &self.path,
+                Some(1),
+                format!("there is no column {name} among {}", self.names.join(", ")),
+                format!("name the column {name}:token{hint}"),
+            )
+        })
+    }
+
+    /// The column that names an item: `title` or `name`, alone or as the end of the name (`movie_title`), else the
+    /// first of type `token_seq`.
+    fn title(&self) -> Result<usize> {
+        let ends = |end: &str| self.names.iter().position(|name| name.to_lowercase().ends_with(end));
+        let text = || self.types.iter().position(|kind| kind == "token_seq");
+        self.find("title").or_else(|| self.find("name")).or_else(|| ends("title")).or_else(|| ends("name")).or_else(text).ok_or_else(|| {
+            Error::data(
+                &self.path,
+                Some(1),
+                format!("no column among {} names the item", self.names.join(", ")),
+                "call one title:token_seq",
+            )
+        })
+    }
+
+    /// The values of a line, as many as there are columns.
+    fn row<'a>(&self, line: &Line<'a>) -> Result<Vec<&'a str>> {
+        let row: Vec<&str> = line.text.split('\t').collect();
+        if row.len() != self.names.len() {
+            return Err(line.refuse(
+                format!("found {} columns", row.len()),
+                format!("expected {} with tabs between: {}", self.names.len(), self.names.join(", ")),
+            ));
+        }
+        Ok(row)
+    }
+}

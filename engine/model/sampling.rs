@@ -1,0 +1,227 @@
+//! From logits to a token.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// How tokens are chosen. Names follow transformers' `GenerationConfig`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SamplingConfig {
+    /// Logits are divided by this; 0 is greedy. Default 1.
+    pub temperature: f32,
+    /// The smallest set of tokens whose probability reaches this is sampled from. Default 1 (all).
+    pub top_p: f32,
+    /// At most this many tokens are sampled from. Default 0 (all).
+    pub top_k: usize,
+    /// Logits of tokens seen in prompt or completion are divided (positive) or multiplied (negative) by this
+    /// (arXiv 1909.05858). Default 1 (none).
+    pub repetition_penalty: f32,
+    /// New tokens at most. Default 32.
+    pub max_completion_length: usize,
+}
+
+impl Default for SamplingConfig {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, max_completion_length: 32 }
+    }
+}
+
+impl SamplingConfig {
+    /// Always the likeliest token.
+    pub fn greedy(max_completion_length: usize) -> Self {
+        Self { temperature: 0.0, max_completion_length, ..Self::default() }
+    }
+
+    /// Refuses values that have no meaning.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |key: &str, found: f32, remedy: &str| Err(Error::argument(key, format!("found {found}"), remedy));
+        if !(self.temperature.is_finite() && self.temperature >= 0.0) {
+            return refuse("temperature", self.temperature, "give 0 for greedy, or a positive number such as 1.0");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return refuse("top_p", self.top_p, "give a number above 0 and at most 1");
+        }
+        if !(self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0) {
+            return refuse("repetition_penalty", self.repetition_penalty, "give a positive number; 1 is none");
+        }
+        if self.max_completion_length == 0 {
+            return refuse("max_completion_length", 0.0, "allow at least 1 token");
+        }
+        Ok(())
+    }
+}
+
+/// The randomness of one completion: depends on the seed, the prompt's and the completion's number alone, so that a
+/// completion is the same whatever batch it is drawn in.
+#[derive(Debug, Clone)]
+pub(super) struct Sampler {
+    rng: ChaCha8Rng,
+    config: SamplingConfig,
+    /// Buffers kept from token to token.
+    order: Vec<u32>,
+}
+
+/// A token, with its log-probability in the full distribution at the sampling temperature (1 when greedy), before
+/// top-k, top-p and repetition penalty: the number that the trainer recomputes.
+pub(super) struct Draw {
+    pub(super) token: u32,
+    pub(super) log_probability: f32,
+}
+
+impl Sampler {
+    pub(super) fn new(config: SamplingConfig, seed: u64, stream: u64, completion: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // Streams of ChaCha are independent; the golden ratio spreads neighbours' numbers over them.
+        rng.set_stream(stream.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(completion as u64));
+        Self { rng, config, order: Vec::new() }
+    }
+
+    /// Draws from a row of logits, which it overwrites. `seen` are the tokens of prompt and completion so far.
+    pub(super) fn draw(&mut self, logits: &mut [f32], seen: &[&[u32]]) -> Draw {
+        let greedy = self.config.temperature == 0.0;
+        let scale = if greedy { 1.0 } else { 1.0 / self.config.temperature };
+        if self.config.repetition_penalty == 1.0 && greedy {
+            let best = argmax(logits);
+            let logit = logits[best];
+            let log_sum = crate::kernels::log_sum_exp(logits, scale);
+            return Draw { token: best as u32, log_probability: logit * scale - log_sum };
+        }
+        let plain = (self.config.repetition_penalty != 1.0).then(|| logits.to_vec());
+        if plain.is_some() {
+            let mut tokens: Vec<u32> = seen.concat();
+            tokens.sort_unstable();
+            tokens.dedup();
+            for token in tokens {
+                if let Some(logit) = logits.get_mut(token as usize) {
+                    let penalty = self.config.repetition_penalty;
+                    *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                }
+            }
+        }
+        let token = if greedy { argmax(logits) } else { self.pick(logits, scale) };
+        let log_probability = match plain {
+            Some(mut plain) => {
+                let logit = plain[token];
+                logit * scale - crate::kernels::log_sum_exp(&mut plain, scale)
+            }
+            // `pick` left probabilities behind.
+            None => logits[token].max(f32::MIN_POSITIVE).ln(),
+        };
+        Draw { token: token as u32, log_probability }
+    }
+
+    /// Samples an index; leaves the full distribution's probabilities in `logits`.
+    fn pick(&mut self, logits: &mut [f32], scale: f32) -> usize {
+        crate::kernels::softmax(logits, scale);
+        let probabilities: &[f32] = logits;
+        let u: f64 = self.rng.random();
+        if self.config.top_k == 0 && self.config.top_p >= 1.0 {
+            return walk((0..probabilities.len()).map(|i| (i, probabilities[i])), u);
+        }
+        // Candidates in falling order; ties by number, so that the order is the same everywhere.
+        self.order.clear();
+        self.order.extend((0..probabilities.len() as u32).filter(|i| probabilities[*i as usize] > 1e-7));
+        self.order.sort_unstable_by(|a, b| {
+            probabilities[*b as usize].total_cmp(&probabilities[*a as usize]).then(a.cmp(b))
+        });
+        if self.config.top_k > 0 {
+            self.order.truncate(self.config.top_k);
+        }
+        let mut mass = 0.0;
+        let kept = self.order.iter().position(|i| {
+            mass += probabilities[*i as usize];
+            mass >= self.config.top_p
+        });
+        if let Some(last) = kept {
+            self.order.truncate(last + 1);
+        }
+        let total: f64 = self.order.iter().map(|i| f64::from(probabilities[*i as usize])).sum();
+        walk(self.order.iter().map(|i| (*i as usize, probabilities[*i as usize])), u * total)
+    }
+}
+
+/// The first index at which the running sum passes `u`; the last possible one where rounding leaves a gap.
+fn walk(items: impl Iterator<Item = (usize, f32)>, u: f64) -> usize {
+    let (mut sum, mut last) = (0.0, 0);
+    for (index, p) in items {
+        if p > 0.0 {
+            sum += f64::from(p);
+            last = index;
+            if sum > u {
+                break;
+            }
+        }
+    }
+    last
+}
+
+fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frequencies(config: SamplingConfig, logits: &[f32]) -> Vec<f64> {
+        let mut counts = vec![0.0; logits.len()];
+        for stream in 0..4000 {
+            let mut sampler = Sampler::new(config.clone(), 7, stream, 0);
+            counts[sampler.draw(&mut logits.to_vec(), &[]).token as usize] += 1.0 / 4000.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn samples_follow_the_softmax_at_the_temperature() {
+        let logits = [2.0f32, 1.0, 0.0, -1.0];
+        let config = SamplingConfig { temperature: 0.7, ..Default::default() };
+        let weights: Vec<f64> = logits.iter().map(|l| f64::from(l / 0.7).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for (got, weight) in frequencies(config, &logits).iter().zip(&weights) {
+            assert!((got - weight / total).abs() < 0.025, "{got} {}", weight / total);
+        }
+    }
+
+    #[test]
+    fn top_k_and_top_p_cut_the_tail_and_keep_the_rest_in_proportion() {
+        let logits = [2.0f32, 1.0, 0.0, -1.0];
+        let got = frequencies(SamplingConfig { top_k: 2, ..Default::default() }, &logits);
+        assert!(got[2] == 0.0 && got[3] == 0.0 && (got[0] - 0.731).abs() < 0.025, "{got:?}");
+        let got = frequencies(SamplingConfig { top_p: 0.7, ..Default::default() }, &logits);
+        assert!(got[2] == 0.0 && got[3] == 0.0 && got[1] > 0.2, "0.644 alone does not reach 0.7: {got:?}");
+    }
+
+    #[test]
+    fn log_probabilities_are_those_of_the_full_distribution() {
+        let logits = [2.0f32, 1.0, 0.0, -1.0];
+        let want = 2.0 - logits.iter().map(|l| l.exp()).sum::<f32>().ln();
+        for config in [SamplingConfig::greedy(1), SamplingConfig { top_k: 1, repetition_penalty: 1.3, ..Default::default() }] {
+            let draw = Sampler::new(config, 1, 0, 0).draw(&mut logits.to_vec(), &[&[3]]);
+            assert_eq!(draw.token, 0);
+            assert!((draw.log_probability - want).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn the_repetition_penalty_moves_seen_tokens_down() {
+        let config = SamplingConfig { repetition_penalty: 3.0, ..SamplingConfig::greedy(1) };
+        assert_eq!(Sampler::new(config, 1, 0, 0).draw(&mut [2.0, 1.0, -1.0], &[&[0]]).token, 1);
+    }
+
+    #[test]
+    fn meaningless_settings_are_refused_by_name() {
+        let error = SamplingConfig { top_p: 0.0, ..Default::default() }.validate().unwrap_err().to_string();
+        assert!(error.contains("top_p") && error.contains("found 0"), "{error}");
+        assert!(SamplingConfig { temperature: f32::NAN, ..Default::default() }.validate().is_err());
+    }
+}

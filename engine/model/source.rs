@@ -1,0 +1,250 @@
+//! A model on disk: a GGUF file or a Hugging Face folder, behind one door.
+//!
+//! Tensors are asked for by Hugging Face's names and come as f32 on the CPU, one at a time, so that packing a model
+//! never holds the whole of it twice. Opening checks every tensor's presence and shape.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use candle_core::Tensor;
+use sha2::{Digest, Sha256};
+
+use super::config::ModelConfig;
+use super::folder::Folder;
+use super::gguf::Gguf;
+use super::tokenizer::Tokenizer;
+use crate::error::{Error, Result};
+
+/// An opened model: its shape is known and its tensors are there; the weights are read on demand.
+#[derive(Debug)]
+pub struct ModelSource {
+    path: PathBuf,
+    config: ModelConfig,
+    weights: Weights,
+    digest: OnceLock<String>,
+}
+
+#[derive(Debug)]
+enum Weights {
+    Gguf(Box<Gguf>),
+    Folder(Folder),
+}
+
+/// What `model info` tells of a model.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct ModelSummary {
+    /// The model's name.
+    pub name: String,
+    /// "gguf" or "safetensors".
+    pub format: &'static str,
+    /// The architecture: "llama", "qwen2", "qwen3".
+    pub family: &'static str,
+    /// How many parameters, tied weights counted once.
+    pub parameters: u64,
+    /// Size of the files on disk, in bytes.
+    pub bytes: u64,
+    /// Number types and how many tensors are stored in each, most first: `[("Q4_1", 210), ("F32", 61)]`.
+    pub types: Vec<(String, usize)>,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// The longest context, in tokens.
+    pub context: usize,
+}
+
+impl ModelSource {
+    /// Opens a GGUF file, or a folder that holds `config.json` and safetensors files (or one GGUF file).
+    pub fn open(path: &Path) -> Result<Self> {
+        let found = std::fs::metadata(path).map_err(|e| Error::read(path, e))?;
+        let weights = if !found.is_dir() {
+            Weights::Gguf(Box::new(Gguf::open(path)?))
+        } else if path.join("config.json").is_file() {
+            Weights::Folder(Folder::open(path)?)
+        } else {
+            Weights::Gguf(Box::new(Gguf::open(&only_gguf_of(path)?)?))
+        };
+        let config = match &weights {
+            Weights::Gguf(g) => g.config()?,
+            Weights::Folder(f) => f.config()?,
+        };
+        let path = match &weights {
+            Weights::Gguf(g) => g.path().to_path_buf(),
+            Weights::Folder(_) => path.to_path_buf(),
+        };
+        let source = Self { path, config, weights, digest: OnceLock::new() };
+        source.check_tensors()?;
+        Ok(source)
+    }
+
+    /// The GGUF file or the folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Whether the model has this tensor, by its Hugging Face name. A tied output layer is the embedding, not a tensor.
+    pub fn has(&self, hf_name: &str) -> bool {
+        self.stored_shape(hf_name).is_some()
+    }
+
+    /// Reads one tensor as f32 on the CPU, by its Hugging Face name; matrices are `[out, in]`. In a tied model
+    /// `lm_head.weight` is the embedding.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the model has no such tensor or its shape is not the one that the configuration implies.
+    pub fn tensor(&self, hf_name: &str) -> Result<Tensor> {
+        let name = match hf_name {
+            "lm_head.weight" if self.config.tie_word_embeddings => "model.embed_tokens.weight",
+            name => name,
+        };
+        self.check_tensor(name)?;
+        match &self.weights {
+            Weights::Gguf(g) => g.read(name, &self.config),
+            Weights::Folder(f) => f.read(name),
+        }
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when there is none, when it cannot be read, or when it has more tokens than the embedding.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let tokenizer = match &self.weights {
+            Weights::Gguf(g) => g.tokenizer()?,
+            Weights::Folder(_) => Tokenizer::from_file(&self.path.join("tokenizer.json"))?,
+        };
+        if tokenizer.vocab_size() > self.config.vocab_size {
+            return Err(Error::model(
+                &self.path,
+                format!("{} tokens over an embedding of {} rows", tokenizer.vocab_size(), self.config.vocab_size),
+                "the tokenizer belongs to another model; fetch the one that came with these weights",
+            ));
+        }
+        Ok(tokenizer)
+    }
+
+    /// SHA-256 of the weights and the configuration, in hexadecimal. Reads all files once, then remembers.
+    pub fn digest(&self) -> Result<String> {
+        if let Some(known) = self.digest.get() {
+            return Ok(known.clone());
+        }
+        let mut sha = Sha256::new();
+        for path in self.files() {
+            let mut file = File::open(&path).map_err(|e| Error::read(&path, e))?;
+            let mut buffer = vec![0u8; 1 << 20];
+            // The length goes first, so that moving bytes from one file to the next changes the digest.
+            sha.update(file.metadata().map_err(|e| Error::read(&path, e))?.len().to_le_bytes());
+            loop {
+                let n = file.read(&mut buffer).map_err(|e| Error::read(&path, e))?;
+                match buffer.get(..n) {
+                    Some(bytes) if n > 0 => sha.update(bytes),
+                    _ => break,
+                }
+            }
+        }
+        let digest: String = sha.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Ok(self.digest.get_or_init(|| digest).clone())
+    }
+
+    /// The model's name: what a GGUF file calls itself, or the folder's name.
+    pub fn name(&self) -> String {
+        let own = match &self.weights {
+            Weights::Gguf(g) => g.name(),
+            Weights::Folder(_) => None,
+        };
+        own.or_else(|| Some(self.path.file_name()?.to_string_lossy().into_owned())).unwrap_or_else(|| "model".to_owned())
+    }
+
+    /// What there is to tell of the model.
+    pub fn summary(&self) -> ModelSummary {
+        let (format, mut types) = match &self.weights {
+            Weights::Gguf(g) => ("gguf", g.types()),
+            Weights::Folder(f) => ("safetensors", f.types()),
+        };
+        types.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        let config = &self.config;
+        ModelSummary {
+            name: self.name(),
+            format,
+            family: config.family.name(),
+            parameters: config.parameters(),
+            bytes: self.files().iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum(),
+            types,
+            layers: config.num_hidden_layers,
+            hidden_size: config.hidden_size,
+            vocab_size: config.vocab_size,
+            context: config.max_position_embeddings,
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        match &self.weights {
+            Weights::Gguf(_) => vec![self.path.clone()],
+            Weights::Folder(f) => f.files(),
+        }
+    }
+
+    fn stored_shape(&self, hf_name: &str) -> Option<Vec<usize>> {
+        match &self.weights {
+            Weights::Gguf(g) => g.shape(hf_name),
+            Weights::Folder(f) => f.shape(hf_name),
+        }
+    }
+
+    fn check_tensors(&self) -> Result<()> {
+        self.config.tensor_names().iter().try_for_each(|name| self.check_tensor(name))
+    }
+
+    fn check_tensor(&self, name: &str) -> Result<()> {
+        let config = &self.config;
+        let expected = config.tensor_shape(name).ok_or_else(|| {
+            let found = format!("a {} model has no tensor {name}", config.family.name());
+            Error::model(&self.path, found, "this is a bug: the decoder asked for it")
+        })?;
+        match self.stored_shape(name) {
+            Some(shape) if shape == expected => Ok(()),
+            Some(shape) => Err(Error::model(
+                &self.path,
+                format!("tensor {name} has the shape {shape:?} where the configuration says {expected:?}"),
+                "weights and configuration belong to different models; fetch the model again",
+            )),
+            None => Err(Error::model(
+                &self.path,
+                format!("tensor {name} is missing"),
+                "the file is incomplete or holds another kind of model (an adapter?); fetch the model again",
+            )),
+        }
+    }
+}
+
+/// The one GGUF file of a folder without `config.json`.
+fn only_gguf_of(folder: &Path) -> Result<PathBuf> {
+    let entries = std::fs::read_dir(folder).map_err(|e| Error::read(folder, e))?;
+    let mut files: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "gguf")).collect();
+    files.sort();
+    match files.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Error::model(
+            folder,
+            "neither config.json nor a GGUF file in this folder",
+            "give a GGUF file or a Hugging Face folder with config.json, tokenizer.json and model.safetensors",
+        )),
+        many => {
+            let names: Vec<_> = many.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy()).collect();
+            Err(Error::model(folder, format!("several GGUF files ({})", names.join(", ")), "give the path of one of them"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

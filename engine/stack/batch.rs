@@ -1,0 +1,45 @@
+//! Whole query sets through rewriter and retriever.
+
+use crate::error::{Error, Fault};
+use crate::types::{Deadline, Query, Ranking, Request, Retriever, Rewrite, Rewriter};
+
+/// What became of one query of a set.
+#[derive(Debug)]
+pub struct Ranked {
+    /// What was searched for: the rewrite, or the original query where there was none.
+    pub rewrite: Rewrite,
+    /// Why the original query was searched for.
+    pub fallback: Option<Error>,
+    /// What came back.
+    pub ranking: Result<Ranking, Fault>,
+}
+
+/// Rewrites and retrieves every query, `batch` at a time, in order. `progress` is told how many are done.
+pub fn rank_all(
+    rewriter: &dyn Rewriter,
+    retriever: &dyn Retriever,
+    queries: &[&Query],
+    k: usize,
+    batch: usize,
+    progress: &dyn Fn(usize),
+) -> Vec<Ranked> {
+    let mut all = Vec::with_capacity(queries.len());
+    for part in queries.chunks(batch.max(1)) {
+        let owned: Vec<Query> = part.iter().map(|q| (*q).clone()).collect();
+        let mut rewrites = rewriter.rewrite(&owned, Deadline::NONE).into_iter();
+        let (mut plans, mut requests) = (Vec::with_capacity(part.len()), Vec::with_capacity(part.len()));
+        for query in part {
+            let missing = || Err(Error::Format("the rewriter gave no answer for this query".into()));
+            let (rewrite, fallback) = match rewrites.next().unwrap_or_else(missing) {
+                Ok(rewrite) => (rewrite, None),
+                Err(error) => (Rewrite::plain(query.text.clone()), Some(error)),
+            };
+            requests.push(Request::new(query, &rewrite, k));
+            plans.push((rewrite, fallback));
+        }
+        let rankings = retriever.retrieve(&requests);
+        all.extend(plans.into_iter().zip(rankings).map(|((rewrite, fallback), ranking)| Ranked { rewrite, fallback, ranking }));
+        progress(all.len());
+    }
+    all
+}

@@ -1,0 +1,215 @@
+//! Checkpoints: complete, atomic, resumable.
+//!
+//! A checkpoint is a folder `checkpoints/step-00000042` that holds the adapter (as PEFT reads it), the optimiser's
+//! moments and `state.json`. It is written under a temporary name, every file and then the folder synced, and renamed:
+//! a folder with the right name is complete. Randomness is counted from seed and step, so no generator's state needs
+//! to be kept.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::curriculum::Curriculum;
+use super::optimizer::{AdamW, AdamWConfig, Moments};
+use super::schedule::EntropyControl;
+use crate::error::{Error, Result};
+use crate::model::{Adapter, ModelConfig};
+
+/// Everything besides weights and moments that a run needs to continue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunState {
+    /// The version of this program that wrote it.
+    pub version: String,
+    /// Digest of everything that decides the run's numbers: configuration, model, data, retriever.
+    pub digest: String,
+    /// Steps made.
+    pub step: u64,
+    /// Updates of the optimiser.
+    pub updates: u64,
+    /// The optimiser's settings.
+    pub optimizer: AdamWConfig,
+    /// The entropy controller, where there is one.
+    pub entropy: Option<EntropyControl>,
+    /// What is known of the training queries.
+    pub curriculum: Curriculum,
+    /// Completion tokens seen so far.
+    pub num_tokens: u64,
+    /// Seconds spent so far.
+    pub seconds: f64,
+    /// The best score on the development queries and its step.
+    pub best: Option<(f64, u64)>,
+}
+
+/// A checkpoint that was read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The state.
+    pub state: RunState,
+    /// The adapter.
+    pub adapter: Adapter,
+    /// The optimiser.
+    pub optimizer: AdamW,
+}
+
+/// Writes a folder atomically: `write` fills a temporary folder beside `target`, which is synced and renamed.
+/// A `target` that exists is replaced.
+pub fn write_folder(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let name = target.file_name().and_then(|n| n.to_str()).unwrap_or("folder");
+    let parent = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|e| Error::write(parent, e))?;
+    let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
+    let clear = |path: &Path| match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::write(path, e)),
+        _ => Ok(()),
+    };
+    clear(&temporary)?;
+    fs::create_dir_all(&temporary).map_err(|e| Error::write(&temporary, e))?;
+    let filled = write(&temporary).and_then(|()| sync_folder(&temporary));
+    if let Err(error) = filled {
+        // What was half written must not fill a full disk further.
+        let _ = fs::remove_dir_all(&temporary);
+        return Err(error);
+    }
+    let old = parent.join(format!(".{name}.{}.old", std::process::id()));
+    if target.exists() {
+        clear(&old)?;
+        fs::rename(target, &old).map_err(|e| Error::write(target, e))?;
+    }
+    fs::rename(&temporary, target).map_err(|e| Error::write(target, e))?;
+    sync(parent)?;
+    clear(&old)
+}
+
+fn sync_folder(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|e| Error::read(folder, e))? {
+        sync(&entry.map_err(|e| Error::read(folder, e))?.path())?;
+    }
+    sync(folder)
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(|e| Error::write(path, e))
+}
+
+/// Saves a checkpoint of a run and removes all but the newest `keep`.
+pub fn save(
+    run: &Path,
+    state: &RunState,
+    adapter: &Adapter,
+    optimizer: &AdamW,
+    base_model: &str,
+    keep: usize,
+) -> Result<PathBuf> {
+    let target = run.join("checkpoints").join(format!("step-{:08}", state.step));
+    write_folder(&target, |folder| {
+        adapter.save(folder, base_model)?;
+        write_moments(&folder.join("optimizer.safetensors"), optimizer)?;
+        let path = folder.join("state.json");
+        let text = serde_json::to_vec_pretty(state).map_err(|e| Error::write(&path, e.into()))?;
+        File::create(&path).and_then(|mut f| f.write_all(&text)).map_err(|e| Error::write(&path, e))
+    })?;
+    let mut all = list(run)?;
+    let surplus = all.len().saturating_sub(keep.max(1));
+    for (_, old) in all.drain(..surplus) {
+        fs::remove_dir_all(&old).map_err(|e| Error::write(&old, e))?;
+    }
+    Ok(target)
+}
+
+/// The complete checkpoints of a run, oldest first.
+pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let folder = run.join("checkpoints");
+    let entries = match fs::read_dir(&folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|e| Error::read(&folder, e))?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| Error::read(&folder, e))?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
+        found.extend(step.map(|step| (step, entry.path())));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Reads the newest checkpoint of a run; none when there is none yet.
+pub fn load_latest(run: &Path, model: &ModelConfig, digest: &str) -> Result<Option<Checkpoint>> {
+    let Some((_, folder)) = list(run)?.pop() else { return Ok(None) };
+    let path = folder.join("state.json");
+    let text = fs::read(&path).map_err(|e| Error::read(&path, e))?;
+    let state: RunState = serde_json::from_slice(&text).map_err(|e| {
+        let remedy = format!("remove {} to resume from the one before, or start a new run", folder.display());
+        Error::model(&path, format!("is no run state of this version: {e}"), remedy)
+    })?;
+    if state.digest != digest {
+        let found = "was written under another configuration, model, data set or retriever";
+        return Err(Error::model(&folder, found, "resume with the run's own config.toml, or choose another output_dir"));
+    }
+    let adapter = Adapter::load(&folder, model)?;
+    let optimizer = read_moments(&folder.join("optimizer.safetensors"), &state)?;
+    Ok(Some(Checkpoint { state, adapter, optimizer }))
+}
+
+fn write_moments(path: &Path, optimizer: &AdamW) -> Result<()> {
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let tensors: Vec<(String, usize, Vec<u8>)> = optimizer
+        .moments
+        .iter()
+        .flat_map(|(name, moments)| {
+            [("m", &moments.m), ("v", &moments.v)].map(|(part, values)| (format!("{name}.{part}"), values.len(), bytes(values)))
+        })
+        .collect();
+    let failed = |e: safetensors::SafeTensorError| Error::write(path, std::io::Error::other(e));
+    let views = tensors
+        .iter()
+        .map(|(name, len, bytes)| {
+            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![*len], bytes);
+            view.map(|v| (name.as_str(), v))
+        })
+        .collect::<std::result::Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    fs::write(path, safetensors::serialize(views, None).map_err(failed)?).map_err(|e| Error::write(path, e))
+}
+
+fn read_moments(path: &Path, state: &RunState) -> Result<AdamW> {
+    let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
+    let bad = |found: String| Error::model(path, found, "remove this checkpoint to resume from the one before");
+    let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| bad(e.to_string()))?;
+    let values = |name: &str| -> Result<Vec<f32>> {
+        let view = file.tensor(name).map_err(|e| bad(e.to_string()))?;
+        Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    };
+    let mut optimizer = AdamW::new(state.optimizer);
+    optimizer.step = state.updates;
+    for name in file.names() {
+        if let Some(parameter) = name.strip_suffix(".m") {
+            let moments = Moments { m: values(name)?, v: values(&format!("{parameter}.v"))? };
+            optimizer.moments.insert(parameter.to_owned(), moments);
+        }
+    }
+    Ok(optimizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_fails_while_being_written_leaves_the_old_one_in_place() {
+        let parent = tempfile::tempdir().unwrap();
+        let target = parent.path().join("best");
+        write_folder(&target, |f| fs::write(f.join("a"), "1").map_err(|e| Error::write(f, e))).unwrap();
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = write_folder(&target, |f| Err(Error::write(f, full))).unwrap_err();
+        assert!(error.to_string().contains("free some space"), "{error}");
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "1");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "nothing half-written stays behind");
+        write_folder(&target, |f| fs::write(f.join("a"), "2").map_err(|e| Error::write(f, e))).unwrap();
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "2");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,334 @@
+use super::*;
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    losses: Losses,
+}
+
+#[derive(serde::Deserialize)]
+struct Losses {
+    lengths: Vec<usize>,
+    batch: Tokens,
+    cases: Vec<Case>,
+}
+
+#[derive(serde::Deserialize)]
+struct Tokens {
+    logp: Vec<f32>,
+    old_logp: Vec<f32>,
+    ref_logp: Vec<f32>,
+    entropy: Vec<f32>,
+    advantages: Vec<f32>,
+    token_advantages: Vec<f32>,
+    truncated: Vec<bool>,
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    loss_type: LossType,
+    epsilon: f64,
+    epsilon_high: Option<f64>,
+    delta: Option<f64>,
+    beta: f64,
+    use_bias_correction_kl: bool,
+    importance_sampling_level: ImportanceLevel,
+    entropy_coef: f64,
+    mask_truncated_completions: bool,
+    max_completion_length: usize,
+    advantages_per_token: bool,
+    loss: f64,
+    dlogp: Vec<f32>,
+    dentropy: Vec<f32>,
+    metrics: std::collections::BTreeMap<String, f64>,
+}
+
+impl Case {
+    fn config(&self) -> LossConfig {
+        LossConfig {
+            loss_type: self.loss_type,
+            epsilon: self.epsilon,
+            epsilon_high: self.epsilon_high,
+            delta: self.delta,
+            beta: self.beta,
+            use_bias_correction_kl: self.use_bias_correction_kl,
+            importance_sampling_level: self.importance_sampling_level,
+            entropy_coef: self.entropy_coef,
+            mask_truncated_completions: self.mask_truncated_completions,
+            max_completion_length: self.max_completion_length,
+        }
+    }
+}
+
+fn golden() -> Losses {
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/grpo.json"));
+    serde_json::from_str::<Golden>(text).unwrap().losses
+}
+
+/// Everything a [`Batch`] borrows.
+#[derive(Clone)]
+struct Owned {
+    logp: Vec<f32>,
+    old_logp: Vec<f32>,
+    ref_logp: Vec<f32>,
+    entropy: Vec<f32>,
+    advantages: Vec<f32>,
+    completions: Vec<Range<usize>>,
+    truncated: Vec<bool>,
+    dropped: Vec<bool>,
+}
+
+impl Owned {
+    fn new(losses: &Losses, per_token: bool) -> Self {
+        let mut start = 0;
+        let mut completions = Vec::new();
+        for length in &losses.lengths {
+            completions.push(start..start + length);
+            start += length;
+        }
+        let tokens = &losses.batch;
+        let advantages = match per_token {
+            true => tokens.token_advantages.clone(),
+            false => crate::train::advantage::broadcast(&completions, &tokens.advantages).unwrap(),
+        };
+        Self {
+            logp: tokens.logp.clone(),
+            old_logp: tokens.old_logp.clone(),
+            ref_logp: tokens.ref_logp.clone(),
+            entropy: tokens.entropy.clone(),
+            advantages,
+            dropped: vec![false; completions.len()],
+            completions,
+            truncated: tokens.truncated.clone(),
+        }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            logp: &self.logp,
+            old_logp: &self.old_logp,
+            ref_logp: Some(&self.ref_logp),
+            entropy: &self.entropy,
+            advantages: &self.advantages,
+            completions: &self.completions,
+            truncated: &self.truncated,
+            dropped: &self.dropped,
+            totals: None,
+        }
+    }
+
+    /// The completions `which` alone, as a micro-batch.
+    fn part(&self, which: Range<usize>) -> Self {
+        let tokens = self.completions[which.start].start..self.completions[which.end - 1].end;
+        let shift = |r: &Range<usize>| r.start - tokens.start..r.end - tokens.start;
+        Self {
+            logp: self.logp[tokens.clone()].to_vec(),
+            old_logp: self.old_logp[tokens.clone()].to_vec(),
+            ref_logp: self.ref_logp[tokens.clone()].to_vec(),
+            entropy: self.entropy[tokens.clone()].to_vec(),
+            advantages: self.advantages[tokens.clone()].to_vec(),
+            completions: self.completions[which.clone()].iter().map(shift).collect(),
+            truncated: self.truncated[which.clone()].to_vec(),
+            dropped: self.dropped[which].to_vec(),
+        }
+    }
+}
+
+fn assert_close(found: f64, right: f64, what: &str) {
+    assert!((found - right).abs() <= 1e-6 * (1.0 + right.abs()), "{what}: {found} is not {right}");
+}
+
+#[test]
+fn losses_gradients_and_metrics_equal_those_of_trl() {
+    let golden = golden();
+    assert!(golden.cases.len() >= 20);
+    for (i, case) in golden.cases.iter().enumerate() {
+        let owned = Owned::new(&golden, case.advantages_per_token);
+        let out = policy_loss(&case.config(), &owned.batch()).unwrap();
+        assert_close(out.loss, case.loss, &format!("case {i}, loss"));
+        for t in 0..out.dlogp.len() {
+            assert_close(out.dlogp[t].into(), case.dlogp[t].into(), &format!("case {i}, dlogp of token {t}"));
+            assert_close(out.dentropy[t].into(), case.dentropy[t].into(), &format!("case {i}, dentropy of token {t}"));
+        }
+        for (name, right) in &case.metrics {
+            // With one advantage a token TRL counts padding too at sequence level; ours are shares of tokens.
+            if case.advantages_per_token && name.starts_with("clip_ratio") {
+                continue;
+            }
+            let found = match name.as_str() {
+                "kl" => out.kl.unwrap(),
+                "entropy" => out.entropy,
+                "clip_ratio/low_mean" => out.clip_low_mean,
+                "clip_ratio/high_mean" => out.clip_high_mean,
+                "clip_ratio/region_mean" => out.clip_region_mean,
+                "clip_ratio/low_min" => out.clip_low_min,
+                "clip_ratio/high_max" => out.clip_high_max,
+                other => panic!("a metric without a counterpart: {other}"),
+            };
+            assert_close(found, *right, &format!("case {i}, {name}"));
+        }
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences_for_every_combination_of_options() {
+    let golden = golden();
+    let mut checked = 0;
+    for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Bnpo, LossType::Dapo] {
+        for importance_sampling_level in [ImportanceLevel::Token, ImportanceLevel::Sequence] {
+            for options in 0..64u32 {
+                let on = |bit: u32| options & (1 << bit) != 0;
+                let config = LossConfig {
+                    loss_type,
+                    importance_sampling_level,
+                    beta: if on(0) { 0.1 } else { 0.0 },
+                    use_bias_correction_kl: on(1),
+                    epsilon_high: on(2).then_some(0.28),
+                    delta: on(3).then_some(1.5),
+                    mask_truncated_completions: on(4),
+                    entropy_coef: 0.05,
+                    max_completion_length: 6,
+                    ..LossConfig::default()
+                };
+                let owned = Owned::new(&golden, on(5));
+                let out = policy_loss(&config, &owned.batch()).unwrap();
+                for t in 0..owned.logp.len() {
+                    let slope = |pick: fn(&mut Owned) -> &mut Vec<f32>| {
+                        let (mut above, mut below) = (owned.clone(), owned.clone());
+                        pick(&mut above)[t] += 1e-3;
+                        pick(&mut below)[t] -= 1e-3;
+                        let width = f64::from(pick(&mut above)[t]) - f64::from(pick(&mut below)[t]);
+                        let loss = |o: &Owned| policy_loss(&config, &o.batch()).unwrap().loss;
+                        (loss(&above) - loss(&below)) / width
+                    };
+                    let (dlogp, dentropy) = (slope(|o| &mut o.logp), slope(|o| &mut o.entropy));
+                    assert!((dlogp - f64::from(out.dlogp[t])).abs() < 1e-5, "{config:?}, logp {t}: {dlogp}");
+                    assert!(
+                        (dentropy - f64::from(out.dentropy[t])).abs() < 1e-5,
+                        "{config:?}, entropy {t}: {dentropy}"
+                    );
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(checked, 4 * 2 * 64 * 13);
+}
+
+/// One token, advantage 0, on-policy: what is left of the loss is beta * KL.
+fn only_kl(logp: f32, reference: f32, correct: bool) -> LossOutput {
+    let config = LossConfig { beta: 0.5, use_bias_correction_kl: correct, ..LossConfig::default() };
+    let batch = Batch {
+        logp: &[logp],
+        old_logp: &[logp],
+        ref_logp: Some(&[reference]),
+        entropy: &[0.0],
+        advantages: &[0.0],
+        completions: &[Range { start: 0, end: 1 }],
+        truncated: &[false],
+        dropped: &[false],
+        totals: None,
+    };
+    policy_loss(&config, &batch).unwrap()
+}
+
+#[test]
+fn the_kl_term_is_added_and_its_gradient_pulls_towards_the_reference() {
+    // p = 1/2 and q = 1/4: d = ln(q/p) = -ln 2, so k3 = 1/2 + ln 2 - 1.
+    let (p, q) = (0.5f32.ln(), 0.25f32.ln());
+    let out = only_kl(p, q, false);
+    let k3 = 0.5 + std::f64::consts::LN_2 - 1.0;
+    assert_close(out.kl.unwrap(), k3, "kl");
+    assert_close(out.loss, 0.5 * k3, "loss");
+    // Descent lowers a log-probability that is above the reference's, and lifts one that is below.
+    assert_close(out.dlogp[0].into(), 0.5 * (1.0 - 0.5), "slope above the reference");
+    assert!(only_kl(q, p, false).dlogp[0] < 0.0);
+    assert_eq!(only_kl(p, p, true).loss, 0.0);
+    assert_eq!(only_kl(p, p, true).dlogp, [0.0]);
+}
+
+#[test]
+fn the_expected_kl_estimate_over_the_policy_is_the_analytic_divergence() {
+    let policy = [0.5f64, 0.3, 0.2];
+    let reference = [0.2f64, 0.2, 0.6];
+    let exact: f64 = policy.iter().zip(&reference).map(|(p, q)| p * (p / q).ln()).sum();
+    let estimate: f64 =
+        policy.iter().zip(&reference).map(|(p, q)| p * only_kl(p.ln() as f32, q.ln() as f32, false).kl.unwrap()).sum();
+    assert_close(estimate, exact, "expected k3");
+}
+
+#[test]
+fn a_dropped_completion_counts_nowhere() {
+    let golden = golden();
+    let config = LossConfig { beta: 0.1, entropy_coef: 0.1, ..LossConfig::default() };
+    for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Bnpo, LossType::Dapo] {
+        let config = LossConfig { loss_type, ..config.clone() };
+        let mut all = Owned::new(&golden, false);
+        all.dropped[3] = true;
+        let without = all.part(0..3);
+        let (found, right) =
+            (policy_loss(&config, &all.batch()).unwrap(), policy_loss(&config, &without.batch()).unwrap());
+        assert_eq!(found.loss, right.loss);
+        assert_eq!(found.dlogp[..9], right.dlogp[..]);
+        assert_eq!(found.dlogp[9..], [0.0; 4]);
+        assert_eq!(found.dentropy[9..], [0.0; 4]);
+    }
+}
+
+#[test]
+fn micro_batches_add_up_to_the_loss_of_the_step() {
+    let golden = golden();
+    for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Dapo] {
+        let config = LossConfig { loss_type, beta: 0.1, entropy_coef: 0.1, ..LossConfig::default() };
+        let whole = Owned::new(&golden, false);
+        let parts = [whole.part(0..1), whole.part(1..4)];
+        let totals: Totals = parts.iter().map(|p| p.batch().totals(&config)).sum();
+        let right = policy_loss(&config, &whole.batch()).unwrap();
+        let found = parts.iter().map(|p| {
+            let batch = Batch { totals: Some(totals), ..p.batch() };
+            policy_loss(&config, &batch).unwrap()
+        });
+        let (losses, gradients): (Vec<f64>, Vec<Vec<f32>>) = found.map(|o| (o.loss, o.dlogp)).unzip();
+        assert_close(losses.iter().sum(), right.loss, "loss");
+        assert_eq!(gradients.concat(), right.dlogp);
+    }
+}
+
+#[test]
+fn nothing_in_the_loss_gives_loss_zero_and_not_nan() {
+    let golden = golden();
+    for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Bnpo, LossType::Dapo] {
+        let config = LossConfig { loss_type, entropy_coef: 0.1, ..LossConfig::default() };
+        let mut owned = Owned::new(&golden, false);
+        owned.dropped.fill(true);
+        let out = policy_loss(&config, &owned.batch()).unwrap();
+        assert_eq!((out.loss, out.tokens), (0.0, 0));
+        assert!(out.dlogp.iter().chain(&out.dentropy).all(|g| *g == 0.0));
+    }
+}
+
+#[test]
+fn slices_that_do_not_fit_are_refused_by_name() {
+    let golden = golden();
+    let owned = Owned::new(&golden, false);
+    let config = LossConfig::default();
+    let short = Batch { entropy: &owned.entropy[1..], ..owned.batch() };
+    assert!(policy_loss(&config, &short).unwrap_err().to_string().starts_with("entropy: 12 values; give 13"));
+    let outside = Batch { logp: &[], old_logp: &[], entropy: &[], advantages: &[], ref_logp: None, ..owned.batch() };
+    assert!(policy_loss(&config, &outside).unwrap_err().to_string().contains("0..5"));
+    let unreferenced = Batch { ref_logp: None, ..owned.batch() };
+    let config = LossConfig { beta: 0.1, ..config };
+    assert!(policy_loss(&config, &unreferenced).unwrap_err().to_string().starts_with("ref_logp"));
+}
+
+#[test]
+fn settings_bear_the_names_of_trl_and_bad_ones_are_refused() {
+    let text = r#"{"loss_type": "dr_grpo", "importance_sampling_level": "sequence", "epsilon_high": 0.28}"#;
+    let config: LossConfig = serde_json::from_str(text).unwrap();
+    assert_eq!(config.loss_type, LossType::DrGrpo);
+    assert!(config.validate().is_ok());
+    assert!(serde_json::from_str::<LossConfig>(r#"{"epsilom": 0.1}"#).is_err());
+    let bad = LossConfig { epsilon: 1.5, ..LossConfig::default() };
+    assert!(bad.validate().unwrap_err().to_string().starts_with("epsilon: 1.5"));
+    let bad = LossConfig { delta: Some(1.1), ..LossConfig::default() };
+    assert!(bad.validate().unwrap_err().to_string().starts_with("delta: 1.1"));
+}

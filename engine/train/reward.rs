@@ -1,0 +1,247 @@
+//! Rewards: what a rewrite was worth, as a weighted sum of what its ranking scored, how much that gained over the raw
+//! query, whether the answer kept its format, and how long the query grew.
+//!
+//! ```text
+//! broken format:  -format_penalty
+//! otherwise:      sum(weight * measure) + sum(weight * (measure - measure of the raw query))
+//!                 + format_bonus - length_penalty * max(0, words - length_limit)
+//! ```
+//!
+//! A failure of the environment has no reward at all ([`None`]): it is retried, then the sample is dropped and counted.
+//! [`RewardFunction::score_batch`] does so for a batch, through a [`RewardCache`].
+
+mod cache;
+mod score;
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, Result};
+use crate::metrics::Measure;
+use crate::types::{QueryLanguage, Rewrite};
+
+pub use cache::RewardCache;
+pub use score::{Candidate, ScoredBatch};
+
+#[cfg(test)]
+mod tests;
+
+/// Retrieval depth where no measure has a cutoff.
+const DEFAULT_DEPTH: usize = 1000;
+
+/// Formulas with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RewardPreset {
+    /// The weighted sum of the other settings.
+    #[default]
+    Weighted,
+    /// Rec-R1 (arXiv 2503.24289): -2 for a broken format, 0.1 + measure where the measure is above 0, otherwise 0.
+    /// Takes one measure; the other weights are fixed.
+    RecR1,
+}
+
+/// The settings of the reward.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardConfig {
+    /// Default `weighted`.
+    pub preset: RewardPreset,
+    /// Weight of each measure of the rewrite's ranking, by ir_measures name. Default `{"nDCG@10" = 1.0}`.
+    pub measures: BTreeMap<String, f64>,
+    /// Weight of each measure's gain over the raw query. Default: none.
+    pub gains: BTreeMap<String, f64>,
+    /// How many documents are retrieved. Default: the largest cutoff among the measures, 1000 if one has none.
+    pub k: Option<usize>,
+    /// What a broken format costs. Default 1.
+    pub format_penalty: f64,
+    /// What a kept format earns. Default 0.
+    pub format_bonus: f64,
+    /// What each word over `length_limit` costs. Default 0.
+    pub length_penalty: f64,
+    /// Words of the query that are free. Default 32.
+    pub length_limit: usize,
+}
+
+impl Default for RewardConfig {
+    fn default() -> Self {
+        Self {
+            preset: RewardPreset::Weighted,
+            measures: BTreeMap::from([("nDCG@10".to_owned(), 1.0)]),
+            gains: BTreeMap::new(),
+            k: None,
+            format_penalty: 1.0,
+            format_bonus: 0.0,
+            length_penalty: 0.0,
+            length_limit: 32,
+        }
+    }
+}
+
+/// A reward and what it is made of.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Reward {
+    /// The sum of the parts.
+    pub value: f32,
+    /// What each term contributed, weights applied: `nDCG@10`, `gain:nDCG@10`, `format`, `length`.
+    pub parts: BTreeMap<String, f32>,
+}
+
+/// A checked [`RewardConfig`], ready to score.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RewardFunction {
+    terms: Vec<MeasureTerm>,
+    depth: usize,
+    format_penalty: f64,
+    format_bonus: f64,
+    bonus_needs_relevance: bool,
+    length_penalty: f64,
+    length_limit: usize,
+}
+
+/// One measure with its two weights.
+#[derive(Debug, Clone, PartialEq)]
+struct MeasureTerm {
+    measure: Measure,
+    name: String,
+    weight: f64,
+    gain_weight: f64,
+}
+
+impl RewardFunction {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// For a measure that does not exist, a weight that is not a number, no measure at all, a depth that is 0 or
+    /// smaller than a measure's cutoff, or settings that contradict the preset.
+    pub fn new(config: &RewardConfig) -> Result<Self> {
+        let rec_r1 = config.preset == RewardPreset::RecR1;
+        if rec_r1 && (config.measures.len() != 1 || !config.gains.is_empty() || config.length_penalty != 0.0) {
+            let found = format!(
+                "{} measures, {} gains and a length penalty of {}",
+                config.measures.len(),
+                config.gains.len(),
+                config.length_penalty
+            );
+            return Err(Error::argument(
+                "reward",
+                found,
+                "give the preset rec-r1 one measure alone, or use `weighted`",
+            ));
+        }
+        let mut terms: Vec<MeasureTerm> = Vec::new();
+        for (key, weights, gain) in [("measures", &config.measures, false), ("gains", &config.gains, true)] {
+            for (name, weight) in weights {
+                finite(&format!("reward.{key}.{name}"), *weight)?;
+                let measure: Measure = name.parse()?;
+                let weight = if rec_r1 { 1.0 } else { *weight };
+                let at = terms.iter().position(|t| t.measure == measure).unwrap_or_else(|| {
+                    terms.push(MeasureTerm { measure, name: measure.to_string(), weight: 0.0, gain_weight: 0.0 });
+                    terms.len() - 1
+                });
+                *(if gain { &mut terms[at].gain_weight } else { &mut terms[at].weight }) += weight;
+            }
+        }
+        if terms.is_empty() {
+            return Err(Error::argument("reward.measures", "none", "name at least one, as \"nDCG@10\" = 1.0"));
+        }
+        let needed = terms.iter().map(|t| t.measure.cutoff().unwrap_or(DEFAULT_DEPTH)).max().unwrap_or(DEFAULT_DEPTH);
+        let cutoff = terms.iter().filter_map(|t| t.measure.cutoff()).max().unwrap_or(1);
+        let depth = config.k.unwrap_or(needed);
+        if depth < cutoff {
+            let right = format!("give at least {cutoff}, the largest cutoff of the measures, or leave it out");
+            return Err(Error::argument("reward.k", format!("{depth}"), right));
+        }
+        for (key, value) in [
+            ("reward.format_penalty", config.format_penalty),
+            ("reward.format_bonus", config.format_bonus),
+            ("reward.length_penalty", config.length_penalty),
+        ] {
+            finite(key, value)?;
+            if value < 0.0 {
+                return Err(Error::argument(key, format!("{value}"), "give 0 or more; the sign is in the name"));
+            }
+        }
+        Ok(Self {
+            terms,
+            depth,
+            format_penalty: if rec_r1 { 2.0 } else { config.format_penalty },
+            format_bonus: if rec_r1 { 0.1 } else { config.format_bonus },
+            bonus_needs_relevance: rec_r1,
+            length_penalty: config.length_penalty,
+            length_limit: config.length_limit,
+        })
+    }
+
+    /// How many documents a request asks for.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Whether the raw query must be retrieved as well.
+    pub fn needs_raw(&self) -> bool {
+        self.terms.iter().any(|t| t.gain_weight != 0.0)
+    }
+
+    /// The measures whose scores [`RewardFunction::reward`] takes, in that order.
+    pub fn measures(&self) -> impl ExactSizeIterator<Item = Measure> + '_ {
+        self.terms.iter().map(|t| t.measure)
+    }
+
+    /// The reward of a broken format.
+    pub fn broken_format(&self) -> Reward {
+        Reward::of(vec![("format".to_owned(), -self.format_penalty)])
+    }
+
+    /// The reward of a rewrite whose ranking scored `scores`, where the raw query's ranking scored `raw` (both in the
+    /// order of [`RewardFunction::measures`]; `raw` may be empty unless [`RewardFunction::needs_raw`]).
+    pub fn reward(&self, rewrite: &Rewrite, scores: &[f64], raw: &[f64]) -> Reward {
+        let mut parts = Vec::new();
+        let mut relevant = false;
+        for (i, term) in self.terms.iter().enumerate() {
+            let score = scores.get(i).copied().unwrap_or(0.0);
+            relevant |= score > 0.0;
+            if term.weight != 0.0 {
+                parts.push((term.name.clone(), term.weight * score));
+            }
+            if term.gain_weight != 0.0 {
+                let gain = score - raw.get(i).copied().unwrap_or(0.0);
+                parts.push((format!("gain:{}", term.name), term.gain_weight * gain));
+            }
+        }
+        if self.format_bonus != 0.0 {
+            let earned = relevant || !self.bonus_needs_relevance;
+            parts.push(("format".to_owned(), if earned { self.format_bonus } else { 0.0 }));
+        }
+        if self.length_penalty != 0.0 {
+            let over = words(rewrite).saturating_sub(self.length_limit);
+            parts.push(("length".to_owned(), 0.0 - self.length_penalty * over as f64));
+        }
+        Reward::of(parts)
+    }
+}
+
+impl Reward {
+    fn of(parts: Vec<(String, f64)>) -> Self {
+        let value = parts.iter().map(|(_, part)| part).sum::<f64>() as f32;
+        Self { value, parts: parts.into_iter().map(|(name, part)| (name, part as f32)).collect() }
+    }
+}
+
+/// How many words a query has: pieces between blanks that hold a letter or a digit. Operators of a Boolean query are
+/// not words.
+pub fn words(rewrite: &Rewrite) -> usize {
+    let operator = |w: &str| rewrite.language == QueryLanguage::Boolean && matches!(w, "AND" | "OR" | "NOT");
+    rewrite
+        .text
+        .split_whitespace()
+        .filter(|w| w.chars().any(char::is_alphanumeric))
+        .filter(|w| !operator(w.trim_matches(['(', ')'])))
+        .count()
+}
+
+fn finite(key: &str, value: f64) -> Result<()> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => Err(Error::argument(key, format!("{value}"), "give a finite number")),
+    }
+}

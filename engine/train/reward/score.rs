@@ -1,0 +1,138 @@
+//! Scoring a batch of rewrites against a retriever.
+
+use std::collections::HashMap;
+
+use super::cache::{Key, Scores, key};
+use super::{Reward, RewardCache, RewardFunction};
+use crate::error::{Fault, FaultKind};
+use crate::types::{Judgements, Ordinal, Query, Request, Retriever, Rewrite};
+
+/// One completion to be scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// The user's query.
+    pub query: &'a Query,
+    /// What is right for it.
+    pub judgements: &'a Judgements,
+    /// What the model made of it. None where the answer's format was broken.
+    pub rewrite: Option<&'a Rewrite>,
+}
+
+/// The rewards of a batch, and what they cost.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ScoredBatch {
+    /// One entry for each candidate, in their order. None: the environment failed, the sample must be dropped.
+    pub rewards: Vec<Option<Reward>>,
+    /// The failures that remained after all retries, one for each request.
+    pub faults: Vec<Fault>,
+    /// Requests that were sent again after a failure.
+    pub retried: usize,
+    /// Different requests that the cache could not answer.
+    pub retrieved: usize,
+}
+
+/// A request that has no scores yet.
+struct Pending<'a> {
+    key: Key,
+    request: Request,
+    judgements: &'a Judgements,
+}
+
+impl RewardFunction {
+    /// Rewards of a batch. Equal requests are sent once, all that the cache does not know in one call; requests that
+    /// fail are sent again, they alone, up to `retries` times. Rankings are scored in the order in which the retriever
+    /// gave them. A broken format costs no retrieval.
+    pub fn score_batch(
+        &self,
+        retriever: &dyn Retriever,
+        candidates: &[Candidate<'_>],
+        cache: &RewardCache,
+        retries: usize,
+    ) -> ScoredBatch {
+        let mut batch = ScoredBatch::default();
+        let mut scores: HashMap<Key, Option<Scores>> = HashMap::new();
+        let mut pending = Vec::new();
+        let look_up = |candidate: &Candidate<'_>, rewrite: &Rewrite| {
+            let request = Request::new(candidate.query, rewrite, self.depth());
+            (key(&retriever.card().digest, &request, candidate.judgements, self.measures()), request)
+        };
+        // The keys of each candidate with a rewrite: its own, and that of the raw query where gains are wanted.
+        let mut keys: Vec<Option<(Key, Option<Key>)>> = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let Some(rewrite) = candidate.rewrite else {
+                keys.push(None);
+                continue;
+            };
+            let mut want = |rewrite: &Rewrite| {
+                let (key, request) = look_up(candidate, rewrite);
+                scores.entry(key).or_insert_with(|| {
+                    let known = cache.get(&key);
+                    if known.is_none() {
+                        pending.push(Pending { key, request, judgements: candidate.judgements });
+                    }
+                    known
+                });
+                key
+            };
+            let raw = self.needs_raw().then(|| Rewrite::plain(&candidate.query.text));
+            keys.push(Some((want(rewrite), raw.as_ref().map(want))));
+        }
+        batch.retrieved = pending.len();
+        for attempt in 0..=retries {
+            if pending.is_empty() {
+                break;
+            }
+            batch.retried += if attempt > 0 { pending.len() } else { 0 };
+            (pending, batch.faults) = self.attempt(retriever, pending, |key, found| {
+                cache.put(key, found.clone());
+                scores.insert(key, Some(found));
+            });
+        }
+        let known = |key: &Key| scores.get(key).cloned().flatten();
+        batch.rewards = candidates
+            .iter()
+            .zip(keys)
+            .map(|(candidate, keys)| match (candidate.rewrite, keys) {
+                (Some(rewrite), Some((own, raw))) => {
+                    let raw = match raw {
+                        Some(raw) => known(&raw)?,
+                        None => Scores::default(),
+                    };
+                    Some(self.reward(rewrite, &known(&own)?, &raw))
+                }
+                _ => Some(self.broken_format()),
+            })
+            .collect();
+        batch
+    }
+
+    /// Sends what is pending once; gives back what failed, with its faults.
+    fn attempt<'a>(
+        &self,
+        retriever: &dyn Retriever,
+        pending: Vec<Pending<'a>>,
+        mut found: impl FnMut(Key, Scores),
+    ) -> (Vec<Pending<'a>>, Vec<Fault>) {
+        let requests: Vec<Request> = pending.iter().map(|p| p.request.clone()).collect();
+        let mut answers = retriever.retrieve(&requests).into_iter();
+        let (mut failed, mut faults) = (Vec::new(), Vec::new());
+        for request in pending {
+            // A retriever that gives too few answers broke its contract: that is its failure, not the rewrite's.
+            let answer = answers.next().unwrap_or_else(|| {
+                let detail = "fewer answers than requests".to_owned();
+                Err(Fault { retriever: retriever.card().name.clone(), kind: FaultKind::Parse, detail })
+            });
+            match answer {
+                Ok(ranking) => {
+                    let ranked: Vec<Ordinal> = ranking.hits.iter().map(|hit| hit.doc).collect();
+                    found(request.key, self.measures().map(|m| m.score(&ranked, request.judgements)).collect());
+                }
+                Err(fault) => {
+                    faults.push(fault);
+                    failed.push(request);
+                }
+            }
+        }
+        (failed, faults)
+    }
+}

@@ -1,0 +1,245 @@
+use std::sync::Mutex;
+
+use super::*;
+use crate::error::{Fault, FaultKind};
+use crate::types::{Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
+
+/// Ranks the documents whose numbers stand in the text; fails as often as told for texts that hold "fail".
+struct Numbers {
+    card: RetrieverCard,
+    failures: Mutex<usize>,
+    calls: Mutex<Vec<usize>>,
+    short: bool,
+}
+
+impl Numbers {
+    fn new(failures: usize) -> Self {
+        let card = RetrieverCard {
+            name: "numbers".into(),
+            version: "1".into(),
+            digest: "d".into(),
+            languages: vec![QueryLanguage::Plain],
+            fields: Vec::new(),
+            reads_history: false,
+            content: "numbers".into(),
+        };
+        Self { card, failures: Mutex::new(failures), calls: Mutex::default(), short: false }
+    }
+
+    fn calls(&self) -> Vec<usize> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Retriever for Numbers {
+    fn card(&self) -> &RetrieverCard {
+        &self.card
+    }
+
+    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        self.calls.lock().unwrap().push(requests.len());
+        let mut failures = self.failures.lock().unwrap();
+        let answer = |request: &Request| {
+            if request.text.contains("fail") && *failures > 0 {
+                *failures -= 1;
+                let detail = "no answer".to_owned();
+                return Err(Fault { retriever: "numbers".into(), kind: FaultKind::Timeout, detail });
+            }
+            let docs = request.text.split_whitespace().filter_map(|w| w.parse().ok());
+            let docs = docs.filter(|d| !request.exclude.contains(d)).take(request.k);
+            Ok(Ranking { hits: docs.map(|doc| Hit { doc, score: 1.0 }).collect() })
+        };
+        requests.iter().take(if self.short { 0 } else { usize::MAX }).map(answer).collect()
+    }
+}
+
+fn function(config: RewardConfig) -> RewardFunction {
+    RewardFunction::new(&config).unwrap()
+}
+
+fn measures(names: &[(&str, f64)]) -> BTreeMap<String, f64> {
+    names.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect()
+}
+
+/// The rewards of rewrites of one query ("2 1", document 1 is right), None being a broken format.
+fn score(function: &RewardFunction, retriever: &Numbers, texts: &[Option<&str>], retries: usize) -> ScoredBatch {
+    let query = Query { id: "q".into(), text: "2 1".into(), history: Vec::new() };
+    let judgements = Judgements::new(vec![(1, 1)]);
+    let rewrites: Vec<Option<Rewrite>> = texts.iter().map(|t| t.map(Rewrite::plain)).collect();
+    let candidates: Vec<Candidate<'_>> =
+        rewrites.iter().map(|r| Candidate { query: &query, judgements: &judgements, rewrite: r.as_ref() }).collect();
+    function.score_batch(retriever, &candidates, &RewardCache::new(100), retries)
+}
+
+fn values(batch: &ScoredBatch) -> Vec<Option<f32>> {
+    batch.rewards.iter().map(|r| r.as_ref().map(|r| r.value)).collect()
+}
+
+#[test]
+fn a_reward_is_the_weighted_sum_of_its_parts() {
+    let function = function(RewardConfig {
+        measures: measures(&[("RR@10", 1.0), ("P@1", 0.5)]),
+        gains: measures(&[("RR@10", 2.0)]),
+        format_bonus: 0.25,
+        length_penalty: 0.1,
+        length_limit: 2,
+        ..RewardConfig::default()
+    });
+    let batch = score(&function, &Numbers::new(0), &[Some("1"), Some("2 3 4 1"), None], 0);
+    // The raw query has RR 1/2.
+    assert_eq!(values(&batch), [Some(1.0 + 0.5 + 2.0 * 0.5 + 0.25), Some(0.25 - 0.5 + 0.25 - 0.2), Some(-1.0)]);
+    for reward in batch.rewards.iter().flatten() {
+        assert!((reward.parts.values().sum::<f32>() - reward.value).abs() < 1e-6);
+    }
+    let parts = &batch.rewards[1].as_ref().unwrap().parts;
+    assert_eq!(parts.keys().collect::<Vec<_>>(), ["P@1", "RR@10", "format", "gain:RR@10", "length"]);
+    assert_eq!((parts["gain:RR@10"], parts["length"]), (-0.5, -0.2));
+}
+
+#[test]
+fn the_preset_rec_r1_pays_as_its_paper_says() {
+    let function = function(RewardConfig {
+        preset: RewardPreset::RecR1,
+        measures: measures(&[("RR@10", 1.0)]),
+        ..RewardConfig::default()
+    });
+    let batch = score(&function, &Numbers::new(0), &[None, Some("1"), Some("2 1"), Some("9")], 0);
+    assert_eq!(values(&batch), [Some(-2.0), Some(1.1), Some(0.6), Some(0.0)]);
+    let both = RewardConfig { preset: RewardPreset::RecR1, gains: measures(&[("RR", 1.0)]), ..RewardConfig::default() };
+    assert!(RewardFunction::new(&both).unwrap_err().to_string().contains("rec-r1"));
+}
+
+#[test]
+fn a_failure_is_retried_alone_and_then_it_is_no_reward() {
+    let function = function(RewardConfig { measures: measures(&[("RR@10", 1.0)]), ..RewardConfig::default() });
+    let healed = Numbers::new(2);
+    let batch = score(&function, &healed, &[Some("1"), Some("fail 1")], 2);
+    assert_eq!(values(&batch), [Some(1.0), Some(1.0)]);
+    assert_eq!((healed.calls(), batch.retried, batch.faults.len()), (vec![2, 1, 1], 2, 0));
+
+    let broken = Numbers::new(usize::MAX);
+    let batch = score(&function, &broken, &[Some("1"), Some("fail 1"), None], 2);
+    assert_eq!(values(&batch), [Some(1.0), None, Some(-1.0)]);
+    assert_eq!(batch.faults.len(), 1);
+    assert_eq!(batch.faults[0].kind, FaultKind::Timeout);
+}
+
+#[test]
+fn a_raw_query_that_fails_leaves_its_gains_without_a_reward() {
+    let function = function(RewardConfig { gains: measures(&[("RR", 1.0)]), ..RewardConfig::default() });
+    let query = Query::text("fail 1");
+    let judgements = Judgements::new(vec![(1, 1)]);
+    let rewrite = Rewrite::plain("1");
+    let candidate = Candidate { query: &query, judgements: &judgements, rewrite: Some(&rewrite) };
+    let batch = function.score_batch(&Numbers::new(9), &[candidate], &RewardCache::new(10), 1);
+    assert_eq!(batch.rewards, [None]);
+}
+
+#[test]
+fn a_retriever_that_answers_too_little_has_failed() {
+    let function = function(RewardConfig::default());
+    let retriever = Numbers { short: true, ..Numbers::new(0) };
+    let batch = score(&function, &retriever, &[Some("1")], 1);
+    assert_eq!((batch.rewards, batch.faults.len()), (vec![None], 1));
+}
+
+#[test]
+fn equal_requests_are_sent_once_and_never_again() {
+    let function = function(RewardConfig { gains: measures(&[("RR@10", 1.0)]), ..RewardConfig::default() });
+    let retriever = Numbers::new(0);
+    let cache = RewardCache::new(100);
+    let (query, judgements) = (Query::text("2 1"), Judgements::new(vec![(1, 1)]));
+    let rewrites = ["1", "1", "2 1", "3 1"].map(Rewrite::plain);
+    let candidates: Vec<Candidate<'_>> =
+        rewrites.iter().map(|r| Candidate { query: &query, judgements: &judgements, rewrite: Some(r) }).collect();
+    let first = function.score_batch(&retriever, &candidates, &cache, 0);
+    // "1", the raw query "2 1" (which is also a rewrite), and "3 1".
+    assert_eq!((retriever.calls(), first.retrieved), (vec![3], 3));
+    assert_eq!((cache.hits(), cache.misses(), cache.len()), (0, 3, 3));
+    let second = function.score_batch(&retriever, &candidates, &cache, 0);
+    assert_eq!(second.rewards, first.rewards);
+    assert_eq!((retriever.calls().len(), second.retrieved, cache.hits()), (1, 0, 3));
+}
+
+#[test]
+fn the_cache_tells_requests_apart_by_everything_that_decides_their_score() {
+    let judgements = Judgements::new(vec![(1, 1)]);
+    let request = Request::new(&Query::text("q"), &Rewrite::plain("a"), 10);
+    let ndcg = ["nDCG@10".parse::<Measure>().unwrap()];
+    let key = |digest: &str, r: &Request, j: &Judgements, m: &[Measure]| cache::key(digest, r, j, m.iter().copied());
+    let base = key("d", &request, &judgements, &ndcg);
+    assert_eq!(base, key("d", &request.clone(), &judgements, &ndcg));
+    let others = [
+        key("e", &request, &judgements, &ndcg),
+        key("d", &Request { text: "b".into(), ..request.clone() }, &judgements, &ndcg),
+        key("d", &Request { language: QueryLanguage::Boolean, ..request.clone() }, &judgements, &ndcg),
+        key("d", &Request { history: vec![1], ..request.clone() }, &judgements, &ndcg),
+        key("d", &Request { exclude: vec![1], ..request.clone() }, &judgements, &ndcg),
+        key("d", &Request { k: 11, ..request.clone() }, &judgements, &ndcg),
+        key("d", &request, &Judgements::new(vec![(1, 2)]), &ndcg),
+        key("d", &request, &judgements, &["nDCG@9".parse().unwrap()]),
+    ];
+    let distinct: std::collections::HashSet<_> = others.iter().chain([&base]).collect();
+    assert_eq!(distinct.len(), 9);
+}
+
+#[test]
+fn the_cache_stays_within_its_bound_and_keeps_what_is_asked_for() {
+    let cache = RewardCache::new(10);
+    let key = |i: u8| [i; 32];
+    for i in 0..100 {
+        cache.put(key(i), cache::Scores::from([f64::from(i)]));
+        assert!(cache.get(&key(0)).is_some(), "the entry in use was forgotten after {i}");
+        assert!(cache.len() <= 10);
+    }
+    assert!(cache.get(&key(50)).is_none());
+    let nothing = RewardCache::new(0);
+    nothing.put(key(1), cache::Scores::from([1.0]));
+    assert!(nothing.is_empty());
+}
+
+#[test]
+fn the_cache_serves_many_threads() {
+    let function = function(RewardConfig { measures: measures(&[("RR@10", 1.0)]), ..RewardConfig::default() });
+    let (retriever, cache) = (Numbers::new(0), RewardCache::new(100));
+    let (query, judgements, rewrite) = (Query::text("2 1"), Judgements::new(vec![(1, 1)]), Rewrite::plain("2 1"));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let candidate = Candidate { query: &query, judgements: &judgements, rewrite: Some(&rewrite) };
+                let batch = function.score_batch(&retriever, &[candidate], &cache, 0);
+                assert_eq!(values(&batch), [Some(0.5)]);
+            });
+        }
+    });
+    assert_eq!(cache.hits() + cache.misses(), 4);
+    assert_eq!(cache.len(), 1);
+}
+
+#[test]
+fn words_are_counted_without_operators_and_punctuation() {
+    assert_eq!(words(&Rewrite::plain("red  AND shoe - size")), 4);
+    let boolean = Rewrite { text: "(red OR (NOT blue)) AND title:shoe^2".into(), language: QueryLanguage::Boolean };
+    assert_eq!(words(&boolean), 3);
+    assert_eq!(words(&Rewrite::plain("")), 0);
+}
+
+#[test]
+fn the_depth_follows_the_cutoffs_and_settings_that_cannot_work_are_refused() {
+    let depth =
+        |names: &[(&str, f64)]| function(RewardConfig { measures: measures(names), ..Default::default() }).depth();
+    assert_eq!((depth(&[("nDCG@10", 1.0), ("R@50", 1.0)]), depth(&[("RR", 1.0)])), (50, 1000));
+    let refuse = |config: RewardConfig| RewardFunction::new(&config).unwrap_err().to_string();
+    assert!(refuse(RewardConfig { k: Some(5), ..Default::default() }).contains("at least 10"));
+    assert!(refuse(RewardConfig { k: Some(0), ..Default::default() }).starts_with("reward.k"));
+    assert!(refuse(RewardConfig { measures: BTreeMap::new(), ..Default::default() }).starts_with("reward.measures"));
+    let nan = measures(&[("nDCG@10", f64::NAN)]);
+    assert!(refuse(RewardConfig { measures: nan, ..Default::default() }).starts_with("reward.measures.nDCG@10"));
+    assert!(refuse(RewardConfig { format_penalty: -2.0, ..Default::default() }).starts_with("reward.format_penalty"));
+    assert!(
+        RewardFunction::new(&RewardConfig { measures: measures(&[("nDGC@10", 1.0)]), ..Default::default() }).is_err()
+    );
+    assert!(serde_json::from_str::<RewardConfig>(r#"{"lenght_limit": 3}"#).is_err());
+    let preset: RewardConfig = serde_json::from_str(r#"{"preset": "rec-r1"}"#).unwrap();
+    assert_eq!(preset.preset, RewardPreset::RecR1);
+}

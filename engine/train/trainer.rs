@@ -1,0 +1,399 @@
+//! The loop: draw prompts, sample rewrites, retrieve, reward, learn; evaluate, log, save.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::checkpoint::{self, RunState};
+use super::config::TrainConfig;
+use super::curriculum::Curriculum;
+use super::learner::{LearnerConfig, Rollout, StepReport, learn};
+use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
+use super::optimizer::AdamW;
+use super::reward::{RewardCache, RewardFunction};
+use super::rollout::{Drawn, Environment};
+use super::schedule::{EntropyControl, Schedule};
+use crate::error::{Error, Result};
+use crate::metrics::Measure;
+use crate::model::{Adapter, Decoder, SamplingConfig, Tokenizer};
+use crate::rewrite::{LanguageModel, Prompter};
+use crate::stack::rank_all;
+use crate::types::{Judgements, Query, Request, Retriever, Rewrite};
+
+/// A query with what is right for it.
+pub type Labelled = (Query, Judgements);
+
+/// Everything that a run needs besides its configuration.
+pub struct Materials {
+    /// The model's name, for adapters and tables.
+    pub model_name: String,
+    /// The base model.
+    pub decoder: Arc<Decoder>,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Makes prompts and reads answers.
+    pub prompter: Arc<Prompter>,
+    /// The environment.
+    pub retriever: Arc<dyn Retriever>,
+    /// Queries to learn from.
+    pub train: Vec<Labelled>,
+    /// Queries that choose the best adapter.
+    pub dev: Vec<Labelled>,
+    /// A digest of the model's weights.
+    pub model_digest: String,
+}
+
+/// Who watches a run.
+pub trait Observer {
+    /// A step was made.
+    fn step(&mut self, metrics: &StepMetrics, max_steps: u64);
+    /// The development queries were measured after `step`; `best` when no earlier score was higher.
+    fn evaluated(&mut self, step: u64, score: f64, best: bool);
+    /// The run continues after this step.
+    fn resumed(&mut self, step: u64);
+    /// A sentence that a person would want to read.
+    fn note(&mut self, text: &str);
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Outcome {
+    /// Steps made.
+    pub steps: u64,
+    /// The best score on the development queries, and the step after which it was reached (0: before training).
+    pub best_dev: f64,
+    /// See `best_dev`.
+    pub best_step: u64,
+    /// The adapter that reached it.
+    pub adapter: PathBuf,
+    /// Seconds of training, over all sessions of the run.
+    pub seconds: f64,
+    /// Completion tokens learned from.
+    pub num_tokens: u64,
+}
+
+/// How many rewards are remembered.
+const CACHE: usize = 1 << 18;
+/// Development queries that are rewritten at once.
+const DEV_BATCH: usize = 64;
+
+/// A run in progress.
+pub struct Trainer<'a> {
+    config: &'a TrainConfig,
+    materials: &'a Materials,
+    reward: RewardFunction,
+    cache: RewardCache,
+    dev_measure: Measure,
+    schedule: Schedule,
+    adapter: Adapter,
+    optimizer: AdamW,
+    state: RunState,
+    metrics: MetricsLog,
+    completions: CompletionsLog,
+}
+
+impl<'a> Trainer<'a> {
+    /// Prepares a run in `config.train.output_dir`. With `resume`, continues from its newest checkpoint, if there is one;
+    /// without, refuses a folder that already holds a run.
+    pub fn new(config: &'a TrainConfig, materials: &'a Materials, resume: bool, observer: &mut dyn Observer) -> Result<Self> {
+        config.validate()?;
+        let folder = &config.train.output_dir;
+        for (key, queries) in [("data.train", &materials.train), ("data.dev", &materials.dev)] {
+            if queries.is_empty() {
+                return Err(Error::argument(key, "the split has no query with a relevant document", "choose another split"));
+            }
+        }
+        let reward = RewardFunction::new(&config.reward)?;
+        let dev_measure = reward.measures().next().ok_or_else(|| {
+            Error::argument("reward.measures", "names no measure", "name one, as {\"nDCG@10\" = 1.0}")
+        })?;
+        let digest = run_digest(config, materials)?;
+        if !resume && !checkpoint::list(folder)?.is_empty() {
+            return Err(Error::argument(
+                "train.output_dir",
+                format!("{} already holds a run", folder.display()),
+                "continue it with --resume, or choose another folder",
+            ));
+        }
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        let steps = config.train.max_steps;
+        let schedule = Schedule::new(&config.schedule, steps)?;
+        let found = if resume { checkpoint::load_latest(folder, materials.decoder.config(), &digest)? } else { None };
+        let (adapter, optimizer, state, from) = match found {
+            Some(found) => {
+                observer.resumed(found.state.step);
+                let from = found.state.step;
+                (found.adapter, found.optimizer, found.state, Some(from))
+            }
+            None => {
+                let adapter = Adapter::new(materials.decoder.config(), config.lora.clone(), config.train.seed)?;
+                let raw = raw_scores(materials, dev_measure, reward.depth());
+                let curriculum = Curriculum::new(config.curriculum.clone(), &raw)?;
+                observer.note(&format!(
+                    "{} training queries, mean headroom {:.3} {dev_measure}",
+                    curriculum.len(),
+                    curriculum.mean_headroom()
+                ));
+                let entropy = config.entropy.map(|e| EntropyControl::new(e, config.loss.entropy_coef)).transpose()?;
+                let state = RunState {
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    digest,
+                    step: 0,
+                    updates: 0,
+                    optimizer: config.optimizer,
+                    entropy,
+                    curriculum,
+                    num_tokens: 0,
+                    seconds: 0.0,
+                    best: None,
+                };
+                (adapter, AdamW::new(config.optimizer), state, None)
+            }
+        };
+        describe_run(folder, config, materials)?;
+        let metrics = MetricsLog::open(folder, from)?;
+        let completions = CompletionsLog::open(folder.join("completions.jsonl"), from)?;
+        let cache = RewardCache::new(CACHE);
+        Ok(Self { config, materials, reward, cache, dev_measure, schedule, adapter, optimizer, state, metrics, completions })
+    }
+
+    /// Runs to the last step.
+    pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
+        let run = &self.config.train;
+        if self.state.step == 0 && self.state.best.is_none() {
+            self.evaluate(observer)?;
+        }
+        while self.state.step < run.max_steps {
+            let start = Instant::now();
+            let mut metrics = self.step()?;
+            let seconds = start.elapsed().as_secs_f64();
+            self.state.seconds += seconds;
+            metrics.set(name::STEP_TIME, seconds);
+            let (step, last) = (self.state.step, self.state.step == run.max_steps);
+            self.metrics.record(&metrics)?;
+            observer.step(&metrics, run.max_steps);
+            let due = |every: u64| last || (every > 0 && step.is_multiple_of(every));
+            if due(run.eval_steps) {
+                self.evaluate(observer)?;
+            }
+            if due(run.save_steps) {
+                self.save()?;
+            }
+        }
+        let (best_dev, best_step) = self.state.best.unwrap_or_default();
+        Ok(Outcome {
+            steps: self.state.step,
+            best_dev,
+            best_step,
+            adapter: run.output_dir.join("best"),
+            seconds: self.state.seconds,
+            num_tokens: self.state.num_tokens,
+        })
+    }
+
+    /// One step; its metrics under TRL's names.
+    fn step(&mut self) -> Result<StepMetrics> {
+        let step = self.state.step + 1;
+        let environment = Environment {
+            config: self.config,
+            materials: self.materials,
+            reward: &self.reward,
+            cache: &self.cache,
+        };
+        let drawn = self.draw(&environment, step)?;
+        let mut loss = self.config.loss.clone();
+        loss.max_completion_length = self.config.sampling.max_completion_length;
+        if let Some(control) = &self.state.entropy {
+            loss.entropy_coef = control.applied();
+        }
+        let entropy_coef = loss.entropy_coef;
+        let learner = LearnerConfig {
+            loss,
+            temperature: self.config.sampling.temperature,
+            max_grad_norm: self.config.train.max_grad_norm,
+            num_iterations: self.config.train.num_iterations,
+            term_credit_coef: self.config.train.term_credit_coef,
+            micro_batch_tokens: self.config.train.micro_batch_tokens,
+        };
+        let rate = self.schedule.rate(step - 1);
+        let rollouts: Vec<Rollout> = drawn.groups.iter().map(|g| g.rollout.clone()).collect();
+        let prefix = self.materials.prompter.prefix();
+        let report =
+            learn(&self.materials.decoder, &mut self.adapter, &mut self.optimizer, rate, prefix, &rollouts, &learner)?;
+        if let Some(control) = &mut self.state.entropy {
+            control.observe(report.loss.entropy);
+        }
+        for group in &drawn.groups {
+            self.state.curriculum.observe(group.query, group.informative);
+        }
+        for query in &drawn.silent {
+            self.state.curriculum.observe(*query, false);
+        }
+        self.state.step = step;
+        self.state.updates = self.optimizer.step;
+        self.state.num_tokens += drawn.tokens() as u64;
+        self.completions.append(&drawn.records(step, &self.materials.train))?;
+        let mut metrics = self.describe(step, rate, &drawn, &report);
+        metrics.set(name::ENTROPY_COEF, entropy_coef);
+        Ok(metrics)
+    }
+
+    /// Prompts with their completions and rewards; groups without signal are replaced for some rounds.
+    fn draw(&self, environment: &Environment<'_>, step: u64) -> Result<Drawn> {
+        let wanted = self.config.prompts_per_step();
+        let seed = self.config.train.seed;
+        let mut taken = HashSet::new();
+        let mut drawn = Drawn::default();
+        for round in 0..=self.config.curriculum.resample_rounds as u64 {
+            let missing = wanted.saturating_sub(drawn.groups.iter().filter(|g| g.informative).count());
+            if missing == 0 {
+                break;
+            }
+            let queries = self.state.curriculum.draw(missing, &taken, seed, step, round);
+            if queries.is_empty() {
+                break;
+            }
+            taken.extend(&queries);
+            let fresh = environment.sample(&queries, &self.adapter, step)?;
+            drawn.replace_silent(fresh, wanted, self.config)?;
+        }
+        Ok(drawn)
+    }
+
+    fn describe(&self, step: u64, rate: f64, drawn: &Drawn, report: &StepReport) -> StepMetrics {
+        let mut metrics = StepMetrics::new(step);
+        let lengths: Vec<f64> = drawn.samples().map(|s| s.tokens.len() as f64).collect();
+        let truncated = drawn.samples().filter(|s| s.truncated).count() as f64;
+        let count = lengths.len().max(1) as f64;
+        metrics
+            .set(name::REWARD, drawn.signal.reward)
+            .set(name::REWARD_STD, drawn.signal.reward_std)
+            .set(name::FRAC_REWARD_ZERO_STD, drawn.signal.frac_reward_zero_std)
+            .set(name::LOSS, report.loss.loss)
+            .set(name::GRAD_NORM, report.grad_norm)
+            .set(name::LEARNING_RATE, rate)
+            .set(name::ENTROPY, report.loss.entropy)
+            .set(name::CLIP_LOW_MEAN, report.loss.clip_low_mean)
+            .set(name::CLIP_HIGH_MEAN, report.loss.clip_high_mean)
+            .set(name::CLIP_REGION_MEAN, report.loss.clip_region_mean)
+            .set(name::MEAN_LENGTH, lengths.iter().sum::<f64>() / count)
+            .set(name::MIN_LENGTH, lengths.iter().copied().fold(f64::INFINITY, f64::min))
+            .set(name::MAX_LENGTH, lengths.iter().copied().fold(0.0, f64::max))
+            .set(name::CLIPPED_RATIO, truncated / count)
+            .set(name::NUM_TOKENS, self.state.num_tokens as f64)
+            .set(name::LOGP_DIFFERENCE, report.logp_difference)
+            .set("sampling/sampling_logp_difference/max", report.logp_difference_max)
+            .set(name::FAULTS, drawn.faults as f64)
+            .set("completions/broken_format_ratio", drawn.broken as f64 / count)
+            .set("curriculum/replaced_groups", drawn.silent.len() as f64)
+            .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
+        if let Some(kl) = report.loss.kl {
+            metrics.set(name::KL, kl);
+        }
+        metrics
+    }
+
+    /// Measures the development queries, greedily rewritten; keeps the adapter when it is the best so far.
+    fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let greedy = SamplingConfig::greedy(self.config.sampling.max_completion_length);
+        let m = self.materials;
+        let model = LanguageModel::new(
+            m.model_name.clone(),
+            m.decoder.clone(),
+            m.tokenizer.clone(),
+            m.prompter.clone(),
+            Some(self.adapter.clone()),
+            greedy,
+        )?;
+        let queries: Vec<&Query> = m.dev.iter().map(|(q, _)| q).collect();
+        let ranked = rank_all(&model, m.retriever.as_ref(), &queries, self.reward.depth(), DEV_BATCH, &|_| {});
+        let mut scores = Vec::with_capacity(ranked.len());
+        for (ranked, (_, judgements)) in ranked.iter().zip(&m.dev) {
+            if let Ok(ranking) = &ranked.ranking {
+                let docs: Vec<u32> = ranking.hits.iter().map(|h| h.doc).collect();
+                scores.push(self.dev_measure.score(&docs, judgements));
+            }
+        }
+        let step = self.state.step;
+        if scores.is_empty() {
+            observer.note("the retriever failed for every development query; no score this time");
+            return Ok(());
+        }
+        let score = scores.iter().sum::<f64>() / scores.len() as f64;
+        let best = self.state.best.is_none_or(|(old, _)| score > old);
+        let mut metrics = StepMetrics::new(step);
+        metrics.set(format!("eval_{}", self.dev_measure), score);
+        self.metrics.record(&metrics)?;
+        if best {
+            self.state.best = Some((score, step));
+            let base = m.model_name.clone();
+            checkpoint::write_folder(&self.config.train.output_dir.join("best"), |folder| {
+                self.adapter.save(folder, &base)?;
+                self.config.write_prompt(folder)
+            })?;
+        }
+        observer.evaluated(step, score, best);
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        let run = &self.config.train;
+        let base = &self.materials.model_name;
+        checkpoint::save(&run.output_dir, &self.state, &self.adapter, &self.optimizer, base, run.save_total_limit)?;
+        Ok(())
+    }
+}
+
+/// The measure of each raw training query.
+fn raw_scores(materials: &Materials, measure: Measure, k: usize) -> Vec<Option<f64>> {
+    let request = |(query, _): &Labelled| Request::new(query, &Rewrite::plain(query.text.clone()), k);
+    let requests: Vec<Request> = materials.train.iter().map(request).collect();
+    let rankings = materials.retriever.retrieve(&requests);
+    let score = |(ranking, (_, judgements)): (Result<crate::types::Ranking, _>, &Labelled)| {
+        let docs: Vec<u32> = ranking.ok()?.hits.iter().map(|h| h.doc).collect();
+        Some(measure.score(&docs, judgements))
+    };
+    rankings.into_iter().zip(&materials.train).map(score).collect()
+}
+
+/// A digest of all that decides the numbers of a run; where it is kept does not.
+fn run_digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
+    use sha2::Digest;
+    let mut relevant = config.clone();
+    relevant.train.output_dir = PathBuf::new();
+    relevant.train.save_total_limit = 0;
+    let text = toml::to_string(&relevant).map_err(|e| Error::argument("config", e.to_string(), "report this as a bug"))?;
+    let mut hash = sha2::Sha256::new();
+    for part in [&text, &materials.model_digest, &materials.retriever.card().digest] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    for (query, _) in materials.train.iter().chain(&materials.dev) {
+        hash.update(query.id.as_bytes());
+        hash.update(query.text.as_bytes());
+        hash.update([0]);
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Writes what explains the run: its configuration, and versions and digests.
+fn describe_run(folder: &Path, config: &TrainConfig, materials: &Materials) -> Result<()> {
+    let path = folder.join("config.toml");
+    let text = toml::to_string(config).map_err(|e| Error::argument("config", e.to_string(), "report this as a bug"))?;
+    std::fs::write(&path, text).map_err(|e| Error::write(&path, e))?;
+    let card = materials.retriever.card();
+    let about = serde_json::json!({
+        "querywright": env!("CARGO_PKG_VERSION"),
+        "model": materials.model_name,
+        "model_digest": materials.model_digest,
+        "retriever": card,
+        "train_queries": materials.train.len(),
+        "dev_queries": materials.dev.len(),
+        "threads": rayon::current_num_threads(),
+        "architecture": std::env::consts::ARCH,
+    });
+    let path = folder.join("run.json");
+    let text = serde_json::to_string_pretty(&about).map_err(|e| Error::write(&path, e.into()))?;
+    std::fs::write(&path, text + "\n").map_err(|e| Error::write(&path, e))
+}

@@ -28,8 +28,7 @@ impl Arena {
             let size = (self.length / 8).clamp(SMALLEST_BLOCK, LARGEST_BLOCK).max(text.len());
             self.close(String::with_capacity(size));
         }
-        let place =
-            Place { block: u32::try_from(self.full.len()).ok()?, start: u32::try_from(self.open.len()).ok()? };
+        let place = Place { block: u32::try_from(self.full.len()).ok()?, start: u32::try_from(self.open.len()).ok()? };
         self.open.push_str(text);
         self.length += text.len();
         Some(place)

@@ -65,7 +65,10 @@ pub(super) fn open(path: &Path) -> Result<Dataset> {
         ));
     }
     let splits = splits.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(split, ids)| (split.to_owned(), ids));
-    Dataset::from_parts(name, catalog, queries, qrels, splits)
+    Dataset::from_parts(name, catalog, queries, qrels, splits).map_err(|e| match e {
+        Error::Argument { found, remedy, .. } => Error::data(interactions, None, found, remedy),
+        other => other,
+    })
 }
 
 /// The users in the order of the file, each with their items from the oldest to the newest.
@@ -193,14 +196,19 @@ impl Header {
     fn title(&self) -> Result<usize> {
         let ends = |end: &str| self.names.iter().position(|name| name.to_lowercase().ends_with(end));
         let text = || self.types.iter().position(|kind| kind == "token_seq");
-        self.find("title").or_else(|| self.find("name")).or_else(|| ends("title")).or_else(|| ends("name")).or_else(text).ok_or_else(|| {
-            Error::data(
-                &self.path,
-                Some(1),
-                format!("no column among {} names the item", self.names.join(", ")),
-                "call one title:token_seq",
-            )
-        })
+        self.find("title")
+            .or_else(|| self.find("name"))
+            .or_else(|| ends("title"))
+            .or_else(|| ends("name"))
+            .or_else(text)
+            .ok_or_else(|| {
+                Error::data(
+                    &self.path,
+                    Some(1),
+                    format!("no column among {} names the item", self.names.join(", ")),
+                    "call one title:token_seq",
+                )
+            })
     }
 
     /// The values of a line, as many as there are columns.

@@ -13,7 +13,8 @@ use crate::types::{Ordinal, Query};
 /// Reads `corpus.jsonl`. Everything besides the id that holds text is a field: strings, numbers as they are written,
 /// lists of both joined by spaces. Other values (null, true, objects) and empty strings are passed over.
 pub(super) fn read_corpus(path: &Path) -> Result<Catalog> {
-    let mut lines = Lines::open(path, "one document a line, such as {\"id\": \"1\", \"title\": \"…\", \"text\": \"…\"}")?;
+    let mut lines =
+        Lines::open(path, "one document a line, such as {\"id\": \"1\", \"title\": \"…\", \"text\": \"…\"}")?;
     let mut builder = CatalogBuilder::new();
     while let Some(line) = lines.next()? {
         let (id, record) = read_record(&line)?;

@@ -22,6 +22,8 @@ mod tile;
 
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+pub(crate) use oracle::tensor as test_tensor;
 
 pub use attention::{Cache, Continuation, PackedTree, Segment, attend_cached, attend_tree};
 pub use exp::{log_sum_exp, softmax};

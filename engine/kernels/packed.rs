@@ -19,14 +19,18 @@ pub enum Precision {
 
 /// A matrix `M` of `inner` rows and `outer` columns in panels of 32 columns; [`multiply`](Self::multiply) computes
 /// `x · M` for any number of rows of `x`.
-#[derive(Debug)]
 pub struct PackedMatrix {
     inner: usize,
     outer: usize,
     panels: Panels,
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedMatrix({} x {}, {} bytes)", self.inner, self.outer, self.bytes())
+    }
+}
+
 enum Panels {
     F32(Vec<f32>),
     #[cfg(target_arch = "x86_64")]

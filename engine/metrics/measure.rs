@@ -89,7 +89,8 @@ impl Measure {
         match self.family {
             Family::Ndcg => {
                 let gained = discounted(top.iter().map(|doc| judgements.grade(*doc).unwrap_or(0)));
-                let mut ideal: Vec<i32> = judgements.iter().map(|(_, grade)| grade).filter(|grade| *grade > 0).collect();
+                let mut ideal: Vec<i32> =
+                    judgements.iter().map(|(_, grade)| grade).filter(|grade| *grade > 0).collect();
                 ideal.sort_unstable_by(|a, b| b.cmp(a));
                 share(gained, discounted(ideal.into_iter().take(depth)))
             }
@@ -143,7 +144,9 @@ impl FromStr for Measure {
             let hint = suggestion(stem).map_or(String::new(), |near| format!("did you mean \"{near}{at}\"? "));
             return refuse(
                 format!("unknown measure \"{name}\""),
-                format!("{hint}there are nDCG@k, R@k, P@k, RR@k, AP@k, HR@k, Judged@k and, over all hits, nDCG, RR, AP"),
+                format!(
+                    "{hint}there are nDCG@k, R@k, P@k, RR@k, AP@k, HR@k, Judged@k and, over all hits, nDCG, RR, AP"
+                ),
             );
         };
         let cutoff = match cutoff.map(|k| (k, k.parse::<usize>())) {

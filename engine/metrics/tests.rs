@@ -177,7 +177,9 @@ fn comparisons_that_mean_nothing_are_refused() {
         bootstrap_mean(&[], 0.95, 10, 0).unwrap_err(),
         bootstrap_mean(&[1.0], 95.0, 10, 0).unwrap_err(),
     ];
-    for (error, words) in refused.iter().zip(["at least two", "same queries", "at least one", "NaN", "found 0", "at least one", "95"]) {
+    for (error, words) in
+        refused.iter().zip(["at least two", "same queries", "at least one", "NaN", "found 0", "at least one", "95"])
+    {
         assert!(error.to_string().contains(words), "{error} should say {words}");
     }
 }

@@ -52,9 +52,9 @@ impl ChatTemplate {
         environment.add_function("strftime_now", |format: String| strftime(&format, SystemTime::now()));
         environment.add_filter("tojson", python_json);
         let source = without_generation_tags(source);
-        environment
-            .template_from_str(&source)
-            .map_err(|e| Error::argument("chat_template", explain(&e), "fetch the model again, or use no chat format"))?;
+        environment.template_from_str(&source).map_err(|e| {
+            Error::argument("chat_template", explain(&e), "fetch the model again, or use no chat format")
+        })?;
         Ok(Self { environment, source, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
@@ -117,7 +117,9 @@ fn python_json(value: &Value, options: Kwargs) -> Result<Value, minijinja::Error
             let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
             serde::Serialize::serialize(value, &mut serde_json::Serializer::with_formatter(&mut out, formatter))
         }
-        None => serde::Serialize::serialize(value, &mut serde_json::Serializer::with_formatter(&mut out, PythonSpacing)),
+        None => {
+            serde::Serialize::serialize(value, &mut serde_json::Serializer::with_formatter(&mut out, PythonSpacing))
+        }
     };
     let bad = |e: String| minijinja::Error::new(ErrorKind::BadSerialization, e);
     written.map_err(|e| bad(e.to_string()))?;
@@ -143,7 +145,17 @@ impl serde_json::ser::Formatter for PythonSpacing {
 /// The few directives that templates use, in UTC.
 fn strftime(format: &str, now: SystemTime) -> String {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
         "December",
     ];
     let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -205,7 +217,8 @@ mod tests {
         }
         let golden = include_str!("../../tests/golden/chat-smollm2.json");
         let template = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
-            {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}\
+            {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face' }}\
+            {{ '<|im_end|>\n' }}\
             {% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
             {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
         let template = ChatTemplate::new(template, "<|im_start|>", "<|im_end|>").unwrap();

@@ -116,7 +116,11 @@ impl ModelConfig {
         let fields = Fields { path, json: &json };
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
         let family = Family::parse(model_type).ok_or_else(|| {
-            Error::model(path, format!("model_type is \"{model_type}\""), format!("{}; choose such a model", Family::SUPPORTED))
+            Error::model(
+                path,
+                format!("model_type is \"{model_type}\""),
+                format!("{}; choose such a model", Family::SUPPORTED),
+            )
         })?;
         fields.refuse_unsupported(family)?;
         let (rope_theta, rope_scaling) = fields.rope()?;
@@ -149,7 +153,8 @@ impl ModelConfig {
 
     /// Refuses shapes that no decoder can have.
     pub(super) fn validated(self, path: &Path) -> Result<Self> {
-        let bad = |found: String, right: &str| Err(Error::model(path, found, format!("{right}; fetch the model again")));
+        let bad =
+            |found: String, right: &str| Err(Error::model(path, found, format!("{right}; fetch the model again")));
         let sizes = [
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
@@ -178,7 +183,8 @@ impl ModelConfig {
         if !(self.rms_norm_eps > 0.0 && self.rope_theta > 0.0 && self.rope_theta.is_finite())
             || scaling.is_some_and(|s| !(s.factor > 0.0 && s.high_freq_factor > s.low_freq_factor))
         {
-            let found = format!("rms_norm_eps {}, rope_theta {}, scaling {scaling:?}", self.rms_norm_eps, self.rope_theta);
+            let found =
+                format!("rms_norm_eps {}, rope_theta {}, scaling {scaling:?}", self.rms_norm_eps, self.rope_theta);
             return bad(found, "they must be above 0, and high_freq_factor above low_freq_factor");
         }
         Ok(self)
@@ -289,8 +295,7 @@ impl Fields<'_> {
     }
 
     fn required(&self, key: &str) -> Result<usize> {
-        self.optional(key)?
-            .ok_or_else(|| Error::model(self.path, format!("{key} is missing"), "fetch the model again"))
+        self.optional(key)?.ok_or_else(|| Error::model(self.path, format!("{key} is missing"), "fetch the model again"))
     }
 
     fn number(&self, within: &Value, key: &str) -> Result<Option<f64>> {
@@ -329,17 +334,20 @@ impl Fields<'_> {
 
     /// Rotary base and scaling, from `rope_parameters` (newer files) or `rope_theta` and `rope_scaling`.
     fn rope(&self) -> Result<(f64, Option<RopeScaling>)> {
-        let section = ["rope_parameters", "rope_scaling"].iter().find_map(|k| self.json.get(k).filter(|v| v.is_object()));
+        let section =
+            ["rope_parameters", "rope_scaling"].iter().find_map(|k| self.json.get(k).filter(|v| v.is_object()));
         let empty = Value::Null;
         let section = section.unwrap_or(&empty);
         let theta = match self.number(section, "rope_theta")? {
             Some(theta) => theta,
             None => self.number(self.json, "rope_theta")?.unwrap_or(10_000.0),
         };
-        let kind = section.get("rope_type").or_else(|| section.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let kind =
+            section.get("rope_type").or_else(|| section.get("type")).and_then(Value::as_str).unwrap_or("default");
         let need = |key: &str| {
-            self.number(section, key)?
-                .ok_or_else(|| Error::model(self.path, format!("the rope scaling has no {key}"), "fetch the model again"))
+            self.number(section, key)?.ok_or_else(|| {
+                Error::model(self.path, format!("the rope scaling has no {key}"), "fetch the model again")
+            })
         };
         match kind {
             "default" => Ok((theta, None)),
@@ -392,7 +400,12 @@ mod tests {
 
     #[test]
     fn llama3_scaling_keeps_short_waves_and_stretches_long_ones() {
-        let s = RopeScaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 64 };
+        let s = RopeScaling {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 64,
+        };
         assert_eq!((s.divisor(1.0), s.divisor(0.001)), (1.0, 8.0));
         // 2.5 cycles lie in the middle: 1 / (0.5 / 8 + 0.5).
         let middle = s.divisor(2.5 * std::f64::consts::TAU / 64.0);

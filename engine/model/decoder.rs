@@ -180,3 +180,6 @@ impl Decoder {
         Ok(Tensor::from_vec(rows, (tokens.len(), width), &Device::Cpu)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,8 +87,8 @@ impl Folder {
     /// Reads one tensor as f32.
     pub(super) fn read(&self, name: &str) -> Result<Tensor> {
         let place = self.tensors.get(name).zip(self.tensors.get(name).and_then(|p| self.shards.get(p.shard)));
-        let (place, path) =
-            place.ok_or_else(|| Error::model(&self.path, format!("tensor {name} is missing"), "fetch the model again"))?;
+        let (place, path) = place
+            .ok_or_else(|| Error::model(&self.path, format!("tensor {name} is missing"), "fetch the model again"))?;
         let (start, end) = place.info.data_offsets;
         let mut bytes = vec![0u8; end - start];
         let mut file = File::open(path).map_err(|e| Error::read(path, e))?;

@@ -260,3 +260,6 @@ impl Finisher<'_> {
         Ok(late.then_some((text, Finish::Deadline)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -150,11 +150,8 @@ impl Gguf {
             Some("gpt2") => {}
             None => return Err(self.refused("there is no tokenizer in this file", "choose a complete GGUF file")),
             Some(other) => {
-                let found = format!("a tokenizer of type \"{other}\"");
-                return Err(self.refused(
-                    found,
-                    "byte-level BPE (\"gpt2\") is supported; take the model as a Hugging Face folder with tokenizer.json",
-                ));
+                let found = format!("a tokenizer of type \"{other}\" where byte-level BPE (\"gpt2\") is supported");
+                return Err(self.refused(found, "take the model as a Hugging Face folder with tokenizer.json"));
             }
         }
         let pre = self.text("tokenizer.ggml.pre").unwrap_or("default");
@@ -202,7 +199,9 @@ impl Gguf {
             RopeScaling { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192 };
         let near = |(f, d): (&f64, &f32)| (scaling.divisor(*f) / f64::from(*d) - 1.0).abs() < 1e-3;
         if frequencies.len() != divisors.len() || !frequencies.iter().zip(&divisors).all(near) {
-            return Err(self.refused("rope_freqs.weight is not Llama 3's scaling", "take the model as a Hugging Face folder"));
+            return Err(
+                self.refused("rope_freqs.weight is not Llama 3's scaling", "take the model as a Hugging Face folder")
+            );
         }
         Ok((factor != 1.0).then_some(scaling))
     }

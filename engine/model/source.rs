@@ -161,7 +161,8 @@ impl ModelSource {
             Weights::Gguf(g) => g.name(),
             Weights::Folder(_) => None,
         };
-        own.or_else(|| Some(self.path.file_name()?.to_string_lossy().into_owned())).unwrap_or_else(|| "model".to_owned())
+        own.or_else(|| Some(self.path.file_name()?.to_string_lossy().into_owned()))
+            .unwrap_or_else(|| "model".to_owned())
     }
 
     /// What there is to tell of the model.
@@ -241,7 +242,11 @@ fn only_gguf_of(folder: &Path) -> Result<PathBuf> {
         )),
         many => {
             let names: Vec<_> = many.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy()).collect();
-            Err(Error::model(folder, format!("several GGUF files ({})", names.join(", ")), "give the path of one of them"))
+            Err(Error::model(
+                folder,
+                format!("several GGUF files ({})", names.join(", ")),
+                "give the path of one of them",
+            ))
         }
     }
 }

@@ -212,7 +212,8 @@ fn declared_beside(path: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Dec
 
 /// One template, or the one named "default" of several.
 fn template_text(value: &Value) -> Option<String> {
-    let named = |v: &Value| Some((v.get("name")?.as_str()? == "default").then(|| v.get("template"))??.as_str()?.to_owned());
+    let named =
+        |v: &Value| Some((v.get("name")?.as_str()? == "default").then(|| v.get("template"))??.as_str()?.to_owned());
     value.as_str().map(str::to_owned).or_else(|| value.as_array()?.iter().find_map(named))
 }
 

@@ -14,5 +14,5 @@ pub mod fusion;
 pub mod rm3;
 
 pub use bm25::{Bm25, Bm25Config};
-pub use fusion::Fusion;
+pub use fusion::{Fusion, reciprocal_rank_fusion};
 pub use rm3::{Rm3, Rm3Config};

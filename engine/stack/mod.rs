@@ -9,4 +9,4 @@ mod search;
 mod worker;
 
 pub use batch::{Ranked, rank_all};
-pub use search::{Answer, Fusion, NamedHit, Stack, StackBuilder, Trace, TraceOutcome};
+pub use search::{Answer, NamedHit, Stack, StackBuilder, Trace, TraceOutcome};

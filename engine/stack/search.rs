@@ -10,16 +10,6 @@ use crate::error::{Error, Result};
 use crate::retrieve::reciprocal_rank_fusion;
 use crate::types::{Deadline, Query, Ranking, Request, Retriever, Rewrite, Rewriter};
 
-/// How the rankings of the rewrite and of the original query are combined.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Fusion {
-    /// The rewrite's ranking alone.
-    #[default]
-    None,
-    /// Reciprocal rank fusion with this constant (60 is usual); costs a second retrieval.
-    ReciprocalRank(f32),
-}
-
 /// A rewriter in front of a retriever. Cheap to share behind an `Arc`; safe to call from many threads.
 pub struct Stack {
     catalog: Arc<Catalog>,
@@ -27,7 +17,7 @@ pub struct Stack {
     rewriter: Option<Arc<dyn Rewriter>>,
     workers: Option<Workers>,
     deadline: Option<Duration>,
-    fusion: Fusion,
+    fuse_original: bool,
     cache: RewriteCache,
 }
 
@@ -39,7 +29,7 @@ pub struct StackBuilder {
     rewriter: Option<Arc<dyn Rewriter>>,
     deadline: Option<Duration>,
     threads: Option<usize>,
-    fusion: Fusion,
+    fuse_original: bool,
     cache: usize,
 }
 
@@ -169,23 +159,23 @@ impl Stack {
     fn retrieve(&self, query: &Query, rewrite: &Rewrite, k: usize) -> Result<Ranking> {
         let original = Rewrite::plain(query.text.clone());
         let mut requests = vec![Request::new(query, rewrite, k)];
-        if let (Fusion::ReciprocalRank(_), true) = (self.fusion, *rewrite != original) {
+        if self.fuse_original && *rewrite != original {
             requests.push(Request::new(query, &original, k));
         }
         let mut rankings = Vec::with_capacity(requests.len());
         for ranking in self.retriever.retrieve(&requests) {
             rankings.push(ranking?);
         }
-        match (self.fusion, rankings.len()) {
-            (Fusion::ReciprocalRank(constant), 2) => Ok(reciprocal_rank_fusion(&rankings, constant, k)),
-            _ => Ok(rankings.into_iter().next().unwrap_or_default()),
+        match rankings.len() {
+            0 | 1 => Ok(rankings.pop().unwrap_or_default()),
+            _ => Ok(reciprocal_rank_fusion(&rankings, k)),
         }
     }
 
     fn named(&self, ranking: &Ranking) -> Vec<NamedHit> {
         let name = |hit: &crate::types::Hit| NamedHit {
             id: self.catalog.id(hit.doc).to_owned(),
-            title: self.catalog.document(hit.doc).title().unwrap_or_default().to_owned(),
+            title: self.catalog.document(hit.doc).title().to_owned(),
             score: hit.score,
         };
         ranking.hits.iter().map(name).collect()
@@ -230,9 +220,10 @@ impl StackBuilder {
         self
     }
 
-    /// How the rankings of rewrite and original query are combined. Default: the rewrite's alone.
-    pub fn fusion(mut self, fusion: Fusion) -> Self {
-        self.fusion = fusion;
+    /// Whether the rankings of rewrite and original query are fused by reciprocal rank, at the price of a second
+    /// retrieval. Default: the rewrite's ranking alone.
+    pub fn fuse_original(mut self, fuse: bool) -> Self {
+        self.fuse_original = fuse;
         self
     }
 
@@ -264,7 +255,7 @@ impl StackBuilder {
             rewriter: self.rewriter,
             workers,
             deadline: self.deadline,
-            fusion: self.fusion,
+            fuse_original: self.fuse_original,
             cache: RewriteCache::new(self.cache),
         })
     }

@@ -330,7 +330,7 @@ impl<'a> Trainer<'a> {
             let base = m.model_name.clone();
             checkpoint::write_folder(&self.config.train.output_dir.join("best"), |folder| {
                 self.adapter.save(folder, &base)?;
-                self.config.write_prompt(folder)
+                self.config.prompt.write(folder)
             })?;
         }
         observer.evaluated(step, score, best);

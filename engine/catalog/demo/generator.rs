@@ -96,7 +96,7 @@ fn stock(words: &Vocabulary, kind: usize, dice: &mut Dice, products: &mut Vec<Pr
             kind,
             id: String::new(),
             title: format!("{brand} {} {}", title_case(&shown.join(" ")), title_case(&of.name)),
-            text: describe(words, of, &attributes, dice),
+            text: describe(words, of, dice),
             brand: brand.clone(),
             category: of.category.clone(),
             attributes,
@@ -104,17 +104,14 @@ fn stock(words: &Vocabulary, kind: usize, dice: &mut Dice, products: &mut Vec<Pr
     }
 }
 
-/// A description: what it is and for whom, its attributes, some features, and talk.
-fn describe(words: &Vocabulary, of: &ProductType, attributes: &[(String, String)], dice: &mut Dice) -> String {
-    let synonym = dice.pick(&of.synonyms, 1).join(" ");
-    let attributes: Vec<String> = attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
+/// A description: what it is and for whom, some features, and talk.
+fn describe(words: &Vocabulary, of: &ProductType, dice: &mut Dice) -> String {
     format!(
-        "{} for {}. This {} comes with {}. Specification: {}. {}",
-        capitalise(&synonym),
+        "{} for {}. This {} comes with {}. {}",
+        capitalise(&dice.pick(&of.synonyms, 1).concat()),
         dice.pick(&of.uses, 2).join(" and "),
         of.name,
         dice.pick(&of.features, 3).join(", "),
-        attributes.join("; "),
         dice.pick(&words.shop.talk, 2).join(" "),
     )
 }

@@ -7,8 +7,6 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// The splitters known, for messages.
 pub(super) const SPLITTERS: &str = "default, gpt-2, smollm, llama-bpe and qwen2";
@@ -85,15 +83,23 @@ struct Splitter {
 }
 
 fn splitter(pre: &str) -> Option<Splitter> {
-    let (patterns, whole_words, composes): (&[&str], _, _) = match pre {
-        "default" => (&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"], false, false),
-        "gpt-2" => (&[GPT2], false, false),
-        "smollm" => (&[r"\p{N}", GPT2], false, false),
-        "llama-bpe" | "llama3" | "llama-v3" => (&[LLAMA3], true, false),
-        "qwen2" => (&[QWEN2], false, true),
+    // The newer splitters differ in where they cut numbers alone.
+    let newer = |numbers: &str| {
+        let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+";
+        format!(r"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    };
+    let gpt2 = || GPT2.to_owned();
+    let (patterns, whole_words, composes) = match pre {
+        "default" => {
+            (vec![r"[\p{P}\$\+<=>\^~\|]+".into(), gpt2(), r"\p{N}+".into(), "[0-9][0-9][0-9]".into()], false, false)
+        }
+        "gpt-2" => (vec![gpt2()], false, false),
+        "smollm" => (vec![r"\p{N}".into(), gpt2()], false, false),
+        "llama-bpe" | "llama3" | "llama-v3" => (vec![newer(r"\p{N}{1,3}")], true, false),
+        "qwen2" => (vec![newer(r"\p{N}")], false, true),
         _ => return None,
     };
-    let split = |p: &&str| json!({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": false});
+    let split = |p: &String| json!({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": false});
     let parts: Vec<Value> = patterns.iter().map(split).chain([byte_level()]).collect();
     Some(Splitter { parts: json!({"type": "Sequence", "pretokenizers": parts}), whole_words, composes })
 }

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use tantivy::directory::Directory;
 use tantivy::postings::Postings;
 use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
-use tantivy::tokenizer::{Token, TokenStream, Tokenizer};
+use tantivy::tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer, TokenizerManager};
 use tantivy::{
-    DocSet, Index, IndexBuilder, InvertedIndexReader, SegmentReader, SingleSegmentIndexWriter, TERMINATED,
-    TantivyDocument, TantivyError, Term,
+    DocSet, Index, InvertedIndexReader, SegmentReader, SingleSegmentIndexWriter, TERMINATED, TantivyDocument,
+    TantivyError, Term,
 };
 
 use super::score::Leaf;
@@ -58,7 +58,7 @@ pub(super) fn build(directory: Box<dyn Directory>, catalog: &Catalog, analyzer: 
     let names = catalog.field_names();
     let (schema, texts, lengths) = schema(names.len());
     let mut writer: SingleSegmentIndexWriter =
-        Index::builder().schema(schema).single_segment_index_writer_with(directory)?;
+        Index::builder().schema(schema).tokenizers(tokenizers()).single_segment_index_writer(directory, WRITER_BYTES)?;
     let mut counts = vec![0_u64; texts.len()];
     for ordinal in 0..catalog.len() {
         let mut document = TantivyDocument::new();
@@ -91,18 +91,215 @@ pub(super) fn build(directory: Box<dyn Directory>, catalog: &Catalog, analyzer: 
     writer.finalize()
 }
 
-/// Starts the one segment; its documents keep the order in which they are added.
-trait SingleSegment {
-    fn single_segment_index_writer_with(self, directory: Box<dyn Directory>)
-    -> tantivy::Result<SingleSegmentIndexWriter>;
+/// The fields of the index: the texts (the joined one first) and the column of lengths of each.
+fn schema(named: usize) -> (Schema, Vec<Field>, Vec<Field>) {
+    let indexing = TextFieldIndexing::default()
+        .set_tokenizer(ANALYSED)
+        .set_fieldnorms(false)
+        .set_index_option(IndexRecordOption::WithFreqsAndPositions);
+    let mut schema = Schema::builder();
+    // Numbers, not the catalogue's names: Tantivy has rules for names that a data set need not know.
+    let (texts, lengths) = (0..=named)
+        .map(|n| {
+            let text = schema.add_text_field(&text_name(n), TextOptions::default().set_indexing_options(indexing.clone()));
+            (text, schema.add_u64_field(&length_name(n), FAST))
+        })
+        .unzip();
+    (schema.build(), texts, lengths)
 }
 
-impl SingleSegment for IndexBuilder {
-    fn single_segment_index_writer_with(
-        self,
-        directory: Box<dyn Directory>,
-    ) -> tantivy::Result<SingleSegmentIndexWriter> {
-        let index = self.tokenizers(tokenizers()).create(directory)?;
-        SingleSegmentIndexWriter::new(index, WRITER_BYTES)
+fn text_name(slot: usize) -> String {
+    format!("text{slot}")
+}
+
+fn length_name(slot: usize) -> String {
+    format!("length{slot}")
+}
+
+/// The terms of a text, each behind the position that it stands at, and how many there are.
+///
+/// Analysis is the dearest step and each text goes into two fields, so it is done once and handed over as terms with
+/// one space between positions: "the cat of Rome" is " cat  rome". No term holds a space.
+fn analysed(analyzer: Analyzer, text: &str) -> (String, u64) {
+    let (mut analysed, mut position, mut count) = (String::with_capacity(text.len()), 0, 0);
+    for token in analyzer.tokens(text) {
+        while position < token.position {
+            analysed.push(' ');
+            position += 1;
+        }
+        analysed.push_str(&token.stem);
+        count += 1;
+    }
+    (analysed, count)
+}
+
+const ANALYSED: &str = "analysed";
+
+pub(super) fn tokenizers() -> TokenizerManager {
+    let tokenizers = TokenizerManager::new();
+    tokenizers.register(ANALYSED, TextAnalyzer::from(AnalysedText));
+    tokenizers
+}
+
+/// Reads what [`analysed`] wrote.
+#[derive(Clone)]
+struct AnalysedText;
+
+struct AnalysedTerms<'a> {
+    terms: std::iter::Enumerate<std::str::Split<'a, char>>,
+    token: Token,
+}
+
+impl Tokenizer for AnalysedText {
+    type TokenStream<'a> = AnalysedTerms<'a>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> AnalysedTerms<'a> {
+        AnalysedTerms { terms: text.split(' ').enumerate(), token: Token::default() }
+    }
+}
+
+impl TokenStream for AnalysedTerms<'_> {
+    fn advance(&mut self) -> bool {
+        let Some((position, term)) = self.terms.find(|(_, term)| !term.is_empty()) else { return false };
+        self.token.position = position;
+        self.token.text.clear();
+        self.token.text.push_str(term);
+        true
+    }
+
+    fn token(&self) -> &Token {
+        &self.token
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        &mut self.token
+    }
+}
+
+impl TextIndex {
+    /// Opens what [`build`] wrote for a catalogue of so many documents and named fields.
+    pub(super) fn open(index: &Index, documents: usize, named: usize, k1: f32, b: f32) -> tantivy::Result<Self> {
+        let segments = index.searchable_segments()?;
+        let [segment] = segments.as_slice() else {
+            return Err(TantivyError::InternalError(format!("{} segments instead of one", segments.len())));
+        };
+        // Not through an IndexReader: that one writes a lock file into the folder, which may be read-only.
+        let segment = SegmentReader::open(segment)?;
+        if segment.max_doc() as usize != documents {
+            return Err(TantivyError::InternalError(format!("{} documents, not {documents}", segment.max_doc())));
+        }
+        let fields = (0..=named).map(|slot| FieldIndex::open(&segment, slot, k1, b)).collect::<Result<_, _>>()?;
+        Ok(Self { documents, fields })
+    }
+
+    /// How many documents there are.
+    pub(super) fn documents(&self) -> usize {
+        self.documents
+    }
+
+    /// How many documents hold a term in a field.
+    pub(super) fn document_frequency(&self, slot: usize, term: &str) -> io::Result<u64> {
+        let Some(field) = self.fields.get(slot) else { return Ok(0) };
+        field.postings.doc_freq(&field.term(term)).map(u64::from)
+    }
+
+    /// The inverse document frequency of a leaf, as Lucene has it; a phrase has the sum of its words'.
+    pub(super) fn idf(&self, leaf: &Leaf) -> io::Result<f64> {
+        let documents = self.fields.get(leaf.slot).map_or(0, |f| f.documents) as f64;
+        let mut sum = 0.0;
+        for (_, term) in &leaf.terms {
+            let holding = self.document_frequency(leaf.slot, term)? as f64;
+            sum += (1.0 + (documents - holding + 0.5) / (holding + 0.5)).ln();
+        }
+        Ok(sum)
+    }
+
+    /// Calls `visit` with every document that holds the leaf, in order, and how often it does.
+    pub(super) fn frequencies(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, u32)) -> io::Result<()> {
+        let Some(field) = self.fields.get(leaf.slot) else { return Ok(()) };
+        match leaf.terms.as_slice() {
+            [] => Ok(()),
+            [(_, term)] => {
+                let found = field.postings.read_block_postings(&field.term(term), IndexRecordOption::WithFreqs)?;
+                let Some(mut blocks) = found else { return Ok(()) };
+                while blocks.block_len() > 0 {
+                    for (&document, &frequency) in blocks.docs().iter().zip(blocks.freqs()) {
+                        visit(document, frequency);
+                    }
+                    blocks.advance();
+                }
+                Ok(())
+            }
+            words => field.phrase_frequencies(words, visit),
+        }
+    }
+
+    /// A word's saturated frequency: tf / (tf + norm), between 0 and 1.
+    pub(super) fn saturated(&self, slot: usize, document: Ordinal, frequency: u32) -> f64 {
+        let norm = self.fields.get(slot).and_then(|f| f.norms.get(document as usize)).copied().unwrap_or_default();
+        let frequency = f64::from(frequency);
+        frequency / (frequency + f64::from(norm))
+    }
+}
+
+impl FieldIndex {
+    fn open(segment: &SegmentReader, slot: usize, k1: f32, b: f32) -> tantivy::Result<Self> {
+        let field = segment.schema().get_field(&text_name(slot))?;
+        let column = segment.fast_fields().u64(&length_name(slot))?.first_or_default_col(0);
+        let lengths = || (0..segment.max_doc()).map(|document| column.get_val(document));
+        let documents = lengths().filter(|&length| length > 0).count() as u64;
+        let average = lengths().sum::<u64>() as f64 / documents.max(1) as f64;
+        let (k1, b) = (f64::from(k1), f64::from(b));
+        let norms = lengths().map(|length| (k1 * (1.0 - b + b * length as f64 / average.max(1.0))) as f32).collect();
+        Ok(Self { field, postings: segment.inverted_index(field)?, documents, norms })
+    }
+
+    fn term(&self, term: &str) -> Term {
+        Term::from_field_text(self.field, term)
+    }
+
+    /// How often the words stand at their distances: documents that hold all of them, then their positions.
+    fn phrase_frequencies(&self, words: &[(u32, String)], mut visit: impl FnMut(Ordinal, u32)) -> io::Result<()> {
+        let mut cursors = Vec::with_capacity(words.len());
+        for (offset, word) in words {
+            let option = IndexRecordOption::WithFreqsAndPositions;
+            let Some(postings) = self.postings.read_postings(&self.term(word), option)? else { return Ok(()) };
+            cursors.push((*offset, postings));
+        }
+        let mut starts: Vec<u32> = Vec::new();
+        let mut positions: Vec<u32> = Vec::new();
+        let mut document = 0;
+        loop {
+            // Every cursor moves to `document`; one that lands beyond sets a new aim for all.
+            let mut aim = document;
+            for (_, cursor) in &mut cursors {
+                aim = aim.max(if cursor.doc() < aim { cursor.seek(aim) } else { cursor.doc() });
+            }
+            if aim == TERMINATED {
+                return Ok(());
+            }
+            if aim > document {
+                document = aim;
+                continue;
+            }
+            if cursors.iter().all(|(_, cursor)| cursor.doc() == document) {
+                for (nth, (offset, cursor)) in cursors.iter_mut().enumerate() {
+                    positions.clear();
+                    cursor.append_positions_with_offset(0, &mut positions);
+                    let begins = positions.iter().filter_map(|p| p.checked_sub(*offset));
+                    if nth == 0 {
+                        starts.clear();
+                        starts.extend(begins);
+                    } else {
+                        let begins: Vec<u32> = begins.collect();
+                        starts.retain(|start| begins.binary_search(start).is_ok());
+                    }
+                }
+                if !starts.is_empty() {
+                    visit(document, starts.len() as u32);
+                }
+            }
+            document += 1;
+        }
     }
 }

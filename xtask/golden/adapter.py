@@ -1,17 +1,13 @@
 """LoRA adapters: golden values from Python's peft, and the check in the other direction.
 
-    python peft.py golden tests/golden                     # peft-llama and peft-qwen3, on tiny-llama and tiny-qwen3
-    python peft.py check BASE_DIR ADAPTER_DIR IDS_JSON     # loads an adapter that we wrote, prints the logits as JSON
+    python adapter.py golden tests/golden                   # peft-llama and peft-qwen3, on tiny-llama and tiny-qwen3
+    python adapter.py check BASE_DIR ADAPTER_DIR IDS_JSON   # loads an adapter that we wrote, prints the logits as JSON
 
 IDS_JSON is a JSON list of token ids, or a file that holds one; the logits come as a list of positions.
 """
 import json
 import os
 import sys
-
-# This file has the package's name: keep its folder from shadowing it.
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path = [p for p in sys.path if os.path.abspath(p or ".") != HERE]
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model

@@ -1,0 +1,224 @@
+//! The page: what the template is given.
+
+use minijinja::{AutoEscape, Environment};
+use serde::Serialize;
+
+use super::Report;
+use super::curves::{Curves, STYLE};
+use super::forest::forest;
+use super::scale::short;
+use crate::error::{Error, Result};
+use crate::evaluate::table::{interval, milliseconds, probability};
+use crate::evaluate::{Comparison, Cost, MeasureComparison, Row, Sample};
+
+/// Everything in the template is escaped but the plots and the style, which are ours.
+#[derive(Serialize)]
+struct Page<'a> {
+    title: &'a str,
+    subtitle: &'a str,
+    style: String,
+    tiles: Vec<Tile>,
+    legend: String,
+    reference: &'a str,
+    tables: Vec<TableView>,
+    costs: Vec<CostView<'a>>,
+    plots: Vec<String>,
+    samples: Option<SamplesView<'a>>,
+    versions: &'a [(String, String)],
+    config: Option<&'a str>,
+}
+
+/// A figure to see first.
+#[derive(Serialize)]
+struct Tile {
+    name: String,
+    value: String,
+    more: String,
+}
+
+#[derive(Serialize)]
+struct TableView {
+    measure: String,
+    forest: String,
+    rows: Vec<RowView>,
+}
+
+#[derive(Serialize)]
+struct RowView {
+    system: String,
+    mean: String,
+    interval: String,
+    difference: Option<String>,
+    verdict: &'static str,
+    t_test: String,
+    randomisation: String,
+    wins: String,
+}
+
+#[derive(Serialize)]
+struct CostView<'a> {
+    system: &'a str,
+    words: String,
+    milliseconds: String,
+    fallbacks: usize,
+    faults: usize,
+}
+
+#[derive(Serialize)]
+struct SamplesView<'a> {
+    first: &'a str,
+    last: &'a str,
+    shown: Vec<SampleView<'a>>,
+}
+
+#[derive(Serialize)]
+struct SampleView<'a> {
+    query: &'a str,
+    rewrites: Vec<RewriteView<'a>>,
+}
+
+#[derive(Serialize)]
+struct RewriteView<'a> {
+    system: &'a str,
+    text: &'a str,
+    score: String,
+    verdict: &'static str,
+}
+
+/// Renders the page.
+pub(super) fn page(report: &Report, curves: &Curves) -> Result<String> {
+    let comparison = report.comparison.as_ref();
+    let context = Page {
+        title: &report.title,
+        subtitle: &report.subtitle,
+        style: format!("{STYLE}{}", include_str!("page.css")),
+        tiles: tiles(comparison, curves),
+        legend: comparison.map(Comparison::legend).unwrap_or_default(),
+        reference: comparison.map_or("", |c| &c.reference),
+        tables: comparison.map(tables).unwrap_or_default(),
+        costs: comparison.map(|c| c.costs.iter().map(cost).collect()).unwrap_or_default(),
+        plots: curves.plots().iter().map(super::plot::Plot::svg).collect(),
+        samples: samples(&report.samples),
+        versions: &report.versions,
+        config: report.config.as_deref(),
+    };
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::Html);
+    environment
+        .render_str(include_str!("page.html"), context)
+        .map_err(|e| Error::argument("report", format!("{e:#}"), "report this, the template is part of the program"))
+}
+
+/// The first measure of every system, then the length of the training run.
+fn tiles(comparison: Option<&Comparison>, curves: &Curves) -> Vec<Tile> {
+    let mut tiles = Vec::new();
+    if let Some(measure) = comparison.and_then(|c| c.measures.first()) {
+        tiles.extend(measure.rows.iter().map(|row| Tile {
+            name: format!("{} {}", row.system, measure.measure),
+            value: format!("{:.3}", row.mean.mean),
+            more: format!("{:.3} to {:.3}", row.mean.low, row.mean.high),
+        }));
+    }
+    if let Some(seconds) = curves.seconds() {
+        let tokens = curves.last("num_tokens").map(|n| format!(", {} tokens", thousands(n)));
+        tiles.push(Tile {
+            name: "training".into(),
+            value: duration(seconds),
+            more: format!("{} steps{}", curves.steps(), tokens.unwrap_or_default()),
+        });
+    }
+    tiles
+}
+
+fn tables(comparison: &Comparison) -> Vec<TableView> {
+    let table = |measure: &MeasureComparison| TableView {
+        measure: measure.measure.to_string(),
+        forest: forest(measure, &comparison.reference),
+        rows: measure.rows.iter().map(row).collect(),
+    };
+    comparison.measures.iter().map(table).collect()
+}
+
+fn row(row: &Row) -> RowView {
+    let figures = interval(&row.mean, false);
+    let (mean, interval_text) = figures.split_once(' ').unwrap_or((&figures, ""));
+    let against = row.against.as_ref();
+    let text = |of: &dyn Fn(&crate::evaluate::Against) -> String| against.map(of).unwrap_or_default();
+    RowView {
+        system: row.system.clone(),
+        mean: mean.into(),
+        interval: interval_text.into(),
+        difference: against.map(|a| interval(&a.difference, true)),
+        // A colour says that chance is no good explanation, not merely that the sign is so.
+        verdict: match against {
+            Some(a) if a.randomisation_p_holm < 0.05 => verdict(a.difference.mean),
+            _ => "",
+        },
+        t_test: text(&|a| probability(a.t_test_p_holm)),
+        randomisation: text(&|a| probability(a.randomisation_p_holm)),
+        wins: text(&|a| format!("{} / {} / {}", a.wins, a.ties, a.losses)),
+    }
+}
+
+fn cost(cost: &Cost) -> CostView<'_> {
+    CostView {
+        system: &cost.system,
+        words: format!("{:.1}", cost.mean_query_words),
+        milliseconds: milliseconds(cost.milliseconds_per_query),
+        fallbacks: cost.fallbacks,
+        faults: cost.faults,
+    }
+}
+
+fn samples(samples: &[Sample]) -> Option<SamplesView<'_>> {
+    let (first, last) = samples.first().and_then(|s| Some((s.rewrites.first()?, s.rewrites.last()?)))?;
+    let shown = samples.iter().map(|sample| {
+        let before = sample.rewrites.first().map_or(0.0, |r| r.score);
+        let rewrites = sample.rewrites.iter().map(|r| RewriteView {
+            system: &r.system,
+            text: &r.text,
+            score: format!("{:.3}", r.score),
+            verdict: verdict(r.score - before),
+        });
+        SampleView { query: &sample.query, rewrites: rewrites.collect() }
+    });
+    Some(SamplesView { first: &first.system, last: &last.system, shown: shown.collect() })
+}
+
+fn verdict(difference: f64) -> &'static str {
+    match difference {
+        d if d > 0.0 => "better",
+        d if d < 0.0 => "worse",
+        _ => "",
+    }
+}
+
+/// `1 h 02 min`, `3 min 05 s`, `12.3 s`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round().max(0.0) as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// `950`, `12k`, `3.4M`.
+fn thousands(value: f64) -> String {
+    match value {
+        v if v < 1e4 => short(v.round()),
+        v if v < 1e6 => format!("{:.0}k", v / 1e3),
+        v => format!("{:.1}M", v / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_counts_are_written_for_people() {
+        assert_eq!([5.04, 185.2, 3725.0].map(duration), ["5.0 s", "3 min 05 s", "1 h 02 min"]);
+        assert_eq!([12_400.0, 3.44e6].map(thousands), ["12k", "3.4M"]);
+    }
+}

@@ -1,0 +1,282 @@
+//! One system over a set of judged queries.
+
+use std::time::Instant;
+
+use crate::catalog::{Catalog, Run};
+use crate::error::{Error, Result};
+use crate::metrics::{Measure, trec_order};
+use crate::stack::rank_all;
+use crate::types::{Hit, Judgements, Query, Ranking, Retriever, Rewrite, Rewriter};
+
+/// Hits asked for when a measure looks at the whole ranking: the depth of TREC runs.
+const WHOLE_RANKING: usize = 1000;
+
+/// A rewriter in front of a retriever, measured query by query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct System {
+    /// What tables call it: the rewriter's name, unless it was [`named`](Self::named) otherwise.
+    pub name: String,
+    /// The rewriter's own name.
+    pub rewriter: String,
+    /// The retriever's name.
+    pub retriever: String,
+    /// Per measure one value a query, in the order of the queries.
+    pub scores: Vec<(Measure, Vec<f64>)>,
+    /// Seconds for the whole set: rewriting and retrieval, not scoring.
+    pub seconds: f64,
+    /// Queries that were searched for as they came, because there was no usable rewrite.
+    pub fallbacks: usize,
+    /// Queries whose retrieval failed. They count 0, as a search that shows nothing.
+    pub faults: usize,
+    /// Mean length of what was searched for, in words.
+    pub mean_query_words: f64,
+}
+
+/// A measured system, with what it searched for and what it found.
+#[derive(Debug, Clone)]
+pub struct Evaluated {
+    /// The figures.
+    pub system: System,
+    /// The rankings, in trec_eval's order. Queries whose retrieval failed are missing, as in a run file.
+    pub run: Run,
+    /// What was searched for, in the order of the queries.
+    pub rewrites: Vec<Rewrite>,
+}
+
+/// The means of a system: what `eval --json` prints.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Summary {
+    /// How many queries.
+    pub queries: usize,
+    /// The mean of each measure, by its name, in the order asked for.
+    pub measures: serde_json::Map<String, serde_json::Value>,
+    /// The rewriter's name.
+    pub rewriter: String,
+    /// The retriever's name.
+    pub retriever: String,
+    /// Seconds for the whole set.
+    pub seconds: f64,
+    /// Queries that were searched for as they came.
+    pub fallbacks: usize,
+    /// Queries whose retrieval failed.
+    pub faults: usize,
+    /// Mean length of what was searched for, in words.
+    pub mean_query_words: f64,
+}
+
+/// Runs `rewriter` and `retriever` over `queries`, `batch` at a time, and scores every ranking.
+///
+/// As many hits are asked for as the deepest of `measures` looks at; 1,000 when one looks at the whole ranking.
+/// `progress` is told how many queries are done.
+///
+/// # Errors
+/// When there is no query or no measure.
+pub fn system(
+    rewriter: &dyn Rewriter,
+    retriever: &dyn Retriever,
+    catalog: &Catalog,
+    queries: &[(&Query, &Judgements)],
+    measures: &[Measure],
+    batch: usize,
+    progress: &dyn Fn(usize),
+) -> Result<Evaluated> {
+    if queries.is_empty() {
+        return Err(Error::argument("queries", "there is no judged query", "evaluate a split that has some"));
+    }
+    let Some(depth) = measures.iter().map(|m| m.cutoff().unwrap_or(WHOLE_RANKING)).max() else {
+        return Err(Error::argument("measures", "there is none", "name at least one, such as nDCG@10"));
+    };
+    let texts: Vec<&Query> = queries.iter().map(|(query, _)| *query).collect();
+    let start = Instant::now();
+    let ranked = rank_all(rewriter, retriever, &texts, depth, batch, progress);
+    let seconds = start.elapsed().as_secs_f64();
+
+    let mut run = Run::new(rewriter.name().split_whitespace().collect::<Vec<_>>().join("-"));
+    let mut scores: Vec<(Measure, Vec<f64>)> = measures.iter().map(|m| (*m, Vec::with_capacity(queries.len()))).collect();
+    let mut rewrites = Vec::with_capacity(queries.len());
+    let (mut fallbacks, mut faults) = (0, 0);
+    for ((query, judgements), answer) in queries.iter().zip(ranked) {
+        fallbacks += usize::from(answer.fallback.is_some());
+        rewrites.push(answer.rewrite);
+        let order = match answer.ranking {
+            Ok(ranking) => {
+                let order = trec_order(&ranking, |doc| catalog.id(doc));
+                run.rankings.insert(query.id.clone(), reordered(&ranking, &order));
+                order
+            }
+            Err(_) => {
+                faults += 1;
+                Vec::new()
+            }
+        };
+        for (measure, values) in &mut scores {
+            values.push(measure.score(&order, judgements));
+        }
+    }
+    let words: usize = rewrites.iter().map(|rewrite| rewrite.text.split_whitespace().count()).sum();
+    let system = System {
+        name: rewriter.name().to_owned(),
+        rewriter: rewriter.name().to_owned(),
+        retriever: retriever.card().name.clone(),
+        scores,
+        seconds,
+        fallbacks,
+        faults,
+        mean_query_words: words as f64 / queries.len() as f64,
+    };
+    Ok(Evaluated { system, run, rewrites })
+}
+
+/// The hits in the order that was scored, so that the run file, read by trec_eval, gives the same figures.
+fn reordered(ranking: &Ranking, order: &[u32]) -> Ranking {
+    let mut hits: Vec<Hit> = ranking.hits.clone();
+    let places: std::collections::HashMap<u32, usize> = order.iter().enumerate().map(|(i, doc)| (*doc, i)).collect();
+    // Stable over descending scores: of a document that stands twice the better score is kept, as in `order`.
+    hits.sort_by(|a, b| places.get(&a.doc).cmp(&places.get(&b.doc)).then(b.score.total_cmp(&a.score)));
+    hits.dedup_by_key(|hit| hit.doc);
+    Ranking { hits }
+}
+
+impl System {
+    /// The same under another name, such as "zero-shot" or "trained".
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The values of a measure, one a query; none when it was not asked for.
+    pub fn values(&self, measure: Measure) -> Option<&[f64]> {
+        self.scores.iter().find(|(known, _)| *known == measure).map(|(_, values)| values.as_slice())
+    }
+
+    /// The mean of a measure; none when it was not asked for.
+    pub fn mean(&self, measure: Measure) -> Option<f64> {
+        self.values(measure).map(mean)
+    }
+
+    /// How many queries were measured.
+    pub fn queries(&self) -> usize {
+        self.scores.first().map_or(0, |(_, values)| values.len())
+    }
+
+    /// The means alone.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            queries: self.queries(),
+            measures: self.scores.iter().map(|(m, values)| (m.to_string(), mean(values).into())).collect(),
+            rewriter: self.rewriter.clone(),
+            retriever: self.retriever.clone(),
+            seconds: self.seconds,
+            fallbacks: self.fallbacks,
+            faults: self.faults,
+            mean_query_words: self.mean_query_words,
+        }
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::CatalogBuilder;
+    use crate::error::{Fault, FaultKind};
+    use crate::types::{Deadline, Request, RetrieverCard};
+
+    /// Upper-cases a query; has nothing to say to an empty one.
+    struct Shout;
+
+    impl Rewriter for Shout {
+        fn name(&self) -> &str {
+            "shout loud"
+        }
+
+        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
+            let one = |q: &Query| match q.text.is_empty() {
+                true => Err(Error::Format("empty".into())),
+                false => Ok(Rewrite::plain(q.text.to_uppercase())),
+            };
+            queries.iter().map(one).collect()
+        }
+    }
+
+    /// Knows what to answer by heart; fails for "BROKEN".
+    struct Heart(RetrieverCard);
+
+    impl Retriever for Heart {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+            let answer = |request: &Request| {
+                assert_eq!(request.k, 5);
+                let hits = match request.text.as_str() {
+                    "FIRST TRY" => vec![(1, 2.0), (0, 1.0)],
+                    "TIED" => vec![(0, 1.0), (1, 1.0)],
+                    "BROKEN" => {
+                        let detail = "gone".into();
+                        return Err(Fault { retriever: "heart".into(), kind: FaultKind::Network, detail });
+                    }
+                    _ => vec![],
+                };
+                Ok(Ranking { hits: hits.into_iter().map(|(doc, score)| Hit { doc, score }).collect() })
+            };
+            requests.iter().map(answer).collect()
+        }
+    }
+
+    fn heart() -> Heart {
+        Heart(RetrieverCard {
+            name: "heart".into(),
+            version: "1".into(),
+            digest: "0".into(),
+            languages: vec![Default::default()],
+            fields: vec![],
+            reads_history: false,
+            content: "things".into(),
+        })
+    }
+
+    fn catalog() -> Catalog {
+        let mut builder = CatalogBuilder::new();
+        for id in ["a", "b"] {
+            builder.push(id, &[("title", id)]).unwrap();
+        }
+        builder.finish()
+    }
+
+    #[test]
+    fn every_query_is_scored_in_order_and_failures_count_zero_and_are_counted() {
+        let texts = ["first try", "tied", "broken", ""];
+        let queries: Vec<Query> =
+            texts.iter().enumerate().map(|(i, t)| Query { id: format!("q{i}"), ..Query::text(*t) }).collect();
+        let judged = Judgements::new(vec![(1, 1)]);
+        let pairs: Vec<(&Query, &Judgements)> = queries.iter().map(|q| (q, &judged)).collect();
+        let measures: Vec<Measure> = ["RR@5", "P@1"].iter().map(|m| m.parse().unwrap()).collect();
+        let done = std::cell::RefCell::new(vec![]);
+        let got = system(&Shout, &heart(), &catalog(), &pairs, &measures, 3, &|n| done.borrow_mut().push(n)).unwrap();
+        // Of the tied pair trec_eval takes "b", the greater id, first.
+        assert_eq!(got.system.values(measures[0]).unwrap(), [1.0, 1.0, 0.0, 0.0]);
+        assert_eq!((got.system.faults, got.system.fallbacks), (1, 1));
+        assert_eq!(got.system.mean_query_words, 1.0);
+        assert_eq!(done.into_inner(), [3, 4]);
+        assert_eq!(got.run.tag, "shout-loud");
+        assert_eq!(got.run.rankings.keys().collect::<Vec<_>>(), ["q0", "q1", "q3"]);
+        assert_eq!(got.run.rankings["q1"].hits.iter().map(|h| h.doc).collect::<Vec<_>>(), [1, 0]);
+        let json = serde_json::to_value(got.system.summary()).unwrap();
+        assert_eq!(json["measures"].to_string(), r#"{"RR@5":0.5,"P@1":0.5}"#);
+        assert_eq!((json["queries"].as_u64(), json["retriever"].as_str()), (Some(4), Some("heart")));
+    }
+
+    #[test]
+    fn nothing_to_measure_is_refused() {
+        let none = system(&Shout, &heart(), &catalog(), &[], &[Measure::NDCG_10], 1, &|_| ()).unwrap_err();
+        assert!(none.to_string().contains("no judged query"), "{none}");
+        let (query, judged) = (Query::text("x"), Judgements::default());
+        let none = system(&Shout, &heart(), &catalog(), &[(&query, &judged)], &[], 1, &|_| ()).unwrap_err();
+        assert!(none.to_string().contains("nDCG@10"), "{none}");
+    }
+}

@@ -1,0 +1,228 @@
+use std::path::PathBuf;
+
+use candle_core::Var;
+
+use super::*;
+use crate::model::{Adapter, LoraConfig};
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn load(name: &str) -> Decoder {
+    Decoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &|_, _| {}).unwrap()
+}
+
+/// A chain: one sequence, nothing shared.
+fn chain(len: usize) -> Arc<PackedTree> {
+    let mut tree = PackedTree::default();
+    tree.push(len, None);
+    Arc::new(tree)
+}
+
+fn logits(decoder: &Decoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
+    let hidden = decoder.forward_tree(ids, &chain(ids.len()), deltas).unwrap();
+    decoder.logits(&hidden).unwrap().to_vec2().unwrap()
+}
+
+fn cached_logits(decoder: &Decoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
+    let mut sequence = [decoder.continuation(Vec::new())];
+    let (first, rest) = ids.split_at(ids.len() / 2);
+    let mut parts = vec![decoder.forward_cached(first, &mut sequence, &[first.len()], deltas).unwrap()];
+    for token in rest {
+        parts.push(decoder.forward_cached(&[*token], &mut sequence, &[1], deltas).unwrap());
+    }
+    decoder.logits(&Tensor::cat(&parts, 0).unwrap()).unwrap().to_vec2().unwrap()
+}
+
+fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    assert_eq!((a.len(), a[0].len()), (b.len(), b[0].len()));
+    a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    sequences: Vec<Sequence>,
+}
+
+#[derive(serde::Deserialize)]
+struct Sequence {
+    ids: Vec<u32>,
+    logits: Vec<Vec<f32>>,
+}
+
+fn sequences(folder: &str) -> Vec<Sequence> {
+    let text = std::fs::read_to_string(golden(folder).join("logits.json")).unwrap();
+    serde_json::from_str::<Golden>(&text).unwrap().sequences
+}
+
+#[test]
+fn every_family_gives_the_logits_of_transformers_in_both_passes() {
+    for name in ["tiny-llama", "tiny-qwen2", "tiny-qwen3"] {
+        let decoder = load(name);
+        for sequence in sequences(name) {
+            let tree = logits(&decoder, &sequence.ids, &[]);
+            assert!(distance(&tree, &sequence.logits) < 1e-3, "{name}: {}", distance(&tree, &sequence.logits));
+            let cached = cached_logits(&decoder, &sequence.ids, &[]);
+            assert!(distance(&tree, &cached) < 1e-4, "{name}: the passes differ by {}", distance(&tree, &cached));
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_peft_gives_the_logits_of_peft_and_survives_a_round_trip() {
+    for name in ["llama", "qwen3"] {
+        let decoder = load(&format!("tiny-{name}"));
+        let folder = golden(&format!("peft-{name}"));
+        let adapter = Adapter::load(&folder, decoder.config()).unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        adapter.save(copy.path(), "tiny").unwrap();
+        let again = Adapter::load(copy.path(), decoder.config()).unwrap();
+        for sequence in sequences(&format!("peft-{name}")) {
+            let got = logits(&decoder, &sequence.ids, adapter.trainable());
+            assert!(distance(&got, &sequence.logits) < 1e-3, "{name}: {}", distance(&got, &sequence.logits));
+            assert!(distance(&got, &cached_logits(&decoder, &sequence.ids, adapter.frozen())) < 1e-4);
+            assert_eq!(got, logits(&decoder, &sequence.ids, again.trainable()));
+            assert!(distance(&got, &logits(&decoder, &sequence.ids, &[])) > 1e-2, "the adapter changes something");
+        }
+    }
+}
+
+#[test]
+fn python_peft_reads_our_adapter_and_computes_the_same_logits() {
+    let Ok(python) = std::env::var("QUERYWRIGHT_PEFT_PYTHON") else {
+        println!("skipped: QUERYWRIGHT_PEFT_PYTHON names no Python with torch, transformers and peft");
+        return;
+    };
+    let decoder = load("tiny-qwen3");
+    let config = LoraConfig { r: 3, lora_alpha: 7.0, target_modules: vec!["q_proj".into(), "down_proj".into()] };
+    let mut adapter = Adapter::new(decoder.config(), config, 5).unwrap();
+    for (i, (_, var)) in adapter.parameters().enumerate() {
+        var.set(&crate::kernels::test_tensor(var.dims(), i as u64)).unwrap();
+    }
+    adapter.refresh().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    adapter.save(folder.path(), "tiny-qwen3").unwrap();
+    let ids = [3u32, 17, 200, 5, 9];
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("xtask/golden/peft.py");
+    let output = std::process::Command::new(python)
+        .arg(script)
+        .arg("check")
+        .arg(golden("tiny-qwen3"))
+        .arg(folder.path())
+        .arg(format!("{ids:?}"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let want: Vec<Vec<f32>> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(distance(&logits(&decoder, &ids, adapter.frozen()), &want) < 1e-3);
+}
+
+#[test]
+fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
+    let decoder = load("tiny-qwen3");
+    let mut adapter = Adapter::load(&golden("peft-qwen3"), decoder.config()).unwrap();
+    let (tokens, targets) = ([3u32, 17, 200, 5, 9, 81, 44], [17u32, 200, 5, 9, 81, 44, 2]);
+    // Two completions under one prompt, so that gradients flow through shared rows too.
+    let mut tree = PackedTree::default();
+    let root = tree.push(3, None);
+    tree.push(2, Some(root));
+    tree.push(2, Some(root));
+    let tree = Arc::new(tree);
+    let objective = |deltas: &Deltas| {
+        let hidden = decoder.forward_tree(&tokens, &tree, deltas).unwrap();
+        let options = HeadOptions { temperature: 0.8, entropy_gradient: true };
+        let pairs = decoder.log_probabilities(&hidden, &targets, options).unwrap();
+        let weights = Tensor::new(&[[1f32, 0.3]], &Device::Cpu).unwrap();
+        pairs.broadcast_mul(&weights).unwrap().sum_all().unwrap()
+    };
+    let grads = objective(adapter.trainable()).backward().unwrap();
+    let variables: Vec<(String, Var)> = adapter.parameters().map(|(n, v)| (n, v.clone())).collect();
+    assert_eq!(variables.len(), 2 * 2 * Projection::COUNT, "all linear layers of both blocks");
+    for (name, var) in variables {
+        let grad = grads.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
+        let grad = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!(grad.iter().all(|g| g.is_finite()) && grad.iter().any(|g| *g != 0.0), "{name}");
+        let value = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // Along the gradient itself the derivative is its norm: one number that every element takes part in.
+        let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
+        let step = 1e-2f32;
+        let mut at = |sign: f32| {
+            let moved: Vec<f32> = value.iter().zip(&grad).map(|(v, g)| v + sign * step * g / norm).collect();
+            var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+            adapter.refresh().unwrap();
+            objective(adapter.frozen()).to_scalar::<f32>().unwrap()
+        };
+        let numeric = (at(1.0) - at(-1.0)) / (2.0 * step);
+        at(0.0);
+        assert!((numeric - norm).abs() < 0.02 * norm + 2e-3, "{name}: norm {norm} but differences {numeric}");
+    }
+}
+
+#[test]
+fn tokens_and_positions_out_of_range_are_refused_with_the_limit() {
+    let decoder = load("tiny-qwen3");
+    let vocabulary = decoder.config().vocab_size;
+    let error = decoder.forward_tree(&[vocabulary as u32], &chain(1), &[]).unwrap_err().to_string();
+    assert!(error.contains(&format!("vocabulary of {vocabulary}")), "{error}");
+    let long = decoder.config().max_position_embeddings + 1;
+    let error = decoder.forward_tree(&vec![1; long], &chain(long), &[]).unwrap_err().to_string();
+    assert!(error.contains("outside the model's context") && error.contains("shorten"), "{error}");
+}
+
+#[test]
+fn an_adapter_for_another_model_is_refused_by_the_names_of_its_layers() {
+    let refusal = |config: &ModelConfig| match Adapter::load(&golden("peft-llama"), config) {
+        Ok(_) => panic!("an adapter for another model was taken"),
+        Err(error) => error.to_string(),
+    };
+    let mut config = load("tiny-llama").config().clone();
+    config.intermediate_size += 32;
+    let error = refusal(&config);
+    assert!(error.contains("layers.0.mlp.gate_proj.lora_B") && error.contains("shape"), "{error}");
+    config.num_hidden_layers = 1;
+    let error = refusal(&config);
+    assert!(error.contains("layers.1") && error.contains("does not have"), "{error}");
+}
+
+#[derive(serde::Deserialize)]
+struct SmolGolden {
+    vocabulary: Vec<usize>,
+    cases: Vec<SmolCase>,
+}
+
+#[derive(serde::Deserialize)]
+struct SmolCase {
+    ids: Vec<u32>,
+    prompt_len: usize,
+    positions: Vec<usize>,
+    logits: Vec<Vec<f32>>,
+    logsumexp: Vec<f32>,
+    logprobs: Vec<f32>,
+}
+
+#[test]
+fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
+    let Some(path) = std::env::var_os("QUERYWRIGHT_TEST_MODEL").map(PathBuf::from) else { println!("skipped: no model"); return };
+    let decoder = Decoder::load(&ModelSource::open(&path).unwrap(), Precision::F32, &|_, _| {}).unwrap();
+    let text = std::fs::read_to_string(golden("logits-smollm2.json")).unwrap();
+    let want: SmolGolden = serde_json::from_str(&text).unwrap();
+    for case in want.cases {
+        let hidden = decoder.forward_tree(&case.ids, &chain(case.ids.len()), &[]).unwrap();
+        let got: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
+        for ((position, logits), log_sum) in case.positions.iter().zip(&case.logits).zip(&case.logsumexp) {
+            let picked: Vec<f32> = want.vocabulary.iter().map(|v| got[*position][*v]).collect();
+            assert!(distance(&[picked], std::slice::from_ref(logits)) < 1e-3);
+            let sum = crate::kernels::log_sum_exp(&mut got[*position].clone(), 1.0);
+            assert!((sum - log_sum).abs() < 1e-3, "{sum} {log_sum}");
+        }
+        assert!(distance(&got, &cached_logits(&decoder, &case.ids, &[])) < 1e-4 * 10.0, "both passes");
+        let options = HeadOptions { temperature: 1.0, entropy_gradient: false };
+        let from = case.prompt_len - 1;
+        let rows = hidden.narrow(0, from, case.ids.len() - case.prompt_len).unwrap();
+        let statistics = decoder.log_probabilities(&rows, &case.ids[case.prompt_len..], options).unwrap();
+        for (got, want) in statistics.to_vec2::<f32>().unwrap().iter().zip(&case.logprobs) {
+            assert!((got[0] - want).abs() < 1e-3, "{} {want}", got[0]);
+        }
+    }
+}

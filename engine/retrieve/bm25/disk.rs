@@ -1,0 +1,172 @@
+//! Indexes on disk: built aside, published in one step, checked when opened.
+//!
+//! ```text
+//! FOLDER/bm25-KEY/               an index; KEY is the digest of all that shapes it
+//!     manifest.json              written last: the key, and the size of every other file
+//!     …                          Tantivy's files
+//! FOLDER/.building-KEY-PID-N/    one that is being built, or was when its process died
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tantivy::directory::MmapDirectory;
+use tantivy::directory::error::{OpenReadError, OpenWriteError};
+use tantivy::{Index, TantivyError};
+
+use super::index::{self, FORMAT_VERSION, TextIndex};
+use super::{Analyzer, digest};
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::retrieve::analysis::ANALYSIS_VERSION;
+
+const MANIFEST: &str = "manifest.json";
+const BUILDING: &str = ".building-";
+
+/// An index that nobody has finished for so long was abandoned.
+const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// How often to look again when another process replaces the very index that is being opened.
+const ATTEMPTS: usize = 3;
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Manifest {
+    key: String,
+    /// File name to size in bytes.
+    files: BTreeMap<String, u64>,
+}
+
+/// Opens the index of a catalogue with `open`, after building it when there is none that is whole.
+pub(super) fn open_or_build(
+    folder: &Path,
+    catalog: &Catalog,
+    analyzer: Analyzer,
+    open: impl Fn(&Index) -> tantivy::Result<TextIndex>,
+) -> Result<TextIndex> {
+    let key = digest(&[&FORMAT_VERSION.to_string(), ANALYSIS_VERSION, catalog.digest()]);
+    let place = folder.join(format!("bm25-{}", key.get(..16).unwrap_or(&key)));
+    for _ in 0..ATTEMPTS {
+        if is_whole(&place, &key) {
+            if let Ok(index) = open_at(&place, &open) {
+                return Ok(index);
+            }
+            set_aside(&place, &unique(folder, &key)).map_err(|e| Error::write(&place, e))?;
+        }
+        fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        remove_abandoned(folder);
+        let aside = unique(folder, &key);
+        let published = build_aside(&aside, &key, catalog, analyzer).and_then(|()| publish(&aside, &place, &key));
+        if published.is_err() {
+            // Best effort: the error that is reported is the one that came first.
+            let _ = fs::remove_dir_all(&aside);
+        }
+        published.map_err(|e| Error::write(&place, e))?;
+    }
+    open_at(&place, &open).map_err(|e| Error::read(&place, e))
+}
+
+fn open_at(place: &Path, open: impl Fn(&Index) -> tantivy::Result<TextIndex>) -> io::Result<TextIndex> {
+    let directory = MmapDirectory::open(place).map_err(|e| into_io(e.into()))?;
+    Index::open(directory).and_then(|index| open(&index)).map_err(into_io)
+}
+
+/// Whether a manifest for this key is there and every file has the size that it names.
+fn is_whole(place: &Path, key: &str) -> bool {
+    let Ok(text) = fs::read(place.join(MANIFEST)) else { return false };
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return false };
+    manifest.key == key && sizes(place).is_ok_and(|found| manifest.files.iter().all(|f| found.get(f.0) == Some(f.1)))
+}
+
+/// The files of an index and their sizes, hidden ones (locks) and the manifest aside.
+fn sizes(place: &Path) -> io::Result<BTreeMap<String, u64>> {
+    let mut sizes = BTreeMap::new();
+    for entry in fs::read_dir(place)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && !name.starts_with(MANIFEST) {
+            sizes.insert(name, entry.metadata()?.len());
+        }
+    }
+    Ok(sizes)
+}
+
+fn build_aside(aside: &Path, key: &str, catalog: &Catalog, analyzer: Analyzer) -> io::Result<()> {
+    fs::create_dir_all(aside)?;
+    let directory = MmapDirectory::open(aside).map_err(|e| into_io(e.into()))?;
+    index::build(Box::new(directory), catalog, analyzer).map_err(into_io)?;
+    let manifest = Manifest { key: key.to_owned(), files: sizes(aside)? };
+    let (draft, name) = (aside.join(format!("{MANIFEST}.draft")), aside.join(MANIFEST));
+    let mut file = File::create(&draft)?;
+    file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
+    file.sync_all()?;
+    fs::rename(draft, name)?;
+    sync_folder(aside)
+}
+
+/// Moves a finished index to its place. Where a whole one is there by now, that one stays.
+fn publish(aside: &Path, place: &Path, key: &str) -> io::Result<()> {
+    for attempt in 1.. {
+        match fs::rename(aside, place) {
+            Ok(()) => break,
+            Err(_) if is_whole(place, key) => return fs::remove_dir_all(aside),
+            Err(e) if attempt == ATTEMPTS || !place.exists() => return Err(e),
+            // What is there is cut off or damaged.
+            Err(_) => set_aside(place, &aside.with_extension("replaced"))?,
+        }
+    }
+    place.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Removes a damaged index in a way that nobody sees half of it.
+fn set_aside(place: &Path, grave: &Path) -> io::Result<()> {
+    match fs::rename(place, grave) {
+        Ok(()) => fs::remove_dir_all(grave),
+        // Another process was faster.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// A folder name that no other process and no other thread uses.
+fn unique(folder: &Path, key: &str) -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let (process, nth) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    folder.join(format!("{BUILDING}{}-{process}-{nth}", key.get(..16).unwrap_or(key)))
+}
+
+/// Removes what processes left behind that died while they built. Failing at it harms nobody.
+fn remove_abandoned(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(BUILDING)) {
+        let age = entry.metadata().and_then(|m| m.modified()).map(|t| t.elapsed().unwrap_or_default());
+        if age.is_ok_and(|age| age > ABANDONED_AFTER) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Elsewhere a folder cannot be opened as a file, and renames are durable in the order in which they were made.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// The system's error inside Tantivy's, so that a full disk is told as one.
+fn into_io(error: TantivyError) -> io::Error {
+    let kind = match &error {
+        TantivyError::IoError(e) => e.kind(),
+        TantivyError::OpenWriteError(OpenWriteError::IoError { io_error, .. }) => io_error.kind(),
+        TantivyError::OpenReadError(OpenReadError::IoError { io_error, .. }) => io_error.kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}

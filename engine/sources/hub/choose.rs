@@ -1,0 +1,157 @@
+//! Which files of a repository are wanted, and when a snapshot has them all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{Repository, is_plain_path};
+use crate::sources::Kind;
+
+/// The hub's answer on a revision.
+#[derive(Deserialize)]
+pub(super) struct Listing {
+    /// The commit.
+    pub sha: String,
+    #[serde(default)]
+    siblings: Vec<FileInfo>,
+}
+
+/// A file of a repository.
+#[derive(Deserialize)]
+pub(super) struct FileInfo {
+    #[serde(rename = "rfilename")]
+    pub name: String,
+    #[serde(default)]
+    pub size: Option<u64>,
+    #[serde(rename = "blobId", default)]
+    blob: Option<String>,
+    #[serde(default)]
+    lfs: Option<LargeFile>,
+}
+
+#[derive(Deserialize)]
+struct LargeFile {
+    sha256: String,
+}
+
+impl FileInfo {
+    /// What the blob is called in the cache: the SHA-256 of large files, git's digest of others.
+    pub fn digest(&self) -> Option<&str> {
+        self.sha256().or(self.blob.as_deref())
+    }
+
+    /// The SHA-256, which the hub knows of large files.
+    pub fn sha256(&self) -> Option<&str> {
+        self.lfs.as_ref().map(|large| large.sha256.as_str())
+    }
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The files to fetch, weights last, so that a snapshot with weights is a whole one.
+pub(super) fn files<'l>(repository: &Repository, listing: &'l Listing) -> Result<Vec<&'l FileInfo>, String> {
+    let safe = || listing.siblings.iter().filter(|file| is_plain_path(&file.name));
+    if let Some(wanted) = &repository.file {
+        let file = safe().find(|file| &file.name == wanted);
+        return file.map(|file| vec![file]).ok_or_else(|| format!("it has no file {wanted}"));
+    }
+    let mut chosen: Vec<&FileInfo> = match repository.kind {
+        Kind::Data => safe().filter(|file| is_data(&file.name)).collect(),
+        Kind::Model => {
+            let has = |name: &str| safe().any(|file| file.name == name);
+            let sharded = has(INDEX);
+            let gguf: Vec<&str> = safe().map(|f| f.name.as_str()).filter(|name| name.ends_with(".gguf")).collect();
+            let only_gguf = !sharded && !has("model.safetensors") && !has("adapter_model.safetensors");
+            match gguf.as_slice() {
+                [] | [_] => {}
+                many if only_gguf => return Err(format!("it has several models, choose one file: {}", many.join(", "))),
+                _ => {}
+            }
+            let wanted = |name: &str| match weights(name) {
+                Some(Weights::Gguf) => only_gguf,
+                Some(Weights::Shard) => sharded,
+                Some(Weights::Whole) => !sharded,
+                Some(Weights::Adapter) => true,
+                None => is_model_setting(name),
+            };
+            safe().filter(|file| wanted(&file.name)).collect()
+        }
+    };
+    if !chosen.iter().any(|file| weights(&file.name).is_some() || is_rows(&file.name)) {
+        let right = match repository.kind {
+            Kind::Model => "safetensors or GGUF weights",
+            Kind::Data => "data that can be read here (corpus.jsonl and its companions, or RecBole's files)",
+        };
+        return Err(format!("it has no {right}"));
+    }
+    chosen.sort_by_key(|file| weights(&file.name).is_some());
+    Ok(chosen)
+}
+
+/// The path to hand out when the snapshot is whole: the folder, or the one file.
+pub(super) fn whole(repository: &Repository, snapshot: &Path) -> Option<PathBuf> {
+    if let Some(file) = &repository.file {
+        return Some(snapshot.join(file)).filter(|path| path.is_file());
+    }
+    let has = |name: &str| snapshot.join(name).is_file();
+    match repository.kind {
+        Kind::Data => (has("corpus.jsonl") || find(snapshot, ".inter").is_some()).then(|| snapshot.to_path_buf()),
+        Kind::Model => {
+            let sharded = has(INDEX) && shards(&snapshot.join(INDEX))?.iter().all(|shard| is_plain_path(shard) && has(shard));
+            let single = has("model.safetensors") && has("config.json");
+            let adapter = has("adapter_model.safetensors") && has("adapter_config.json");
+            let folder = sharded || single || adapter;
+            if folder { Some(snapshot.to_path_buf()) } else { find(snapshot, ".gguf") }
+        }
+    }
+}
+
+enum Weights {
+    Whole,
+    Shard,
+    Adapter,
+    Gguf,
+}
+
+fn weights(name: &str) -> Option<Weights> {
+    match name {
+        "model.safetensors" => Some(Weights::Whole),
+        "adapter_model.safetensors" => Some(Weights::Adapter),
+        _ if name.starts_with("model-") && name.ends_with(".safetensors") => Some(Weights::Shard),
+        _ if name.ends_with(".gguf") => Some(Weights::Gguf),
+        _ => None,
+    }
+}
+
+/// Configuration, tokenizer and templates: small files at the top, and the pooling of sentence encoders.
+fn is_model_setting(name: &str) -> bool {
+    let top = !name.contains('/') && [".json", ".jinja", ".txt", ".model", ".md"].iter().any(|end| name.ends_with(end));
+    top || name == "1_Pooling/config.json"
+}
+
+fn is_data(name: &str) -> bool {
+    is_rows(name) || [".md", ".item", ".user"].iter().any(|end| name.ends_with(end))
+}
+
+fn is_rows(name: &str) -> bool {
+    [".jsonl", ".tsv", ".txt", ".inter"].iter().any(|end| name.ends_with(end))
+}
+
+/// The first file of the folder with this ending.
+fn find(folder: &Path, ending: &str) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).collect();
+    found.retain(|path| path.is_file() && path.to_string_lossy().ends_with(ending));
+    found.sort();
+    found.into_iter().next()
+}
+
+/// The shards that an index names.
+fn shards(index: &Path) -> Option<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(&fs::read(index).ok()?).ok()?;
+    Some(index.weight_map.into_values().collect())
+}

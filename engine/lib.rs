@@ -3,11 +3,14 @@
 
 pub mod catalog;
 pub mod error;
+pub mod evaluate;
 pub mod kernels;
 pub mod metrics;
 pub mod model;
+pub mod plugin;
 pub mod retrieve;
 pub mod rewrite;
+pub mod sources;
 pub mod stack;
 pub mod train;
 pub mod types;

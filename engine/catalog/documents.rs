@@ -2,17 +2,17 @@
 
 use sha2::{Digest, Sha256};
 
-use super::arena::{Arena, Place};
+use super::arena::Arena;
 use super::ids::IdTable;
 use crate::error::{Error, Result};
 use crate::types::Ordinal;
 
 /// Documents with ids and named text fields, in a fixed order, read-only once built.
 ///
-/// Memory: the text (ids and field values) lies once, in blocks that are never moved. A document adds 16 bytes and its
-/// share of the id table (5 to 11 bytes), a field 6 bytes, whatever the length of the text. So a catalogue stays below
-/// twice the text held as soon as its documents hold 27 bytes and 6 more a field on average, which is a short title;
-/// see [`Catalog::text_bytes`] and [`Catalog::memory_bytes`].
+/// Memory: the text (ids and field values) lies once, in blocks that are never moved. A document adds 17 bytes, a field
+/// 6, whatever the length of the text. So a catalogue stays below twice the text held as soon as its documents hold 17
+/// bytes and 6 more a field on average, which is a short title; see [`Catalog::text_bytes`] and
+/// [`Catalog::memory_bytes`].
 #[derive(Debug, Default)]
 pub struct Catalog {
     store: Store,
@@ -32,10 +32,9 @@ struct Store {
     names: Vec<String>,
 }
 
-/// One document: its text in the arena is the id, then the values of its fields.
+/// One document: its piece of the arena is the id, then the values of its fields.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    place: Place,
     id_end: u32,
     /// The first of its fields in `ends` and `named`; the next document's first is the end.
     fields: u32,
@@ -43,8 +42,7 @@ struct Entry {
 
 impl Store {
     fn id(&self, ordinal: Ordinal) -> &str {
-        let entry = self.entries[ordinal as usize];
-        self.arena.text(entry.place, 0, entry.id_end)
+        self.arena.text(ordinal, 0, self.entries[ordinal as usize].id_end)
     }
 
     fn fields(&self, ordinal: Ordinal) -> impl Iterator<Item = (&str, &str)> {
@@ -53,7 +51,7 @@ impl Store {
         let mut start = entry.id_end;
         (entry.fields as usize..next).map(move |field| {
             let end = self.ends[field];
-            let value = self.arena.text(entry.place, std::mem::replace(&mut start, end), end);
+            let value = self.arena.text(ordinal, std::mem::replace(&mut start, end), end);
             (self.names[self.named[field] as usize].as_str(), value)
         })
     }
@@ -210,12 +208,12 @@ impl CatalogBuilder {
             self.store.ends.push(end);
             self.store.named.push(named);
         }
-        let Some(place) = self.store.arena.push(&self.text) else {
+        if self.store.arena.push(&self.text).is_none() {
             self.store.ends.truncate(first_field);
             self.store.named.truncate(first_field);
             return Err(too_much("bytes"));
-        };
-        self.store.entries.push(Entry { place, id_end: id.len() as u32, fields: fields_start });
+        }
+        self.store.entries.push(Entry { id_end: id.len() as u32, fields: fields_start });
         self.table.insert(id, ordinal, |ordinal| self.store.id(ordinal));
         self.hash(ordinal);
         Ok(ordinal)
@@ -224,6 +222,7 @@ impl CatalogBuilder {
     /// The catalogue of what was added.
     pub fn finish(mut self) -> Catalog {
         self.store.arena.shrink();
+        self.table.shrink(|ordinal| self.store.id(ordinal));
         self.store.entries.shrink_to_fit();
         self.store.ends.shrink_to_fit();
         self.store.named.shrink_to_fit();

@@ -5,7 +5,8 @@ use std::hash::{BuildHasher, RandomState};
 use crate::types::Ordinal;
 
 /// An open-addressed hash table of ordinals; the ids themselves stay with the documents and are asked for by ordinal.
-/// It takes 5 to 11 bytes a document. The hash is keyed at random, so no list of ids can be made to collide.
+/// It takes 4.6 bytes a document once shrunk, 11 at most before. The hash is keyed at random, so no list of ids can be
+/// made to collide.
 #[derive(Debug, Default)]
 pub(super) struct IdTable {
     slots: Vec<Ordinal>,
@@ -27,12 +28,20 @@ impl IdTable {
     /// Adds an id that is not there yet.
     pub(super) fn insert<'a>(&mut self, id: &str, ordinal: Ordinal, id_of: impl Fn(Ordinal) -> &'a str) {
         if (self.filled + 1) * 4 > self.slots.len() * 3 {
-            let larger = vec![FREE; (self.slots.len() * 2).max(16)];
-            let known = std::mem::replace(&mut self.slots, larger);
-            known.into_iter().filter(|known| *known != FREE).for_each(|known| self.place(id_of(known), known));
+            self.resize((self.slots.len() * 2).max(16), id_of);
         }
         self.place(id, ordinal);
         self.filled += 1;
+    }
+
+    /// Gives back what is held for further ids.
+    pub(super) fn shrink<'a>(&mut self, id_of: impl Fn(Ordinal) -> &'a str) {
+        self.resize((self.filled * 8).div_ceil(7), id_of);
+    }
+
+    fn resize<'a>(&mut self, slots: usize, id_of: impl Fn(Ordinal) -> &'a str) {
+        let known = std::mem::replace(&mut self.slots, vec![FREE; slots]);
+        known.into_iter().filter(|known| *known != FREE).for_each(|known| self.place(id_of(known), known));
     }
 
     fn place(&mut self, id: &str, ordinal: Ordinal) {
@@ -41,11 +50,11 @@ impl IdTable {
         }
     }
 
-    /// The slots where `id` may be, in the order to look; the number of slots is a power of two.
+    /// The slots where `id` may be, in the order to look.
     fn probe(&self, id: &str) -> impl Iterator<Item = usize> + use<> {
         let slots = self.slots.len();
-        let first = self.hasher.hash_one(id) as usize;
-        (0..slots).map(move |step| first.wrapping_add(step) & (slots - 1))
+        let first = self.hasher.hash_one(id) as usize % slots.max(1);
+        (first..slots).chain(0..first.min(slots))
     }
 
     /// Bytes allocated.
@@ -67,6 +76,8 @@ mod tests {
         for (ordinal, id) in ids.iter().enumerate() {
             table.insert(id, ordinal as Ordinal, id_of);
         }
+        table.shrink(id_of);
+        assert!(table.allocated() < 5000 * 5);
         assert!(ids.iter().enumerate().all(|(ordinal, id)| table.find(id, id_of) == Some(ordinal as Ordinal)));
         assert_eq!(table.find("id5000", id_of), None);
         assert_eq!(table.find("", id_of), None);

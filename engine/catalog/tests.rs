@@ -9,7 +9,7 @@ use super::*;
 use crate::error::Error;
 use crate::types::{Hit, Judgements, Query, Ranking};
 
-const CORPUS: &str = r#"{"id": "a", "title": "Hammer", "text": "drives nails", "year": 1999, "tags": ["steel", "tool", 5]}
+const CORPUS: &str = r#"{"id":"a", "title": "Hammer", "text": "drives nails", "year":1999, "tags": ["steel", "tool", 5]}
 {"id": "b", "title": "Saw", "price": 12.5, "gone": null, "flag": true, "meta": {"x": 1}, "text": ""}
 {"id": 7, "text": "a plane for wood"}
 "#;

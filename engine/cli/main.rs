@@ -1,1 +1,73 @@
-fn main() {}
+//! The command line: one file a command.
+
+mod compare;
+mod completions;
+mod data;
+mod demo;
+mod eval;
+mod model;
+mod open;
+mod progress;
+mod rewrite;
+mod search;
+mod train;
+
+use clap::{Parser, Subcommand};
+
+/// A query rewriter that learns from the retriever already in place.
+#[derive(Parser)]
+#[command(name = "querywright", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train on the embedded demonstration and show what was learned
+    Demo(demo::Args),
+    /// Train a rewriter by GRPO against a retriever
+    Train(train::Args),
+    /// Measure a rewriter in front of a retriever
+    Eval(eval::Args),
+    /// Rewrite queries
+    Rewrite(rewrite::Args),
+    /// Search a data set
+    Search(search::Args),
+    /// List, fetch and describe models
+    #[command(subcommand)]
+    Model(model::Command),
+    /// List, fetch and describe data sets
+    #[command(subcommand)]
+    Data(data::Command),
+    /// Print shell completions
+    Completions(completions::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let done = match Cli::parse().command {
+        Command::Demo(args) => demo::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Rewrite(args) => rewrite::run(args),
+        Command::Search(args) => search::run(args),
+        Command::Model(command) => model::run(command),
+        Command::Data(command) => data::run(command),
+        Command::Completions(args) => completions::run(args),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough: `querywright … | head` is no failure.
+        Err(error) if is_broken_pipe(&error) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| {
+        e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

@@ -115,7 +115,11 @@ impl Comparison {
             }
         }
         if measures.is_empty() {
-            return Err(Error::argument("systems", "they share no measure", "measure all of them with the same measures"));
+            return Err(Error::argument(
+                "systems",
+                "they share no measure",
+                "measure all of them with the same measures",
+            ));
         }
         let cost = |s: &System| Cost {
             system: s.name.clone(),

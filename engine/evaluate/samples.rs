@@ -76,7 +76,10 @@ mod tests {
         let (raw, trained) = (evaluated("raw", &[0.5; 5]), evaluated("trained", &[0.6, 0.1, 0.9, 0.5, 0.4]));
         let got = samples(&pairs, &[&raw, &trained], Measure::NDCG_10, 3);
         assert_eq!(got.iter().map(|s| s.query.as_str()).collect::<Vec<_>>(), ["query 2", "query 3", "query 1"]);
-        assert_eq!(got[0].rewrites[1], SampleRewrite { system: "trained".into(), text: "trained 2".into(), score: 0.9 });
+        assert_eq!(
+            got[0].rewrites[1],
+            SampleRewrite { system: "trained".into(), text: "trained 2".into(), score: 0.9 }
+        );
         assert_eq!(samples(&pairs, &[&raw, &trained], Measure::NDCG_10, 9).len(), 5);
         assert_eq!(samples(&pairs, &[&raw, &trained], Measure::NDCG_10, 1)[0].query, "query 2");
         assert!(samples(&pairs, &[&raw, &trained], Measure::NDCG_10, 0).is_empty());

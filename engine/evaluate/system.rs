@@ -92,7 +92,8 @@ pub fn system(
     let seconds = start.elapsed().as_secs_f64();
 
     let mut run = Run::new(rewriter.name().split_whitespace().collect::<Vec<_>>().join("-"));
-    let mut scores: Vec<(Measure, Vec<f64>)> = measures.iter().map(|m| (*m, Vec::with_capacity(queries.len()))).collect();
+    let mut scores: Vec<(Measure, Vec<f64>)> =
+        measures.iter().map(|m| (*m, Vec::with_capacity(queries.len()))).collect();
     let mut rewrites = Vec::with_capacity(queries.len());
     let (mut fallbacks, mut faults) = (0, 0);
     for ((query, judgements), answer) in queries.iter().zip(ranked) {
@@ -243,7 +244,7 @@ mod tests {
     fn catalog() -> Catalog {
         let mut builder = CatalogBuilder::new();
         for id in ["a", "b"] {
-            builder.push(id, &[("title", id)]).unwrap();
+            builder.push(id, [("title", id)]).unwrap();
         }
         builder.finish()
     }

@@ -185,6 +185,9 @@ mod tests {
         assert_eq!(probability(0.00001), "<0.0001");
         assert_eq!(probability(0.01234), "0.0123");
         assert_eq!(minus("-0.0000".into()), "0.0000");
-        assert_eq!((milliseconds(1.2345), milliseconds(56.78), milliseconds(1234.5)), ("1.23".into(), "56.8".into(), "1234".into()));
+        assert_eq!(
+            (milliseconds(1.2345), milliseconds(56.78), milliseconds(1234.5)),
+            ("1.23".into(), "56.8".into(), "1234".into())
+        );
     }
 }

@@ -17,5 +17,5 @@ pub use config::{Family, ModelConfig, RopeScaling};
 pub use decoder::{Decoder, Deltas};
 pub use generate::{Completion, Finish, GenerateOptions, Prefix, PromptTokens, generate, prefix};
 pub use sampling::SamplingConfig;
-pub use source::ModelSource;
+pub use source::{ModelSource, ModelSummary};
 pub use tokenizer::Tokenizer;

@@ -1,259 +1,253 @@
-//! Reading answers: never a hard failure, always either a query or the way in which the format was broken.
+//! Reading the query out of what a language model wrote. Nothing that a model can write is an error: the answer holds
+//! the query, or says in what way the format was broken, or both where a query could be saved from a broken answer.
 
+use std::fmt;
 use std::ops::Range;
 
-use super::prompt::{Mode, PromptStyle, Prompter};
-use crate::types::{Query, QueryLanguage, Rewrite};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 
-/// In what way an answer broke the format.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+use super::prompt::PromptStyle;
+use super::terms::{Term, terms};
+use crate::types::QueryLanguage;
+
+/// What was read out of a completion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The query, trimmed and never empty. Where `broken` is set too it was saved from a broken answer: good enough to
+    /// serve, not to be rewarded for its format.
+    pub query: Option<String>,
+    /// In what way the format was broken.
+    pub broken: Option<FormatFault>,
+    /// Where the query stands in the completion, in bytes (inside JSON: as escaped there).
+    pub query_span: Option<Range<usize>>,
+}
+
+/// The four tags of [`PromptStyle::ThinkAnswer`], in their order.
+const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
+
+/// In what way an answer broke its format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FormatFault {
-    /// Nothing searchable was said.
+    /// There is no query, or an empty one.
     Empty,
-    /// This tag is not there.
+    /// This tag is missing.
     MissingTag(&'static str),
-    /// This tag is there more than once.
+    /// This tag occurs more than once.
     RepeatedTag(&'static str),
-    /// The tags are not in the order think, /think, answer, /answer.
+    /// Every tag occurs once, in another order.
     TagOrder,
-    /// The answer tag does not hold JSON.
+    /// What stands between the answer tags is not a JSON object.
     NotJson,
-    /// The JSON has no key `query` with a text.
-    NoQuery,
+    /// The JSON object has no key `query`.
+    NoQueryKey,
+    /// The value of `query` is not a text.
+    QueryNotText,
 }
 
-impl std::fmt::Display for FormatFault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for FormatFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => write!(f, "nothing searchable was said"),
-            Self::MissingTag(tag) => write!(f, "{tag} is missing"),
-            Self::RepeatedTag(tag) => write!(f, "{tag} stands more than once"),
-            Self::TagOrder => write!(f, "the tags are out of order"),
-            Self::NotJson => write!(f, "the answer holds no JSON"),
-            Self::NoQuery => write!(f, "the answer's JSON has no text under \"query\""),
+            Self::Empty => f.write_str("the query is empty"),
+            Self::MissingTag(tag) => write!(f, "the tag {tag} is missing"),
+            Self::RepeatedTag(tag) => write!(f, "the tag {tag} occurs more than once"),
+            Self::TagOrder => write!(f, "the tags are not in the order {}", TAGS.join(" ")),
+            Self::NotJson => f.write_str("the answer is not a JSON object"),
+            Self::NoQueryKey => f.write_str("the answer's JSON has no key \"query\""),
+            Self::QueryNotText => f.write_str("the answer's \"query\" is not a text"),
         }
     }
 }
 
-/// What was made of an answer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reading {
-    /// The rewrite; none where the format was broken.
-    pub rewrite: Option<Rewrite>,
-    /// How the format was broken.
-    pub fault: Option<FormatFault>,
-    /// The generated terms, each once, in the order in which they were said.
-    pub terms: Vec<TermReading>,
-}
-
-/// A generated term.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TermReading {
-    /// Where it was said, in bytes of the completion.
-    pub span: Range<usize>,
-    /// The rewrite that would have been made without it.
-    pub without: Rewrite,
-}
-
-/// Terms whose worth is asked for at most.
-const TERMS: usize = 16;
-
-impl Prompter {
-    /// Reads a completion.
-    pub fn read(&self, query: &Query, completion: &str) -> Reading {
-        let found = match self.config.style {
-            PromptStyle::FewShot | PromptStyle::Chat => first_line(completion),
-            PromptStyle::ThinkAnswer => think_answer(completion),
-        };
-        let (text, offset) = match found {
-            Ok(found) => found,
-            Err(fault) => return Reading { rewrite: None, fault: Some(fault), terms: Vec::new() },
-        };
-        let words = words(&text, self.config.max_words);
-        if words.is_empty() {
-            return Reading { rewrite: None, fault: Some(FormatFault::Empty), terms: Vec::new() };
+/// Reads a completion that was asked for in this style and query language.
+///
+/// [`PromptStyle::FewShot`]: the first line. [`PromptStyle::Chat`]: the first line with something on it, after a
+/// leading `<think>` block. [`PromptStyle::ThinkAnswer`]: each tag exactly once and in order (so that first and last
+/// answer tag are the same), with a JSON object between the answer tags whose key `query` is a text.
+pub fn parse(style: PromptStyle, language: QueryLanguage, completion: &str) -> Answer {
+    match style {
+        PromptStyle::FewShot => {
+            let end = completion.find(['\n', '\r']).unwrap_or(completion.len());
+            Answer::of_line(completion, 0..end, language)
         }
-        let kept = words.last().map_or(0, |w| w.end);
-        let rewrite = self.compose(query, &text[..kept], &words.iter().map(|w| &text[w.clone()]).collect::<Vec<_>>());
-        let terms = offset.map_or_else(Vec::new, |offset| self.terms(query, &text[..kept], &words, offset));
-        Reading { rewrite: Some(rewrite), fault: None, terms }
+        PromptStyle::Chat => {
+            let start = completion.rfind(TAGS[1]).map_or(0, |at| at + TAGS[1].len());
+            Answer::of_line(completion, first_line(completion, start..completion.len()), language)
+        }
+        PromptStyle::ThinkAnswer => think_answer(completion, language),
     }
+}
 
-    fn terms(&self, query: &Query, text: &str, words: &[Range<usize>], offset: usize) -> Vec<TermReading> {
-        let mut seen: Vec<String> = Vec::new();
-        let mut terms = Vec::new();
-        for word in words {
-            let folded = text[word.clone()].to_lowercase();
-            if seen.contains(&folded) || terms.len() >= TERMS {
-                continue;
+impl Answer {
+    /// The query's terms and where each stands in the completion, in bytes: what the credit for a term goes to.
+    pub fn terms(&self, completion: &str) -> Vec<Term> {
+        let (Some(query), Some(span)) = (&self.query, &self.query_span) else { return Vec::new() };
+        let Some(written) = completion.get(span.clone()) else { return Vec::new() };
+        let mut found = terms(query);
+        if written == query {
+            for term in &mut found {
+                term.span = span.start + term.span.start..span.start + term.span.end;
             }
-            let rest: Vec<Range<usize>> =
-                words.iter().filter(|w| text[(*w).clone()].to_lowercase() != folded).cloned().collect();
-            let mut cut = String::with_capacity(text.len());
-            let mut at = 0;
-            for gone in words.iter().filter(|w| text[(*w).clone()].to_lowercase() == folded) {
-                cut.push_str(&text[at..gone.start]);
-                at = gone.end;
-            }
-            cut.push_str(&text[at..]);
-            let without = if rest.is_empty() {
-                Rewrite::plain(query.text.clone())
-            } else {
-                self.compose(query, cut.trim(), &rest.iter().map(|w| &text[w.clone()]).collect::<Vec<_>>())
-            };
-            terms.push(TermReading { span: word.start + offset..word.end + offset, without });
-            seen.push(folded);
+            return found;
         }
-        terms
+        let starts = starts_of_unescaped(written);
+        if starts.len() != query.len() + 1 {
+            return Vec::new();
+        }
+        let place = |at: usize| span.start + starts.get(at).copied().unwrap_or(written.len());
+        for term in &mut found {
+            term.span = place(term.span.start)..place(term.span.end);
+        }
+        found
     }
 
-    /// The rewrite that a generated text makes of a query.
-    fn compose(&self, query: &Query, text: &str, generated: &[&str]) -> Rewrite {
-        match self.config.mode {
-            Mode::Rewrite => Rewrite { text: text.trim().to_owned(), language: self.language },
-            Mode::Expand => {
-                let weighted = self.card.languages.contains(&QueryLanguage::Boolean);
-                expand(&query.text, generated, self.config.original_weight, weighted)
+    fn broken(fault: FormatFault) -> Self {
+        Self { query: None, broken: Some(fault), query_span: None }
+    }
+
+    /// The line in `span`, without the prompt's label, and without quotes around the whole of it where quotes mean
+    /// nothing.
+    fn of_line(completion: &str, span: Range<usize>, language: QueryLanguage) -> Self {
+        let mut span = trimmed(completion, span, char::is_whitespace);
+        if let Some(rest) = completion.get(span.clone()).and_then(|line| line.strip_prefix("Search:")) {
+            span = trimmed(completion, span.end - rest.len()..span.end, char::is_whitespace);
+        }
+        let line = completion.get(span.clone()).unwrap_or("");
+        let quoted = line.len() > 1 && line.starts_with('"') && line.ends_with('"') && line.matches('"').count() == 2;
+        if quoted && language != QueryLanguage::Boolean {
+            span = trimmed(completion, span.start + 1..span.end - 1, char::is_whitespace);
+        }
+        match completion.get(span.clone()) {
+            Some(query) if !query.is_empty() => {
+                Self { query: Some(query.to_owned()), broken: None, query_span: Some(span) }
             }
+            _ => Self::broken(FormatFault::Empty),
         }
     }
 }
 
-/// The original words and the new ones, each once. With weights where the retriever reads them, else the original is
-/// repeated.
-fn expand(original: &str, generated: &[&str], weight: f32, weighted: bool) -> Rewrite {
-    let original: Vec<&str> = words(original, usize::MAX).into_iter().map(|w| &original[w]).collect();
-    let mut seen: Vec<String> = original.iter().map(|w| w.to_lowercase()).collect();
-    let mut fresh = Vec::new();
-    for word in generated {
-        let folded = word.to_lowercase();
-        if !seen.contains(&folded) {
-            fresh.push(folded.clone());
-            seen.push(folded);
-        }
+fn think_answer(completion: &str, language: QueryLanguage) -> Answer {
+    match between_tags(completion).and_then(|span| json_query(completion, span)) {
+        Ok((query, query_span)) => Answer { query: Some(query), broken: None, query_span },
+        Err(fault) => Answer { broken: Some(fault), ..saved(completion, language) },
     }
-    if weighted && weight != 1.0 {
-        let old = original.iter().map(|w| format!("{}^{weight}", w.to_lowercase()));
-        return Rewrite { text: old.chain(fresh).collect::<Vec<_>>().join(" "), language: QueryLanguage::Boolean };
-    }
-    let copies = if weighted { 1 } else { (weight.round() as usize).clamp(1, 16) };
-    let old = std::iter::repeat_n(original.iter().map(|w| (*w).to_owned()), copies).flatten();
-    Rewrite::plain(old.chain(fresh).collect::<Vec<_>>().join(" "))
 }
 
-/// The byte ranges of the first words (runs of letters and digits, inner apostrophes included).
-fn words(text: &str, limit: usize) -> Vec<Range<usize>> {
-    let mut words = Vec::new();
-    let mut start = None;
-    for (at, c) in text.char_indices().chain([(text.len(), ' ')]) {
-        match (c.is_alphanumeric() || c == '\'', start) {
-            (true, None) => start = Some(at),
-            (false, Some(from)) => {
-                if words.len() == limit {
-                    break;
-                }
-                if text[from..at].chars().any(char::is_alphanumeric) {
-                    words.push(from..at);
-                }
-                start = None;
-            }
-            _ => {}
+/// What stands between the answer tags, when all four tags are there once and in order.
+fn between_tags(completion: &str) -> Result<Range<usize>, FormatFault> {
+    let mut places = [0; 4];
+    for (place, tag) in places.iter_mut().zip(TAGS) {
+        let mut found = completion.match_indices(tag).map(|(at, _)| at);
+        *place = found.next().ok_or(FormatFault::MissingTag(tag))?;
+        if found.next().is_some() {
+            return Err(FormatFault::RepeatedTag(tag));
         }
     }
-    words
+    let [_, _, open, close] = places;
+    if places.is_sorted() { Ok(open + TAGS[2].len()..close) } else { Err(FormatFault::TagOrder) }
 }
 
-/// A text and where it stands in the completion (nowhere literally, where JSON escapes were undone).
-type Found = Result<(String, Option<usize>), FormatFault>;
+#[derive(Deserialize)]
+struct Place<'j> {
+    #[serde(borrow)]
+    query: &'j RawValue,
+}
 
-fn first_line(completion: &str) -> Found {
-    let line = completion.trim_start();
-    let offset = completion.len() - line.len();
-    let line = line.lines().next().unwrap_or_default().trim_end();
-    if line.is_empty() {
+/// The query of the JSON object in `span`, and where its text stands.
+fn json_query(completion: &str, span: Range<usize>) -> Result<(String, Option<Range<usize>>), FormatFault> {
+    let json = completion.get(span.clone()).unwrap_or("");
+    let object: Value = serde_json::from_str(json).map_err(|_| FormatFault::NotJson)?;
+    let object = object.as_object().ok_or(FormatFault::NotJson)?;
+    let query = object.get("query").ok_or(FormatFault::NoQueryKey)?.as_str().ok_or(FormatFault::QueryNotText)?;
+    if query.trim().is_empty() {
         return Err(FormatFault::Empty);
     }
-    Ok((line.to_owned(), Some(offset)))
+    // The raw value is a slice of the completion: its address tells its place. A repeated key has no one place.
+    let place = serde_json::from_str::<Place<'_>>(json).ok().and_then(|place| {
+        let raw = place.query.get();
+        let start = span.start + (raw.as_ptr() as usize).checked_sub(json.as_ptr() as usize)? + 1;
+        let written = completion.get(start..start + raw.len().checked_sub(2)?)?;
+        let starts = starts_of_unescaped(written);
+        let head = query.len() - query.trim_start().len();
+        let (from, to) = (starts.get(head)?, starts.get(head + query.trim().len())?);
+        Some(start + from..start + to)
+    });
+    Ok((query.trim().to_owned(), place))
 }
 
-/// Each of the four tags exactly once and in order, the answer holding JSON with a text under `query`. The closing
-/// answer tag may be missing at the very end: it is the stop string.
-fn think_answer(completion: &str) -> Found {
-    let mut at = [0; 4];
-    let tags = ["<think>", "</think>", "<answer>", "</answer>"];
-    for (slot, tag) in at.iter_mut().zip(tags) {
-        let mut places = completion.match_indices(tag);
-        match (places.next(), places.next()) {
-            (Some((place, _)), None) => *slot = place,
-            (None, _) if tag == "</answer>" => *slot = completion.len(),
-            (None, _) => return Err(FormatFault::MissingTag(tag)),
-            (Some(_), Some(_)) => return Err(FormatFault::RepeatedTag(tag)),
+/// A query from a broken answer: a JSON object in the last answer, or anywhere, else the answer's first line.
+fn saved(completion: &str, language: QueryLanguage) -> Answer {
+    let after = |tag: &str| completion.rfind(tag).map(|at| at + tag.len());
+    let answer = after(TAGS[2]).map(|start| {
+        let end = completion.get(start..).and_then(|rest| rest.find(TAGS[3])).map_or(completion.len(), |at| start + at);
+        start..end
+    });
+    for region in [answer.clone(), Some(0..completion.len())].into_iter().flatten() {
+        if let Some((query, query_span)) = json_inside(completion, region) {
+            return Answer { query: Some(query), broken: None, query_span };
         }
     }
-    if !at.is_sorted() {
-        return Err(FormatFault::TagOrder);
+    let nothing = Answer { query: None, broken: None, query_span: None };
+    let Some(region) = answer.or_else(|| after(TAGS[1]).map(|start| start..completion.len())) else { return nothing };
+    let line = Answer::of_line(completion, first_line(completion, region), language);
+    // A line with braces or tags is a wreck, not a query.
+    if line.query.as_deref().is_some_and(|query| query.contains(['{', '}', '<', '>'])) { nothing } else { line }
+}
+
+/// The query of the last JSON object in a region that has one. Objects are looked for at the last few opening braces.
+fn json_inside(completion: &str, region: Range<usize>) -> Option<(String, Option<Range<usize>>)> {
+    const TRIES: usize = 16;
+    let text = completion.get(region.clone())?;
+    text.rmatch_indices('{').take(TRIES).find_map(|(at, _)| {
+        let rest = text.get(at..)?;
+        let object = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>().next()?.ok()?;
+        let start = region.start + at;
+        json_query(completion, start..start + object.get().len()).ok()
+    })
+}
+
+/// The first line of a region with something on it; an empty range at its end when there is none.
+fn first_line(text: &str, region: Range<usize>) -> Range<usize> {
+    let region = trimmed(text, region, char::is_whitespace);
+    let line = text.get(region.clone()).unwrap_or("");
+    region.start..region.start + line.find(['\n', '\r']).unwrap_or(line.len())
+}
+
+fn trimmed(text: &str, span: Range<usize>, noise: fn(char) -> bool) -> Range<usize> {
+    let inside = text.get(span.clone()).unwrap_or("");
+    let start = span.start + inside.len() - inside.trim_start_matches(noise).len();
+    start..start + inside.trim_matches(noise).len()
+}
+
+/// For each byte of a JSON string's value, and for its end, where in the escaped text it comes from.
+fn starts_of_unescaped(escaped: &str) -> Vec<usize> {
+    let mut starts = Vec::with_capacity(escaped.len() + 1);
+    let mut at = 0;
+    while let Some(c) = escaped.get(at..).and_then(|rest| rest.chars().next()) {
+        let rest = escaped.get(at..).unwrap_or("");
+        let (length, written) = match (c, rest.as_bytes().get(1)) {
+            ('\\', Some(b'u')) => match hex_unit(rest) {
+                // The first half of a pair: both halves are one character of four bytes.
+                Some(0xD800..=0xDBFF) => (4, 12),
+                Some(unit) => (char::from_u32(unit).map_or(3, char::len_utf8), 6),
+                None => (1, 6),
+            },
+            ('\\', _) => (1, 2),
+            _ => (c.len_utf8(), c.len_utf8()),
+        };
+        // Bytes inside a character that stands unescaped have places of their own.
+        starts.extend((0..length).map(|i| if written == length && c != '\\' { at + i } else { at }));
+        at += written;
     }
-    let inside = &completion[at[2] + "<answer>".len()..at[3]];
-    let value: serde_json::Value = serde_json::from_str(inside.trim()).map_err(|_| FormatFault::NotJson)?;
-    let query = value.get("query").and_then(|q| q.as_str()).ok_or(FormatFault::NoQuery)?;
-    let offset = inside.find(query).map(|o| at[2] + "<answer>".len() + o);
-    Ok((query.to_owned(), offset))
+    starts.push(escaped.len());
+    starts
+}
+
+fn hex_unit(escape: &str) -> Option<u32> {
+    u32::from_str_radix(escape.get(2..6)?, 16).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_line_is_the_answer_and_an_empty_one_is_broken() {
-        assert_eq!(first_line("  red shoes \nmore"), Ok(("red shoes".into(), Some(2))));
-        assert_eq!(first_line(" \n "), Err(FormatFault::Empty));
-    }
-
-    #[test]
-    fn think_answer_takes_each_tag_exactly_once_and_in_order() {
-        let ok = "<think>hm</think> <answer>{\"query\": \"red shoes\"}</answer>";
-        assert_eq!(think_answer(ok), Ok(("red shoes".into(), Some(38))));
-        assert_eq!(&ok[38..47], "red shoes");
-        assert_eq!(think_answer(ok.strip_suffix("</answer>").unwrap()).unwrap().0, "red shoes");
-        for (text, fault) in [
-            ("<answer>{}</answer>", FormatFault::MissingTag("<think>")),
-            ("<think><think></think><answer>{}</answer>", FormatFault::RepeatedTag("<think>")),
-            ("</think><think><answer>{}</answer>", FormatFault::TagOrder),
-            ("<think></think><answer>red</answer>", FormatFault::NotJson),
-            ("<think></think><answer>{\"q\": 1}</answer>", FormatFault::NoQuery),
-            ("<think></think><answer>{\"query\": 1}</answer>", FormatFault::NoQuery),
-        ] {
-            assert_eq!(think_answer(text), Err(fault), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_expansion_holds_every_word_once_and_weights_the_original() {
-        let plain = expand("Red shoes", &["red", "running", "Running", "sneakers"], 2.0, false);
-        assert_eq!(plain, Rewrite::plain("Red shoes Red shoes running sneakers"));
-        let weighted = expand("Red shoes", &["sneakers"], 2.0, true);
-        assert_eq!(weighted, Rewrite { text: "red^2 shoes^2 sneakers".into(), language: QueryLanguage::Boolean });
-    }
-
-    #[test]
-    fn words_are_cut_at_anything_that_is_no_letter_or_digit() {
-        let text = "anti-fatigue mat, 2'' (kid's)";
-        let found: Vec<&str> = words(text, 10).into_iter().map(|w| &text[w]).collect();
-        assert_eq!(found, ["anti", "fatigue", "mat", "2''", "kid's"]);
-        assert_eq!(words(text, 2).len(), 2);
-        assert!(words("-- ' !!", 10).is_empty());
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_text_breaks_the_reader(text in "(<think>|</think>|<answer>|</answer>|\\PC|\\n){0,40}") {
-            let _ = think_answer(&text);
-            let _ = first_line(&text);
-            for word in words(&text, 8) {
-                proptest::prop_assert!(!text[word].is_empty());
-            }
-        }
-    }
-}
+mod tests;

@@ -1,9 +1,9 @@
-//! The rewriter that changes nothing: the raw query as a baseline.
+//! The rewriter that changes nothing: the baseline of every table, and what serving falls back to.
 
 use crate::error::Result;
 use crate::types::{Deadline, Query, Rewrite, Rewriter};
 
-/// Gives every query back as it came in.
+/// Hands the user's words on as they are, as plain words.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Identity;
 
@@ -12,7 +12,20 @@ impl Rewriter for Identity {
         "identity"
     }
 
-    fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
-        queries.iter().map(|q| Ok(Rewrite::plain(q.text.clone()))).collect()
+    fn rewrite(&self, queries: &[Query], _deadline: Deadline) -> Vec<Result<Rewrite>> {
+        queries.iter().map(|query| Ok(Rewrite::plain(query.text.clone()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_query_comes_back_as_it_was_even_after_the_deadline() {
+        let queries = [Query::text("a AND b"), Query::text("")];
+        let past = Deadline::after(std::time::Duration::ZERO);
+        let texts: Vec<Rewrite> = Identity.rewrite(&queries, past).into_iter().map(|r| r.unwrap()).collect();
+        assert_eq!(texts, [Rewrite::plain("a AND b"), Rewrite::plain("")]);
     }
 }

@@ -1,20 +1,24 @@
 //! The language model as a rewriter.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-use super::prompt::Prompter;
+use super::encoder::PromptEncoder;
+use super::prompt::{PromptConfig, Prompter};
 use crate::error::{Error, Result};
+use crate::kernels::Precision;
 use crate::model::{
-    Adapter, Decoder, Deltas, Finish, GenerateOptions, Prefix, PromptTokens, SamplingConfig, Tokenizer, generate, prefix,
+    Adapter, Decoder, Deltas, Finish, GenerateOptions, ModelSource, Prefix, PromptTokens, SamplingConfig, Tokenizer,
+    generate, prefix,
 };
-use crate::types::{Deadline, Query, Rewrite, Rewriter};
+use crate::types::{Deadline, Query, RetrieverCard, Rewrite, Rewriter};
 
 /// A decoder, with or without an adapter, behind a prompt. The prompt's fixed part is computed once and kept.
 pub struct LanguageModel {
     name: String,
     decoder: Arc<Decoder>,
     tokenizer: Tokenizer,
-    prompter: Arc<Prompter>,
+    encoder: Arc<PromptEncoder>,
     adapter: Option<Adapter>,
     sampling: SamplingConfig,
     prefix: OnceLock<Prefix>,
@@ -26,12 +30,29 @@ impl LanguageModel {
         name: impl Into<String>,
         decoder: Arc<Decoder>,
         tokenizer: Tokenizer,
-        prompter: Arc<Prompter>,
+        encoder: Arc<PromptEncoder>,
         adapter: Option<Adapter>,
         sampling: SamplingConfig,
     ) -> Result<Self> {
         sampling.validate()?;
-        Ok(Self { name: name.into(), decoder, tokenizer, prompter, adapter, sampling, prefix: OnceLock::new() })
+        Ok(Self { name: name.into(), decoder, tokenizer, encoder, adapter, sampling, prefix: OnceLock::new() })
+    }
+
+    /// Opens a model (a GGUF file or a Hugging Face folder) and, where one is given, an adapter for rewriting queries to
+    /// the retriever of `card`. The prompt is the one that the adapter was trained with.
+    pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
+        let source = ModelSource::open(model)?;
+        let decoder = Arc::new(Decoder::load(&source, Precision::Auto, &|_, _| {})?);
+        let prompt = adapter.map(PromptConfig::read).transpose()?.flatten().unwrap_or_default();
+        let tokenizer = source.tokenizer()?;
+        let encoder = Arc::new(PromptEncoder::new(Prompter::new(prompt, card)?, tokenizer.clone())?);
+        let loaded = adapter.map(|folder| Adapter::load(folder, decoder.config())).transpose()?;
+        let name = match adapter {
+            Some(folder) => format!("{}+{}", source.name(), folder.display()),
+            None => source.name(),
+        };
+        let sampling = SamplingConfig::greedy(SamplingConfig::default().max_completion_length);
+        Self::new(name, decoder, tokenizer, encoder, loaded, sampling)
     }
 
     fn deltas(&self) -> &Deltas {
@@ -43,16 +64,16 @@ impl LanguageModel {
         let shared = match self.prefix.get() {
             Some(shared) => shared,
             None => {
-                let made = prefix(&self.decoder, self.prompter.prefix(), self.deltas())?;
+                let made = prefix(&self.decoder, self.encoder.prefix(), self.deltas())?;
                 self.prefix.get_or_init(|| made)
             }
         };
         let mut prompts = Vec::with_capacity(queries.len());
         for (index, query) in queries.iter().enumerate() {
-            prompts.push(PromptTokens { stream: index as u64, tokens: self.prompter.tokens(query)? });
+            prompts.push(PromptTokens { stream: index as u64, tokens: self.encoder.encode(query)? });
         }
         let options =
-            GenerateOptions { sampling: &self.sampling, completions: 1, stop: self.prompter.stop(), seed: 0, deadline };
+            GenerateOptions { sampling: &self.sampling, completions: 1, stop: self.encoder.stop(), seed: 0, deadline };
         let groups = generate(&self.decoder, &self.tokenizer, shared, &prompts, self.deltas(), &options)?;
         Ok(groups.into_iter().flatten().collect())
     }
@@ -76,8 +97,8 @@ impl Rewriter for LanguageModel {
             if completion.finish == Finish::Deadline {
                 return Err(deadline.check().err().unwrap_or_else(|| Error::Format("the deadline passed".into())));
             }
-            let reading = self.prompter.read(query, &completion.text);
-            reading.rewrite.ok_or_else(|| Error::Format(reading.fault.map_or(String::new(), |f| f.to_string())))
+            let reading = self.encoder.read(query, &completion.text);
+            reading.rewrite.ok_or_else(|| Error::Format(reading.broken.map_or(String::new(), |f| f.to_string())))
         };
         queries.iter().zip(&completions).map(read).collect()
     }

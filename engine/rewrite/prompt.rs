@@ -1,320 +1,273 @@
-//! Prompts: templates as data, filled from the retriever's card and the task.
+//! Prompts: built from the retriever's card and the task, by templates that are data.
+//!
+//! A template is a Jinja file with three macros, and the style says how their texts are put together:
+//!
+//! | macro | gives | few-shot | chat, think-answer |
+//! |---|---|---|---|
+//! | `instruction()` | what is asked for | the first line | the system message |
+//! | `request(query)` | one request, without its answer | the text up to the answer | a user message |
+//! | `response(example)` | the answer of an example | the text after it | an assistant message |
+//!
+//! Examples and the query go through the same `request`, so they look alike. The macros see `task`, `mode`,
+//! `language` (as in the configuration), `content` and `fields` (of the card); a request has `text` and `history`
+//! (titles), an example `search` and `thought` as well.
 
-use std::path::{Path, PathBuf};
+mod config;
+mod examples;
 
-use minijinja::{Environment, context};
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
+use serde::Serialize;
+
+pub use config::{Example, PromptConfig, PromptStyle, Task};
+
+use super::answer::{Answer, parse};
+use super::compose::Composer;
 use crate::error::{Error, Result};
-use crate::model::{Message, Tokenizer};
-use crate::types::{Query, QueryLanguage, RetrieverCard};
+use crate::model::Message;
+use crate::types::{Ordinal, Query, QueryLanguage, RetrieverCard, Rewrite};
 
-/// How the model is asked, and how it answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PromptStyle {
-    /// A text that goes on: examples, the request, and a line to complete. Small models do this best.
-    #[default]
-    FewShot,
-    /// The model's chat template; the answer is one line.
-    Chat,
-    /// The model's chat template; reasoning inside think tags, then JSON inside an answer tag (Rec-R1).
-    ThinkAnswer,
+/// Tells the title of an item of the catalogue.
+pub type Titles = Arc<dyn Fn(Ordinal) -> String + Send + Sync>;
+
+/// What a model is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Prompt {
+    /// A text to complete: `prefix` followed by `query`. The prefix is the same for every query, so that it is computed
+    /// once. The cut lies before the blank line between them, where tokenizers of byte-level BPE cut by themselves.
+    Completion {
+        /// Instruction and examples.
+        prefix: String,
+        /// The request, up to where the answer begins.
+        query: String,
+    },
+    /// A conversation for the model's chat template. All messages but the last are the same for every query.
+    Chat {
+        /// Instruction, examples, request.
+        messages: Vec<Message>,
+    },
 }
 
-/// What becomes of the original query.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// The rewrite takes its place.
-    Rewrite,
-    /// It stays, weighted, and the generated terms are added.
-    #[default]
-    Expand,
-}
-
-/// What the query is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Task {
-    /// A user's words.
-    #[default]
-    Search,
-    /// A history of items, the next one being sought.
-    Recommendation,
-}
-
-/// A request and the search that answers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Example {
-    /// What a user might say.
-    pub request: String,
-    /// What should be searched for.
-    pub search: String,
-}
-
-/// The settings of a prompt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PromptConfig {
-    /// Default `few-shot`.
-    pub style: PromptStyle,
-    /// Default `expand`.
-    pub mode: Mode,
-    /// Default `search`.
-    pub task: Task,
-    /// The language that the model writes. Default: the retriever's preferred one.
-    pub language: Option<QueryLanguage>,
-    /// A minijinja template in place of the built-in one; variables `query`, `examples`, `content`, `mode`, `task`,
-    /// `language`.
-    pub template: Option<PathBuf>,
-    /// Examples for `few-shot`. Default: four built-in ones, about no data set.
-    pub examples: Option<Vec<Example>>,
-    /// Weight of each original word in `expand`; generated terms weigh 1. Default 1.
-    pub original_weight: f32,
-    /// Characters of the query at most; the end is cut off, never the head. Default 600.
-    pub max_query_chars: usize,
-    /// Words that are taken from an answer at most. Default 32.
-    pub max_words: usize,
-}
-
-impl Default for PromptConfig {
-    fn default() -> Self {
-        Self {
-            style: PromptStyle::FewShot,
-            mode: Mode::Expand,
-            task: Task::Search,
-            language: None,
-            template: None,
-            examples: None,
-            original_weight: 1.0,
-            max_query_chars: 600,
-            max_words: 32,
-        }
-    }
-}
-
-/// The built-in examples: household things that are in none of the data sets.
-const EXAMPLES: [(&str, &str); 4] = [
-    ("my tea goes cold before I finish it", "insulated mug"),
-    ("want to hang pictures without drilling holes", "adhesive picture hooks"),
-    ("the neighbours can see into our bathroom", "frosted window film"),
-    ("keep losing my keys all over the house", "key finder tracker"),
-];
-
-/// Stands for the query while a template is rendered; no text that a user can type after cleaning holds it.
-const MARK: char = '\u{E000}';
-
-/// Makes prompts for one model, retriever and task, and reads its answers.
+/// Makes the prompts of one configuration for one retriever, and reads their answers.
+#[derive(Clone)]
 pub struct Prompter {
-    pub(super) config: PromptConfig,
-    pub(super) card: RetrieverCard,
-    pub(super) language: QueryLanguage,
-    tokenizer: Tokenizer,
-    prefix: Vec<u32>,
-    lead: String,
-    suffix: String,
-    stop: Vec<String>,
+    config: PromptConfig,
+    language: QueryLanguage,
+    template: Template,
+    titles: Option<Titles>,
+    shared: Prompt,
 }
 
 impl Prompter {
-    /// Renders the template once and keeps what is the same for all queries in tokens.
-    pub fn new(config: PromptConfig, card: RetrieverCard, tokenizer: Tokenizer) -> Result<Self> {
-        config.validate()?;
-        let language = config.language.or(card.languages.first().copied()).unwrap_or_default();
-        let rendered = match config.style {
-            PromptStyle::FewShot => render(&config, &card, language)?.trim_end().to_owned(),
-            PromptStyle::Chat | PromptStyle::ThinkAnswer => {
-                let Some(template) = tokenizer.chat_template() else {
-                    let found = "the model has no chat template";
-                    return Err(Error::argument("prompt.style", found, "use style = \"few-shot\", or an instruct model"));
-                };
-                let system = render(&config, &card, language)?;
-                let messages = [Message::new("system", system.trim()), Message::new("user", MARK.to_string())];
-                template.render(&messages, true)?
-            }
-        };
-        let Some((prefix, suffix)) = rendered.split_once(MARK) else {
-            let remedy = "let it hold {{ query }} where the query belongs";
-            return Err(Error::argument("prompt.template", "the template never shows the query", remedy));
-        };
-        // Tokenizers join a space with the word after it: it belongs to the query's part.
-        let (fixed, lead) = match prefix.strip_suffix(' ') {
-            Some(fixed) => (fixed, " ".to_owned()),
-            None => (prefix, String::new()),
-        };
-        let stop = if config.style == PromptStyle::ThinkAnswer { "</answer>" } else { "\n" };
-        Ok(Self {
-            prefix: tokenizer.encode(fixed, true)?,
-            lead,
-            suffix: suffix.to_owned(),
-            stop: vec![stop.to_owned()],
-            config,
-            card,
-            language,
-            tokenizer,
-        })
+    /// Checks the configuration against the card and renders what all prompts share.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] names the key that cannot be used, or the place where the template does not render.
+    pub fn new(config: PromptConfig, card: &RetrieverCard) -> Result<Self> {
+        let language = config.validate(card)?;
+        let template = Template::new(&config, language, card)?;
+        let shared = template.shared(&config, language)?;
+        Ok(Self { config, language, template, titles: None, shared })
     }
 
-    /// The tokens that every prompt begins with.
-    pub fn prefix(&self) -> &[u32] {
-        &self.prefix
+    /// With the titles of items, which the history of a query needs. Without them each line of the query's text is
+    /// taken for a title in [`Task::Recommend`].
+    pub fn with_titles(mut self, titles: Titles) -> Self {
+        self.titles = Some(titles);
+        self
     }
 
-    /// The tokens of a query's own part.
-    pub fn tokens(&self, query: &Query) -> Result<Vec<u32>> {
-        let text = clean(&query.text, self.config.max_query_chars);
-        self.tokenizer.encode(&format!("{}{text}{}", self.lead, self.suffix), false)
-    }
-
-    /// The whole prompt of a query as text, for people.
-    pub fn text(&self, query: &Query) -> Result<String> {
-        let tokens = [self.prefix.as_slice(), &self.tokens(query)?].concat();
-        self.tokenizer.decode(&tokens)
-    }
-
-    /// Texts that end an answer.
-    pub fn stop(&self) -> &[String] {
-        &self.stop
-    }
-
-    /// The settings.
+    /// The configuration.
     pub fn config(&self) -> &PromptConfig {
         &self.config
     }
-}
 
-impl PromptConfig {
-    /// The file beside an adapter that says how the model was asked when it was trained.
-    pub const FILE: &str = "prompt.toml";
-
-    /// Writes [`Self::FILE`] into an adapter's folder.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        let path = folder.join(Self::FILE);
-        let text = toml::to_string(self).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
-        std::fs::write(&path, text).map_err(|e| Error::write(&path, e))
+    /// The language that queries are asked for in.
+    pub fn language(&self) -> QueryLanguage {
+        self.language
     }
 
-    /// Reads [`Self::FILE`] of an adapter's folder; none where there is none (an adapter of another program).
-    pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(Self::FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|e| Error::read(&path, e))?,
+    /// The prompt for a query.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the template does not render this query.
+    pub fn prompt(&self, query: &Query) -> Result<Prompt> {
+        let text = self.template.request(&self.request(query))?;
+        Ok(match &self.shared {
+            Prompt::Completion { prefix, .. } => {
+                Prompt::Completion { prefix: prefix.clone(), query: format!("\n\n{text}") }
+            }
+            Prompt::Chat { messages } => {
+                let mut messages = messages.clone();
+                messages.push(Message::new("user", text));
+                Prompt::Chat { messages }
+            }
+        })
+    }
+
+    /// Where generation may stop: the end of the line for a text to complete. Chats end by the model's own token.
+    pub fn stop_strings(&self) -> &'static [&'static str] {
+        match self.config.style {
+            PromptStyle::FewShot => &["\n"],
+            PromptStyle::Chat | PromptStyle::ThinkAnswer => &[],
+        }
+    }
+
+    /// Reads a completion.
+    pub fn parse(&self, completion: &str) -> Answer {
+        parse(self.config.style, self.language, completion)
+    }
+
+    /// What makes the text for the retriever from a generated query.
+    pub fn composer(&self) -> Composer {
+        Composer {
+            mode: self.config.mode,
+            language: self.language,
+            original_weight: self.config.original_weight,
+            max_terms: self.config.max_terms,
+        }
+    }
+
+    /// The rewrite that a completion stands for.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when no query can be read out of it.
+    pub fn rewrite(&self, query: &Query, completion: &str) -> Result<Rewrite> {
+        match self.parse(completion) {
+            Answer { query: Some(generated), .. } => Ok(self.composer().compose(query, &generated)),
+            Answer { broken, .. } => Err(Error::Format(broken.map_or_else(String::new, |fault| fault.to_string()))),
+        }
+    }
+
+    fn request(&self, query: &Query) -> Request {
+        let PromptConfig { max_request_chars, max_history, max_title_chars, .. } = self.config;
+        let recent = |titles: Vec<String>| -> Vec<String> {
+            let skip = titles.len().saturating_sub(max_history);
+            titles.iter().skip(skip).map(|title| sanitised(title, max_title_chars)).collect()
         };
-        let bad = |e: toml::de::Error| Error::model(&path, e.message().to_owned(), "correct it, or remove the file for the defaults");
-        toml::from_str(&text).map(Some).map_err(bad)
-    }
-
-    /// Refuses values that have no meaning.
-    pub fn validate(&self) -> Result<()> {
-        if !(self.original_weight.is_finite() && self.original_weight > 0.0) {
-            let found = format!("found {}", self.original_weight);
-            return Err(Error::argument("prompt.original_weight", found, "give a positive number, 1 is usual"));
+        match (self.config.task, &self.titles) {
+            (Task::Search, _) => Request { text: sanitised(&query.text, max_request_chars), history: Vec::new() },
+            (Task::Recommend, Some(titles)) if !query.history.is_empty() => {
+                let skip = query.history.len().saturating_sub(max_history);
+                let history = recent(query.history.iter().skip(skip).map(|&item| titles(item)).collect());
+                Request { text: String::new(), history }
+            }
+            (Task::Recommend, _) => {
+                let lines = query.text.lines().map(str::to_owned).filter(|line| !line.trim().is_empty());
+                Request { text: String::new(), history: recent(lines.collect()) }
+            }
         }
-        if self.max_query_chars == 0 || self.max_words == 0 {
-            let key = if self.max_words == 0 { "prompt.max_words" } else { "prompt.max_query_chars" };
-            return Err(Error::argument(key, "found 0", "allow at least 1"));
-        }
-        if self.examples.as_ref().is_some_and(|e| e.iter().any(|e| e.search.trim().is_empty() || e.search.contains('\n'))) {
-            let remedy = "give each example one line of search keywords";
-            return Err(Error::argument("prompt.examples", "an example's search is empty or has a line break", remedy));
-        }
-        Ok(())
     }
 }
 
-fn render(config: &PromptConfig, card: &RetrieverCard, language: QueryLanguage) -> Result<String> {
-    let source = match &config.template {
-        Some(path) => std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?,
-        None => match config.style {
-            PromptStyle::FewShot => include_str!("templates/few-shot.jinja").to_owned(),
-            PromptStyle::Chat => include_str!("templates/chat.jinja").to_owned(),
-            PromptStyle::ThinkAnswer => include_str!("templates/think-answer.jinja").to_owned(),
-        },
-    };
-    let built_in = || EXAMPLES.map(|(request, search)| Example { request: request.into(), search: search.into() }).to_vec();
-    let examples = config.examples.clone().unwrap_or_else(built_in);
-    let values = context! {
-        query => MARK.to_string(),
-        examples,
-        content => card.content,
-        mode => config.mode,
-        task => config.task,
-        language,
-    };
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    environment.render_str(&source, values).map_err(|e| {
-        let name = config.template.as_ref().map_or("prompt.template".into(), |p| p.display().to_string());
-        Error::argument(name, e.to_string(), "the variables are query, examples, content, mode, task, language")
-    })
+/// What a template's `request` macro gets.
+#[derive(Serialize)]
+struct Request {
+    text: String,
+    history: Vec<String>,
 }
 
-/// One line, no control characters, a bounded length; the head is kept.
-fn clean(text: &str, limit: usize) -> String {
-    let mut out = String::with_capacity(text.len().min(limit * 4));
-    for word in text.split(|c: char| c.is_whitespace() || c.is_control() || c == MARK).filter(|w| !w.is_empty()) {
+/// A user's text as part of a prompt: white space folded, so that it stays on its line; tags and special tokens broken up
+/// by a space, so that it cannot end its turn; at most `chars` characters, of which the first are kept.
+fn sanitised(text: &str, chars: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(4 * chars));
+    let folded = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    for word in folded {
         if !out.is_empty() {
             out.push(' ');
         }
-        out.push_str(word);
+        let mut after_bracket = false;
+        for c in word.chars() {
+            if after_bracket && (c.is_alphabetic() || "|/!".contains(c)) {
+                out.push(' ');
+            }
+            after_bracket = c == '<';
+            out.push(c);
+        }
+        if out.len() > 4 * chars {
+            break;
+        }
     }
-    match out.char_indices().nth(limit) {
-        Some((at, _)) => out[..at].trim_end().to_owned(),
+    match out.char_indices().nth(chars) {
+        Some((end, _)) => out.get(..end).unwrap_or("").trim_end().to_owned(),
         None => out,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A template that parsed, with what its macros see.
+#[derive(Clone)]
+struct Template {
+    environment: Environment<'static>,
+    source: String,
+    name: String,
+    values: Value,
+}
 
-    #[test]
-    fn a_query_is_cleaned_to_one_bounded_line_whose_head_is_kept() {
-        assert_eq!(clean("  red\n\nshoes\u{7}\u{E000} size 9 ", 600), "red shoes size 9");
-        assert_eq!(clean("äöü red", 5), "äöü r");
-        assert_eq!(clean("", 5), "");
+impl Template {
+    fn new(config: &PromptConfig, language: QueryLanguage, card: &RetrieverCard) -> Result<Self> {
+        let (name, source) = config.template_source()?;
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        // The filter `tojson` escapes for HTML; a model shall see JSON as people write it.
+        environment.add_filter("json", |value: Value| {
+            serde_json::to_string(&value).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
+        });
+        let content = config.content.as_deref().unwrap_or(&card.content);
+        let content = if content.trim().is_empty() { "documents" } else { content };
+        let (task, mode, fields) = (config.task, config.mode, &card.fields);
+        let values = context! { task, mode, language, fields, content => sanitised(content, config.max_request_chars) };
+        Ok(Self { environment, source, name, values })
     }
 
-    #[test]
-    fn every_template_shows_the_card_and_the_query_in_every_mode() {
-        let card = RetrieverCard {
-            name: "x".into(),
-            version: "1".into(),
-            digest: "d".into(),
-            languages: vec![QueryLanguage::Plain],
-            fields: vec![],
-            reads_history: false,
-            content: "garden tools".into(),
+    /// Calls a macro of the template.
+    fn call(&self, name: &str, arguments: &[Value]) -> Result<String> {
+        let unusable = |e: minijinja::Error| {
+            let line = e.line().map_or(String::new(), |line| format!(" (line {line})"));
+            let said = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
+            Error::argument(
+                format!("template {}", self.name),
+                format!("{name}: {said}{line}"),
+                "a template defines the macros instruction(), request(query) and response(example)",
+            )
         };
-        for mode in [Mode::Rewrite, Mode::Expand] {
-            for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
-                let config = PromptConfig { style, mode, ..Default::default() };
-                let text = render(&config, &card, QueryLanguage::Boolean).unwrap();
-                assert!(text.contains("garden tools") && text.contains("AND"), "{text}");
-                assert_eq!(text.contains(MARK), style == PromptStyle::FewShot);
-            }
+        let template = self.environment.template_from_str(&self.source).map_err(unusable)?;
+        let rendered = template.render_captured(&self.values).map_err(unusable)?;
+        Ok(rendered.state().call_macro(name, arguments).map_err(unusable)?.trim_end().to_owned())
+    }
+
+    fn request(&self, request: &Request) -> Result<String> {
+        self.call("request", &[Value::from_serialize(request)])
+    }
+
+    /// Instruction and examples, which all prompts begin with.
+    fn shared(&self, config: &PromptConfig, language: QueryLanguage) -> Result<Prompt> {
+        let instruction = self.call("instruction", &[])?;
+        let mut turns = Vec::new();
+        for example in config.examples(language)? {
+            let mut example = example;
+            example.request = sanitised(&example.request, config.max_request_chars);
+            let history = std::mem::take(&mut example.history);
+            example.history = history.iter().map(|title| sanitised(title, config.max_title_chars)).collect();
+            let request = Request { text: example.request.clone(), history: example.history.clone() };
+            turns.push((self.request(&request)?, self.call("response", &[Value::from_serialize(&example)])?));
         }
-    }
-
-    #[test]
-    fn a_template_that_is_wrong_is_refused_with_what_it_may_use() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t.jinja");
-        std::fs::write(&path, "{{ qury }}").unwrap();
-        let config = PromptConfig { template: Some(path), ..Default::default() };
-        let card = RetrieverCard {
-            name: String::new(),
-            version: String::new(),
-            digest: String::new(),
-            languages: vec![],
-            fields: vec![],
-            reads_history: false,
-            content: String::new(),
-        };
-        let error = render(&config, &card, QueryLanguage::Plain).unwrap_err().to_string();
-        assert!(error.contains("t.jinja") && error.contains("query, examples"), "{error}");
+        Ok(match config.style {
+            PromptStyle::FewShot => {
+                let examples = turns.iter().map(|(request, response)| format!("\n\n{request}{response}"));
+                Prompt::Completion { prefix: instruction + &examples.collect::<String>(), query: String::new() }
+            }
+            PromptStyle::Chat | PromptStyle::ThinkAnswer => {
+                let mut messages = vec![Message::new("system", instruction)];
+                for (request, response) in turns {
+                    messages.extend([Message::new("user", request), Message::new("assistant", response)]);
+                }
+                Prompt::Chat { messages }
+            }
+        })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,8 @@ fn from_zip(file: File, wanted: &str, into: &Path) -> io::Result<usize> {
     let mut count = 0;
     for index in 0..archive.len() {
         let mut member = archive.by_index(index).map_err(io::Error::other)?;
-        let target = target(member.name(), wanted, into)?;
+        let name = member.name().map_err(io::Error::other)?.into_owned();
+        let target = target(&name, wanted, into)?;
         if let (true, Some(target)) = (member.is_file(), target) {
             write(&mut member, &target)?;
             count += 1;

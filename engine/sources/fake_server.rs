@@ -78,7 +78,8 @@ fn serve(mut stream: TcpStream, answers: &HashMap<String, Answer>, log: &Mutex<V
     log.lock().unwrap().push(Seen { path: path.clone(), headers: lines, body: String::from_utf8_lossy(&body).into() });
     let answer = answers.get(&path).cloned().unwrap_or_else(|| Answer::status(404, "not found"));
     std::thread::sleep(answer.delay);
-    let head = format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.status, answer.body.len());
+    let head =
+        format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.status, answer.body.len());
     let sent = answer.cut_at.unwrap_or(answer.body.len());
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&answer.body[..sent]));
 }

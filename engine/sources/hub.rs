@@ -36,7 +36,11 @@ impl Repository {
     /// Reads `owner/name`, then perhaps `/path/of/file`, then perhaps `@revision`.
     pub(super) fn parse(kind: Kind, address: &str) -> Result<Self> {
         let bad = |found: &str| {
-            Error::argument(format!("hf:{address}"), found, "write hf:owner/name, hf:owner/name/file.gguf or hf:owner/name@revision")
+            Error::argument(
+                format!("hf:{address}"),
+                found,
+                "write hf:owner/name, hf:owner/name/file.gguf or hf:owner/name@revision",
+            )
         };
         let (path, revision) = address.split_once('@').unwrap_or((address, "main"));
         let mut parts = path.splitn(3, '/');
@@ -94,7 +98,8 @@ impl Hub {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache: cache.unwrap_or_else(|| home.join("hub")),
             token,
-            offline: text("HF_HUB_OFFLINE").is_some_and(|v| matches!(v.to_lowercase().as_str(), "1" | "on" | "yes" | "true")),
+            offline: text("HF_HUB_OFFLINE")
+                .is_some_and(|v| matches!(v.to_lowercase().as_str(), "1" | "on" | "yes" | "true")),
         })
     }
 
@@ -124,7 +129,8 @@ impl Hub {
         let (shelf, id) = (repository.shelf(), &repository.id);
         let revision = repository.revision.replace('/', "%2F");
         options.tell(Progress::Step(&format!("asking the Hugging Face hub for {id}")));
-        let listing: Listing = http.json(&format!("{}/api/{shelf}/{id}/revision/{revision}?blobs=true", self.endpoint))?;
+        let listing: Listing =
+            http.json(&format!("{}/api/{shelf}/{id}/revision/{revision}?blobs=true", self.endpoint))?;
         if !is_plain_path(&listing.sha) || listing.sha.contains('/') {
             return Err(format!("the commit {:?} is no commit", listing.sha));
         }
@@ -140,7 +146,8 @@ impl Hub {
         }
         let reference = folder.join("refs").join(&repository.revision);
         download::write_whole(&reference, listing.sha.as_bytes())?;
-        choose::whole(repository, &snapshot).ok_or_else(|| "the repository has no weights or data that can be read".to_owned())
+        choose::whole(repository, &snapshot)
+            .ok_or_else(|| "the repository has no weights or data that can be read".to_owned())
     }
 
     fn fetch_file(

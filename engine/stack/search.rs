@@ -59,7 +59,7 @@ pub struct Trace {
     /// The query as it came in.
     pub query: String,
     /// What was searched for.
-    pub searched: String,
+    pub searched: Rewrite,
     /// How that came about.
     pub outcome: TraceOutcome,
     /// The rewriter's name.
@@ -109,14 +109,15 @@ impl Stack {
         let (rewrite, mut outcome) = self.rewrite(query);
         let rewrite_ms = milliseconds(start);
         let start = Instant::now();
-        let mut searched = rewrite.text.clone();
-        let ranking = match self.retrieve(query, &rewrite, k) {
+        let mut searched = rewrite;
+        let original = Rewrite::plain(query.text.clone());
+        let ranking = match self.retrieve(query, &searched, k) {
             Ok(ranking) => ranking,
-            Err(error) if searched == query.text => return Err(error),
+            Err(error) if searched == original => return Err(error),
             Err(error) => {
                 outcome = TraceOutcome::FellBack(error.to_string());
-                searched = query.text.clone();
-                self.retrieve(query, &Rewrite::plain(query.text.clone()), k)?
+                searched = original;
+                self.retrieve(query, &searched, k)?
             }
         };
         let trace = Trace {
@@ -204,6 +205,12 @@ impl StackBuilder {
     /// What rewrites. Default: nothing, the original query is searched for.
     pub fn rewriter(mut self, rewriter: impl Rewriter + 'static) -> Self {
         self.rewriter = Some(Arc::new(rewriter));
+        self
+    }
+
+    /// What rewrites, shared with others.
+    pub fn shared_rewriter(mut self, rewriter: Arc<dyn Rewriter>) -> Self {
+        self.rewriter = Some(rewriter);
         self
     }
 

@@ -51,17 +51,17 @@ impl Environment<'_> {
     /// Draws and scores a group for each query.
     pub(super) fn sample(&self, queries: &[usize], adapter: &Adapter, step: u64) -> Result<Drawn> {
         let m = self.materials;
-        let shared = prefix(&m.decoder, m.prompter.prefix(), adapter.frozen())?;
+        let shared = prefix(&m.decoder, m.encoder.prefix(), adapter.frozen())?;
         let labelled: Vec<(usize, &Labelled)> = queries.iter().filter_map(|q| Some((*q, m.train.get(*q)?))).collect();
         let mut prompts = Vec::with_capacity(labelled.len());
         for (index, (query, _)) in &labelled {
             // A query is drawn once a step, so step and query make a stream of its own.
-            prompts.push(PromptTokens { stream: step << 32 | *index as u64, tokens: m.prompter.tokens(query)? });
+            prompts.push(PromptTokens { stream: step << 32 | *index as u64, tokens: m.encoder.encode(query)? });
         }
         let options = GenerateOptions {
             sampling: &self.config.sampling,
             completions: self.config.train.num_generations,
-            stop: m.prompter.stop(),
+            stop: m.encoder.stop(),
             seed: self.config.train.seed,
             deadline: Deadline::NONE,
         };
@@ -69,15 +69,15 @@ impl Environment<'_> {
         let readings: Vec<Vec<Reading>> = generated
             .iter()
             .zip(&labelled)
-            .map(|(group, (_, (query, _)))| group.iter().map(|c| m.prompter.read(query, &c.text)).collect())
+            .map(|(group, (_, (query, _)))| group.iter().map(|c| m.encoder.read(query, &c.text)).collect())
             .collect();
         let mut drawn = Drawn::default();
-        let rewards = self.score(&labelled, readings.iter().map(|g| g.iter().map(|r| r.rewrite.as_ref()).collect()), &mut drawn);
+        let rewards = self.score(&labelled, readings.iter().map(|g| g.iter().map(Reading::earning).collect()), &mut drawn);
         let counterfactuals = self.counterfactuals(&labelled, &generated, &readings, &rewards, &mut drawn)?;
         for ((((completions, readings), rewards), counterfactuals), ((query, _), prompt)) in
             generated.into_iter().zip(readings).zip(rewards).zip(counterfactuals).zip(labelled.iter().zip(prompts))
         {
-            drawn.broken += readings.iter().filter(|r| r.rewrite.is_none()).count();
+            drawn.broken += readings.iter().filter(|r| r.broken.is_some()).count();
             let values: Vec<Option<f32>> = rewards.iter().map(|r| r.as_ref().map(|r| r.value)).collect();
             let signal = group_advantages(&values, values.len(), self.config.train.scale_rewards)?;
             let texts = completions.iter().map(|c| c.text.clone()).collect();

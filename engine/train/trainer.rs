@@ -17,7 +17,7 @@ use super::schedule::{EntropyControl, Schedule};
 use crate::error::{Error, Result};
 use crate::metrics::Measure;
 use crate::model::{Adapter, Decoder, SamplingConfig, Tokenizer};
-use crate::rewrite::{LanguageModel, Prompter};
+use crate::rewrite::{LanguageModel, PromptEncoder};
 use crate::stack::rank_all;
 use crate::types::{Judgements, Query, Request, Retriever, Rewrite};
 
@@ -33,7 +33,7 @@ pub struct Materials {
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Makes prompts and reads answers.
-    pub prompter: Arc<Prompter>,
+    pub encoder: Arc<PromptEncoder>,
     /// The environment.
     pub retriever: Arc<dyn Retriever>,
     /// Queries to learn from.
@@ -218,7 +218,7 @@ impl<'a> Trainer<'a> {
         };
         let rate = self.schedule.rate(step - 1);
         let rollouts: Vec<Rollout> = drawn.groups.iter().map(|g| g.rollout.clone()).collect();
-        let prefix = self.materials.prompter.prefix();
+        let prefix = self.materials.encoder.prefix();
         let report =
             learn(&self.materials.decoder, &mut self.adapter, &mut self.optimizer, rate, prefix, &rollouts, &learner)?;
         if let Some(control) = &mut self.state.entropy {
@@ -302,7 +302,7 @@ impl<'a> Trainer<'a> {
             m.model_name.clone(),
             m.decoder.clone(),
             m.tokenizer.clone(),
-            m.prompter.clone(),
+            m.encoder.clone(),
             Some(self.adapter.clone()),
             greedy,
         )?;

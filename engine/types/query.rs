@@ -21,7 +21,7 @@ impl Query {
 }
 
 /// What a rewriter made of a query.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Rewrite {
     /// The text for the retriever.
     pub text: String,

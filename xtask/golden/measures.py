@@ -84,7 +84,7 @@ def one(name, qrels, run):
 
 
 queries = []
-for _ in range(60):
+for _ in range(100):
     judged, run = fuzzed_query()
     values = measure(judged, run)
     queries.append(

@@ -133,7 +133,11 @@ fn ask(words: &Vocabulary, split: Split, products: &[Product], dice: &mut Dice) 
             requests.push(Shopper {
                 split,
                 id: String::new(),
-                text: frame.concat().replace("{Need}", &capitalise(need)).replace("{need}", need).replace("{wish}", &clause),
+                text: frame
+                    .concat()
+                    .replace("{Need}", &capitalise(need))
+                    .replace("{need}", need)
+                    .replace("{wish}", &clause),
                 oracle: wish.map_or(of.name.clone(), |w| format!("{} {}", of.name, w.value)),
                 grades: grades(products, kind, wish.map(|w| w.value.as_str())),
             });

@@ -5,12 +5,12 @@
 //! What joins the two is knowledge of the world, which a keyword index lacks and a language model has or learns.
 //!
 //! - 64 product types, 24 products each, every one another combination of three attributes.
-//! - 14 needs a type: 9 for train, 2 for dev, 3 for test, each asked once. No need phrase, wish phrase or sentence frame
-//!   is in two splits, no phrase holds a word of its product's name, and a test phrase shares at most a third of its
-//!   content words with any phrase of the other splits for the same type. Tests hold all of this.
+//! - 14 needs a type: 9 for train, 2 for dev, 3 for test, each asked once. No need phrase, wish phrase or sentence
+//!   frame is in two splits, no phrase holds a word of its product's name, and a held-out phrase shares at most a third
+//!   of its content words with any phrase of the other splits for the same type. Tests hold all of this.
 //! - About 3 requests in 10 carry a wish for an attribute ("it must not rust": stainless steel).
-//! - Grades, for linear gain: 2 for a product of the right type when nothing is wished for; with a wish, 3 for the right
-//!   type with the attribute and 1 without it. Products of other types are not relevant.
+//! - Grades, for linear gain: 2 for a product of the right type when nothing is wished for; with a wish, 3 for the
+//!   right type with the attribute and 1 without it. Products of other types are not relevant.
 //!
 //! The words stand in the TOML files beside this module; a seeded generator joins them, the same on every machine.
 
@@ -42,7 +42,8 @@ pub fn demo(seed: u64) -> Result<Dataset> {
     let Shop { products, requests } = generator::generate(&Vocabulary::embedded()?, seed);
     let mut catalog = CatalogBuilder::new();
     for product in &products {
-        let attributes: Vec<String> = product.attributes.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let attributes: Vec<String> =
+            product.attributes.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let fields = [
             ("title", product.title.as_str()),
             ("text", &product.text),
@@ -63,8 +64,8 @@ pub fn demo(seed: u64) -> Result<Dataset> {
     Dataset::from_parts(NAME, catalog.finish(), requests.iter().map(query).collect(), qrels, splits)
 }
 
-/// For every request of [`demo`] with this seed, by its id, the query that a perfect rewriter would send: the trade name
-/// and, where there is a wish, the attribute's trade word. It bounds what can be learned.
+/// For every request of [`demo`] with this seed, by its id, the query that a perfect rewriter would send: the trade
+/// name and, where there is a wish, the attribute's trade word. It bounds what can be learned.
 ///
 /// # Errors
 /// As [`demo`].

@@ -171,14 +171,16 @@ mod tests {
     fn smoothing_keeps_a_straight_line_and_weighs_neighbours_by_a_triangle() {
         let line: Vec<(f64, f64)> = (0..9).map(|i| (f64::from(i), f64::from(2 * i))).collect();
         assert!(smoothed(&line, 2)[2..7].iter().zip(&line[2..7]).all(|(s, l)| (s.1 - l.1).abs() < 1e-12));
-        let peak: Vec<f64> = smoothed(&[(0.0, 0.0), (1.0, 0.0), (2.0, 4.0), (3.0, 0.0), (4.0, 0.0)], 1).iter().map(|p| p.1).collect();
+        let peak: Vec<f64> =
+            smoothed(&[(0.0, 0.0), (1.0, 0.0), (2.0, 4.0), (3.0, 0.0), (4.0, 0.0)], 1).iter().map(|p| p.1).collect();
         assert_eq!(peak, [0.0, 1.0, 2.0, 1.0, 0.0]);
         assert_eq!(smoothed(&line, 0), line);
     }
 
     #[test]
     fn the_picture_holds_every_plot_and_nothing_that_is_elsewhere() {
-        let lines: String = (1..=40).map(|i| format!("{{\"step\":{i},\"reward\":{},\"entropy\":1}}\n", i % 3)).collect();
+        let lines: String =
+            (1..=40).map(|i| format!("{{\"step\":{i},\"reward\":{},\"entropy\":1}}\n", i % 3)).collect();
         let picture = written(&lines).unwrap().picture().unwrap();
         assert_eq!(picture.matches("<svg").count(), 3);
         assert_eq!(picture.matches("http").count(), 1, "the namespace alone");

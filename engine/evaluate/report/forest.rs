@@ -7,7 +7,7 @@ use super::scale::Scale;
 use crate::evaluate::MeasureComparison;
 use crate::evaluate::table::interval;
 
-const WIDTH: f64 = 820.0;
+const WIDTH: f64 = 1180.0;
 const ROW: f64 = 34.0;
 const TOP: f64 = 12.0;
 

@@ -1,5 +1,8 @@
 //! Axes: from values to places, with ticks at round numbers.
 
+/// What is smaller is written with a power of ten.
+const SMALL: f64 = 1e-3;
+
 /// A linear axis.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Scale {
@@ -42,8 +45,9 @@ impl Scale {
 /// The next of 1, 2, 2.5, 5 times a power of ten that is not below `wanted`.
 fn round_step(wanted: f64) -> f64 {
     let power = 10f64.powf(wanted.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0].into_iter().find(|m| m * power >= wanted * (1.0 - 1e-9)).unwrap_or(10.0);
-    step * power
+    // Very small steps are labelled with one digit, which 2.5 would not fit.
+    let fits = |m: &f64| m * power >= wanted * (1.0 - 1e-9) && (*m != 2.5 || power >= SMALL);
+    [1.0, 2.0, 2.5, 5.0].into_iter().find(fits).unwrap_or(10.0) * power
 }
 
 /// As many decimals as the step needs; thousands as "12k"; very small ones as powers of ten.
@@ -51,8 +55,8 @@ fn label(value: f64, step: f64) -> String {
     if value == 0.0 {
         return "0".into();
     }
-    if step < 1e-3 {
-        return short(value);
+    if step < SMALL {
+        return scientific(value);
     }
     if step >= 500.0 {
         let decimals = if step % 1000.0 == 0.0 { 0 } else { 1 };
@@ -67,15 +71,17 @@ pub(super) fn short(value: f64) -> String {
     let size = value.abs();
     minus(match size {
         _ if size == 0.0 => "0".into(),
-        _ if size < 1e-3 => {
-            let text = format!("{value:.1e}");
-            text.replace(".0e", "e").replace("e-", "e−")
-        }
+        _ if size < SMALL => return scientific(value),
         _ if size < 10.0 => format!("{value:.3}"),
         _ if size < 100.0 => format!("{value:.2}"),
         _ if size < 1000.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),
     })
+}
+
+/// One decimal and a power of ten, the decimal left out where it is 0: `1.2e−4`, `3e−5`.
+fn scientific(value: f64) -> String {
+    minus(format!("{value:.1e}").replace(".0e", "e").replace("e-", "e−"))
 }
 
 /// A real minus sign.
@@ -100,6 +106,7 @@ mod tests {
         assert_eq!(labels(-1.2, 0.4), ["−1.5", "−1.0", "−0.5", "0", "0.5"]);
         assert_eq!(labels(1.0, 11_000.0), ["0", "2.5k", "5.0k", "7.5k", "10.0k", "12.5k"]);
         assert_eq!(labels(0.0, 4e-5), ["0", "1e−5", "2e−5", "3e−5", "4e−5"]);
+        assert_eq!(labels(0.0, 8.5e-4), ["0", "2e−4", "4e−4", "6e−4", "8e−4", "1e−3"]);
         assert_eq!(labels(12.0, 61.0), ["10", "20", "30", "40", "50", "60", "70"]);
     }
 

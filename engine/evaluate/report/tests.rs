@@ -90,7 +90,9 @@ fn the_page_stands_alone_and_escapes_everything() {
     assert_balanced(&html);
     assert!(!html.contains("<script") && !html.contains("onload=x>"), "{html}");
     assert!(!html.contains("http") && !html.contains("url(") && !html.contains("@import"), "{html}");
-    for part in ["prefers-color-scheme:dark", "waterproof boots gore-tex", "zero-shot &lt;0&gt;", "60 steps, 540k tokens"] {
+    for part in
+        ["prefers-color-scheme:dark", "waterproof boots gore-tex", "zero-shot &lt;0&gt;", "60 steps, 540k tokens"]
+    {
         assert!(html.contains(part), "{part}: {html}");
     }
     for title in ["Reward", "Entropy", "KL from", "Length", "Gradient", "Groups", "Sampling", "Time"] {

@@ -136,7 +136,8 @@ fn analysed(analyzer: Analyzer, text: &str) -> (String, u64) {
 const ANALYSED: &str = "analysed";
 
 pub(super) fn tokenizers() -> TokenizerManager {
-    let tokenizers = TokenizerManager::new();
+    // With the defaults: the writer looks one up for every field, numbers included.
+    let tokenizers = TokenizerManager::default();
     tokenizers.register(ANALYSED, TextAnalyzer::from(AnalysedText));
     tokenizers
 }

@@ -65,7 +65,9 @@ pub(super) fn files<'l>(repository: &Repository, listing: &'l Listing) -> Result
             let only_gguf = !sharded && !has("model.safetensors") && !has("adapter_model.safetensors");
             match gguf.as_slice() {
                 [] | [_] => {}
-                many if only_gguf => return Err(format!("it has several models, choose one file: {}", many.join(", "))),
+                many if only_gguf => {
+                    return Err(format!("it has several models, choose one file: {}", many.join(", ")));
+                }
                 _ => {}
             }
             let wanted = |name: &str| match weights(name) {
@@ -98,7 +100,8 @@ pub(super) fn whole(repository: &Repository, snapshot: &Path) -> Option<PathBuf>
     match repository.kind {
         Kind::Data => (has("corpus.jsonl") || find(snapshot, ".inter").is_some()).then(|| snapshot.to_path_buf()),
         Kind::Model => {
-            let sharded = has(INDEX) && shards(&snapshot.join(INDEX))?.iter().all(|shard| is_plain_path(shard) && has(shard));
+            let sharded =
+                has(INDEX) && shards(&snapshot.join(INDEX))?.iter().all(|shard| is_plain_path(shard) && has(shard));
             let single = has("model.safetensors") && has("config.json");
             let adapter = has("adapter_model.safetensors") && has("adapter_config.json");
             let folder = sharded || single || adapter;

@@ -64,7 +64,13 @@ impl Http {
     }
 
     /// Downloads a file to the path `blob`; nothing is there unless all of it is.
-    pub(super) fn download(&self, address: &str, file: &FileInfo, blob: &Path, options: &PullOptions<'_>) -> Result<(), String> {
+    pub(super) fn download(
+        &self,
+        address: &str,
+        file: &FileInfo,
+        blob: &Path,
+        options: &PullOptions<'_>,
+    ) -> Result<(), String> {
         let total = file.size.unwrap_or(0);
         let patience = ANSWER + Duration::from_secs(total / SLOWEST_BYTES_PER_SECOND);
         let answer = self.get(address, patience)?;

@@ -1,0 +1,83 @@
+//! What a run came to: raw, RM3, zero-shot and trained side by side, and the report.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use querywright::catalog::Dataset;
+use querywright::evaluate::{Comparison, Evaluated, Report, samples, system};
+use querywright::metrics::Measure;
+use querywright::retrieve::{Bm25, Rm3, Rm3Config};
+use querywright::rewrite::Identity;
+use querywright::train::TrainConfig;
+use querywright::types::Rewriter;
+
+use crate::open::{Model, judged};
+use crate::progress;
+
+/// Queries that are rewritten at once.
+pub const BATCH: usize = 64;
+/// Rewrites in the report.
+const SAMPLES: usize = 24;
+
+/// A finished run and what it is measured on.
+pub struct Finished<'a> {
+    pub config: &'a TrainConfig,
+    pub dataset: &'a Dataset,
+    pub split: &'a str,
+    pub index: &'a Arc<Bm25>,
+    pub model: &'a Model,
+    pub adapter: &'a Path,
+}
+
+/// The table, and where the report lies.
+pub struct Compared {
+    pub comparison: Comparison,
+    pub report: PathBuf,
+}
+
+impl Finished<'_> {
+    /// Measures the four systems on the held-out queries and writes the report.
+    pub fn compare(&self, measures: &[Measure]) -> Result<Compared> {
+        let queries = judged(self.dataset, self.split)?;
+        let length = self.config.sampling.max_completion_length;
+        let prompt = &self.config.prompt;
+        let rewriters: [(&str, Box<dyn Rewriter>); 4] = [
+            ("raw", Box::new(Identity)),
+            ("rm3", Box::new(Rm3::new(self.index.clone(), Rm3Config::default())?)),
+            ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.index.as_ref(), None, length)?)),
+            ("trained", Box::new(self.model.rewriter("trained", prompt, self.index.as_ref(), Some(self.adapter), length)?)),
+        ];
+        let mut measured: Vec<Evaluated> = Vec::new();
+        for (name, rewriter) in &rewriters {
+            let bar = progress::bar(queries.len() as u64, name, "queries");
+            let tell = |done: usize| bar.set_position(done as u64);
+            let catalog = &self.dataset.catalog;
+            let mut found = system(rewriter.as_ref(), self.index.as_ref(), catalog, &queries, measures, BATCH, &tell)?;
+            found.system = found.system.named(*name);
+            bar.finish_and_clear();
+            measured.push(found);
+        }
+        let systems: Vec<_> = measured.iter().map(|m| m.system.clone()).collect();
+        let comparison = Comparison::of(&systems, "trained")?;
+        let shown: Vec<&Evaluated> = measured.iter().filter(|m| m.system.name != "rm3").collect();
+        let samples = measures.first().map_or_else(Vec::new, |m| samples(&queries, &shown, *m, SAMPLES));
+        let run = &self.config.train.output_dir;
+        let report = Report {
+            title: format!("{} on {}", self.model.name, self.dataset.name),
+            subtitle: format!("{} queries of the split {}, BM25", queries.len(), self.split),
+            metrics: Some(run.join("metrics.jsonl")),
+            comparison: Some(comparison.clone()),
+            samples,
+            config: std::fs::read_to_string(run.join("config.toml")).ok(),
+            versions: vec![
+                ("querywright".into(), env!("CARGO_PKG_VERSION").into()),
+                ("model digest".into(), self.model.source.digest()?),
+                ("catalogue digest".into(), self.dataset.catalog.digest().into()),
+                ("threads".into(), std::thread::available_parallelism().map_or(1, usize::from).to_string()),
+            ],
+        };
+        let report = report.write(&run.join("report"))?;
+        Ok(Compared { comparison, report })
+    }
+}

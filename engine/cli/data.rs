@@ -1,0 +1,104 @@
+//! `data`: list, pull and describe data sets.
+
+use std::path::Path;
+
+use anyhow::Result;
+use querywright::sources::{self, Entry, Kind, PullOptions};
+
+use crate::{open, progress};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// List the data sets that have a name here
+    List {
+        /// Print a JSON list
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch a data set into the cache
+    #[command(after_help = "Examples:\n  querywright data pull semanlink-tags")]
+    Pull {
+        /// A registry name or hf:owner/name
+        name: String,
+        /// Use the cache alone
+        #[arg(long)]
+        offline: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a data set holds
+    #[command(after_help = "Examples:\n  querywright data info demo\n  querywright data info ./my-data --json")]
+    Info {
+        /// demo, a registry name, or a folder
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::List { json } => list(sources::list()?, Kind::Data, json),
+        Command::Pull { name, offline, json } => {
+            let spinner = progress::spinner(format!("looking for {name}"));
+            let path = sources::data(&name, &PullOptions { offline, progress: Some(&|p| progress::pull(&spinner, p)) })?;
+            spinner.finish_and_clear();
+            pulled(&name, &path, json)
+        }
+        Command::Info { name, json } => info(&name, json),
+    }
+}
+
+/// Prints the entries of a kind.
+pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
+    let entries: Vec<Entry> = entries.into_iter().filter(|e| e.kind == kind).collect();
+    if json {
+        println!("{}", serde_json::to_string(&entries)?);
+        return Ok(());
+    }
+    for entry in entries {
+        let state = if entry.cached { "in the cache".to_owned() } else { format!("{:.1} MB to fetch", entry.size as f64 / 1e6) };
+        println!("{:<16} {}\n{:16} {}; {state}", entry.name, entry.description, "", entry.licence);
+    }
+    Ok(())
+}
+
+/// Prints where something lies.
+pub fn pulled(name: &str, path: &Path, json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::json!({ "name": name, "path": path }));
+    } else {
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+fn info(name: &str, json: bool) -> Result<()> {
+    let dataset = open::dataset(name)?;
+    let mut splits = serde_json::Map::new();
+    for split in dataset.split_names() {
+        splits.insert(split.to_owned(), dataset.split(split).map_or(0, |q| q.len()).into());
+    }
+    let object = serde_json::json!({
+        "name": dataset.name,
+        "documents": dataset.catalog.len(),
+        "fields": dataset.catalog.field_names(),
+        "queries": dataset.queries.len(),
+        "judgements": dataset.qrels.judgements(),
+        "splits": splits,
+        "digest": dataset.catalog.digest(),
+    });
+    if json {
+        println!("{object}");
+        return Ok(());
+    }
+    println!("{}: {} documents, {} queries, {} judgements", dataset.name, dataset.catalog.len(), dataset.queries.len(), dataset.qrels.judgements());
+    println!("  fields   {}", dataset.catalog.field_names().join(", "));
+    for (split, count) in &splits {
+        println!("  {split:<8} {count} queries");
+    }
+    println!("  sha256   {}", dataset.catalog.digest());
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! `eval`: one rewriter in front of one retriever.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use querywright::evaluate::system;
+
+use crate::{compare::BATCH, open, progress};
+
+/// Measure a rewriter in front of a retriever.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  querywright eval --data demo --rewriter identity
+  querywright eval --data my-data --split test --rewriter rm3 --measures nDCG@10,R@100 --json
+  querywright eval --data demo --rewriter smollm2-135m+runs/demo/best --run-out trained.run")]
+pub struct Args {
+    /// A data folder, a registry name, or demo
+    #[arg(long)]
+    data: String,
+    /// The split
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// The retriever, with settings behind a colon: bm25:k1=0.9,b=0.4
+    #[arg(long, default_value = "bm25")]
+    retriever: String,
+    /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
+    #[arg(long, default_value = "identity")]
+    rewriter: String,
+    /// Measures under their ir_measures names, with commas
+    #[arg(long, default_value = "nDCG@10,R@100")]
+    measures: String,
+    /// Write the rankings as a TREC run
+    #[arg(long, value_name = "FILE")]
+    run_out: Option<PathBuf>,
+    /// Keep the index in this folder and open it again next time
+    #[arg(long, value_name = "DIR")]
+    index: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let measures = open::measures(&args.measures)?;
+    let config = open::retriever_config(&args.retriever)?;
+    let dataset = open::dataset(&args.data)?;
+    let queries = open::judged(&dataset, &args.split)?;
+    let index = open::bm25(&dataset.catalog, config, args.index.as_deref())?;
+    let rewriter = open::rewriter(&args.rewriter, &index, None)?;
+    let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
+    let tell = |done: usize| bar.set_position(done as u64);
+    let found = system(rewriter.as_ref(), index.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;
+    bar.finish_and_clear();
+    if let Some(path) = &args.run_out {
+        found.run.write(path, &dataset.catalog)?;
+    }
+    let summary = found.system.summary();
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+        return Ok(());
+    }
+    println!("{} + {} on {} queries of {}/{}", summary.rewriter, summary.retriever, summary.queries, dataset.name, args.split);
+    for (name, value) in &summary.measures {
+        println!("  {name:<12} {:.4}", value.as_f64().unwrap_or(f64::NAN));
+    }
+    println!("  {:.1} s, {:.1} words a query", summary.seconds, summary.mean_query_words);
+    if summary.fallbacks > 0 || summary.faults > 0 {
+        println!("  {} queries searched for as they came, {} failed", summary.fallbacks, summary.faults);
+    }
+    Ok(())
+}

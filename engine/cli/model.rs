@@ -1,0 +1,66 @@
+//! `model`: list, pull and describe models.
+
+use anyhow::Result;
+use querywright::model::ModelSource;
+use querywright::sources::{self, Kind};
+
+use crate::{data, open};
+
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// List the models that have a name here
+    List {
+        /// Print a JSON list
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch a model into the cache
+    #[command(after_help = "Examples:\n  querywright model pull smollm2-135m\n  querywright model pull hf:Qwen/Qwen2.5-0.5B-Instruct")]
+    Pull {
+        /// A registry name or hf:owner/name
+        name: String,
+        /// Use the cache alone
+        #[arg(long)]
+        offline: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a model is
+    #[command(after_help = "Examples:\n  querywright model info smollm2-135m\n  querywright model info ./model.gguf --json")]
+    Info {
+        /// A registry name, hf:owner/name, a GGUF file or a folder
+        name: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::List { json } => data::list(sources::list()?, Kind::Model, json),
+        Command::Pull { name, offline, json } => data::pulled(&name, &open::model_path(&name, offline)?, json),
+        Command::Info { name, json } => {
+            let source = ModelSource::open(&open::model_path(&name, false)?)?;
+            let (summary, digest) = (source.summary(), source.digest()?);
+            if json {
+                let mut object = serde_json::to_value(&summary)?;
+                object["digest"] = digest.into();
+                object["path"] = source.path().display().to_string().into();
+                println!("{object}");
+                return Ok(());
+            }
+            println!("{}  ({}, {})", summary.name, summary.family, summary.format);
+            println!("  path         {}", source.path().display());
+            println!("  parameters   {:.1} million in {} layers of width {}", summary.parameters as f64 / 1e6, summary.layers, summary.hidden_size);
+            let types: Vec<String> = summary.types.iter().map(|(name, count)| format!("{name} x {count}")).collect();
+            println!("  tensors      {}", types.join(", "));
+            println!("  size         {:.1} MB", summary.bytes as f64 / 1e6);
+            println!("  vocabulary   {}", summary.vocab_size);
+            println!("  context      {} tokens", summary.context);
+            println!("  sha256       {digest}");
+            Ok(())
+        }
+    }
+}

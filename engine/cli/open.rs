@@ -1,0 +1,177 @@
+//! From what a user wrote to the thing itself: data sets, retrievers, models, rewriters.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use querywright::catalog::{Catalog, Dataset, demo};
+use querywright::kernels::Precision;
+use querywright::metrics::Measure;
+use querywright::model::{Adapter, Decoder, ModelSource, SamplingConfig, Tokenizer};
+use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
+use querywright::rewrite::{Identity, LanguageModel, PromptConfig, PromptEncoder, Prompter};
+use querywright::sources::{self, PullOptions};
+use querywright::train::Labelled;
+use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
+use querywright::{Error, error::nearest};
+
+use crate::progress;
+
+/// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
+pub fn dataset(name: &str) -> Result<Dataset> {
+    if name == demo::NAME {
+        return Ok(demo::demo(demo::SEED)?);
+    }
+    let spinner = progress::spinner(format!("reading {name}"));
+    let path = sources::data(name, &PullOptions { offline: false, progress: Some(&|p| progress::pull(&spinner, p)) })?;
+    let dataset = Dataset::open(&path)?;
+    spinner.finish_and_clear();
+    Ok(dataset)
+}
+
+/// A retriever as the command line names it: `bm25`, with settings behind a colon: `bm25:k1=0.9,b=0.4`.
+pub fn retriever_config(text: &str) -> Result<Bm25Config> {
+    let (name, settings) = text.split_once(':').unwrap_or((text, ""));
+    if name != "bm25" {
+        return Err(Error::argument("--retriever", format!("\"{name}\" is unknown"), "the retrievers are: bm25").into());
+    }
+    let mut config = Bm25Config::default();
+    for setting in settings.split(',').filter(|s| !s.is_empty()) {
+        let known = ["k1", "b", "language", "content", "rec-r1-contents-prefix"];
+        let (key, value) = setting.split_once('=').unwrap_or((setting, "true"));
+        let bad = |remedy: &str| Error::argument(format!("--retriever bm25:{key}"), format!("found \"{value}\""), remedy);
+        match key {
+            "k1" => config.k1 = value.parse().map_err(|_| bad("give a number, as k1=1.2"))?,
+            "b" => config.b = value.parse().map_err(|_| bad("give a number from 0 to 1, as b=0.75"))?,
+            "content" => config.content = value.to_owned(),
+            "rec-r1-contents-prefix" => {
+                config.rec_r1_contents_prefix = value.parse().map_err(|_| bad("give true or false"))?;
+            }
+            "language" => {
+                config.language = match value {
+                    "plain" => QueryLanguage::Plain,
+                    "boolean" => QueryLanguage::Boolean,
+                    _ => return Err(bad("give plain or boolean").into()),
+                };
+            }
+            _ => {
+                let hint = nearest(key, known).map_or(String::new(), |k| format!("did you mean {k}? "));
+                let remedy = format!("{hint}the settings are {}", known.join(", "));
+                return Err(Error::argument("--retriever", format!("unknown setting \"{key}\""), remedy).into());
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// BM25 over a catalogue. With a folder the index is kept there and opened again.
+pub fn bm25(catalog: &Arc<Catalog>, config: Bm25Config, index: Option<&Path>) -> Result<Arc<Bm25>> {
+    Ok(Arc::new(match index {
+        Some(folder) => Bm25::open_or_build(catalog.clone(), config, folder)?,
+        None => Bm25::in_memory(catalog.clone(), config)?,
+    }))
+}
+
+/// A model in memory.
+pub struct Model {
+    pub name: String,
+    pub source: ModelSource,
+    pub decoder: Arc<Decoder>,
+    pub tokenizer: Tokenizer,
+}
+
+/// Where a model lies; fetched when it must be.
+pub fn model_path(name: &str, offline: bool) -> Result<PathBuf> {
+    let spinner = progress::spinner(format!("looking for {name}"));
+    let path = sources::model(name, &PullOptions { offline, progress: Some(&|p| progress::pull(&spinner, p)) })?;
+    spinner.finish_and_clear();
+    Ok(path)
+}
+
+/// Loads a model: a registry name, `hf:owner/name`, a GGUF file or a folder.
+pub fn model(name: &str, precision: Precision) -> Result<Model> {
+    let path = model_path(name, false)?;
+    let bar = progress::bar(0, "loading the model", "layers");
+    let source = ModelSource::open(&path)?;
+    let decoder = Decoder::load(&source, precision, &|done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    let tokenizer = source.tokenizer()?;
+    Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })
+}
+
+impl Model {
+    /// The prompts for this model and a retriever.
+    pub fn encoder(&self, prompt: &PromptConfig, retriever: &dyn Retriever) -> Result<Arc<PromptEncoder>> {
+        let prompter = Prompter::new(prompt.clone(), retriever.card())?;
+        Ok(Arc::new(PromptEncoder::new(prompter, self.tokenizer.clone())?))
+    }
+
+    /// This model as a rewriter for a retriever, greedy.
+    pub fn rewriter(
+        &self,
+        name: &str,
+        prompt: &PromptConfig,
+        retriever: &dyn Retriever,
+        adapter: Option<&Path>,
+        max_completion_length: usize,
+    ) -> Result<LanguageModel> {
+        let encoder = self.encoder(prompt, retriever)?;
+        let adapter = adapter.map(|folder| Adapter::load(folder, self.decoder.config())).transpose()?;
+        let sampling = SamplingConfig::greedy(max_completion_length);
+        let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
+        Ok(LanguageModel::new(name, decoder, tokenizer, encoder, adapter, sampling)?)
+    }
+}
+
+/// A rewriter as the command line names it: `identity`, `rm3`, MODEL, or MODEL+ADAPTER_DIR.
+pub fn rewriter(text: &str, index: &Arc<Bm25>, prompt: Option<PromptConfig>) -> Result<Box<dyn Rewriter>> {
+    match text {
+        "identity" => return Ok(Box::new(Identity)),
+        "rm3" => return Ok(Box::new(Rm3::new(index.clone(), Rm3Config::default())?)),
+        _ => {}
+    }
+    let (name, adapter) = match text.split_once('+') {
+        Some((name, folder)) => (name, Some(PathBuf::from(folder))),
+        None => (text, None),
+    };
+    // The adapter is looked at first: it costs nothing, a model may have to be fetched.
+    if let Some(folder) = adapter.as_ref().filter(|f| !f.join("adapter_config.json").is_file()) {
+        let found = format!("{} holds no adapter_config.json", folder.display());
+        return Err(Error::argument("--rewriter", found, "give MODEL+DIR with a folder that training wrote, as runs/demo/best").into());
+    }
+    let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
+    let prompt = prompt.or(own).unwrap_or_default();
+    let model = model(name, Precision::Auto)?;
+    let length = SamplingConfig::default().max_completion_length;
+    Ok(Box::new(model.rewriter(text, &prompt, index.as_ref(), adapter.as_deref(), length)?))
+}
+
+/// The queries of a split that have judgements.
+pub fn judged<'a>(dataset: &'a Dataset, split: &str) -> Result<Vec<(&'a Query, &'a Judgements)>> {
+    let queries = dataset.split(split)?;
+    let pairs: Vec<_> = queries.into_iter().filter_map(|q| Some((q, dataset.qrels.get(&q.id)?))).collect();
+    if pairs.is_empty() {
+        let found = format!("no query of the split \"{split}\" has judgements");
+        return Err(Error::argument("--split", found, "choose another split, or add judgements").into());
+    }
+    Ok(pairs)
+}
+
+/// The same, owned, and only those with something relevant to find: for training.
+pub fn labelled(dataset: &Dataset, split: &str) -> Result<Vec<Labelled>> {
+    let pairs = judged(dataset, split)?;
+    Ok(pairs.into_iter().filter(|(_, j)| j.relevant() > 0).map(|(q, j)| (q.clone(), j.clone())).collect())
+}
+
+/// Measures from a list with commas.
+pub fn measures(text: &str) -> Result<Vec<Measure>> {
+    let list = text.split(',').map(str::trim).filter(|m| !m.is_empty());
+    let parsed = list.map(str::parse).collect::<querywright::Result<Vec<Measure>>>()?;
+    if parsed.is_empty() {
+        return Err(Error::argument("--measures", "the list is empty", "name at least one, as nDCG@10,R@100").into());
+    }
+    Ok(parsed)
+}

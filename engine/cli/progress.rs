@@ -1,0 +1,102 @@
+//! Progress on a terminal: bars with rate and time left. Where the output is no terminal, a line now and then.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use querywright::sources::Progress;
+use querywright::train::Observer;
+use querywright::train::log::{StepMetrics, name};
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A bar over `length` things; hidden where nobody watches.
+pub fn bar(length: u64, what: &str, unit: &str) -> ProgressBar {
+    let template = format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left {{msg}}");
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+    bar.set_style(style(&template).progress_chars("=> "));
+    bar.set_prefix(what.to_owned());
+    bar
+}
+
+/// A sign of life for work of unknown length.
+pub fn spinner(what: String) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    bar.set_style(style("{spinner} {msg}"));
+    bar.set_message(what);
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// Shows what a pull is doing.
+pub fn pull(spinner: &ProgressBar, progress: Progress<'_>) {
+    match progress {
+        Progress::Step(step) => {
+            if !std::io::stderr().is_terminal() {
+                eprintln!("{step}");
+            }
+            spinner.set_message(step.to_owned());
+        }
+        Progress::Bytes { file, done, total } => {
+            spinner.set_message(format!("{file}: {} of {} MB", done / 1_000_000, total / 1_000_000));
+        }
+    }
+}
+
+/// Watches a training run.
+pub struct Watcher {
+    bar: ProgressBar,
+    terminal: bool,
+    last_line: Option<Instant>,
+}
+
+/// Without a terminal: a line at most this often.
+const QUIET: Duration = Duration::from_secs(20);
+
+impl Watcher {
+    pub fn new(steps: u64) -> Self {
+        Self { bar: bar(steps, "training", "steps"), terminal: std::io::stderr().is_terminal(), last_line: None }
+    }
+
+    fn line(&self, text: &str) {
+        if self.terminal {
+            self.bar.println(text);
+        } else {
+            eprintln!("{text}");
+        }
+    }
+}
+
+impl Observer for Watcher {
+    fn step(&mut self, metrics: &StepMetrics, max_steps: u64) {
+        let shown = [("reward", name::REWARD), ("entropy", name::ENTROPY), ("kl", name::KL), ("length", name::MEAN_LENGTH)];
+        let values = shown.iter().filter_map(|(label, key)| Some(format!("{label} {:.3}", metrics.get(key)?)));
+        let live = values.collect::<Vec<_>>().join("  ");
+        self.bar.set_position(metrics.step);
+        self.bar.set_message(live.clone());
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= QUIET) || metrics.step == max_steps;
+        if !self.terminal && due {
+            eprintln!("step {}/{max_steps}  {live}  {:.1} s", metrics.step, metrics.get(name::STEP_TIME).unwrap_or(0.0));
+            self.last_line = Some(Instant::now());
+        }
+        if metrics.step == max_steps {
+            self.bar.finish_and_clear();
+        }
+    }
+
+    fn evaluated(&mut self, step: u64, score: f64, best: bool) {
+        self.line(&format!("step {step}: {score:.4} on the development queries{}", if best { ", the best so far" } else { "" }));
+    }
+
+    fn resumed(&mut self, step: u64) {
+        self.bar.set_position(step);
+        self.bar.reset_eta();
+        self.line(&format!("continuing after step {step}"));
+    }
+
+    fn note(&mut self, text: &str) {
+        self.line(text);
+    }
+}

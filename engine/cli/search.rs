@@ -1,0 +1,87 @@
+//! `search`: one query through the whole stack.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use querywright::stack::Stack;
+use querywright::types::{Query, Request, Rewrite};
+
+use crate::open;
+
+/// Search a data set.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  querywright search --data demo 'my windows drip every morning'
+  querywright search --data demo --rewriter smollm2-135m+runs/demo/best --explain 'my windows drip every morning'")]
+pub struct Args {
+    /// The query
+    query: String,
+    /// A data folder, a registry name, or demo
+    #[arg(long, default_value = "demo")]
+    data: String,
+    /// The retriever, with settings behind a colon: bm25:k1=0.9,b=0.4
+    #[arg(long, default_value = "bm25")]
+    retriever: String,
+    /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
+    #[arg(long, default_value = "identity")]
+    rewriter: String,
+    /// Hits at most
+    #[arg(short, long, default_value_t = 10)]
+    k: usize,
+    /// Milliseconds that the rewrite may take; after that the query is searched for as it is
+    #[arg(long, value_name = "MS")]
+    deadline: Option<u64>,
+    /// Show what each term adds to each hit's score
+    #[arg(long)]
+    explain: bool,
+    /// Keep the index in this folder and open it again next time
+    #[arg(long, value_name = "DIR")]
+    index: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let config = open::retriever_config(&args.retriever)?;
+    let dataset = open::dataset(&args.data)?;
+    let index = open::bm25(&dataset.catalog, config, args.index.as_deref())?;
+    let rewriter = open::rewriter(&args.rewriter, &index, None)?;
+    let mut builder = Stack::builder()
+        .catalog(dataset.catalog.clone())
+        .shared_retriever(index.clone())
+        .shared_rewriter(rewriter.into());
+    if let Some(ms) = args.deadline {
+        builder = builder.deadline(Duration::from_millis(ms));
+    }
+    let answer = builder.build()?.search(&args.query, args.k)?;
+    let request = Request::new(&Query::text(&args.query), &answer.trace.searched, args.k);
+    let mut explanations = Vec::new();
+    if args.explain {
+        for hit in &answer.hits {
+            if let Some(document) = dataset.catalog.ordinal(&hit.id) {
+                explanations.push(index.explain(&request, document)?);
+            }
+        }
+    }
+    if args.json {
+        let object = serde_json::json!({ "answer": answer, "explanations": args.explain.then_some(&explanations) });
+        println!("{}", serde_json::to_string(&object)?);
+        return Ok(());
+    }
+    let Rewrite { text, .. } = &answer.trace.searched;
+    println!("searched for: {text}  ({:?}, {:.1} ms + {:.1} ms)", answer.trace.outcome, answer.trace.rewrite_ms, answer.trace.retrieve_ms);
+    for (rank, hit) in answer.hits.iter().enumerate() {
+        println!("{:>3}  {:8.4}  {}  {}", rank + 1, hit.score, hit.id, hit.title);
+        if let Some(explanation) = explanations.get(rank) {
+            for line in explanation.to_string().lines().skip(1) {
+                println!("       {line}");
+            }
+        }
+    }
+    if answer.hits.is_empty() {
+        println!("no document matches");
+    }
+    Ok(())
+}

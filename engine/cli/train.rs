@@ -1,0 +1,106 @@
+//! `train`: GRPO against a retriever.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use querywright::metrics::Measure;
+use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
+
+use crate::compare::{Compared, Finished};
+use crate::open;
+use crate::progress::Watcher;
+
+/// Train a rewriter by GRPO against a retriever.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  querywright train examples/configs/demo.toml
+  querywright train my.toml --set train.max_steps=50 --set train.output_dir=runs/try
+  querywright train my.toml --resume")]
+pub struct Args {
+    /// The run's configuration
+    config: PathBuf,
+    /// Set a key over the file, as train.max_steps=50
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Continue the run in output_dir from its newest checkpoint
+    #[arg(long)]
+    resume: bool,
+    /// The split that is measured after training
+    #[arg(long, default_value = "test")]
+    split: String,
+    /// Do not measure after training
+    #[arg(long)]
+    no_eval: bool,
+    /// Measures of the table after training
+    #[arg(long, default_value = "nDCG@10,R@100")]
+    measures: String,
+    /// Print one JSON object in place of tables
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let config = TrainConfig::read(&args.config, &args.settings)?;
+    let measures = open::measures(&args.measures)?;
+    let split = (!args.no_eval).then_some(args.split.as_str());
+    let (outcome, compared) = train(&config, args.resume, split, &measures)?;
+    report(&outcome, compared.as_ref(), args.json)
+}
+
+/// Trains and, where a split is given, measures.
+pub fn train(
+    config: &TrainConfig,
+    resume: bool,
+    split: Option<&str>,
+    measures: &[Measure],
+) -> Result<(Outcome, Option<Compared>)> {
+    let dataset = open::dataset(&config.data.name)?;
+    let train = open::labelled(&dataset, &config.data.train)?;
+    let mut dev = open::labelled(&dataset, &config.data.dev)?;
+    dev.truncate(config.data.max_dev_queries);
+    if let Some(split) = split {
+        // What cannot be measured later must be said before the hours of training, not after.
+        open::judged(&dataset, split)?;
+    }
+    let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
+    let model = open::model(&config.model.name, config.model.precision)?;
+    let materials = Materials {
+        model_name: model.name.clone(),
+        decoder: model.decoder.clone(),
+        tokenizer: model.tokenizer.clone(),
+        encoder: model.encoder(&config.prompt, index.as_ref())?,
+        retriever: index.clone(),
+        train,
+        dev,
+        model_digest: model.source.digest()?,
+    };
+    let mut watcher = Watcher::new(config.train.max_steps);
+    let outcome = Trainer::new(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
+    let Some(split) = split else { return Ok((outcome, None)) };
+    let finished = Finished { config, dataset: &dataset, split, index: &index, model: &model, adapter: &outcome.adapter };
+    let compared = finished.compare(measures).context("training is done and saved, measuring failed")?;
+    Ok((outcome, Some(compared)))
+}
+
+/// Prints what came of a run.
+pub fn report(outcome: &Outcome, compared: Option<&Compared>, json: bool) -> Result<()> {
+    if json {
+        let object = serde_json::json!({
+            "outcome": outcome,
+            "comparison": compared.map(|c| &c.comparison),
+            "report": compared.map(|c| &c.report),
+        });
+        println!("{}", serde_json::to_string(&object)?);
+        return Ok(());
+    }
+    println!(
+        "{} steps in {:.0} s; best on the development queries: {:.4} after step {}",
+        outcome.steps, outcome.seconds, outcome.best_dev, outcome.best_step
+    );
+    println!("adapter: {}", outcome.adapter.display());
+    if let Some(compared) = compared {
+        println!("\n{}", compared.comparison.text());
+        println!("report: {}", compared.report.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,34 @@
+//! What a plugin asks for, what its embedder grants, and what it therefore may do.
+//!
+//! A plugin comes with a manifest, `plugin.toml`, that pins the component by its digest and names every host interface
+//! that it wants ([`Manifest`]). The embedder decides what plugins may have ([`Grant`]). A plugin gets the intersection
+//! of the two ([`Manifest::grant`] → [`Capabilities`]); nothing is allowed that was not both asked for and granted.
+//! The interfaces themselves are described in `wit/`.
+//!
+//! ```
+//! use querywright::plugin::{Grant, Manifest};
+//!
+//! let manifest = Manifest::parse(
+//!     r#"
+//!     id = "acme/attributes"
+//!     version = "1.2.0"
+//!     sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+//!
+//!     [capabilities]
+//!     log = true
+//!     http = ["api.example.com"]
+//!     "#,
+//!     "plugin.toml",
+//! )?;
+//! let capabilities = manifest.grant(&Grant { log: true, ..Grant::default() });
+//! assert!(capabilities.log && capabilities.http.is_empty());
+//! # Ok::<(), querywright::Error>(())
+//! ```
+
+mod capability;
+mod limits;
+mod manifest;
+
+pub use capability::{Capabilities, Grant, Wanted};
+pub use limits::Limits;
+pub use manifest::Manifest;

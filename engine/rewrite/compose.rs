@@ -1,0 +1,174 @@
+//! From what the model generated to what the retriever is given.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::terms::{Term, terms};
+use crate::types::{Query, QueryLanguage, Rewrite};
+
+/// What becomes of the user's own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// What the model writes replaces them.
+    Rewrite,
+    /// They stay, weighted, and the model's terms are added: it starts near the raw query, however weak the model.
+    #[default]
+    Expand,
+}
+
+/// Composes rewrites in one language of a retriever.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Composer {
+    /// What becomes of the user's own words.
+    pub mode: Mode,
+    /// The language to write in.
+    pub language: QueryLanguage,
+    /// How much an original word counts against a generated term, in [`Mode::Expand`].
+    pub original_weight: f32,
+    /// At most so many generated terms are used.
+    pub max_terms: usize,
+}
+
+impl Composer {
+    /// The text for the retriever.
+    ///
+    /// | mode, language | text |
+    /// |---|---|
+    /// | rewrite | the first `max_terms` terms of `generated`, as they stand |
+    /// | expand, Boolean | `(original words)^weight term "a phrase"` |
+    /// | expand, plain | the original, `weight` (rounded) times, then the terms' words |
+    /// | expand, natural | the original, a full stop, `generated` up to `max_terms` terms |
+    ///
+    /// In expand mode terms that stand in the original or came before are left out, and so are negated ones. Where
+    /// nothing was generated, the original alone is the text.
+    pub fn compose(&self, query: &Query, generated: &str) -> Rewrite {
+        let original = folded(&query.text);
+        let generated = self.bounded(generated);
+        let alone = |text: &str| if text.is_empty() { Rewrite::plain(original.clone()) } else { self.written(text) };
+        if self.mode == Mode::Rewrite || original.is_empty() {
+            return alone(&folded(generated));
+        }
+        match self.language {
+            QueryLanguage::Natural if generated.trim().is_empty() => Rewrite::plain(original),
+            QueryLanguage::Natural => {
+                let stop = if original.ends_with(['.', '!', '?']) { "" } else { "." };
+                self.written(&format!("{original}{stop} {}", folded(generated)))
+            }
+            QueryLanguage::Plain => {
+                let mut parts = vec![original.as_str(); self.original_weight.round().clamp(1.0, 100.0) as usize];
+                let added: Vec<String> = added(&original, generated).iter().map(Term::words).collect();
+                parts.extend(added.iter().map(String::as_str));
+                self.written(&parts.join(" "))
+            }
+            QueryLanguage::Boolean => {
+                let added: Vec<String> = added(&original, generated).into_iter().map(|term| term.text).collect();
+                let words = escaped(&original);
+                let weighted = match (words.contains(' '), self.original_weight) {
+                    (_, 1.0) => words,
+                    _ if words.is_empty() => words,
+                    (true, weight) => format!("({words})^{weight}"),
+                    (false, weight) => format!("{words}^{weight}"),
+                };
+                alone([weighted, added.join(" ")].join(" ").trim())
+            }
+        }
+    }
+
+    fn written(&self, text: &str) -> Rewrite {
+        Rewrite { text: text.to_owned(), language: self.language }
+    }
+
+    /// The part of a text that holds its first `max_terms` terms; all of it where it has no more.
+    fn bounded<'t>(&self, text: &'t str) -> &'t str {
+        let terms = terms(text);
+        if terms.len() <= self.max_terms {
+            return text;
+        }
+        let end = self.max_terms.checked_sub(1).and_then(|last| terms.get(last)).map_or(0, |term| term.span.end);
+        text.get(..end).unwrap_or(text)
+    }
+}
+
+/// The generated terms that add something.
+fn added(original: &str, generated: &str) -> Vec<Term> {
+    let mut seen: HashSet<String> = terms(original).iter().map(|term| term.words().to_lowercase()).collect();
+    let mut found = terms(generated);
+    found.retain(|term| !term.negated && seen.insert(term.words().to_lowercase()) && !term.words().is_empty());
+    found
+}
+
+/// A user's words with nothing left that a Boolean language could read as an operator.
+fn escaped(text: &str) -> String {
+    let bare = text.replace(|c: char| "()[]{}\"^:\\+-!~*?/&|<>=".contains(c), " ");
+    let words = bare.split_whitespace().map(|word| match word {
+        "AND" | "OR" | "NOT" => word.to_lowercase(),
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn folded(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn composed(mode: Mode, language: QueryLanguage, query: &str, generated: &str) -> String {
+        let composer = Composer { mode, language, original_weight: 2.0, max_terms: 4 };
+        composer.compose(&Query::text(query), generated).text
+    }
+
+    #[test]
+    fn rewriting_replaces_and_falls_back_to_the_original() {
+        let rewrite = |generated| composed(Mode::Rewrite, QueryLanguage::Boolean, "calm a baby", generated);
+        assert_eq!(rewrite(" lullaby OR \"cradle song\" "), "lullaby OR \"cradle song\"");
+        assert_eq!(rewrite("  "), "calm a baby");
+    }
+
+    #[test]
+    fn plain_expansion_repeats_the_original_and_adds_each_new_word_once() {
+        let text = composed(Mode::Expand, QueryLanguage::Plain, "Calm a\nbaby", "lullaby, \"cradle song\" calm Lullaby -dog");
+        assert_eq!(text, "Calm a baby Calm a baby lullaby cradle song");
+    }
+
+    #[test]
+    fn boolean_expansion_weighs_the_escaped_original_and_keeps_phrases() {
+        let text = composed(Mode::Expand, QueryLanguage::Boolean, "wi-fi AND (title:x)\"", "router \"access point\"");
+        assert_eq!(text, "(wi fi and title x)^2 router \"access point\"");
+        assert_eq!(composed(Mode::Expand, QueryLanguage::Boolean, "wifi", "router"), "wifi^2 router");
+        assert_eq!(composed(Mode::Expand, QueryLanguage::Boolean, "\"()\"", ""), "\"()\"");
+    }
+
+    #[test]
+    fn natural_expansion_is_two_sentences() {
+        assert_eq!(composed(Mode::Expand, QueryLanguage::Natural, "why?", "because of it"), "why? because of it");
+        assert_eq!(composed(Mode::Expand, QueryLanguage::Natural, "why", "because"), "why. because");
+    }
+
+    #[test]
+    fn more_terms_than_allowed_are_cut() {
+        assert_eq!(composed(Mode::Rewrite, QueryLanguage::Plain, "q", "a b c d e f"), "a b c d");
+        assert_eq!(composed(Mode::Expand, QueryLanguage::Plain, "q", "a b c d e f"), "q q a b c d");
+    }
+
+    proptest! {
+        #[test]
+        fn composing_never_fails_and_is_bounded(query in "\\PC{0,60}", generated in "\\PC{0,200}", weight in 0.1_f32..10.0) {
+            for mode in [Mode::Rewrite, Mode::Expand] {
+                for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
+                    let composer = Composer { mode, language, original_weight: weight, max_terms: 8 };
+                    let rewrite = composer.compose(&Query::text(query.as_str()), &generated);
+                    let bound = (query.len() + 1) * 11 + 2 * generated.len() + 32;
+                    prop_assert!(rewrite.text.len() <= bound, "{} > {bound}", rewrite.text.len());
+                    prop_assert!(terms(&query).is_empty() || !rewrite.text.is_empty());
+                    prop_assert!(!rewrite.text.contains('\n'));
+                }
+            }
+        }
+    }
+}

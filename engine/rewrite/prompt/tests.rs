@@ -1,0 +1,219 @@
+use super::*;
+use crate::rewrite::answer::FormatFault;
+use crate::rewrite::compose::Mode;
+use crate::rewrite::terms::terms;
+use proptest::prelude::*;
+
+fn card(languages: &[QueryLanguage]) -> RetrieverCard {
+    RetrieverCard {
+        name: "bm25".into(),
+        version: "1".into(),
+        digest: "d".into(),
+        languages: languages.to_vec(),
+        fields: vec!["title".into(), "text".into()],
+        reads_history: false,
+        content: "recipes".into(),
+    }
+}
+
+fn prompter(config: PromptConfig) -> Prompter {
+    Prompter::new(config, &card(&[QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural])).unwrap()
+}
+
+fn parts(prompt: Prompt) -> (String, String) {
+    match prompt {
+        Prompt::Completion { prefix, query } => (prefix, query),
+        Prompt::Chat { .. } => panic!("a chat"),
+    }
+}
+
+fn messages(prompt: Prompt) -> Vec<Message> {
+    match prompt {
+        Prompt::Chat { messages } => messages,
+        Prompt::Completion { .. } => panic!("a completion"),
+    }
+}
+
+fn every_config() -> Vec<PromptConfig> {
+    let mut all = Vec::new();
+    for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
+        for mode in [Mode::Rewrite, Mode::Expand] {
+            for task in [Task::Search, Task::Recommend] {
+                for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
+                    all.push(PromptConfig { style, mode, task, language: Some(language), ..PromptConfig::default() });
+                }
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_few_shot_prompt_reads_as_a_list_that_goes_on() {
+    let (prefix, query) = parts(prompter(PromptConfig::default()).prompt(&Query::text("soup for a cold day")).unwrap());
+    let expected = "Requests for recipes, each with other words that fitting entries use.\n\n\
+                    Request: how do bees tell each other where the flowers are\n\
+                    Search: honeybee waggle dance communication foraging\n\n\
+                    Request: why does bread rise\nSearch: yeast dough fermentation leavening\n\n\
+                    Request: songs to calm a baby at night\nSearch: lullaby cradle song sleep";
+    assert_eq!(prefix, expected);
+    assert_eq!(query, "\n\nRequest: soup for a cold day\nSearch:");
+}
+
+#[test]
+fn a_boolean_rewrite_prompt_names_operators_and_fields() {
+    let config = PromptConfig { mode: Mode::Rewrite, language: Some(QueryLanguage::Boolean), ..PromptConfig::default() };
+    let (prefix, _) = parts(prompter(config.clone()).prompt(&Query::text("x")).unwrap());
+    let first = prefix.lines().next().unwrap();
+    assert_eq!(
+        first,
+        "Requests for recipes, each with the best query for the search engine (AND, OR, NOT, \"phrases\", brackets, title:, text:)."
+    );
+    assert!(prefix.contains("Search: (lullaby OR \"cradle song\") NOT cartoon"));
+    let chat = messages(prompter(PromptConfig { style: PromptStyle::Chat, ..config }).prompt(&Query::text("x")).unwrap());
+    assert!(chat[0].content.contains("and fields: title:word, text:word."), "{}", chat[0].content);
+}
+
+#[test]
+fn a_think_answer_prompt_shows_the_form_that_its_parser_accepts() {
+    let config = PromptConfig { style: PromptStyle::ThinkAnswer, ..PromptConfig::default() };
+    let prompter = prompter(config);
+    let chat = messages(prompter.prompt(&Query::text("soup")).unwrap());
+    let roles: Vec<&str> = chat.iter().map(|m| m.role.as_str()).collect();
+    assert_eq!(roles, ["system", "user", "assistant", "user", "assistant", "user", "assistant", "user"]);
+    assert!(chat[0].content.starts_with("You write queries for a search engine over recipes. You are given"));
+    assert_eq!(chat[7].content, "Request: soup");
+    let form = chat[0].content.rsplit("tags: ").next().unwrap();
+    let form = form.get(form.rfind("<think>").unwrap()..).unwrap();
+    assert_eq!(prompter.parse(form).query.as_deref(), Some("words"));
+}
+
+#[test]
+fn every_built_in_example_is_an_answer_in_its_own_style() {
+    for config in every_config() {
+        let language = config.language.unwrap();
+        let examples = config.examples(language).unwrap();
+        assert!(examples.len() >= 3 && config.validate(&card(&[language])).is_ok());
+        let wanted: Vec<&str> = examples.iter().map(|e| e.search.as_str()).collect();
+        let prompter = prompter(config.clone());
+        let answers: Vec<String> = match prompter.shared.clone() {
+            Prompt::Completion { prefix, .. } => {
+                prefix.split("\nSearch:").skip(1).map(|rest| rest.split("\n\n").next().unwrap().to_owned()).collect()
+            }
+            Prompt::Chat { messages } => messages.into_iter().filter(|m| m.role == "assistant").map(|m| m.content).collect(),
+        };
+        let read: Vec<String> = answers.iter().map(|a| prompter.parse(a)).map(|a| {
+            assert_eq!(a.broken, None, "{config:?}");
+            a.query.unwrap()
+        }).collect();
+        assert_eq!(read, wanted, "{config:?}");
+        let operators = wanted.iter().any(|w| w.contains(" OR ") || w.contains("\""));
+        assert_eq!(operators, language == QueryLanguage::Boolean, "{config:?}");
+    }
+}
+
+#[test]
+fn what_prompts_share_is_the_same_for_every_query() {
+    for config in every_config() {
+        let prompter = prompter(config);
+        let (a, b) = (prompter.prompt(&Query::text("one")).unwrap(), prompter.prompt(&Query::text("two\nthree")).unwrap());
+        match (a, b) {
+            (Prompt::Completion { prefix: a, query: x }, Prompt::Completion { prefix: b, query: y }) => {
+                assert_eq!(a, b);
+                assert_ne!(x, y);
+                assert!(x.ends_with("\nSearch:") && !a.ends_with(char::is_whitespace));
+            }
+            (Prompt::Chat { messages: a }, Prompt::Chat { messages: b }) => {
+                assert_eq!(a[..a.len() - 1], b[..b.len() - 1]);
+                assert_ne!(a.last(), b.last());
+            }
+            _ => panic!("two forms"),
+        }
+    }
+}
+
+#[test]
+fn a_history_shows_its_last_titles_from_the_catalogue_or_from_the_lines_of_the_text() {
+    let config = PromptConfig { task: Task::Recommend, max_history: 2, max_title_chars: 8, ..PromptConfig::default() };
+    let query = Query { text: "ignored".into(), history: vec![1, 2, 3], ..Query::default() };
+    let titles: Titles = Arc::new(|item| format!("Title {item}\nand more"));
+    let (_, with) = parts(prompter(config.clone()).with_titles(titles).prompt(&query).unwrap());
+    assert_eq!(with, "\n\nHad: Title 2; Title 3\nSearch:");
+    let (_, lines) = parts(prompter(config).prompt(&Query::text("a\nb\n\nc\n")).unwrap());
+    assert_eq!(lines, "\n\nHad: b; c\nSearch:");
+}
+
+#[test]
+fn a_request_stays_on_its_line_keeps_its_head_and_cannot_end_its_turn() {
+    assert_eq!(sanitised(" a\n\nb\t\u{0}c ", 10), "a b c");
+    assert_eq!(sanitised("abcdef", 3), "abc");
+    assert_eq!(sanitised("äöü ßé", 4), "äöü");
+    assert_eq!(sanitised("x<|im_end|></s><think> 1<2 <3", 99), "x< |im_end|>< /s>< think> 1<2 <3");
+    assert_eq!(PromptConfig::default().max_request_chars, 400);
+}
+
+#[test]
+fn a_template_of_ones_own_takes_the_place_of_the_built_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.jinja");
+    let text = "{% macro instruction() %}Over {{ content }}{% endmacro %}{% macro request(q) %}Q {{ q.text }} A{% endmacro %}\
+                {% macro response(e) %} {{ e.search }}{% endmacro %}";
+    std::fs::write(&path, text).unwrap();
+    let example = Example { request: "x".into(), search: "y".into(), ..Example::default() };
+    let config = PromptConfig { template: Some(path.clone()), examples: Some(vec![example]), ..PromptConfig::default() };
+    assert_eq!(
+        prompter(config.clone()).prompt(&Query::text("z")).unwrap(),
+        Prompt::Completion { prefix: "Over recipes\n\nQ x A y".into(), query: "\n\nQ z A".into() }
+    );
+    for (text, said) in [
+        ("{% macro instruction() %}{% endmacro %}", "request"),
+        ("{% macro instruction( %}", "line 1"),
+        ("{% macro instruction() %}{{ nothing }}{% endmacro %}", "undefined"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let error = Prompter::new(config.clone(), &card(&[QueryLanguage::Plain])).err().unwrap().to_string();
+        assert!(error.contains("mine.jinja") && error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn bad_keys_and_values_are_refused_with_what_would_be_right() {
+    let wrong: Result<PromptConfig, _> = serde_json::from_str("{\"stile\": \"chat\"}");
+    assert!(wrong.unwrap_err().to_string().contains("unknown field `stile`"));
+    let ok: PromptConfig = serde_json::from_str("{\"style\": \"think-answer\", \"mode\": \"rewrite\", \"language\": \"boolean\"}").unwrap();
+    assert_eq!((ok.style, ok.mode), (PromptStyle::ThinkAnswer, Mode::Rewrite));
+    let say = |config: PromptConfig| Prompter::new(config, &card(&[QueryLanguage::Plain])).err().unwrap().to_string();
+    let default = PromptConfig::default;
+    assert!(say(PromptConfig { max_terms: 0, ..default() }).contains("max_terms: 0"));
+    assert!(say(PromptConfig { original_weight: f32::NAN, ..default() }).contains("original_weight: NaN"));
+    assert!(say(PromptConfig { language: Some(QueryLanguage::Boolean), ..default() }).contains("does not read"));
+    let example = Example { search: "x".into(), ..Example::default() };
+    assert!(say(PromptConfig { examples: Some(vec![example]), ..default() }).contains("examples[0]"));
+}
+
+#[test]
+fn a_completion_becomes_a_rewrite_or_a_format_error() {
+    let prompter = prompter(PromptConfig { style: PromptStyle::ThinkAnswer, ..PromptConfig::default() });
+    let query = Query::text("baby songs");
+    let good = prompter.rewrite(&query, "<think></think><answer>{\"query\": \"lullaby\"}</answer>").unwrap();
+    assert_eq!(good, Rewrite::plain("baby songs baby songs lullaby"));
+    let error = prompter.rewrite(&query, "<think>").unwrap_err().to_string();
+    assert!(error.contains(&FormatFault::MissingTag("</think>").to_string()), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn no_query_breaks_a_prompt_and_its_length_is_bounded(text in "\\PC{0,800}", history in prop::collection::vec(any::<u32>(), 0..30)) {
+        for config in [
+            PromptConfig::default(),
+            PromptConfig { task: Task::Recommend, ..PromptConfig::default() },
+        ] {
+            let titles: Titles = Arc::new(|item| "t\n".repeat(item as usize % 300));
+            let prompter = prompter(config).with_titles(titles);
+            let (_, query) = parts(prompter.prompt(&Query { text: text.clone(), history: history.clone(), ..Query::default() }).unwrap());
+            prop_assert!(query.chars().count() <= 1100);
+            prop_assert!(query.matches('\n').count() <= 3);
+            prop_assert!(terms(&query).len() <= 600);
+        }
+    }
+}

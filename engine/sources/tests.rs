@@ -24,7 +24,8 @@ fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Answer> {
         fs::write(&path, bytes).unwrap();
         let digest = cache::sha256(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": format!("git{digest}"), "lfs": {"sha256": digest}})
+        let (size, blob) = (bytes.len(), format!("git{digest}"));
+        serde_json::json!({"rfilename": name, "size": size, "blobId": blob, "lfs": {"sha256": digest}})
     });
     let listing = serde_json::json!({"sha": "c0ffee", "siblings": listed.collect::<Vec<_>>()});
     let mut answers: HashMap<String, Answer> =

@@ -14,7 +14,7 @@ use crate::error::{Error, Result, nearest};
 use crate::kernels::Precision;
 use crate::model::{LoraConfig, SamplingConfig};
 use crate::retrieve::Bm25Config;
-use crate::rewrite::PromptConfig;
+use crate::rewrite::{PromptConfig, PromptStyle};
 
 /// A run. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,6 +113,9 @@ pub struct RunSection {
     pub scale_rewards: ScaleRewards,
     /// Weight of the counterfactual credit per term; 0 has none. Default 0.
     pub term_credit_coef: f64,
+    /// Whether a group whose completions all fall short gets one completion from relevance feedback
+    /// ([`guidance`](super::guidance)); few-shot prompts only. Default false.
+    pub repair_groups: bool,
     /// Gradient norm at most; 0 never clips. Default 1.
     pub max_grad_norm: f64,
     /// Steps between evaluations on the development queries; 0 evaluates at the end alone. Default 20.
@@ -139,6 +142,7 @@ impl Default for RunSection {
             num_iterations: 1,
             scale_rewards: ScaleRewards::Group,
             term_credit_coef: 0.0,
+            repair_groups: false,
             max_grad_norm: 1.0,
             eval_steps: 20,
             save_steps: 20,
@@ -216,6 +220,10 @@ impl TrainConfig {
         }
         if !(run.term_credit_coef.is_finite() && run.term_credit_coef >= 0.0) {
             return refuse("train.term_credit_coef", format!("found {}", run.term_credit_coef), "give 0 or a number such as 0.5");
+        }
+        if run.repair_groups && self.prompt.style != PromptStyle::FewShot {
+            let remedy = "set prompt.style = \"few-shot\", or repair_groups = false";
+            return refuse("train.repair_groups", "the prompt's answers are more than a list of words".into(), remedy);
         }
         if self.sampling.temperature <= 0.0 {
             return refuse("sampling.temperature", "found 0".into(), "a policy that always says the same learns nothing; give 1.0");

@@ -15,7 +15,7 @@ use crate::model::{Adapter, Decoder, Deltas};
 pub struct Sample {
     /// Its tokens, the stop included.
     pub tokens: Vec<u32>,
-    /// What the sampler said of each token.
+    /// What the sampler said of each token; not a number where nobody sampled it.
     pub sampled_logp: Vec<f32>,
     /// Its advantage over its group.
     pub advantage: f32,
@@ -190,14 +190,14 @@ pub fn learn(
         };
         report.skipped_updates += usize::from(!update(adapter, optimizer, learning_rate, &gradients)?);
     }
-    let tokens: usize = micros.iter().map(|m| m.sampled.len()).sum();
+    let tokens: usize = micros.iter().map(|m| m.sampled.iter().filter(|l| !l.is_nan()).count()).sum();
     report.logp_difference /= tokens.max(1) as f64;
     Ok(report)
 }
 
 impl StepReport {
     fn compare(&mut self, sampled: &[f32], trained: &[f32]) {
-        for (a, b) in sampled.iter().zip(trained) {
+        for (a, b) in sampled.iter().zip(trained).filter(|(a, _)| !a.is_nan()) {
             let gap = f64::from((a - b).abs());
             self.logp_difference += gap;
             self.logp_difference_max = self.logp_difference_max.max(gap);

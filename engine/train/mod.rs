@@ -7,6 +7,7 @@ pub mod advantage;
 pub mod checkpoint;
 mod config;
 pub mod curriculum;
+pub mod guidance;
 pub mod learner;
 pub mod log;
 pub mod loss;

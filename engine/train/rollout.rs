@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::advantage::{Counterfactual, GroupSignal, Term, group_advantages};
 use super::config::TrainConfig;
+use super::guidance::Guidance;
 use super::learner::{Rollout, Sample};
 use super::log::CompletionRecord;
 use super::reward::{Candidate, Reward, RewardCache, RewardFunction};
@@ -19,6 +20,7 @@ pub(super) struct Environment<'a> {
     pub(super) materials: &'a Materials,
     pub(super) reward: &'a RewardFunction,
     pub(super) cache: &'a RewardCache,
+    pub(super) guidance: Option<&'a Guidance>,
 }
 
 /// One query's group.
@@ -44,6 +46,8 @@ pub(super) struct Drawn {
     pub(super) faults: usize,
     /// Completions whose format was broken.
     pub(super) broken: usize,
+    /// Groups of which one completion came from relevance feedback.
+    pub(super) repaired: usize,
     pub(super) signal: GroupSignal,
 }
 
@@ -65,14 +69,15 @@ impl Environment<'_> {
             seed: self.config.train.seed,
             deadline: Deadline::NONE,
         };
-        let generated = generate(&m.decoder, &m.tokenizer, &shared, &prompts, adapter.frozen(), &options)?;
-        let readings: Vec<Vec<Reading>> = generated
+        let mut generated = generate(&m.decoder, &m.tokenizer, &shared, &prompts, adapter.frozen(), &options)?;
+        let mut readings: Vec<Vec<Reading>> = generated
             .iter()
             .zip(&labelled)
             .map(|(group, (_, (query, _)))| group.iter().map(|c| m.encoder.read(query, &c.text)).collect())
             .collect();
         let mut drawn = Drawn::default();
-        let rewards = self.score(&labelled, readings.iter().map(|g| g.iter().map(Reading::earning).collect()), &mut drawn);
+        let mut rewards = self.score(&labelled, readings.iter().map(|g| g.iter().map(Reading::earning).collect()), &mut drawn);
+        self.repair(&labelled, &mut generated, &mut readings, &mut rewards, &mut drawn)?;
         let counterfactuals = self.counterfactuals(&labelled, &generated, &readings, &rewards, &mut drawn)?;
         for ((((completions, readings), rewards), counterfactuals), ((query, _), prompt)) in
             generated.into_iter().zip(readings).zip(rewards).zip(counterfactuals).zip(labelled.iter().zip(prompts))
@@ -117,6 +122,57 @@ impl Environment<'_> {
         groups.iter().map(|group| rewards.by_ref().take(group.len()).collect()).collect()
     }
 
+    /// Replaces the last completion of each group by one from relevance feedback, where that earns more than all of them.
+    fn repair(
+        &self,
+        labelled: &[(usize, &Labelled)],
+        generated: &mut [Vec<Completion>],
+        readings: &mut [Vec<Reading>],
+        rewards: &mut [Vec<Option<Reward>>],
+        drawn: &mut Drawn,
+    ) -> Result<()> {
+        let Some(guidance) = self.guidance else { return Ok(()) };
+        let m = self.materials;
+        let proposals: Vec<Vec<String>> = labelled
+            .iter()
+            .map(|(_, (query, judgements))| guidance.proposals(&m.catalog, query, judgements))
+            .collect();
+        let proposed: Vec<Vec<Reading>> = proposals
+            .iter()
+            .zip(labelled)
+            .map(|(lists, (_, (query, _)))| lists.iter().map(|text| m.encoder.read(query, &format!(" {text}"))).collect())
+            .collect();
+        let earned = self.score(labelled, proposed.iter().map(|g| g.iter().map(Reading::earning).collect()), drawn);
+        let groups = generated.iter_mut().zip(readings).zip(rewards).zip(proposals.iter().zip(proposed).zip(earned));
+        for (((completions, readings), rewards), ((texts, proposed), earned)) in groups {
+            let value = |reward: &Option<Reward>| reward.as_ref().map_or(f32::NEG_INFINITY, |r| r.value);
+            let reached = rewards.iter().map(value).fold(f32::NEG_INFINITY, f32::max);
+            let mut best: Option<(usize, f32)> = None;
+            for (index, reward) in earned.iter().enumerate() {
+                // Of equally good lists the shortest: the first.
+                if value(reward) > best.map_or(reached + REPAIR_MARGIN, |b| b.1 + REPAIR_MARGIN) {
+                    best = Some((index, value(reward)));
+                }
+            }
+            let Some((index, _)) = best else { continue };
+            let (Some(text), Some(reading), Some(reward)) = (texts.get(index), proposed.get(index), earned.get(index)) else {
+                continue;
+            };
+            let Some(tokens) = m.encoder.answer(text)? else { continue };
+            if tokens.len() > self.config.sampling.max_completion_length {
+                continue;
+            }
+            if let (Some(c), Some(r), Some(w)) = (completions.last_mut(), readings.last_mut(), rewards.last_mut()) {
+                // Nobody sampled it: the trainer's own number stands in for the sampler's.
+                let log_probabilities = vec![f32::NAN; tokens.len()];
+                *c = Completion { tokens, log_probabilities, text: format!(" {text}"), finish: Finish::Stop };
+                (*r, *w) = (reading.clone(), reward.clone());
+                drawn.repaired += 1;
+            }
+        }
+        Ok(())
+    }
+
     /// What each term of each rewrite was worth: the reward without it, by one more batch of retrievals.
     fn counterfactuals(
         &self,
@@ -152,6 +208,9 @@ impl Environment<'_> {
     }
 }
 
+/// What a completion from relevance feedback must earn more than the group's best, and a longer one than a shorter.
+const REPAIR_MARGIN: f32 = 0.02;
+
 fn sample(completion: Completion, counterfactual: Counterfactual) -> Sample {
     Sample {
         truncated: completion.finish != Finish::Stop,
@@ -180,6 +239,7 @@ impl Drawn {
     pub(super) fn replace_silent(&mut self, fresh: Drawn, wanted: usize, config: &TrainConfig) -> Result<()> {
         self.faults += fresh.faults;
         self.broken += fresh.broken;
+        self.repaired += fresh.repaired;
         let (good, silent): (Vec<_>, Vec<_>) = fresh.groups.into_iter().partition(|g| g.informative);
         let (mut kept, mut reserve): (Vec<_>, Vec<_>) = std::mem::take(&mut self.groups).into_iter().partition(|g| g.informative);
         kept.extend(good);

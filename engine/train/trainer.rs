@@ -8,12 +8,14 @@ use std::time::Instant;
 use super::checkpoint::{self, RunState};
 use super::config::TrainConfig;
 use super::curriculum::Curriculum;
+use super::guidance::Guidance;
 use super::learner::{LearnerConfig, Rollout, StepReport, learn};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
 use super::optimizer::AdamW;
 use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{Drawn, Environment};
 use super::schedule::{EntropyControl, Schedule};
+use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::metrics::Measure;
 use crate::model::{Adapter, Decoder, SamplingConfig, Tokenizer};
@@ -36,6 +38,8 @@ pub struct Materials {
     pub encoder: Arc<PromptEncoder>,
     /// The environment.
     pub retriever: Arc<dyn Retriever>,
+    /// What is searched.
+    pub catalog: Arc<Catalog>,
     /// Queries to learn from.
     pub train: Vec<Labelled>,
     /// Queries that choose the best adapter.
@@ -84,6 +88,7 @@ pub struct Trainer<'a> {
     materials: &'a Materials,
     reward: RewardFunction,
     cache: RewardCache,
+    guidance: Option<Guidance>,
     dev_measure: Measure,
     schedule: Schedule,
     adapter: Adapter,
@@ -155,7 +160,8 @@ impl<'a> Trainer<'a> {
         let metrics = MetricsLog::open(folder, from)?;
         let completions = CompletionsLog::open(folder.join("completions.jsonl"), from)?;
         let cache = RewardCache::new(CACHE);
-        Ok(Self { config, materials, reward, cache, dev_measure, schedule, adapter, optimizer, state, metrics, completions })
+        let guidance = config.train.repair_groups.then(|| Guidance::new(&materials.catalog));
+        Ok(Self { config, materials, reward, cache, guidance, dev_measure, schedule, adapter, optimizer, state, metrics, completions })
     }
 
     /// Runs to the last step.
@@ -200,6 +206,7 @@ impl<'a> Trainer<'a> {
             materials: self.materials,
             reward: &self.reward,
             cache: &self.cache,
+            guidance: self.guidance.as_ref(),
         };
         let drawn = self.draw(&environment, step)?;
         let mut loss = self.config.loss.clone();
@@ -286,6 +293,7 @@ impl<'a> Trainer<'a> {
             .set("sampling/sampling_logp_difference/max", report.logp_difference_max)
             .set(name::FAULTS, drawn.faults as f64)
             .set("completions/broken_format_ratio", drawn.broken as f64 / count)
+            .set("curriculum/repaired_groups", drawn.repaired as f64)
             .set("curriculum/replaced_groups", drawn.silent.len() as f64)
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
         if let Some(kl) = report.loss.kl {

@@ -2,18 +2,31 @@ use super::super::Bm25Config;
 use super::*;
 use crate::catalog::CatalogBuilder;
 
-/// 40 documents of a few topics; "common" is in half of them.
+/// 60 documents of 12 topics; "common" is in half of them.
 fn index() -> Arc<Bm25> {
-    let topics = ["batman gotham joker", "sailing boats anchored", "curries spiced rice", "guitars strings amplifier"];
+    let topics = [
+        "batman gotham joker",
+        "sailing boats anchored",
+        "curries spiced rice",
+        "guitars strings amplifier",
+        "planets orbiting moons",
+        "gardens roses pruning",
+        "trains railways stations",
+        "chess openings gambits",
+        "volcanoes lava erupting",
+        "bread baking yeasts",
+        "castles moats knights",
+        "painting canvas brushes",
+    ];
     let mut builder = CatalogBuilder::new();
-    for n in 0..40 {
-        let topic = topics[n % 4];
-        let mut text: Vec<String> = topic.split(' ').cycle().skip(n % 3).take(2 + n % 5).map(str::to_owned).collect();
-        text.extend((0..n % 3).map(|m| format!("detail{}", n * 7 + m)));
+    for n in 0..60 {
+        let topic = topics[n % 12].split(' ').cycle();
+        let mut text: Vec<String> = topic.skip(n % 5).take(2 + n % 7).map(str::to_owned).collect();
+        text.extend((0..n % 3).map(|m| format!("detail{}", n / 2 + m)));
         if n % 2 == 0 {
             text.push("common".to_owned());
         }
-        if n % 8 == 0 {
+        if n % 12 == 0 {
             text.push("Villain's lairs".to_owned());
         }
         builder.push(&n.to_string(), [("title", format!("Item {}", n / 9)), ("text", text.join(" "))]).unwrap();
@@ -48,31 +61,34 @@ fn brute_force(index: &Bm25, text: &str, config: &Rm3Config) -> BTreeMap<String,
         .documents()
         .map(|d| d.fields().flat_map(|(_, text)| stems(text)).collect())
         .collect();
-    let share = |words: &[String], word: &String| {
-        words.iter().filter(|w| *w == word).count() as f64 / words.len() as f64
+    let times = |words: &[String], word: &String| words.iter().filter(|w| *w == word).count() as f64;
+    let allowed = |word: &String| {
+        let holding = documents.iter().filter(|d| d.contains(word)).count();
+        word.len() >= 2 && 10 * holding <= documents.len()
     };
     let request = Request::new(&Query::text(text), &Rewrite::plain(text), config.fb_docs);
     let hits = index.search(&request).unwrap().hits;
     let scores: f64 = hits.iter().map(|h| f64::from(h.score)).sum();
-    let mut vocabulary: Vec<&String> = documents.iter().flatten().collect();
-    vocabulary.sort();
-    vocabulary.dedup();
-    let mut model: Vec<(String, f64)> = vocabulary
-        .into_iter()
-        .filter(|w| documents.iter().filter(|d| d.contains(w)).count() as f64 <= 0.1 * documents.len() as f64)
-        .filter(|w| w.len() >= 2)
-        .map(|w| {
-            let p = hits.iter().map(|h| f64::from(h.score) / scores * share(&documents[h.doc as usize], w)).sum();
-            (w.clone(), p)
-        })
-        .filter(|(_, p)| *p > 0.0)
-        .collect();
+    let mut totals: BTreeMap<String, f64> = BTreeMap::new();
+    for hit in &hits {
+        let words = &documents[hit.doc as usize];
+        let mut kept: Vec<(f64, &String)> = words.iter().filter(|w| allowed(w)).map(|w| (-times(words, w), w)).collect();
+        kept.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
+        kept.dedup();
+        kept.truncate(config.fb_terms);
+        let length: f64 = kept.iter().map(|k| -k.0).sum();
+        for (count, word) in kept {
+            *totals.entry(word.clone()).or_default() += f64::from(hit.score) / scores * -count / length;
+        }
+    }
+    let mut model: Vec<(String, f64)> = totals.into_iter().collect();
     model.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     model.truncate(config.fb_terms);
     let sum: f64 = model.iter().map(|m| m.1).sum();
     let query = stems(text);
     let lambda = config.original_query_weight;
-    let mut mixed: BTreeMap<String, f64> = query.iter().map(|w| (w.clone(), lambda * share(&query, w))).collect();
+    let mut mixed: BTreeMap<String, f64> = 
+        query.iter().map(|w| (w.clone(), lambda * times(&query, w) / query.len() as f64)).collect();
     for (word, p) in model {
         *mixed.entry(word).or_default() += (1.0 - lambda) * p / sum;
     }
@@ -83,10 +99,10 @@ fn brute_force(index: &Bm25, text: &str, config: &Rm3Config) -> BTreeMap<String,
 fn the_rewrite_holds_the_weights_of_the_definition() {
     let defaults = Rm3Config::default();
     let small = Rm3Config { fb_docs: 3, fb_terms: 4, original_query_weight: 0.8 };
-    let few = Rm3Config { fb_docs: 25, fb_terms: 50, original_query_weight: 0.1 };
-    for config in [defaults, small, few] {
+    let many = Rm3Config { fb_docs: 25, fb_terms: 50, original_query_weight: 0.1 };
+    for config in [defaults, small, many] {
         let rm3 = rm3(config.clone());
-        for text in ["villain joker", "sailing boats boat common", "spiced detail49", "anchored villains unheard"] {
+        for text in ["villain joker", "sailing boats boat common", "spiced detail22", "anchored villains unheard"] {
             let rewrite = rewrite(&rm3, Query::text(text));
             assert_eq!(rewrite.language, QueryLanguage::Boolean);
             let (ours, expected) = (weights(&rm3.index, &rewrite), brute_force(&rm3.index, text, &config));
@@ -126,11 +142,11 @@ fn a_word_that_would_not_be_read_again_is_replaced_by_one_that_is() {
 #[test]
 fn a_history_without_words_is_its_own_feedback() {
     let rm3 = rm3(Rm3Config::default());
-    let query = Query { history: vec![1, 0, 8, 8, 999], ..Query::default() };
+    let query = Query { history: vec![1, 0, 12, 12, 999], ..Query::default() };
     let rewrite = rewrite(&rm3, query.clone());
     assert!(rewrite.text.contains("villain"), "{}", rewrite.text);
     let hits = rm3.index.search(&Request::new(&query, &rewrite, 10)).unwrap().hits;
-    assert!(!hits.is_empty() && hits.iter().all(|h| ![0, 1, 8].contains(&h.doc)));
+    assert!(!hits.is_empty() && hits.iter().all(|h| ![0, 1, 12].contains(&h.doc)));
 }
 
 #[test]

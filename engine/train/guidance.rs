@@ -1,0 +1,102 @@
+//! Repair of groups that found nothing: one completion from relevance feedback.
+//!
+//! A small policy on a hard query draws completions that all miss, and the group teaches nothing. But the labels say
+//! which documents are right, and retrieval is cheap: words that the relevant documents share and the rest of the
+//! catalogue does not (true relevance feedback: r/R times the inverse document frequency) are tried on the retriever,
+//! and the best short list of them stands in for one completion of the group, where it earns more than all of them. It
+//! is scored like any other; the policy still decides by its own gradient what it can make of it. (Mixed-policy groups:
+//! LUFFY, arXiv 2504.14945, which takes them from a bigger model; here the retriever's own documents are the source.)
+
+use std::collections::{HashMap, HashSet};
+
+use crate::catalog::Catalog;
+use crate::types::{Judgements, Ordinal, Query};
+
+/// How many documents each word of a catalogue stands in.
+#[derive(Debug, Default)]
+pub struct Guidance {
+    frequencies: HashMap<String, u32>,
+    documents: f64,
+}
+
+/// Relevant documents that are read at most, the best grades first.
+const MOST_DOCUMENTS: usize = 32;
+/// Words of the longest list that is proposed.
+const MOST_WORDS: usize = 4;
+
+impl Guidance {
+    /// Counts the words of a catalogue.
+    pub fn new(catalog: &Catalog) -> Self {
+        let mut frequencies: HashMap<String, u32> = HashMap::new();
+        for document in catalog.documents() {
+            for word in words(&document.text_of_all_fields()).into_iter().collect::<HashSet<_>>() {
+                *frequencies.entry(word).or_default() += 1;
+            }
+        }
+        Self { frequencies, documents: catalog.len() as f64 }
+    }
+
+    /// Lists of 1 to 4 words that relevant documents share, the strongest word first in importance; each list in the
+    /// order in which a relevant document has the words. Words of the query are left out. Empty when there are none.
+    pub fn proposals(&self, catalog: &Catalog, query: &Query, judgements: &Judgements) -> Vec<String> {
+        let mut relevant: Vec<(Ordinal, i32)> = judgements.iter().filter(|j| j.1 > 0).collect();
+        relevant.sort_by_key(|(doc, grade)| (std::cmp::Reverse(*grade), *doc));
+        let best = relevant.first().map_or(0, |r| r.1);
+        relevant.retain(|r| r.1 == best);
+        relevant.truncate(MOST_DOCUMENTS);
+        let own: HashSet<String> = words(&query.text).into_iter().collect();
+        let mut shares: HashMap<String, f64> = HashMap::new();
+        let texts: Vec<Vec<String>> =
+            relevant.iter().map(|(doc, _)| words(&catalog.document(*doc).text_of_all_fields())).collect();
+        for text in &texts {
+            for word in text.iter().collect::<HashSet<_>>() {
+                if !own.contains(word) && word.chars().any(char::is_alphabetic) && word.chars().count() > 2 {
+                    *shares.entry(word.clone()).or_default() += 1.0 / texts.len() as f64;
+                }
+            }
+        }
+        let weight = |word: &str, share: f64| {
+            let frequency = f64::from(self.frequencies.get(word).copied().unwrap_or(0));
+            share * ((self.documents + 1.0) / (frequency + 0.5)).ln()
+        };
+        let mut ranked: Vec<(f64, String)> = shares.into_iter().map(|(word, share)| (weight(&word, share), word)).collect();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        ranked.truncate(MOST_WORDS);
+        let place = |word: &String| {
+            texts.first().and_then(|text| text.iter().position(|w| w == word)).unwrap_or(usize::MAX)
+        };
+        (1..=ranked.len())
+            .map(|count| {
+                let mut list: Vec<&String> = ranked.iter().take(count).map(|r| &r.1).collect();
+                list.sort_by_key(|word| place(word));
+                list.iter().map(|w| w.as_str()).collect::<Vec<_>>().join(" ")
+            })
+            .collect()
+    }
+}
+
+/// Lower-case runs of letters and digits.
+fn words(text: &str) -> Vec<String> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::CatalogBuilder;
+
+    #[test]
+    fn the_words_that_relevant_documents_share_are_proposed_strongest_first() {
+        let mut builder = CatalogBuilder::new();
+        for (id, text) in [("a", "quiet anti fatigue mat"), ("b", "anti fatigue mat red"), ("c", "red mat"), ("d", "red lamp quiet")] {
+            builder.push(id, [("title", text)]).unwrap();
+        }
+        let catalog = builder.finish();
+        let guidance = Guidance::new(&catalog);
+        let query = Query::text("my feet hurt on the mat");
+        let proposals = guidance.proposals(&catalog, &query, &Judgements::new(vec![(0, 1), (1, 1), (3, 0)]));
+        assert_eq!(proposals[1], "anti fatigue");
+        assert!(proposals.iter().all(|p| !p.contains("mat")), "the query has that word: {proposals:?}");
+        assert!(guidance.proposals(&catalog, &query, &Judgements::default()).is_empty());
+    }
+}

@@ -109,7 +109,10 @@ mod tests {
 
     #[test]
     fn english_text_becomes_the_terms_of_lucenes_english_analyzer() {
-        assert_eq!(stems("The Batman's relational CAVES, and U.S.A. don't"), ["batman", "relat", "cave", "u.s.a", "don't"]);
+        assert_eq!(
+            stems("The Batman's relational CAVES, and U.S.A. don't"),
+            ["batman", "relat", "cave", "u.s.a", "don't"]
+        );
         assert_eq!(stems("wi-fi 3.5mm caresses ponies \u{2019}90s"), ["wi", "fi", "3.5mm", "caress", "poni", "90"]);
         assert_eq!(stems("東京 Ünïcode"), ["東", "京", "ünïcode"]);
     }
@@ -129,7 +132,8 @@ mod tests {
     #[test]
     fn a_colon_separates_words_except_where_lucene_is_followed_to_the_letter() {
         assert_eq!(stems("genre:comedy"), ["genr", "comedi"]);
-        let joined: Vec<_> = Analyzer::english().tokens_joined_by_colons("contents:comedy 3:4").map(|t| t.stem).collect();
+        let joined: Vec<_> =
+            Analyzer::english().tokens_joined_by_colons("contents:comedy 3:4").map(|t| t.stem).collect();
         assert_eq!(joined.len(), 3, "{joined:?}");
     }
 

@@ -131,7 +131,8 @@ impl Bm25 {
     }
 
     fn new(catalog: Arc<Catalog>, config: Bm25Config, analyzer: Analyzer, index: TextIndex) -> Self {
-        let other = if config.language == QueryLanguage::Boolean { QueryLanguage::Plain } else { QueryLanguage::Boolean };
+        let other =
+            if config.language == QueryLanguage::Boolean { QueryLanguage::Plain } else { QueryLanguage::Boolean };
         let digest = digest(&[
             "bm25",
             &index::FORMAT_VERSION.to_string(),
@@ -190,9 +191,7 @@ impl Bm25 {
     /// # Errors
     /// When the index cannot be read.
     pub fn explain(&self, request: &Request, document: Ordinal) -> Result<Explanation, Fault> {
-        self.index
-            .explain(&self.parse(request), document, self.catalog.field_names())
-            .map_err(|e| unreadable(&e))
+        self.index.explain(&self.parse(request), document, self.catalog.field_names()).map_err(|e| unreadable(&e))
     }
 
     fn parse(&self, request: &Request) -> Node {
@@ -202,9 +201,7 @@ impl Bm25 {
             return compiler.plain(self.analyzer.tokens_joined_by_colons(&wrapped));
         }
         let parsed = match request.language {
-            QueryLanguage::Boolean => {
-                compiler.group(&boolean::parse(&request.text, self.catalog.field_names()), 1.0)
-            }
+            QueryLanguage::Boolean => compiler.group(&boolean::parse(&request.text, self.catalog.field_names()), 1.0),
             QueryLanguage::Plain | QueryLanguage::Natural => None,
         };
         parsed.unwrap_or_else(|| Compiler::new(self.analyzer).plain(self.analyzer.tokens(&request.text)))

@@ -15,9 +15,9 @@
 //! nothing to work on are ignored, brackets nested deeper than [`DEEPEST_NESTING`] group no further. A query with
 //! nothing but NOT has no clause to search with; the retriever then takes the text as plain words.
 //!
-//! Why not the parser that comes with Tantivy: its lenient mode reads ranges, sets, regular expressions and `*` into
-//! ordinary prose (a model writes "price < 50" and "what?*"), drops the words of an unknown field, and recurses once
-//! per bracket, so a text of brackets overflows the stack.
+//! Why not the parser that comes with Tantivy: even its lenient mode reads ranges, sets, regular expressions and `*`
+//! into ordinary prose ("price < 50", "what? *", "/path/to"), leaves out the words of a field that does not exist, and
+//! recurses once per bracket, so that a text of some thousand brackets overflows the stack.
 
 use std::iter::Peekable;
 use std::str::CharIndices;
@@ -87,11 +87,10 @@ impl<'q> Group<'q> {
 
     /// A bracket around a single clause is that clause.
     fn simplified(mut self) -> Clause<'q> {
-        if self.must_not.is_empty() && self.must.len() + self.should.len() == 1 {
-            if let Some(mut only) = self.must.pop().or_else(|| self.should.pop()) {
-                only.boost_by(self.boost);
-                return only;
-            }
+        let single = self.must_not.is_empty() && self.must.len() + self.should.len() == 1;
+        if single && let Some(mut only) = self.must.pop().or_else(|| self.should.pop()) {
+            only.boost_by(self.boost);
+            return only;
         }
         Clause::Group(self)
     }
@@ -107,7 +106,11 @@ impl Clause<'_> {
 
 /// Parses any text; `fields` are the names that `field:` may have (upper and lower case are the same).
 pub fn parse<'q>(text: &'q str, fields: &[String]) -> Group<'q> {
-    let mut parser = Parser { lexer: Lexer { text, chars: text.char_indices().peekable(), fields }, peeked: None, ignored_brackets: 0 };
+    let mut parser = Parser {
+        lexer: Lexer { text, chars: text.char_indices().peekable(), fields },
+        peeked: None,
+        ignored_brackets: 0,
+    };
     let mut all = Group::empty();
     // A bracket closed too often ends a group early; the rest goes on at the top.
     while parser.peek().is_some() {
@@ -254,7 +257,8 @@ impl<'q> Lexer<'q, '_> {
 
     fn word(&mut self, start: usize) -> Lexeme<'q> {
         let rest = self.slice(start, self.text.len());
-        let word = rest.split(|c: char| c.is_whitespace() || is_quote(c) || matches!(c, '(' | ')')).next().unwrap_or(rest);
+        let word =
+            rest.split(|c: char| c.is_whitespace() || is_quote(c) || matches!(c, '(' | ')')).next().unwrap_or(rest);
         if let Some((name, _)) = word.split_once(':')
             && let Some(field) = self.fields.iter().position(|f| f.eq_ignore_ascii_case(name))
         {

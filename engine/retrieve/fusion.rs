@@ -66,8 +66,7 @@ impl Retriever for Fusion {
 
     /// A request fails where any retriever fails: a fusion of the others would be another ranking under the same name.
     fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
-        let deeper: Vec<Request> =
-            requests.iter().map(|r| Request { k: r.k.max(LEAST_DEPTH), ..r.clone() }).collect();
+        let deeper: Vec<Request> = requests.iter().map(|r| Request { k: r.k.max(LEAST_DEPTH), ..r.clone() }).collect();
         let mut answers: Vec<_> = self.retrievers.iter().map(|r| r.retrieve(&deeper).into_iter()).collect();
         requests
             .iter()
@@ -111,7 +110,8 @@ mod tests {
         }
 
         fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
-            let ranking = |docs: Vec<Ordinal>| Ranking { hits: docs.into_iter().map(|doc| Hit { doc, score: 1.0 }).collect() };
+            let ranking =
+                |docs: Vec<Ordinal>| Ranking { hits: docs.into_iter().map(|doc| Hit { doc, score: 1.0 }).collect() };
             requests.iter().map(|_| self.answer.clone().map(ranking)).collect()
         }
     }

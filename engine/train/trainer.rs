@@ -17,7 +17,7 @@ use super::rollout::{Drawn, Environment};
 use super::schedule::{EntropyControl, Schedule};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::metrics::Measure;
+use crate::metrics::{Measure, trec_order};
 use crate::model::{Adapter, Decoder, SamplingConfig, Tokenizer};
 use crate::rewrite::{LanguageModel, PromptEncoder};
 use crate::stack::rank_all;
@@ -319,7 +319,7 @@ impl<'a> Trainer<'a> {
         let mut scores = Vec::with_capacity(ranked.len());
         for (ranked, (_, judgements)) in ranked.iter().zip(&m.dev) {
             if let Ok(ranking) = &ranked.ranking {
-                let docs: Vec<u32> = ranking.hits.iter().map(|h| h.doc).collect();
+                let docs = trec_order(ranking, |doc| m.catalog.id(doc));
                 scores.push(self.dev_measure.score(&docs, judgements));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rust_stemmers::{Algorithm, Stemmer};
+use frostem::{Algorithm, Stemmer};
 use sha2::{Digest, Sha256};
 
 use super::vocabulary::{ProductType, Split, Vocabulary};
@@ -18,7 +18,7 @@ const STOP: &str = "a an and are as at be but by for if in into is it no not of 
     after before while because all any";
 
 fn content(text: &str) -> BTreeSet<String> {
-    let stemmer = Stemmer::create(Algorithm::English);
+    let stemmer = Stemmer::new(Algorithm::English);
     let text = text.to_lowercase();
     text.split(|c: char| !c.is_ascii_alphanumeric())
         .filter(|word| word.len() > 1 && !STOP.split_whitespace().any(|stop| stop == *word))

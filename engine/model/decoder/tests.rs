@@ -203,7 +203,7 @@ struct SmolCase {
 
 #[test]
 fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
-    let Some(path) = std::env::var_os("QUERYWRIGHT_TEST_MODEL").map(PathBuf::from) else { println!("skipped: no model"); return };
+    let Some(path) = crate::sources::test_model() else { return };
     let decoder = Decoder::load(&ModelSource::open(&path).unwrap(), Precision::F32, &|_, _| {}).unwrap();
     let text = std::fs::read_to_string(golden("logits-smollm2.json")).unwrap();
     let want: SmolGolden = serde_json::from_str(&text).unwrap();

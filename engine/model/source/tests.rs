@@ -179,13 +179,9 @@ fn the_digest_follows_the_content_and_not_the_place() {
     assert_ne!(digest(&a), digest(&b));
 }
 
-/// The model named by the environment, for the tests on a real one.
+/// SmolLM2, for the tests on a real model; none where it cannot be fetched.
 fn real_model() -> Option<ModelSource> {
-    let Some(path) = std::env::var_os("QUERYWRIGHT_TEST_MODEL") else {
-        println!("skipped: QUERYWRIGHT_TEST_MODEL does not name the GGUF file of SmolLM2-135M-Instruct (Q4_1)");
-        return None;
-    };
-    Some(ModelSource::open(Path::new(&path)).unwrap())
+    Some(ModelSource::open(&crate::sources::test_model()?).unwrap())
 }
 
 fn check_ids(tokenizer: &Tokenizer, text: &str) -> usize {

@@ -57,8 +57,10 @@ struct FieldIndex {
 pub(super) fn build(directory: Box<dyn Directory>, catalog: &Catalog, analyzer: Analyzer) -> tantivy::Result<Index> {
     let names = catalog.field_names();
     let (schema, texts, lengths) = schema(names.len());
-    let mut writer: SingleSegmentIndexWriter =
-        Index::builder().schema(schema).tokenizers(tokenizers()).single_segment_index_writer(directory, WRITER_BYTES)?;
+    let mut writer: SingleSegmentIndexWriter = Index::builder()
+        .schema(schema)
+        .tokenizers(tokenizers())
+        .single_segment_index_writer(directory, WRITER_BYTES)?;
     let mut counts = vec![0_u64; texts.len()];
     for ordinal in 0..catalog.len() {
         let mut document = TantivyDocument::new();
@@ -101,7 +103,8 @@ fn schema(named: usize) -> (Schema, Vec<Field>, Vec<Field>) {
     // Numbers, not the catalogue's names: Tantivy has rules for names that a data set need not know.
     let (texts, lengths) = (0..=named)
         .map(|n| {
-            let text = schema.add_text_field(&text_name(n), TextOptions::default().set_indexing_options(indexing.clone()));
+            let text =
+                schema.add_text_field(&text_name(n), TextOptions::default().set_indexing_options(indexing.clone()));
             (text, schema.add_u64_field(&length_name(n), FAST))
         })
         .unzip();

@@ -22,7 +22,11 @@ const LARGEST_WEIGHT: f64 = 1e6;
 pub(super) enum Node {
     Leaf(Leaf),
     /// All of `must`, none of `must_not`; `should` adds, and is what matches where `must` is empty.
-    Group { must: Vec<Node>, should: Vec<Node>, must_not: Vec<Node> },
+    Group {
+        must: Vec<Node>,
+        should: Vec<Node>,
+        must_not: Vec<Node>,
+    },
 }
 
 /// A term, or a phrase of several terms at fixed distances.
@@ -54,7 +58,8 @@ impl Compiler {
     /// A bracket; none when nothing in it can match (stop words only, or nothing but NOT).
     pub(super) fn group(&mut self, group: &Group<'_>, weight: f64) -> Option<Node> {
         let weight = (weight * f64::from(group.boost)).min(LARGEST_WEIGHT);
-        let mut all = |clauses: &[Clause<'_>]| clauses.iter().filter_map(|c| self.clause(c, weight)).collect::<Vec<_>>();
+        let mut all =
+            |clauses: &[Clause<'_>]| clauses.iter().filter_map(|c| self.clause(c, weight)).collect::<Vec<_>>();
         let (must, should, must_not) = (all(&group.must), all(&group.should), all(&group.must_not));
         if must.is_empty() && should.is_empty() {
             return None;

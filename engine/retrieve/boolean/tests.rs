@@ -51,7 +51,10 @@ fn fields_phrases_and_boosts_are_read() {
 
 #[test]
 fn what_is_no_operator_is_a_word() {
-    assert_eq!(show("http://x.org wi-fi C++ and or not director:nolan a^b"), "[|http://x.org wi-fi C++ and or not director:nolan a^b|]");
+    assert_eq!(
+        show("http://x.org wi-fi C++ and or not director:nolan a^b"),
+        "[|http://x.org wi-fi C++ and or not director:nolan a^b|]"
+    );
     assert_eq!(show("cats - dogs + birds"), "[|cats dogs birds|]");
 }
 

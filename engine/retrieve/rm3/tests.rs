@@ -56,11 +56,8 @@ fn weights(index: &Bm25, rewrite: &Rewrite) -> BTreeMap<String, f64> {
 /// The definition, term by term over the whole vocabulary.
 fn brute_force(index: &Bm25, text: &str, config: &Rm3Config) -> BTreeMap<String, f64> {
     let stems = |text: &str| index.analyzer().tokens(text).map(|t| t.stem).collect::<Vec<_>>();
-    let documents: Vec<Vec<String>> = index
-        .catalog()
-        .documents()
-        .map(|d| d.fields().flat_map(|(_, text)| stems(text)).collect())
-        .collect();
+    let documents: Vec<Vec<String>> =
+        index.catalog().documents().map(|d| d.fields().flat_map(|(_, text)| stems(text)).collect()).collect();
     let times = |words: &[String], word: &String| words.iter().filter(|w| *w == word).count() as f64;
     let allowed = |word: &String| {
         let holding = documents.iter().filter(|d| d.contains(word)).count();
@@ -72,7 +69,8 @@ fn brute_force(index: &Bm25, text: &str, config: &Rm3Config) -> BTreeMap<String,
     let mut totals: BTreeMap<String, f64> = BTreeMap::new();
     for hit in &hits {
         let words = &documents[hit.doc as usize];
-        let mut kept: Vec<(f64, &String)> = words.iter().filter(|w| allowed(w)).map(|w| (-times(words, w), w)).collect();
+        let mut kept: Vec<(f64, &String)> =
+            words.iter().filter(|w| allowed(w)).map(|w| (-times(words, w), w)).collect();
         kept.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(b.1)));
         kept.dedup();
         kept.truncate(config.fb_terms);
@@ -87,7 +85,7 @@ fn brute_force(index: &Bm25, text: &str, config: &Rm3Config) -> BTreeMap<String,
     let sum: f64 = model.iter().map(|m| m.1).sum();
     let query = stems(text);
     let lambda = config.original_query_weight;
-    let mut mixed: BTreeMap<String, f64> = 
+    let mut mixed: BTreeMap<String, f64> =
         query.iter().map(|w| (w.clone(), lambda * times(&query, w) / query.len() as f64)).collect();
     for (word, p) in model {
         *mixed.entry(word).or_default() += (1.0 - lambda) * p / sum;
@@ -106,7 +104,12 @@ fn the_rewrite_holds_the_weights_of_the_definition() {
             let rewrite = rewrite(&rm3, Query::text(text));
             assert_eq!(rewrite.language, QueryLanguage::Boolean);
             let (ours, expected) = (weights(&rm3.index, &rewrite), brute_force(&rm3.index, text, &config));
-            assert_eq!(ours.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{text}: {}", rewrite.text);
+            assert_eq!(
+                ours.keys().collect::<Vec<_>>(),
+                expected.keys().collect::<Vec<_>>(),
+                "{text}: {}",
+                rewrite.text
+            );
             assert!(ours.len() > 4, "{text}: {}", rewrite.text);
             for (word, weight) in expected {
                 assert!((ours[&word] - weight).abs() < 1e-6, "{text}: {word} {weight}");

@@ -137,7 +137,12 @@ impl Error {
     }
 
     /// Bad content of a data file.
-    pub fn data(path: impl AsRef<Path>, line: Option<u64>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn data(
+        path: impl AsRef<Path>,
+        line: Option<u64>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self::Data { path: path.as_ref().to_path_buf(), line, found: found.into(), remedy: remedy.into() }
     }
 

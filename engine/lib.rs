@@ -57,7 +57,8 @@
 //! | headroom | what the raw query leaves to be gained |
 //! | adapter | the low-rank weights that learn (LoRA), a PEFT folder; the base model stays as it is |
 //! | fault | a failure of retriever, network or plugin: retried, then the sample is dropped; never a reward |
-//! | raw, RM3, zero-shot, trained | the systems of every table: the query as it came, pseudo-relevance feedback, the model without and with its adapter |
+//! | raw, RM3 | the query as it came; pseudo-relevance feedback, the baseline of every table |
+//! | zero-shot, trained | the model without and with its adapter |
 //!
 //! # The way of the data
 //!
@@ -77,8 +78,8 @@
 //! # Names from elsewhere
 //!
 //! Training options and metrics have TRL's names, schedules and AdamW those of transformers, adapters and LoRA options
-//! PEFT's, measures those of ir_measures, RM3's settings Pyserini's. Runs and judgements are TREC files, models are GGUF
-//! files or Hugging Face folders.
+//! PEFT's, measures those of ir_measures, RM3's settings Pyserini's. Runs and judgements are TREC files, models are
+//! GGUF files or Hugging Face folders.
 //!
 //! # What is not supported
 //!
@@ -100,6 +101,7 @@ pub mod model;
 pub mod plugin;
 pub mod retrieve;
 pub mod rewrite;
+pub mod serve;
 pub mod sources;
 pub mod stack;
 pub mod train;

@@ -82,17 +82,13 @@ fn main() -> anyhow::Result<()> {
         LanguageModel::new(name, decoder.clone(), tokenizer.clone(), encoder.clone(), adapter, greedy)
     };
     let adapter = Adapter::load(&outcome.adapter, decoder.config())?;
-    let rewriters: [Box<dyn Rewriter>; 3] = [
-        Box::new(Identity),
-        Box::new(rewriter("zero-shot", None)?),
-        Box::new(rewriter("trained", Some(adapter))?),
-    ];
+    let rewriters: [Box<dyn Rewriter>; 3] =
+        [Box::new(Identity), Box::new(rewriter("zero-shot", None)?), Box::new(rewriter("trained", Some(adapter))?)];
     let measures: [Measure; 1] = ["nDCG@10".parse()?];
     let mut systems = Vec::new();
     for rewriter in &rewriters {
         let retriever = bm25.as_ref();
-        let measured =
-            evaluate::system(rewriter.as_ref(), retriever, &shop.catalog, &queries, &measures, 32, &|_| ())?;
+        let measured = evaluate::system(rewriter.as_ref(), retriever, &shop.catalog, &queries, &measures, 32, &|_| ())?;
         systems.push(measured.system);
     }
     println!("{}", Comparison::of(&systems, "trained")?.text());

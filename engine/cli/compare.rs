@@ -46,7 +46,10 @@ impl Finished<'_> {
             ("raw", Box::new(Identity)),
             ("rm3", Box::new(Rm3::new(self.index.clone(), Rm3Config::default())?)),
             ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.index.as_ref(), None, length)?)),
-            ("trained", Box::new(self.model.rewriter("trained", prompt, self.index.as_ref(), Some(self.adapter), length)?)),
+            (
+                "trained",
+                Box::new(self.model.rewriter("trained", prompt, self.index.as_ref(), Some(self.adapter), length)?),
+            ),
         ];
         let mut measured: Vec<Evaluated> = Vec::new();
         for (name, rewriter) in &rewriters {

@@ -6,7 +6,9 @@ use clap_complete::Shell;
 
 /// Print shell completions.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  querywright completions bash > ~/.local/share/bash-completion/completions/querywright")]
+#[command(
+    after_help = "Examples:\n  querywright completions bash > ~/.local/share/bash-completion/completions/querywright"
+)]
 pub struct Args {
     /// The shell
     shell: Shell,

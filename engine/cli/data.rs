@@ -43,7 +43,8 @@ pub fn run(command: Command) -> Result<()> {
         Command::List { json } => list(sources::list()?, Kind::Data, json),
         Command::Pull { name, offline, json } => {
             let spinner = progress::spinner(format!("looking for {name}"));
-            let path = sources::data(&name, &PullOptions { offline, progress: Some(&|p| progress::pull(&spinner, p)) })?;
+            let path =
+                sources::data(&name, &PullOptions { offline, progress: Some(&|p| progress::pull(&spinner, p)) })?;
             spinner.finish_and_clear();
             pulled(&name, &path, json)
         }
@@ -59,7 +60,11 @@ pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
         return Ok(());
     }
     for entry in entries {
-        let state = if entry.cached { "in the cache".to_owned() } else { format!("{:.1} MB to fetch", entry.size as f64 / 1e6) };
+        let state = if entry.cached {
+            "in the cache".to_owned()
+        } else {
+            format!("{:.1} MB to fetch", entry.size as f64 / 1e6)
+        };
         println!("{:<16} {}\n{:16} {}; {state}", entry.name, entry.description, "", entry.licence);
     }
     Ok(())
@@ -94,7 +99,13 @@ fn info(name: &str, json: bool) -> Result<()> {
         println!("{object}");
         return Ok(());
     }
-    println!("{}: {} documents, {} queries, {} judgements", dataset.name, dataset.catalog.len(), dataset.queries.len(), dataset.qrels.judgements());
+    println!(
+        "{}: {} documents, {} queries, {} judgements",
+        dataset.name,
+        dataset.catalog.len(),
+        dataset.queries.len(),
+        dataset.qrels.judgements()
+    );
     println!("  fields   {}", dataset.catalog.field_names().join(", "));
     for (split, count) in &splits {
         println!("  {split:<8} {count} queries");

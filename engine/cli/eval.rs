@@ -59,7 +59,10 @@ pub fn run(args: Args) -> Result<()> {
         println!("{}", serde_json::to_string(&summary)?);
         return Ok(());
     }
-    println!("{} + {} on {} queries of {}/{}", summary.rewriter, summary.retriever, summary.queries, dataset.name, args.split);
+    println!(
+        "{} + {} on {} queries of {}/{}",
+        summary.rewriter, summary.retriever, summary.queries, dataset.name, args.split
+    );
     for (name, value) in &summary.measures {
         println!("  {name:<12} {:.4}", value.as_f64().unwrap_or(f64::NAN));
     }

@@ -15,7 +15,9 @@ pub enum Command {
         json: bool,
     },
     /// Fetch a model into the cache
-    #[command(after_help = "Examples:\n  querywright model pull smollm2-135m\n  querywright model pull hf:Qwen/Qwen2.5-0.5B-Instruct")]
+    #[command(
+        after_help = "Examples:\n  querywright model pull smollm2-135m\n  querywright model pull hf:Qwen/Qwen2.5-0.5B-Instruct"
+    )]
     Pull {
         /// A registry name or hf:owner/name
         name: String,
@@ -27,7 +29,9 @@ pub enum Command {
         json: bool,
     },
     /// Say what a model is
-    #[command(after_help = "Examples:\n  querywright model info smollm2-135m\n  querywright model info ./model.gguf --json")]
+    #[command(
+        after_help = "Examples:\n  querywright model info smollm2-135m\n  querywright model info ./model.gguf --json"
+    )]
     Info {
         /// A registry name, hf:owner/name, a GGUF file or a folder
         name: String,
@@ -53,7 +57,12 @@ pub fn run(command: Command) -> Result<()> {
             }
             println!("{}  ({}, {})", summary.name, summary.family, summary.format);
             println!("  path         {}", source.path().display());
-            println!("  parameters   {:.1} million in {} layers of width {}", summary.parameters as f64 / 1e6, summary.layers, summary.hidden_size);
+            println!(
+                "  parameters   {:.1} million in {} layers of width {}",
+                summary.parameters as f64 / 1e6,
+                summary.layers,
+                summary.hidden_size
+            );
             let types: Vec<String> = summary.types.iter().map(|(name, count)| format!("{name} x {count}")).collect();
             println!("  tensors      {}", types.join(", "));
             println!("  size         {:.1} MB", summary.bytes as f64 / 1e6);

@@ -39,7 +39,8 @@ pub fn retriever_config(text: &str) -> Result<Bm25Config> {
     for setting in settings.split(',').filter(|s| !s.is_empty()) {
         let known = ["k1", "b", "language", "content", "rec-r1-contents-prefix"];
         let (key, value) = setting.split_once('=').unwrap_or((setting, "true"));
-        let bad = |remedy: &str| Error::argument(format!("--retriever bm25:{key}"), format!("found \"{value}\""), remedy);
+        let bad =
+            |remedy: &str| Error::argument(format!("--retriever bm25:{key}"), format!("found \"{value}\""), remedy);
         match key {
             "k1" => config.k1 = value.parse().map_err(|_| bad("give a number, as k1=1.2"))?,
             "b" => config.b = value.parse().map_err(|_| bad("give a number from 0 to 1, as b=0.75"))?,
@@ -140,7 +141,12 @@ pub fn rewriter(text: &str, index: &Arc<Bm25>, prompt: Option<PromptConfig>) -> 
     // The adapter is looked at first: it costs nothing, a model may have to be fetched.
     if let Some(folder) = adapter.as_ref().filter(|f| !f.join("adapter_config.json").is_file()) {
         let found = format!("{} holds no adapter_config.json", folder.display());
-        return Err(Error::argument("--rewriter", found, "give MODEL+DIR with a folder that training wrote, as runs/demo/best").into());
+        return Err(Error::argument(
+            "--rewriter",
+            found,
+            "give MODEL+DIR with a folder that training wrote, as runs/demo/best",
+        )
+        .into());
     }
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();

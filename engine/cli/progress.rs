@@ -71,14 +71,19 @@ impl Watcher {
 
 impl Observer for Watcher {
     fn step(&mut self, metrics: &StepMetrics, max_steps: u64) {
-        let shown = [("reward", name::REWARD), ("entropy", name::ENTROPY), ("kl", name::KL), ("length", name::MEAN_LENGTH)];
+        let shown =
+            [("reward", name::REWARD), ("entropy", name::ENTROPY), ("kl", name::KL), ("length", name::MEAN_LENGTH)];
         let values = shown.iter().filter_map(|(label, key)| Some(format!("{label} {:.3}", metrics.get(key)?)));
         let live = values.collect::<Vec<_>>().join("  ");
         self.bar.set_position(metrics.step);
         self.bar.set_message(live.clone());
         let due = self.last_line.is_none_or(|last| last.elapsed() >= QUIET) || metrics.step == max_steps;
         if !self.terminal && due {
-            eprintln!("step {}/{max_steps}  {live}  {:.1} s", metrics.step, metrics.get(name::STEP_TIME).unwrap_or(0.0));
+            eprintln!(
+                "step {}/{max_steps}  {live}  {:.1} s",
+                metrics.step,
+                metrics.get(name::STEP_TIME).unwrap_or(0.0)
+            );
             self.last_line = Some(Instant::now());
         }
         if metrics.step == max_steps {
@@ -87,7 +92,10 @@ impl Observer for Watcher {
     }
 
     fn evaluated(&mut self, step: u64, score: f64, best: bool) {
-        self.line(&format!("step {step}: {score:.4} on the development queries{}", if best { ", the best so far" } else { "" }));
+        self.line(&format!(
+            "step {step}: {score:.4} on the development queries{}",
+            if best { ", the best so far" } else { "" }
+        ));
     }
 
     fn resumed(&mut self, step: u64) {

@@ -13,10 +13,11 @@ use crate::open;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   querywright search --data demo 'my windows drip every morning'
-  querywright search --data demo --rewriter smollm2-135m+runs/demo/best --explain 'my windows drip every morning'")]
+  querywright search --data demo --rewriter smollm2-135m+runs/demo/best --explain 'my windows drip every morning'
+  echo '{\"query\": \"cold feet in bed\"}' | querywright search --data demo")]
 pub struct Args {
-    /// The query
-    query: String,
+    /// The query; without one, JSON lines are served: {"query": "…", "k": 10} in, an answer a line out
+    query: Option<String>,
     /// A data folder, a registry name, or demo
     #[arg(long, default_value = "demo")]
     data: String,
@@ -55,8 +56,13 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(ms) = args.deadline {
         builder = builder.deadline(Duration::from_millis(ms));
     }
-    let answer = builder.build()?.search(&args.query, args.k)?;
-    let request = Request::new(&Query::text(&args.query), &answer.trace.searched, args.k);
+    let stack = builder.build()?;
+    let Some(query) = &args.query else {
+        querywright::serve::json_lines(&stack, args.k, std::io::stdin().lock(), std::io::stdout().lock())?;
+        return Ok(());
+    };
+    let answer = stack.search(query, args.k)?;
+    let request = Request::new(&Query::text(query), &answer.trace.searched, args.k);
     let mut explanations = Vec::new();
     if args.explain {
         for hit in &answer.hits {
@@ -71,7 +77,10 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     let Rewrite { text, .. } = &answer.trace.searched;
-    println!("searched for: {text}  ({:?}, {:.1} ms + {:.1} ms)", answer.trace.outcome, answer.trace.rewrite_ms, answer.trace.retrieve_ms);
+    println!(
+        "searched for: {text}  ({:?}, {:.1} ms + {:.1} ms)",
+        answer.trace.outcome, answer.trace.rewrite_ms, answer.trace.retrieve_ms
+    );
     for (rank, hit) in answer.hits.iter().enumerate() {
         println!("{:>3}  {:8.4}  {}  {}", rank + 1, hit.score, hit.id, hit.title);
         if let Some(explanation) = explanations.get(rank) {

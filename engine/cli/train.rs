@@ -78,7 +78,8 @@ pub fn train(
     let mut watcher = Watcher::new(config.train.max_steps);
     let outcome = Trainer::new(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
     let Some(split) = split else { return Ok((outcome, None)) };
-    let finished = Finished { config, dataset: &dataset, split, index: &index, model: &model, adapter: &outcome.adapter };
+    let finished =
+        Finished { config, dataset: &dataset, split, index: &index, model: &model, adapter: &outcome.adapter };
     let compared = finished.compare(measures).context("training is done and saved, measuring failed")?;
     Ok((outcome, Some(compared)))
 }

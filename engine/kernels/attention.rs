@@ -220,7 +220,8 @@ impl CustomOp3 for Tree {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let heads = self.heads;
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q.elem_count()], vec![0.0; k.elem_count()], vec![0.0; v.elem_count()]);
+        let (mut dq, mut dk, mut dv) =
+            (vec![0.0; q.elem_count()], vec![0.0; k.elem_count()], vec![0.0; v.elem_count()]);
         let mut slices = |q: &[f32], k: &[f32], v: &[f32], out: &[f32], grad: &[f32]| {
             let results: Vec<(Share, [Vec<f32>; 3])> = self
                 .shares()
@@ -257,7 +258,15 @@ impl CustomOp3 for Tree {
 
 impl Tree {
     /// The gradients of one share with respect to its queries and to the keys and values along its path.
-    fn share_gradients(&self, share: &Share, q: &[f32], k: &[f32], v: &[f32], out: &[f32], grad: &[f32]) -> [Vec<f32>; 3] {
+    fn share_gradients(
+        &self,
+        share: &Share,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &[f32],
+        grad: &[f32],
+    ) -> [Vec<f32>; 3] {
         let (heads, dim) = (self.heads, self.heads.dim);
         let range = share.segment.start..share.segment.start + share.segment.len;
         let queries = heads.gather_group(q, share.head, range.clone());
@@ -278,10 +287,14 @@ impl Tree {
         }
         let mut dq = vec![0.0; rows * dim];
         PackedMatrix::pack(length, dim, Precision::F32, |i, j| keys[i * dim + j]).multiply_serial(&ds, &mut dq);
-        let transposed = |m: &[f32]| (0..length).flat_map(|j| (0..rows).map(move |r| (r, j))).map(|(r, j)| m[r * length + j]).collect::<Vec<_>>();
+        let transposed = |m: &[f32]| {
+            (0..length).flat_map(|j| (0..rows).map(move |r| (r, j))).map(|(r, j)| m[r * length + j]).collect::<Vec<_>>()
+        };
         let (mut dk, mut dv) = (vec![0.0; length * dim], vec![0.0; length * dim]);
-        PackedMatrix::pack(rows, dim, Precision::F32, |i, j| queries[i * dim + j]).multiply_serial(&transposed(&ds), &mut dk);
-        PackedMatrix::pack(rows, dim, Precision::F32, |i, j| grads[i * dim + j]).multiply_serial(&transposed(&weights), &mut dv);
+        PackedMatrix::pack(rows, dim, Precision::F32, |i, j| queries[i * dim + j])
+            .multiply_serial(&transposed(&ds), &mut dk);
+        PackedMatrix::pack(rows, dim, Precision::F32, |i, j| grads[i * dim + j])
+            .multiply_serial(&transposed(&weights), &mut dv);
         [dq, dk, dv]
     }
 }
@@ -399,7 +412,13 @@ pub fn attend_cached(
                 let from = starts[group.start];
                 let to = starts[group.end - 1] + rows[group.end - 1];
                 let queries = heads.gather_group(q, *head, from..to);
-                let task = Cached { heads, layer, head: *head, sequences: &sequences[group.clone()], rows: &rows[group.clone()] };
+                let task = Cached {
+                    heads,
+                    layer,
+                    head: *head,
+                    sequences: &sequences[group.clone()],
+                    rows: &rows[group.clone()],
+                };
                 task.attend(&queries)
             })
             .collect();

@@ -228,7 +228,11 @@ mod tests {
     fn gradients_reach_the_input_and_both_factors() {
         let layer = FrozenLinear::new(&tensor(&[20, 12], 1), Some(&tensor(&[20], 2)), Precision::F32).unwrap();
         let inputs = [tensor(&[5, 12], 3), tensor(&[3, 12], 4), tensor(&[20, 3], 5)];
-        check_gradients(&inputs, |t| layer.apply(&t[0], Some(&LoraDelta::new(&t[1], &t[2], 2.0).unwrap())).unwrap(), 2e-3);
+        check_gradients(
+            &inputs,
+            |t| layer.apply(&t[0], Some(&LoraDelta::new(&t[1], &t[2], 2.0).unwrap())).unwrap(),
+            2e-3,
+        );
         check_gradients(&inputs[..1], |t| layer.apply(&t[0], None).unwrap(), 2e-3);
     }
 

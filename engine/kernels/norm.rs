@@ -61,9 +61,12 @@ impl CustomOp1 for RmsNorm {
         let mut dx = vec![0.0; x.elem_count()];
         with_values(x, |x| {
             with_values(grad, |grad| {
-                let blocks = dx.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).zip(grad.par_chunks(width * ROWS));
+                let blocks =
+                    dx.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).zip(grad.par_chunks(width * ROWS));
                 blocks.for_each(|((dx, x), grad)| {
-                    for ((dx, x), grad) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(grad.chunks_exact(width)) {
+                    for ((dx, x), grad) in
+                        dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(grad.chunks_exact(width))
+                    {
                         let inverse = self.inverse(x);
                         for ((dx, g), w) in dx.iter_mut().zip(grad).zip(self.weight.iter()) {
                             *dx = g * w;

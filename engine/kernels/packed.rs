@@ -150,12 +150,13 @@ impl PackedMatrix {
             Panels::Bf16(panels) => {
                 let pairs = self.inner.div_ceil(2);
                 let mut narrow = vec![0u32; rows * pairs];
-                narrow
-                    .par_chunks_mut(pairs * ROW_BLOCK)
-                    .zip(x.par_chunks(self.inner * ROW_BLOCK))
-                    .for_each(|(to, from)| {
-                        to.chunks_mut(pairs).zip(from.chunks(self.inner)).for_each(|(to, from)| to_bf16_pairs(from, to));
-                    });
+                narrow.par_chunks_mut(pairs * ROW_BLOCK).zip(x.par_chunks(self.inner * ROW_BLOCK)).for_each(
+                    |(to, from)| {
+                        to.chunks_mut(pairs)
+                            .zip(from.chunks(self.inner))
+                            .for_each(|(to, from)| to_bf16_pairs(from, to));
+                    },
+                );
                 self.for_each_tile(rows, parallel, |row, count, panel| {
                     let output = base.output(row, panel, stride, scale, accumulate);
                     let weights = &panels[panel * pairs * PANEL..(panel + 1) * pairs * PANEL];
@@ -218,7 +219,8 @@ mod tests {
         let mut out = vec![0.0; rows * outer];
         for r in 0..rows {
             for j in 0..outer {
-                out[r * outer + j] = (0..inner).map(|i| f64::from(x[r * inner + i]) * f64::from(w[i * outer + j])).sum::<f64>() as f32;
+                out[r * outer + j] =
+                    (0..inner).map(|i| f64::from(x[r * inner + i]) * f64::from(w[i * outer + j])).sum::<f64>() as f32;
             }
         }
         out
@@ -235,7 +237,10 @@ mod tests {
                 packed.multiply(&x, &mut out);
                 let scale = (inner as f32).sqrt();
                 for (got, want) in out.iter().zip(&want) {
-                    assert!((got - want).abs() <= tolerance * scale, "{rows}x{inner}x{outer} {precision:?}: {got} {want}");
+                    assert!(
+                        (got - want).abs() <= tolerance * scale,
+                        "{rows}x{inner}x{outer} {precision:?}: {got} {want}"
+                    );
                 }
                 let before = out.clone();
                 packed.multiply_add(&x, -1.0, &mut out);

@@ -50,16 +50,18 @@ impl Rotate {
         let rows = self.angles.len() / self.half.max(1);
         let width = x.len() / rows.max(1);
         let mut out = x.to_vec();
-        out.par_chunks_mut(width.max(1)).zip(self.angles.par_chunks(self.half.max(1))).with_min_len(16).for_each(|(row, angles)| {
-            for head in row.chunks_exact_mut(2 * self.half) {
-                let (low, high) = head.split_at_mut(self.half);
-                for ((low, high), (cos, sin)) in low.iter_mut().zip(high).zip(angles) {
-                    let (a, b, sin) = (*low, *high, sin * sign);
-                    *low = a * cos - b * sin;
-                    *high = b * cos + a * sin;
+        out.par_chunks_mut(width.max(1)).zip(self.angles.par_chunks(self.half.max(1))).with_min_len(16).for_each(
+            |(row, angles)| {
+                for head in row.chunks_exact_mut(2 * self.half) {
+                    let (low, high) = head.split_at_mut(self.half);
+                    for ((low, high), (cos, sin)) in low.iter_mut().zip(high).zip(angles) {
+                        let (a, b, sin) = (*low, *high, sin * sign);
+                        *low = a * cos - b * sin;
+                        *high = b * cos + a * sin;
+                    }
                 }
-            }
-        });
+            },
+        );
         out
     }
 }
@@ -73,7 +75,11 @@ impl CustomOp1 for Rotate {
         let x = values(storage, layout)?;
         let (rows, width) = layout.shape().dims2()?;
         if rows * self.half != self.angles.len() || width % (2 * self.half) != 0 {
-            candle_core::bail!("{rows} rows of {width} values do not match {} angles of {} pairs", self.angles.len(), self.half);
+            candle_core::bail!(
+                "{rows} rows of {width} values do not match {} angles of {} pairs",
+                self.angles.len(),
+                self.half
+            );
         }
         Ok((CpuStorage::F32(self.rotate(x, self.sign)), layout.shape().clone()))
     }

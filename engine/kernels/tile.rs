@@ -250,8 +250,7 @@ unsafe fn bf16_avx512<const M: usize>(x: *const u32, stride: usize, panel: *cons
 #[inline]
 unsafe fn store_avx512<const M: usize>(sums: &[[__m512; 2]; M], output: Output) {
     let scale = _mm512_set1_ps(output.scale);
-    let masks: [__mmask16; 2] =
-        [mask(output.columns.min(16)), mask(output.columns.saturating_sub(16).min(16))];
+    let masks: [__mmask16; 2] = [mask(output.columns.min(16)), mask(output.columns.saturating_sub(16).min(16))];
     for (r, sum) in sums.iter().enumerate() {
         for (half, mask) in masks.into_iter().enumerate() {
             // SAFETY: the mask keeps reads and writes inside the `columns` values of this row.

@@ -95,7 +95,8 @@ impl LoraConfig {
         let named = |module: &String| {
             Projection::ALL.into_iter().find(|p| p.name() == module).ok_or_else(|| {
                 let names: Vec<_> = Projection::ALL.map(Projection::name).to_vec();
-                let hint = nearest(module, names.iter().copied()).map_or(String::new(), |n| format!("did you mean {n}? "));
+                let hint =
+                    nearest(module, names.iter().copied()).map_or(String::new(), |n| format!("did you mean {n}? "));
                 let remedy = format!("{hint}the modules are {}, or all-linear", names.join(", "));
                 Error::argument("lora.target_modules", format!("unknown module \"{module}\""), remedy)
             })
@@ -215,7 +216,8 @@ impl Adapter {
             let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
             view.map(|v| (name.as_str(), v))
         });
-        let views: Vec<_> = views.collect::<std::result::Result<_, _>>().map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
+        let views: Vec<_> =
+            views.collect::<std::result::Result<_, _>>().map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
         let bytes = safetensors::serialize(views, None).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
         std::fs::write(&path, bytes).map_err(|e| Error::write(&path, e))
     }
@@ -225,7 +227,11 @@ impl Adapter {
         let path = folder.join("adapter_config.json");
         let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
         let peft: PeftConfig = serde_json::from_str(&text).map_err(|e| {
-            Error::model(&path, format!("is not a PEFT configuration: {e}"), "give a folder that PEFT or this program wrote")
+            Error::model(
+                &path,
+                format!("is not a PEFT configuration: {e}"),
+                "give a folder that PEFT or this program wrote",
+            )
         })?;
         peft.check(&path)?;
         let path = folder.join("adapter_model.safetensors");
@@ -245,8 +251,13 @@ impl Adapter {
         strangers.sort_unstable();
         if let Some(first) = strangers.first() {
             let more = if strangers.len() > 1 { format!(" and {} more", strangers.len() - 1) } else { String::new() };
-            let found = format!("holds {first}{more}, which this model of {} layers does not have", model.num_hidden_layers);
-            return Err(Error::model(&path, found, "use the adapter with the model it was trained on (base_model_name_or_path)"));
+            let found =
+                format!("holds {first}{more}, which this model of {} layers does not have", model.num_hidden_layers);
+            return Err(Error::model(
+                &path,
+                found,
+                "use the adapter with the model it was trained on (base_model_name_or_path)",
+            ));
         }
         if found.is_empty() {
             return Err(Error::model(&path, "holds no LoRA weights", "give a folder with a trained adapter"));
@@ -255,7 +266,8 @@ impl Adapter {
         let mut pairs = Vec::new();
         for (layer, projection) in found {
             let (input, output) = projection.shape(model);
-            let read = |part: &str, shape: [usize; 2]| read_factor(&file, &path, &pair_name(layer, projection, part), shape);
+            let read =
+                |part: &str, shape: [usize; 2]| read_factor(&file, &path, &pair_name(layer, projection, part), shape);
             let a = read("lora_A", [peft.r, input])?;
             let b = read("lora_B", [output, peft.r])?;
             pairs.push(Pair { layer, projection, a, b });
@@ -298,9 +310,19 @@ fn read_factor(file: &safetensors::SafeTensors, path: &Path, name: &str, shape: 
     let bytes = view.data();
     let values: Vec<f32> = match view.dtype() {
         safetensors::Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        safetensors::Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-        safetensors::Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
-        other => return Err(Error::model(path, format!("{name} has type {other:?}"), "save the adapter in f32, f16 or bf16")),
+        safetensors::Dtype::F16 => {
+            bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
+        }
+        safetensors::Dtype::BF16 => {
+            bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
+        }
+        other => {
+            return Err(Error::model(
+                path,
+                format!("{name} has type {other:?}"),
+                "save the adapter in f32, f16 or bf16",
+            ));
+        }
     };
     if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
         return Err(Error::model(path, format!("{name} holds {bad}"), "train it again: this adapter diverged"));

@@ -87,7 +87,11 @@ impl Decoder {
     /// are variables.
     pub fn forward_tree(&self, tokens: &[u32], tree: &Arc<PackedTree>, deltas: &Deltas) -> Result<Tensor> {
         if tokens.len() != tree.rows() {
-            return Err(Error::argument("tokens", format!("{} tokens for a tree of {} rows", tokens.len(), tree.rows()), "give one token a row"));
+            return Err(Error::argument(
+                "tokens",
+                format!("{} tokens for a tree of {} rows", tokens.len(), tree.rows()),
+                "give one token a row",
+            ));
         }
         self.run(tokens, &tree.positions(), deltas, |_, q, k, v| {
             Ok(attend_tree(&q, &k, &v, self.config.head_dim, tree)?)

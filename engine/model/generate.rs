@@ -134,16 +134,23 @@ pub fn generate(
         let hidden = decoder.forward_cached(&tokens, &mut sequences, &vec![1; tokens.len()], deltas)?;
         let mut logits = decoder.logits(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
         let vocabulary = logits.len() / active.len();
-        active.par_iter_mut().zip(sequences).zip(logits.par_chunks_mut(vocabulary)).for_each(|((a, sequence), logits)| {
-            a.sequence = sequence;
-            a.step(&[&prefix.tokens, &prompts[a.prompt].tokens], logits);
-        });
+        active.par_iter_mut().zip(sequences).zip(logits.par_chunks_mut(vocabulary)).for_each(
+            |((a, sequence), logits)| {
+                a.sequence = sequence;
+                a.step(&[&prefix.tokens, &prompts[a.prompt].tokens], logits);
+            },
+        );
         finisher.collect(&mut active, &mut results)?;
     }
     Ok(results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect())
 }
 
-fn check_lengths(decoder: &Decoder, prefix: &Prefix, prompts: &[PromptTokens], options: &GenerateOptions) -> Result<()> {
+fn check_lengths(
+    decoder: &Decoder,
+    prefix: &Prefix,
+    prompts: &[PromptTokens],
+    options: &GenerateOptions,
+) -> Result<()> {
     let limit = decoder.config().max_position_embeddings;
     for (index, prompt) in prompts.iter().enumerate() {
         if prompt.tokens.is_empty() {

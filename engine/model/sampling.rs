@@ -124,9 +124,8 @@ impl Sampler {
         // Candidates in falling order; ties by number, so that the order is the same everywhere.
         self.order.clear();
         self.order.extend((0..probabilities.len() as u32).filter(|i| probabilities[*i as usize] > 1e-7));
-        self.order.sort_unstable_by(|a, b| {
-            probabilities[*b as usize].total_cmp(&probabilities[*a as usize]).then(a.cmp(b))
-        });
+        self.order
+            .sort_unstable_by(|a, b| probabilities[*b as usize].total_cmp(&probabilities[*a as usize]).then(a.cmp(b)));
         if self.config.top_k > 0 {
             self.order.truncate(self.config.top_k);
         }
@@ -205,7 +204,9 @@ mod tests {
     fn log_probabilities_are_those_of_the_full_distribution() {
         let logits = [2.0f32, 1.0, 0.0, -1.0];
         let want = 2.0 - logits.iter().map(|l| l.exp()).sum::<f32>().ln();
-        for config in [SamplingConfig::greedy(1), SamplingConfig { top_k: 1, repetition_penalty: 1.3, ..Default::default() }] {
+        for config in
+            [SamplingConfig::greedy(1), SamplingConfig { top_k: 1, repetition_penalty: 1.3, ..Default::default() }]
+        {
             let draw = Sampler::new(config, 1, 0, 0).draw(&mut logits.to_vec(), &[&[3]]);
             assert_eq!(draw.token, 0);
             assert!((draw.log_probability - want).abs() < 1e-5);

@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn plain_expansion_repeats_the_original_and_adds_each_new_word_once() {
-        let text = composed(Mode::Expand, QueryLanguage::Plain, "Calm a\nbaby", "lullaby, \"cradle song\" calm Lullaby -dog");
+        let text =
+            composed(Mode::Expand, QueryLanguage::Plain, "Calm a\nbaby", "lullaby, \"cradle song\" calm Lullaby -dog");
         assert_eq!(text, "Calm a baby Calm a baby lullaby cradle song");
     }
 

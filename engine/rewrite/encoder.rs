@@ -176,6 +176,8 @@ mod tests {
         assert!(reading.rewrite.unwrap().text.ends_with("trimmer cordless"));
         let spans: Vec<&str> = reading.terms.iter().map(|t| &completion[t.span.clone()]).collect();
         assert_eq!(spans, ["hedge", "trimmer", "cordless"]);
-        assert!(reading.terms[1].without.text.ends_with("cordless") && !reading.terms[1].without.text.contains("trimmer"));
+        assert!(
+            reading.terms[1].without.text.ends_with("cordless") && !reading.terms[1].without.text.contains("trimmer")
+        );
     }
 }

@@ -38,7 +38,11 @@ pub fn terms(text: &str) -> Vec<Term> {
         match piece.kind {
             Kind::Term => {
                 let raw = piece.of(text);
-                found.push(Term { text: raw.to_owned(), span: piece.span.clone(), negated: after_not || raw.starts_with('-') });
+                found.push(Term {
+                    text: raw.to_owned(),
+                    span: piece.span.clone(),
+                    negated: after_not || raw.starts_with('-'),
+                });
                 after_not = false;
             }
             Kind::Not => after_not = true,

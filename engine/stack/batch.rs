@@ -38,7 +38,11 @@ pub fn rank_all(
             plans.push((rewrite, fallback));
         }
         let rankings = retriever.retrieve(&requests);
-        all.extend(plans.into_iter().zip(rankings).map(|((rewrite, fallback), ranking)| Ranked { rewrite, fallback, ranking }));
+        all.extend(plans.into_iter().zip(rankings).map(|((rewrite, fallback), ranking)| Ranked {
+            rewrite,
+            fallback,
+            ranking,
+        }));
         progress(all.len());
     }
     all

@@ -245,7 +245,8 @@ impl StackBuilder {
     /// # Errors
     /// When catalogue or retriever are missing, or a setting has no meaning.
     pub fn build(self) -> Result<Stack> {
-        let missing = |name: &str| Error::argument(name, "the stack has none", format!("call .{name}(…) before .build()"));
+        let missing =
+            |name: &str| Error::argument(name, "the stack has none", format!("call .{name}(…) before .build()"));
         let catalog = self.catalog.ok_or_else(|| missing("catalog"))?;
         let retriever = self.retriever.ok_or_else(|| missing("retriever"))?;
         let threads = self.threads.unwrap_or(1);

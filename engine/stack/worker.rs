@@ -38,7 +38,11 @@ impl Workers {
                 }
             };
             std::thread::Builder::new().name("querywright-rewrite".into()).spawn(run).map_err(|e| {
-                Error::argument("rewrite_threads", format!("the system refused a thread: {e}"), "lower the number of threads")
+                Error::argument(
+                    "rewrite_threads",
+                    format!("the system refused a thread: {e}"),
+                    "lower the number of threads",
+                )
             })?;
         }
         Ok(Self { jobs })

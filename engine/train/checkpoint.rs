@@ -147,7 +147,11 @@ pub fn load_latest(run: &Path, model: &ModelConfig, digest: &str) -> Result<Opti
     })?;
     if state.digest != digest {
         let found = "was written under another configuration, model, data set or retriever";
-        return Err(Error::model(&folder, found, "resume with the run's own config.toml, or choose another output_dir"));
+        return Err(Error::model(
+            &folder,
+            found,
+            "resume with the run's own config.toml, or choose another output_dir",
+        ));
     }
     let adapter = Adapter::load(&folder, model)?;
     let optimizer = read_moments(&folder.join("optimizer.safetensors"), &state)?;
@@ -160,7 +164,8 @@ fn write_moments(path: &Path, optimizer: &AdamW) -> Result<()> {
         .moments
         .iter()
         .flat_map(|(name, moments)| {
-            [("m", &moments.m), ("v", &moments.v)].map(|(part, values)| (format!("{name}.{part}"), values.len(), bytes(values)))
+            [("m", &moments.m), ("v", &moments.v)]
+                .map(|(part, values)| (format!("{name}.{part}"), values.len(), bytes(values)))
         })
         .collect();
     let failed = |e: safetensors::SafeTensorError| Error::write(path, std::io::Error::other(e));

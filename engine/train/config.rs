@@ -199,7 +199,11 @@ impl TrainConfig {
         let run = &self.train;
         let refuse = |key: &str, found: String, remedy: &str| Err(Error::argument(key, found, remedy));
         if self.data.train == self.data.dev {
-            return refuse("data.dev", format!("\"{}\" is the training split", self.data.dev), "choose queries that are not learned from");
+            return refuse(
+                "data.dev",
+                format!("\"{}\" is the training split", self.data.dev),
+                "choose queries that are not learned from",
+            );
         }
         if self.data.max_dev_queries == 0 {
             return refuse("data.max_dev_queries", "found 0".into(), "allow at least 1, 100 or more are better");
@@ -209,24 +213,41 @@ impl TrainConfig {
         }
         if run.num_generations < 2 {
             let found = format!("found {}", run.num_generations);
-            return refuse("train.num_generations", found, "a group needs at least 2 completions to compare, 8 is usual");
+            return refuse(
+                "train.num_generations",
+                found,
+                "a group needs at least 2 completions to compare, 8 is usual",
+            );
         }
         if run.generation_batch_size == 0 || !run.generation_batch_size.is_multiple_of(run.num_generations) {
-            let found = format!("{} is not a multiple of num_generations = {}", run.generation_batch_size, run.num_generations);
-            return refuse("train.generation_batch_size", found, "give prompts x num_generations, as 64 for 8 prompts x 8");
+            let found =
+                format!("{} is not a multiple of num_generations = {}", run.generation_batch_size, run.num_generations);
+            return refuse(
+                "train.generation_batch_size",
+                found,
+                "give prompts x num_generations, as 64 for 8 prompts x 8",
+            );
         }
         if run.num_iterations == 0 {
             return refuse("train.num_iterations", "found 0".into(), "make at least 1 update a step");
         }
         if !(run.term_credit_coef.is_finite() && run.term_credit_coef >= 0.0) {
-            return refuse("train.term_credit_coef", format!("found {}", run.term_credit_coef), "give 0 or a number such as 0.5");
+            return refuse(
+                "train.term_credit_coef",
+                format!("found {}", run.term_credit_coef),
+                "give 0 or a number such as 0.5",
+            );
         }
         if run.repair_groups && self.prompt.style != PromptStyle::FewShot {
             let remedy = "set prompt.style = \"few-shot\", or repair_groups = false";
             return refuse("train.repair_groups", "the prompt's answers are more than a list of words".into(), remedy);
         }
         if self.sampling.temperature <= 0.0 {
-            return refuse("sampling.temperature", "found 0".into(), "a policy that always says the same learns nothing; give 1.0");
+            return refuse(
+                "sampling.temperature",
+                "found 0".into(),
+                "a policy that always says the same learns nothing; give 1.0",
+            );
         }
         self.sampling.validate()?;
         self.lora.projections()?;
@@ -243,7 +264,11 @@ impl TrainConfig {
 /// Applies `key.path=value`.
 fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     let Some((path, value)) = setting.split_once('=') else {
-        return Err(Error::argument("--set", format!("\"{setting}\" has no ="), "write key=value, as train.max_steps=50"));
+        return Err(Error::argument(
+            "--set",
+            format!("\"{setting}\" has no ="),
+            "write key=value, as train.max_steps=50",
+        ));
     };
     let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
         .ok()
@@ -256,7 +281,13 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
         let next = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         at = match next {
             toml::Value::Table(inner) => inner,
-            _ => return Err(Error::argument("--set", format!("\"{key}\" in \"{path}\" is a value"), "name a key inside a table")),
+            _ => {
+                return Err(Error::argument(
+                    "--set",
+                    format!("\"{key}\" in \"{path}\" is a value"),
+                    "name a key inside a table",
+                ));
+            }
         };
     }
     at.insert(last.to_owned(), value);
@@ -269,7 +300,8 @@ fn explain(shown: &str, error: &toml::de::Error) -> Error {
     let message = error.message().to_owned();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let remedy = match quoted.split_first() {
-        Some((unknown, known)) if message.starts_with("unknown field") => match nearest(unknown, known.iter().copied()) {
+        Some((unknown, known)) if message.starts_with("unknown field") => match nearest(unknown, known.iter().copied())
+        {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("the keys here are {}", known.join(", ")),
         },
@@ -297,7 +329,10 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
         let text = format!("{SMALL}[train]\nmax_step = 3\n");
         let error = TrainConfig::parse(&text, &[], "x.toml").unwrap_err().to_string();
-        assert!(error.contains("x.toml") && error.contains("line 6") && error.contains("did you mean `max_steps`"), "{error}");
+        assert!(
+            error.contains("x.toml") && error.contains("line 6") && error.contains("did you mean `max_steps`"),
+            "{error}"
+        );
         let error = TrainConfig::parse(SMALL, &["train.sed=1".into()], "x.toml").unwrap_err().to_string();
         assert!(error.contains("did you mean `seed`"), "{error}");
     }

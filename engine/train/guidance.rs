@@ -59,12 +59,12 @@ impl Guidance {
             let frequency = f64::from(self.frequencies.get(word).copied().unwrap_or(0));
             share * ((self.documents + 1.0) / (frequency + 0.5)).ln()
         };
-        let mut ranked: Vec<(f64, String)> = shares.into_iter().map(|(word, share)| (weight(&word, share), word)).collect();
+        let mut ranked: Vec<(f64, String)> =
+            shares.into_iter().map(|(word, share)| (weight(&word, share), word)).collect();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         ranked.truncate(MOST_WORDS);
-        let place = |word: &String| {
-            texts.first().and_then(|text| text.iter().position(|w| w == word)).unwrap_or(usize::MAX)
-        };
+        let place =
+            |word: &String| texts.first().and_then(|text| text.iter().position(|w| w == word)).unwrap_or(usize::MAX);
         (1..=ranked.len())
             .map(|count| {
                 let mut list: Vec<&String> = ranked.iter().take(count).map(|r| &r.1).collect();
@@ -88,7 +88,9 @@ mod tests {
     #[test]
     fn the_words_that_relevant_documents_share_are_proposed_strongest_first() {
         let mut builder = CatalogBuilder::new();
-        for (id, text) in [("a", "quiet anti fatigue mat"), ("b", "anti fatigue mat red"), ("c", "red mat"), ("d", "red lamp quiet")] {
+        for (id, text) in
+            [("a", "quiet anti fatigue mat"), ("b", "anti fatigue mat red"), ("c", "red mat"), ("d", "red lamp quiet")]
+        {
             builder.push(id, [("title", text)]).unwrap();
         }
         let catalog = builder.finish();

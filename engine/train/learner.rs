@@ -94,8 +94,10 @@ impl Micro {
         let advantages = match config.term_credit_coef {
             0.0 => broadcast(&packed.completions, &scalars)?,
             coef => {
-                let shifted: Vec<Counterfactual> =
-                    samples().zip(&packed.completions).map(|(s, range)| shift(&s.counterfactual, range.start)).collect();
+                let shifted: Vec<Counterfactual> = samples()
+                    .zip(&packed.completions)
+                    .map(|(s, range)| shift(&s.counterfactual, range.start))
+                    .collect();
                 term_credit(&packed.completions, &scalars, &shifted, coef)?
             }
         };
@@ -223,7 +225,12 @@ fn split(rollouts: &[Rollout], limit: usize) -> impl Iterator<Item = &[Rollout]>
 }
 
 /// Adds the gradients of `Σ dlogp · logp + dentropy · entropy` to `gradients`.
-fn back_propagate(statistics: &Tensor, output: &LossOutput, adapter: &Adapter, gradients: &mut [Vec<f32>]) -> Result<()> {
+fn back_propagate(
+    statistics: &Tensor,
+    output: &LossOutput,
+    adapter: &Adapter,
+    gradients: &mut [Vec<f32>],
+) -> Result<()> {
     let weights: Vec<f32> = output.dlogp.iter().zip(&output.dentropy).flat_map(|(l, e)| [*l, *e]).collect();
     let weights = Tensor::from_vec(weights, statistics.shape(), statistics.device())?;
     let store = (statistics * weights)?.sum_all()?.backward()?;
@@ -260,9 +267,8 @@ fn update(adapter: &mut Adapter, optimizer: &mut AdamW, learning_rate: f64, grad
 /// Losses add up; means are weighted by tokens.
 fn merge(outputs: &[LossOutput]) -> LossOutput {
     let tokens: usize = outputs.iter().map(|o| o.tokens).sum();
-    let mean = |f: fn(&LossOutput) -> f64| {
-        outputs.iter().map(|o| f(o) * o.tokens as f64).sum::<f64>() / tokens.max(1) as f64
-    };
+    let mean =
+        |f: fn(&LossOutput) -> f64| outputs.iter().map(|o| f(o) * o.tokens as f64).sum::<f64>() / tokens.max(1) as f64;
     LossOutput {
         loss: outputs.iter().map(|o| o.loss).sum(),
         tokens,

@@ -76,7 +76,8 @@ impl Environment<'_> {
             .map(|(group, (_, (query, _)))| group.iter().map(|c| m.encoder.read(query, &c.text)).collect())
             .collect();
         let mut drawn = Drawn::default();
-        let mut rewards = self.score(&labelled, readings.iter().map(|g| g.iter().map(Reading::earning).collect()), &mut drawn);
+        let mut rewards =
+            self.score(&labelled, readings.iter().map(|g| g.iter().map(Reading::earning).collect()), &mut drawn);
         self.repair(&labelled, &mut generated, &mut readings, &mut rewards, &mut drawn)?;
         let counterfactuals = self.counterfactuals(&labelled, &generated, &readings, &rewards, &mut drawn)?;
         for ((((completions, readings), rewards), counterfactuals), ((query, _), prompt)) in
@@ -86,7 +87,8 @@ impl Environment<'_> {
             let values: Vec<Option<f32>> = rewards.iter().map(|r| r.as_ref().map(|r| r.value)).collect();
             let signal = group_advantages(&values, values.len(), self.config.train.scale_rewards)?;
             let texts = completions.iter().map(|c| c.text.clone()).collect();
-            let samples = completions.into_iter().zip(counterfactuals).map(|(c, counterfactual)| sample(c, counterfactual));
+            let samples =
+                completions.into_iter().zip(counterfactuals).map(|(c, counterfactual)| sample(c, counterfactual));
             drawn.groups.push(DrawnGroup {
                 query: *query,
                 rollout: Rollout { prompt: prompt.tokens, samples: samples.collect() },
@@ -133,14 +135,14 @@ impl Environment<'_> {
     ) -> Result<()> {
         let Some(guidance) = self.guidance else { return Ok(()) };
         let m = self.materials;
-        let proposals: Vec<Vec<String>> = labelled
-            .iter()
-            .map(|(_, (query, judgements))| guidance.proposals(&m.catalog, query, judgements))
-            .collect();
+        let proposals: Vec<Vec<String>> =
+            labelled.iter().map(|(_, (query, judgements))| guidance.proposals(&m.catalog, query, judgements)).collect();
         let proposed: Vec<Vec<Reading>> = proposals
             .iter()
             .zip(labelled)
-            .map(|(lists, (_, (query, _)))| lists.iter().map(|text| m.encoder.read(query, &format!(" {text}"))).collect())
+            .map(|(lists, (_, (query, _)))| {
+                lists.iter().map(|text| m.encoder.read(query, &format!(" {text}"))).collect()
+            })
             .collect();
         let earned = self.score(labelled, proposed.iter().map(|g| g.iter().map(Reading::earning).collect()), drawn);
         let groups = generated.iter_mut().zip(readings).zip(rewards).zip(proposals.iter().zip(proposed).zip(earned));
@@ -155,7 +157,8 @@ impl Environment<'_> {
                 }
             }
             let Some((index, _)) = best else { continue };
-            let (Some(text), Some(reading), Some(reward)) = (texts.get(index), proposed.get(index), earned.get(index)) else {
+            let (Some(text), Some(reading), Some(reward)) = (texts.get(index), proposed.get(index), earned.get(index))
+            else {
                 continue;
             };
             let Some(tokens) = m.encoder.answer(text)? else { continue };
@@ -241,7 +244,8 @@ impl Drawn {
         self.broken += fresh.broken;
         self.repaired += fresh.repaired;
         let (good, silent): (Vec<_>, Vec<_>) = fresh.groups.into_iter().partition(|g| g.informative);
-        let (mut kept, mut reserve): (Vec<_>, Vec<_>) = std::mem::take(&mut self.groups).into_iter().partition(|g| g.informative);
+        let (mut kept, mut reserve): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.groups).into_iter().partition(|g| g.informative);
         kept.extend(good);
         reserve.extend(silent);
         let room = wanted.saturating_sub(kept.len()).min(reserve.len());

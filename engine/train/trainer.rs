@@ -101,12 +101,21 @@ pub struct Trainer<'a> {
 impl<'a> Trainer<'a> {
     /// Prepares a run in `config.train.output_dir`. With `resume`, continues from its newest checkpoint, if there is one;
     /// without, refuses a folder that already holds a run.
-    pub fn new(config: &'a TrainConfig, materials: &'a Materials, resume: bool, observer: &mut dyn Observer) -> Result<Self> {
+    pub fn new(
+        config: &'a TrainConfig,
+        materials: &'a Materials,
+        resume: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         config.validate()?;
         let folder = &config.train.output_dir;
         for (key, queries) in [("data.train", &materials.train), ("data.dev", &materials.dev)] {
             if queries.is_empty() {
-                return Err(Error::argument(key, "the split has no query with a relevant document", "choose another split"));
+                return Err(Error::argument(
+                    key,
+                    "the split has no query with a relevant document",
+                    "choose another split",
+                ));
             }
         }
         let reward = RewardFunction::new(&config.reward)?;
@@ -161,7 +170,20 @@ impl<'a> Trainer<'a> {
         let completions = CompletionsLog::open(folder.join("completions.jsonl"), from)?;
         let cache = RewardCache::new(CACHE);
         let guidance = config.train.repair_groups.then(|| Guidance::new(&materials.catalog));
-        Ok(Self { config, materials, reward, cache, guidance, dev_measure, schedule, adapter, optimizer, state, metrics, completions })
+        Ok(Self {
+            config,
+            materials,
+            reward,
+            cache,
+            guidance,
+            dev_measure,
+            schedule,
+            adapter,
+            optimizer,
+            state,
+            metrics,
+            completions,
+        })
     }
 
     /// Runs to the last step.
@@ -371,7 +393,8 @@ fn run_digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
     let mut relevant = config.clone();
     relevant.train.output_dir = PathBuf::new();
     relevant.train.save_total_limit = 0;
-    let text = toml::to_string(&relevant).map_err(|e| Error::argument("config", e.to_string(), "report this as a bug"))?;
+    let text =
+        toml::to_string(&relevant).map_err(|e| Error::argument("config", e.to_string(), "report this as a bug"))?;
     let mut hash = sha2::Sha256::new();
     for part in [&text, &materials.model_digest, &materials.retriever.card().digest] {
         hash.update(part.as_bytes());

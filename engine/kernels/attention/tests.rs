@@ -68,7 +68,8 @@ fn cached_attention_equals_the_tree_in_one_pass_or_token_by_token() {
     let take = |s: usize, l: usize| [&q, &k, &v].map(|t| t.narrow(0, s, l).unwrap());
     let pass = |sequences: &mut [Continuation], at: &[(usize, usize)]| {
         let parts: Vec<[Tensor; 3]> = at.iter().map(|(s, l)| take(*s, *l)).collect();
-        let joined = [0, 1, 2].map(|i| Tensor::cat(&parts.iter().map(|p| p[i].clone()).collect::<Vec<_>>(), 0).unwrap());
+        let joined =
+            [0, 1, 2].map(|i| Tensor::cat(&parts.iter().map(|p| p[i].clone()).collect::<Vec<_>>(), 0).unwrap());
         let rows: Vec<usize> = at.iter().map(|a| a.1).collect();
         let out = attend_cached(0, (&joined[0], &joined[1], &joined[2]), dim, sequences, &rows).unwrap();
         sequences.iter_mut().zip(&rows).for_each(|(s, r)| s.advance(*r));

@@ -24,7 +24,13 @@ fn prompts() -> Vec<PromptTokens> {
 }
 
 impl Fixture {
-    fn run(&self, prompts: &[PromptTokens], sampling: &SamplingConfig, completions: usize, stop: &[String]) -> Vec<Vec<Completion>> {
+    fn run(
+        &self,
+        prompts: &[PromptTokens],
+        sampling: &SamplingConfig,
+        completions: usize,
+        stop: &[String],
+    ) -> Vec<Vec<Completion>> {
         let shared = prefix(&self.decoder, &PREFIX, &[]).unwrap();
         let options = GenerateOptions { sampling, completions, stop, seed: 11, deadline: Deadline::NONE };
         generate(&self.decoder, &self.tokenizer, &shared, prompts, &[], &options).unwrap()
@@ -63,7 +69,8 @@ fn log_probabilities_of_the_sampler_are_those_of_the_differentiable_pass() {
             let n = completion.tokens.len();
             let rows = hidden.narrow(0, tokens.len() - n - 1, n).unwrap();
             let options = HeadOptions { temperature: 0.7, entropy_gradient: false };
-            let got = f.decoder.log_probabilities(&rows, &completion.tokens, options).unwrap().to_vec2::<f32>().unwrap();
+            let got =
+                f.decoder.log_probabilities(&rows, &completion.tokens, options).unwrap().to_vec2::<f32>().unwrap();
             for (got, want) in got.iter().zip(&completion.log_probabilities) {
                 assert!((got[0] - want).abs() < 2e-2, "{} {want}", got[0]);
             }
@@ -132,7 +139,9 @@ fn prompts_that_are_empty_or_too_long_are_refused() {
     let sampling = SamplingConfig::greedy(4);
     let options = GenerateOptions { sampling: &sampling, completions: 1, stop: &[], seed: 1, deadline: Deadline::NONE };
     let run = |tokens: Vec<u32>| {
-        generate(&f.decoder, &f.tokenizer, &shared, &[PromptTokens { stream: 0, tokens }], &[], &options).unwrap_err().to_string()
+        generate(&f.decoder, &f.tokenizer, &shared, &[PromptTokens { stream: 0, tokens }], &[], &options)
+            .unwrap_err()
+            .to_string()
     };
     assert!(run(Vec::new()).contains("prompt 0 is empty"));
     let limit = f.decoder.config().max_position_embeddings;

@@ -22,7 +22,11 @@ fn few_shot_takes_the_first_line_without_label_and_enclosing_quotes() {
 #[test]
 fn an_empty_first_line_is_broken() {
     for completion in ["", "   ", "\nsong", "\"\"", "Search:"] {
-        assert_eq!(parse(PromptStyle::FewShot, PLAIN, completion), Answer::broken(FormatFault::Empty), "{completion:?}");
+        assert_eq!(
+            parse(PromptStyle::FewShot, PLAIN, completion),
+            Answer::broken(FormatFault::Empty),
+            "{completion:?}"
+        );
     }
 }
 
@@ -48,7 +52,11 @@ fn each_way_to_break_the_format_is_named_and_the_query_is_saved_where_there_is_o
         ("<think>x<answer>{\"query\": \"a\"}</answer>", MissingTag("</think>"), Some("a")),
         ("<think>x</think> {\"query\": \"a\"}", MissingTag("<answer>"), Some("a")),
         ("<think>x</think><answer>{\"query\": \"a\"}", MissingTag("</answer>"), Some("a")),
-        ("<think></think><answer>{\"query\":\"a\"}</answer><answer>{\"query\":\"b\"}</answer>", RepeatedTag("<answer>"), Some("b")),
+        (
+            "<think></think><answer>{\"query\":\"a\"}</answer><answer>{\"query\":\"b\"}</answer>",
+            RepeatedTag("<answer>"),
+            Some("b"),
+        ),
         ("<think><think></think><answer>{\"query\":\"a\"}</answer>", RepeatedTag("<think>"), Some("a")),
         ("<answer>{\"query\":\"a\"}</answer><think></think>", TagOrder, Some("a")),
         ("<think></think><answer>cradle song</answer>", NotJson, Some("cradle song")),
@@ -70,7 +78,8 @@ fn each_way_to_break_the_format_is_named_and_the_query_is_saved_where_there_is_o
 
 #[test]
 fn terms_stand_where_they_are_in_the_completion_even_inside_escaped_json() {
-    let completion = r#"<think>a</think><answer>{"query": "\"cradle song\" caf\u00e9 na\u00efve \ud83c\udf19 b"}</answer>"#;
+    let completion =
+        r#"<think>a</think><answer>{"query": "\"cradle song\" caf\u00e9 na\u00efve \ud83c\udf19 b"}</answer>"#;
     let answer = think(completion);
     assert_eq!(answer.query.as_deref(), Some("\"cradle song\" café naïve 🌙 b"));
     let found = answer.terms(completion);

@@ -62,7 +62,8 @@ fn a_few_shot_prompt_reads_as_a_list_that_goes_on() {
 
 #[test]
 fn a_boolean_rewrite_prompt_names_operators_and_fields() {
-    let config = PromptConfig { mode: Mode::Rewrite, language: Some(QueryLanguage::Boolean), ..PromptConfig::default() };
+    let config =
+        PromptConfig { mode: Mode::Rewrite, language: Some(QueryLanguage::Boolean), ..PromptConfig::default() };
     let (prefix, _) = parts(prompter(config.clone()).prompt(&Query::text("x")).unwrap());
     let first = prefix.lines().next().unwrap();
     assert_eq!(
@@ -70,7 +71,8 @@ fn a_boolean_rewrite_prompt_names_operators_and_fields() {
         "Requests for recipes, each with the best query for the search engine (AND, OR, NOT, \"phrases\", brackets, title:, text:)."
     );
     assert!(prefix.contains("Search: (lullaby OR \"cradle song\") NOT cartoon"));
-    let chat = messages(prompter(PromptConfig { style: PromptStyle::Chat, ..config }).prompt(&Query::text("x")).unwrap());
+    let chat =
+        messages(prompter(PromptConfig { style: PromptStyle::Chat, ..config }).prompt(&Query::text("x")).unwrap());
     assert!(chat[0].content.contains("and fields: title:word, text:word."), "{}", chat[0].content);
 }
 
@@ -100,12 +102,18 @@ fn every_built_in_example_is_an_answer_in_its_own_style() {
             Prompt::Completion { prefix, .. } => {
                 prefix.split("\nSearch:").skip(1).map(|rest| rest.split("\n\n").next().unwrap().to_owned()).collect()
             }
-            Prompt::Chat { messages } => messages.into_iter().filter(|m| m.role == "assistant").map(|m| m.content).collect(),
+            Prompt::Chat { messages } => {
+                messages.into_iter().filter(|m| m.role == "assistant").map(|m| m.content).collect()
+            }
         };
-        let read: Vec<String> = answers.iter().map(|a| prompter.parse(a)).map(|a| {
-            assert_eq!(a.broken, None, "{config:?}");
-            a.query.unwrap()
-        }).collect();
+        let read: Vec<String> = answers
+            .iter()
+            .map(|a| prompter.parse(a))
+            .map(|a| {
+                assert_eq!(a.broken, None, "{config:?}");
+                a.query.unwrap()
+            })
+            .collect();
         assert_eq!(read, wanted, "{config:?}");
         let operators = wanted.iter().any(|w| w.contains(" OR ") || w.contains("\""));
         assert_eq!(operators, language == QueryLanguage::Boolean, "{config:?}");
@@ -116,7 +124,8 @@ fn every_built_in_example_is_an_answer_in_its_own_style() {
 fn what_prompts_share_is_the_same_for_every_query() {
     for config in every_config() {
         let prompter = prompter(config);
-        let (a, b) = (prompter.prompt(&Query::text("one")).unwrap(), prompter.prompt(&Query::text("two\nthree")).unwrap());
+        let (a, b) =
+            (prompter.prompt(&Query::text("one")).unwrap(), prompter.prompt(&Query::text("two\nthree")).unwrap());
         match (a, b) {
             (Prompt::Completion { prefix: a, query: x }, Prompt::Completion { prefix: b, query: y }) => {
                 assert_eq!(a, b);
@@ -160,7 +169,8 @@ fn a_template_of_ones_own_takes_the_place_of_the_built_in_one() {
                 {% macro response(e) %} {{ e.search }}{% endmacro %}";
     std::fs::write(&path, text).unwrap();
     let example = Example { request: "x".into(), search: "y".into(), ..Example::default() };
-    let config = PromptConfig { template: Some(path.clone()), examples: Some(vec![example]), ..PromptConfig::default() };
+    let config =
+        PromptConfig { template: Some(path.clone()), examples: Some(vec![example]), ..PromptConfig::default() };
     assert_eq!(
         prompter(config.clone()).prompt(&Query::text("z")).unwrap(),
         Prompt::Completion { prefix: "Over recipes\n\nQ x A y".into(), query: "\n\nQ z A".into() }
@@ -180,7 +190,9 @@ fn a_template_of_ones_own_takes_the_place_of_the_built_in_one() {
 fn bad_keys_and_values_are_refused_with_what_would_be_right() {
     let wrong: Result<PromptConfig, _> = serde_json::from_str("{\"stile\": \"chat\"}");
     assert!(wrong.unwrap_err().to_string().contains("unknown field `stile`"));
-    let ok: PromptConfig = serde_json::from_str("{\"style\": \"think-answer\", \"mode\": \"rewrite\", \"language\": \"boolean\"}").unwrap();
+    let ok: PromptConfig =
+        serde_json::from_str("{\"style\": \"think-answer\", \"mode\": \"rewrite\", \"language\": \"boolean\"}")
+            .unwrap();
     assert_eq!((ok.style, ok.mode), (PromptStyle::ThinkAnswer, Mode::Rewrite));
     let say = |config: PromptConfig| Prompter::new(config, &card(&[QueryLanguage::Plain])).err().unwrap().to_string();
     let default = PromptConfig::default;

@@ -1,0 +1,103 @@
+//! Serving a stack to another process: JSON lines in, JSON lines out.
+//!
+//! One request a line, `{"query": "…", "k": 10}` (`k` may be absent), one answer a line in the same order: what
+//! [`Stack::search`] gives, or `{"error": "…"}`. A line that cannot be read is answered by an error and the next one is
+//! served; nothing that a client writes ends the loop but the end of its input.
+
+use std::io::{BufRead, Write};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::stack::Stack;
+
+/// A line of a client.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    query: String,
+    k: Option<usize>,
+}
+
+/// A request longer than this is refused without being read into memory whole.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// Answers every line of `input` on `output`, each at once. `k` is the number of hits where a request names none.
+/// Returns how many requests were served.
+///
+/// # Errors
+/// When `input` cannot be read or `output` not be written: the client is gone.
+pub fn json_lines(stack: &Stack, k: usize, mut input: impl BufRead, mut output: impl Write) -> Result<u64> {
+    let mut served = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut limited = std::io::Read::take(&mut input, LONGEST_LINE);
+        let read = limited.read_until(b'\n', &mut line).map_err(|e| Error::read("standard input", e))?;
+        if read == 0 {
+            return Ok(served);
+        }
+        let cut_off = line.last() != Some(&b'\n') && line.len() as u64 >= LONGEST_LINE;
+        if cut_off {
+            input.skip_until(b'\n').map_err(|e| Error::read("standard input", e))?;
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let answer = match cut_off {
+            true => Err(Error::argument("request", "the line is longer than 1 MiB", "send a shorter query")),
+            false => answer(stack, k, &line),
+        };
+        let object = match answer {
+            Ok(answer) => answer,
+            Err(error) => serde_json::json!({ "error": error.to_string() }),
+        };
+        writeln!(output, "{object}").and_then(|()| output.flush()).map_err(|e| Error::write("standard output", e))?;
+        served += 1;
+    }
+}
+
+fn answer(stack: &Stack, k: usize, line: &[u8]) -> Result<serde_json::Value> {
+    let bad = |e: serde_json::Error| {
+        Error::argument("request", e.to_string(), "send {\"query\": \"…\", \"k\": 10} on one line")
+    };
+    let Line { query, k: wanted } = serde_json::from_slice(line).map_err(bad)?;
+    let answer = stack.search(&query, wanted.unwrap_or(k))?;
+    serde_json::to_value(&answer).map_err(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::catalog::CatalogBuilder;
+    use crate::retrieve::{Bm25, Bm25Config};
+
+    #[test]
+    fn every_line_gets_its_answer_and_a_bad_one_does_not_end_the_service() {
+        let mut builder = CatalogBuilder::new();
+        builder.push("a", [("title", "red shoes")]).unwrap();
+        builder.push("b", [("title", "blue shoes")]).unwrap();
+        let catalog = Arc::new(builder.finish());
+        let retriever = Bm25::in_memory(catalog.clone(), Bm25Config::default()).unwrap();
+        let stack = Stack::builder().catalog(catalog).retriever(retriever).build().unwrap();
+        let long = "x".repeat(LONGEST_LINE as usize + 10);
+        let input = format!(
+            "{{\"query\": \"red shoes\"}}\n\nnonsense\n{long}\n{{\"query\": \"shoes\", \"k\": 0}}\n{{\"query\": \"blue\", \"k\": 1}}"
+        );
+        let mut output = Vec::new();
+        assert_eq!(json_lines(&stack, 10, input.as_bytes(), &mut output).unwrap(), 5);
+        let answers: Vec<serde_json::Value> = output
+            .split(|b| *b == b'\n')
+            .filter(|l| !l.is_empty())
+            .map(|l| serde_json::from_slice(l).unwrap())
+            .collect();
+        assert_eq!(answers[0]["hits"][0]["id"], "a");
+        assert_eq!(answers[0]["hits"].as_array().unwrap().len(), 2);
+        assert!(answers[1]["error"].as_str().unwrap().contains("query"));
+        assert!(answers[2]["error"].as_str().unwrap().contains("1 MiB"));
+        assert!(answers[3]["error"].as_str().unwrap().contains("found 0"));
+        assert_eq!(answers[4]["hits"][0]["id"], "b");
+    }
+}

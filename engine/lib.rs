@@ -71,7 +71,8 @@
 //!
 //! [`catalog`] reads documents, queries and judgements; [`sources`] fetches models and data sets by name. [`model`] is
 //! the decoder over the fused operations of [`kernels`]. [`rewrite`] and [`retrieve`] hold the two sides of the loop,
-//! [`stack`] the policy between them. [`train`] learns, [`evaluate`] measures with the [`metrics`] that trec_eval has.
+//! [`stack`] the policy between them, [`serve`] what another process talks to. [`train`] learns, [`evaluate`] measures
+//! with the [`metrics`] that trec_eval has.
 //! The two contracts are the traits [`types::Rewriter`] and [`types::Retriever`]. A module imports only from floors
 //! below its own; `ARCHITECTURE.md` draws the house.
 //!

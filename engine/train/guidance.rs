@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::catalog::Catalog;
+use crate::rewrite::Mode;
 use crate::types::{Judgements, Ordinal, Query};
 
 /// How many documents each word of a catalogue stands in.
@@ -36,15 +37,17 @@ impl Guidance {
         Self { frequencies, documents: catalog.len() as f64 }
     }
 
-    /// Lists of 1 to 4 words that relevant documents share, the strongest word first in importance; each list in the
-    /// order in which a relevant document has the words. Words of the query are left out. Empty when there are none.
-    pub fn proposals(&self, catalog: &Catalog, query: &Query, judgements: &Judgements) -> Vec<String> {
+    /// Lists of words to try, shorter ones first. In the mode `expand`: 1 to 4 words that relevant documents share, in the
+    /// order in which one of them has them; words of the query are left out. In the mode `rewrite`, where the list takes
+    /// the query's place: those words of the query that half of the relevant documents hold, alone and with 1 to 4 such
+    /// words behind them. Empty when nothing is relevant.
+    pub fn proposals(&self, catalog: &Catalog, query: &Query, judgements: &Judgements, mode: Mode) -> Vec<String> {
         let mut relevant: Vec<(Ordinal, i32)> = judgements.iter().filter(|j| j.1 > 0).collect();
         relevant.sort_by_key(|(doc, grade)| (std::cmp::Reverse(*grade), *doc));
         let best = relevant.first().map_or(0, |r| r.1);
         relevant.retain(|r| r.1 == best);
         relevant.truncate(MOST_DOCUMENTS);
-        let own: HashSet<String> = words(&query.text).into_iter().collect();
+        let own = words(&query.text);
         let mut shares: HashMap<String, f64> = HashMap::new();
         let texts: Vec<Vec<String>> =
             relevant.iter().map(|(doc, _)| words(&catalog.document(*doc).text_of_all_fields())).collect();
@@ -65,13 +68,20 @@ impl Guidance {
         ranked.truncate(MOST_WORDS);
         let place =
             |word: &String| texts.first().and_then(|text| text.iter().position(|w| w == word)).unwrap_or(usize::MAX);
-        (1..=ranked.len())
+        let holding = |word: &String| texts.iter().filter(|text| text.contains(word)).count() * 2 >= texts.len();
+        let kept: Vec<String> = match mode {
+            Mode::Expand => Vec::new(),
+            Mode::Rewrite if texts.is_empty() => Vec::new(),
+            Mode::Rewrite => own.iter().filter(|w| holding(w)).cloned().collect(),
+        };
+        let alone = (!kept.is_empty()).then(|| kept.join(" "));
+        let longer = (1..=ranked.len())
             .map(|count| {
                 let mut list: Vec<&String> = ranked.iter().take(count).map(|r| &r.1).collect();
                 list.sort_by_key(|word| place(word));
-                list.iter().map(|w| w.as_str()).collect::<Vec<_>>().join(" ")
-            })
-            .collect()
+                kept.iter().chain(list).map(String::as_str).collect::<Vec<_>>().join(" ")
+            });
+        alone.into_iter().chain(longer).collect()
     }
 }
 
@@ -96,9 +106,14 @@ mod tests {
         let catalog = builder.finish();
         let guidance = Guidance::new(&catalog);
         let query = Query::text("my feet hurt on the mat");
-        let proposals = guidance.proposals(&catalog, &query, &Judgements::new(vec![(0, 1), (1, 1), (3, 0)]));
+        let judgements = Judgements::new(vec![(0, 1), (1, 1), (3, 0)]);
+        let proposals = guidance.proposals(&catalog, &query, &judgements, Mode::Expand);
         assert_eq!(proposals[1], "anti fatigue");
         assert!(proposals.iter().all(|p| !p.contains("mat")), "the query has that word: {proposals:?}");
-        assert!(guidance.proposals(&catalog, &query, &Judgements::default()).is_empty());
+        let proposals = guidance.proposals(&catalog, &query, &judgements, Mode::Rewrite);
+        assert_eq!(proposals[..2], ["mat", "mat fatigue"], "what the relevant documents lack of the query goes");
+        for mode in [Mode::Expand, Mode::Rewrite] {
+            assert!(guidance.proposals(&catalog, &query, &Judgements::default(), mode).is_empty());
+        }
     }
 }

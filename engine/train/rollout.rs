@@ -136,7 +136,7 @@ impl Environment<'_> {
         let Some(guidance) = self.guidance else { return Ok(()) };
         let m = self.materials;
         let proposals: Vec<Vec<String>> =
-            labelled.iter().map(|(_, (query, judgements))| guidance.proposals(&m.catalog, query, judgements)).collect();
+            labelled.iter().map(|(_, (query, judgements))| guidance.proposals(&m.catalog, query, judgements, self.config.prompt.mode)).collect();
         let proposed: Vec<Vec<Reading>> = proposals
             .iter()
             .zip(labelled)

@@ -40,15 +40,14 @@ impl Finished<'_> {
     /// Measures the four systems on the held-out queries and writes the report.
     pub fn compare(&self, measures: &[Measure]) -> Result<Compared> {
         let queries = judged(self.dataset, self.split)?;
-        let length = self.config.sampling.max_completion_length;
-        let prompt = &self.config.prompt;
+        let prompt = &self.config.serving_prompt();
         let rewriters: [(&str, Box<dyn Rewriter>); 4] = [
             ("raw", Box::new(Identity)),
             ("rm3", Box::new(Rm3::new(self.index.clone(), Rm3Config::default())?)),
-            ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.index.as_ref(), None, length)?)),
+            ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.index, None)?)),
             (
                 "trained",
-                Box::new(self.model.rewriter("trained", prompt, self.index.as_ref(), Some(self.adapter), length)?),
+                Box::new(self.model.rewriter("trained", prompt, self.index, Some(self.adapter))?),
             ),
         ];
         let mut measured: Vec<Evaluated> = Vec::new();

@@ -105,8 +105,10 @@ pub fn model(name: &str, precision: Precision) -> Result<Model> {
 
 impl Model {
     /// The prompts for this model and a retriever.
-    pub fn encoder(&self, prompt: &PromptConfig, retriever: &dyn Retriever) -> Result<Arc<PromptEncoder>> {
-        let prompter = Prompter::new(prompt.clone(), retriever.card())?;
+    pub fn encoder(&self, prompt: &PromptConfig, index: &Arc<Bm25>) -> Result<Arc<PromptEncoder>> {
+        let catalog = index.catalog().clone();
+        let titles = move |item| catalog.document(item).title().to_owned();
+        let prompter = Prompter::new(prompt.clone(), index.card())?.with_titles(Arc::new(titles));
         Ok(Arc::new(PromptEncoder::new(prompter, self.tokenizer.clone())?))
     }
 
@@ -115,13 +117,12 @@ impl Model {
         &self,
         name: &str,
         prompt: &PromptConfig,
-        retriever: &dyn Retriever,
+        index: &Arc<Bm25>,
         adapter: Option<&Path>,
-        max_completion_length: usize,
     ) -> Result<LanguageModel> {
-        let encoder = self.encoder(prompt, retriever)?;
+        let encoder = self.encoder(prompt, index)?;
         let adapter = adapter.map(|folder| Adapter::load(folder, self.decoder.config())).transpose()?;
-        let sampling = SamplingConfig::greedy(max_completion_length);
+        let sampling = SamplingConfig::greedy(prompt.max_answer_tokens);
         let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
         Ok(LanguageModel::new(name, decoder, tokenizer, encoder, adapter, sampling)?)
     }
@@ -151,8 +152,7 @@ pub fn rewriter(text: &str, index: &Arc<Bm25>, prompt: Option<PromptConfig>) -> 
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
     let model = model(name, Precision::Auto)?;
-    let length = SamplingConfig::default().max_completion_length;
-    Ok(Box::new(model.rewriter(text, &prompt, index.as_ref(), adapter.as_deref(), length)?))
+    Ok(Box::new(model.rewriter(text, &prompt, index, adapter.as_deref())?))
 }
 
 /// The queries of a split that have judgements.

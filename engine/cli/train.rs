@@ -68,7 +68,7 @@ pub fn train(
         model_name: model.name.clone(),
         decoder: model.decoder.clone(),
         tokenizer: model.tokenizer.clone(),
-        encoder: model.encoder(&config.prompt, index.as_ref())?,
+        encoder: model.encoder(&config.prompt, &index)?,
         retriever: index.clone(),
         catalog: dataset.catalog.clone(),
         train,

@@ -142,7 +142,7 @@ impl Decoder {
             return Err(Error::argument(
                 "prompt",
                 format!("position {last} lies outside the model's context of {limit} tokens"),
-                "shorten the prompt, or lower max_prompt_length or max_completion_length",
+                "shorten the prompt or lower max_completion_length",
             ));
         }
         let angles = self.rope.angles(positions);

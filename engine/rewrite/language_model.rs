@@ -51,7 +51,7 @@ impl LanguageModel {
             Some(folder) => format!("{}+{}", source.name(), folder.display()),
             None => source.name(),
         };
-        let sampling = SamplingConfig::greedy(SamplingConfig::default().max_completion_length);
+        let sampling = SamplingConfig::greedy(encoder.prompter().config().max_answer_tokens);
         Self::new(name, decoder, tokenizer, encoder, loaded, sampling)
     }
 

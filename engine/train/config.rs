@@ -46,7 +46,7 @@ pub struct TrainConfig {
     #[serde(default)]
     pub optimizer: AdamWConfig,
     /// The learning rate.
-    #[serde(default = "default_schedule")]
+    #[serde(default)]
     pub schedule: ScheduleConfig,
     /// Which queries are learned from.
     #[serde(default)]
@@ -166,11 +166,6 @@ fn dev_queries() -> usize {
     200
 }
 
-/// An adapter takes a higher rate than full weights.
-fn default_schedule() -> ScheduleConfig {
-    ScheduleConfig { learning_rate: 1e-4, ..ScheduleConfig::default() }
-}
-
 impl TrainConfig {
     /// Reads a TOML file and applies `key.path=value` settings over it. A value is TOML; what is not is taken as text.
     pub fn read(path: &Path, settings: &[String]) -> Result<Self> {
@@ -253,6 +248,11 @@ impl TrainConfig {
         self.lora.projections()?;
         self.loss.validate()?;
         self.optimizer.validate()
+    }
+
+    /// The prompt as the trained adapter is to be asked: answers as long as they were in training.
+    pub fn serving_prompt(&self) -> PromptConfig {
+        PromptConfig { max_answer_tokens: self.sampling.max_completion_length, ..self.prompt.clone() }
     }
 
     /// Prompts of a step.

@@ -83,33 +83,22 @@ struct Micro {
 }
 
 impl Micro {
-    fn new(prefix: &[u32], rollouts: &[Rollout], config: &LearnerConfig) -> Result<Self> {
+    fn new(prefix: &[u32], rollouts: &[Rollout], advantages: &[f32]) -> Self {
         let completions: Vec<Vec<&[u32]>> =
             rollouts.iter().map(|r| r.samples.iter().map(|s| s.tokens.as_slice()).collect()).collect();
         let groups: Vec<Group<'_>> =
             rollouts.iter().zip(&completions).map(|(r, c)| Group { prompt: &r.prompt, completions: c }).collect();
         let packed = pack(prefix, &groups);
         let samples = || rollouts.iter().flat_map(|r| &r.samples);
-        let scalars: Vec<f32> = samples().map(|s| s.advantage).collect();
-        let advantages = match config.term_credit_coef {
-            0.0 => broadcast(&packed.completions, &scalars)?,
-            coef => {
-                let shifted: Vec<Counterfactual> = samples()
-                    .zip(&packed.completions)
-                    .map(|(s, range)| shift(&s.counterfactual, range.start))
-                    .collect();
-                term_credit(&packed.completions, &scalars, &shifted, coef)?
-            }
-        };
-        Ok(Self {
+        Self {
             sampled: samples().flat_map(|s| s.sampled_logp.iter().copied()).collect(),
-            advantages,
+            advantages: advantages.to_vec(),
             truncated: samples().map(|s| s.truncated).collect(),
             dropped: samples().map(|s| s.dropped).collect(),
             packed,
             old: None,
             reference: None,
-        })
+        }
     }
 
     fn batch<'a>(&'a self, logp: &'a [f32], entropy: &'a [f32], totals: Option<Totals>) -> Batch<'a> {
@@ -125,6 +114,25 @@ impl Micro {
             totals,
         }
     }
+}
+
+/// The advantage of every completion token of a step. Credit per term is scaled over the whole step, so that it does
+/// not depend on how the step is cut into micro-batches.
+fn token_advantages(rollouts: &[Rollout], coef: f64) -> Result<Vec<f32>> {
+    let samples: Vec<&Sample> = rollouts.iter().flat_map(|r| &r.samples).collect();
+    let mut end = 0;
+    let mut completions = Vec::with_capacity(samples.len());
+    for sample in &samples {
+        completions.push(end..end + sample.tokens.len());
+        end += sample.tokens.len();
+    }
+    let scalars: Vec<f32> = samples.iter().map(|s| s.advantage).collect();
+    if coef == 0.0 {
+        return broadcast(&completions, &scalars);
+    }
+    let shifted: Vec<Counterfactual> =
+        samples.iter().zip(&completions).map(|(s, range)| shift(&s.counterfactual, range.start)).collect();
+    term_credit(&completions, &scalars, &shifted, coef)
 }
 
 fn shift(counterfactual: &Counterfactual, by: usize) -> Counterfactual {
@@ -157,9 +165,15 @@ pub fn learn(
     rollouts: &[Rollout],
     config: &LearnerConfig,
 ) -> Result<StepReport> {
-    let mut micros = split(rollouts, config.micro_batch_tokens)
-        .map(|part| Micro::new(prefix, part, config))
-        .collect::<Result<Vec<_>>>()?;
+    let advantages = token_advantages(rollouts, config.term_credit_coef)?;
+    let mut micros = Vec::new();
+    let mut rest = advantages.as_slice();
+    for part in split(rollouts, config.micro_batch_tokens) {
+        let tokens = part.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum();
+        let (own, after) = rest.split_at(tokens);
+        micros.push(Micro::new(prefix, part, own));
+        rest = after;
+    }
     let options = HeadOptions { temperature: config.temperature, entropy_gradient: config.loss.entropy_coef != 0.0 };
     if config.loss.beta != 0.0 {
         for micro in &mut micros {

@@ -70,7 +70,9 @@ pub struct LossConfig {
     pub entropy_coef: f64,
     /// Whether completions that ran into the length limit are left out of the loss. Default false.
     pub mask_truncated_completions: bool,
-    /// The length limit in tokens, the constant divisor of `dr_grpo`. Default 512.
+    /// The length limit in tokens, the constant divisor of `dr_grpo`. Not a key of a configuration: the trainer takes
+    /// it from the sampling settings.
+    #[serde(skip)]
     pub max_completion_length: usize,
 }
 

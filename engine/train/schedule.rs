@@ -24,7 +24,7 @@ pub enum SchedulerType {
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
-    /// The highest rate. Default 1e-6, TRL's for full weights; adapters take about 1e-5 to 1e-4.
+    /// The highest rate. Default 1e-4, for adapters (TRL's 1e-6 is for full weights).
     pub learning_rate: f64,
     /// Default `linear`.
     pub lr_scheduler_type: SchedulerType,
@@ -36,7 +36,7 @@ pub struct ScheduleConfig {
 
 impl Default for ScheduleConfig {
     fn default() -> Self {
-        Self { learning_rate: 1e-6, lr_scheduler_type: SchedulerType::Linear, warmup_steps: 0, warmup_ratio: 0.0 }
+        Self { learning_rate: 1e-4, lr_scheduler_type: SchedulerType::Linear, warmup_steps: 0, warmup_ratio: 0.0 }
     }
 }
 

@@ -232,6 +232,7 @@ impl<'a> Trainer<'a> {
         };
         let drawn = self.draw(&environment, step)?;
         let mut loss = self.config.loss.clone();
+        // One length rules both: what is sampled is what the loss of `dr_grpo` divides by.
         loss.max_completion_length = self.config.sampling.max_completion_length;
         if let Some(control) = &self.state.entropy {
             loss.entropy_coef = control.applied();
@@ -360,7 +361,7 @@ impl<'a> Trainer<'a> {
             let base = m.model_name.clone();
             checkpoint::write_folder(&self.config.train.output_dir.join("best"), |folder| {
                 self.adapter.save(folder, &base)?;
-                self.config.prompt.write(folder)
+                self.config.serving_prompt().write(folder)
             })?;
         }
         observer.evaluated(step, score, best);
@@ -400,9 +401,13 @@ fn run_digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    for (query, _) in materials.train.iter().chain(&materials.dev) {
+    for (query, judgements) in materials.train.iter().chain(&materials.dev) {
         hash.update(query.id.as_bytes());
         hash.update(query.text.as_bytes());
+        for (doc, grade) in judgements.iter() {
+            hash.update(doc.to_le_bytes());
+            hash.update(grade.to_le_bytes());
+        }
         hash.update([0]);
     }
     Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())

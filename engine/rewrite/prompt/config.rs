@@ -81,6 +81,9 @@ pub struct PromptConfig {
     pub original_weight: f32,
     /// Generated terms that are used at most, so that no policy drifts to endless expansion. Default: 32.
     pub max_terms: usize,
+    /// Tokens of an answer at most, in serving and evaluation. Default: 32; training sets it to the length that it
+    /// sampled with.
+    pub max_answer_tokens: usize,
 }
 
 impl Default for PromptConfig {
@@ -98,6 +101,7 @@ impl Default for PromptConfig {
             max_title_chars: 100,
             original_weight: 2.0,
             max_terms: 32,
+            max_answer_tokens: 32,
         }
     }
 }
@@ -134,6 +138,7 @@ impl PromptConfig {
             ("max_history", self.max_history),
             ("max_title_chars", self.max_title_chars),
             ("max_terms", self.max_terms),
+            ("max_answer_tokens", self.max_answer_tokens),
         ] {
             if value == 0 {
                 return Err(Error::argument(key, "0", "give at least 1"));

@@ -45,10 +45,7 @@ impl Finished<'_> {
             ("raw", Box::new(Identity)),
             ("rm3", Box::new(Rm3::new(self.index.clone(), Rm3Config::default())?)),
             ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.index, None)?)),
-            (
-                "trained",
-                Box::new(self.model.rewriter("trained", prompt, self.index, Some(self.adapter))?),
-            ),
+            ("trained", Box::new(self.model.rewriter("trained", prompt, self.index, Some(self.adapter))?)),
         ];
         let mut measured: Vec<Evaluated> = Vec::new();
         for (name, rewriter) in &rewriters {

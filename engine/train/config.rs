@@ -116,6 +116,9 @@ pub struct RunSection {
     /// Whether a group whose completions all fall short gets one completion from relevance feedback
     /// ([`guidance`](super::guidance)); few-shot prompts only. Default false.
     pub repair_groups: bool,
+    /// Words of the documents that such a completion has at most. With 0, in the mode `rewrite`, it has those words of
+    /// the query alone that the relevant documents hold: the policy is shown what to leave out. Default 4.
+    pub repair_words: usize,
     /// Gradient norm at most; 0 never clips. Default 1.
     pub max_grad_norm: f64,
     /// Steps between evaluations on the development queries; 0 evaluates at the end alone. Default 20.
@@ -143,6 +146,7 @@ impl Default for RunSection {
             scale_rewards: ScaleRewards::Group,
             term_credit_coef: 0.0,
             repair_groups: false,
+            repair_words: 4,
             max_grad_norm: 1.0,
             eval_steps: 20,
             save_steps: 20,

@@ -22,8 +22,6 @@ pub struct Guidance {
 
 /// Relevant documents that are read at most, the best grades first.
 const MOST_DOCUMENTS: usize = 32;
-/// Words of the longest list that is proposed.
-const MOST_WORDS: usize = 4;
 
 impl Guidance {
     /// Counts the words of a catalogue.
@@ -37,11 +35,18 @@ impl Guidance {
         Self { frequencies, documents: catalog.len() as f64 }
     }
 
-    /// Lists of words to try, shorter ones first. In the mode `expand`: 1 to 4 words that relevant documents share, in the
+    /// Lists of words to try, shorter ones first. In the mode `expand`: 1 to `fresh` words that relevant documents share, in the
     /// order in which one of them has them; words of the query are left out. In the mode `rewrite`, where the list takes
-    /// the query's place: those words of the query that half of the relevant documents hold, alone and with 1 to 4 such
-    /// words behind them. Empty when nothing is relevant.
-    pub fn proposals(&self, catalog: &Catalog, query: &Query, judgements: &Judgements, mode: Mode) -> Vec<String> {
+    /// the query's place: those words of the query that half of the relevant documents hold, alone and with 1 to
+    /// `fresh` such words behind them. Empty when nothing is relevant.
+    pub fn proposals(
+        &self,
+        catalog: &Catalog,
+        query: &Query,
+        judgements: &Judgements,
+        mode: Mode,
+        fresh: usize,
+    ) -> Vec<String> {
         let mut relevant: Vec<(Ordinal, i32)> = judgements.iter().filter(|j| j.1 > 0).collect();
         relevant.sort_by_key(|(doc, grade)| (std::cmp::Reverse(*grade), *doc));
         let best = relevant.first().map_or(0, |r| r.1);
@@ -65,7 +70,7 @@ impl Guidance {
         let mut ranked: Vec<(f64, String)> =
             shares.into_iter().map(|(word, share)| (weight(&word, share), word)).collect();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        ranked.truncate(MOST_WORDS);
+        ranked.truncate(fresh);
         let place =
             |word: &String| texts.first().and_then(|text| text.iter().position(|w| w == word)).unwrap_or(usize::MAX);
         let holding = |word: &String| texts.iter().filter(|text| text.contains(word)).count() * 2 >= texts.len();
@@ -75,12 +80,11 @@ impl Guidance {
             Mode::Rewrite => own.iter().filter(|w| holding(w)).cloned().collect(),
         };
         let alone = (!kept.is_empty()).then(|| kept.join(" "));
-        let longer = (1..=ranked.len())
-            .map(|count| {
-                let mut list: Vec<&String> = ranked.iter().take(count).map(|r| &r.1).collect();
-                list.sort_by_key(|word| place(word));
-                kept.iter().chain(list).map(String::as_str).collect::<Vec<_>>().join(" ")
-            });
+        let longer = (1..=ranked.len()).map(|count| {
+            let mut list: Vec<&String> = ranked.iter().take(count).map(|r| &r.1).collect();
+            list.sort_by_key(|word| place(word));
+            kept.iter().chain(list).map(String::as_str).collect::<Vec<_>>().join(" ")
+        });
         alone.into_iter().chain(longer).collect()
     }
 }
@@ -107,13 +111,14 @@ mod tests {
         let guidance = Guidance::new(&catalog);
         let query = Query::text("my feet hurt on the mat");
         let judgements = Judgements::new(vec![(0, 1), (1, 1), (3, 0)]);
-        let proposals = guidance.proposals(&catalog, &query, &judgements, Mode::Expand);
+        let proposals = guidance.proposals(&catalog, &query, &judgements, Mode::Expand, 4);
         assert_eq!(proposals[1], "anti fatigue");
         assert!(proposals.iter().all(|p| !p.contains("mat")), "the query has that word: {proposals:?}");
-        let proposals = guidance.proposals(&catalog, &query, &judgements, Mode::Rewrite);
+        let proposals = guidance.proposals(&catalog, &query, &judgements, Mode::Rewrite, 4);
         assert_eq!(proposals[..2], ["mat", "mat fatigue"], "what the relevant documents lack of the query goes");
+        assert_eq!(guidance.proposals(&catalog, &query, &judgements, Mode::Rewrite, 0), ["mat"]);
         for mode in [Mode::Expand, Mode::Rewrite] {
-            assert!(guidance.proposals(&catalog, &query, &Judgements::default(), mode).is_empty());
+            assert!(guidance.proposals(&catalog, &query, &Judgements::default(), mode, 4).is_empty());
         }
     }
 }

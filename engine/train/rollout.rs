@@ -135,8 +135,18 @@ impl Environment<'_> {
     ) -> Result<()> {
         let Some(guidance) = self.guidance else { return Ok(()) };
         let m = self.materials;
-        let proposals: Vec<Vec<String>> =
-            labelled.iter().map(|(_, (query, judgements))| guidance.proposals(&m.catalog, query, judgements, self.config.prompt.mode)).collect();
+        let proposals: Vec<Vec<String>> = labelled
+            .iter()
+            .map(|(_, (query, judgements))| {
+                guidance.proposals(
+                    &m.catalog,
+                    query,
+                    judgements,
+                    self.config.prompt.mode,
+                    self.config.train.repair_words,
+                )
+            })
+            .collect();
         let proposed: Vec<Vec<Reading>> = proposals
             .iter()
             .zip(labelled)

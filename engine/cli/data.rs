@@ -10,6 +10,7 @@ use crate::{open, progress};
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// List the data sets that have a name here
+    #[command(after_help = "Examples:\n  querywright data list\n  querywright data list --json")]
     List {
         /// Print a JSON list
         #[arg(long)]

@@ -17,6 +17,10 @@ use clap::{Parser, Subcommand};
 /// A query rewriter that learns from the retriever already in place.
 #[derive(Parser)]
 #[command(name = "querywright", version, about, max_term_width = 110)]
+#[command(after_help = "Examples:
+  querywright demo
+  querywright train my.toml
+  querywright search --data demo 'my windows drip every morning'")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

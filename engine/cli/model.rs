@@ -9,6 +9,7 @@ use crate::{data, open};
 #[derive(clap::Subcommand)]
 pub enum Command {
     /// List the models that have a name here
+    #[command(after_help = "Examples:\n  querywright model list\n  querywright model list --json")]
     List {
         /// Print a JSON list
         #[arg(long)]

@@ -30,10 +30,7 @@ impl Workers {
                     let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
                     let Ok(Job { query, deadline, reply }) = next else { return };
                     // Who waited may be gone; then nobody needs the work any more.
-                    // A rewriter that panics costs its own query alone, not the thread.
-                    let work = || deadline.check().and_then(|()| rewrite_one(rewriter.as_ref(), &query, deadline));
-                    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-                        .unwrap_or_else(|_| Err(Error::Format("the rewriter panicked".into())));
+                    let answer = deadline.check().and_then(|()| rewrite_one(rewriter.as_ref(), &query, deadline));
                     let _ = reply.send(answer);
                 }
             };
@@ -65,8 +62,11 @@ impl Workers {
     }
 }
 
-/// One query through a rewriter.
+/// One query through a rewriter. One that panics costs its own query alone, not the thread.
 pub(super) fn rewrite_one(rewriter: &dyn Rewriter, query: &Query, deadline: Deadline) -> Result<Rewrite> {
-    let mut answers = rewriter.rewrite(std::slice::from_ref(query), deadline);
+    let work = || rewriter.rewrite(std::slice::from_ref(query), deadline);
+    let Ok(mut answers) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) else {
+        return Err(Error::Format("the rewriter panicked".into()));
+    };
     answers.pop().unwrap_or_else(|| Err(Error::Format("the rewriter gave no answer".into())))
 }

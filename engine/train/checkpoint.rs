@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is a folder `checkpoints/step-00000042` that holds the adapter (as PEFT reads it), the optimiser's
 //! moments and `state.json`. It is written under a temporary name, every file and then the folder synced, and renamed:
-//! a folder with the right name is complete. Randomness is counted from seed and step, so no generator's state needs
-//! to be kept.
+//! a folder with the right name is complete. What a killed writer left behind is put right by [`recover`]. Randomness
+//! is counted from seed and step, so no generator's state needs to be kept.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -82,6 +82,35 @@ pub fn write_folder(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> R
     clear(&old)
 }
 
+/// Puts right what killed writers left in a run's folder: an old version that stood aside for a new one comes back
+/// where the new one never arrived, whatever else is temporary goes. No other process may be writing to the run.
+pub fn recover(run: &Path) -> Result<()> {
+    for folder in [run.to_path_buf(), run.join("checkpoints")] {
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            entries => entries.map_err(|e| Error::read(&folder, e))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| Error::read(&folder, e))?.path();
+            let Some((name, ending)) = temporary_name(&path) else { continue };
+            let target = folder.join(name);
+            if ending == "old" && !target.exists() {
+                fs::rename(&path, &target).map_err(|e| Error::write(&target, e))?;
+            } else {
+                fs::remove_dir_all(&path).map_err(|e| Error::write(&path, e))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `.best.4711.old` is a version of `best`, set aside by the process 4711.
+fn temporary_name(path: &Path) -> Option<(&str, &str)> {
+    let (rest, ending) = path.file_name()?.to_str()?.strip_prefix('.')?.rsplit_once('.')?;
+    let (name, process) = rest.rsplit_once('.')?;
+    (matches!(ending, "tmp" | "old") && process.parse::<u32>().is_ok() && path.is_dir()).then_some((name, ending))
+}
+
 fn sync_folder(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|e| Error::read(folder, e))? {
         sync(&entry.map_err(|e| Error::read(folder, e))?.path())?;
@@ -112,8 +141,11 @@ pub fn save(
     })?;
     let mut all = list(run)?;
     let surplus = all.len().saturating_sub(keep.max(1));
-    for (_, old) in all.drain(..surplus) {
-        fs::remove_dir_all(&old).map_err(|e| Error::write(&old, e))?;
+    for (step, old) in all.drain(..surplus) {
+        // It loses its name first: a folder that is half removed is no checkpoint.
+        let gone = old.with_file_name(format!(".step-{step:08}.{}.tmp", std::process::id()));
+        fs::rename(&old, &gone).map_err(|e| Error::write(&old, e))?;
+        fs::remove_dir_all(&gone).map_err(|e| Error::write(&gone, e))?;
     }
     Ok(target)
 }
@@ -216,5 +248,37 @@ mod tests {
         write_folder(&target, |f| fs::write(f.join("a"), "2").map_err(|e| Error::write(f, e))).unwrap();
         assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "2");
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+    #[test]
+    fn what_a_killed_writer_left_is_put_right() {
+        let run = tempfile::tempdir().unwrap();
+        let make = |name: &str, text: &str| {
+            fs::create_dir_all(run.path().join(name)).unwrap();
+            fs::write(run.path().join(name).join("a"), text).unwrap();
+        };
+        // Killed between the two renames of `best`, while a checkpoint was written, while another was removed.
+        make(".best.4711.old", "old");
+        make(".best.4711.tmp", "new");
+        make("checkpoints/step-00000002", "2");
+        make("checkpoints/.step-00000001.4711.tmp", "1");
+        make("checkpoints/.step-00000003.4712.tmp", "half");
+        // Somebody's own.
+        make(".notes.old", "mine");
+        recover(run.path()).unwrap();
+        let names = |folder: &Path| {
+            let mut names: Vec<String> =
+                fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(run.path()), [".notes.old", "best", "checkpoints"]);
+        assert_eq!(names(&run.path().join("checkpoints")), ["step-00000002"]);
+        assert_eq!(fs::read_to_string(run.path().join("best/a")).unwrap(), "old");
+        // Killed after the renames, before the old one was removed.
+        make(".best.4711.old", "older");
+        recover(run.path()).unwrap();
+        assert_eq!(fs::read_to_string(run.path().join("best/a")).unwrap(), "old");
+        assert_eq!(names(run.path()), [".notes.old", "best", "checkpoints"]);
+        recover(&run.path().join("absent")).unwrap();
     }
 }

@@ -131,6 +131,7 @@ impl<'a> Trainer<'a> {
             ));
         }
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        checkpoint::recover(folder)?;
         let steps = config.train.max_steps;
         let schedule = Schedule::new(&config.schedule, steps)?;
         let found = if resume { checkpoint::load_latest(folder, materials.decoder.config(), &digest)? } else { None };

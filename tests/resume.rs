@@ -1,0 +1,220 @@
+//! A run that is broken off at any moment and continued is the run that was never broken off, bit for bit.
+
+mod tiny;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use querywright::model::{Adapter, ModelSource};
+use querywright::train::checkpoint::{self, RunState};
+use querywright::train::{Materials, TrainConfig, Trainer};
+use rand::{Rng, SeedableRng};
+use tiny::Watched;
+
+/// What of a run must not depend on how often it was broken off.
+#[derive(PartialEq)]
+struct Remains {
+    best: Vec<u8>,
+    adapter: Vec<u8>,
+    optimizer: Vec<u8>,
+    state: RunState,
+    metrics: Vec<serde_json::Value>,
+    completions: String,
+}
+
+impl Remains {
+    fn of(run: &Path) -> Self {
+        let (_, last) = checkpoint::list(run).unwrap().pop().expect("a checkpoint");
+        let read = |path: std::path::PathBuf| fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut state: RunState = serde_json::from_slice(&read(last.join("state.json"))).unwrap();
+        state.seconds = 0.0;
+        let lines = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let timeless = |line: &str| {
+            let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value.as_object_mut().unwrap().remove("step_time");
+            value
+        };
+        Self {
+            best: read(run.join("best/adapter_model.safetensors")),
+            adapter: read(last.join("adapter_model.safetensors")),
+            optimizer: read(last.join("optimizer.safetensors")),
+            state,
+            metrics: lines.lines().map(timeless).collect(),
+            completions: fs::read_to_string(run.join("completions.jsonl")).unwrap(),
+        }
+    }
+
+    /// Says which part differs, rather than printing all bytes.
+    fn must_equal(&self, other: &Self, when: &str) {
+        assert_eq!(self.state, other.state, "{when}: the state");
+        assert_eq!(self.metrics, other.metrics, "{when}: metrics.jsonl");
+        assert!(self.completions == other.completions, "{when}: completions.jsonl");
+        assert!(self.adapter == other.adapter, "{when}: the last adapter");
+        assert!(self.optimizer == other.optimizer, "{when}: the optimiser");
+        assert!(self.best == other.best, "{when}: the best adapter");
+    }
+}
+
+fn train(config: &TrainConfig, materials: &Materials, resume: bool, watched: &mut Watched) -> querywright::Result<()> {
+    Trainer::new(config, materials, resume, watched)?.run(watched).map(drop)
+}
+
+#[test]
+fn a_run_broken_off_after_any_step_and_continued_equals_one_that_was_not() {
+    const STEPS: u64 = 6;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("shop");
+    tiny::write_shop(&data);
+    let mut config = tiny::config(&data, &home.path().join("whole"), STEPS);
+    let materials = tiny::materials(&config, &data);
+    let mut watched = Watched::default();
+    train(&config, &materials, false, &mut watched).unwrap();
+    let whole = Remains::of(&config.train.output_dir);
+
+    let sum = |name: &str| watched.steps.iter().filter_map(|m| m.get(name)).sum::<f64>();
+    for switched_on in ["curriculum/repaired_groups", "kl", "entropy_coef", "grad_norm"] {
+        assert!(sum(switched_on) > 0.0, "the test must exercise {switched_on}");
+    }
+    assert!(whole.state.entropy.is_some() && whole.state.step == STEPS);
+
+    for broken_at in 1..=STEPS {
+        config.train.output_dir = home.path().join(format!("broken-{broken_at}"));
+        // Two crashes: at this step, and again two steps further.
+        for crash_at in [Some(broken_at), Some(broken_at + 2), None] {
+            let mut watched = Watched { crash_at, ..Watched::default() };
+            let done = catch_unwind(AssertUnwindSafe(|| train(&config, &materials, true, &mut watched)));
+            assert_eq!(done.is_err(), crash_at.is_some_and(|step| step <= STEPS), "crash at {crash_at:?}");
+            if let Ok(done) = done {
+                done.unwrap();
+            }
+            if crash_at == Some(broken_at + 2) {
+                assert_eq!(watched.resumed, (broken_at > 1).then_some(broken_at - 1));
+            }
+        }
+        Remains::of(&config.train.output_dir).must_equal(&whole, &format!("broken off in step {broken_at}"));
+    }
+}
+
+#[test]
+fn a_checkpoint_taken_elsewhere_continues_there_to_the_same_end() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("shop");
+    tiny::write_shop(&data);
+    let mut config = tiny::config(&data, &home.path().join("whole"), 5);
+    config.train.save_total_limit = 10;
+    let materials = tiny::materials(&config, &data);
+    train(&config, &materials, false, &mut Watched::default()).unwrap();
+    let whole = config.train.output_dir.clone();
+    // Where a run is kept and how many checkpoints it keeps decides no number: neither is part of its digest.
+    config.train.output_dir = home.path().join("moved");
+    config.train.save_total_limit = 1;
+    tiny::copy(&whole, &config.train.output_dir);
+    for step in [4, 5] {
+        fs::remove_dir_all(config.train.output_dir.join(format!("checkpoints/step-{step:08}"))).unwrap();
+    }
+    let mut watched = Watched::default();
+    train(&config, &materials, true, &mut watched).unwrap();
+    assert_eq!(watched.resumed, Some(3));
+    assert_eq!(tiny::names(&config.train.output_dir.join("checkpoints")), ["step-00000005"]);
+    Remains::of(&config.train.output_dir).must_equal(&Remains::of(&whole), "moved");
+}
+
+#[test]
+fn a_finished_run_that_is_resumed_stays_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("shop");
+    tiny::write_shop(&data);
+    let config = tiny::config(&data, &home.path().join("run"), 2);
+    let materials = tiny::materials(&config, &data);
+    train(&config, &materials, false, &mut Watched::default()).unwrap();
+    let before = Remains::of(&config.train.output_dir);
+    let mut watched = Watched::default();
+    train(&config, &materials, true, &mut watched).unwrap();
+    assert!(watched.steps.is_empty());
+    Remains::of(&config.train.output_dir).must_equal(&before, "resumed at the end");
+}
+
+/// Every folder that bears a checkpoint's name is complete; the best adapter is there, or set aside under its own name.
+fn must_be_readable(run: &Path) {
+    let model = ModelSource::open(Path::new(tiny::MODEL)).unwrap();
+    for (step, folder) in checkpoint::list(run).unwrap() {
+        let shown = folder.display();
+        let state = fs::read(folder.join("state.json")).unwrap_or_else(|e| panic!("{shown}: {e}"));
+        let state: RunState = serde_json::from_slice(&state).unwrap_or_else(|e| panic!("{shown}: {e}"));
+        assert_eq!(state.step, step);
+        Adapter::load(&folder, model.config()).unwrap_or_else(|e| panic!("{shown}: {e}"));
+        let moments = fs::read(folder.join("optimizer.safetensors")).unwrap_or_else(|e| panic!("{shown}: {e}"));
+        safetensors::SafeTensors::deserialize(&moments).unwrap_or_else(|e| panic!("{shown}: {e}"));
+    }
+    if checkpoint::list(run).unwrap().is_empty() {
+        return;
+    }
+    let aside = |name: &String| name == "best" || name.starts_with(".best.") && name.ends_with(".old");
+    let best = tiny::names(run).into_iter().find(aside).expect("no kill loses the best adapter");
+    Adapter::load(&run.join(best), model.config()).unwrap();
+}
+
+#[test]
+fn a_run_killed_again_and_again_ends_as_if_it_had_not_been() {
+    const STEPS: u64 = 60;
+    const KILLS: usize = 12;
+    let home = tempfile::tempdir().unwrap();
+    tiny::write_shop(&home.path().join("shop"));
+    let write = |name: &str| {
+        let text = tiny::config_text(&home.path().join("shop"), &home.path().join(name), STEPS);
+        fs::write(home.path().join(format!("{name}.toml")), text).unwrap();
+    };
+    write("whole");
+    write("killed");
+    let start = Instant::now();
+    tiny::ok(home.path(), &["train", "whole.toml", "--no-eval"]);
+    let whole_run = start.elapsed();
+
+    let run = home.path().join("killed");
+    let resume = ["train", "killed.toml", "--no-eval", "--resume"];
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    let mut interrupted = 0;
+    for _ in 0..KILLS {
+        let mut process =
+            tiny::program(home.path()).args(resume).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Between a moment after its start and a sixth of the run: most kills fall into training and saving.
+        std::thread::sleep(Duration::from_millis(5) + whole_run.mul_f64(rng.random_range(0.0..0.16)));
+        interrupted += usize::from(process.try_wait().unwrap().is_none());
+        process.kill().unwrap();
+        process.wait().unwrap();
+        if run.exists() {
+            must_be_readable(&run);
+        }
+    }
+    assert!(interrupted >= KILLS / 2, "only {interrupted} kills met a process that was at work");
+    tiny::ok(home.path(), &resume);
+    must_be_readable(&run);
+    Remains::of(&run).must_equal(&Remains::of(&home.path().join("whole")), "killed");
+    for folder in [run.clone(), run.join("checkpoints")] {
+        let left: Vec<String> = tiny::names(&folder).into_iter().filter(|name| name.starts_with('.')).collect();
+        assert!(left.is_empty(), "killed writers left {left:?}");
+    }
+}
+
+#[test]
+fn a_folder_with_a_run_is_refused_without_resume_and_with_another_configuration() {
+    let home = tempfile::tempdir().unwrap();
+    tiny::write_shop(&home.path().join("shop"));
+    let text = tiny::config_text(&home.path().join("shop"), &home.path().join("run"), 1);
+    fs::write(home.path().join("run.toml"), text).unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = tiny::run(home.path(), arguments);
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    tiny::ok(home.path(), &["train", "run.toml", "--no-eval"]);
+    let before = Remains::of(&home.path().join("run"));
+    let again = refused(&["train", "run.toml", "--no-eval"]);
+    assert!(again.contains("already holds a run") && again.contains("--resume"), "{again}");
+    let other = refused(&["train", "run.toml", "--no-eval", "--resume", "--set", "train.max_steps=2"]);
+    assert!(other.contains("another configuration") && other.contains("output_dir"), "{other}");
+    Remains::of(&home.path().join("run")).must_equal(&before, "refused");
+}

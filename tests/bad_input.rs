@@ -95,24 +95,30 @@ fn a_model_that_cannot_be_used_is_refused() {
         fs::write(m.join("config.json"), config.replace("\"qwen3\"", "\"mamba\"")).unwrap();
     });
     fs::create_dir(path.join("hollow")).unwrap();
-    refused(path, &[
-        case("model info cut.gguf", &["cut.gguf", "fetch it again"]),
-        case("model info head.gguf", &["head.gguf", "cut off", "fetch it again"]),
-        case("model info empty.gguf", &["empty.gguf"]),
-        case("model info text.gguf", &["text.gguf", "GGUF"]),
-        case("model info unsharded", &["unsharded", "1 of 2 shards", "model-2-of-2.safetensors", "fetch the missing"]),
-        case("model info weightless", &["weightless", "neither model.safetensors nor", "fetch the weights"]),
-        case("model info cut", &["model.safetensors", "promises", "fetch it again"]),
-        case("model info misshapen", &["misshapen", "shape", "[264, 64]", "[264, 72]"]),
-        case("model info stranger", &["config.json", "mamba", "qwen3"]),
-        case("model info hollow", &["hollow", "neither config.json nor a GGUF file", "tokenizer.json"]),
-        case("model info smollm-135m", &["smollm-135m", "did you mean smollm2-135m?"]),
-        case("model info demo", &["demo"]),
-        case("rewrite --rewriter wide x", &["wide", "tokens over an embedding of 264 rows", "another model"]),
-        case("rewrite --rewriter wordless x", &["tokenizer.json"]),
-        case("rewrite --rewriter garbled x", &["garbled", "tokenizer.json"]),
-        case("rewrite --rewriter no/such/model x", &["no/such/model", "neither a known model nor a path", "hf:"]),
-    ]);
+    refused(
+        path,
+        &[
+            case("model info cut.gguf", &["cut.gguf", "fetch it again"]),
+            case("model info head.gguf", &["head.gguf", "cut off", "fetch it again"]),
+            case("model info empty.gguf", &["empty.gguf"]),
+            case("model info text.gguf", &["text.gguf", "GGUF"]),
+            case(
+                "model info unsharded",
+                &["unsharded", "1 of 2 shards", "model-2-of-2.safetensors", "fetch the missing"],
+            ),
+            case("model info weightless", &["weightless", "neither model.safetensors nor", "fetch the weights"]),
+            case("model info cut", &["model.safetensors", "promises", "fetch it again"]),
+            case("model info misshapen", &["misshapen", "shape", "[264, 64]", "[264, 72]"]),
+            case("model info stranger", &["config.json", "mamba", "qwen3"]),
+            case("model info hollow", &["hollow", "neither config.json nor a GGUF file", "tokenizer.json"]),
+            case("model info smollm-135m", &["smollm-135m", "did you mean smollm2-135m?"]),
+            case("model info demo", &["demo"]),
+            case("rewrite --rewriter wide x", &["wide", "tokens over an embedding of 264 rows", "another model"]),
+            case("rewrite --rewriter wordless x", &["tokenizer.json"]),
+            case("rewrite --rewriter garbled x", &["garbled", "tokenizer.json"]),
+            case("rewrite --rewriter no/such/model x", &["no/such/model", "neither a known model nor a path", "hf:"]),
+        ],
+    );
 }
 
 #[test]
@@ -129,12 +135,15 @@ fn an_adapter_that_does_not_fit_is_refused() {
     let dora = config.replace("\"use_dora\": false", "\"use_dora\": true");
     assert_ne!(config, dora);
     fs::write(path.join("dora/adapter_config.json"), dora).unwrap();
-    refused(path, &[
-        case("eval --data shop --rewriter MODEL+foreign", &["foreign", "proj", "this model", "trained on"]),
-        case("eval --data shop --rewriter MODEL+absent", &["absent holds no adapter_config.json", "MODEL+DIR"]),
-        case("eval --data shop --rewriter MODEL+cut", &["cut/adapter_model.safetensors", "cut off"]),
-        case("eval --data shop --rewriter MODEL+dora", &["dora/adapter_config.json", "use_dora", "plain LoRA"]),
-    ]);
+    refused(
+        path,
+        &[
+            case("eval --data shop --rewriter MODEL+foreign", &["foreign", "proj", "this model", "trained on"]),
+            case("eval --data shop --rewriter MODEL+absent", &["absent holds no adapter_config.json", "MODEL+DIR"]),
+            case("eval --data shop --rewriter MODEL+cut", &["cut/adapter_model.safetensors", "cut off"]),
+            case("eval --data shop --rewriter MODEL+dora", &["dora/adapter_config.json", "use_dora", "plain LoRA"]),
+        ],
+    );
 }
 
 #[test]
@@ -192,7 +201,8 @@ fn a_data_folder_with_a_mistake_is_refused_by_file_and_line() {
         fs::write(target, change(&text)).unwrap();
     };
     let third = |text: &str, line: &[u8]| -> Vec<u8> {
-        let lines: Vec<&[u8]> = text.lines().enumerate().map(|(i, l)| if i == 2 { line } else { l.as_bytes() }).collect();
+        let lines: Vec<&[u8]> =
+            text.lines().enumerate().map(|(i, l)| if i == 2 { line } else { l.as_bytes() }).collect();
         lines.join(&b'\n')
     };
     broken("twice", "corpus.jsonl", &|t| third(t, br#"{"id": "d0", "title": "again"}"#));
@@ -213,28 +223,31 @@ fn a_data_folder_with_a_mistake_is_refused_by_file_and_line() {
     tiny::write_shop(&path.join("unjudged"));
     fs::remove_file(path.join("unjudged/qrels.tsv")).unwrap();
     let eval = |data: &str, says| case(&format!("eval --data {data}"), says);
-    refused(path, &[
-        eval("twice", &["corpus.jsonl:3", "\"d0\""]),
-        eval("json", &["corpus.jsonl:3", "not JSON", "one JSON object"]),
-        eval("bytes", &["corpus.jsonl:3", "not UTF-8", "iconv"]),
-        eval("nameless", &["corpus.jsonl:3", "no \"id\""]),
-        eval("bare", &["corpus.jsonl", "empty", "one document a line"]),
-        eval("asked", &["queries.jsonl:3", "\"q0\"", "id of its own"]),
-        eval("mute", &["queries.jsonl:3", "neither text nor history"]),
-        eval("unknown", &["qrels.tsv:3", "\"doc99\"", "not in the corpus"]),
-        eval("grade", &["qrels.tsv:3", "\"good\"", "whole number"]),
-        eval("columns", &["qrels.tsv:3", "2 columns", "query id"]),
-        eval("stray", &["qrels.tsv:3", "\"q99\"", "queries.jsonl"]),
-        eval("empty", &["test.txt", "empty", "one query id a line"]),
-        eval("listed", &["test.txt:3", "\"q99\"", "not in queries.jsonl"]),
-        eval("shared", &["shared", "q0", "train and test", "must not share"]),
-        eval("unjudged", &["unjudged", "no judgements", "qrels.tsv"]),
-        eval("nothing", &["nothing", "neither corpus.jsonl nor", "queries.jsonl"]),
-        eval("shop/corpus.jsonl", &["corpus.jsonl"]),
-        eval("no-such-data", &["no-such-data", "neither a known data set nor a path"]),
-        eval("shop --split valid", &["there is no split \"valid\"", "dev, test, train"]),
-        eval("shop --split tset", &["did you mean test?"]),
-    ]);
+    refused(
+        path,
+        &[
+            eval("twice", &["corpus.jsonl:3", "\"d0\""]),
+            eval("json", &["corpus.jsonl:3", "not JSON", "one JSON object"]),
+            eval("bytes", &["corpus.jsonl:3", "not UTF-8", "iconv"]),
+            eval("nameless", &["corpus.jsonl:3", "no \"id\""]),
+            eval("bare", &["corpus.jsonl", "empty", "one document a line"]),
+            eval("asked", &["queries.jsonl:3", "\"q0\"", "id of its own"]),
+            eval("mute", &["queries.jsonl:3", "neither text nor history"]),
+            eval("unknown", &["qrels.tsv:3", "\"doc99\"", "not in the corpus"]),
+            eval("grade", &["qrels.tsv:3", "\"good\"", "whole number"]),
+            eval("columns", &["qrels.tsv:3", "2 columns", "query id"]),
+            eval("stray", &["qrels.tsv:3", "\"q99\"", "queries.jsonl"]),
+            eval("empty", &["test.txt", "empty", "one query id a line"]),
+            eval("listed", &["test.txt:3", "\"q99\"", "not in queries.jsonl"]),
+            eval("shared", &["shared", "q0", "train and test", "must not share"]),
+            eval("unjudged", &["unjudged", "no judgements", "qrels.tsv"]),
+            eval("nothing", &["nothing", "neither corpus.jsonl nor", "queries.jsonl"]),
+            eval("shop/corpus.jsonl", &["corpus.jsonl"]),
+            eval("no-such-data", &["no-such-data", "neither a known data set nor a path"]),
+            eval("shop --split valid", &["there is no split \"valid\"", "dev, test, train"]),
+            eval("shop --split tset", &["did you mean test?"]),
+        ],
+    );
 }
 
 #[test]
@@ -270,13 +283,19 @@ fn an_argument_without_meaning_is_refused() {
 #[test]
 fn without_a_network_what_is_not_in_the_cache_is_refused_with_what_would_help() {
     let home = home();
-    refused(home.path(), &[
-        case("model pull smollm2-135m --offline", &["smollm2-135m", "not in the cache", "pull it once with a network"]),
-        case("model pull smollm2-135 --offline", &["did you mean smollm2-135m?"]),
-        case("model pull hf:owner/name --offline", &["hf:owner/name", "network"]),
-        case("model pull movielens --offline", &["movielens"]),
-        case("data pull semanlink-tag --offline", &["did you mean semanlink"]),
-    ]);
+    refused(
+        home.path(),
+        &[
+            case(
+                "model pull smollm2-135m --offline",
+                &["smollm2-135m", "not in the cache", "pull it once with a network"],
+            ),
+            case("model pull smollm2-135 --offline", &["did you mean smollm2-135m?"]),
+            case("model pull hf:owner/name --offline", &["hf:owner/name", "network"]),
+            case("model pull movielens --offline", &["movielens"]),
+            case("data pull semanlink-tag --offline", &["did you mean semanlink"]),
+        ],
+    );
     let left = tiny::names(home.path());
     assert_eq!(left, ["run.toml", "shop"], "a pull that failed leaves nothing");
 }
@@ -345,7 +364,10 @@ fn a_disk_that_fills_up_while_saving_is_named_and_what_was_complete_stays() {
     // Every checkpoint is kept, so the disk is full after a few.
     let text = tiny::config_text(&home.path().join("shop"), &run, 40) + "save_total_limit = 40\n";
     fs::write(home.path().join("full.toml"), text).unwrap();
-    refused(home.path(), &[case("train full.toml --no-eval", &["cannot write", "free some space", "nothing that was complete"])]);
+    refused(
+        home.path(),
+        &[case("train full.toml --no-eval", &["cannot write", "free some space", "nothing that was complete"])],
+    );
     let kept = querywright::train::checkpoint::list(&run).unwrap();
     assert!(!kept.is_empty());
     for (step, folder) in &kept {

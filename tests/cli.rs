@@ -36,10 +36,25 @@ fn mean(run: &Run, data: &Dataset, measure: &str) -> f64 {
 #[test]
 fn eval_prints_one_object_and_a_run_that_scores_the_same() {
     let home = home();
-    let object = tiny::json(home.path(), &[
-        "eval", "--data", "demo", "--split", "test", "--retriever", "bm25", "--rewriter", "identity",
-        "--measures", "nDCG@10,R@100", "--run-out", "raw.run", "--json",
-    ]);
+    let object = tiny::json(
+        home.path(),
+        &[
+            "eval",
+            "--data",
+            "demo",
+            "--split",
+            "test",
+            "--retriever",
+            "bm25",
+            "--rewriter",
+            "identity",
+            "--measures",
+            "nDCG@10,R@100",
+            "--run-out",
+            "raw.run",
+            "--json",
+        ],
+    );
     assert_eq!(object["queries"], 192);
     assert_eq!((&object["rewriter"], &object["retriever"]), (&"identity".into(), &"bm25".into()));
     assert!(object["seconds"].as_f64().unwrap() > 0.0);
@@ -59,8 +74,18 @@ fn eval_prints_one_object_and_a_run_that_scores_the_same() {
 fn settings_of_the_retriever_and_other_rewriters_are_measured_the_same_way() {
     let home = home();
     let measure = |retriever: &str, rewriter: &str| {
-        let arguments =
-            ["eval", "--data", "demo", "--retriever", retriever, "--rewriter", rewriter, "--measures", "nDCG@10", "--json"];
+        let arguments = [
+            "eval",
+            "--data",
+            "demo",
+            "--retriever",
+            retriever,
+            "--rewriter",
+            rewriter,
+            "--measures",
+            "nDCG@10",
+            "--json",
+        ];
         tiny::json(home.path(), &arguments)
     };
     let (lucene, anserini) = (measure("bm25", "identity"), measure("bm25:k1=0.9,b=0.4", "identity"));
@@ -143,7 +168,8 @@ fn rewrite_prints_one_object_for_each_query_given_or_read() {
         .output()
         .unwrap();
     let lines = String::from_utf8(lines.stdout).unwrap();
-    let queries: Vec<Value> = lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["query"].clone()).collect();
+    let queries: Vec<Value> =
+        lines.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["query"].clone()).collect();
     assert_eq!(queries, ["cold feet", "warm hands"]);
 }
 
@@ -173,8 +199,19 @@ fn models_and_data_sets_are_listed_and_described() {
 fn every_command_shows_examples_and_shells_can_complete_them() {
     let home = home();
     let commands: [&[&str]; 13] = [
-        &["demo"], &["train"], &["eval"], &["rewrite"], &["search"], &["completions"], &["model", "list"],
-        &["model", "pull"], &["model", "info"], &["data", "list"], &["data", "pull"], &["data", "info"], &[],
+        &["demo"],
+        &["train"],
+        &["eval"],
+        &["rewrite"],
+        &["search"],
+        &["completions"],
+        &["model", "list"],
+        &["model", "pull"],
+        &["model", "info"],
+        &["data", "list"],
+        &["data", "pull"],
+        &["data", "info"],
+        &[],
     ];
     for command in commands {
         let help = tiny::ok(home.path(), &[command, &["--help"]].concat());
@@ -235,7 +272,8 @@ fn a_run_explains_itself_by_what_it_leaves() {
     // The configuration that the run wrote starts the same run again.
     let again = ["train", "run/config.toml", "--no-eval", "--set", "train.output_dir=again"];
     tiny::ok(home.path(), &again);
-    let adapter = |run: &str| fs::read(home.path().join(run).join("checkpoints/step-00000002/adapter_model.safetensors"));
+    let adapter =
+        |run: &str| fs::read(home.path().join(run).join("checkpoints/step-00000002/adapter_model.safetensors"));
     assert!(adapter("run").unwrap() == adapter("again").unwrap(), "the same configuration, the same weights");
 }
 
@@ -246,7 +284,8 @@ fn a_trained_adapter_serves_evaluates_and_rewrites() {
     let rewriter = format!("{}+run/best", tiny::MODEL);
     let object = tiny::json(home.path(), &["eval", "--data", "shop", "--rewriter", &rewriter, "--json"]);
     assert_eq!((&object["queries"], &object["rewriter"]), (&3.into(), &Value::from(rewriter.as_str())));
-    let rewrite = tiny::json(home.path(), &["rewrite", "--data", "shop", "--rewriter", &rewriter, "--json", "dry tent"]);
+    let rewrite =
+        tiny::json(home.path(), &["rewrite", "--data", "shop", "--rewriter", &rewriter, "--json", "dry tent"]);
     assert!(rewrite["rewrite"].is_string() || rewrite["error"].is_string(), "{rewrite}");
     let search = ["search", "--data", "shop", "--rewriter", &rewriter, "--deadline", "5000", "--json", "dry tent"];
     let found = tiny::json(home.path(), &search);
@@ -256,7 +295,8 @@ fn a_trained_adapter_serves_evaluates_and_rewrites() {
 #[test]
 fn reporting_commands_are_quiet_without_a_terminal() {
     let home = home();
-    for arguments in [&["eval", "--data", "demo"][..], &["search", "--data", "demo", "lamp"], &["data", "info", "demo"]] {
+    for arguments in [&["eval", "--data", "demo"][..], &["search", "--data", "demo", "lamp"], &["data", "info", "demo"]]
+    {
         let output = tiny::run(home.path(), arguments);
         assert!(output.status.success());
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));

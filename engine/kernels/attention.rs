@@ -348,7 +348,7 @@ impl Continuation {
     pub fn into_cache(self, dim: usize) -> Cache {
         let len = self.len;
         let pack = |(keys, held): &(Vec<f32>, Vec<f32>)| {
-            let width = if len == 0 { 0 } else { keys.len() / len };
+            let width = keys.len().checked_div(len).unwrap_or(0);
             (0..width / dim)
                 .map(|head| {
                     let at = |row: usize, i: usize| row * width + head * dim + i;

@@ -128,7 +128,7 @@ impl PackedMatrix {
     }
 
     fn product(&self, x: &[f32], out: &mut [f32], scale: f32, accumulate: bool, parallel: bool) {
-        let rows = if self.inner == 0 { 0 } else { x.len() / self.inner };
+        let rows = x.len().checked_div(self.inner).unwrap_or(0);
         assert_eq!(x.len(), rows * self.inner, "x is not whole rows of {} values", self.inner);
         assert_eq!(out.len(), rows * self.outer, "out is not {rows} rows of {} values", self.outer);
         if rows == 0 || self.outer == 0 {

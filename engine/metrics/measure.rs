@@ -113,7 +113,8 @@ impl Measure {
 
 /// Sum of the positive grades, each divided by log2(rank + 1).
 fn discounted(grades: impl Iterator<Item = i32>) -> f64 {
-    grades.enumerate().map(|(place, grade)| f64::from(grade.max(0)) / ((place + 2) as f64).log2()).sum()
+    // Not `sum`: that of nothing is -0.
+    grades.enumerate().fold(0.0, |sum, (place, grade)| sum + f64::from(grade.max(0)) / ((place + 2) as f64).log2())
 }
 
 fn share(part: f64, whole: f64) -> f64 {

@@ -48,7 +48,8 @@ pub fn write_shop(folder: &Path) {
     };
     let corpus = lines(&|i, product, _| format!(r#"{{"id": "d{i}", "title": "{product}", "text": "{product} item"}}"#));
     fs::write(folder.join("corpus.jsonl"), corpus).unwrap();
-    fs::write(folder.join("queries.jsonl"), lines(&|i, _, need| format!(r#"{{"id": "q{i}", "text": "{need}"}}"#))).unwrap();
+    fs::write(folder.join("queries.jsonl"), lines(&|i, _, need| format!(r#"{{"id": "q{i}", "text": "{need}"}}"#)))
+        .unwrap();
     fs::write(folder.join("qrels.tsv"), lines(&|i, _, _| format!("q{i}\t0\td{i}\t1"))).unwrap();
     for (split, range) in [("train", 0..9), ("dev", 9..13), ("test", 13..16)] {
         fs::write(folder.join(format!("{split}.txt")), range.map(|i| format!("q{i}\n")).collect::<String>()).unwrap();

@@ -1,5 +1,7 @@
 //! `completions`: for the shells.
 
+use std::io::Write;
+
 use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -15,6 +17,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    clap_complete::generate(args.shell, &mut crate::Cli::command(), "querywright", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut crate::Cli::command(), "querywright", &mut script);
+    std::io::stdout().write_all(&script)?;
     Ok(())
 }

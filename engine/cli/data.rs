@@ -57,7 +57,7 @@ pub fn run(command: Command) -> Result<()> {
 pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
     let entries: Vec<Entry> = entries.into_iter().filter(|e| e.kind == kind).collect();
     if json {
-        println!("{}", serde_json::to_string(&entries)?);
+        say!("{}", serde_json::to_string(&entries)?);
         return Ok(());
     }
     for entry in entries {
@@ -66,7 +66,7 @@ pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
         } else {
             format!("{:.1} MB to fetch", entry.size as f64 / 1e6)
         };
-        println!("{:<16} {}\n{:16} {}; {state}", entry.name, entry.description, "", entry.licence);
+        say!("{:<16} {}\n{:16} {}; {state}", entry.name, entry.description, "", entry.licence);
     }
     Ok(())
 }
@@ -74,9 +74,9 @@ pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
 /// Prints where something lies.
 pub fn pulled(name: &str, path: &Path, json: bool) -> Result<()> {
     if json {
-        println!("{}", serde_json::json!({ "name": name, "path": path }));
+        say!("{}", serde_json::json!({ "name": name, "path": path }));
     } else {
-        println!("{}", path.display());
+        say!("{}", path.display());
     }
     Ok(())
 }
@@ -97,20 +97,20 @@ fn info(name: &str, json: bool) -> Result<()> {
         "digest": dataset.catalog.digest(),
     });
     if json {
-        println!("{object}");
+        say!("{object}");
         return Ok(());
     }
-    println!(
+    say!(
         "{}: {} documents, {} queries, {} judgements",
         dataset.name,
         dataset.catalog.len(),
         dataset.queries.len(),
         dataset.qrels.judgements()
     );
-    println!("  fields   {}", dataset.catalog.field_names().join(", "));
+    say!("  fields   {}", dataset.catalog.field_names().join(", "));
     for (split, count) in &splits {
-        println!("  {split:<8} {count} queries");
+        say!("  {split:<8} {count} queries");
     }
-    println!("  sha256   {}", dataset.catalog.digest());
+    say!("  sha256   {}", dataset.catalog.digest());
     Ok(())
 }

@@ -56,19 +56,23 @@ pub fn run(args: Args) -> Result<()> {
     }
     let summary = found.system.summary();
     if args.json {
-        println!("{}", serde_json::to_string(&summary)?);
+        say!("{}", serde_json::to_string(&summary)?);
         return Ok(());
     }
-    println!(
+    say!(
         "{} + {} on {} queries of {}/{}",
-        summary.rewriter, summary.retriever, summary.queries, dataset.name, args.split
+        summary.rewriter,
+        summary.retriever,
+        summary.queries,
+        dataset.name,
+        args.split
     );
     for (name, value) in &summary.measures {
-        println!("  {name:<12} {:.4}", value.as_f64().unwrap_or(f64::NAN));
+        say!("  {name:<12} {:.4}", value.as_f64().unwrap_or(f64::NAN));
     }
-    println!("  {:.1} s, {:.1} words a query", summary.seconds, summary.mean_query_words);
+    say!("  {:.1} s, {:.1} words a query", summary.seconds, summary.mean_query_words);
     if summary.fallbacks > 0 || summary.faults > 0 {
-        println!("  {} queries searched for as they came, {} failed", summary.fallbacks, summary.faults);
+        say!("  {} queries searched for as they came, {} failed", summary.fallbacks, summary.faults);
     }
     Ok(())
 }

@@ -1,5 +1,13 @@
 //! The command line: one file a command.
 
+/// Prints a line; whoever reads may have gone, which is no panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        writeln!(std::io::stdout(), $($text)*)?
+    }};
+}
+
 mod compare;
 mod completions;
 mod data;

@@ -53,23 +53,23 @@ pub fn run(command: Command) -> Result<()> {
                 let mut object = serde_json::to_value(&summary)?;
                 object["digest"] = digest.into();
                 object["path"] = source.path().display().to_string().into();
-                println!("{object}");
+                say!("{object}");
                 return Ok(());
             }
-            println!("{}  ({}, {})", summary.name, summary.family, summary.format);
-            println!("  path         {}", source.path().display());
-            println!(
+            say!("{}  ({}, {})", summary.name, summary.family, summary.format);
+            say!("  path         {}", source.path().display());
+            say!(
                 "  parameters   {:.1} million in {} layers of width {}",
                 summary.parameters as f64 / 1e6,
                 summary.layers,
                 summary.hidden_size
             );
             let types: Vec<String> = summary.types.iter().map(|(name, count)| format!("{name} x {count}")).collect();
-            println!("  tensors      {}", types.join(", "));
-            println!("  size         {:.1} MB", summary.bytes as f64 / 1e6);
-            println!("  vocabulary   {}", summary.vocab_size);
-            println!("  context      {} tokens", summary.context);
-            println!("  sha256       {digest}");
+            say!("  tensors      {}", types.join(", "));
+            say!("  size         {:.1} MB", summary.bytes as f64 / 1e6);
+            say!("  vocabulary   {}", summary.vocab_size);
+            say!("  context      {} tokens", summary.context);
+            say!("  sha256       {digest}");
             Ok(())
         }
     }

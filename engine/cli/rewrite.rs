@@ -43,9 +43,9 @@ pub fn run(args: Args) -> Result<()> {
             None => (None, Some("no answer".to_owned())),
         };
         if args.json {
-            println!("{}", serde_json::json!({ "query": text, "rewrite": rewrite, "error": error }));
+            say!("{}", serde_json::json!({ "query": text, "rewrite": rewrite, "error": error }));
         } else {
-            println!("{}", rewrite.or_else(|| error.map(|e| format!("{text}  ({e})"))).unwrap_or_default());
+            say!("{}", rewrite.or_else(|| error.map(|e| format!("{text}  ({e})"))).unwrap_or_default());
         }
         Ok(())
     };

@@ -58,6 +58,10 @@ pub fn run(args: Args) -> Result<()> {
     }
     let stack = builder.build()?;
     let Some(query) = &args.query else {
+        if args.explain {
+            let remedy = "give a query, or leave the option out to serve lines";
+            return Err(querywright::Error::argument("--explain", "there is no query", remedy).into());
+        }
         querywright::serve::json_lines(&stack, args.k, std::io::stdin().lock(), std::io::stdout().lock())?;
         return Ok(());
     };
@@ -73,24 +77,26 @@ pub fn run(args: Args) -> Result<()> {
     }
     if args.json {
         let object = serde_json::json!({ "answer": answer, "explanations": args.explain.then_some(&explanations) });
-        println!("{}", serde_json::to_string(&object)?);
+        say!("{}", serde_json::to_string(&object)?);
         return Ok(());
     }
     let Rewrite { text, .. } = &answer.trace.searched;
-    println!(
+    say!(
         "searched for: {text}  ({:?}, {:.1} ms + {:.1} ms)",
-        answer.trace.outcome, answer.trace.rewrite_ms, answer.trace.retrieve_ms
+        answer.trace.outcome,
+        answer.trace.rewrite_ms,
+        answer.trace.retrieve_ms
     );
     for (rank, hit) in answer.hits.iter().enumerate() {
-        println!("{:>3}  {:8.4}  {}  {}", rank + 1, hit.score, hit.id, hit.title);
+        say!("{:>3}  {:8.4}  {}  {}", rank + 1, hit.score, hit.id, hit.title);
         if let Some(explanation) = explanations.get(rank) {
             for line in explanation.to_string().lines().skip(1) {
-                println!("       {line}");
+                say!("       {line}");
             }
         }
     }
     if answer.hits.is_empty() {
-        println!("no document matches");
+        say!("no document matches");
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use querywright::Error;
 use querywright::metrics::Measure;
 use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
 
@@ -59,6 +60,10 @@ pub fn train(
     let mut dev = open::labelled(&dataset, &config.data.dev)?;
     dev.truncate(config.data.max_dev_queries);
     if let Some(split) = split {
+        if [&config.data.train, &config.data.dev].iter().any(|s| *s == split) {
+            let found = format!("the run learns from \"{split}\" or chooses its best adapter on it");
+            return Err(Error::argument("--split", found, "measure on held-out queries, or say --no-eval").into());
+        }
         // What cannot be measured later must be said before the hours of training, not after.
         open::judged(&dataset, split)?;
     }
@@ -92,17 +97,20 @@ pub fn report(outcome: &Outcome, compared: Option<&Compared>, json: bool) -> Res
             "comparison": compared.map(|c| &c.comparison),
             "report": compared.map(|c| &c.report),
         });
-        println!("{}", serde_json::to_string(&object)?);
+        say!("{}", serde_json::to_string(&object)?);
         return Ok(());
     }
-    println!(
+    say!(
         "{} steps in {:.0} s; best on the development queries: {:.4} after step {}",
-        outcome.steps, outcome.seconds, outcome.best_dev, outcome.best_step
+        outcome.steps,
+        outcome.seconds,
+        outcome.best_dev,
+        outcome.best_step
     );
-    println!("adapter: {}", outcome.adapter.display());
+    say!("adapter: {}", outcome.adapter.display());
     if let Some(compared) = compared {
-        println!("\n{}", compared.comparison.text());
-        println!("report: {}", compared.report.display());
+        say!("\n{}", compared.comparison.text());
+        say!("report: {}", compared.report.display());
     }
     Ok(())
 }

@@ -24,7 +24,14 @@ struct Weight {
 
 impl Weight {
     fn backward(&self) -> &PackedMatrix {
-        self.backward.get_or_init(|| self.forward.transposed())
+        // Packed outside the cell: packing is parallel, and a thread that waits in it may be given work that comes here.
+        match self.backward.get() {
+            Some(packed) => packed,
+            None => {
+                let packed = self.forward.transposed();
+                self.backward.get_or_init(|| packed)
+            }
+        }
     }
 }
 

@@ -255,7 +255,8 @@ unsafe fn store_avx512<const M: usize>(sums: &[[__m512; 2]; M], output: Output) 
         for (half, mask) in masks.into_iter().enumerate() {
             // SAFETY: the mask keeps reads and writes inside the `columns` values of this row.
             unsafe {
-                let at = output.at.add(r * output.stride + half * 16);
+                // Wrapping: the second half of a narrow panel begins beyond the row, where its empty mask touches nothing.
+                let at = output.at.wrapping_add(r * output.stride + half * 16);
                 let mut value = _mm512_mul_ps(sum[half], scale);
                 if output.accumulate {
                     value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, at));

@@ -101,7 +101,11 @@ impl LoraConfig {
                 Error::argument("lora.target_modules", format!("unknown module \"{module}\""), remedy)
             })
         };
-        self.target_modules.iter().map(named).collect()
+        // In one order and each once, whatever the list says: checkpoints are read back in this order.
+        let mut found = self.target_modules.iter().map(named).collect::<Result<Vec<_>>>()?;
+        found.sort_unstable_by_key(|p| *p as usize);
+        found.dedup();
+        Ok(found)
     }
 }
 

@@ -126,7 +126,7 @@ impl PromptEncoder {
             span: term.span,
             without: composer.compose(query, &without_term(generated, index)),
         };
-        let terms = found.map(term).collect();
+        let terms = if answer.broken.is_some() { Vec::new() } else { found.map(term).collect() };
         Reading { rewrite: Some(composer.compose(query, generated)), broken: answer.broken, terms }
     }
 }

@@ -34,7 +34,7 @@ pub struct RunState {
     pub entropy: Option<EntropyControl>,
     /// What is known of the training queries.
     pub curriculum: Curriculum,
-    /// Completion tokens seen so far.
+    /// Tokens of prompts and completions seen so far.
     pub num_tokens: u64,
     /// Seconds spent so far.
     pub seconds: f64,

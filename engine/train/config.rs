@@ -207,6 +207,11 @@ impl TrainConfig {
         if self.data.max_dev_queries == 0 {
             return refuse("data.max_dev_queries", "found 0".into(), "allow at least 1, 100 or more are better");
         }
+        for (key, value) in [("train.seed", run.seed), ("train.max_steps", run.max_steps)] {
+            if i64::try_from(value).is_err() {
+                return refuse(key, format!("found {value}"), "give a number below 2^63");
+            }
+        }
         if run.max_steps == 0 {
             return refuse("train.max_steps", "found 0".into(), "make at least 1 step");
         }
@@ -244,7 +249,7 @@ impl TrainConfig {
         if self.sampling.temperature <= 0.0 {
             return refuse(
                 "sampling.temperature",
-                "found 0".into(),
+                format!("found {}", self.sampling.temperature),
                 "a policy that always says the same learns nothing; give 1.0",
             );
         }

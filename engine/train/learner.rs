@@ -204,7 +204,11 @@ pub fn learn(
             let mut views: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
             clip_grad_norm(&mut views, config.max_grad_norm)
         };
-        report.skipped_updates += usize::from(!update(adapter, optimizer, learning_rate, &gradients)?);
+        // No gradient at all: nothing was learned, and momentum must not move the weights in its place. (What is not a
+        // number goes on, and is counted as skipped.)
+        if report.grad_norm != 0.0 {
+            report.skipped_updates += usize::from(!update(adapter, optimizer, learning_rate, &gradients)?);
+        }
     }
     let tokens: usize = micros.iter().map(|m| m.sampled.iter().filter(|l| !l.is_nan()).count()).sum();
     report.logp_difference /= tokens.max(1) as f64;

@@ -182,6 +182,12 @@ impl RewardFunction {
         self.terms.iter().any(|t| t.gain_weight != 0.0)
     }
 
+    /// The measure that weighs most, of equals the first by name: what chooses the best adapter and tells headroom.
+    pub fn main_measure(&self) -> Option<Measure> {
+        let weight = |t: &MeasureTerm| t.weight.abs() + t.gain_weight.abs();
+        self.terms.iter().rev().max_by(|a, b| weight(a).total_cmp(&weight(b))).map(|t| t.measure)
+    }
+
     /// The measures whose scores [`RewardFunction::reward`] takes, in that order.
     pub fn measures(&self) -> impl ExactSizeIterator<Item = Measure> + '_ {
         self.terms.iter().map(|t| t.measure)

@@ -31,6 +31,8 @@ pub(super) struct DrawnGroup {
     pub(super) rollout: Rollout,
     /// Whether its rewards differ.
     pub(super) informative: bool,
+    /// Completions whose format was broken.
+    broken: usize,
     texts: Vec<String>,
     rewrites: Vec<Option<Rewrite>>,
     rewards: Vec<Option<Reward>>,
@@ -44,8 +46,6 @@ pub(super) struct Drawn {
     pub(super) silent: Vec<usize>,
     /// Requests that the environment failed for good.
     pub(super) faults: usize,
-    /// Completions whose format was broken.
-    pub(super) broken: usize,
     /// Groups of which one completion came from relevance feedback.
     pub(super) repaired: usize,
     pub(super) signal: GroupSignal,
@@ -83,7 +83,6 @@ impl Environment<'_> {
         for ((((completions, readings), rewards), counterfactuals), ((query, _), prompt)) in
             generated.into_iter().zip(readings).zip(rewards).zip(counterfactuals).zip(labelled.iter().zip(prompts))
         {
-            drawn.broken += readings.iter().filter(|r| r.broken.is_some()).count();
             let values: Vec<Option<f32>> = rewards.iter().map(|r| r.as_ref().map(|r| r.value)).collect();
             let signal = group_advantages(&values, values.len(), self.config.train.scale_rewards)?;
             let texts = completions.iter().map(|c| c.text.clone()).collect();
@@ -93,6 +92,7 @@ impl Environment<'_> {
                 query: *query,
                 rollout: Rollout { prompt: prompt.tokens, samples: samples.collect() },
                 informative: signal.informative.first().copied().unwrap_or(false),
+                broken: readings.iter().filter(|r| r.broken.is_some()).count(),
                 texts,
                 rewrites: readings.into_iter().map(|r| r.rewrite).collect(),
                 rewards,
@@ -251,7 +251,6 @@ impl Drawn {
     /// Takes over the informative groups of a fresh draw, and fills up with silent ones while none are better.
     pub(super) fn replace_silent(&mut self, fresh: Drawn, wanted: usize, config: &TrainConfig) -> Result<()> {
         self.faults += fresh.faults;
-        self.broken += fresh.broken;
         self.repaired += fresh.repaired;
         let (good, silent): (Vec<_>, Vec<_>) = fresh.groups.into_iter().partition(|g| g.informative);
         let (mut kept, mut reserve): (Vec<_>, Vec<_>) =
@@ -282,9 +281,17 @@ impl Drawn {
         self.groups.iter().flat_map(|g| &g.rollout.samples)
     }
 
-    /// Completion tokens.
-    pub(super) fn tokens(&self) -> usize {
-        self.samples().map(|s| s.tokens.len()).sum()
+    /// Tokens of prompts and completions, the prompt counted for each completion.
+    pub(super) fn tokens(&self, prefix: usize) -> usize {
+        let of_group = |g: &DrawnGroup| -> usize {
+            g.rollout.samples.iter().map(|s| prefix + g.rollout.prompt.len() + s.tokens.len()).sum()
+        };
+        self.groups.iter().map(of_group).sum()
+    }
+
+    /// Completions whose format was broken.
+    pub(super) fn broken(&self) -> usize {
+        self.groups.iter().map(|g| g.broken).sum()
     }
 
     /// The lines of `completions.jsonl`.

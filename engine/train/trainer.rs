@@ -73,7 +73,7 @@ pub struct Outcome {
     pub adapter: PathBuf,
     /// Seconds of training, over all sessions of the run.
     pub seconds: f64,
-    /// Completion tokens learned from.
+    /// Tokens of prompts and completions, as TRL counts them: the prompt once a completion.
     pub num_tokens: u64,
 }
 
@@ -119,7 +119,7 @@ impl<'a> Trainer<'a> {
             }
         }
         let reward = RewardFunction::new(&config.reward)?;
-        let dev_measure = reward.measures().next().ok_or_else(|| {
+        let dev_measure = reward.main_measure().ok_or_else(|| {
             Error::argument("reward.measures", "names no measure", "name one, as {\"nDCG@10\" = 1.0}")
         })?;
         let digest = run_digest(config, materials)?;
@@ -210,7 +210,11 @@ impl<'a> Trainer<'a> {
                 self.save()?;
             }
         }
-        let (best_dev, best_step) = self.state.best.unwrap_or_default();
+        if self.state.best.is_none() {
+            // The development queries never gave a score: the last adapter stands in.
+            self.keep_as_best()?;
+        }
+        let (best_dev, best_step) = self.state.best.unwrap_or((f64::NAN, self.state.step));
         Ok(Outcome {
             steps: self.state.step,
             best_dev,
@@ -252,7 +256,8 @@ impl<'a> Trainer<'a> {
         let prefix = self.materials.encoder.prefix();
         let report =
             learn(&self.materials.decoder, &mut self.adapter, &mut self.optimizer, rate, prefix, &rollouts, &learner)?;
-        if let Some(control) = &mut self.state.entropy {
+        // A step of which nothing was learned measured no entropy.
+        if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
             control.observe(report.loss.entropy);
         }
         for group in &drawn.groups {
@@ -263,7 +268,7 @@ impl<'a> Trainer<'a> {
         }
         self.state.step = step;
         self.state.updates = self.optimizer.step;
-        self.state.num_tokens += drawn.tokens() as u64;
+        self.state.num_tokens += drawn.tokens(self.materials.encoder.prefix().len()) as u64;
         self.completions.append(&drawn.records(step, &self.materials.train))?;
         let mut metrics = self.describe(step, rate, &drawn, &report);
         metrics.set(name::ENTROPY_COEF, entropy_coef);
@@ -308,6 +313,8 @@ impl<'a> Trainer<'a> {
             .set(name::CLIP_LOW_MEAN, report.loss.clip_low_mean)
             .set(name::CLIP_HIGH_MEAN, report.loss.clip_high_mean)
             .set(name::CLIP_REGION_MEAN, report.loss.clip_region_mean)
+            .set(name::CLIP_LOW_MIN, report.loss.clip_low_min)
+            .set(name::CLIP_HIGH_MAX, report.loss.clip_high_max)
             .set(name::MEAN_LENGTH, lengths.iter().sum::<f64>() / count)
             .set(name::MIN_LENGTH, lengths.iter().copied().fold(f64::INFINITY, f64::min))
             .set(name::MAX_LENGTH, lengths.iter().copied().fold(0.0, f64::max))
@@ -316,7 +323,7 @@ impl<'a> Trainer<'a> {
             .set(name::LOGP_DIFFERENCE, report.logp_difference)
             .set("sampling/sampling_logp_difference/max", report.logp_difference_max)
             .set(name::FAULTS, drawn.faults as f64)
-            .set("completions/broken_format_ratio", drawn.broken as f64 / count)
+            .set("completions/broken_format_ratio", drawn.broken() as f64 / count)
             .set("curriculum/repaired_groups", drawn.repaired as f64)
             .set("curriculum/replaced_groups", drawn.silent.len() as f64)
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
@@ -348,8 +355,10 @@ impl<'a> Trainer<'a> {
             }
         }
         let step = self.state.step;
-        if scores.is_empty() {
-            observer.note("the retriever failed for every development query; no score this time");
+        let failed = m.dev.len() - scores.len();
+        if failed > 0 {
+            // A mean over other queries than last time would not compare.
+            observer.note(&format!("the retriever failed for {failed} development queries; no score this time"));
             return Ok(());
         }
         let score = scores.iter().sum::<f64>() / scores.len() as f64;
@@ -359,14 +368,18 @@ impl<'a> Trainer<'a> {
         self.metrics.record(&metrics)?;
         if best {
             self.state.best = Some((score, step));
-            let base = m.model_name.clone();
-            checkpoint::write_folder(&self.config.train.output_dir.join("best"), |folder| {
-                self.adapter.save(folder, &base)?;
-                self.config.serving_prompt().write(folder)
-            })?;
+            self.keep_as_best()?;
         }
         observer.evaluated(step, score, best);
         Ok(())
+    }
+
+    /// Writes the adapter, with the prompt that belongs to it, as the best one.
+    fn keep_as_best(&self) -> Result<()> {
+        checkpoint::write_folder(&self.config.train.output_dir.join("best"), |folder| {
+            self.adapter.save(folder, &self.materials.model_name)?;
+            self.config.serving_prompt().write(folder)
+        })
     }
 
     fn save(&self) -> Result<()> {

@@ -67,9 +67,9 @@ impl Deadline {
     /// No deadline.
     pub const NONE: Self = Self { end: None };
 
-    /// A deadline that lies `after` from now.
+    /// A deadline that lies `after` from now; none where that lies beyond all clocks.
     pub fn after(after: Duration) -> Self {
-        Self { end: Some((Instant::now() + after, after)) }
+        Self { end: Instant::now().checked_add(after).map(|end| (end, after)) }
     }
 
     /// An error once the deadline has passed.

@@ -128,6 +128,7 @@ fn the_demonstration_is_hard_for_bm25_and_within_reach_of_a_perfect_rewriter() {
     let (raw, oracle) =
         (ndcg(&querywright::rewrite::Identity), ndcg(&Oracle(demo::oracle_queries(demo::SEED).unwrap())));
     assert!(raw <= 0.40, "raw {raw:.4}");
+    println!("the demonstration: raw {raw:.4}, oracle {oracle:.4} nDCG@10");
     assert!(oracle >= 0.90, "oracle {oracle:.4}");
 }
 

@@ -11,6 +11,7 @@ pub mod guidance;
 pub mod learner;
 pub mod log;
 pub mod loss;
+mod materials;
 pub mod optimizer;
 pub mod pack;
 pub mod reward;
@@ -19,4 +20,5 @@ pub mod schedule;
 mod trainer;
 
 pub use config::{DataSection, ModelSection, RetrieverSection, RunSection, TrainConfig};
-pub use trainer::{Labelled, Materials, Observer, Outcome, Trainer};
+pub use materials::{Labelled, Materials};
+pub use trainer::{Observer, Outcome, Trainer};

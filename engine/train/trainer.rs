@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::{self, RunState};
@@ -11,42 +10,17 @@ use super::curriculum::Curriculum;
 use super::guidance::Guidance;
 use super::learner::{LearnerConfig, Rollout, StepReport, learn};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
+use super::materials::{Labelled, Materials};
 use super::optimizer::AdamW;
 use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{Drawn, Environment};
 use super::schedule::{EntropyControl, Schedule};
-use crate::catalog::Catalog;
 use crate::error::{Error, Result};
 use crate::metrics::{Measure, trec_order};
-use crate::model::{Adapter, Decoder, SamplingConfig, Tokenizer};
-use crate::rewrite::{LanguageModel, PromptEncoder};
+use crate::model::{Adapter, SamplingConfig};
+use crate::rewrite::LanguageModel;
 use crate::stack::rank_all;
-use crate::types::{Judgements, Query, Request, Retriever, Rewrite};
-
-/// A query with what is right for it.
-pub type Labelled = (Query, Judgements);
-
-/// Everything that a run needs besides its configuration.
-pub struct Materials {
-    /// The model's name, for adapters and tables.
-    pub model_name: String,
-    /// The base model.
-    pub decoder: Arc<Decoder>,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Makes prompts and reads answers.
-    pub encoder: Arc<PromptEncoder>,
-    /// The environment.
-    pub retriever: Arc<dyn Retriever>,
-    /// What is searched.
-    pub catalog: Arc<Catalog>,
-    /// Queries to learn from.
-    pub train: Vec<Labelled>,
-    /// Queries that choose the best adapter.
-    pub dev: Vec<Labelled>,
-    /// A digest of the model's weights.
-    pub model_digest: String,
-}
+use crate::types::{Query, Request, Rewrite};
 
 /// Who watches a run.
 pub trait Observer {

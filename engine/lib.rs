@@ -33,7 +33,7 @@
 //!     .rewriter(rewriter)
 //!     .deadline(Duration::from_millis(300))
 //!     .build()?;
-//! let answer = stack.search("my windows drip every morning", 10)?;
+//! let answer = stack.search("cold air creeps in under the front door", 10)?;
 //! println!("{:?}: {}", answer.trace.outcome, answer.trace.searched.text);
 //! # Ok(())
 //! # }

@@ -35,7 +35,7 @@ fn main() -> Result<()> {
         .deadline(Duration::from_secs(2))
         .build()?;
     // A rewrite that fails or comes late costs quality, never an answer: the trace says what happened.
-    let answer = stack.search("my windows drip every morning", 5)?;
+    let answer = stack.search("cold air creeps in under the front door", 5)?;
     for hit in &answer.hits {
         println!("{:8.3}  {}", hit.score, hit.title);
     }

@@ -28,7 +28,7 @@ use clap::{Parser, Subcommand};
 #[command(after_help = "Examples:
   querywright demo
   querywright train my.toml
-  querywright search --data demo 'my windows drip every morning'")]
+  querywright search --data demo 'cold air creeps in under the front door'")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -10,7 +10,7 @@ use crate::open;
 /// Rewrite queries: those given, or one a line from standard input.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  querywright rewrite --rewriter smollm2-135m+runs/demo/best 'my windows drip every morning'
+  querywright rewrite --rewriter smollm2-135m+runs/demo/best 'cold air creeps in under the front door'
   querywright rewrite --rewriter rm3 --data demo 'cold feet in bed'
   cat queries.txt | querywright rewrite --rewriter smollm2-135m --json")]
 pub struct Args {

@@ -12,8 +12,8 @@ use crate::open;
 /// Search a data set.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  querywright search --data demo 'my windows drip every morning'
-  querywright search --data demo --rewriter smollm2-135m+runs/demo/best --explain 'my windows drip every morning'
+  querywright search --data demo 'cold air creeps in under the front door'
+  querywright search --data demo --rewriter smollm2-135m+runs/demo/best --explain 'cold air creeps in under the front door'
   echo '{\"query\": \"cold feet in bed\"}' | querywright search --data demo")]
 pub struct Args {
     /// The query; without one, JSON lines are served: {"query": "…", "k": 10} in, an answer a line out

@@ -143,6 +143,8 @@ mod tests {
         let text = composed(Mode::Expand, QueryLanguage::Boolean, "wi-fi AND (title:x)\"", "router \"access point\"");
         assert_eq!(text, "(wi fi and title x)^2 router \"access point\"");
         assert_eq!(composed(Mode::Expand, QueryLanguage::Boolean, "wifi", "router"), "wifi^2 router");
+        let text = composed(Mode::Expand, QueryLanguage::Boolean, "quiet harbour", "title:(quiet harbour) sea");
+        assert_eq!(text, "(quiet harbour)^2 title:quiet title:harbour sea", "a field is kept with each of its words");
         assert_eq!(composed(Mode::Expand, QueryLanguage::Boolean, "\"()\"", ""), "\"()\"");
     }
 

@@ -1,17 +1,17 @@
 //! The terms of a generated query, where they stand, and the query without one of them.
 //!
 //! One reading for every query language: quotes make a phrase, `field:`, `^boost`, `+` and `-` belong to their term,
-//! upper-case AND, OR and NOT are operators, commas and semicolons separate. It only cuts a text into pieces, so it
-//! never fails; what the pieces mean is the retriever's matter.
+//! `field:(a b)` stands for `field:a field:b`, upper-case AND, OR and NOT are operators, commas and semicolons separate.
+//! It only cuts a text into pieces, so it never fails; what the pieces mean is the retriever's matter.
 
 use std::ops::Range;
 
 /// A term: a word or a phrase with what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
-    /// As written, with quotes, field and boost, without punctuation around it.
+    /// With quotes, field and boost, without punctuation around it. As written; the field may stand before a bracket.
     pub text: String,
-    /// Where, in bytes of the text that was read.
+    /// Where, in bytes of the text that was read; without the field that stands before a bracket.
     pub span: Range<usize>,
     /// Whether NOT or `-` stands before it.
     pub negated: bool,
@@ -34,12 +34,15 @@ pub fn terms(text: &str) -> Vec<Term> {
     let pieces = pieces(text);
     let mut found = Vec::with_capacity(pieces.len());
     let mut after_not = false;
+    // The field before each bracket that is open.
+    let mut fields: Vec<&str> = Vec::new();
     for piece in &pieces {
         match piece.kind {
             Kind::Term => {
                 let raw = piece.of(text);
+                let field = fields.iter().rev().find(|f| !f.is_empty()).filter(|_| !raw.contains(':'));
                 found.push(Term {
-                    text: raw.to_owned(),
+                    text: [field.copied().unwrap_or(""), raw].concat(),
                     span: piece.span.clone(),
                     negated: after_not || raw.starts_with('-'),
                 });
@@ -47,7 +50,9 @@ pub fn terms(text: &str) -> Vec<Term> {
             }
             Kind::Not => after_not = true,
             // NOT before a bracket negates the first term of it at least; operators in between are noise.
-            Kind::Open | Kind::Close | Kind::AndOr => {}
+            Kind::Open => fields.push(piece.of(text).trim_end_matches('(')),
+            Kind::Close => drop(fields.pop()),
+            Kind::AndOr => {}
         }
     }
     found
@@ -140,6 +145,11 @@ fn pieces(text: &str) -> Vec<Piece> {
                 end
             }
             c if is_separator(c) => end,
+            _ if field_length(text, at) > 0 => {
+                let end = at + field_length(text, at) + 1;
+                found.push(Piece { kind: Kind::Open, span: at..end });
+                end
+            }
             _ => {
                 let end = term_end(text, at);
                 if let Some(piece) = term(text, at..end) {
@@ -150,6 +160,14 @@ fn pieces(text: &str) -> Vec<Piece> {
         };
     }
     found
+}
+
+/// The length of `field:` at `start` when a bracket follows, else 0.
+fn field_length(text: &str, start: usize) -> usize {
+    let rest = text.get(start..).unwrap_or("");
+    let name = rest.len() - rest.trim_start_matches(|c: char| c.is_alphanumeric() || "_-".contains(c)).len();
+    let bracket = rest.get(name..).is_some_and(|rest| rest.starts_with(":("));
+    if name > 0 && bracket { name + 1 } else { 0 }
 }
 
 /// Where the term that starts at `start` ends; always after `start`.
@@ -234,6 +252,20 @@ mod tests {
     }
 
     #[test]
+    fn a_field_before_a_bracket_belongs_to_every_term_inside() {
+        let query = "title:(quiet harbour) text:sea (actors:(hale \"tom h\") x)";
+        assert_eq!(
+            texts(query),
+            ["title:quiet", "title:harbour", "text:sea", "actors:hale", "actors:\"tom h\"", "x"]
+        );
+        let spans: Vec<&str> = terms(query).iter().map(|t| &query[t.span.clone()]).collect();
+        assert_eq!(spans, ["quiet", "harbour", "text:sea", "hale", "\"tom h\"", "x"]);
+        assert_eq!(without_term(query, 0), "title:(harbour) text:sea (actors:(hale \"tom h\") x)");
+        assert_eq!(without_term("title:(quiet) sea", 0), "sea");
+        assert_eq!(texts("title: (quiet"), ["title", "quiet"]);
+    }
+
+    #[test]
     fn an_open_quote_is_noise() {
         assert_eq!(texts("\"open quote and 5\" x"), ["\"open quote and 5\"", "x"]);
         assert_eq!(texts("a \"open quote"), ["a", "open", "quote"]);
@@ -258,7 +290,7 @@ mod tests {
         fn every_text_is_read_and_each_removal_leaves_the_other_terms(text in "[ \"()a-cé:^2,+AND OT-]{0,40}") {
             let all = texts(&text);
             for (i, term) in terms(&text).iter().enumerate() {
-                prop_assert_eq!(&text[term.span.clone()], term.text.as_str());
+                prop_assert!(term.text.ends_with(&text[term.span.clone()]));
                 prop_assert!(without_term(&text, i).len() <= 2 * text.len());
             }
             prop_assert!(all.len() <= text.len());

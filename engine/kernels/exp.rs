@@ -42,6 +42,17 @@ fn max_of(row: &[f32]) -> f32 {
     max
 }
 
+/// Adds e^(scale · logit − max) to the sums; gives it.
+#[inline(always)]
+fn take_in(logit: f32, scale: f32, max: f32, sum: &mut f32, moment: &mut f32) -> f32 {
+    // The floor keeps 0 · −∞ out of the moment; e^-100 adds nothing to it.
+    let shifted = (logit * scale - max).max(-100.0);
+    let e = exp(shifted);
+    *sum += e;
+    *moment += e * shifted;
+    e
+}
+
 #[inline(always)]
 fn exp_shifted_body(row: &mut [f32], scale: f32) -> Partition {
     let max = max_of(row) * scale;
@@ -49,31 +60,24 @@ fn exp_shifted_body(row: &mut [f32], scale: f32) -> Partition {
     let (blocks, rest) = row.as_chunks_mut::<LANES>();
     for block in blocks {
         for ((sum, moment), v) in sums.iter_mut().zip(&mut moments).zip(block.iter_mut()) {
-            // The floor keeps 0 · −∞ out of the moment; e^-100 adds nothing to it.
-            let shifted = (*v * scale - max).max(-100.0);
-            *v = exp(shifted);
-            *sum += *v;
-            *moment += *v * shifted;
+            *v = take_in(*v, scale, max, sum, moment);
         }
     }
     let (mut sum, mut moment) = (sums.iter().sum::<f32>(), moments.iter().sum::<f32>());
     for v in rest {
-        let shifted = (*v * scale - max).max(-100.0);
-        *v = exp(shifted);
-        sum += *v;
-        moment += *v * shifted;
+        *v = take_in(*v, scale, max, &mut sum, &mut moment);
     }
     Partition { max, sum, moment }
 }
 
 /// What a row of exponentials adds up to.
-pub(super) struct Partition {
+pub struct Partition {
     /// The largest scaled logit m.
-    pub(super) max: f32,
+    pub max: f32,
     /// Σ e^(s − m).
-    pub(super) sum: f32,
+    pub sum: f32,
     /// Σ (s − m) e^(s − m); the entropy is ln(sum) − moment / sum.
-    pub(super) moment: f32,
+    pub moment: f32,
 }
 
 vectorised! {
@@ -81,16 +85,91 @@ vectorised! {
     pub(super) fn exp_shifted(row: &mut [f32], scale: f32) -> Partition => exp_shifted_body
 }
 
-/// ln Σ e^(scale · logit); overwrites the row. For a positive scale.
-pub fn log_sum_exp(row: &mut [f32], scale: f32) -> f32 {
-    let found = exp_shifted(row, scale);
-    found.max + found.sum.ln()
+impl Partition {
+    /// ln Σ e^s
+    pub fn log_sum(&self) -> f32 {
+        self.max + self.sum.ln()
+    }
+
+    /// The entropy of the distribution, in nats.
+    pub fn entropy(&self) -> f32 {
+        self.sum.ln() - self.moment / self.sum
+    }
 }
 
 /// Replaces a row of logits by the probabilities of `scale · logit`. For a positive scale.
 pub fn softmax(row: &mut [f32], scale: f32) {
     let inverse = 1.0 / exp_shifted(row, scale).sum;
     row.iter_mut().for_each(|p| *p *= inverse);
+}
+
+#[inline(always)]
+fn partition_body(row: &[f32], scale: f32) -> Partition {
+    let max = max_of(row) * scale;
+    let (mut sums, mut moments) = ([0f32; LANES], [0f32; LANES]);
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    for block in blocks {
+        for ((sum, moment), v) in sums.iter_mut().zip(&mut moments).zip(block) {
+            take_in(*v, scale, max, sum, moment);
+        }
+    }
+    let (mut sum, mut moment) = (sums.iter().sum::<f32>(), moments.iter().sum::<f32>());
+    for v in rest {
+        take_in(*v, scale, max, &mut sum, &mut moment);
+    }
+    Partition { max, sum, moment }
+}
+
+vectorised! {
+    /// As [`exp_shifted`], leaving the row as it is.
+    pub fn partition(row: &[f32], scale: f32) -> Partition => partition_body
+}
+
+#[inline(always)]
+fn sum_exp_body(row: &[f32], scale: f32, max: f32) -> f32 {
+    let mut sums = [0f32; LANES];
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    for block in blocks {
+        for (sum, v) in sums.iter_mut().zip(block) {
+            *sum += exp(*v * scale - max);
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|v| exp(*v * scale - max)).sum::<f32>()
+}
+
+vectorised! {
+    /// Σ e^(scale · logit − max)
+    pub(super) fn sum_exp(row: &[f32], scale: f32, max: f32) -> f32 => sum_exp_body
+}
+
+/// Logits whose sum is looked at in one piece when an index is drawn.
+const DRAWN: usize = 256;
+
+/// The index at which the running sum of probabilities of `scale · logit` passes `u`, which lies in 0..1; `max` is the
+/// largest scaled logit. The probabilities are never written down.
+pub fn draw(row: &[f32], scale: f32, max: f32, u: f64) -> usize {
+    let sums: Vec<f32> = row.chunks(DRAWN).map(|block| sum_exp(block, scale, max)).collect();
+    let mut left = u * sums.iter().map(|s| f64::from(*s)).sum::<f64>();
+    // Where rounding leaves a gap at the end, the last block that has any weight is taken.
+    let last = sums.iter().rposition(|s| *s > 0.0).unwrap_or(0);
+    let mut block = 0;
+    while block < last && left >= f64::from(sums[block]) {
+        left -= f64::from(sums[block]);
+        block += 1;
+    }
+    let from = block * DRAWN;
+    let mut chosen = from;
+    for (index, v) in row.iter().enumerate().skip(from).take(DRAWN) {
+        let p = f64::from(exp(*v * scale - max));
+        if p > 0.0 {
+            chosen = index;
+            left -= p;
+            if left < 0.0 {
+                break;
+            }
+        }
+    }
+    chosen
 }
 
 #[inline(always)]
@@ -120,6 +199,30 @@ fn add_scaled_body(to: &mut [f32], from: &[f32], scale: f32) {
 vectorised! {
     /// `to += scale * from`.
     pub(super) fn add_scaled(to: &mut [f32], from: &[f32], scale: f32) => add_scaled_body
+}
+
+#[inline(always)]
+fn scaled_product_body(to: &mut [f32], a: &[f32], b: &[f32], scale: f32) {
+    for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+        *to = a * scale * b;
+    }
+}
+
+vectorised! {
+    /// `to = scale · a ∘ b`
+    pub(super) fn scaled_product(to: &mut [f32], a: &[f32], b: &[f32], scale: f32) => scaled_product_body
+}
+
+#[inline(always)]
+fn exp_minus_body(row: &mut [f32], scale: f32, minus: f32) {
+    for v in row {
+        *v = exp(*v * scale - minus);
+    }
+}
+
+vectorised! {
+    /// `row = exp(scale · row − minus)`
+    pub(super) fn exp_minus(row: &mut [f32], scale: f32, minus: f32) => exp_minus_body
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
-//! Fused, differentiable operations for a decoder whose base weights are frozen.
+//! Fused operations for a decoder whose base weights are frozen, each with its way back.
 //!
 //! Base weights are packed once ([`PackedMatrix`]) in panels of 32 columns, in f32 or in bf16 pairs for the
-//! `vdpbf16ps` instruction; activations and sums are always f32. Every operation on tensors is a candle custom op with
-//! a hand-written backward, checked in its tests against finite differences and against a composition of plain
-//! operations. Each output row depends on its own input row alone and is summed in one fixed order, so results do not
-//! change with the batch that a row happens to travel in.
+//! `vdpbf16ps` instruction; activations and sums are always f32. Operations work on slices: rows of values, one behind
+//! the other. Every way back is checked in its tests against finite differences, and every way there against a
+//! composition of plain operations. Each output row depends on its own input row alone and is summed in one fixed
+//! order, so results do not change with the batch that a row happens to travel in.
 //!
-//! `unsafe` lives in [`tile`](self) alone: vector instructions behind run-time detection, and disjoint writes of
+//! `unsafe` lives in `tile` and `packed` alone: vector instructions behind run-time detection, and disjoint writes of
 //! threads into one output.
 
 mod attention;
@@ -25,11 +25,11 @@ mod oracle;
 #[cfg(test)]
 pub(crate) use oracle::tensor as test_tensor;
 
-pub use attention::{Cache, Continuation, PackedTree, Segment, attend_cached, attend_tree};
-pub use exp::{log_sum_exp, softmax};
-pub use linear::{FrozenLinear, LoraDelta};
-pub use logprob::{HeadOptions, log_probabilities};
+pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
+pub use exp::{Partition, draw, partition, softmax};
+pub use linear::{FrozenLinear, LoraDelta, LoraGradient, Placed, apply, apply_backward};
+pub use logprob::{TokenStatistics, log_probabilities, log_probabilities_backward};
 pub use norm::RmsNorm;
 pub use packed::{PackedMatrix, Precision};
-pub use rope::RopeTable;
-pub use swiglu::swiglu;
+pub use rope::{Angles, RopeTable};
+pub use swiglu::{swiglu, swiglu_backward};

@@ -1,33 +1,88 @@
-//! Root-mean-square normalisation with a frozen weight.
+//! Root mean square normalisation (arXiv 1910.07467): `y = x / sqrt(mean(x²) + eps) · w`.
 
-use std::sync::Arc;
-
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::exp::dot;
-use super::storage::{values, with_values};
+use super::exp::{dot, scaled_product};
+use super::storage::with_values;
 
-/// `y = x / sqrt(mean(x²) + eps) · weight` over rows as long as the weight (arXiv 1910.07467). Cheap to clone.
+/// A frozen RMSNorm over stretches of as many values as its weight has. Longer rows are normalised stretch by stretch:
+/// heads.
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
-    weight: Arc<[f32]>,
+    weight: Vec<f32>,
     eps: f64,
 }
 
-/// Rows that one task takes.
-const ROWS: usize = 32;
+/// Values that one task takes at least.
+const TASK: usize = 1 << 14;
 
 impl RmsNorm {
-    /// From a weight of one dimension.
+    /// From a weight of shape (width).
     pub fn new(weight: &Tensor, eps: f64) -> Result<Self> {
-        weight.dims1()?;
-        Ok(Self { weight: with_values(weight, |w| w.into())?, eps })
+        Ok(Self { weight: with_values(weight, <[f32]>::to_vec)?, eps })
     }
 
-    /// Normalises every stretch of `weight.len()` values of `x`, whose last dimension is a multiple of that.
-    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        x.contiguous()?.apply_op1(self.clone())
+    /// Normalises every stretch of `x`.
+    pub fn apply(&self, x: &[f32], y: &mut [f32]) {
+        let width = self.weight.len();
+        let one = |(y, x): (&mut [f32], &[f32])| scaled_product(y, x, &self.weight, self.inverse(x));
+        if x.len() < 2 * TASK {
+            y.chunks_exact_mut(width).zip(x.chunks_exact(width)).for_each(one);
+        } else {
+            let rows = y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width));
+            rows.with_min_len(TASK.div_ceil(width)).for_each(one);
+        }
+    }
+
+    /// As [`apply`](Self::apply) in place, on the columns `columns` of rows of `stride` values.
+    pub fn apply_columns(&self, values: &mut [f32], stride: usize, columns: std::ops::Range<usize>) {
+        values.par_chunks_exact_mut(stride).with_min_len(TASK.div_ceil(stride)).for_each(|row| {
+            for head in row[columns.clone()].chunks_exact_mut(self.weight.len()) {
+                let inverse = self.inverse(head);
+                head.iter_mut().zip(&self.weight).for_each(|(v, w)| *v *= inverse * w);
+            }
+        });
+    }
+
+    /// Adds the gradient of `x` to `dx`, given that of the result.
+    pub fn add_backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let width = self.weight.len();
+        let rows = dx.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).zip(dy.par_chunks_exact(width));
+        rows.with_min_len(TASK.div_ceil(width)).for_each(|((dx, x), dy)| self.row_backward(x, dy, dx));
+    }
+
+    /// The gradient through [`apply_columns`](Self::apply_columns), in place: `values` holds the gradient of the
+    /// result, `x` the same columns before normalisation, in rows of `x_stride` values.
+    pub fn columns_backward(
+        &self,
+        x: &[f32],
+        x_stride: usize,
+        values: &mut [f32],
+        stride: usize,
+        columns: std::ops::Range<usize>,
+    ) {
+        let width = self.weight.len();
+        let rows = values.par_chunks_exact_mut(stride).zip(x.par_chunks_exact(x_stride));
+        rows.with_min_len(TASK.div_ceil(stride)).for_each(|(row, x)| {
+            let x = &x[columns.clone()];
+            for (head, x) in row[columns.clone()].chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                let dy = head.to_vec();
+                head.fill(0.0);
+                self.row_backward(x, &dy, head);
+            }
+        });
+    }
+
+    /// With n = 1 / sqrt(mean(x²) + eps) and g = dy ∘ w: dx = n (g − x n² (g · x) / width).
+    fn row_backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let inverse = self.inverse(x);
+        let mut g = vec![0.0; x.len()];
+        scaled_product(&mut g, dy, &self.weight, 1.0);
+        let pull = dot(&g, x) / self.weight.len() as f32 * inverse * inverse;
+        for ((dx, g), x) in dx.iter_mut().zip(&g).zip(x) {
+            *dx += inverse * (g - x * pull);
+        }
     }
 
     fn inverse(&self, row: &[f32]) -> f32 {
@@ -35,58 +90,14 @@ impl RmsNorm {
     }
 }
 
-impl CustomOp1 for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms-norm"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values(storage, layout)?;
-        let width = self.weight.len();
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                let inverse = self.inverse(x);
-                for ((y, x), w) in y.iter_mut().zip(x).zip(self.weight.iter()) {
-                    *y = x * inverse * w;
-                }
-            }
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    /// With `s = 1 / rms`: dx = s (w dy − x s² mean(x w dy)).
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let width = self.weight.len();
-        let mut dx = vec![0.0; x.elem_count()];
-        with_values(x, |x| {
-            with_values(grad, |grad| {
-                let blocks =
-                    dx.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).zip(grad.par_chunks(width * ROWS));
-                blocks.for_each(|((dx, x), grad)| {
-                    for ((dx, x), grad) in
-                        dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(grad.chunks_exact(width))
-                    {
-                        let inverse = self.inverse(x);
-                        for ((dx, g), w) in dx.iter_mut().zip(grad).zip(self.weight.iter()) {
-                            *dx = g * w;
-                        }
-                        let pull = dot(dx, x) / width as f32 * inverse * inverse;
-                        for (dx, x) in dx.iter_mut().zip(x) {
-                            *dx = inverse * (*dx - x * pull);
-                        }
-                    }
-                });
-            })
-        })??;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::oracle::{check_gradients, tensor};
+    use crate::kernels::oracle::{check_gradients, distance, noise, tensor};
+
+    fn values(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
 
     #[test]
     fn the_norm_equals_its_formula_and_has_a_gradient() {
@@ -94,17 +105,42 @@ mod tests {
         let norm = RmsNorm::new(&w, 1e-5).unwrap();
         let mean = (x.sqr().unwrap().mean_keepdim(1).unwrap() + 1e-5).unwrap().sqrt().unwrap();
         let want = x.broadcast_div(&mean).unwrap().broadcast_mul(&w).unwrap();
-        let error = (norm.apply(&x).unwrap() - want).unwrap().abs().unwrap().max_all().unwrap();
-        assert!(error.to_scalar::<f32>().unwrap() < 1e-5);
-        check_gradients(&[x], |t| norm.apply(&t[0]).unwrap(), 3e-3);
+        let forward = |t: &[Tensor]| {
+            let mut y = vec![0.0; 120];
+            norm.apply(&values(&t[0]), &mut y);
+            y
+        };
+        assert!(distance(&forward(std::slice::from_ref(&x)), &values(&want)) < 1e-5);
+        let backward = |t: &[Tensor], dy: &[f32]| {
+            let mut dx = vec![0.0; 120];
+            norm.add_backward(&values(&t[0]), dy, &mut dx);
+            vec![dx]
+        };
+        check_gradients(&[x], forward, backward, 3e-3);
     }
 
     #[test]
-    fn several_heads_in_one_row_are_normalised_apart() {
+    fn columns_are_normalised_head_by_head_and_have_a_gradient() {
         let norm = RmsNorm::new(&tensor(&[4], 2), 1e-5).unwrap();
-        let x = tensor(&[3, 8], 1);
-        let apart = norm.apply(&x.reshape((6, 4)).unwrap()).unwrap().reshape((3, 8)).unwrap();
-        assert_eq!(norm.apply(&x).unwrap().to_vec2::<f32>().unwrap(), apart.to_vec2::<f32>().unwrap());
-        check_gradients(&[x], |t| norm.apply(&t[0]).unwrap(), 3e-3);
+        let rows = noise(3 * 13, 1);
+        let mut got = rows.clone();
+        norm.apply_columns(&mut got, 13, 2..10);
+        let heads: Vec<f32> = rows.chunks(13).flat_map(|row| &row[2..10]).copied().collect();
+        let mut want = vec![0.0; 24];
+        norm.apply(&heads, &mut want);
+        let cut: Vec<f32> = got.chunks(13).flat_map(|row| &row[2..10]).copied().collect();
+        assert!(distance(&cut, &want) < 1e-6);
+        assert!(got.chunks(13).zip(rows.chunks(13)).all(|(a, b)| a[..2] == b[..2] && a[10..] == b[10..]));
+        let forward = |t: &[Tensor]| {
+            let mut row = values(&t[0]);
+            norm.apply_columns(&mut row, 8, 0..8);
+            row
+        };
+        let backward = |t: &[Tensor], dy: &[f32]| {
+            let mut dx = dy.to_vec();
+            norm.columns_backward(&values(&t[0]), 8, &mut dx, 8, 0..8);
+            vec![dx]
+        };
+        check_gradients(&[tensor(&[3, 8], 5)], forward, backward, 3e-3);
     }
 }

@@ -1,8 +1,12 @@
 //! A frozen matrix, packed once for products with rows of activations.
 
+use std::sync::OnceLock;
+
 use rayon::prelude::*;
 
-use super::tile::{Isa, Output, PANEL, ROWS, tile_f32, to_bf16_pairs};
+#[cfg(target_arch = "x86_64")]
+use super::tile::tile_bf16;
+use super::tile::{Factor, Isa, Output, PANEL, ROWS, outer_product, tile_f32, to_bf16_pairs};
 
 /// How frozen weights are held. Activations, sums and results are f32 in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -38,7 +42,7 @@ enum Panels {
 }
 
 /// Rows that one task takes: their activations stay in the second-level cache while panels pass by.
-const ROW_BLOCK: usize = 8 * ROWS;
+const ROW_BLOCK: usize = 16 * ROWS;
 
 impl PackedMatrix {
     /// Packs `M[i][j] = at(i, j)`.
@@ -90,6 +94,23 @@ impl PackedMatrix {
         }
     }
 
+    fn panel_f32(&self, panel: usize) -> &[f32] {
+        match &self.panels {
+            Panels::F32(p) => &p[panel * self.inner * PANEL..(panel + 1) * self.inner * PANEL],
+            #[cfg(target_arch = "x86_64")]
+            Panels::Bf16(_) => &[],
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn panel_bf16(&self, panel: usize) -> &[u32] {
+        let pairs = self.inner.div_ceil(2);
+        match &self.panels {
+            Panels::Bf16(p) => &p[panel * pairs * PANEL..(panel + 1) * pairs * PANEL],
+            Panels::F32(_) => &[],
+        }
+    }
+
     /// The transpose, packed from the values held.
     pub fn transposed(&self) -> Self {
         match &self.panels {
@@ -107,90 +128,223 @@ impl PackedMatrix {
         }
     }
 
-    /// As [`multiply`](Self::multiply) on the calling thread alone, for callers that are themselves parallel.
-    pub(super) fn multiply_serial(&self, x: &[f32], out: &mut [f32]) {
-        self.product(x, out, 1.0, false, false);
-    }
-
-    /// As [`multiply_add`](Self::multiply_add) on the calling thread alone.
-    pub(super) fn multiply_add_serial(&self, x: &[f32], out: &mut [f32]) {
-        self.product(x, out, 1.0, true, false);
-    }
-
     /// `out = x · M`; `x` holds rows of `inner` values, `out` as many rows of `outer` values.
     pub fn multiply(&self, x: &[f32], out: &mut [f32]) {
-        self.product(x, out, 1.0, false, true);
+        let x = Rows::new(x, self.inner);
+        sum_of_products(&[Part { column: 0, factors: &[(&x, self)] }], out, self.outer, false, true);
     }
 
-    /// `out += scale · x · M`.
-    pub fn multiply_add(&self, x: &[f32], scale: f32, out: &mut [f32]) {
-        self.product(x, out, scale, true, true);
-    }
-
-    fn product(&self, x: &[f32], out: &mut [f32], scale: f32, accumulate: bool, parallel: bool) {
-        let rows = x.len().checked_div(self.inner).unwrap_or(0);
-        assert_eq!(x.len(), rows * self.inner, "x is not whole rows of {} values", self.inner);
-        assert_eq!(out.len(), rows * self.outer, "out is not {rows} rows of {} values", self.outer);
-        if rows == 0 || self.outer == 0 {
-            return;
-        }
-        let isa = Isa::detect();
-        let base = Shared(out.as_mut_ptr());
-        let stride = self.outer;
-        match &self.panels {
-            Panels::F32(panels) => self.for_each_tile(rows, parallel, |row, count, panel| {
-                let output = base.output(row, panel, stride, scale, accumulate);
-                let weights = &panels[panel * self.inner * PANEL..(panel + 1) * self.inner * PANEL];
-                let input = &x[row * self.inner..(row + count) * self.inner];
-                // SAFETY: the slices above have the lengths that the tile reads; each (row, panel) pair is visited by
-                // one task only, so no two threads write the same element, and `out` outlives the loop.
-                unsafe { tile_f32(isa, input.as_ptr(), self.inner, count, weights.as_ptr(), self.inner, output) };
-            }),
+    pub(super) fn is_bf16(&self) -> bool {
+        match self.panels {
+            Panels::F32(_) => false,
             #[cfg(target_arch = "x86_64")]
-            Panels::Bf16(panels) => {
-                let pairs = self.inner.div_ceil(2);
-                let mut narrow = vec![0u32; rows * pairs];
-                narrow.par_chunks_mut(pairs * ROW_BLOCK).zip(x.par_chunks(self.inner * ROW_BLOCK)).for_each(
-                    |(to, from)| {
-                        to.chunks_mut(pairs)
-                            .zip(from.chunks(self.inner))
-                            .for_each(|(to, from)| to_bf16_pairs(from, to));
-                    },
-                );
-                self.for_each_tile(rows, parallel, |row, count, panel| {
-                    let output = base.output(row, panel, stride, scale, accumulate);
-                    let weights = &panels[panel * pairs * PANEL..(panel + 1) * pairs * PANEL];
-                    let input = &narrow[row * pairs..(row + count) * pairs];
-                    // SAFETY: as above; bf16 panels exist only where the instructions were detected.
-                    unsafe { super::tile::tile_bf16(input.as_ptr(), pairs, count, weights.as_ptr(), pairs, output) };
-                });
-            }
+            Panels::Bf16(_) => true,
         }
     }
+}
 
-    /// Calls `tile(first row, rows, panel)` for every tile once, in parallel.
-    fn for_each_tile(&self, rows: usize, parallel: bool, tile: impl Fn(usize, usize, usize) + Sync) {
-        let panels = self.outer.div_ceil(PANEL);
-        let blocks = rows.div_ceil(ROW_BLOCK);
-        // Small products are not worth a second thread: waking one costs some microseconds.
-        let work = rows * self.inner * self.outer;
-        let parallel = parallel && work >= 1 << 17;
-        let groups = if !parallel { 1 } else { (rayon::current_num_threads() * 4).div_ceil(blocks).min(panels) };
-        let task = |t: usize| {
-            let (block, group) = (t / groups, t % groups);
-            let (from, to) = (group * panels / groups, (group + 1) * panels / groups);
-            let last = rows.min((block + 1) * ROW_BLOCK);
-            for panel in from..to {
-                for row in (block * ROW_BLOCK..last).step_by(ROWS) {
-                    tile(row, ROWS.min(last - row), panel);
-                }
+/// Rows of activations, rounded to bf16 once for all products that take them.
+pub(super) struct Rows<'a> {
+    values: &'a [f32],
+    count: usize,
+    width: usize,
+    stride: usize,
+    narrow: OnceLock<Vec<u32>>,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `width` values, one behind the other.
+    pub(super) fn new(values: &'a [f32], width: usize) -> Self {
+        assert!(width > 0 && values.len().is_multiple_of(width), "{} values are not rows of {width}", values.len());
+        Self { values, count: values.len() / width, width, stride: width, narrow: OnceLock::new() }
+    }
+
+    /// The columns `from..from + width` of rows of `stride` values.
+    pub(super) fn columns(values: &'a [f32], stride: usize, from: usize, width: usize) -> Self {
+        assert!(stride > 0 && values.len().is_multiple_of(stride) && from + width <= stride);
+        let count = values.len() / stride;
+        Self { values: values.get(from..).unwrap_or(&[]), count, width, stride, narrow: OnceLock::new() }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn row(&self, row: usize) -> &'a [f32] {
+        &self.values[row * self.stride..row * self.stride + self.width]
+    }
+
+    /// All rows in bf16 pairs.
+    fn narrow(&self, parallel: bool) -> &[u32] {
+        self.narrow.get_or_init(|| {
+            let pairs = self.width.div_ceil(2);
+            let mut narrow = vec![0u32; self.count * pairs];
+            if parallel && narrow.len() > 1 << 16 {
+                let rows = narrow.par_chunks_mut(pairs).enumerate().with_min_len(ROWS);
+                rows.for_each(|(row, to)| to_bf16_pairs(self.row(row), to));
+            } else {
+                narrow.chunks_mut(pairs).enumerate().for_each(|(row, to)| to_bf16_pairs(self.row(row), to));
             }
-        };
-        if !parallel {
-            (0..blocks).for_each(task);
-        } else {
-            (0..blocks * groups).into_par_iter().for_each(task);
+            narrow
+        })
+    }
+}
+
+/// Some columns of a result: a sum of products that have its number of columns.
+pub(super) struct Part<'a> {
+    /// The first column.
+    pub(super) column: usize,
+    /// What is multiplied and added up; at least one.
+    pub(super) factors: &'a [(&'a Rows<'a>, &'a PackedMatrix)],
+}
+
+/// Terms of a sum at most: three layers that read the same rows, each with a delta.
+const MOST_FACTORS: usize = 6;
+
+fn collected<T: Copy>(
+    factors: &[(&Rows<'_>, &PackedMatrix)],
+    factor: impl Fn(&Rows<'_>, &PackedMatrix) -> Factor<T>,
+) -> [Factor<T>; MOST_FACTORS] {
+    let mut list = [Factor { x: std::ptr::null(), stride: 0, panel: std::ptr::null(), inner: 0 }; MOST_FACTORS];
+    list.iter_mut().zip(factors).for_each(|(to, (x, matrix))| *to = factor(x, matrix));
+    list
+}
+
+/// `out[:, part] (+)= Σ x · M` for every part; `out` holds rows of `stride` values. The order of summation does not
+/// depend on the number of rows.
+pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize, accumulate: bool, parallel: bool) {
+    let rows = out.len().checked_div(stride).unwrap_or(0);
+    assert_eq!(out.len(), rows * stride, "the result is not whole rows of {stride} values");
+    let mut work = 0;
+    for part in parts {
+        assert!((1..=MOST_FACTORS).contains(&part.factors.len()), "a sum has 1 to {MOST_FACTORS} terms");
+        for (x, matrix) in part.factors {
+            assert_eq!(x.width, matrix.inner, "rows do not fit the matrix");
+            assert_eq!(x.count, rows, "the factors have other rows than the result");
+            assert_eq!(matrix.outer, part.factors[0].1.outer, "the terms of a sum have equal columns");
+            work += rows * matrix.inner * matrix.outer;
         }
+        assert!(part.column + part.factors[0].1.outer <= stride, "the part does not fit into a row");
+    }
+    if rows == 0 {
+        return;
+    }
+    // Small products are not worth a second thread: waking one costs some microseconds.
+    let parallel = parallel && work >= 1 << 17;
+    let base = Shared(out.as_mut_ptr());
+    let mut panels = Vec::new();
+    for (index, part) in parts.iter().enumerate() {
+        let bf16 = part.factors[0].1.is_bf16();
+        assert!(part.factors.iter().all(|f| f.1.is_bf16() == bf16), "the terms of a sum have one precision");
+        if bf16 {
+            for (x, _) in part.factors {
+                x.narrow(parallel);
+            }
+        }
+        panels.extend((0..part.factors[0].1.outer.div_ceil(PANEL)).map(|panel| (index, panel)));
+    }
+    let isa = Isa::detect();
+    let tile = |(part, panel): (usize, usize), row: usize, count: usize, next: Option<(usize, usize)>| {
+        let Part { column, factors } = parts[part];
+        let output = Output {
+            // SAFETY: part, panel and row lie inside the result, whose length was checked.
+            at: unsafe { base.get().add(row * stride + column + panel * PANEL) },
+            stride,
+            columns: PANEL.min(factors[0].1.outer - panel * PANEL),
+            accumulate,
+        };
+        match &factors[0].1.panels {
+            Panels::F32(_) => {
+                let list = collected(factors, |x, matrix| Factor {
+                    x: x.values[row * x.stride..].as_ptr(),
+                    stride: x.stride,
+                    panel: matrix.panel_f32(panel).as_ptr(),
+                    inner: matrix.inner,
+                });
+                // SAFETY: rows and panels have the lengths that the tile reads (checked above); each (row, panel) pair
+                // is visited by one task only, so no two threads write the same element, and `out` outlives the loop.
+                unsafe { tile_f32(isa, &list[..factors.len()], count, output) };
+            }
+            #[cfg(target_arch = "x86_64")]
+            Panels::Bf16(_) => {
+                let list = collected(factors, |x, matrix| {
+                    let pairs = matrix.inner.div_ceil(2);
+                    Factor {
+                        x: x.narrow(false)[row * pairs..].as_ptr(),
+                        stride: pairs,
+                        panel: matrix.panel_bf16(panel).as_ptr(),
+                        inner: pairs,
+                    }
+                });
+                let next = next.map_or(std::ptr::null(), |(part, panel)| {
+                    parts[part].factors[0].1.panel_bf16(panel).as_ptr()
+                });
+                // SAFETY: as above; bf16 panels exist only where the instructions were detected.
+                unsafe { tile_bf16(&list[..factors.len()], count, output, next) };
+            }
+        }
+    };
+    let blocks = rows.div_ceil(ROW_BLOCK);
+    let groups = match parallel {
+        true => (rayon::current_num_threads() * 4).div_ceil(blocks).min(panels.len()),
+        false => 1,
+    };
+    let task = |t: usize| {
+        let (block, group) = (t / groups, t % groups);
+        let own = &panels[group * panels.len() / groups..(group + 1) * panels.len() / groups];
+        let (first, last) = (block * ROW_BLOCK, rows.min((block + 1) * ROW_BLOCK));
+        // Tiles of equal height: 64 rows are 6 tiles of 10 or 11, not 5 of 12 and a low one.
+        let tiles = (last - first).div_ceil(ROWS);
+        let edge = |n: usize| first + (last - first) * n / tiles;
+        for (index, panel) in own.iter().enumerate() {
+            for n in 0..tiles {
+                let next = own.get(index + 1).filter(|_| n == 0).copied();
+                tile(*panel, edge(n), edge(n + 1) - edge(n), next);
+            }
+        }
+    };
+    if !parallel {
+        (0..blocks).for_each(task);
+    } else {
+        (0..blocks * groups).into_par_iter().for_each(task);
+    }
+}
+
+/// `out[m][j] += Σ over rows left[r][m] · right[r][j]`: the gradient of a matrix. `left` and `right` have equally many
+/// rows; `out` has a row for each column of `left`. Always f32.
+pub(super) fn add_outer_product(left: &Rows<'_>, right: &Rows<'_>, out: &mut [f32]) {
+    assert_eq!(left.count, right.count, "both sides have the same rows");
+    assert_eq!(out.len(), left.width * right.width);
+    const ACROSS: usize = 8;
+    /// Rows whose strips stay in the cache while the columns of `left` pass by.
+    const DEEP: usize = 128;
+    let isa = Isa::detect();
+    let base = Shared(out.as_mut_ptr());
+    let strips = right.width.div_ceil(PANEL);
+    let strip = |strip: usize| {
+        let column = strip * PANEL;
+        for row in (0..left.count).step_by(DEEP) {
+            for m in (0..left.width).step_by(ACROSS) {
+                let output = Output {
+                    // SAFETY: m and column lie inside the result, whose length was checked.
+                    at: unsafe { base.get().add(m * right.width + column) },
+                    stride: right.width,
+                    columns: PANEL.min(right.width - column),
+                    accumulate: true,
+                };
+                let sides =
+                    (left.values[row * left.stride + m..].as_ptr(), right.values[row * right.stride + column..].as_ptr());
+                let (rows, many) = (DEEP.min(left.count - row), ACROSS.min(left.width - m));
+                // SAFETY: `rows` rows from `row` on, `many` columns of the left and `columns` of the right exist; each
+                // strip is visited by one task only.
+                unsafe { outer_product(isa, sides, (left.stride, right.stride), rows, many, output) };
+            }
+        }
+    };
+    if left.count * left.width * right.width < 1 << 17 {
+        (0..strips).for_each(strip);
+    } else {
+        (0..strips).into_par_iter().with_min_len(strips.div_ceil(rayon::current_num_threads() * 2)).for_each(strip);
     }
 }
 
@@ -202,11 +356,8 @@ struct Shared(*mut f32);
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    fn output(&self, row: usize, panel: usize, stride: usize, scale: f32, accumulate: bool) -> Output {
-        let columns = PANEL.min(stride - panel * PANEL);
-        // SAFETY: row and panel lie inside the output, whose length was checked.
-        let at = unsafe { self.0.add(row * stride + panel * PANEL) };
-        Output { at, stride, columns, scale, accumulate }
+    fn get(&self) -> *mut f32 {
+        self.0
     }
 }
 
@@ -242,10 +393,61 @@ mod tests {
                         "{rows}x{inner}x{outer} {precision:?}: {got} {want}"
                     );
                 }
-                let before = out.clone();
-                packed.multiply_add(&x, -1.0, &mut out);
+                let negative: Vec<f32> = x.iter().map(|v| -v).collect();
+                let negative = Rows::new(&negative, inner);
+                let part = Part { column: 0, factors: &[(&negative, &packed)] };
+                sum_of_products(&[part], &mut out, outer, true, false);
                 assert!(out.iter().all(|v| v.abs() < 1e-4), "adding the negative product gives zero");
-                assert!(before.iter().any(|v| *v != 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn parts_of_a_row_are_sums_of_products_of_columns() {
+        let (rows, stride) = (29, 150);
+        let (x, y) = (noise(rows * 50, 1), noise(rows * 7, 2));
+        let (a, b, c) = (noise(40 * 70, 3), noise(7 * 70, 4), noise(50 * 33, 5));
+        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Auto, 0.1)] {
+            let pack = |m: &[f32], inner, outer| {
+                PackedMatrix::pack(inner, outer, precision, |i, j| m[i * outer + j])
+            };
+            let (a_packed, b_packed, c_packed) = (pack(&a, 40, 70), pack(&b, 7, 70), pack(&c, 50, 33));
+            let (left, low, whole) = (Rows::columns(&x, 50, 10, 40), Rows::new(&y, 7), Rows::new(&x, 50));
+            let mut out = vec![1.0; rows * stride];
+            let sum = [(&left, &a_packed), (&low, &b_packed)];
+            let parts = [Part { column: 5, factors: &sum }, Part { column: 90, factors: &[(&whole, &c_packed)] }];
+            sum_of_products(&parts, &mut out, stride, true, true);
+            let cut: Vec<f32> = x.chunks(50).flat_map(|row| &row[10..]).copied().collect();
+            let first = naive(&cut, &a, rows, 40, 70);
+            let second = naive(&y, &b, rows, 7, 70);
+            let third = naive(&x, &c, rows, 50, 33);
+            for r in 0..rows {
+                for j in 0..stride {
+                    let want = 1.0
+                        + match j {
+                            5..75 => first[r * 70 + j - 5] + second[r * 70 + j - 5],
+                            90..123 => third[r * 33 + j - 90],
+                            _ => 0.0,
+                        };
+                    assert!((out[r * stride + j] - want).abs() < tolerance, "{precision:?} {r} {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_outer_product_sums_over_rows() {
+        for (rows, m, n) in [(1, 1, 1), (5, 3, 40), (300, 16, 70), (131, 19, 33)] {
+            let (left, right) = (noise(rows * m, 1), noise(rows * (n + 3), 2));
+            let mut out = vec![0.5; m * n];
+            add_outer_product(&Rows::new(&left, m), &Rows::columns(&right, n + 3, 2, n), &mut out);
+            for i in 0..m {
+                for j in 0..n {
+                    let want: f64 = (0..rows)
+                        .map(|r| f64::from(left[r * m + i]) * f64::from(right[r * (n + 3) + 2 + j]))
+                        .sum();
+                    assert!((f64::from(out[i * n + j]) - 0.5 - want).abs() < 1e-3, "{rows} {m} {n}");
+                }
             }
         }
     }

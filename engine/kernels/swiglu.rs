@@ -1,21 +1,9 @@
-//! The gated activation of the feed-forward block.
+//! The gated activation of the feed-forward block (SwiGLU, arXiv 2002.05202): `silu(gate) ∘ up`.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::exp::exp;
-use super::storage::{values, with_values};
 use super::tile::vectorised;
-
-/// `silu(gate) · up`, element by element (arXiv 2002.05202), for two tensors of equal shape.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
-}
-
-struct SwiGlu;
-
-/// Elements that one task takes.
-const BLOCK: usize = 1 << 14;
 
 #[inline(always)]
 fn forward_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
@@ -37,52 +25,52 @@ fn backward_body(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32], dup:
 
 vectorised! { fn backward(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32], dup: &mut [f32]) => backward_body }
 
-impl CustomOp2 for SwiGlu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
+/// Rows that one task takes at least.
+const ROWS: usize = 8;
 
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (values(s1, l1)?, values(s2, l2)?);
-        if gate.len() != up.len() {
-            candle_core::bail!("gate has shape {:?} and up has shape {:?}", l1.shape(), l2.shape());
-        }
-        let mut out = vec![0.0; gate.len()];
-        let blocks = out.par_chunks_mut(BLOCK).zip(gate.par_chunks(BLOCK)).zip(up.par_chunks(BLOCK));
-        blocks.for_each(|((out, gate), up)| forward(gate, up, out));
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
+/// From rows of `width` gates and `width` ups to rows of `width` values.
+pub fn swiglu(gate_up: &[f32], width: usize, out: &mut [f32]) {
+    out.par_chunks_exact_mut(width).zip(gate_up.par_chunks_exact(2 * width)).with_min_len(ROWS).for_each(
+        |(out, gate_up)| {
+            let (gate, up) = gate_up.split_at(width);
+            forward(gate, up, out);
+        },
+    );
+}
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let n = gate.elem_count();
-        let (mut dgate, mut dup) = (vec![0.0; n], vec![0.0; n]);
-        with_values(gate, |gate| {
-            with_values(up, |up| {
-                with_values(grad, |grad| {
-                    dgate
-                        .par_chunks_mut(BLOCK)
-                        .zip(dup.par_chunks_mut(BLOCK))
-                        .zip(gate.par_chunks(BLOCK).zip(up.par_chunks(BLOCK)).zip(grad.par_chunks(BLOCK)))
-                        .for_each(|((dgate, dup), ((gate, up), grad))| backward(gate, up, grad, dgate, dup));
-                })
-            })
-        })???;
-        let shape = gate.shape();
-        Ok((Some(Tensor::from_vec(dgate, shape, gate.device())?), Some(Tensor::from_vec(dup, shape, gate.device())?)))
-    }
+/// The gradient of gates and ups, given that of the result.
+pub fn swiglu_backward(gate_up: &[f32], width: usize, grad: &[f32], dgate_up: &mut [f32]) {
+    let rows = dgate_up.par_chunks_exact_mut(2 * width).zip(gate_up.par_chunks_exact(2 * width));
+    rows.zip(grad.par_chunks_exact(width)).with_min_len(ROWS).for_each(|((dgate_up, gate_up), grad)| {
+        let ((gate, up), (dgate, dup)) = (gate_up.split_at(width), dgate_up.split_at_mut(width));
+        backward(gate, up, grad, dgate, dup);
+    });
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Tensor;
+
     use super::*;
-    use crate::kernels::oracle::{check_gradients, tensor};
+    use crate::kernels::oracle::{check_gradients, distance, tensor};
 
     #[test]
     fn the_activation_equals_its_formula_and_has_gradients() {
-        let (gate, up) = ((tensor(&[4, 37], 1) * 4.0).unwrap(), tensor(&[4, 37], 2));
-        let want = (gate.silu().unwrap() * &up).unwrap();
-        let error = (swiglu(&gate, &up).unwrap() - want).unwrap().abs().unwrap().max_all().unwrap();
-        assert!(error.to_scalar::<f32>().unwrap() < 1e-6);
-        check_gradients(&[gate, up], |t| swiglu(&t[0], &t[1]).unwrap(), 3e-3);
+        let both = (tensor(&[4, 74], 1) * 4.0).unwrap();
+        let (gate, up) = (both.narrow(1, 0, 37).unwrap(), both.narrow(1, 37, 37).unwrap());
+        let want = (gate.silu().unwrap() * up).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let forward = |t: &[Tensor]| {
+            let mut out = vec![0.0; 4 * 37];
+            swiglu(&values(&t[0]), 37, &mut out);
+            out
+        };
+        assert!(distance(&forward(std::slice::from_ref(&both)), &want) < 1e-5);
+        let backward = |t: &[Tensor], grad: &[f32]| {
+            let mut dgate_up = vec![0.0; 4 * 74];
+            swiglu_backward(&values(&t[0]), 37, grad, &mut dgate_up);
+            vec![dgate_up]
+        };
+        check_gradients(&[both], forward, backward, 3e-3);
     }
 }

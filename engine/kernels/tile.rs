@@ -1,7 +1,8 @@
 //! The inner tiles of the packed matrix product: the only place with `unsafe` vector code.
 //!
-//! A tile multiplies up to [`ROWS`] rows of activations with one panel of [`PANEL`] columns and keeps all sums in
-//! registers. The order of summation along the inner dimension is the same for every number of rows.
+//! A tile multiplies up to [`ROWS`] rows of activations with one panel of [`PANEL`] columns, or with the panels of
+//! several matrices whose products are added up, and keeps all sums in registers. The order of summation is the same
+//! for every number of rows.
 
 /// Columns of a panel: two 512-bit registers of f32.
 pub(super) const PANEL: usize = 32;
@@ -63,94 +64,119 @@ pub(super) struct Output {
     pub(super) stride: usize,
     /// Columns to write, at most [`PANEL`].
     pub(super) columns: usize,
-    /// Factor of the product.
-    pub(super) scale: f32,
     /// Whether to add to what is there.
     pub(super) accumulate: bool,
 }
 
-/// `output[r][j] (+)= scale * sum_i x[r][i] * panel[i][j]` for `rows` rows.
+/// One product of a sum: rows of activations, `stride` elements apart, times a panel of `inner * PANEL` elements. An
+/// element is an f32, or a bf16 pair along the inner dimension (low half first).
+#[derive(Clone, Copy)]
+pub(super) struct Factor<T> {
+    pub(super) x: *const T,
+    pub(super) stride: usize,
+    pub(super) panel: *const T,
+    pub(super) inner: usize,
+}
+
+/// Calls `$body::<M>` with M = `$rows`, so that every accumulator has a register.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($rows:expr, $body:ident($($arg:expr),*)) => {
+        match $rows {
+            1 => $body::<1>($($arg),*),
+            2 => $body::<2>($($arg),*),
+            3 => $body::<3>($($arg),*),
+            4 => $body::<4>($($arg),*),
+            5 => $body::<5>($($arg),*),
+            6 => $body::<6>($($arg),*),
+            7 => $body::<7>($($arg),*),
+            8 => $body::<8>($($arg),*),
+            9 => $body::<9>($($arg),*),
+            10 => $body::<10>($($arg),*),
+            11 => $body::<11>($($arg),*),
+            _ => $body::<12>($($arg),*),
+        }
+    };
+}
+
+/// `output[r][j] (+)= sum over factors and i of x[r][i] * panel[i][j]` for `rows` rows.
 ///
 /// # Safety
-/// `x` holds `rows` rows of `inner` values, `stride` apart; `panel` holds `inner * PANEL` values; `output` may be
-/// written for `rows` rows of `output.columns` values and no other thread touches those.
-pub(super) unsafe fn tile_f32(
-    isa: Isa,
-    x: *const f32,
-    stride: usize,
-    rows: usize,
-    panel: *const f32,
-    inner: usize,
-    output: Output,
-) {
-    macro_rules! by_rows {
-        ($body:ident) => {
-            match rows {
-                1 => $body::<1>(x, stride, panel, inner, output),
-                2 => $body::<2>(x, stride, panel, inner, output),
-                3 => $body::<3>(x, stride, panel, inner, output),
-                4 => $body::<4>(x, stride, panel, inner, output),
-                5 => $body::<5>(x, stride, panel, inner, output),
-                6 => $body::<6>(x, stride, panel, inner, output),
-                7 => $body::<7>(x, stride, panel, inner, output),
-                8 => $body::<8>(x, stride, panel, inner, output),
-                9 => $body::<9>(x, stride, panel, inner, output),
-                10 => $body::<10>(x, stride, panel, inner, output),
-                11 => $body::<11>(x, stride, panel, inner, output),
-                _ => $body::<12>(x, stride, panel, inner, output),
-            }
-        };
-    }
+/// Every factor's `x` holds `rows` rows of `inner` values, `stride` apart; its `panel` holds `inner * PANEL` values;
+/// `output` may be written for `rows` rows of `output.columns` values and no other thread touches those.
+pub(super) unsafe fn tile_f32(isa: Isa, factors: &[Factor<f32>], rows: usize, output: Output) {
     // SAFETY: the caller's contract is passed on; each variant runs only where its instructions were detected.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => by_rows!(f32_avx512),
+            Isa::Avx512Bf16 | Isa::Avx512 => by_rows!(rows, f32_avx512(factors, output)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
                 for r in 0..rows {
-                    let row = Output { at: output.at.add(r * output.stride), ..output };
-                    f32_avx2(x.add(r * stride), panel, inner, row);
+                    f32_avx2(factors, r, Output { at: output.at.add(r * output.stride), ..output });
                 }
             }
             Isa::Portable => {
                 for r in 0..rows {
-                    let row = Output { at: output.at.add(r * output.stride), ..output };
-                    f32_row::<false>(x.add(r * stride), panel, inner, row);
+                    f32_row::<false>(factors, r, Output { at: output.at.add(r * output.stride), ..output });
                 }
             }
         }
     }
 }
 
-/// As [`tile_f32`] with `x` and `panel` in bf16 pairs along the inner dimension (`pairs` of them, low half first).
+/// As [`tile_f32`] in bf16 pairs. The lines of `next`, the panel that comes after (as long as the first factor's, or
+/// null), are called into the cache on the way.
 ///
 /// # Safety
-/// As [`tile_f32`], counted in pairs; AVX-512 with bf16 was detected.
+/// As [`tile_f32`], counted in pairs; AVX-512 with bf16 was detected. `next` may be any address.
 #[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn tile_bf16(
-    x: *const u32,
-    stride: usize,
+pub(super) unsafe fn tile_bf16(factors: &[Factor<u32>], rows: usize, output: Output, next: *const u32) {
+    // SAFETY: the caller's contract is passed on.
+    unsafe { by_rows!(rows, bf16_avx512(factors, output, next)) }
+}
+
+/// `out[m][j] += sum over rows r of left[r][m] * right[r][j]`: `many` (at most 8) rows of the result, `columns` (at
+/// most [`PANEL`]) columns.
+///
+/// # Safety
+/// `left` holds `rows` rows of `many` values, `strides.0` apart; `right` holds `rows` rows of `columns` values,
+/// `strides.1` apart; `output` may be written for `many` rows, and no other thread touches those.
+pub(super) unsafe fn outer_product(
+    isa: Isa,
+    (left, right): (*const f32, *const f32),
+    strides: (usize, usize),
     rows: usize,
-    panel: *const u32,
-    pairs: usize,
+    many: usize,
     output: Output,
 ) {
-    // SAFETY: the caller's contract is passed on.
-    unsafe {
-        match rows {
-            1 => bf16_avx512::<1>(x, stride, panel, pairs, output),
-            2 => bf16_avx512::<2>(x, stride, panel, pairs, output),
-            3 => bf16_avx512::<3>(x, stride, panel, pairs, output),
-            4 => bf16_avx512::<4>(x, stride, panel, pairs, output),
-            5 => bf16_avx512::<5>(x, stride, panel, pairs, output),
-            6 => bf16_avx512::<6>(x, stride, panel, pairs, output),
-            7 => bf16_avx512::<7>(x, stride, panel, pairs, output),
-            8 => bf16_avx512::<8>(x, stride, panel, pairs, output),
-            9 => bf16_avx512::<9>(x, stride, panel, pairs, output),
-            10 => bf16_avx512::<10>(x, stride, panel, pairs, output),
-            11 => bf16_avx512::<11>(x, stride, panel, pairs, output),
-            _ => bf16_avx512::<12>(x, stride, panel, pairs, output),
+    #[cfg(target_arch = "x86_64")]
+    if matches!(isa, Isa::Avx512Bf16 | Isa::Avx512) {
+        // SAFETY: the caller's contract is passed on, the instructions were detected.
+        unsafe {
+            match many {
+                1 => outer_avx512::<1>(left, right, strides, rows, output),
+                2 => outer_avx512::<2>(left, right, strides, rows, output),
+                3 => outer_avx512::<3>(left, right, strides, rows, output),
+                4 => outer_avx512::<4>(left, right, strides, rows, output),
+                5 => outer_avx512::<5>(left, right, strides, rows, output),
+                6 => outer_avx512::<6>(left, right, strides, rows, output),
+                7 => outer_avx512::<7>(left, right, strides, rows, output),
+                _ => outer_avx512::<8>(left, right, strides, rows, output),
+            }
+        }
+        return;
+    }
+    let _ = isa;
+    for r in 0..rows {
+        for m in 0..many {
+            // SAFETY: inside the bounds that the caller promised.
+            let (value, row, out) = unsafe {
+                let row = std::slice::from_raw_parts(right.add(r * strides.1), output.columns);
+                let out = std::slice::from_raw_parts_mut(output.at.add(m * output.stride), output.columns);
+                (*left.add(r * strides.0 + m), row, out)
+            };
+            super::exp::add_scaled(out, row, value);
         }
     }
 }
@@ -175,31 +201,36 @@ pub(super) fn to_bf16_pairs(row: &[f32], pairs: &mut [u32]) {
     }
 }
 
-/// One row of the product in plain Rust; the compiler vectorises it for the features of the caller.
+/// One row of the sum in plain Rust; the compiler vectorises it for the features of the caller.
 #[inline(always)]
-unsafe fn f32_row<const FMA: bool>(x: *const f32, panel: *const f32, inner: usize, output: Output) {
+unsafe fn f32_row<const FMA: bool>(factors: &[Factor<f32>], row: usize, output: Output) {
     let mut sums = [0f32; PANEL];
-    for i in 0..inner {
-        // SAFETY: inside the bounds that the caller promised.
-        let (value, line) = unsafe { (*x.add(i), &*panel.add(i * PANEL).cast::<[f32; PANEL]>()) };
-        for (sum, weight) in sums.iter_mut().zip(line) {
-            *sum = if FMA { value.mul_add(*weight, *sum) } else { *sum + value * weight };
+    for factor in factors {
+        for i in 0..factor.inner {
+            // SAFETY: inside the bounds that the caller promised.
+            let (value, line) = unsafe {
+                let line = &*factor.panel.add(i * PANEL).cast::<[f32; PANEL]>();
+                (*factor.x.add(row * factor.stride + i), line)
+            };
+            for (sum, weight) in sums.iter_mut().zip(line) {
+                *sum = if FMA { value.mul_add(*weight, *sum) } else { *sum + value * weight };
+            }
         }
     }
     for (j, sum) in sums.iter().enumerate().take(output.columns) {
         // SAFETY: `columns` values of this row may be written.
         unsafe {
             let at = output.at.add(j);
-            *at = sum * output.scale + if output.accumulate { *at } else { 0.0 };
+            *at = sum + if output.accumulate { *at } else { 0.0 };
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn f32_avx2(x: *const f32, panel: *const f32, inner: usize, output: Output) {
+unsafe fn f32_avx2(factors: &[Factor<f32>], row: usize, output: Output) {
     // SAFETY: the caller's contract.
-    unsafe { f32_row::<true>(x, panel, inner, output) }
+    unsafe { f32_row::<true>(factors, row, output) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -207,17 +238,19 @@ use std::arch::x86_64::*;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn f32_avx512<const M: usize>(x: *const f32, stride: usize, panel: *const f32, inner: usize, output: Output) {
+unsafe fn f32_avx512<const M: usize>(factors: &[Factor<f32>], output: Output) {
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    for i in 0..inner {
-        // SAFETY: `i < inner`, `r < M` rows, as the caller promised.
-        unsafe {
-            let left = _mm512_loadu_ps(panel.add(i * PANEL));
-            let right = _mm512_loadu_ps(panel.add(i * PANEL + 16));
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let value = _mm512_set1_ps(*x.add(r * stride + i));
-                sum[0] = _mm512_fmadd_ps(value, left, sum[0]);
-                sum[1] = _mm512_fmadd_ps(value, right, sum[1]);
+    for &Factor { x, stride, panel, inner } in factors {
+        for i in 0..inner {
+            // SAFETY: `i < inner`, `r < M` rows, as the caller promised.
+            unsafe {
+                let left = _mm512_loadu_ps(panel.add(i * PANEL));
+                let right = _mm512_loadu_ps(panel.add(i * PANEL + 16));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let value = _mm512_set1_ps(*x.add(r * stride + i));
+                    sum[0] = _mm512_fmadd_ps(value, left, sum[0]);
+                    sum[1] = _mm512_fmadd_ps(value, right, sum[1]);
+                }
             }
         }
     }
@@ -227,17 +260,56 @@ unsafe fn f32_avx512<const M: usize>(x: *const f32, stride: usize, panel: *const
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn bf16_avx512<const M: usize>(x: *const u32, stride: usize, panel: *const u32, pairs: usize, output: Output) {
+unsafe fn bf16_avx512<const M: usize>(factors: &[Factor<u32>], output: Output, next: *const u32) {
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    for p in 0..pairs {
-        // SAFETY: `p < pairs`, `r < M` rows, as the caller promised; the casts reinterpret 512 bits as 32 bf16.
+    let mut next = next;
+    for &Factor { x, stride, panel, inner } in factors {
+        for p in 0..inner {
+            if !next.is_null() {
+                // Two lines a pair row, as many as this loop reads; a prefetch never faults.
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL).cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL + 16).cast());
+            }
+            // SAFETY: `p < inner`, `r < M` rows, as the caller promised; the casts reinterpret 512 bits as 32 bf16.
+            unsafe {
+                let left: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL).cast()));
+                let right: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL + 16).cast()));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let value: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(r * stride + p) as i32));
+                    sum[0] = _mm512_dpbf16_ps(sum[0], value, left);
+                    sum[1] = _mm512_dpbf16_ps(sum[1], value, right);
+                }
+            }
+        }
+        next = std::ptr::null();
+    }
+    // SAFETY: as above.
+    unsafe { store_avx512(&sums, output) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn outer_avx512<const M: usize>(
+    left: *const f32,
+    right: *const f32,
+    strides: (usize, usize),
+    rows: usize,
+    output: Output,
+) {
+    let masks = output.masks();
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    for r in 0..rows {
+        // SAFETY: the masks keep reads of `right` inside its `columns` values; `left` has M values a row.
         unsafe {
-            let left: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL).cast()));
-            let right: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL + 16).cast()));
-            for (r, sum) in sums.iter_mut().enumerate() {
-                let value: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(r * stride + p) as i32));
-                sum[0] = _mm512_dpbf16_ps(sum[0], value, left);
-                sum[1] = _mm512_dpbf16_ps(sum[1], value, right);
+            let row = right.add(r * strides.1);
+            let values = [
+                _mm512_maskz_loadu_ps(masks[0], row),
+                _mm512_maskz_loadu_ps(masks[1], row.wrapping_add(16)),
+            ];
+            for (m, sum) in sums.iter_mut().enumerate() {
+                let value = _mm512_set1_ps(*left.add(r * strides.0 + m));
+                sum[0] = _mm512_fmadd_ps(value, values[0], sum[0]);
+                sum[1] = _mm512_fmadd_ps(value, values[1], sum[1]);
             }
         }
     }
@@ -249,21 +321,27 @@ unsafe fn bf16_avx512<const M: usize>(x: *const u32, stride: usize, panel: *cons
 #[target_feature(enable = "avx512f")]
 #[inline]
 unsafe fn store_avx512<const M: usize>(sums: &[[__m512; 2]; M], output: Output) {
-    let scale = _mm512_set1_ps(output.scale);
-    let masks: [__mmask16; 2] = [mask(output.columns.min(16)), mask(output.columns.saturating_sub(16).min(16))];
     for (r, sum) in sums.iter().enumerate() {
-        for (half, mask) in masks.into_iter().enumerate() {
+        for (half, mask) in output.masks().into_iter().enumerate() {
             // SAFETY: the mask keeps reads and writes inside the `columns` values of this row.
             unsafe {
                 // Wrapping: the second half of a narrow panel begins beyond the row, where its empty mask touches nothing.
                 let at = output.at.wrapping_add(r * output.stride + half * 16);
-                let mut value = _mm512_mul_ps(sum[half], scale);
-                if output.accumulate {
-                    value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, at));
-                }
+                let value = match output.accumulate {
+                    true => _mm512_add_ps(sum[half], _mm512_maskz_loadu_ps(mask, at)),
+                    false => sum[half],
+                };
                 _mm512_mask_storeu_ps(at, mask, value);
             }
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Output {
+    /// Which lanes of the panel's two registers are written.
+    fn masks(&self) -> [__mmask16; 2] {
+        [mask(self.columns.min(16)), mask(self.columns.saturating_sub(16).min(16))]
     }
 }
 

@@ -125,7 +125,6 @@ pub struct Adapter {
     pairs: Vec<Pair>,
     layers: usize,
     deltas: Vec<[Option<LoraDelta>; Projection::COUNT]>,
-    detached: Vec<[Option<LoraDelta>; Projection::COUNT]>,
 }
 
 const NONE: [Option<LoraDelta>; Projection::COUNT] = [const { None }; Projection::COUNT];
@@ -149,21 +148,20 @@ impl Adapter {
     }
 
     fn assemble(config: LoraConfig, pairs: Vec<Pair>, layers: usize) -> Result<Self> {
-        let mut adapter = Self { config, pairs, layers, deltas: Vec::new(), detached: Vec::new() };
+        let mut adapter = Self { config, pairs, layers, deltas: Vec::new() };
         adapter.refresh()?;
         Ok(adapter)
     }
 
-    /// Packs the deltas anew; needed after the variables changed.
+    /// Makes the deltas anew; needed after the variables changed.
     pub fn refresh(&mut self) -> Result<()> {
         let scale = self.config.lora_alpha / self.config.r as f32;
-        let (mut deltas, mut detached) = (vec![NONE; self.layers], vec![NONE; self.layers]);
+        let mut deltas = vec![NONE; self.layers];
         for pair in &self.pairs {
             let delta = LoraDelta::new(pair.a.as_tensor(), pair.b.as_tensor(), scale)?;
-            detached[pair.layer][pair.projection as usize] = Some(delta.detached());
             deltas[pair.layer][pair.projection as usize] = Some(delta);
         }
-        (self.deltas, self.detached) = (deltas, detached);
+        self.deltas = deltas;
         Ok(())
     }
 
@@ -172,14 +170,21 @@ impl Adapter {
         &self.config
     }
 
-    /// The deltas as part of a graph: gradients reach the variables.
-    pub fn trainable(&self) -> &super::Deltas {
+    /// The deltas as the decoder takes them.
+    pub fn deltas(&self) -> &super::Deltas {
         &self.deltas
     }
 
-    /// The deltas without a graph: for generation.
-    pub fn frozen(&self) -> &super::Deltas {
-        &self.detached
+    /// The gradients of the variables in the order of [`parameters`](Self::parameters).
+    pub fn flatten(&self, gradients: &super::Gradients) -> Vec<Vec<f32>> {
+        let of_pair = |pair: &Pair| {
+            let gradient = gradients.get(pair.layer).and_then(|layer| layer[pair.projection as usize].as_ref());
+            match gradient {
+                Some(gradient) => [gradient.a.clone(), gradient.b()],
+                None => [vec![0.0; pair.a.elem_count()], vec![0.0; pair.b.elem_count()]],
+            }
+        };
+        self.pairs.iter().flat_map(of_pair).collect()
     }
 
     /// The variables under PEFT's names, in a fixed order.

@@ -1,24 +1,30 @@
 //! One decoder for the Llama family and Qwen 2, 2.5 and 3.
 //!
-//! The layers exist once; what differs between training and generation is how they attend. [`Decoder::forward_tree`]
-//! is differentiable and takes a packed tree of sequences; [`Decoder::forward_cached`] continues cached sequences.
-//! Both read the same packed weights, so that sampler and trainer compute the same numbers.
+//! [`Decoder::forward`] continues sequences by new tokens; where a [`Recording`] is given, what the way back needs is
+//! kept in it. [`Decoder::backward`] goes that way. Sampler and trainer read the same packed weights in the same pass,
+//! so what was sampled can be learned from without computing it again.
 
-use std::sync::Arc;
+mod backward;
+mod recording;
 
-use candle_core::{Device, Tensor};
+pub use backward::Predictions;
+pub use recording::Recording;
 
 use super::adapter::Projection;
 use super::config::ModelConfig;
 use super::source::ModelSource;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Continuation, FrozenLinear, HeadOptions, LoraDelta, PackedTree, Precision, RmsNorm, RopeTable, attend_cached,
-    attend_tree, log_probabilities, swiglu,
+    Cache, Continuation, FrozenLinear, Heads, LoraDelta, LoraGradient, Placed, Precision, RmsNorm, RopeTable,
+    TokenStatistics, apply, attend, log_probabilities, swiglu,
 };
+use recording::LayerRecord;
 
 /// The low-rank deltas of every layer, by [`Projection`]. Empty: the base model alone.
 pub type Deltas = [[Option<LoraDelta>; Projection::COUNT]];
+
+/// The gradients of [`Deltas`], in the same places.
+pub type Gradients = [[Option<LoraGradient>; Projection::COUNT]];
 
 /// A decoder with frozen, packed base weights.
 #[derive(Debug)]
@@ -30,6 +36,7 @@ pub struct Decoder {
     norm: RmsNorm,
     head: FrozenLinear,
     rope: RopeTable,
+    heads: Heads,
 }
 
 #[derive(Debug)]
@@ -75,7 +82,9 @@ impl Decoder {
         let embedding = table.flatten_all()?.to_vec1::<f32>()?;
         let norm = norm("model.norm.weight")?;
         let rope = RopeTable::new(config.rope_frequencies());
-        Ok(Self { config, embedding, layers, norm, head, rope })
+        let heads =
+            Heads { queries: config.num_attention_heads, keys: config.num_key_value_heads, dim: config.head_dim };
+        Ok(Self { config, embedding, layers, norm, head, rope, heads })
     }
 
     /// The model's shapes.
@@ -83,60 +92,21 @@ impl Decoder {
         &self.config
     }
 
-    /// Hidden states after the last norm (rows, hidden) of a packed tree of tokens. Differentiable in the deltas that
-    /// are variables.
-    pub fn forward_tree(&self, tokens: &[u32], tree: &Arc<PackedTree>, deltas: &Deltas) -> Result<Tensor> {
-        if tokens.len() != tree.rows() {
-            return Err(Error::argument(
-                "tokens",
-                format!("{} tokens for a tree of {} rows", tokens.len(), tree.rows()),
-                "give one token a row",
-            ));
-        }
-        self.run(tokens, &tree.positions(), deltas, |_, q, k, v| {
-            Ok(attend_tree(&q, &k, &v, self.config.head_dim, tree)?)
-        })
-    }
-
-    /// Hidden states after the last norm of new tokens, `rows[i]` of them continuing `sequences[i]`.
-    pub fn forward_cached(
+    /// Hidden states after the last norm (rows, hidden) of new tokens, `rows[i]` of them continuing `sequences[i]`.
+    /// Where a recording is given, it takes up these rows behind those that it has.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, a position outside the context, a recording without room.
+    pub fn forward(
         &self,
         tokens: &[u32],
         sequences: &mut [Continuation],
         rows: &[usize],
         deltas: &Deltas,
-    ) -> Result<Tensor> {
+        mut recording: Option<&mut Recording>,
+    ) -> Result<Vec<f32>> {
         let positions: Vec<usize> =
             sequences.iter().zip(rows).flat_map(|(s, rows)| s.position()..s.position() + rows).collect();
-        let hidden = self.run(tokens, &positions, deltas, |layer, q, k, v| {
-            Ok(attend_cached(layer, (&q, &k, &v), self.config.head_dim, sequences, rows)?)
-        })?;
-        sequences.iter_mut().zip(rows).for_each(|(s, rows)| s.advance(*rows));
-        Ok(hidden)
-    }
-
-    /// All logits (rows, vocabulary) of hidden states: for sampling a few rows.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.head.apply(hidden, None)?)
-    }
-
-    /// Log-probabilities and entropies (rows, 2) of `tokens` given the hidden states before them.
-    pub fn log_probabilities(&self, hidden: &Tensor, tokens: &[u32], options: HeadOptions) -> Result<Tensor> {
-        Ok(log_probabilities(&self.head, hidden, tokens, options)?)
-    }
-
-    /// An empty continuation of cached stretches, the root first.
-    pub fn continuation(&self, caches: Vec<Arc<crate::kernels::Cache>>) -> Continuation {
-        Continuation::new(caches, self.layers.len())
-    }
-
-    fn run(
-        &self,
-        tokens: &[u32],
-        positions: &[usize],
-        deltas: &Deltas,
-        mut attend: impl FnMut(usize, Tensor, Tensor, Tensor) -> Result<Tensor>,
-    ) -> Result<Tensor> {
         let limit = self.config.max_position_embeddings;
         if let Some(last) = positions.iter().max().filter(|p| **p >= limit) {
             return Err(Error::argument(
@@ -145,43 +115,155 @@ impl Decoder {
                 "shorten the prompt or lower max_completion_length",
             ));
         }
-        let angles = self.rope.angles(positions);
         let mut x = self.embed(tokens)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let delta = |p: Projection| deltas.get(index).and_then(|d| d[p as usize].as_ref());
-            let linear = |p: Projection, x: &Tensor| layer.linear[p as usize].apply(x, delta(p));
-            let h = layer.attention_norm.apply(&x)?;
-            let (mut q, mut k) = (linear(Projection::Query, &h)?, linear(Projection::Key, &h)?);
-            let v = linear(Projection::Value, &h)?;
-            if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
-                (q, k) = (query_norm.apply(&q)?, key_norm.apply(&k)?);
+        let mut pass = Pass::new(self, tokens.len(), &positions);
+        let mut scratch = match &mut recording {
+            Some(recording) => {
+                recording.begin(&positions)?;
+                None
             }
-            let (q, k) = (self.rope.apply(&q, &angles)?, self.rope.apply(&k, &angles)?);
-            x = (x + linear(Projection::Output, &attend(index, q, k, v)?)?)?;
-            let h = layer.mlp_norm.apply(&x)?;
-            let h = swiglu(&linear(Projection::Gate, &h)?, &linear(Projection::Up, &h)?)?;
-            x = (x + linear(Projection::Down, &h)?)?;
+            None => Some(LayerRecord::new(self, tokens.len())),
+        };
+        for (index, layer) in self.layers.iter().enumerate() {
+            let record = match (&mut recording, &mut scratch) {
+                (Some(recording), _) => recording.layer(index),
+                (None, Some(scratch)) => scratch.rows_mut(tokens.len(), 0, tokens.len()),
+                (None, None) => continue,
+            };
+            pass.layer(index, layer, deltas.get(index), &mut x, record, sequences, rows);
         }
-        Ok(self.norm.apply(&x)?)
+        if let Some(recording) = &mut recording {
+            recording.end(&x);
+        }
+        sequences.iter_mut().zip(rows).for_each(|(s, rows)| s.advance(*rows));
+        self.norm.apply(&x, &mut pass.h);
+        Ok(pass.h)
     }
 
-    fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+    /// All logits (rows, vocabulary) of hidden states: for sampling.
+    pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
+        let mut logits = vec![0.0; hidden.len() / self.config.hidden_size * self.head.output()];
+        let head = [Placed { layer: &self.head, delta: None, column: 0 }];
+        apply(&head, hidden, &mut logits, self.head.output(), false);
+        logits
+    }
+
+    /// Log-probability and entropy of each of `tokens` given the hidden state before it.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn log_probabilities(&self, hidden: &[f32], tokens: &[u32], temperature: f32) -> Result<Vec<TokenStatistics>> {
+        tokens.iter().try_for_each(|token| self.check(*token))?;
+        Ok(log_probabilities(&self.head, hidden, tokens, temperature))
+    }
+
+    /// An empty continuation of cached stretches, the root first.
+    pub fn continuation(&self, caches: Vec<std::sync::Arc<Cache>>) -> Continuation {
+        Continuation::new(caches, self.layers.len())
+    }
+
+    /// The heads of its attention.
+    pub fn heads(&self) -> Heads {
+        self.heads
+    }
+
+    fn check(&self, token: u32) -> Result<()> {
+        if (token as usize) < self.config.vocab_size {
+            return Ok(());
+        }
+        Err(Error::argument(
+            "tokens",
+            format!("token {token} lies outside the vocabulary of {}", self.config.vocab_size),
+            "use the tokenizer that belongs to this model",
+        ))
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         let width = self.config.hidden_size;
         let mut rows = Vec::with_capacity(tokens.len() * width);
         for token in tokens {
-            let at = *token as usize * width;
-            match self.embedding.get(at..at + width) {
-                Some(row) => rows.extend_from_slice(row),
-                None => {
-                    return Err(Error::argument(
-                        "tokens",
-                        format!("token {token} lies outside the vocabulary of {}", self.config.vocab_size),
-                        "use the tokenizer that belongs to this model",
-                    ));
-                }
-            }
+            self.check(*token)?;
+            rows.extend_from_slice(self.embedding.get(*token as usize * width..).and_then(|t| t.get(..width)).unwrap_or(&[]));
         }
-        Ok(Tensor::from_vec(rows, (tokens.len(), width), &Device::Cpu)?)
+        Ok(rows)
+    }
+}
+
+impl Layer {
+    /// Projections that read the same rows, each writing its columns behind those of the one before.
+    fn placed<'a>(
+        &'a self,
+        projections: &[Projection],
+        deltas: Option<&'a [Option<LoraDelta>; Projection::COUNT]>,
+    ) -> Vec<Placed<'a>> {
+        let mut column = 0;
+        let place = |p: &Projection| {
+            let layer = &self.linear[*p as usize];
+            let placed = Placed { layer, delta: deltas.and_then(|d| d[*p as usize].as_ref()), column };
+            column += layer.output();
+            placed
+        };
+        projections.iter().map(place).collect()
+    }
+}
+
+const QKV: [Projection; 3] = [Projection::Query, Projection::Key, Projection::Value];
+const GATE_UP: [Projection; 2] = [Projection::Gate, Projection::Up];
+
+/// Buffers and angles of one pass over some rows.
+struct Pass<'a> {
+    decoder: &'a Decoder,
+    angles: crate::kernels::Angles,
+    /// (rows, hidden): what a block's layers read.
+    h: Vec<f32>,
+    /// (rows, intermediate): what the last layer of a block reads.
+    activated: Vec<f32>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(decoder: &'a Decoder, rows: usize, positions: &[usize]) -> Self {
+        let ModelConfig { hidden_size, intermediate_size, .. } = decoder.config;
+        Self {
+            decoder,
+            angles: decoder.rope.angles(positions),
+            h: vec![0.0; rows * hidden_size],
+            activated: vec![0.0; rows * intermediate_size],
+        }
+    }
+
+    /// One block: `x` is its input and becomes its output.
+    #[allow(clippy::too_many_arguments, reason = "one block of a pass: weights, rows, and what they continue")]
+    fn layer(
+        &mut self,
+        index: usize,
+        layer: &Layer,
+        deltas: Option<&[Option<LoraDelta>; Projection::COUNT]>,
+        x: &mut [f32],
+        record: LayerRecord<&mut [f32]>,
+        sequences: &mut [Continuation],
+        rows: &[usize],
+    ) {
+        let Decoder { heads, rope, config, .. } = self.decoder;
+        let (heads, hidden, wide) = (*heads, config.hidden_size, config.intermediate_size);
+        record.input.copy_from_slice(x);
+        layer.attention_norm.apply(x, &mut self.h);
+        apply(&layer.placed(&QKV, deltas), &self.h, record.qkv, heads.width(), false);
+        let (q, k) = (heads.queries * heads.dim, heads.keys * heads.dim);
+        if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
+            for (raw, row) in record.raw.chunks_exact_mut(q + k).zip(record.qkv.chunks_exact(heads.width())) {
+                raw.copy_from_slice(&row[..q + k]);
+            }
+            query_norm.apply_columns(record.qkv, heads.width(), 0..q);
+            key_norm.apply_columns(record.qkv, heads.width(), q..q + k);
+        }
+        rope.rotate(record.qkv, heads.width(), q + k, &self.angles);
+        attend(index, record.qkv, heads, sequences, rows, record.attended, record.log_sums);
+        apply(&layer.placed(&[Projection::Output], deltas), record.attended, x, hidden, true);
+        record.middle.copy_from_slice(x);
+        layer.mlp_norm.apply(x, &mut self.h);
+        apply(&layer.placed(&GATE_UP, deltas), &self.h, record.gate_up, 2 * wide, false);
+        swiglu(record.gate_up, wide, &mut self.activated);
+        apply(&layer.placed(&[Projection::Down], deltas), &self.activated, x, hidden, true);
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::decoder::{Decoder, Deltas};
+use super::decoder::{Decoder, Deltas, Recording};
 use super::sampling::{Sampler, SamplingConfig};
+use super::tape::Tape;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::kernels::{Cache, Continuation};
@@ -56,6 +57,8 @@ pub struct Completion {
     pub tokens: Vec<u32>,
     /// Each token's log-probability at the sampling temperature.
     pub log_probabilities: Vec<f32>,
+    /// The entropy of each token's distribution, in nats.
+    pub entropies: Vec<f32>,
     /// The text before the stop string.
     pub text: String,
     /// Why it ended.
@@ -85,6 +88,11 @@ struct Active {
     sampler: Sampler,
     tokens: Vec<u32>,
     log_probabilities: Vec<f32>,
+    entropies: Vec<f32>,
+    /// Where its fed tokens were recorded.
+    rows: Vec<usize>,
+    /// What it has become, once it has ended.
+    ended: Option<(String, Finish)>,
 }
 
 /// Computes a prefix once for all prompts that continue it. Valid for these deltas alone.
@@ -93,9 +101,9 @@ pub fn prefix(decoder: &Decoder, tokens: &[u32], deltas: &Deltas) -> Result<Pref
         return Ok(Prefix::NONE);
     }
     let mut sequence = [decoder.continuation(Vec::new())];
-    decoder.forward_cached(tokens, &mut sequence, &[tokens.len()], deltas)?;
+    decoder.forward(tokens, &mut sequence, &[tokens.len()], deltas, None)?;
     let [sequence] = sequence;
-    let cache = sequence.into_cache(decoder.config().head_dim);
+    let cache = sequence.into_cache(decoder.heads());
     Ok(Prefix { tokens: tokens.to_vec(), cache: Some(Arc::new(cache)) })
 }
 
@@ -103,6 +111,9 @@ pub fn prefix(decoder: &Decoder, tokens: &[u32], deltas: &Deltas) -> Result<Pref
 const PREFILL: usize = 2048;
 
 /// Generates `options.completions` completions of every prompt; the result has one list a prompt, in order.
+///
+/// # Errors
+/// Settings without meaning, an empty prompt, or one that is too long with what may follow it.
 pub fn generate(
     decoder: &Decoder,
     tokenizer: &Tokenizer,
@@ -111,161 +122,210 @@ pub fn generate(
     deltas: &Deltas,
     options: &GenerateOptions,
 ) -> Result<Vec<Vec<Completion>>> {
-    options.sampling.validate()?;
-    check_lengths(decoder, prefix, prompts, options)?;
-    let mut results: Vec<Vec<Option<Completion>>> = vec![vec![None; options.completions]; prompts.len()];
-    let mut active = Vec::new();
-    let mut first = 0;
-    while first < prompts.len() {
-        let mut last = first;
-        let mut tokens = 0;
-        while last < prompts.len() && (last == first || tokens + prompts[last].tokens.len() <= PREFILL) {
-            tokens += prompts[last].tokens.len();
-            last += 1;
-        }
-        prefill(decoder, prefix, first..last, prompts, deltas, options, &mut active)?;
-        first = last;
-    }
-    let finisher = Finisher { tokenizer, options };
-    finisher.collect(&mut active, &mut results)?;
-    while !active.is_empty() {
-        let tokens: Vec<u32> = active.iter().filter_map(|a| a.tokens.last().copied()).collect();
-        let mut sequences: Vec<Continuation> = active.iter_mut().map(|a| std::mem::take(&mut a.sequence)).collect();
-        let hidden = decoder.forward_cached(&tokens, &mut sequences, &vec![1; tokens.len()], deltas)?;
-        let mut logits = decoder.logits(&hidden)?.flatten_all()?.to_vec1::<f32>()?;
-        let vocabulary = logits.len() / active.len();
-        active.par_iter_mut().zip(sequences).zip(logits.par_chunks_mut(vocabulary)).for_each(
-            |((a, sequence), logits)| {
-                a.sequence = sequence;
-                a.step(&[&prefix.tokens, &prompts[a.prompt].tokens], logits);
-            },
-        );
-        finisher.collect(&mut active, &mut results)?;
-    }
-    Ok(results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect())
+    let root: Vec<Arc<Cache>> = prefix.cache.iter().cloned().collect();
+    let generation = Generation { decoder, tokenizer, prefix: &prefix.tokens, prompts, deltas, options };
+    // Inside the pool a parallel loop starts without waking anybody from outside.
+    rayon::scope(|_| generation.run(&root, None))
 }
 
-fn check_lengths(
+/// As [`generate`], and records everything for learning.
+///
+/// # Errors
+/// Those of [`generate`].
+pub fn generate_recorded(
     decoder: &Decoder,
-    prefix: &Prefix,
-    prompts: &[PromptTokens],
-    options: &GenerateOptions,
-) -> Result<()> {
-    let limit = decoder.config().max_position_embeddings;
-    for (index, prompt) in prompts.iter().enumerate() {
-        if prompt.tokens.is_empty() {
-            let remedy = "a prompt needs at least one token after its prefix";
-            return Err(Error::argument("prompt", format!("prompt {index} is empty"), remedy));
-        }
-        let length = prefix.tokens.len() + prompt.tokens.len();
-        if length + options.sampling.max_completion_length > limit {
-            return Err(Error::argument(
-                "prompt",
-                format!(
-                    "prompt {index} has {length} tokens and may grow by {}, the model's context is {limit}",
-                    options.sampling.max_completion_length
-                ),
-                "shorten the query or the examples, or lower max_completion_length",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Computes prompts `range` and draws the first token of each of their completions.
-fn prefill(
-    decoder: &Decoder,
-    prefix: &Prefix,
-    range: std::ops::Range<usize>,
+    tokenizer: &Tokenizer,
+    prefix: &[u32],
     prompts: &[PromptTokens],
     deltas: &Deltas,
     options: &GenerateOptions,
-    active: &mut Vec<Active>,
-) -> Result<()> {
-    let root: Vec<Arc<Cache>> = prefix.cache.iter().cloned().collect();
-    let batch = &prompts[range.clone()];
-    let tokens: Vec<u32> = batch.iter().flat_map(|p| p.tokens.iter().copied()).collect();
-    let rows: Vec<usize> = batch.iter().map(|p| p.tokens.len()).collect();
-    let mut sequences: Vec<Continuation> = batch.iter().map(|_| decoder.continuation(root.clone())).collect();
-    let hidden = decoder.forward_cached(&tokens, &mut sequences, &rows, deltas)?;
-    let mut ends = Vec::with_capacity(rows.len());
-    let mut end = 0u32;
-    for rows in &rows {
-        end += *rows as u32;
-        ends.push(end - 1);
-    }
-    let last = hidden.index_select(&candle_core::Tensor::new(ends, hidden.device())?, 0)?;
-    let logits = decoder.logits(&last)?.flatten_all()?.to_vec1::<f32>()?;
-    let vocabulary = logits.len() / rows.len().max(1);
-    let head_dim = decoder.config().head_dim;
-    for ((index, sequence), logits) in range.zip(sequences).zip(logits.chunks(vocabulary)) {
-        let mut caches = root.clone();
-        caches.push(Arc::new(sequence.into_cache(head_dim)));
-        let mut group: Vec<Active> = (0..options.completions)
-            .map(|completion| Active {
-                prompt: index,
-                completion,
-                sequence: decoder.continuation(caches.clone()),
-                sampler: Sampler::new(options.sampling.clone(), options.seed, prompts[index].stream, completion),
-                tokens: Vec::new(),
-                log_probabilities: Vec::new(),
-            })
-            .collect();
-        let seen: [&[u32]; 2] = [&prefix.tokens, &prompts[index].tokens];
-        group.par_iter_mut().for_each(|a| a.step(&seen, &mut logits.to_vec()));
-        active.append(&mut group);
-    }
-    Ok(())
+) -> Result<(Vec<Vec<Completion>>, Tape)> {
+    let generation = Generation { decoder, tokenizer, prefix, prompts, deltas, options };
+    rayon::scope(|_| {
+        let mut tape = Tape::new(decoder, deltas, prefix, rows_of(prompts, options))?;
+        let completions = generation.run(&[], Some(&mut tape))?;
+        Ok((completions, tape))
+    })
 }
 
-impl Active {
-    fn step(&mut self, prompt: &[&[u32]; 2], logits: &mut [f32]) {
-        let draw = self.sampler.draw(logits, &[prompt[0], prompt[1], &self.tokens]);
-        self.tokens.push(draw.token);
-        self.log_probabilities.push(draw.log_probability);
-    }
+/// Rows that a recording of these prompts takes at most, without their prefix.
+pub fn rows_of(prompts: &[PromptTokens], options: &GenerateOptions) -> usize {
+    let fed = options.completions * options.sampling.max_completion_length.saturating_sub(1);
+    prompts.iter().map(|p| p.tokens.len() + fed).sum()
 }
 
-/// Decides which sequences are finished.
-struct Finisher<'a> {
+/// One call of [`generate`].
+struct Generation<'a> {
+    decoder: &'a Decoder,
     tokenizer: &'a Tokenizer,
+    prefix: &'a [u32],
+    prompts: &'a [PromptTokens],
+    deltas: &'a Deltas,
     options: &'a GenerateOptions<'a>,
 }
 
-impl Finisher<'_> {
-    /// Moves finished sequences from `active` to their place in `results`.
-    fn collect(&self, active: &mut Vec<Active>, results: &mut [Vec<Option<Completion>>]) -> Result<()> {
-        let late = self.options.deadline.check().is_err();
-        let mut still = Vec::with_capacity(active.len());
-        for sequence in active.drain(..) {
-            match self.finished(&sequence, late)? {
-                None => still.push(sequence),
-                Some((text, finish)) => {
-                    let Active { prompt, completion, tokens, log_probabilities, .. } = sequence;
-                    results[prompt][completion] = Some(Completion { tokens, log_probabilities, text, finish });
+impl Generation<'_> {
+    fn run(&self, root: &[Arc<Cache>], mut tape: Option<&mut Tape>) -> Result<Vec<Vec<Completion>>> {
+        let Self { decoder, prompts, options, deltas, .. } = *self;
+        options.sampling.validate()?;
+        self.check_lengths()?;
+        let mut results: Vec<Vec<Option<Completion>>> = vec![vec![None; options.completions]; prompts.len()];
+        let mut active = Vec::new();
+        let mut first = 0;
+        while first < prompts.len() {
+            let mut last = first;
+            let mut tokens = 0;
+            while last < prompts.len() && (last == first || tokens + prompts[last].tokens.len() <= PREFILL) {
+                tokens += prompts[last].tokens.len();
+                last += 1;
+            }
+            self.prefill(root, first..last, tape.as_deref_mut(), &mut active)?;
+            first = last;
+        }
+        collect(&mut active, &mut results, tape.as_deref_mut());
+        while !active.is_empty() {
+            let tokens: Vec<u32> = active.iter().filter_map(|a| a.tokens.last().copied()).collect();
+            let mut sequences: Vec<Continuation> = active.iter_mut().map(|a| std::mem::take(&mut a.sequence)).collect();
+            let recording: Option<&mut Recording> = match tape.as_deref_mut() {
+                Some(tape) => {
+                    let from = tape.recording.rows();
+                    active.iter_mut().enumerate().for_each(|(i, a)| a.rows.push(from + i));
+                    Some(&mut tape.recording)
                 }
+                None => None,
+            };
+            let hidden = decoder.forward(&tokens, &mut sequences, &vec![1; tokens.len()], deltas, recording)?;
+            let mut logits = decoder.logits(&hidden);
+            let vocabulary = logits.len() / active.len();
+            let steps = active.par_iter_mut().zip(sequences).zip(logits.par_chunks_mut(vocabulary));
+            steps.try_for_each(|((a, sequence), logits)| {
+                a.sequence = sequence;
+                self.step(a, logits)
+            })?;
+            collect(&mut active, &mut results, tape.as_deref_mut());
+        }
+        Ok(results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect())
+    }
+
+    fn check_lengths(&self) -> Result<()> {
+        let (limit, longest) = (self.decoder.config().max_position_embeddings, self.options.sampling.max_completion_length);
+        for (index, prompt) in self.prompts.iter().enumerate() {
+            if prompt.tokens.is_empty() {
+                let remedy = "a prompt needs at least one token after its prefix";
+                return Err(Error::argument("prompt", format!("prompt {index} is empty"), remedy));
+            }
+            let length = self.prefix.len() + prompt.tokens.len();
+            if length + longest > limit {
+                return Err(Error::argument(
+                    "prompt",
+                    format!(
+                        "prompt {index} has {length} tokens and may grow by {longest}, the model's context is {limit}"
+                    ),
+                    "shorten the query or the examples, or lower max_completion_length",
+                ));
             }
         }
-        *active = still;
         Ok(())
     }
 
-    fn finished(&self, sequence: &Active, late: bool) -> Result<Option<(String, Finish)>> {
-        let Some(last) = sequence.tokens.last() else { return Ok(None) };
-        if self.tokenizer.eos_ids().contains(last) {
-            let text = self.tokenizer.decode(&sequence.tokens[..sequence.tokens.len() - 1])?;
+    /// Computes prompts `range` and draws the first token of each of their completions.
+    fn prefill(
+        &self,
+        root: &[Arc<Cache>],
+        range: std::ops::Range<usize>,
+        tape: Option<&mut Tape>,
+        active: &mut Vec<Active>,
+    ) -> Result<()> {
+        let Self { decoder, options, deltas, .. } = *self;
+        let batch: Vec<&[u32]> = self.prompts[range.clone()].iter().map(|p| p.tokens.as_slice()).collect();
+        let (hidden, caches): (Vec<f32>, Vec<Vec<Arc<Cache>>>) = match tape {
+            Some(tape) => {
+                let hidden = tape.feed_prompts(decoder, deltas, &batch)?;
+                (hidden, range.clone().map(|prompt| tape.caches(prompt)).collect())
+            }
+            None => {
+                let rows: Vec<usize> = batch.iter().map(|p| p.len()).collect();
+                let mut sequences: Vec<Continuation> =
+                    batch.iter().map(|_| decoder.continuation(root.to_vec())).collect();
+                let hidden = decoder.forward(&batch.concat(), &mut sequences, &rows, deltas, None)?;
+                let cached = |sequence: Continuation| {
+                    let own = Arc::new(sequence.into_cache(decoder.heads()));
+                    root.iter().cloned().chain([own]).collect()
+                };
+                (hidden, sequences.into_iter().map(cached).collect())
+            }
+        };
+        let width = decoder.config().hidden_size;
+        let mut end = 0;
+        let mut last = Vec::with_capacity(batch.len() * width);
+        for prompt in &batch {
+            end += prompt.len();
+            last.extend_from_slice(&hidden[(end - 1) * width..end * width]);
+        }
+        let logits = decoder.logits(&last);
+        let vocabulary = logits.len() / batch.len().max(1);
+        for ((index, caches), logits) in range.zip(caches).zip(logits.chunks(vocabulary)) {
+            let begin = |completion| Active {
+                prompt: index,
+                completion,
+                sequence: decoder.continuation(caches.clone()),
+                sampler: Sampler::new(options.sampling.clone(), options.seed, self.prompts[index].stream, completion),
+                tokens: Vec::new(),
+                log_probabilities: Vec::new(),
+                entropies: Vec::new(),
+                rows: Vec::new(),
+                ended: None,
+            };
+            let mut group: Vec<Active> = (0..options.completions).map(begin).collect();
+            group.par_iter_mut().try_for_each(|a| self.step(a, &mut logits.to_vec()))?;
+            active.append(&mut group);
+        }
+        Ok(())
+    }
+
+    /// Draws a sequence's next token, and finds out whether it was the last one.
+    fn step(&self, a: &mut Active, logits: &mut [f32]) -> Result<()> {
+        let draw = a.sampler.draw(logits, &[self.prefix, &self.prompts[a.prompt].tokens, &a.tokens]);
+        a.tokens.push(draw.token);
+        a.log_probabilities.push(draw.statistics.log_probability);
+        a.entropies.push(draw.statistics.entropy);
+        a.ended = self.finished(&a.tokens, draw.token)?;
+        Ok(())
+    }
+
+    fn finished(&self, tokens: &[u32], last: u32) -> Result<Option<(String, Finish)>> {
+        if self.tokenizer.eos_ids().contains(&last) {
+            let text = self.tokenizer.decode(&tokens[..tokens.len() - 1])?;
             return Ok(Some((text, Finish::Stop)));
         }
-        let text = self.tokenizer.decode(&sequence.tokens)?;
+        let text = self.tokenizer.decode(tokens)?;
         let stop = self.options.stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
         if let Some(at) = stop {
             return Ok(Some((text[..at].to_owned(), Finish::Stop)));
         }
-        if sequence.tokens.len() >= self.options.sampling.max_completion_length {
+        if tokens.len() >= self.options.sampling.max_completion_length {
             return Ok(Some((text, Finish::Length)));
         }
-        Ok(late.then_some((text, Finish::Deadline)))
+        Ok(self.options.deadline.check().is_err().then_some((text, Finish::Deadline)))
     }
+}
+
+/// Moves finished sequences from `active` to their place in `results`, and their rows to the tape.
+fn collect(active: &mut Vec<Active>, results: &mut [Vec<Option<Completion>>], mut tape: Option<&mut Tape>) {
+    let mut still = Vec::with_capacity(active.len());
+    for mut sequence in active.drain(..) {
+        let Some((text, finish)) = sequence.ended.take() else {
+            still.push(sequence);
+            continue;
+        };
+        let Active { prompt, completion, tokens, log_probabilities, entropies, rows, .. } = sequence;
+        if let Some(prompt) = tape.as_deref_mut().and_then(|t| t.prompts.get_mut(prompt)) {
+            prompt.completions.resize(prompt.completions.len().max(completion + 1), Vec::new());
+            prompt.completions[completion] = rows;
+        }
+        results[prompt][completion] = Some(Completion { tokens, log_probabilities, entropies, text, finish });
+    }
+    *active = still;
 }
 
 #[cfg(test)]

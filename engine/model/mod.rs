@@ -9,13 +9,17 @@ mod generate;
 mod gguf;
 mod sampling;
 mod source;
+mod tape;
 mod tokenizer;
 
 pub use adapter::{Adapter, LoraConfig, Projection};
 pub use chat::{ChatTemplate, Message};
 pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Decoder, Deltas};
-pub use generate::{Completion, Finish, GenerateOptions, Prefix, PromptTokens, generate, prefix};
+pub use decoder::{Decoder, Deltas, Gradients, Predictions, Recording};
+pub use generate::{
+    Completion, Finish, GenerateOptions, Prefix, PromptTokens, generate, generate_recorded, prefix, rows_of,
+};
 pub use sampling::SamplingConfig;
 pub use source::{ModelSource, ModelSummary};
+pub use tape::{Tape, TapedPrompt};
 pub use tokenizer::Tokenizer;

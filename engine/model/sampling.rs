@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::kernels::{TokenStatistics, draw, partition};
 
 /// How tokens are chosen. Names follow transformers' `GenerationConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,11 +65,11 @@ pub(super) struct Sampler {
     order: Vec<u32>,
 }
 
-/// A token, with its log-probability in the full distribution at the sampling temperature (1 when greedy), before
-/// top-k, top-p and repetition penalty: the number that the trainer recomputes.
+/// A token, with its log-probability in the full distribution at the sampling temperature (1 when greedy) and that
+/// distribution's entropy, before top-k, top-p and repetition penalty: the numbers that the trainer computes.
 pub(super) struct Draw {
     pub(super) token: u32,
-    pub(super) log_probability: f32,
+    pub(super) statistics: TokenStatistics,
 }
 
 impl Sampler {
@@ -79,18 +80,25 @@ impl Sampler {
         Self { rng, config, order: Vec::new() }
     }
 
-    /// Draws from a row of logits, which it overwrites. `seen` are the tokens of prompt and completion so far.
+    /// Draws from a row of logits, which it may overwrite. `seen` are the tokens of prompt and completion so far.
     pub(super) fn draw(&mut self, logits: &mut [f32], seen: &[&[u32]]) -> Draw {
         let greedy = self.config.temperature == 0.0;
         let scale = if greedy { 1.0 } else { 1.0 / self.config.temperature };
-        if self.config.repetition_penalty == 1.0 && greedy {
-            let best = argmax(logits);
-            let logit = logits[best];
-            let log_sum = crate::kernels::log_sum_exp(logits, scale);
-            return Draw { token: best as u32, log_probability: logit * scale - log_sum };
+        let found = partition(logits, scale);
+        let statistics = |logit: f32| TokenStatistics {
+            log_probability: logit * scale - found.log_sum(),
+            entropy: found.entropy(),
+        };
+        let cut = self.config.top_k > 0 || self.config.top_p < 1.0;
+        if self.config.repetition_penalty == 1.0 && (greedy || !cut) {
+            let token = match greedy {
+                true => argmax(logits),
+                false => draw(logits, scale, found.max, self.rng.random()),
+            };
+            return Draw { token: token as u32, statistics: statistics(logits[token]) };
         }
-        let plain = (self.config.repetition_penalty != 1.0).then(|| logits.to_vec());
-        if plain.is_some() {
+        let plain = logits.to_vec();
+        if self.config.repetition_penalty != 1.0 {
             let mut tokens: Vec<u32> = seen.concat();
             tokens.sort_unstable();
             tokens.dedup();
@@ -102,25 +110,14 @@ impl Sampler {
             }
         }
         let token = if greedy { argmax(logits) } else { self.pick(logits, scale) };
-        let log_probability = match plain {
-            Some(mut plain) => {
-                let logit = plain[token];
-                logit * scale - crate::kernels::log_sum_exp(&mut plain, scale)
-            }
-            // `pick` left probabilities behind.
-            None => logits[token].max(f32::MIN_POSITIVE).ln(),
-        };
-        Draw { token: token as u32, log_probability }
+        Draw { token: token as u32, statistics: statistics(plain[token]) }
     }
 
-    /// Samples an index; leaves the full distribution's probabilities in `logits`.
+    /// Samples an index within top-k and top-p; leaves probabilities in `logits`.
     fn pick(&mut self, logits: &mut [f32], scale: f32) -> usize {
         crate::kernels::softmax(logits, scale);
         let probabilities: &[f32] = logits;
         let u: f64 = self.rng.random();
-        if self.config.top_k == 0 && self.config.top_p >= 1.0 {
-            return walk((0..probabilities.len()).map(|i| (i, probabilities[i])), u);
-        }
         // Candidates in falling order; ties by number, so that the order is the same everywhere.
         self.order.clear();
         self.order.extend((0..probabilities.len() as u32).filter(|i| probabilities[*i as usize] > 1e-7));
@@ -209,7 +206,7 @@ mod tests {
         {
             let draw = Sampler::new(config, 1, 0, 0).draw(&mut logits.to_vec(), &[&[3]]);
             assert_eq!(draw.token, 0);
-            assert!((draw.log_probability - want).abs() < 1e-5);
+            assert!((draw.statistics.log_probability - want).abs() < 1e-5);
         }
     }
 

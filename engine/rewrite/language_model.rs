@@ -56,7 +56,7 @@ impl LanguageModel {
     }
 
     fn deltas(&self) -> &Deltas {
-        self.adapter.as_ref().map_or(&[], Adapter::frozen)
+        self.adapter.as_ref().map_or(&[], Adapter::deltas)
     }
 
     /// What the model says to each query, before it is read.

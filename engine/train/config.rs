@@ -129,7 +129,10 @@ pub struct RunSection {
     pub save_total_limit: usize,
     /// Times that a request is sent again after a fault of the retriever. Default 2.
     pub retries: usize,
-    /// Tokens of a forward pass at most; bounds memory. Default 4096.
+    /// Memory for recording what is sampled, so that learning need not compute it again, in MiB. A draw that needs more
+    /// is fed again, in micro-batches. Default 4096.
+    pub tape_mib: usize,
+    /// Tokens of a micro-batch that is fed at most; bounds memory. Default 4096.
     pub micro_batch_tokens: usize,
     /// The seed of everything random. Default 0.
     pub seed: u64,
@@ -152,6 +155,7 @@ impl Default for RunSection {
             save_steps: 20,
             save_total_limit: 2,
             retries: 2,
+            tape_mib: 4096,
             micro_batch_tokens: 4096,
             seed: 0,
         }

@@ -1,14 +1,13 @@
 //! One optimiser step: log-probabilities, loss, gradient, update.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::advantage::{Counterfactual, broadcast, term_credit};
 use super::loss::{Batch, LossConfig, LossOutput, Totals, policy_loss};
 use super::optimizer::{AdamW, Parameter, Update, clip_grad_norm};
-use super::pack::{Group, Packed, pack};
 use crate::error::Result;
-use crate::kernels::HeadOptions;
-use crate::model::{Adapter, Decoder, Deltas};
+use crate::kernels::TokenStatistics;
+use crate::model::{Adapter, Decoder, Deltas, Gradients, Predictions, Tape};
 
 /// A completion that the policy learns from.
 #[derive(Debug, Clone)]
@@ -17,6 +16,8 @@ pub struct Sample {
     pub tokens: Vec<u32>,
     /// What the sampler said of each token; not a number where nobody sampled it.
     pub sampled_logp: Vec<f32>,
+    /// The entropy of the distribution that each token was drawn from; as long as `sampled_logp`.
+    pub sampled_entropy: Vec<f32>,
     /// Its advantage over its group.
     pub advantage: f32,
     /// What each of its terms is worth; empty without counterfactual credit. Token ranges count from the completion's
@@ -35,6 +36,15 @@ pub struct Rollout {
     pub prompt: Vec<u32>,
     /// The completions.
     pub samples: Vec<Sample>,
+}
+
+/// Rollouts that were drawn together.
+#[derive(Debug, Clone, Default)]
+pub struct RolloutBatch {
+    /// One a prompt.
+    pub rollouts: Vec<Rollout>,
+    /// The sampler's pass over them, prompt by prompt; none where it was not recorded.
+    pub tape: Option<Tape>,
 }
 
 /// How a step is made.
@@ -72,9 +82,11 @@ pub struct StepReport {
 }
 
 /// A micro-batch and what is known of its tokens.
-struct Micro {
-    packed: Packed,
-    sampled: Vec<f32>,
+struct Micro<'a> {
+    rollouts: &'a [Rollout],
+    tape: Option<Tape>,
+    completions: Vec<std::ops::Range<usize>>,
+    sampled: Vec<TokenStatistics>,
     advantages: Vec<f32>,
     truncated: Vec<bool>,
     dropped: Vec<bool>,
@@ -82,33 +94,44 @@ struct Micro {
     reference: Option<Vec<f32>>,
 }
 
-impl Micro {
-    fn new(prefix: &[u32], rollouts: &[Rollout], advantages: &[f32]) -> Self {
-        let completions: Vec<Vec<&[u32]>> =
-            rollouts.iter().map(|r| r.samples.iter().map(|s| s.tokens.as_slice()).collect()).collect();
-        let groups: Vec<Group<'_>> =
-            rollouts.iter().zip(&completions).map(|(r, c)| Group { prompt: &r.prompt, completions: c }).collect();
-        let packed = pack(prefix, &groups);
+impl<'a> Micro<'a> {
+    fn new(rollouts: &'a [Rollout], tape: Option<Tape>, advantages: &[f32]) -> Self {
         let samples = || rollouts.iter().flat_map(|r| &r.samples);
+        let sampled = samples().flat_map(|s| s.sampled_logp.iter().zip(&s.sampled_entropy)).map(
+            |(log_probability, entropy)| TokenStatistics { log_probability: *log_probability, entropy: *entropy },
+        );
         Self {
-            sampled: samples().flat_map(|s| s.sampled_logp.iter().copied()).collect(),
+            rollouts,
+            tape,
+            completions: ranges(samples()),
+            sampled: sampled.collect(),
             advantages: advantages.to_vec(),
             truncated: samples().map(|s| s.truncated).collect(),
             dropped: samples().map(|s| s.dropped).collect(),
-            packed,
             old: None,
             reference: None,
         }
     }
 
-    fn batch<'a>(&'a self, logp: &'a [f32], entropy: &'a [f32], totals: Option<Totals>) -> Batch<'a> {
+    fn completions(&self) -> impl Iterator<Item = Vec<&'a [u32]>> {
+        self.rollouts.iter().map(|r| r.samples.iter().map(|s| s.tokens.as_slice()).collect())
+    }
+
+    /// Feeds everything.
+    fn feed(&self, decoder: &Decoder, deltas: &Deltas, prefix: &[u32]) -> Result<Tape> {
+        let groups: Vec<(&[u32], Vec<&[u32]>)> =
+            self.rollouts.iter().map(|r| r.prompt.as_slice()).zip(self.completions()).collect();
+        Tape::of(decoder, deltas, prefix, &groups)
+    }
+
+    fn batch<'b>(&'b self, logp: &'b [f32], entropy: &'b [f32], totals: Option<Totals>) -> Batch<'b> {
         Batch {
             logp,
             old_logp: self.old.as_deref().unwrap_or(logp),
             ref_logp: self.reference.as_deref(),
             entropy,
             advantages: &self.advantages,
-            completions: &self.packed.completions,
+            completions: &self.completions,
             truncated: &self.truncated,
             dropped: &self.dropped,
             totals,
@@ -116,16 +139,21 @@ impl Micro {
     }
 }
 
+/// The range of each completion in the concatenation of all.
+fn ranges<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<std::ops::Range<usize>> {
+    let mut end = 0;
+    let range = |sample: &Sample| {
+        end += sample.tokens.len();
+        end - sample.tokens.len()..end
+    };
+    samples.map(range).collect()
+}
+
 /// The advantage of every completion token of a step. Credit per term is scaled over the whole step, so that it does
 /// not depend on how the step is cut into micro-batches.
-fn token_advantages(rollouts: &[Rollout], coef: f64) -> Result<Vec<f32>> {
-    let samples: Vec<&Sample> = rollouts.iter().flat_map(|r| &r.samples).collect();
-    let mut end = 0;
-    let mut completions = Vec::with_capacity(samples.len());
-    for sample in &samples {
-        completions.push(end..end + sample.tokens.len());
-        end += sample.tokens.len();
-    }
+fn token_advantages(batches: &[RolloutBatch], coef: f64) -> Result<Vec<f32>> {
+    let samples: Vec<&Sample> = batches.iter().flat_map(|b| &b.rollouts).flat_map(|r| &r.samples).collect();
+    let completions = ranges(samples.iter().copied());
     let scalars: Vec<f32> = samples.iter().map(|s| s.advantage).collect();
     if coef == 0.0 {
         return broadcast(&completions, &scalars);
@@ -143,63 +171,75 @@ fn shift(counterfactual: &Counterfactual, by: usize) -> Counterfactual {
     shifted
 }
 
-/// Per-token log-probabilities and entropies of a packed batch, (tokens, 2).
-pub fn token_statistics(decoder: &Decoder, packed: &Packed, deltas: &Deltas, options: HeadOptions) -> Result<Tensor> {
-    let hidden = decoder.forward_tree(&packed.tokens, &packed.tree, deltas)?;
-    let rows = Tensor::new(packed.rows.as_slice(), &Device::Cpu)?;
-    decoder.log_probabilities(&hidden.index_select(&rows, 0)?, &packed.targets, options)
-}
-
-fn columns(statistics: &Tensor) -> Result<(Vec<f32>, Vec<f32>)> {
-    let pairs = statistics.to_vec2::<f32>()?;
-    Ok(pairs.iter().map(|p| (p[0], p[1])).unzip())
-}
-
-/// Learns from a batch of rollouts: `num_iterations` updates of the adapter.
+/// Learns from a step's rollouts: `num_iterations` updates of the adapter.
+///
+/// The first iteration goes back through what the sampler recorded, with the sampler's own numbers; what was not
+/// recorded, and every further iteration, is fed anew.
+///
+/// # Errors
+/// A prompt that is too long, a token outside the vocabulary.
 pub fn learn(
     decoder: &Decoder,
     adapter: &mut Adapter,
     optimizer: &mut AdamW,
     learning_rate: f64,
     prefix: &[u32],
-    rollouts: &[Rollout],
+    batches: Vec<RolloutBatch>,
     config: &LearnerConfig,
 ) -> Result<StepReport> {
-    let advantages = token_advantages(rollouts, config.term_credit_coef)?;
+    // Inside the pool a parallel loop starts without waking anybody from outside.
+    rayon::scope(|_| learn_inside(decoder, adapter, optimizer, learning_rate, prefix, batches, config))
+}
+
+fn learn_inside(
+    decoder: &Decoder,
+    adapter: &mut Adapter,
+    optimizer: &mut AdamW,
+    learning_rate: f64,
+    prefix: &[u32],
+    mut batches: Vec<RolloutBatch>,
+    config: &LearnerConfig,
+) -> Result<StepReport> {
+    let advantages = token_advantages(&batches, config.term_credit_coef)?;
+    let tapes: Vec<Option<Tape>> = batches.iter_mut().map(|b| b.tape.take()).collect();
     let mut micros = Vec::new();
     let mut rest = advantages.as_slice();
-    for part in split(rollouts, config.micro_batch_tokens) {
-        let tokens = part.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum();
-        let (own, after) = rest.split_at(tokens);
-        micros.push(Micro::new(prefix, part, own));
-        rest = after;
+    for (batch, mut tape) in batches.iter().zip(tapes) {
+        let parts: Vec<&[Rollout]> = match tape {
+            Some(_) => vec![&batch.rollouts],
+            None => split(&batch.rollouts, config.micro_batch_tokens).collect(),
+        };
+        for part in parts {
+            let tokens = part.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum();
+            let (own, after) = rest.split_at(tokens);
+            micros.push(Micro::new(part, tape.take(), own));
+            rest = after;
+        }
     }
-    let options = HeadOptions { temperature: config.temperature, entropy_gradient: config.loss.entropy_coef != 0.0 };
     if config.loss.beta != 0.0 {
         for micro in &mut micros {
-            let statistics = token_statistics(decoder, &micro.packed, &[], options)?;
-            micro.reference = Some(columns(&statistics)?.0);
+            let tape = micro.feed(decoder, &[], prefix)?;
+            let predictions = tape.predictions(micro.completions());
+            let statistics = decoder.predicted(tape.recording(), &predictions, config.temperature)?;
+            micro.reference = Some(statistics.iter().map(|s| s.log_probability).collect());
         }
     }
-    let totals: Totals = micros.iter().map(|m| m.batch(&m.sampled, &m.sampled, None).totals(&config.loss)).sum();
+    let totals: Totals = micros.iter().map(|m| m.batch(&[], &[], None).totals(&config.loss)).sum();
     let mut report = StepReport::default();
     for iteration in 0..config.num_iterations {
-        let mut gradients: Vec<Vec<f32>> = adapter.parameters().map(|(_, v)| vec![0.0; v.elem_count()]).collect();
+        let mut gradients = Decoder::zero_gradients(adapter.deltas());
         let mut outputs = Vec::with_capacity(micros.len());
         for micro in &mut micros {
-            let statistics = token_statistics(decoder, &micro.packed, adapter.trainable(), options)?;
-            let (logp, entropy) = columns(&statistics)?;
-            if iteration == 0 {
-                report.compare(&micro.sampled, &logp);
-                // On the first pass the policy is the one that sampled; its own numbers make the ratio exactly 1.
-                micro.old = Some(logp.clone());
-            }
-            let output = policy_loss(&config.loss, &micro.batch(&logp, &entropy, Some(totals)))?;
-            back_propagate(&statistics, &output, adapter, &mut gradients)?;
-            report.rows += micro.packed.tokens.len();
-            outputs.push(output);
+            let pass = Pass { decoder, deltas: adapter.deltas(), config, totals, first: iteration == 0 };
+            let tape = match micro.tape.take() {
+                Some(tape) => tape,
+                None => micro.feed(decoder, adapter.deltas(), prefix)?,
+            };
+            report.rows += tape.recording().rows();
+            outputs.push(pass.back(micro, &tape, &mut gradients, &mut report)?);
         }
         report.loss = merge(&outputs);
+        let mut gradients = adapter.flatten(&gradients);
         report.grad_norm = {
             let mut views: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
             clip_grad_norm(&mut views, config.max_grad_norm)
@@ -210,15 +250,80 @@ pub fn learn(
             report.skipped_updates += usize::from(!update(adapter, optimizer, learning_rate, &gradients)?);
         }
     }
-    let tokens: usize = micros.iter().map(|m| m.sampled.iter().filter(|l| !l.is_nan()).count()).sum();
+    let tokens: usize = micros.iter().flat_map(|m| &m.sampled).filter(|s| !s.log_probability.is_nan()).count();
     report.logp_difference /= tokens.max(1) as f64;
     Ok(report)
 }
 
+/// One iteration's pass over a micro-batch.
+struct Pass<'a> {
+    decoder: &'a Decoder,
+    deltas: &'a Deltas,
+    config: &'a LearnerConfig,
+    totals: Totals,
+    first: bool,
+}
+
+impl Pass<'_> {
+    /// Loss and gradients of a micro-batch.
+    fn back(
+        &self,
+        micro: &mut Micro<'_>,
+        tape: &Tape,
+        gradients: &mut Gradients,
+        report: &mut StepReport,
+    ) -> Result<LossOutput> {
+        let predictions = tape.predictions(micro.completions());
+        let statistics = self.statistics(micro, tape, &predictions)?;
+        let (logp, entropy): (Vec<f32>, Vec<f32>) =
+            statistics.iter().map(|s| (s.log_probability, s.entropy)).unzip();
+        if self.first {
+            // On the first pass the policy is the one that sampled: the ratio is exactly 1.
+            micro.old = Some(logp.clone());
+        }
+        let output = policy_loss(&self.config.loss, &micro.batch(&logp, &entropy, Some(self.totals)))?;
+        let weights: Vec<(f32, f32)> = output.dlogp.iter().copied().zip(output.dentropy.iter().copied()).collect();
+        let formed = self.decoder.backward(
+            tape.recording(),
+            &tape.tree(),
+            &predictions,
+            self.config.temperature,
+            &weights,
+            self.deltas,
+            gradients,
+        )?;
+        if self.first {
+            report.compare(&micro.sampled, &formed);
+        }
+        Ok(output)
+    }
+
+    /// The sampler's own numbers in the first iteration; formed where there are none.
+    fn statistics(
+        &self,
+        micro: &Micro<'_>,
+        tape: &Tape,
+        predictions: &Predictions,
+    ) -> Result<Vec<TokenStatistics>> {
+        let mut statistics = micro.sampled.clone();
+        let missing = |i: &usize| !self.first || statistics[*i].log_probability.is_nan();
+        let missing: Vec<usize> = (0..statistics.len()).filter(missing).collect();
+        let open = Predictions {
+            rows: missing.iter().map(|i| predictions.rows[*i]).collect(),
+            targets: missing.iter().map(|i| predictions.targets[*i]).collect(),
+        };
+        let formed = self.decoder.predicted(tape.recording(), &open, self.config.temperature)?;
+        for (index, formed) in missing.into_iter().zip(formed) {
+            statistics[index] = formed;
+        }
+        Ok(statistics)
+    }
+}
+
 impl StepReport {
-    fn compare(&mut self, sampled: &[f32], trained: &[f32]) {
-        for (a, b) in sampled.iter().zip(trained).filter(|(a, _)| !a.is_nan()) {
-            let gap = f64::from((a - b).abs());
+    fn compare(&mut self, sampled: &[TokenStatistics], formed: &[TokenStatistics]) {
+        for (a, b) in sampled.iter().zip(formed).filter(|(a, _)| !a.log_probability.is_nan()) {
+            let gap = f64::from((a.log_probability - b.log_probability).abs());
             self.logp_difference += gap;
             self.logp_difference_max = self.logp_difference_max.max(gap);
         }
@@ -240,25 +345,6 @@ fn split(rollouts: &[Rollout], limit: usize) -> impl Iterator<Item = &[Rollout]>
         rest = after;
         Some(part)
     })
-}
-
-/// Adds the gradients of `Σ dlogp · logp + dentropy · entropy` to `gradients`.
-fn back_propagate(
-    statistics: &Tensor,
-    output: &LossOutput,
-    adapter: &Adapter,
-    gradients: &mut [Vec<f32>],
-) -> Result<()> {
-    let weights: Vec<f32> = output.dlogp.iter().zip(&output.dentropy).flat_map(|(l, e)| [*l, *e]).collect();
-    let weights = Tensor::from_vec(weights, statistics.shape(), statistics.device())?;
-    let store = (statistics * weights)?.sum_all()?.backward()?;
-    for ((_, variable), sum) in adapter.parameters().zip(gradients) {
-        if let Some(gradient) = store.get(variable.as_tensor()) {
-            let values = gradient.flatten_all()?.to_vec1::<f32>()?;
-            sum.iter_mut().zip(values).for_each(|(s, g)| *s += g);
-        }
-    }
-    Ok(())
 }
 
 /// Applies an update to the adapter's variables; false when it was skipped.

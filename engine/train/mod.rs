@@ -13,7 +13,6 @@ pub mod log;
 pub mod loss;
 mod materials;
 pub mod optimizer;
-pub mod pack;
 pub mod reward;
 mod rollout;
 pub mod schedule;

@@ -5,12 +5,15 @@ use std::ops::Range;
 use super::advantage::{Counterfactual, GroupSignal, Term, group_advantages};
 use super::config::TrainConfig;
 use super::guidance::Guidance;
-use super::learner::{Rollout, Sample};
+use super::learner::{Rollout, RolloutBatch, Sample};
 use super::log::CompletionRecord;
 use super::materials::{Labelled, Materials};
 use super::reward::{Candidate, Reward, RewardCache, RewardFunction};
 use crate::error::Result;
-use crate::model::{Adapter, Completion, Finish, GenerateOptions, PromptTokens, Tokenizer, generate, prefix};
+use crate::model::{
+    Adapter, Completion, Decoder, Finish, GenerateOptions, PromptTokens, Recording, Tape, Tokenizer, generate,
+    generate_recorded, prefix, rows_of,
+};
 use crate::rewrite::Reading;
 use crate::types::{Deadline, Rewrite};
 
@@ -29,6 +32,8 @@ pub(super) struct DrawnGroup {
     /// The query's place in the training set.
     pub(super) query: usize,
     pub(super) rollout: Rollout,
+    /// Which of the step's draws it came with, and as which of its prompts.
+    place: (usize, usize),
     /// Whether its rewards differ.
     pub(super) informative: bool,
     /// Completions whose format was broken.
@@ -42,6 +47,8 @@ pub(super) struct DrawnGroup {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Drawn {
     pub(super) groups: Vec<DrawnGroup>,
+    /// What each draw recorded; none where there was no room.
+    tapes: Vec<Option<Tape>>,
     /// Queries whose groups carried no signal and were replaced.
     pub(super) silent: Vec<usize>,
     /// Requests that the environment failed for good.
@@ -53,9 +60,9 @@ pub(super) struct Drawn {
 
 impl Environment<'_> {
     /// Draws and scores a group for each query.
-    pub(super) fn sample(&self, queries: &[usize], adapter: &Adapter, step: u64) -> Result<Drawn> {
+    /// `recorded` bytes are taken by what earlier draws of the step recorded.
+    pub(super) fn sample(&self, queries: &[usize], adapter: &Adapter, step: u64, recorded: usize) -> Result<Drawn> {
         let m = self.materials;
-        let shared = prefix(&m.decoder, m.encoder.prefix(), adapter.frozen())?;
         let labelled: Vec<(usize, &Labelled)> = queries.iter().filter_map(|q| Some((*q, m.train.get(*q)?))).collect();
         let mut prompts = Vec::with_capacity(labelled.len());
         for (index, (query, _)) in &labelled {
@@ -69,7 +76,16 @@ impl Environment<'_> {
             seed: self.config.train.seed,
             deadline: Deadline::NONE,
         };
-        let mut generated = generate(&m.decoder, &m.tokenizer, &shared, &prompts, adapter.frozen(), &options)?;
+        let needed = (m.encoder.prefix().len() + rows_of(&prompts, &options)) * Recording::bytes_per_row(&m.decoder);
+        let (mut generated, mut tape) = if recorded + needed <= self.config.train.tape_mib << 20 {
+            let (decoder, tokenizer, shared) = (&m.decoder, &m.tokenizer, m.encoder.prefix());
+            let (generated, tape) =
+                generate_recorded(decoder, tokenizer, shared, &prompts, adapter.deltas(), &options)?;
+            (generated, Some(tape))
+        } else {
+            let shared = prefix(&m.decoder, m.encoder.prefix(), adapter.deltas())?;
+            (generate(&m.decoder, &m.tokenizer, &shared, &prompts, adapter.deltas(), &options)?, None)
+        };
         let mut readings: Vec<Vec<Reading>> = generated
             .iter()
             .zip(&labelled)
@@ -78,10 +94,24 @@ impl Environment<'_> {
         let mut drawn = Drawn::default();
         let mut rewards =
             self.score(&labelled, readings.iter().map(|g| g.iter().map(Reading::earning).collect()), &mut drawn);
-        self.repair(&labelled, &mut generated, &mut readings, &mut rewards, &mut drawn)?;
+        let repaired = self.repair(&labelled, &mut generated, &mut readings, &mut rewards, &mut drawn)?;
+        if let Some(tape) = &mut tape {
+            let last = |prompt: &usize| {
+                let completions = generated.get(*prompt)?;
+                Some((*prompt, completions.len() - 1, completions.last()?.tokens.as_slice()))
+            };
+            let replaced: Vec<(usize, usize, &[u32])> = repaired.iter().filter_map(last).collect();
+            tape.replace(&m.decoder, adapter.deltas(), &replaced)?;
+        }
         let counterfactuals = self.counterfactuals(&labelled, &generated, &readings, &rewards, &mut drawn)?;
-        for ((((completions, readings), rewards), counterfactuals), ((query, _), prompt)) in
-            generated.into_iter().zip(readings).zip(rewards).zip(counterfactuals).zip(labelled.iter().zip(prompts))
+        drawn.tapes.push(tape);
+        for (index, ((((completions, readings), rewards), counterfactuals), ((query, _), prompt))) in generated
+            .into_iter()
+            .zip(readings)
+            .zip(rewards)
+            .zip(counterfactuals)
+            .zip(labelled.iter().zip(prompts))
+            .enumerate()
         {
             let values: Vec<Option<f32>> = rewards.iter().map(|r| r.as_ref().map(|r| r.value)).collect();
             let signal = group_advantages(&values, values.len(), self.config.train.scale_rewards)?;
@@ -91,6 +121,7 @@ impl Environment<'_> {
             drawn.groups.push(DrawnGroup {
                 query: *query,
                 rollout: Rollout { prompt: prompt.tokens, samples: samples.collect() },
+                place: (0, index),
                 informative: signal.informative.first().copied().unwrap_or(false),
                 broken: readings.iter().filter(|r| r.broken.is_some()).count(),
                 texts,
@@ -125,6 +156,7 @@ impl Environment<'_> {
     }
 
     /// Replaces the last completion of each group by one from relevance feedback, where that earns more than all of them.
+    /// Gives the groups in which that happened.
     fn repair(
         &self,
         labelled: &[(usize, &Labelled)],
@@ -132,8 +164,9 @@ impl Environment<'_> {
         readings: &mut [Vec<Reading>],
         rewards: &mut [Vec<Option<Reward>>],
         drawn: &mut Drawn,
-    ) -> Result<()> {
-        let Some(guidance) = self.guidance else { return Ok(()) };
+    ) -> Result<Vec<usize>> {
+        let Some(guidance) = self.guidance else { return Ok(Vec::new()) };
+        let mut repaired = Vec::new();
         let m = self.materials;
         let proposals: Vec<Vec<String>> = labelled
             .iter()
@@ -156,7 +189,7 @@ impl Environment<'_> {
             .collect();
         let earned = self.score(labelled, proposed.iter().map(|g| g.iter().map(Reading::earning).collect()), drawn);
         let groups = generated.iter_mut().zip(readings).zip(rewards).zip(proposals.iter().zip(proposed).zip(earned));
-        for (((completions, readings), rewards), ((texts, proposed), earned)) in groups {
+        for (group, (((completions, readings), rewards), ((texts, proposed), earned))) in groups.enumerate() {
             let value = |reward: &Option<Reward>| reward.as_ref().map_or(f32::NEG_INFINITY, |r| r.value);
             let reached = rewards.iter().map(value).fold(f32::NEG_INFINITY, f32::max);
             let mut best: Option<(usize, f32)> = None;
@@ -177,13 +210,20 @@ impl Environment<'_> {
             }
             if let (Some(c), Some(r), Some(w)) = (completions.last_mut(), readings.last_mut(), rewards.last_mut()) {
                 // Nobody sampled it: the trainer's own number stands in for the sampler's.
-                let log_probabilities = vec![f32::NAN; tokens.len()];
-                *c = Completion { tokens, log_probabilities, text: format!(" {text}"), finish: Finish::Stop };
+                let nobody = vec![f32::NAN; tokens.len()];
+                *c = Completion {
+                    tokens,
+                    log_probabilities: nobody.clone(),
+                    entropies: nobody,
+                    text: format!(" {text}"),
+                    finish: Finish::Stop,
+                };
                 (*r, *w) = (reading.clone(), reward.clone());
-                drawn.repaired += 1;
+                repaired.push(group);
             }
         }
-        Ok(())
+        drawn.repaired += repaired.len();
+        Ok(repaired)
     }
 
     /// What each term of each rewrite was worth: the reward without it, by one more batch of retrievals.
@@ -229,6 +269,7 @@ fn sample(completion: Completion, counterfactual: Counterfactual) -> Sample {
         truncated: completion.finish != Finish::Stop,
         tokens: completion.tokens,
         sampled_logp: completion.log_probabilities,
+        sampled_entropy: completion.entropies,
         advantage: 0.0,
         counterfactual,
         dropped: false,
@@ -252,7 +293,10 @@ impl Drawn {
     pub(super) fn replace_silent(&mut self, fresh: Drawn, wanted: usize, config: &TrainConfig) -> Result<()> {
         self.faults += fresh.faults;
         self.repaired += fresh.repaired;
-        let (good, silent): (Vec<_>, Vec<_>) = fresh.groups.into_iter().partition(|g| g.informative);
+        let (earlier, mut groups) = (self.tapes.len(), fresh.groups);
+        self.tapes.extend(fresh.tapes);
+        groups.iter_mut().for_each(|g| g.place.0 += earlier);
+        let (good, silent): (Vec<_>, Vec<_>) = groups.into_iter().partition(|g| g.informative);
         let (mut kept, mut reserve): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.groups).into_iter().partition(|g| g.informative);
         kept.extend(good);
@@ -275,6 +319,29 @@ impl Drawn {
             sample.dropped = *dropped;
         }
         Ok(())
+    }
+
+    /// Bytes that its recordings take.
+    pub(super) fn recorded(&self, decoder: &Decoder) -> usize {
+        let rows: usize = self.tapes.iter().flatten().map(|tape| tape.recording().rows()).sum();
+        rows * Recording::bytes_per_row(decoder)
+    }
+
+    /// What is learned from: the groups of each draw, with what it recorded of them.
+    pub(super) fn batches(&mut self, decoder: &Decoder) -> Vec<RolloutBatch> {
+        let mut batches = Vec::with_capacity(self.tapes.len());
+        for (draw, mut tape) in std::mem::take(&mut self.tapes).into_iter().enumerate() {
+            let own: Vec<&DrawnGroup> = self.groups.iter().filter(|g| g.place.0 == draw).collect();
+            if own.is_empty() {
+                continue;
+            }
+            if let Some(tape) = &mut tape {
+                let prompts: Vec<usize> = own.iter().map(|g| g.place.1).collect();
+                tape.retain(decoder, &prompts);
+            }
+            batches.push(RolloutBatch { rollouts: own.iter().map(|g| g.rollout.clone()).collect(), tape });
+        }
+        batches
     }
 
     pub(super) fn samples(&self) -> impl Iterator<Item = &Sample> {

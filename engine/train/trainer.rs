@@ -8,7 +8,7 @@ use super::checkpoint::{self, RunState};
 use super::config::TrainConfig;
 use super::curriculum::Curriculum;
 use super::guidance::Guidance;
-use super::learner::{LearnerConfig, Rollout, StepReport, learn};
+use super::learner::{LearnerConfig, StepReport, learn};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
 use super::materials::{Labelled, Materials};
 use super::optimizer::AdamW;
@@ -209,7 +209,7 @@ impl<'a> Trainer<'a> {
             cache: &self.cache,
             guidance: self.guidance.as_ref(),
         };
-        let drawn = self.draw(&environment, step)?;
+        let mut drawn = self.draw(&environment, step)?;
         let mut loss = self.config.loss.clone();
         // One length rules both: what is sampled is what the loss of `dr_grpo` divides by.
         loss.max_completion_length = self.config.sampling.max_completion_length;
@@ -226,10 +226,9 @@ impl<'a> Trainer<'a> {
             micro_batch_tokens: self.config.train.micro_batch_tokens,
         };
         let rate = self.schedule.rate(step - 1);
-        let rollouts: Vec<Rollout> = drawn.groups.iter().map(|g| g.rollout.clone()).collect();
-        let prefix = self.materials.encoder.prefix();
-        let report =
-            learn(&self.materials.decoder, &mut self.adapter, &mut self.optimizer, rate, prefix, &rollouts, &learner)?;
+        let (decoder, prefix) = (&self.materials.decoder, self.materials.encoder.prefix());
+        let batches = drawn.batches(decoder);
+        let report = learn(decoder, &mut self.adapter, &mut self.optimizer, rate, prefix, batches, &learner)?;
         // A step of which nothing was learned measured no entropy.
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
             control.observe(report.loss.entropy);
@@ -265,7 +264,8 @@ impl<'a> Trainer<'a> {
                 break;
             }
             taken.extend(&queries);
-            let fresh = environment.sample(&queries, &self.adapter, step)?;
+            let recorded = drawn.recorded(&self.materials.decoder);
+            let fresh = environment.sample(&queries, &self.adapter, step, recorded)?;
             drawn.replace_silent(fresh, wanted, self.config)?;
         }
         Ok(drawn)

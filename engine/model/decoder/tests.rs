@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use candle_core::Var;
+use candle_core::{Device, Tensor, Var};
 
 use super::*;
-use crate::model::{Adapter, LoraConfig};
+use crate::model::{Adapter, LoraConfig, Tape};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -13,26 +13,25 @@ fn load(name: &str) -> Decoder {
     Decoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &|_, _| {}).unwrap()
 }
 
-/// A chain: one sequence, nothing shared.
-fn chain(len: usize) -> Arc<PackedTree> {
-    let mut tree = PackedTree::default();
-    tree.push(len, None);
-    Arc::new(tree)
+/// All logits of a sequence that is fed in these pieces.
+fn logits_of(decoder: &Decoder, pieces: &[&[u32]], deltas: &Deltas) -> Vec<Vec<f32>> {
+    let mut sequence = [decoder.continuation(Vec::new())];
+    let mut all = Vec::new();
+    for piece in pieces {
+        let hidden = decoder.forward(piece, &mut sequence, &[piece.len()], deltas, None).unwrap();
+        all.extend(decoder.logits(&hidden));
+    }
+    all.chunks(decoder.config().vocab_size).map(<[f32]>::to_vec).collect()
 }
 
 fn logits(decoder: &Decoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
-    let hidden = decoder.forward_tree(ids, &chain(ids.len()), deltas).unwrap();
-    decoder.logits(&hidden).unwrap().to_vec2().unwrap()
+    logits_of(decoder, &[ids], deltas)
 }
 
 fn cached_logits(decoder: &Decoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
-    let mut sequence = [decoder.continuation(Vec::new())];
     let (first, rest) = ids.split_at(ids.len() / 2);
-    let mut parts = vec![decoder.forward_cached(first, &mut sequence, &[first.len()], deltas).unwrap()];
-    for token in rest {
-        parts.push(decoder.forward_cached(&[*token], &mut sequence, &[1], deltas).unwrap());
-    }
-    decoder.logits(&Tensor::cat(&parts, 0).unwrap()).unwrap().to_vec2().unwrap()
+    let pieces: Vec<&[u32]> = std::iter::once(first).chain(rest.chunks(1)).collect();
+    logits_of(decoder, &pieces, deltas)
 }
 
 fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
@@ -79,10 +78,10 @@ fn an_adapter_of_peft_gives_the_logits_of_peft_and_survives_a_round_trip() {
         adapter.save(copy.path(), "tiny").unwrap();
         let again = Adapter::load(copy.path(), decoder.config()).unwrap();
         for sequence in sequences(&format!("peft-{name}")) {
-            let got = logits(&decoder, &sequence.ids, adapter.trainable());
+            let got = logits(&decoder, &sequence.ids, adapter.deltas());
             assert!(distance(&got, &sequence.logits) < 1e-3, "{name}: {}", distance(&got, &sequence.logits));
-            assert!(distance(&got, &cached_logits(&decoder, &sequence.ids, adapter.frozen())) < 1e-4);
-            assert_eq!(got, logits(&decoder, &sequence.ids, again.trainable()));
+            assert!(distance(&got, &cached_logits(&decoder, &sequence.ids, adapter.deltas())) < 1e-4);
+            assert_eq!(got, logits(&decoder, &sequence.ids, again.deltas()));
             assert!(distance(&got, &logits(&decoder, &sequence.ids, &[])) > 1e-2, "the adapter changes something");
         }
     }
@@ -115,45 +114,48 @@ fn python_peft_reads_our_adapter_and_computes_the_same_logits() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let want: Vec<Vec<f32>> = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(distance(&logits(&decoder, &ids, adapter.frozen()), &want) < 1e-3);
+    assert!(distance(&logits(&decoder, &ids, adapter.deltas()), &want) < 1e-3);
 }
 
 #[test]
 fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
     let decoder = load("tiny-qwen3");
     let mut adapter = Adapter::load(&golden("peft-qwen3"), decoder.config()).unwrap();
-    let (tokens, targets) = ([3u32, 17, 200, 5, 9, 81, 44], [17u32, 200, 5, 9, 81, 44, 2]);
-    // Two completions under one prompt, so that gradients flow through shared rows too.
-    let mut tree = PackedTree::default();
-    let root = tree.push(3, None);
-    tree.push(2, Some(root));
-    tree.push(2, Some(root));
-    let tree = Arc::new(tree);
-    let objective = |deltas: &Deltas| {
-        let hidden = decoder.forward_tree(&tokens, &tree, deltas).unwrap();
-        let options = HeadOptions { temperature: 0.8, entropy_gradient: true };
-        let pairs = decoder.log_probabilities(&hidden, &targets, options).unwrap();
-        let weights = Tensor::new(&[[1f32, 0.3]], &Device::Cpu).unwrap();
-        pairs.broadcast_mul(&weights).unwrap().sum_all().unwrap()
+    // Two completions under one prompt, so that gradients flow through shared rows too, and a prompt of one token.
+    let groups: [(&[u32], Vec<&[u32]>); 2] =
+        [(&[5, 9], vec![&[81, 44, 2], &[7]]), (&[30], vec![&[81, 200], &[44, 44, 12]])];
+    let weights: Vec<(f32, f32)> = (0..9).map(|i| (1.0 - 0.1 * i as f32, 0.3)).collect();
+    let record = |deltas: &Deltas| {
+        let tape = Tape::of(&decoder, deltas, &[3, 17, 200], &groups).unwrap();
+        let predictions = tape.predictions(groups.iter().map(|g| g.1.clone()));
+        (tape, predictions)
     };
-    let grads = objective(adapter.trainable()).backward().unwrap();
+    let objective = |deltas: &Deltas| -> f64 {
+        let (tape, predictions) = record(deltas);
+        let statistics = decoder.predicted(tape.recording(), &predictions, 0.8).unwrap();
+        let weighted = statistics.iter().zip(&weights);
+        weighted.map(|(s, w)| f64::from(s.log_probability * w.0) + f64::from(s.entropy * w.1)).sum()
+    };
+    let (tape, predictions) = record(adapter.deltas());
+    let mut gradients = Decoder::zero_gradients(adapter.deltas());
+    let deltas = adapter.deltas();
+    decoder.backward(tape.recording(), &tape.tree(), &predictions, 0.8, &weights, deltas, &mut gradients).unwrap();
+    let gradients = adapter.flatten(&gradients);
     let variables: Vec<(String, Var)> = adapter.parameters().map(|(n, v)| (n, v.clone())).collect();
     assert_eq!(variables.len(), 2 * 2 * Projection::COUNT, "all linear layers of both blocks");
-    for (name, var) in variables {
-        let grad = grads.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
-        let grad = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    for ((name, var), grad) in variables.into_iter().zip(&gradients) {
         assert!(grad.iter().all(|g| g.is_finite()) && grad.iter().any(|g| *g != 0.0), "{name}");
         let value = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         // Along the gradient itself the derivative is its norm: one number that every element takes part in.
         let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
         let step = 1e-2f32;
         let mut at = |sign: f32| {
-            let moved: Vec<f32> = value.iter().zip(&grad).map(|(v, g)| v + sign * step * g / norm).collect();
+            let moved: Vec<f32> = value.iter().zip(grad).map(|(v, g)| v + sign * step * g / norm).collect();
             var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
             adapter.refresh().unwrap();
-            objective(adapter.frozen()).to_scalar::<f32>().unwrap()
+            objective(adapter.deltas())
         };
-        let numeric = (at(1.0) - at(-1.0)) / (2.0 * step);
+        let numeric = ((at(1.0) - at(-1.0)) / f64::from(2.0 * step)) as f32;
         at(0.0);
         assert!((numeric - norm).abs() < 0.02 * norm + 2e-3, "{name}: norm {norm} but differences {numeric}");
     }
@@ -163,10 +165,14 @@ fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
 fn tokens_and_positions_out_of_range_are_refused_with_the_limit() {
     let decoder = load("tiny-qwen3");
     let vocabulary = decoder.config().vocab_size;
-    let error = decoder.forward_tree(&[vocabulary as u32], &chain(1), &[]).unwrap_err().to_string();
+    let refusal = |tokens: &[u32]| {
+        let mut sequence = [decoder.continuation(Vec::new())];
+        decoder.forward(tokens, &mut sequence, &[tokens.len()], &[], None).unwrap_err().to_string()
+    };
+    let error = refusal(&[vocabulary as u32]);
     assert!(error.contains(&format!("vocabulary of {vocabulary}")), "{error}");
     let long = decoder.config().max_position_embeddings + 1;
-    let error = decoder.forward_tree(&vec![1; long], &chain(long), &[]).unwrap_err().to_string();
+    let error = refusal(&vec![1; long]);
     assert!(error.contains("outside the model's context") && error.contains("shorten"), "{error}");
 }
 
@@ -208,21 +214,21 @@ fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
     let text = std::fs::read_to_string(golden("logits-smollm2.json")).unwrap();
     let want: SmolGolden = serde_json::from_str(&text).unwrap();
     for case in want.cases {
-        let hidden = decoder.forward_tree(&case.ids, &chain(case.ids.len()), &[]).unwrap();
-        let got: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
+        let got = logits(&decoder, &case.ids, &[]);
         for ((position, logits), log_sum) in case.positions.iter().zip(&case.logits).zip(&case.logsumexp) {
             let picked: Vec<f32> = want.vocabulary.iter().map(|v| got[*position][*v]).collect();
             assert!(distance(&[picked], std::slice::from_ref(logits)) < 1e-3);
-            let sum = crate::kernels::log_sum_exp(&mut got[*position].clone(), 1.0);
+            let sum = crate::kernels::partition(&got[*position], 1.0).log_sum();
             assert!((sum - log_sum).abs() < 1e-3, "{sum} {log_sum}");
         }
         assert!(distance(&got, &cached_logits(&decoder, &case.ids, &[])) < 1e-4 * 10.0, "both passes");
-        let options = HeadOptions { temperature: 1.0, entropy_gradient: false };
-        let from = case.prompt_len - 1;
-        let rows = hidden.narrow(0, from, case.ids.len() - case.prompt_len).unwrap();
-        let statistics = decoder.log_probabilities(&rows, &case.ids[case.prompt_len..], options).unwrap();
-        for (got, want) in statistics.to_vec2::<f32>().unwrap().iter().zip(&case.logprobs) {
-            assert!((got[0] - want).abs() < 1e-3, "{} {want}", got[0]);
+        let (prompt, completion) = case.ids.split_at(case.prompt_len);
+        let tape = Tape::of(&decoder, &[], &[], &[(prompt, vec![completion])]).unwrap();
+        let predictions = tape.predictions(std::iter::once(vec![completion]));
+        let statistics = decoder.predicted(tape.recording(), &predictions, 1.0).unwrap();
+        for (got, want) in statistics.iter().zip(&case.logprobs) {
+            let got = got.log_probability;
+            assert!((got - want).abs() < 1e-3, "{got} {want}");
         }
     }
 }

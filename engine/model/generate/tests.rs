@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::kernels::{HeadOptions, PackedTree, Precision};
+use crate::kernels::Precision;
 use crate::model::ModelSource;
 
 struct Fixture {
@@ -57,24 +57,56 @@ fn completions_are_the_same_whatever_batch_they_are_drawn_in() {
 }
 
 #[test]
-fn log_probabilities_of_the_sampler_are_those_of_the_differentiable_pass() {
-    let f = fixture(Precision::Auto);
-    let sampling = SamplingConfig { max_completion_length: 8, temperature: 0.7, ..Default::default() };
-    for (prompt, group) in prompts().iter().zip(f.run(&prompts(), &sampling, 2, &[])) {
-        for completion in group {
-            let tokens = [&PREFIX, prompt.tokens.as_slice(), &completion.tokens].concat();
-            let mut tree = PackedTree::default();
-            tree.push(tokens.len(), None);
-            let hidden = f.decoder.forward_tree(&tokens, &Arc::new(tree), &[]).unwrap();
-            let n = completion.tokens.len();
-            let rows = hidden.narrow(0, tokens.len() - n - 1, n).unwrap();
-            let options = HeadOptions { temperature: 0.7, entropy_gradient: false };
-            let got =
-                f.decoder.log_probabilities(&rows, &completion.tokens, options).unwrap().to_vec2::<f32>().unwrap();
-            for (got, want) in got.iter().zip(&completion.log_probabilities) {
-                assert!((got[0] - want).abs() < 2e-2, "{} {want}", got[0]);
-            }
+fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
+    for precision in [Precision::F32, Precision::Auto] {
+        let f = fixture(precision);
+        let sampling = SamplingConfig { max_completion_length: 8, temperature: 0.7, ..Default::default() };
+        let prompts = prompts();
+        let options = GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 11, deadline: Deadline::NONE };
+        let (groups, tape) =
+            generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts, &[], &options).unwrap();
+        assert_eq!(groups, f.run(&prompts, &sampling, 2, &[]), "recording changes nothing");
+        let tokens = || groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect::<Vec<_>>());
+        let recorded = f.decoder.predicted(tape.recording(), &tape.predictions(tokens()), 0.7).unwrap();
+        let fed: Vec<(&[u32], Vec<&[u32]>)> = prompts.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
+        let fed = Tape::of(&f.decoder, &[], &PREFIX, &fed).unwrap();
+        let again = f.decoder.predicted(fed.recording(), &fed.predictions(tokens()), 0.7).unwrap();
+        // The last one alone, and a tape of which most is thrown away.
+        let mut last = tape.clone();
+        last.retain(&f.decoder, &[3]);
+        assert!(last.recording().rows() < tape.recording().rows() / 2);
+        let kept = f.decoder.predicted(last.recording(), &last.predictions(tokens().skip(3)), 0.7).unwrap();
+        let sampled = groups.iter().flatten().flat_map(|c| c.log_probabilities.iter().zip(&c.entropies));
+        let tolerance = if precision == Precision::F32 { 1e-4 } else { 2e-2 };
+        let mut count = 0;
+        for (((log_probability, entropy), recorded), again) in sampled.zip(&recorded).zip(&again) {
+            assert_eq!((*log_probability, *entropy), (recorded.log_probability, recorded.entropy), "to the bit");
+            assert!((log_probability - again.log_probability).abs() < tolerance);
+            assert!((entropy - again.entropy).abs() < tolerance);
+            count += 1;
         }
+        assert_eq!(count, recorded.len());
+        assert_eq!(kept, recorded[recorded.len() - kept.len()..]);
+    }
+}
+
+#[test]
+fn a_replaced_completion_is_recorded_like_one_that_was_sampled() {
+    let f = fixture(Precision::F32);
+    let sampling = SamplingConfig { max_completion_length: 4, ..Default::default() };
+    let options = GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 1, deadline: Deadline::NONE };
+    let (mut groups, mut tape) =
+        generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), &[], &options).unwrap();
+    let other = [9u32, 81, 44, 2, 60, 61, 62];
+    tape.replace(&f.decoder, &[], &[(2, 1, &other)]).unwrap();
+    groups[2][1].tokens = other.to_vec();
+    let tokens = || groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect::<Vec<_>>());
+    let all = prompts();
+    let fed: Vec<(&[u32], Vec<&[u32]>)> = all.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
+    let fed = Tape::of(&f.decoder, &[], &PREFIX, &fed).unwrap();
+    let numbers = |tape: &Tape| f.decoder.predicted(tape.recording(), &tape.predictions(tokens()), 1.0).unwrap();
+    for (got, want) in numbers(&tape).iter().zip(numbers(&fed)) {
+        assert!((got.log_probability - want.log_probability).abs() < 1e-4);
     }
 }
 
@@ -85,11 +117,9 @@ fn greedy_takes_the_likeliest_token_every_time() {
     let completion = &f.run(prompt, &SamplingConfig::greedy(6), 1, &[])[0][0];
     let mut tokens = [&PREFIX, prompt[0].tokens.as_slice()].concat();
     for token in &completion.tokens {
-        let mut tree = PackedTree::default();
-        tree.push(tokens.len(), None);
-        let hidden = f.decoder.forward_tree(&tokens, &Arc::new(tree), &[]).unwrap();
-        let last = hidden.narrow(0, tokens.len() - 1, 1).unwrap();
-        let logits = f.decoder.logits(&last).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mut sequence = [f.decoder.continuation(Vec::new())];
+        let hidden = f.decoder.forward(&tokens, &mut sequence, &[tokens.len()], &[], None).unwrap();
+        let logits = f.decoder.logits(&hidden[hidden.len() - f.decoder.config().hidden_size..]);
         let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
         assert_eq!(best as u32, *token);
         tokens.push(*token);

@@ -1,0 +1,47 @@
+//! Our side of `cargo xtask peers`: one measurement a call, printed as a line of JSON. Measures SmolLM2-135M against
+//! TRL (one GRPO step) and llama.cpp (prefill, decoding) on the same shapes.
+//!
+//!     cargo bench --bench peers -- grpo_step|decode_64|prefill_512|decode_1
+
+use std::time::Instant;
+
+mod workload;
+use workload::{Model, Shape, Step};
+
+fn main() -> anyhow::Result<()> {
+    let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let model = Model::load()?;
+    for name in names {
+        let (unit, readings) = match name.as_str() {
+            "grpo_step" => {
+                let mut step = Step::new(&model)?;
+                step.run(Shape::PEER)?;
+                ("seconds", timed(5, || step.run(Shape::PEER).map(|_| 1))?)
+            }
+            "decode_64" => ("seconds a token", timed(5, || model.decode(64, 17).map(|n| n - 64))?),
+            "prefill_512" => ("seconds a token", timed(7, || model.prefill(512).map(|_| 512))?),
+            "decode_1" => ("seconds a token", timed(5, || model.decode(1, 65).map(|n| n - 1))?),
+            other => anyhow::bail!("{other} is not measured; there are grpo_step, decode_64, prefill_512, decode_1"),
+        };
+        println!("{}", serde_json::json!({ "name": name, "unit": unit, "readings": readings, "peak_kib": peak() }));
+    }
+    Ok(())
+}
+
+/// Seconds a unit of work of each repetition, after one that does not count.
+fn timed(times: usize, mut work: impl FnMut() -> anyhow::Result<usize>) -> anyhow::Result<Vec<f64>> {
+    work()?;
+    (0..times)
+        .map(|_| {
+            let start = Instant::now();
+            let units = work()?;
+            Ok(start.elapsed().as_secs_f64() / units as f64)
+        })
+        .collect()
+}
+
+/// The largest resident memory of this process so far, in KiB.
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+}

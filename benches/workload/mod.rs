@@ -1,0 +1,130 @@
+//! What the benches measure: SmolLM2-135M on the shapes of the peers' scripts (`xtask/peers/`).
+#![allow(dead_code, reason = "every bench is a program of its own and takes what it needs")]
+
+use querywright::kernels::Precision;
+use querywright::model::{
+    Adapter, Decoder, GenerateOptions, LoraConfig, ModelSource, PromptTokens, SamplingConfig, Tokenizer, generate,
+    generate_recorded, prefix,
+};
+use querywright::sources::{self, PullOptions};
+use querywright::train::learner::{LearnerConfig, Rollout, RolloutBatch, Sample, learn};
+use querywright::train::loss::LossConfig;
+use querywright::train::optimizer::{AdamW, AdamWConfig};
+use querywright::types::Deadline;
+
+/// The model with its tokenizer.
+pub struct Model {
+    pub decoder: Decoder,
+    pub tokenizer: Tokenizer,
+}
+
+/// The shape of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub prompts: usize,
+    pub completions: usize,
+    /// Tokens of each completion: nothing ends early.
+    pub length: usize,
+    /// Tokens of each prompt.
+    pub prompt: usize,
+}
+
+impl Shape {
+    /// That of the peer's step: 8 prompts of about 48 tokens, 8 completions of 32 tokens each.
+    pub const PEER: Self = Self { prompts: 8, completions: 8, length: 32, prompt: 48 };
+
+    /// Tokens that are fed.
+    pub fn tokens(self) -> usize {
+        self.prompts * (self.prompt + self.completions * self.length)
+    }
+}
+
+impl Model {
+    pub fn load() -> anyhow::Result<Self> {
+        let path = sources::model("smollm2-135m", &PullOptions::default())?;
+        let source = ModelSource::open(&path)?;
+        Ok(Self { decoder: Decoder::load(&source, Precision::Auto, &|_, _| {})?, tokenizer: source.tokenizer()? })
+    }
+
+    /// Prompts of so many tokens; no two begin alike.
+    pub fn prompts(&self, count: usize, tokens: usize) -> Vec<PromptTokens> {
+        let token = |prompt: usize, i: usize| (1_000 + prompt * 131 + i * 17) as u32;
+        let prompt = |p| PromptTokens { stream: p as u64, tokens: (0..tokens).map(|i| token(p, i)).collect() };
+        (0..count).map(prompt).collect()
+    }
+
+    /// Feeds a prompt of so many tokens and forms the logits behind its end.
+    pub fn prefill(&self, tokens: usize) -> anyhow::Result<f32> {
+        let prompt = &self.prompts(1, tokens)[0].tokens;
+        let mut sequence = [self.decoder.continuation(Vec::new())];
+        let hidden = self.decoder.forward(prompt, &mut sequence, &[tokens], &[], None)?;
+        Ok(self.decoder.logits(&hidden[hidden.len() - self.decoder.config().hidden_size..])[0])
+    }
+
+    /// `streams` completions of `length` tokens behind one shared prompt, nothing ending early.
+    pub fn decode(&self, streams: usize, length: usize) -> anyhow::Result<usize> {
+        let sampling = SamplingConfig { max_completion_length: length, ..SamplingConfig::default() };
+        let options =
+            GenerateOptions { sampling: &sampling, completions: streams, stop: &[], seed: 0, deadline: Deadline::NONE };
+        let shared = prefix(&self.decoder, &[], &[])?;
+        let all = generate(&self.decoder, &self.tokenizer, &shared, &self.prompts(1, 64), &[], &options)?;
+        Ok(all.iter().flatten().map(|c| c.tokens.len()).sum())
+    }
+}
+
+/// A step of GRPO with everything that a run keeps between its steps.
+pub struct Step<'a> {
+    model: &'a Model,
+    adapter: Adapter,
+    optimizer: AdamW,
+    seed: u64,
+}
+
+impl<'a> Step<'a> {
+    /// LoRA of rank 16 on all linear layers.
+    pub fn new(model: &'a Model) -> anyhow::Result<Self> {
+        let adapter = Adapter::new(model.decoder.config(), LoraConfig::default(), 0)?;
+        Ok(Self { model, adapter, optimizer: AdamW::new(AdamWConfig::default()), seed: 0 })
+    }
+
+    /// Samples, scores by a made-up reward, and learns. Gives the tokens sampled.
+    pub fn run(&mut self, shape: Shape) -> anyhow::Result<usize> {
+        self.seed += 1;
+        let sampling = SamplingConfig { max_completion_length: shape.length, ..SamplingConfig::default() };
+        let options = GenerateOptions {
+            sampling: &sampling,
+            completions: shape.completions,
+            stop: &[],
+            seed: self.seed,
+            deadline: Deadline::NONE,
+        };
+        let prompts = self.model.prompts(shape.prompts, shape.prompt);
+        let (decoder, tokenizer) = (&self.model.decoder, &self.model.tokenizer);
+        let (groups, tape) =
+            generate_recorded(decoder, tokenizer, &[], &prompts, self.adapter.deltas(), &options)?;
+        let tokens = groups.iter().flatten().map(|c| c.tokens.len()).sum();
+        let rollouts = groups.into_iter().zip(prompts).map(|(group, prompt)| {
+            let sample = |c: querywright::model::Completion| Sample {
+                advantage: (c.text.len() % 7) as f32 - 3.0,
+                counterfactual: Default::default(),
+                truncated: false,
+                dropped: false,
+                tokens: c.tokens,
+                sampled_logp: c.log_probabilities,
+                sampled_entropy: c.entropies,
+            };
+            Rollout { prompt: prompt.tokens, samples: group.into_iter().map(sample).collect() }
+        });
+        let batch = RolloutBatch { rollouts: rollouts.collect(), tape: Some(tape) };
+        let config = LearnerConfig {
+            loss: LossConfig::default(),
+            temperature: 1.0,
+            max_grad_norm: 1.0,
+            num_iterations: 1,
+            term_credit_coef: 0.0,
+            micro_batch_tokens: 4096,
+        };
+        learn(decoder, &mut self.adapter, &mut self.optimizer, 1e-4, &[], vec![batch], &config)?;
+        Ok(tokens)
+    }
+}

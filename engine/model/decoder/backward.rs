@@ -1,0 +1,173 @@
+//! The way back through a decoder: from the weights of log-probabilities to the gradients of its deltas.
+
+use super::{Decoder, Deltas, GATE_UP, Gradients, QKV, Recording};
+use crate::error::Result;
+use crate::kernels::{
+    Attended, LoraGradient, TokenStatistics, Tree, apply_backward, attend_backward, log_probabilities_backward, swiglu,
+    swiglu_backward,
+};
+use crate::model::adapter::Projection;
+
+/// Tokens that recorded rows predict.
+#[derive(Debug, Clone, Default)]
+pub struct Predictions {
+    /// For each token: the row whose hidden state predicts it.
+    pub rows: Vec<usize>,
+    /// The tokens.
+    pub targets: Vec<u32>,
+}
+
+impl Decoder {
+    /// Gradients of zero for all deltas.
+    pub fn zero_gradients(deltas: &Deltas) -> Vec<[Option<LoraGradient>; Projection::COUNT]> {
+        deltas.iter().map(|layer| layer.each_ref().map(|d| d.as_ref().map(LoraGradient::zeros))).collect()
+    }
+
+    /// Log-probabilities and entropies of recorded predictions.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn predicted(
+        &self,
+        recording: &Recording,
+        predictions: &Predictions,
+        temperature: f32,
+    ) -> Result<Vec<TokenStatistics>> {
+        let hidden = self.hidden(recording, &predictions.rows);
+        self.log_probabilities(&hidden, &predictions.targets, temperature)
+    }
+
+    /// Adds the gradient of `Σ weights.0 · log p + weights.1 · entropy` over all predictions to `gradients`. Gives the
+    /// log-probabilities and entropies, formed anew.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary.
+    pub fn backward(
+        &self,
+        recording: &Recording,
+        tree: &Tree,
+        predictions: &Predictions,
+        temperature: f32,
+        weights: &[(f32, f32)],
+        deltas: &Deltas,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<TokenStatistics>> {
+        predictions.targets.iter().try_for_each(|token| self.check(*token))?;
+        let width = self.config.hidden_size;
+        let hidden = self.hidden(recording, &predictions.rows);
+        let mut dhidden = vec![0.0; hidden.len()];
+        let statistics = log_probabilities_backward(
+            &self.head,
+            &hidden,
+            &predictions.targets,
+            temperature,
+            weights,
+            &mut dhidden,
+        );
+        // A row may predict several tokens: the end of a prompt predicts the first one of every completion.
+        let mut dnormed = vec![0.0; recording.rows() * width];
+        for (row, from) in predictions.rows.iter().zip(dhidden.chunks_exact(width)) {
+            dnormed[row * width..(row + 1) * width].iter_mut().zip(from).for_each(|(to, d)| *to += d);
+        }
+        let mut dx = vec![0.0; dnormed.len()];
+        self.norm.add_backward(recording.last(), &dnormed, &mut dx);
+        // Below the lowest block that learns nobody asks for a gradient.
+        let lowest = deltas.iter().position(|layer| layer.iter().any(Option::is_some));
+        let mut back = Back::new(self, recording);
+        for index in (lowest.unwrap_or(self.layers.len())..self.layers.len()).rev() {
+            back.layer(index, tree, deltas, gradients, &mut dx, Some(index) == lowest);
+        }
+        Ok(statistics)
+    }
+
+    /// The hidden states after the last norm of recorded rows.
+    fn hidden(&self, recording: &Recording, rows: &[usize]) -> Vec<f32> {
+        let width = self.config.hidden_size;
+        let last: Vec<f32> = rows.iter().flat_map(|row| &recording.last()[row * width..][..width]).copied().collect();
+        let mut hidden = vec![0.0; last.len()];
+        self.norm.apply(&last, &mut hidden);
+        hidden
+    }
+}
+
+/// Buffers of the way back; each has as many rows as the recording.
+struct Back<'a> {
+    decoder: &'a Decoder,
+    recording: &'a Recording,
+    angles: crate::kernels::Angles,
+    /// What a block's layers read, and its gradient.
+    h: Vec<f32>,
+    dh: Vec<f32>,
+    activated: Vec<f32>,
+    dactivated: Vec<f32>,
+    dgate_up: Vec<f32>,
+    dattended: Vec<f32>,
+    dqkv: Vec<f32>,
+}
+
+impl<'a> Back<'a> {
+    fn new(decoder: &'a Decoder, recording: &'a Recording) -> Self {
+        let (rows, heads) = (recording.rows(), decoder.heads);
+        let buffer = |width: usize| vec![0.0; rows * width];
+        let (hidden, wide) = (decoder.config.hidden_size, decoder.config.intermediate_size);
+        Self {
+            decoder,
+            recording,
+            angles: decoder.rope.angles(recording.positions()),
+            h: buffer(hidden),
+            dh: buffer(hidden),
+            activated: buffer(wide),
+            dactivated: buffer(wide),
+            dgate_up: buffer(2 * wide),
+            dattended: buffer(heads.queries * heads.dim),
+            dqkv: buffer(heads.width()),
+        }
+    }
+
+    /// One block: `dx` is the gradient of its output and becomes that of its input (not in the lowest one).
+    fn layer(
+        &mut self,
+        index: usize,
+        tree: &Tree,
+        deltas: &Deltas,
+        gradients: &mut Gradients,
+        dx: &mut [f32],
+        lowest: bool,
+    ) {
+        let Decoder { heads, rope, config, layers, .. } = self.decoder;
+        let (layer, record) = (&layers[index], self.recording.recorded(index));
+        let (heads, hidden, wide) = (*heads, config.hidden_size, config.intermediate_size);
+        let placed = |projections| layer.placed(projections, deltas.get(index));
+        let [q, k, v, o, gate, up, down] = &mut gradients[index];
+
+        swiglu(record.gate_up, wide, &mut self.activated);
+        let parts = placed(&[Projection::Down]);
+        apply_backward(&parts, &self.activated, dx, hidden, &mut [down.as_mut()], Some(&mut self.dactivated));
+        swiglu_backward(record.gate_up, wide, &self.dactivated, &mut self.dgate_up);
+        layer.mlp_norm.apply(record.middle, &mut self.h);
+        let sums = &mut [gate.as_mut(), up.as_mut()];
+        apply_backward(&placed(&GATE_UP), &self.h, &self.dgate_up, 2 * wide, sums, Some(&mut self.dh));
+        layer.mlp_norm.add_backward(record.middle, &self.dh, dx);
+
+        let parts = placed(&[Projection::Output]);
+        apply_backward(&parts, record.attended, dx, hidden, &mut [o.as_mut()], Some(&mut self.dattended));
+        self.dqkv.fill(0.0);
+        let attended =
+            Attended { qkv: record.qkv, out: record.attended, log_sums: record.log_sums, grad: &self.dattended };
+        attend_backward(heads, tree, attended, &mut self.dqkv);
+        let (queries, keys) = (heads.queries * heads.dim, heads.keys * heads.dim);
+        rope.rotate_back(&mut self.dqkv, heads.width(), queries + keys, &self.angles);
+        if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
+            let both = queries + keys;
+            query_norm.columns_backward(record.raw, both, &mut self.dqkv, heads.width(), 0..queries);
+            key_norm.columns_backward(record.raw, both, &mut self.dqkv, heads.width(), queries..both);
+        }
+        layer.attention_norm.apply(record.input, &mut self.h);
+        let dh = (!lowest).then_some(self.dh.as_mut_slice());
+        let sums = &mut [q.as_mut(), k.as_mut(), v.as_mut()];
+        apply_backward(&placed(&QKV), &self.h, &self.dqkv, heads.width(), sums, dh);
+        if !lowest {
+            layer.attention_norm.add_backward(record.input, &self.dh, dx);
+        }
+    }
+}

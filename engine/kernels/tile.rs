@@ -109,7 +109,11 @@ pub(super) unsafe fn tile_f32(isa: Isa, factors: &[Factor<f32>], rows: usize, ou
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => by_rows!(rows, f32_avx512(factors, output)),
+            Isa::Avx512Bf16 | Isa::Avx512 => {
+                for (index, factor) in factors.iter().enumerate() {
+                    by_rows!(rows, f32_avx512(factor, output.after(index)));
+                }
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
                 for r in 0..rows {
@@ -132,8 +136,13 @@ pub(super) unsafe fn tile_f32(isa: Isa, factors: &[Factor<f32>], rows: usize, ou
 /// As [`tile_f32`], counted in pairs; AVX-512 with bf16 was detected. `next` may be any address.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn tile_bf16(factors: &[Factor<u32>], rows: usize, output: Output, next: *const u32) {
-    // SAFETY: the caller's contract is passed on.
-    unsafe { by_rows!(rows, bf16_avx512(factors, output, next)) }
+    // One factor a call: with a second loop around it the compiler runs out of registers. The sums that a further
+    // factor continues are still in the nearest cache.
+    for (index, factor) in factors.iter().enumerate() {
+        let next = if index == 0 { next } else { std::ptr::null() };
+        // SAFETY: the caller's contract is passed on.
+        unsafe { by_rows!(rows, bf16_avx512(factor, output.after(index), next)) }
+    }
 }
 
 /// `out[m][j] += sum over rows r of left[r][m] * right[r][j]`: `many` (at most 8) rows of the result, `columns` (at
@@ -238,19 +247,18 @@ use std::arch::x86_64::*;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn f32_avx512<const M: usize>(factors: &[Factor<f32>], output: Output) {
+unsafe fn f32_avx512<const M: usize>(factor: &Factor<f32>, output: Output) {
+    let Factor { x, stride, panel, inner } = *factor;
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    for &Factor { x, stride, panel, inner } in factors {
-        for i in 0..inner {
-            // SAFETY: `i < inner`, `r < M` rows, as the caller promised.
-            unsafe {
-                let left = _mm512_loadu_ps(panel.add(i * PANEL));
-                let right = _mm512_loadu_ps(panel.add(i * PANEL + 16));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let value = _mm512_set1_ps(*x.add(r * stride + i));
-                    sum[0] = _mm512_fmadd_ps(value, left, sum[0]);
-                    sum[1] = _mm512_fmadd_ps(value, right, sum[1]);
-                }
+    for i in 0..inner {
+        // SAFETY: `i < inner`, `r < M` rows, as the caller promised.
+        unsafe {
+            let left = _mm512_loadu_ps(panel.add(i * PANEL));
+            let right = _mm512_loadu_ps(panel.add(i * PANEL + 16));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let value = _mm512_set1_ps(*x.add(r * stride + i));
+                sum[0] = _mm512_fmadd_ps(value, left, sum[0]);
+                sum[1] = _mm512_fmadd_ps(value, right, sum[1]);
             }
         }
     }
@@ -260,28 +268,38 @@ unsafe fn f32_avx512<const M: usize>(factors: &[Factor<f32>], output: Output) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn bf16_avx512<const M: usize>(factors: &[Factor<u32>], output: Output, next: *const u32) {
+unsafe fn bf16_avx512<const M: usize>(factor: &Factor<u32>, output: Output, next: *const u32) {
+    // SAFETY: the caller's contract is passed on.
+    unsafe {
+        match next.is_null() {
+            true => bf16_loop::<M, false>(factor, output, next),
+            false => bf16_loop::<M, true>(factor, output, next),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+unsafe fn bf16_loop<const M: usize, const PREFETCH: bool>(factor: &Factor<u32>, output: Output, next: *const u32) {
+    let Factor { x, stride, panel, inner } = *factor;
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    let mut next = next;
-    for &Factor { x, stride, panel, inner } in factors {
-        for p in 0..inner {
-            if !next.is_null() {
-                // Two lines a pair row, as many as this loop reads; a prefetch never faults.
-                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL).cast());
-                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL + 16).cast());
-            }
-            // SAFETY: `p < inner`, `r < M` rows, as the caller promised; the casts reinterpret 512 bits as 32 bf16.
-            unsafe {
-                let left: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL).cast()));
-                let right: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL + 16).cast()));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let value: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(r * stride + p) as i32));
-                    sum[0] = _mm512_dpbf16_ps(sum[0], value, left);
-                    sum[1] = _mm512_dpbf16_ps(sum[1], value, right);
-                }
+    for p in 0..inner {
+        if PREFETCH {
+            // Two lines a pair row, as many as this loop reads; a prefetch never faults.
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL).cast());
+            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL + 16).cast());
+        }
+        // SAFETY: `p < inner`, `r < M` rows, as the caller promised; the casts reinterpret 512 bits as 32 bf16.
+        unsafe {
+            let left: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL).cast()));
+            let right: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL + 16).cast()));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let value: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(r * stride + p) as i32));
+                sum[0] = _mm512_dpbf16_ps(sum[0], value, left);
+                sum[1] = _mm512_dpbf16_ps(sum[1], value, right);
             }
         }
-        next = std::ptr::null();
     }
     // SAFETY: as above.
     unsafe { store_avx512(&sums, output) }
@@ -339,6 +357,11 @@ unsafe fn store_avx512<const M: usize>(sums: &[[__m512; 2]; M], output: Output) 
 
 #[cfg(target_arch = "x86_64")]
 impl Output {
+    /// The same after so many factors: what they gave is added to.
+    fn after(self, factors: usize) -> Self {
+        Self { accumulate: self.accumulate || factors > 0, ..self }
+    }
+
     /// Which lanes of the panel's two registers are written.
     fn masks(&self) -> [__mmask16; 2] {
         [mask(self.columns.min(16)), mask(self.columns.saturating_sub(16).min(16))]

@@ -58,7 +58,9 @@ impl Heads {
     /// `width` values.
     fn gather(self, from: &[f32], width: usize, head: usize, rows: impl Iterator<Item = usize>) -> Vec<f32> {
         let block = self.group() * self.dim;
-        rows.flat_map(|r| &from[r * width + head * block..][..block]).copied().collect()
+        let mut gathered = Vec::with_capacity(rows.size_hint().0 * block);
+        rows.for_each(|r| gathered.extend_from_slice(&from[r * width + head * block..][..block]));
+        gathered
     }
 }
 

@@ -173,8 +173,8 @@ pub fn apply(layers: &[Placed<'_>], x: &[f32], y: &mut [f32], stride: usize, add
             }
         }
     }
-    let lows: Vec<Option<Vec<f32>>> = layers.iter().map(|l| l.low(&x)).collect();
-    let lows: Vec<Option<Rows<'_>>> = layers.iter().zip(&lows).map(|(l, low)| l.rows_of(low.as_deref())).collect();
+    let (low, ranks) = lows(layers, &x);
+    let lows = low_rows(layers, &low, ranks);
     let mut factors = Vec::with_capacity(layers.len());
     for (placed, low) in layers.iter().zip(&lows) {
         let mut sum = vec![(&x, placed.layer.forward_matrix())];
@@ -203,26 +203,23 @@ pub fn apply_backward(
     let Some(first) = layers.first() else { return };
     let input = first.layer.input();
     let x = Rows::new(x, input);
-    let dys: Vec<Rows<'_>> =
-        layers.iter().map(|l| Rows::columns(dy, stride, l.column, l.layer.output())).collect();
-    let mut gs = Vec::with_capacity(layers.len());
-    for ((placed, dy), gradient) in layers.iter().zip(&dys).zip(gradients) {
-        let mut g = Vec::new();
-        if let (Some(packed), Some(delta)) = (placed.packed(), placed.delta) {
-            let rank = delta.0.rank;
-            g = vec![0.0; dy.count() * rank];
-            sum_of_products(&[Part { column: 0, factors: &[(dy, &packed.back_down)] }], &mut g, rank, false, true);
-            if let Some(gradient) = gradient {
-                let mut low = placed.low(&x).unwrap_or_default();
-                low.iter_mut().for_each(|l| *l *= delta.0.scale);
-                add_outer_product(&Rows::new(&g, rank), &x, &mut gradient.a);
-                add_outer_product(&Rows::new(&low, rank), dy, &mut gradient.b_transposed);
+    let dys: Vec<Rows<'_>> = layers.iter().map(|l| Rows::columns(dy, stride, l.column, l.layer.output())).collect();
+    let each: Vec<&Rows<'_>> = dys.iter().collect();
+    let (g, ranks) = into_ranks(layers, &each, |packed| &packed.back_down);
+    let gs = low_rows(layers, &g, ranks);
+    if gradients.iter().any(Option::is_some) {
+        let (mut low, ranks) = lows(layers, &x);
+        let scales: Vec<f32> = layers.iter().flat_map(|l| l.delta.map(|d| vec![d.0.scale; d.0.rank])).flatten().collect();
+        low.chunks_exact_mut(ranks.max(1)).for_each(|row| row.iter_mut().zip(&scales).for_each(|(l, s)| *l *= s));
+        let lows = low_rows(layers, &low, ranks);
+        for (((gradient, dy), g), low) in gradients.iter_mut().zip(&dys).zip(&gs).zip(&lows) {
+            if let (Some(gradient), Some(g), Some(low)) = (gradient, g, low) {
+                add_outer_product(g, &x, &mut gradient.a);
+                add_outer_product(low, dy, &mut gradient.b_transposed);
             }
         }
-        gs.push(g);
     }
     let Some(dx) = dx else { return };
-    let gs: Vec<Option<Rows<'_>>> = layers.iter().zip(&gs).map(|(l, g)| l.rows_of(Some(g))).collect();
     let mut sum = Vec::with_capacity(2 * layers.len());
     for ((placed, dy), g) in layers.iter().zip(&dys).zip(&gs) {
         sum.push((dy, placed.layer.backward_matrix()));
@@ -238,18 +235,45 @@ impl Placed<'_> {
         self.delta.map(|delta| delta.packed(self.layer.forward_matrix().is_bf16()))
     }
 
-    /// `x Aᵀ`.
-    fn low(&self, x: &Rows<'_>) -> Option<Vec<f32>> {
-        let packed = self.packed()?;
-        let rank = packed.down.outer();
-        let mut low = vec![0.0; x.count() * rank];
-        sum_of_products(&[Part { column: 0, factors: &[(x, &packed.down)] }], &mut low, rank, false, true);
-        Some(low)
+    fn rank(&self) -> usize {
+        self.delta.map_or(0, |delta| delta.0.rank)
     }
+}
 
-    fn rows_of<'v>(&self, low: Option<&'v [f32]>) -> Option<Rows<'v>> {
-        Some(Rows::new(low?, self.delta?.0.rank))
+/// `x Aᵀ` of all layers side by side, and the number of columns.
+fn lows(layers: &[Placed<'_>], x: &Rows<'_>) -> (Vec<f32>, usize) {
+    into_ranks(layers, &vec![x; layers.len()], |packed| &packed.down)
+}
+
+/// The products of each layer's rows with a factor of its delta, side by side, and the number of columns.
+fn into_ranks(
+    layers: &[Placed<'_>],
+    rows: &[&Rows<'_>],
+    factor: fn(&PackedDelta) -> &PackedMatrix,
+) -> (Vec<f32>, usize) {
+    let ranks: usize = layers.iter().map(Placed::rank).sum();
+    let mut product = vec![0.0; rows.first().map_or(0, |r| r.count()) * ranks];
+    let factors: Vec<_> = layers.iter().zip(rows).map(|(l, rows)| l.packed().map(|p| [(*rows, factor(p))])).collect();
+    let mut parts = Vec::with_capacity(layers.len());
+    let mut column = 0;
+    for (placed, factors) in layers.iter().zip(&factors) {
+        parts.extend(factors.as_ref().map(|factors| Part { column, factors }));
+        column += placed.rank();
     }
+    if ranks > 0 {
+        sum_of_products(&parts, &mut product, ranks, false, true);
+    }
+    (product, ranks)
+}
+
+/// Each layer's columns of rows that hold those of all layers side by side.
+fn low_rows<'v>(layers: &[Placed<'_>], low: &'v [f32], ranks: usize) -> Vec<Option<Rows<'v>>> {
+    let mut column = 0;
+    let own = |placed: &Placed<'_>| {
+        column += placed.rank();
+        placed.delta.map(|delta| Rows::columns(low, ranks, column - placed.rank(), delta.0.rank))
+    };
+    layers.iter().map(own).collect()
 }
 
 #[cfg(test)]

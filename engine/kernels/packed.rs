@@ -43,6 +43,9 @@ enum Panels {
 
 /// Rows that one task takes: their activations stay in the second-level cache while panels pass by.
 const ROW_BLOCK: usize = 16 * ROWS;
+/// Elements of the inner dimension (values, or bf16 pairs) that are multiplied before the next ones: with more, neither
+/// a panel nor the rows of a tile would stay in the second-level cache.
+const DEEP: usize = 1024;
 
 impl PackedMatrix {
     /// Packs `M[i][j] = at(i, j)`.
@@ -215,7 +218,7 @@ fn collected<T: Copy>(
 pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize, accumulate: bool, parallel: bool) {
     let rows = out.len().checked_div(stride).unwrap_or(0);
     assert_eq!(out.len(), rows * stride, "the result is not whole rows of {stride} values");
-    let mut work = 0;
+    let (mut work, mut deepest) = (0, 0);
     for part in parts {
         assert!((1..=MOST_FACTORS).contains(&part.factors.len()), "a sum has 1 to {MOST_FACTORS} terms");
         for (x, matrix) in part.factors {
@@ -223,6 +226,7 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
             assert_eq!(x.count, rows, "the factors have other rows than the result");
             assert_eq!(matrix.outer, part.factors[0].1.outer, "the terms of a sum have equal columns");
             work += rows * matrix.inner * matrix.outer;
+            deepest = deepest.max(if matrix.is_bf16() { matrix.inner.div_ceil(2) } else { matrix.inner });
         }
         assert!(part.column + part.factors[0].1.outer <= stride, "the part does not fit into a row");
     }
@@ -244,22 +248,27 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
         panels.extend((0..part.factors[0].1.outer.div_ceil(PANEL)).map(|panel| (index, panel)));
     }
     let isa = Isa::detect();
-    let tile = |(part, panel): (usize, usize), row: usize, count: usize, next: Option<(usize, usize)>| {
+    // `depth`: the block of the inner dimension.
+    let tile = |(part, panel): (usize, usize), depth: usize, row: usize, count: usize, next: Option<(usize, usize)>| {
         let Part { column, factors } = parts[part];
         let output = Output {
             // SAFETY: part, panel and row lie inside the result, whose length was checked.
             at: unsafe { base.get().add(row * stride + column + panel * PANEL) },
             stride,
             columns: PANEL.min(factors[0].1.outer - panel * PANEL),
-            accumulate,
+            accumulate: accumulate || depth > 0,
         };
+        let from = depth * DEEP;
         match &factors[0].1.panels {
             Panels::F32(_) => {
-                let list = collected(factors, |x, matrix| Factor {
-                    x: x.values[row * x.stride..].as_ptr(),
-                    stride: x.stride,
-                    panel: matrix.panel_f32(panel).as_ptr(),
-                    inner: matrix.inner,
+                let list = collected(factors, |x, matrix| {
+                    let from = from.min(matrix.inner);
+                    Factor {
+                        x: x.values[row * x.stride + from..].as_ptr(),
+                        stride: x.stride,
+                        panel: matrix.panel_f32(panel)[from * PANEL..].as_ptr(),
+                        inner: DEEP.min(matrix.inner - from),
+                    }
                 });
                 // SAFETY: rows and panels have the lengths that the tile reads (checked above); each (row, panel) pair
                 // is visited by one task only, so no two threads write the same element, and `out` outlives the loop.
@@ -269,21 +278,24 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
             Panels::Bf16(_) => {
                 let list = collected(factors, |x, matrix| {
                     let pairs = matrix.inner.div_ceil(2);
+                    let from = from.min(pairs);
                     Factor {
-                        x: x.narrow(false)[row * pairs..].as_ptr(),
+                        x: x.narrow(false)[row * pairs + from..].as_ptr(),
                         stride: pairs,
-                        panel: matrix.panel_bf16(panel).as_ptr(),
-                        inner: pairs,
+                        panel: matrix.panel_bf16(panel)[from * PANEL..].as_ptr(),
+                        inner: DEEP.min(pairs - from),
                     }
                 });
                 let next = next.map_or(std::ptr::null(), |(part, panel)| {
-                    parts[part].factors[0].1.panel_bf16(panel).as_ptr()
+                    let panel = parts[part].factors[0].1.panel_bf16(panel);
+                    panel[(from * PANEL).min(panel.len())..].as_ptr()
                 });
                 // SAFETY: as above; bf16 panels exist only where the instructions were detected.
                 unsafe { tile_bf16(&list[..factors.len()], count, output, next) };
             }
         }
     };
+    let depths = deepest.div_ceil(DEEP).max(1);
     let blocks = rows.div_ceil(ROW_BLOCK);
     let groups = match parallel {
         true => (rayon::current_num_threads() * 4).div_ceil(blocks).min(panels.len()),
@@ -296,10 +308,12 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
         // Tiles of equal height: 64 rows are 6 tiles of 10 or 11, not 5 of 12 and a low one.
         let tiles = (last - first).div_ceil(ROWS);
         let edge = |n: usize| first + (last - first) * n / tiles;
-        for (index, panel) in own.iter().enumerate() {
-            for n in 0..tiles {
-                let next = own.get(index + 1).filter(|_| n == 0).copied();
-                tile(*panel, edge(n), edge(n + 1) - edge(n), next);
+        for depth in 0..depths {
+            for (index, panel) in own.iter().enumerate() {
+                for n in 0..tiles {
+                    let next = own.get(index + 1).filter(|_| n == 0).copied();
+                    tile(*panel, depth, edge(n), edge(n + 1) - edge(n), next);
+                }
             }
         }
     };
@@ -315,37 +329,37 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
 pub(super) fn add_outer_product(left: &Rows<'_>, right: &Rows<'_>, out: &mut [f32]) {
     assert_eq!(left.count, right.count, "both sides have the same rows");
     assert_eq!(out.len(), left.width * right.width);
+    /// Rows of the result that a tile forms.
     const ACROSS: usize = 8;
-    /// Rows whose strips stay in the cache while the columns of `left` pass by.
-    const DEEP: usize = 128;
+    /// Rows whose values stay in the cache while the tiles pass by.
+    const ROWS: usize = 64;
     let isa = Isa::detect();
     let base = Shared(out.as_mut_ptr());
     let strips = right.width.div_ceil(PANEL);
-    let strip = |strip: usize| {
-        let column = strip * PANEL;
-        for row in (0..left.count).step_by(DEEP) {
-            for m in (0..left.width).step_by(ACROSS) {
-                let output = Output {
-                    // SAFETY: m and column lie inside the result, whose length was checked.
-                    at: unsafe { base.get().add(m * right.width + column) },
-                    stride: right.width,
-                    columns: PANEL.min(right.width - column),
-                    accumulate: true,
-                };
-                let sides =
-                    (left.values[row * left.stride + m..].as_ptr(), right.values[row * right.stride + column..].as_ptr());
-                let (rows, many) = (DEEP.min(left.count - row), ACROSS.min(left.width - m));
-                // SAFETY: `rows` rows from `row` on, `many` columns of the left and `columns` of the right exist; each
-                // strip is visited by one task only.
-                unsafe { outer_product(isa, sides, (left.stride, right.stride), rows, many, output) };
+    let run = |strips: std::ops::Range<usize>| {
+        for row in (0..left.count).step_by(ROWS) {
+            for column in strips.clone().map(|strip| strip * PANEL) {
+                for m in (0..left.width).step_by(ACROSS) {
+                    let output = Output {
+                        // SAFETY: m and column lie inside the result, whose length was checked.
+                        at: unsafe { base.get().add(m * right.width + column) },
+                        stride: right.width,
+                        columns: PANEL.min(right.width - column),
+                        accumulate: true,
+                    };
+                    let (from, to) = (&left.values[row * left.stride + m..], &right.values[row * right.stride + column..]);
+                    let (rows, many) = (ROWS.min(left.count - row), ACROSS.min(left.width - m));
+                    let (sides, strides) = ((from.as_ptr(), to.as_ptr()), (left.stride, right.stride));
+                    // SAFETY: `rows` rows from `row` on, `many` columns of the left and `columns` of the right exist;
+                    // each strip is visited by one task only.
+                    unsafe { outer_product(isa, sides, strides, rows, many, output) };
+                }
             }
         }
     };
-    if left.count * left.width * right.width < 1 << 17 {
-        (0..strips).for_each(strip);
-    } else {
-        (0..strips).into_par_iter().with_min_len(strips.div_ceil(rayon::current_num_threads() * 2)).for_each(strip);
-    }
+    let tasks = if left.count * left.width * right.width < 1 << 17 { 1 } else { rayon::current_num_threads().min(strips) };
+    let share = |task: usize| run(task * strips / tasks..(task + 1) * strips / tasks);
+    if tasks == 1 { share(0) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(share) }
 }
 
 /// The output's address, shared by the tasks of one product; each writes elements of its own.
@@ -379,7 +393,9 @@ mod tests {
 
     #[test]
     fn products_of_every_shape_and_precision_equal_the_naive_product() {
-        for (rows, inner, outer) in [(1, 5, 3), (7, 64, 33), (12, 31, 64), (13, 128, 31), (200, 66, 100)] {
+        for (rows, inner, outer) in
+            [(1, 5, 3), (7, 64, 33), (12, 31, 64), (13, 128, 31), (200, 66, 100), (5, 4500, 40)]
+        {
             let (x, w) = (noise(rows * inner, 1), noise(inner * outer, 2));
             let want = naive(&x, &w, rows, inner, outer);
             for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2), (Precision::Auto, 2e-2)] {

@@ -83,14 +83,18 @@ impl Decoder {
     /// The hidden states after the last norm of recorded rows.
     fn hidden(&self, recording: &Recording, rows: &[usize]) -> Vec<f32> {
         let width = self.config.hidden_size;
-        let last: Vec<f32> = rows.iter().flat_map(|row| &recording.last()[row * width..][..width]).copied().collect();
+        let mut last = Vec::with_capacity(rows.len() * width);
+        rows.iter().for_each(|row| last.extend_from_slice(&recording.last()[row * width..][..width]));
         let mut hidden = vec![0.0; last.len()];
         self.norm.apply(&last, &mut hidden);
         hidden
     }
 }
 
-/// Buffers of the way back; each has as many rows as the recording.
+/// Rows that go back through the feed-forward half together: few enough for their buffers to stay in the cache.
+const CHUNK: usize = 384;
+
+/// Buffers of the way back; each has as many rows as the recording, those of the feed-forward half a chunk's.
 struct Back<'a> {
     decoder: &'a Decoder,
     recording: &'a Recording,
@@ -116,9 +120,9 @@ impl<'a> Back<'a> {
             angles: decoder.rope.angles(recording.positions()),
             h: buffer(hidden),
             dh: buffer(hidden),
-            activated: buffer(wide),
-            dactivated: buffer(wide),
-            dgate_up: buffer(2 * wide),
+            activated: vec![0.0; rows.min(CHUNK) * wide],
+            dactivated: vec![0.0; rows.min(CHUNK) * wide],
+            dgate_up: vec![0.0; rows.min(CHUNK) * 2 * wide],
             dattended: buffer(heads.queries * heads.dim),
             dqkv: buffer(heads.width()),
         }
@@ -140,14 +144,20 @@ impl<'a> Back<'a> {
         let placed = |projections| layer.placed(projections, deltas.get(index));
         let [q, k, v, o, gate, up, down] = &mut gradients[index];
 
-        swiglu(record.gate_up, wide, &mut self.activated);
-        let parts = placed(&[Projection::Down]);
-        apply_backward(&parts, &self.activated, dx, hidden, &mut [down.as_mut()], Some(&mut self.dactivated));
-        swiglu_backward(record.gate_up, wide, &self.dactivated, &mut self.dgate_up);
-        layer.mlp_norm.apply(record.middle, &mut self.h);
-        let sums = &mut [gate.as_mut(), up.as_mut()];
-        apply_backward(&placed(&GATE_UP), &self.h, &self.dgate_up, 2 * wide, sums, Some(&mut self.dh));
-        layer.mlp_norm.add_backward(record.middle, &self.dh, dx);
+        let (mlp, last) = (placed(&GATE_UP), placed(&[Projection::Down]));
+        let chunks = dx.chunks_mut(CHUNK * hidden).zip(record.middle.chunks(CHUNK * hidden));
+        for ((dx, middle), gate_up) in chunks.zip(record.gate_up.chunks(CHUNK * 2 * wide)) {
+            let rows = dx.len() / hidden;
+            let (h, dh) = (&mut self.h[..rows * hidden], &mut self.dh[..rows * hidden]);
+            let (activated, dactivated) = (&mut self.activated[..rows * wide], &mut self.dactivated[..rows * wide]);
+            let dgate_up = &mut self.dgate_up[..rows * 2 * wide];
+            swiglu(gate_up, wide, activated);
+            apply_backward(&last, activated, dx, hidden, &mut [down.as_mut()], Some(dactivated));
+            swiglu_backward(gate_up, wide, dactivated, dgate_up);
+            layer.mlp_norm.apply(middle, h);
+            apply_backward(&mlp, h, dgate_up, 2 * wide, &mut [gate.as_mut(), up.as_mut()], Some(dh));
+            layer.mlp_norm.add_backward(middle, dh, dx);
+        }
 
         let parts = placed(&[Projection::Output]);
         apply_backward(&parts, record.attended, dx, hidden, &mut [o.as_mut()], Some(&mut self.dattended));

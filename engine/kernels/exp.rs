@@ -103,9 +103,71 @@ pub fn softmax(row: &mut [f32], scale: f32) {
     row.iter_mut().for_each(|p| *p *= inverse);
 }
 
+/// As [`exp_shifted`], leaving the row as it is.
+pub fn partition(row: &[f32], scale: f32) -> Partition {
+    Distribution::new(row, scale).partition
+}
+
+/// Logits whose sum is looked at in one piece when an index is drawn.
+const DRAWN: usize = 256;
+
+/// A row's partition, and the sums of e^(scale · logit − max) of its stretches, for drawing an index.
+pub struct Distribution<'a> {
+    row: &'a [f32],
+    scale: f32,
+    sums: Vec<f32>,
+    /// What the whole row adds up to.
+    pub partition: Partition,
+}
+
+impl<'a> Distribution<'a> {
+    /// Of a row of logits, for a positive scale. The probabilities are never written down.
+    pub fn new(row: &'a [f32], scale: f32) -> Self {
+        let mut sums = Vec::with_capacity(row.len().div_ceil(DRAWN));
+        let max = maximum(row) * scale;
+        let mut whole = Partition { max, sum: 0.0, moment: 0.0 };
+        for stretch in row.chunks(DRAWN) {
+            let (sum, moment) = sum_exp(stretch, scale, max);
+            whole.sum += sum;
+            whole.moment += moment;
+            sums.push(sum);
+        }
+        Self { row, scale, sums, partition: whole }
+    }
+
+    /// The index at which the running sum of probabilities passes `u`, which lies in 0..1.
+    pub fn draw(&self, u: f64) -> usize {
+        let mut left = u * self.sums.iter().map(|s| f64::from(*s)).sum::<f64>();
+        // Where rounding leaves a gap at the end, the last stretch that has any weight is taken.
+        let last = self.sums.iter().rposition(|s| *s > 0.0).unwrap_or(0);
+        let mut stretch = 0;
+        while stretch < last && left >= f64::from(self.sums[stretch]) {
+            left -= f64::from(self.sums[stretch]);
+            stretch += 1;
+        }
+        let from = stretch * DRAWN;
+        let mut chosen = from;
+        for (index, v) in self.row.iter().enumerate().skip(from).take(DRAWN) {
+            let p = f64::from(exp(*v * self.scale - self.partition.max));
+            if p > 0.0 {
+                chosen = index;
+                left -= p;
+                if left < 0.0 {
+                    break;
+                }
+            }
+        }
+        chosen
+    }
+}
+
+vectorised! {
+    /// The largest value.
+    fn maximum(row: &[f32]) -> f32 => max_of
+}
+
 #[inline(always)]
-fn partition_body(row: &[f32], scale: f32) -> Partition {
-    let max = max_of(row) * scale;
+fn sum_exp_body(row: &[f32], scale: f32, max: f32) -> (f32, f32) {
     let (mut sums, mut moments) = ([0f32; LANES], [0f32; LANES]);
     let (blocks, rest) = row.as_chunks::<LANES>();
     for block in blocks {
@@ -117,59 +179,12 @@ fn partition_body(row: &[f32], scale: f32) -> Partition {
     for v in rest {
         take_in(*v, scale, max, &mut sum, &mut moment);
     }
-    Partition { max, sum, moment }
+    (sum, moment)
 }
 
 vectorised! {
-    /// As [`exp_shifted`], leaving the row as it is.
-    pub fn partition(row: &[f32], scale: f32) -> Partition => partition_body
-}
-
-#[inline(always)]
-fn sum_exp_body(row: &[f32], scale: f32, max: f32) -> f32 {
-    let mut sums = [0f32; LANES];
-    let (blocks, rest) = row.as_chunks::<LANES>();
-    for block in blocks {
-        for (sum, v) in sums.iter_mut().zip(block) {
-            *sum += exp(*v * scale - max);
-        }
-    }
-    sums.iter().sum::<f32>() + rest.iter().map(|v| exp(*v * scale - max)).sum::<f32>()
-}
-
-vectorised! {
-    /// Σ e^(scale · logit − max)
-    pub(super) fn sum_exp(row: &[f32], scale: f32, max: f32) -> f32 => sum_exp_body
-}
-
-/// Logits whose sum is looked at in one piece when an index is drawn.
-const DRAWN: usize = 256;
-
-/// The index at which the running sum of probabilities of `scale · logit` passes `u`, which lies in 0..1; `max` is the
-/// largest scaled logit. The probabilities are never written down.
-pub fn draw(row: &[f32], scale: f32, max: f32, u: f64) -> usize {
-    let sums: Vec<f32> = row.chunks(DRAWN).map(|block| sum_exp(block, scale, max)).collect();
-    let mut left = u * sums.iter().map(|s| f64::from(*s)).sum::<f64>();
-    // Where rounding leaves a gap at the end, the last block that has any weight is taken.
-    let last = sums.iter().rposition(|s| *s > 0.0).unwrap_or(0);
-    let mut block = 0;
-    while block < last && left >= f64::from(sums[block]) {
-        left -= f64::from(sums[block]);
-        block += 1;
-    }
-    let from = block * DRAWN;
-    let mut chosen = from;
-    for (index, v) in row.iter().enumerate().skip(from).take(DRAWN) {
-        let p = f64::from(exp(*v * scale - max));
-        if p > 0.0 {
-            chosen = index;
-            left -= p;
-            if left < 0.0 {
-                break;
-            }
-        }
-    }
-    chosen
+    /// Σ e^s and Σ s e^s with s = scale · logit − max.
+    fn sum_exp(row: &[f32], scale: f32, max: f32) -> (f32, f32) => sum_exp_body
 }
 
 #[inline(always)]

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor};
 
-use super::packed::{PackedMatrix, Part, Precision, Rows, add_outer_product, sum_of_products};
+use super::packed::{PackedMatrix, Precision};
+use super::product::{Part, Rows, add_outer_product, sum_of_products};
 use super::storage::with_values;
 
 /// `y = x Wᵀ + b` with W frozen. Cheap to clone.
@@ -137,6 +138,11 @@ impl FrozenLinear {
         self.weight.forward.outer()
     }
 
+    /// Whether it multiplies in bf16.
+    pub fn is_bf16(&self) -> bool {
+        self.weight.forward.is_bf16()
+    }
+
     /// The packed weight, input to output.
     pub(super) fn forward_matrix(&self) -> &PackedMatrix {
         &self.weight.forward
@@ -184,7 +190,7 @@ pub fn apply(layers: &[Placed<'_>], x: &[f32], y: &mut [f32], stride: usize, add
         factors.push(sum);
     }
     let parts: Vec<Part<'_>> =
-        layers.iter().zip(&factors).map(|(l, factors)| Part { column: l.column, factors }).collect();
+        layers.iter().zip(&factors).map(|(l, factors)| Part::whole(l.column, factors)).collect();
     sum_of_products(&parts, y, stride, add, true);
 }
 
@@ -227,7 +233,7 @@ pub fn apply_backward(
             sum.push((g, &packed.back_up));
         }
     }
-    sum_of_products(&[Part { column: 0, factors: &sum }], dx, input, false, true);
+    sum_of_products(&[Part::whole(0, &sum)], dx, input, false, true);
 }
 
 impl Placed<'_> {
@@ -257,7 +263,7 @@ fn into_ranks(
     let mut parts = Vec::with_capacity(layers.len());
     let mut column = 0;
     for (placed, factors) in layers.iter().zip(&factors) {
-        parts.extend(factors.as_ref().map(|factors| Part { column, factors }));
+        parts.extend(factors.as_ref().map(|factors| Part::whole(column, factors)));
         column += placed.rank();
     }
     if ranks > 0 {

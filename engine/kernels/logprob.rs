@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::exp::{exp, partition};
 use super::linear::FrozenLinear;
-use super::packed::{Part, Rows, sum_of_products};
+use super::product::{Part, Rows, sum_of_products};
 use super::tile::vectorised;
 
 /// What is known of a token in its distribution.
@@ -17,7 +17,7 @@ pub struct TokenStatistics {
 }
 
 /// Rows whose logits exist at once.
-const CHUNK: usize = 192;
+const CHUNK: usize = 96;
 
 /// For hidden states (rows, width) and a token each: its log-probability and the entropy of its distribution, both
 /// with the logits divided by `temperature`.
@@ -53,7 +53,7 @@ pub fn log_probabilities_backward(
         });
         let rows = Rows::new(logits, vocabulary);
         let out = &mut dhidden[first * width..(first + found.len()) * width];
-        sum_of_products(&[Part { column: 0, factors: &[(&rows, head.backward_matrix())] }], out, width, true, true);
+        sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix())])], out, width, true, true);
     })
 }
 

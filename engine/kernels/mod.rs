@@ -6,7 +6,7 @@
 //! composition of plain operations. Each output row depends on its own input row alone and is summed in one fixed
 //! order, so results do not change with the batch that a row happens to travel in.
 //!
-//! `unsafe` lives in `tile` and `packed` alone: vector instructions behind run-time detection, and disjoint writes of
+//! `unsafe` lives in `tile` and `product` alone: vector instructions behind run-time detection, and disjoint writes of
 //! threads into one output.
 
 mod attention;
@@ -15,6 +15,7 @@ mod linear;
 mod logprob;
 mod norm;
 mod packed;
+mod product;
 mod rope;
 mod storage;
 mod swiglu;
@@ -26,7 +27,7 @@ mod oracle;
 pub(crate) use oracle::tensor as test_tensor;
 
 pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
-pub use exp::{Partition, draw, partition, softmax};
+pub use exp::{Distribution, Partition, partition, softmax};
 pub use linear::{FrozenLinear, LoraDelta, LoraGradient, Placed, apply, apply_backward};
 pub use logprob::{TokenStatistics, log_probabilities, log_probabilities_backward};
 pub use norm::RmsNorm;

@@ -1,8 +1,11 @@
 //! The inner tiles of the packed matrix product: the only place with `unsafe` vector code.
 //!
-//! A tile multiplies up to [`ROWS`] rows of activations with one panel of [`PANEL`] columns, or with the panels of
-//! several matrices whose products are added up, and keeps all sums in registers. The order of summation is the same
-//! for every number of rows.
+//! A tile multiplies up to [`ROWS`] rows of activations with one panel of [`PANEL`] columns and keeps all sums in
+//! registers. The order of summation is the same for every number of rows.
+
+mod int8;
+
+pub(super) use int8::{BLOCK, tile_int8};
 
 /// Columns of a panel: two 512-bit registers of f32.
 pub(super) const PANEL: usize = 32;
@@ -68,7 +71,7 @@ pub(super) struct Output {
     pub(super) accumulate: bool,
 }
 
-/// One product of a sum: rows of activations, `stride` elements apart, times a panel of `inner * PANEL` elements. An
+/// One product: rows of activations, `stride` elements apart, times a panel of `inner * PANEL` elements. An
 /// element is an f32, or a bf16 pair along the inner dimension (low half first).
 #[derive(Clone, Copy)]
 pub(super) struct Factor<T> {
@@ -99,49 +102,72 @@ macro_rules! by_rows {
     };
 }
 
-/// `output[r][j] (+)= sum over factors and i of x[r][i] * panel[i][j]` for `rows` rows.
+/// `output[r][j] (+)= sum over i of x[r][i] * panel[i][j]` for `rows` rows.
 ///
 /// # Safety
-/// Every factor's `x` holds `rows` rows of `inner` values, `stride` apart; its `panel` holds `inner * PANEL` values;
+/// The factor's `x` holds `rows` rows of `inner` values, `stride` apart; its `panel` holds `inner * PANEL` values;
 /// `output` may be written for `rows` rows of `output.columns` values and no other thread touches those.
-pub(super) unsafe fn tile_f32(isa: Isa, factors: &[Factor<f32>], rows: usize, output: Output) {
+pub(super) unsafe fn tile_f32(isa: Isa, factor: &Factor<f32>, rows: usize, output: Output) {
     // SAFETY: the caller's contract is passed on; each variant runs only where its instructions were detected.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 | Isa::Avx512 => {
-                for (index, factor) in factors.iter().enumerate() {
-                    by_rows!(rows, f32_avx512(factor, output.after(index)));
-                }
-            }
+            Isa::Avx512Bf16 | Isa::Avx512 => by_rows!(rows, f32_avx512(factor, output)),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
                 for r in 0..rows {
-                    f32_avx2(factors, r, Output { at: output.at.add(r * output.stride), ..output });
+                    f32_avx2(factor, r, Output { at: output.at.add(r * output.stride), ..output });
                 }
             }
             Isa::Portable => {
                 for r in 0..rows {
-                    f32_row::<false>(factors, r, Output { at: output.at.add(r * output.stride), ..output });
+                    f32_row::<false>(factor, r, Output { at: output.at.add(r * output.stride), ..output });
                 }
             }
         }
     }
 }
 
-/// As [`tile_f32`] in bf16 pairs. The lines of `next`, the panel that comes after (as long as the first factor's, or
-/// null), are called into the cache on the way.
+/// Writes the sums of a row.
+#[inline(always)]
+unsafe fn store_row(sums: &[f32; PANEL], output: Output) {
+    for (j, sum) in sums.iter().enumerate().take(output.columns) {
+        // SAFETY: `columns` values of this row may be written.
+        unsafe {
+            let at = output.at.add(j);
+            *at = sum + if output.accumulate { *at } else { 0.0 };
+        }
+    }
+}
+
+/// What a tile calls into the cache on its way.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// Lines that will be read soon; any address will do.
+    pub(super) panel: *const u32,
+    /// Two lines are called in for so many pair rows that the tile reads.
+    pub(super) slower: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Ahead {
+    pub(super) const NOTHING: Self = Self { panel: std::ptr::null(), slower: 1 };
+}
+
+/// As [`tile_f32`] in bf16 pairs.
 ///
 /// # Safety
-/// As [`tile_f32`], counted in pairs; AVX-512 with bf16 was detected. `next` may be any address.
+/// As [`tile_f32`], counted in pairs; AVX-512 with bf16 was detected.
 #[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn tile_bf16(factors: &[Factor<u32>], rows: usize, output: Output, next: *const u32) {
-    // One factor a call: with a second loop around it the compiler runs out of registers. The sums that a further
-    // factor continues are still in the nearest cache.
-    for (index, factor) in factors.iter().enumerate() {
-        let next = if index == 0 { next } else { std::ptr::null() };
-        // SAFETY: the caller's contract is passed on.
-        unsafe { by_rows!(rows, bf16_avx512(factor, output.after(index), next)) }
+pub(super) unsafe fn tile_bf16(factor: &Factor<u32>, rows: usize, output: Output, ahead: Ahead) {
+    // SAFETY: the caller's contract is passed on.
+    unsafe {
+        match (output.columns <= PANEL / 2, ahead.panel.is_null()) {
+            (true, _) => by_rows!(rows, bf16_narrow(factor, output)),
+            (false, true) => by_rows!(rows, bf16_alone(factor, output)),
+            (false, false) => by_rows!(rows, bf16_ahead(factor, output, ahead)),
+        }
     }
 }
 
@@ -210,36 +236,29 @@ pub(super) fn to_bf16_pairs(row: &[f32], pairs: &mut [u32]) {
     }
 }
 
-/// One row of the sum in plain Rust; the compiler vectorises it for the features of the caller.
+/// One row of the product in plain Rust; the compiler vectorises it for the features of the caller.
 #[inline(always)]
-unsafe fn f32_row<const FMA: bool>(factors: &[Factor<f32>], row: usize, output: Output) {
+unsafe fn f32_row<const FMA: bool>(factor: &Factor<f32>, row: usize, output: Output) {
     let mut sums = [0f32; PANEL];
-    for factor in factors {
-        for i in 0..factor.inner {
-            // SAFETY: inside the bounds that the caller promised.
-            let (value, line) = unsafe {
-                let line = &*factor.panel.add(i * PANEL).cast::<[f32; PANEL]>();
-                (*factor.x.add(row * factor.stride + i), line)
-            };
-            for (sum, weight) in sums.iter_mut().zip(line) {
-                *sum = if FMA { value.mul_add(*weight, *sum) } else { *sum + value * weight };
-            }
+    for i in 0..factor.inner {
+        // SAFETY: inside the bounds that the caller promised.
+        let (value, line) = unsafe {
+            let line = &*factor.panel.add(i * PANEL).cast::<[f32; PANEL]>();
+            (*factor.x.add(row * factor.stride + i), line)
+        };
+        for (sum, weight) in sums.iter_mut().zip(line) {
+            *sum = if FMA { value.mul_add(*weight, *sum) } else { *sum + value * weight };
         }
     }
-    for (j, sum) in sums.iter().enumerate().take(output.columns) {
-        // SAFETY: `columns` values of this row may be written.
-        unsafe {
-            let at = output.at.add(j);
-            *at = sum + if output.accumulate { *at } else { 0.0 };
-        }
-    }
+    // SAFETY: the caller's contract.
+    unsafe { store_row(&sums, output) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn f32_avx2(factors: &[Factor<f32>], row: usize, output: Output) {
+unsafe fn f32_avx2(factor: &Factor<f32>, row: usize, output: Output) {
     // SAFETY: the caller's contract.
-    unsafe { f32_row::<true>(factors, row, output) }
+    unsafe { f32_row::<true>(factor, row, output) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -268,27 +287,31 @@ unsafe fn f32_avx512<const M: usize>(factor: &Factor<f32>, output: Output) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn bf16_avx512<const M: usize>(factor: &Factor<u32>, output: Output, next: *const u32) {
-    // SAFETY: the caller's contract is passed on.
-    unsafe {
-        match next.is_null() {
-            true => bf16_loop::<M, false>(factor, output, next),
-            false => bf16_loop::<M, true>(factor, output, next),
-        }
-    }
+unsafe fn bf16_alone<const M: usize>(factor: &Factor<u32>, output: Output) {
+    // SAFETY: the caller's contract.
+    unsafe { bf16_loop::<M, false>(factor, output, Ahead::NOTHING) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn bf16_ahead<const M: usize>(factor: &Factor<u32>, output: Output, ahead: Ahead) {
+    // SAFETY: the caller's contract.
+    unsafe { bf16_loop::<M, true>(factor, output, ahead) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 #[inline]
-unsafe fn bf16_loop<const M: usize, const PREFETCH: bool>(factor: &Factor<u32>, output: Output, next: *const u32) {
+unsafe fn bf16_loop<const M: usize, const PREFETCH: bool>(factor: &Factor<u32>, output: Output, ahead: Ahead) {
     let Factor { x, stride, panel, inner } = *factor;
+    let pace = (1 << 16) / ahead.slower;
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     for p in 0..inner {
         if PREFETCH {
-            // Two lines a pair row, as many as this loop reads; a prefetch never faults.
-            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL).cast());
-            _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(p * PANEL + 16).cast());
+            // A prefetch never faults, and one of a line that is there already costs nothing.
+            let line = ahead.panel.wrapping_add(((p * pace) >> 16) * PANEL);
+            _mm_prefetch::<_MM_HINT_T1>(line.cast());
+            _mm_prefetch::<_MM_HINT_T1>(line.wrapping_add(16).cast());
         }
         // SAFETY: `p < inner`, `r < M` rows, as the caller promised; the casts reinterpret 512 bits as 32 bf16.
         unsafe {
@@ -302,6 +325,26 @@ unsafe fn bf16_loop<const M: usize, const PREFETCH: bool>(factor: &Factor<u32>, 
         }
     }
     // SAFETY: as above.
+    unsafe { store_avx512(&sums, output) }
+}
+
+/// As [`bf16_loop`] where the second half of the panel is empty: low ranks.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn bf16_narrow<const M: usize>(factor: &Factor<u32>, output: Output) {
+    let Factor { x, stride, panel, inner } = *factor;
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    for p in 0..inner {
+        // SAFETY: `p < inner`, `r < M` rows, as the caller promised; the casts reinterpret 512 bits as 32 bf16.
+        unsafe {
+            let left: __m512bh = std::mem::transmute(_mm512_loadu_si512(panel.add(p * PANEL).cast()));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let value: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(r * stride + p) as i32));
+                sum[0] = _mm512_dpbf16_ps(sum[0], value, left);
+            }
+        }
+    }
+    // SAFETY: as above; the mask of the second half is empty.
     unsafe { store_avx512(&sums, output) }
 }
 
@@ -357,11 +400,6 @@ unsafe fn store_avx512<const M: usize>(sums: &[[__m512; 2]; M], output: Output) 
 
 #[cfg(target_arch = "x86_64")]
 impl Output {
-    /// The same after so many factors: what they gave is added to.
-    fn after(self, factors: usize) -> Self {
-        Self { accumulate: self.accumulate || factors > 0, ..self }
-    }
-
     /// Which lanes of the panel's two registers are written.
     fn masks(&self) -> [__mmask16; 2] {
         [mask(self.columns.min(16)), mask(self.columns.saturating_sub(16).min(16))]

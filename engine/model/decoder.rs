@@ -82,8 +82,12 @@ impl Decoder {
         let embedding = table.flatten_all()?.to_vec1::<f32>()?;
         let norm = norm("model.norm.weight")?;
         let rope = RopeTable::new(config.rope_frequencies());
-        let heads =
-            Heads { queries: config.num_attention_heads, keys: config.num_key_value_heads, dim: config.head_dim };
+        let heads = Heads {
+            queries: config.num_attention_heads,
+            keys: config.num_key_value_heads,
+            dim: config.head_dim,
+            bf16: head.is_bf16(),
+        };
         Ok(Self { config, embedding, layers, norm, head, rope, heads })
     }
 
@@ -142,10 +146,16 @@ impl Decoder {
 
     /// All logits (rows, vocabulary) of hidden states: for sampling.
     pub fn logits(&self, hidden: &[f32]) -> Vec<f32> {
-        let mut logits = vec![0.0; hidden.len() / self.config.hidden_size * self.head.output()];
-        let head = [Placed { layer: &self.head, delta: None, column: 0 }];
-        apply(&head, hidden, &mut logits, self.head.output(), false);
+        let mut logits = Vec::new();
+        self.logits_into(hidden, &mut logits);
         logits
+    }
+
+    /// As [`logits`](Self::logits), into a buffer that is used again.
+    pub fn logits_into(&self, hidden: &[f32], logits: &mut Vec<f32>) {
+        logits.resize(hidden.len() / self.config.hidden_size * self.head.output(), 0.0);
+        let head = [Placed { layer: &self.head, delta: None, column: 0 }];
+        apply(&head, hidden, logits, self.head.output(), false);
     }
 
     /// Log-probability and entropy of each of `tokens` given the hidden state before it.

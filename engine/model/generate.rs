@@ -103,7 +103,7 @@ pub fn prefix(decoder: &Decoder, tokens: &[u32], deltas: &Deltas) -> Result<Pref
     let mut sequence = [decoder.continuation(Vec::new())];
     decoder.forward(tokens, &mut sequence, &[tokens.len()], deltas, None)?;
     let [sequence] = sequence;
-    let cache = sequence.into_cache(decoder.heads());
+    let cache = sequence.into_cache();
     Ok(Prefix { tokens: tokens.to_vec(), cache: Some(Arc::new(cache)) })
 }
 
@@ -183,6 +183,7 @@ impl Generation<'_> {
             first = last;
         }
         collect(&mut active, &mut results, tape.as_deref_mut());
+        let mut logits = Vec::new();
         while !active.is_empty() {
             let tokens: Vec<u32> = active.iter().filter_map(|a| a.tokens.last().copied()).collect();
             let mut sequences: Vec<Continuation> = active.iter_mut().map(|a| std::mem::take(&mut a.sequence)).collect();
@@ -195,7 +196,7 @@ impl Generation<'_> {
                 None => None,
             };
             let hidden = decoder.forward(&tokens, &mut sequences, &vec![1; tokens.len()], deltas, recording)?;
-            let mut logits = decoder.logits(&hidden);
+            decoder.logits_into(&hidden, &mut logits);
             let vocabulary = logits.len() / active.len();
             let steps = active.par_iter_mut().zip(sequences).zip(logits.par_chunks_mut(vocabulary));
             steps.try_for_each(|((a, sequence), logits)| {
@@ -249,7 +250,7 @@ impl Generation<'_> {
                     batch.iter().map(|_| decoder.continuation(root.to_vec())).collect();
                 let hidden = decoder.forward(&batch.concat(), &mut sequences, &rows, deltas, None)?;
                 let cached = |sequence: Continuation| {
-                    let own = Arc::new(sequence.into_cache(decoder.heads()));
+                    let own = Arc::new(sequence.into_cache());
                     root.iter().cloned().chain([own]).collect()
                 };
                 (hidden, sequences.into_iter().map(cached).collect())

@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kernels::{TokenStatistics, draw, partition};
+use crate::kernels::{Distribution, TokenStatistics};
 
 /// How tokens are chosen. Names follow transformers' `GenerationConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,17 +84,12 @@ impl Sampler {
     pub(super) fn draw(&mut self, logits: &mut [f32], seen: &[&[u32]]) -> Draw {
         let greedy = self.config.temperature == 0.0;
         let scale = if greedy { 1.0 } else { 1.0 / self.config.temperature };
-        let found = partition(logits, scale);
-        let statistics = |logit: f32| TokenStatistics {
-            log_probability: logit * scale - found.log_sum(),
-            entropy: found.entropy(),
-        };
+        let found = Distribution::new(logits, scale);
+        let (log_sum, entropy) = (found.partition.log_sum(), found.partition.entropy());
+        let statistics = |logit: f32| TokenStatistics { log_probability: logit * scale - log_sum, entropy };
         let cut = self.config.top_k > 0 || self.config.top_p < 1.0;
         if self.config.repetition_penalty == 1.0 && (greedy || !cut) {
-            let token = match greedy {
-                true => argmax(logits),
-                false => draw(logits, scale, found.max, self.rng.random()),
-            };
+            let token = if greedy { argmax(logits) } else { found.draw(self.rng.random()) };
             return Draw { token: token as u32, statistics: statistics(logits[token]) };
         }
         let plain = logits.to_vec();

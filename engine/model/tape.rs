@@ -42,7 +42,7 @@ impl Tape {
             let mut sequence = [decoder.continuation(Vec::new())];
             decoder.forward(prefix, &mut sequence, &[prefix.len()], deltas, Some(&mut recording))?;
             let [sequence] = sequence;
-            cache = Some(Arc::new(sequence.into_cache(decoder.heads())));
+            cache = Some(Arc::new(sequence.into_cache()));
         }
         Ok(Self { recording, prefix: (0..prefix.len()).collect(), prefix_cache: cache, prompts: Vec::new() })
     }
@@ -75,7 +75,7 @@ impl Tape {
             decoder.forward(&prompts.concat(), &mut sequences, &rows, deltas, Some(&mut self.recording))?;
         for (sequence, count) in sequences.into_iter().zip(rows) {
             let mut caches = root.clone();
-            caches.push(Arc::new(sequence.into_cache(decoder.heads())));
+            caches.push(Arc::new(sequence.into_cache()));
             let rows = (first..first + count).collect();
             self.prompts.push(TapedPrompt { rows, caches, completions: Vec::new() });
             first += count;

@@ -75,6 +75,8 @@ pub struct StepReport {
     pub logp_difference: f64,
     /// The largest such gap.
     pub logp_difference_max: f64,
+    /// Tokens of which both said something: those that were sampled and are learned from.
+    pub compared: usize,
     /// Updates that were left out because a gradient was not finite.
     pub skipped_updates: usize,
     /// Rows that were fed to the decoder, over all iterations.
@@ -250,8 +252,7 @@ fn learn_inside(
             report.skipped_updates += usize::from(!update(adapter, optimizer, learning_rate, &gradients)?);
         }
     }
-    let tokens: usize = micros.iter().flat_map(|m| &m.sampled).filter(|s| !s.log_probability.is_nan()).count();
-    report.logp_difference /= tokens.max(1) as f64;
+    report.logp_difference /= report.compared.max(1) as f64;
     Ok(report)
 }
 
@@ -321,9 +322,11 @@ impl Pass<'_> {
 }
 
 impl StepReport {
-    fn compare(&mut self, sampled: &[TokenStatistics], formed: &[TokenStatistics]) {
-        for (a, b) in sampled.iter().zip(formed).filter(|(a, _)| !a.log_probability.is_nan()) {
+    fn compare(&mut self, sampled: &[TokenStatistics], formed: &[Option<TokenStatistics>]) {
+        for (a, b) in sampled.iter().zip(formed) {
+            let Some(b) = b.filter(|_| !a.log_probability.is_nan()) else { continue };
             let gap = f64::from((a.log_probability - b.log_probability).abs());
+            self.compared += 1;
             self.logp_difference += gap;
             self.logp_difference_max = self.logp_difference_max.max(gap);
         }

@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use super::Heads;
 use crate::kernels::exp::{dot, exp_minus};
-use crate::kernels::packed::{PackedMatrix, Part, Precision, Rows, add_outer_product, sum_of_products};
+use crate::kernels::packed::PackedMatrix;
+use crate::kernels::product::{Part, Rows, add_outer_product, sum_of_products};
 
 /// A stretch of tokens that attend to each other and to the stretches above.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,17 +91,26 @@ impl Task<'_> {
         let queries = heads.gather(qkv, width, self.head, rows());
         let outs = heads.gather(out, heads.queries * dim, self.head, rows());
         let grads = heads.gather(grad, heads.queries * dim, self.head, rows());
-        let key = |j: usize, i: usize| qkv[self.node.rows[j] * width + heads.key(self.head) + i];
-        let value = |j: usize, i: usize| qkv[self.node.rows[j] * width + heads.value(self.head) + i];
+        // Keys and values as columns, for scores; keys as rows, for the way from scores to queries.
+        let matrix = |bf16| (PackedMatrix::columns(dim, bf16), PackedMatrix::columns(dim, bf16));
+        let (mut keys, mut values) = matrix(heads.bf16);
+        let mut rows_of_keys = PackedMatrix::rows(dim, length, heads.bf16);
+        for row in &self.node.rows {
+            let row = &qkv[row * width..(row + 1) * width];
+            let key = &row[heads.key(self.head)..][..dim];
+            keys.push_column(key);
+            rows_of_keys.push_row(key);
+            values.push_column(&row[heads.value(self.head)..][..dim]);
+        }
         let count = self.queries.len() * group;
         let product = |x: &Rows<'_>, m: &PackedMatrix| {
             let mut product = vec![0.0; count * m.outer()];
-            sum_of_products(&[Part { column: 0, factors: &[(x, m)] }], &mut product, m.outer(), false, false);
+            sum_of_products(&[Part::whole(0, &[(x, m)])], &mut product, m.outer(), false, false);
             product
         };
         let (queries, grads) = (Rows::new(&queries, dim), Rows::new(&grads, dim));
-        let mut weights = product(&queries, &PackedMatrix::pack(dim, length, Precision::F32, |i, j| key(j, i)));
-        let mut ds = product(&grads, &PackedMatrix::pack(dim, length, Precision::F32, |i, j| value(j, i)));
+        let mut weights = product(&queries, &keys);
+        let mut ds = product(&grads, &values);
         for (index, (weights, ds)) in weights.chunks_exact_mut(length).zip(ds.chunks_exact_mut(length)).enumerate() {
             let (row, visible) = self.queries[index / group];
             let log_sum = log_sums[row * heads.queries + self.head * group + index % group];
@@ -116,7 +126,7 @@ impl Task<'_> {
         let slopes = Rows::new(&ds, length);
         add_outer_product(&slopes, &queries, &mut keys);
         add_outer_product(&Rows::new(&weights, length), &grads, &mut values);
-        let queries = product(&slopes, &PackedMatrix::pack(length, dim, Precision::F32, key));
+        let queries = product(&slopes, &rows_of_keys);
         Gradients { queries, keys, values }
     }
 

@@ -1,18 +1,31 @@
-//! Keys and values: packed ones that many sequences share, and those of one sequence that grows.
+//! Keys and values: those that many sequences share, and those of one sequence that grows.
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::Heads;
-use crate::kernels::packed::{PackedMatrix, Precision};
+use crate::kernels::packed::PackedMatrix;
 
-/// The keys and values of a finished stretch of tokens in every layer, packed; shared by all that continues it.
+/// Keys and values of one head, packed for products as they come: keys as (dim, positions), values as (positions, dim).
+#[derive(Debug, Clone)]
+pub(super) struct Stretch {
+    pub(super) keys: PackedMatrix,
+    pub(super) values: PackedMatrix,
+}
+
+impl Stretch {
+    /// None yet, with room for some positions.
+    pub(super) fn new(heads: Heads, room: usize) -> Self {
+        let Heads { dim, bf16, .. } = heads;
+        Self { keys: PackedMatrix::columns(dim, bf16), values: PackedMatrix::rows(dim, room, bf16) }
+    }
+}
+
+/// The keys and values of a finished stretch of tokens in every layer; shared by all that continues it.
 #[derive(Debug)]
 pub struct Cache {
     len: usize,
-    /// For each layer and key head: keys as (dim, len), values as (len, dim).
-    pub(super) layers: Vec<Vec<(PackedMatrix, PackedMatrix)>>,
+    /// By layer and key head.
+    pub(super) layers: Vec<Vec<Stretch>>,
 }
 
 impl Cache {
@@ -31,15 +44,15 @@ impl Cache {
 #[derive(Debug, Clone, Default)]
 pub struct Continuation {
     caches: Vec<Arc<Cache>>,
-    /// For each layer: keys and values, one row a token.
-    own: Vec<(Vec<f32>, Vec<f32>)>,
+    /// By layer and key head; a layer has none before its first token.
+    own: Vec<Vec<Stretch>>,
     len: usize,
 }
 
 impl Continuation {
     /// Continues `caches`, the first being the root.
     pub fn new(caches: Vec<Arc<Cache>>, layers: usize) -> Self {
-        Self { caches, own: vec![(Vec::new(), Vec::new()); layers], len: 0 }
+        Self { caches, own: vec![Vec::new(); layers], len: 0 }
     }
 
     /// Tokens before the next one.
@@ -57,42 +70,38 @@ impl Continuation {
         &self.caches
     }
 
+    /// Own tokens that were seen in earlier passes.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether both continue the same caches.
     pub(super) fn continues_as(&self, other: &Self) -> bool {
         self.caches.len() == other.caches.len() && self.caches.iter().zip(&other.caches).all(|(a, b)| Arc::ptr_eq(a, b))
     }
 
-    /// Appends the keys and values of rows of queries, keys and values; returns how many own rows there were before.
-    pub(super) fn append(&mut self, layer: usize, qkv: &[f32], heads: Heads) -> usize {
-        let width = heads.keys * heads.dim;
-        let (keys, values) = &mut self.own[layer];
-        let before = keys.len() / width;
-        for row in qkv.chunks_exact(heads.width()) {
-            keys.extend_from_slice(&row[heads.key(0)..][..width]);
-            values.extend_from_slice(&row[heads.value(0)..][..width]);
+    /// Appends the keys and values of rows of queries, keys and values.
+    pub(super) fn append(&mut self, layer: usize, qkv: &[f32], heads: Heads) {
+        let own = &mut self.own[layer];
+        if own.is_empty() {
+            let rows = qkv.len() / heads.width();
+            own.extend((0..heads.keys).map(|_| Stretch::new(heads, rows)));
         }
-        before
+        for row in qkv.chunks_exact(heads.width()) {
+            for (head, stretch) in own.iter_mut().enumerate() {
+                stretch.keys.push_column(&row[heads.key(head)..][..heads.dim]);
+                stretch.values.push_row(&row[heads.value(head)..][..heads.dim]);
+            }
+        }
     }
 
-    /// A head's own keys and values, each row `heads.keys * heads.dim` values behind the one before, and their number.
-    pub(super) fn own(&self, layer: usize, heads: Heads, head: usize) -> (&[f32], &[f32], usize) {
-        let (keys, values) = &self.own[layer];
-        let from = head * heads.dim;
-        (keys.get(from..).unwrap_or(&[]), values.get(from..).unwrap_or(&[]), keys.len() / (heads.keys * heads.dim))
+    /// The own keys and values of a head.
+    pub(super) fn own(&self, layer: usize, head: usize) -> &Stretch {
+        &self.own[layer][head]
     }
 
-    /// Packs the sequence's own part, so that others can continue it.
-    pub fn into_cache(self, heads: Heads) -> Cache {
-        let (len, dim, width) = (self.len, heads.dim, heads.keys * heads.dim);
-        let pack = |(keys, values): &(Vec<f32>, Vec<f32>)| {
-            let head = |head: usize| {
-                let at = |row: usize, i: usize| row * width + head * dim + i;
-                let keys = PackedMatrix::pack(dim, len, Precision::F32, |i, j| keys[at(j, i)]);
-                let values = PackedMatrix::pack(len, dim, Precision::F32, |i, j| values[at(i, j)]);
-                (keys, values)
-            };
-            (0..heads.keys).map(head).collect()
-        };
-        Cache { len, layers: self.own.par_iter().map(pack).collect() }
+    /// Closes the sequence's own part, so that others can continue it.
+    pub fn into_cache(self) -> Cache {
+        Cache { len: self.len, layers: self.own }
     }
 }

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::*;
 use crate::kernels::oracle::{check_gradients, distance, noise, tensor};
 
-const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 8 };
+const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 8, bf16: false };
 
 /// (first row, rows, parent) of stretches.
 const STRETCHES: [(usize, usize, Option<usize>); 6] =
@@ -17,7 +17,7 @@ fn tree() -> Tree {
 
 /// Plain attention of one unshared sequence, composed of candle's own operations.
 fn plain(qkv: &Tensor) -> Vec<f32> {
-    let Heads { queries, keys, dim } = HEADS;
+    let Heads { queries, keys, dim, .. } = HEADS;
     let rows = qkv.dim(0).unwrap();
     let mask: Vec<f32> = (0..rows * rows).map(|i| if i % rows > i / rows { f32::NEG_INFINITY } else { 0.0 }).collect();
     let mask = Tensor::from_vec(mask, (rows, rows), qkv.device()).unwrap();
@@ -71,10 +71,10 @@ impl Passes {
         let mut passes = Self::new(qkv);
         let mut root = [Continuation::new(vec![], 1)];
         passes.pass(&mut root, &[(0, 5)]);
-        let [root] = root.map(|r| Arc::new(r.into_cache(HEADS)));
+        let [root] = root.map(|r| Arc::new(r.into_cache()));
         let mut prompts = [Continuation::new(vec![root.clone()], 1), Continuation::new(vec![root.clone()], 1)];
         passes.pass(&mut prompts, &[(5, 3), (8, 2)]);
-        let [left, right] = prompts.map(|p| Arc::new(p.into_cache(HEADS)));
+        let [left, right] = prompts.map(|p| Arc::new(p.into_cache()));
         let leaf = |cache: &Arc<Cache>| Continuation::new(vec![root.clone(), cache.clone()], 1);
         let mut leaves = [leaf(&left), leaf(&left), leaf(&right)];
         if steps {
@@ -149,7 +149,7 @@ fn a_stretch_seen_by_many_queries_collects_the_gradients_of_all() {
         let mut passes = Passes::new(qkv.to_vec());
         let mut root = [Continuation::new(vec![], 1)];
         passes.pass(&mut root, &[(0, 1)]);
-        let [root] = root.map(|r| Arc::new(r.into_cache(HEADS)));
+        let [root] = root.map(|r| Arc::new(r.into_cache()));
         let mut leaves: Vec<_> = (1..rows).map(|_| Continuation::new(vec![root.clone()], 1)).collect();
         passes.pass(&mut leaves, &(1..rows).map(|row| (row, 1)).collect::<Vec<_>>());
         let mut dqkv = vec![0.0; qkv.len()];

@@ -38,7 +38,7 @@ impl Decoder {
     }
 
     /// Adds the gradient of `Σ weights.0 · log p + weights.1 · entropy` over all predictions to `gradients`. Gives the
-    /// log-probabilities and entropies, formed anew.
+    /// log-probabilities and entropies, formed anew, of those predictions whose weights are not both 0.
     ///
     /// # Errors
     /// A token outside the vocabulary.
@@ -51,22 +51,21 @@ impl Decoder {
         weights: &[(f32, f32)],
         deltas: &Deltas,
         gradients: &mut Gradients,
-    ) -> Result<Vec<TokenStatistics>> {
+    ) -> Result<Vec<Option<TokenStatistics>>> {
         predictions.targets.iter().try_for_each(|token| self.check(*token))?;
+        let taught: Vec<usize> = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0)).collect();
+        let rows: Vec<usize> = taught.iter().map(|i| predictions.rows[*i]).collect();
+        let targets: Vec<u32> = taught.iter().map(|i| predictions.targets[*i]).collect();
+        let own: Vec<(f32, f32)> = taught.iter().map(|i| weights[*i]).collect();
         let width = self.config.hidden_size;
-        let hidden = self.hidden(recording, &predictions.rows);
+        let hidden = self.hidden(recording, &rows);
         let mut dhidden = vec![0.0; hidden.len()];
-        let statistics = log_probabilities_backward(
-            &self.head,
-            &hidden,
-            &predictions.targets,
-            temperature,
-            weights,
-            &mut dhidden,
-        );
+        let formed = log_probabilities_backward(&self.head, &hidden, &targets, temperature, &own, &mut dhidden);
+        let mut statistics = vec![None; weights.len()];
+        taught.iter().zip(formed).for_each(|(i, formed)| statistics[*i] = Some(formed));
         // A row may predict several tokens: the end of a prompt predicts the first one of every completion.
         let mut dnormed = vec![0.0; recording.rows() * width];
-        for (row, from) in predictions.rows.iter().zip(dhidden.chunks_exact(width)) {
+        for (row, from) in rows.iter().zip(dhidden.chunks_exact(width)) {
             dnormed[row * width..(row + 1) * width].iter_mut().zip(from).for_each(|(to, d)| *to += d);
         }
         let mut dx = vec![0.0; dnormed.len()];

@@ -5,27 +5,37 @@
 
 use std::time::Instant;
 
+use querywright::kernels::Precision;
+
 mod workload;
 use workload::{Model, Shape, Step};
 
 fn main() -> anyhow::Result<()> {
     let names: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let model = Model::load()?;
     for name in names {
+        let precision = if name == "decode_1" { Precision::Int8 } else { Precision::Auto };
+        let model = Model::load(precision)?;
         let (unit, readings) = match name.as_str() {
             "grpo_step" => {
                 let mut step = Step::new(&model)?;
                 step.run(Shape::PEER)?;
                 ("seconds", timed(5, || step.run(Shape::PEER).map(|_| 1))?)
             }
-            "decode_64" => ("seconds a token", timed(5, || model.decode(64, 17).map(|n| n - 64))?),
+            "decode_64" => ("seconds a token", decoding(&model, 64, 17)?),
             "prefill_512" => ("seconds a token", timed(7, || model.prefill(512).map(|_| 512))?),
-            "decode_1" => ("seconds a token", timed(5, || model.decode(1, 65).map(|n| n - 1))?),
+            "decode_1" => ("seconds a token", decoding(&model, 1, 65)?),
             other => anyhow::bail!("{other} is not measured; there are grpo_step, decode_64, prefill_512, decode_1"),
         };
         println!("{}", serde_json::json!({ "name": name, "unit": unit, "readings": readings, "peak_kib": peak() }));
     }
     Ok(())
+}
+
+/// Seconds a token after the first one: what a generation of `length` tokens takes beyond one of a single token.
+fn decoding(model: &Model, streams: usize, length: usize) -> anyhow::Result<Vec<f64>> {
+    let whole = timed(5, || model.decode(streams, length).map(|_| 1))?;
+    let first = timed(5, || model.decode(streams, 1).map(|_| 1))?;
+    Ok(whole.iter().zip(first).map(|(w, f)| (w - f) / (streams * (length - 1)) as f64).collect())
 }
 
 /// Seconds a unit of work of each repetition, after one that does not count.

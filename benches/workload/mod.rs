@@ -40,10 +40,11 @@ impl Shape {
 }
 
 impl Model {
-    pub fn load() -> anyhow::Result<Self> {
+    /// Weights in bf16 where that is native; in 8 bits for serving one stream.
+    pub fn load(precision: Precision) -> anyhow::Result<Self> {
         let path = sources::model("smollm2-135m", &PullOptions::default())?;
         let source = ModelSource::open(&path)?;
-        Ok(Self { decoder: Decoder::load(&source, Precision::Auto, &|_, _| {})?, tokenizer: source.tokenizer()? })
+        Ok(Self { decoder: Decoder::load(&source, precision, &|_, _| {})?, tokenizer: source.tokenizer()? })
     }
 
     /// Prompts of so many tokens; no two begin alike.

@@ -1,6 +1,7 @@
 //! `cargo xtask …`: the errands around the project that are not part of it.
 
 mod golden;
+mod peers;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -11,6 +12,7 @@ const HELP: &str = "\
 cargo xtask golden                    lists the commands that make the golden values of the tests
 cargo xtask golden run [NAME…] [PLACEHOLDER=VALUE…]
                                       runs them, or those of the scripts named, in .venv
+cargo xtask peers [--json]            measures ours against TRL and llama.cpp, in turn, from .peers
 cargo xtask ci                        runs all steps of .ci/run
 cargo xtask help                      prints this
 ";
@@ -31,6 +33,8 @@ fn errand(arguments: &[String]) -> Result<()> {
     match words.as_slice() {
         ["golden"] => golden::list(&root()),
         ["golden", "run", rest @ ..] => golden::run(&root(), rest),
+        ["peers"] => peers::compare(&root(), false),
+        ["peers", "--json"] => peers::compare(&root(), true),
         ["ci"] => run(Command::new("bash").arg(".ci/run").current_dir(root())),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

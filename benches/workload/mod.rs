@@ -101,8 +101,7 @@ impl<'a> Step<'a> {
         };
         let prompts = self.model.prompts(shape.prompts, shape.prompt);
         let (decoder, tokenizer) = (&self.model.decoder, &self.model.tokenizer);
-        let (groups, tape) =
-            generate_recorded(decoder, tokenizer, &[], &prompts, self.adapter.deltas(), &options)?;
+        let (groups, tape) = generate_recorded(decoder, tokenizer, &[], &prompts, self.adapter.deltas(), &options)?;
         let tokens = groups.iter().flatten().map(|c| c.tokens.len()).sum();
         let rollouts = groups.into_iter().zip(prompts).map(|(group, prompt)| {
             let sample = |c: querywright::model::Completion| Sample {

@@ -26,6 +26,9 @@ pub struct Args {
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
     #[arg(long, default_value = "identity")]
     rewriter: String,
+    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which is fastest for one query at a time
+    #[arg(long, default_value = "auto")]
+    precision: String,
     /// Measures under their ir_measures names, with commas
     #[arg(long, default_value = "nDCG@10,R@100")]
     measures: String,
@@ -46,7 +49,7 @@ pub fn run(args: Args) -> Result<()> {
     let dataset = open::dataset(&args.data)?;
     let queries = open::judged(&dataset, &args.split)?;
     let index = open::bm25(&dataset.catalog, config, args.index.as_deref())?;
-    let rewriter = open::rewriter(&args.rewriter, &index, None)?;
+    let rewriter = open::rewriter(&args.rewriter, &index, None, open::precision(&args.precision)?)?;
     let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
     let tell = |done: usize| bar.set_position(done as u64);
     let found = system(rewriter.as_ref(), index.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;

@@ -29,6 +29,19 @@ pub fn dataset(name: &str) -> Result<Dataset> {
     Ok(dataset)
 }
 
+/// How a rewriter's weights are held.
+pub fn precision(text: &str) -> Result<Precision> {
+    let known =
+        [("auto", Precision::Auto), ("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
+    match known.iter().find(|(name, _)| *name == text) {
+        Some((_, precision)) => Ok(*precision),
+        None => {
+            let remedy = "give auto (bf16 where the machine multiplies it), f32, bf16, or int8 (one query at a time)";
+            Err(Error::argument("--precision", format!("\"{text}\" is unknown"), remedy).into())
+        }
+    }
+}
+
 /// A retriever as the command line names it: `bm25`, with settings behind a colon: `bm25:k1=0.9,b=0.4`.
 pub fn retriever_config(text: &str) -> Result<Bm25Config> {
     let (name, settings) = text.split_once(':').unwrap_or((text, ""));
@@ -129,7 +142,12 @@ impl Model {
 }
 
 /// A rewriter as the command line names it: `identity`, `rm3`, MODEL, or MODEL+ADAPTER_DIR.
-pub fn rewriter(text: &str, index: &Arc<Bm25>, prompt: Option<PromptConfig>) -> Result<Box<dyn Rewriter>> {
+pub fn rewriter(
+    text: &str,
+    index: &Arc<Bm25>,
+    prompt: Option<PromptConfig>,
+    precision: Precision,
+) -> Result<Box<dyn Rewriter>> {
     match text {
         "identity" => return Ok(Box::new(Identity)),
         "rm3" => return Ok(Box::new(Rm3::new(index.clone(), Rm3Config::default())?)),
@@ -151,7 +169,7 @@ pub fn rewriter(text: &str, index: &Arc<Bm25>, prompt: Option<PromptConfig>) -> 
     }
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
-    let model = model(name, Precision::Auto)?;
+    let model = model(name, precision)?;
     Ok(Box::new(model.rewriter(text, &prompt, index, adapter.as_deref())?))
 }
 

@@ -19,6 +19,9 @@ pub struct Args {
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
     #[arg(long, default_value = "smollm2-135m")]
     rewriter: String,
+    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which is fastest for one query at a time
+    #[arg(long, default_value = "auto")]
+    precision: String,
     /// The data set whose retriever the rewrites are for
     #[arg(long, default_value = "demo")]
     data: String,
@@ -34,7 +37,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = open::retriever_config(&args.retriever)?;
     let dataset = open::dataset(&args.data)?;
     let index = open::bm25(&dataset.catalog, config, None)?;
-    let rewriter = open::rewriter(&args.rewriter, &index, None)?;
+    let rewriter = open::rewriter(&args.rewriter, &index, None, open::precision(&args.precision)?)?;
     let show = |text: &str| -> Result<()> {
         let answer = rewriter.rewrite(&[Query::text(text)], Deadline::NONE).pop();
         let (rewrite, error) = match answer {

@@ -27,6 +27,9 @@ pub struct Args {
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
     #[arg(long, default_value = "identity")]
     rewriter: String,
+    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which is fastest for one query at a time
+    #[arg(long, default_value = "auto")]
+    precision: String,
     /// Hits at most
     #[arg(short, long, default_value_t = 10)]
     k: usize,
@@ -48,7 +51,7 @@ pub fn run(args: Args) -> Result<()> {
     let config = open::retriever_config(&args.retriever)?;
     let dataset = open::dataset(&args.data)?;
     let index = open::bm25(&dataset.catalog, config, args.index.as_deref())?;
-    let rewriter = open::rewriter(&args.rewriter, &index, None)?;
+    let rewriter = open::rewriter(&args.rewriter, &index, None, open::precision(&args.precision)?)?;
     let mut builder = Stack::builder()
         .catalog(dataset.catalog.clone())
         .shared_retriever(index.clone())

@@ -109,9 +109,7 @@ pub fn attend(
     }
     let tasks: Vec<(&[Piece], usize)> =
         batches.iter().flat_map(|batch| (0..heads.keys).map(|head| (*batch, head))).collect();
-    let run = |(pieces, head): &(&[Piece], usize)| {
-        Batch { heads, layer, head: *head, sequences, pieces }.attend(qkv)
-    };
+    let run = |(pieces, head): &(&[Piece], usize)| Batch { heads, layer, head: *head, sequences, pieces }.attend(qkv);
     let results: Vec<(Vec<f32>, Vec<f32>)> = tasks.par_iter().map(run).collect();
     let (group, block) = (heads.group(), heads.group() * heads.dim);
     for ((batch, head), (values, sums)) in tasks.iter().zip(&results) {

@@ -189,8 +189,7 @@ pub fn apply(layers: &[Placed<'_>], x: &[f32], y: &mut [f32], stride: usize, add
         }
         factors.push(sum);
     }
-    let parts: Vec<Part<'_>> =
-        layers.iter().zip(&factors).map(|(l, factors)| Part::whole(l.column, factors)).collect();
+    let parts: Vec<Part<'_>> = layers.iter().zip(&factors).map(|(l, factors)| Part::whole(l.column, factors)).collect();
     sum_of_products(&parts, y, stride, add, true);
 }
 
@@ -215,7 +214,8 @@ pub fn apply_backward(
     let gs = low_rows(layers, &g, ranks);
     if gradients.iter().any(Option::is_some) {
         let (mut low, ranks) = lows(layers, &x);
-        let scales: Vec<f32> = layers.iter().flat_map(|l| l.delta.map(|d| vec![d.0.scale; d.0.rank])).flatten().collect();
+        let scales: Vec<f32> =
+            layers.iter().flat_map(|l| l.delta.map(|d| vec![d.0.scale; d.0.rank])).flatten().collect();
         low.chunks_exact_mut(ranks.max(1)).for_each(|row| row.iter_mut().zip(&scales).for_each(|(l, s)| *l *= s));
         let lows = low_rows(layers, &low, ranks);
         for (((gradient, dy), g), low) in gradients.iter_mut().zip(&dys).zip(&gs).zip(&lows) {
@@ -334,7 +334,14 @@ mod tests {
             let deltas = deltas(t);
             let mut gradients = [Some(LoraGradient::zeros(deltas[0].as_ref().unwrap())), None];
             let mut dx = vec![0.0; 60];
-            apply_backward(&placed(&layers, &deltas), &values(&t[0]), dy, 28, &mut gradients.each_mut().map(Option::as_mut), Some(&mut dx));
+            apply_backward(
+                &placed(&layers, &deltas),
+                &values(&t[0]),
+                dy,
+                28,
+                &mut gradients.each_mut().map(Option::as_mut),
+                Some(&mut dx),
+            );
             let gradient = gradients[0].clone().unwrap();
             vec![dx, gradient.a.clone(), gradient.b()]
         };

@@ -57,13 +57,16 @@ pub fn log_probabilities_backward(
     })
 }
 
-/// Works through the rows in chunks; `then` is given the first row, the logits and each row's log-sum and entropy.
+/// Takes a chunk: its first row, the logits, and each row's log-sum and entropy.
+type Take<'a> = dyn FnMut(usize, &mut [f32], &[(f32, f32)]) + 'a;
+
+/// Works through the rows in chunks and hands each of them over.
 fn chunks(
     head: &FrozenLinear,
     hidden: &[f32],
     tokens: &[u32],
     temperature: f32,
-    then: &mut dyn FnMut(usize, &mut [f32], &[(f32, f32)]),
+    then: &mut Take<'_>,
 ) -> Vec<TokenStatistics> {
     let (width, vocabulary, scale) = (head.input(), head.output(), 1.0 / temperature);
     assert_eq!(hidden.len(), tokens.len() * width, "a hidden state a token");

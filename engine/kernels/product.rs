@@ -117,7 +117,8 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
         let edge = |n: usize| first + (last - first) * n / tiles;
         for (index, (part, panel)) in own.iter().enumerate() {
             for n in 0..tiles {
-                let tile = Tile { panel: *panel, from: block * DEEP, row: edge(n), rows: edge(n + 1) - edge(n), n, tiles };
+                let tile =
+                    Tile { panel: *panel, from: block * DEEP, row: edge(n), rows: edge(n + 1) - edge(n), n, tiles };
                 for (position, factor) in part.factors.iter().enumerate() {
                     let output = Output {
                         // SAFETY: part, panel and row lie inside the result, whose length was checked.
@@ -240,7 +241,8 @@ pub(super) fn add_outer_product(left: &Rows<'_>, right: &Rows<'_>, out: &mut [f3
                         columns: PANEL.min(right.width - column),
                         accumulate: true,
                     };
-                    let (from, to) = (&left.values[row * left.stride + m..], &right.values[row * right.stride + column..]);
+                    let (from, to) =
+                        (&left.values[row * left.stride + m..], &right.values[row * right.stride + column..]);
                     let (rows, many) = (ROWS.min(left.count - row), ACROSS.min(left.width - m));
                     let (sides, strides) = ((from.as_ptr(), to.as_ptr()), (left.stride, right.stride));
                     // SAFETY: `rows` rows from `row` on, `many` columns of the left and `columns` of the right exist;
@@ -250,7 +252,8 @@ pub(super) fn add_outer_product(left: &Rows<'_>, right: &Rows<'_>, out: &mut [f3
             }
         }
     };
-    let tasks = if left.count * left.width * right.width < 1 << 17 { 1 } else { rayon::current_num_threads().min(strips) };
+    let tasks =
+        if left.count * left.width * right.width < 1 << 17 { 1 } else { rayon::current_num_threads().min(strips) };
     let share = |task: usize| run(task * strips / tasks..(task + 1) * strips / tasks);
     if tasks == 1 { share(0) } else { (0..tasks).into_par_iter().with_max_len(1).for_each(share) }
 }
@@ -287,12 +290,13 @@ mod tests {
 
     #[test]
     fn products_of_every_shape_and_precision_equal_the_naive_product() {
-        for (rows, inner, outer) in
-            [(1, 5, 3), (7, 64, 33), (12, 31, 64), (13, 128, 31), (200, 66, 100), (5, 4500, 40)]
+        for (rows, inner, outer) in [(1, 5, 3), (7, 64, 33), (12, 31, 64), (13, 128, 31), (200, 66, 100), (5, 4500, 40)]
         {
             let (x, w) = (noise(rows * inner, 1), noise(inner * outer, 2));
             let want = naive(&x, &w, rows, inner, outer);
-            for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2), (Precision::Auto, 2e-2), (Precision::Int8, 2e-2)] {
+            for (precision, tolerance) in
+                [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2), (Precision::Auto, 2e-2), (Precision::Int8, 2e-2)]
+            {
                 let packed = PackedMatrix::pack(inner, outer, precision, |i, j| w[i * outer + j]);
                 let mut out = vec![9.0; rows * outer];
                 packed.multiply(&x, &mut out);
@@ -318,9 +322,7 @@ mod tests {
         let (x, y) = (noise(rows * 50, 1), noise(rows * 7, 2));
         let (a, b, c) = (noise(40 * 70, 3), noise(7 * 70, 4), noise(50 * 33, 5));
         for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Auto, 0.1), (Precision::Int8, 0.1)] {
-            let pack = |m: &[f32], inner, outer| {
-                PackedMatrix::pack(inner, outer, precision, |i, j| m[i * outer + j])
-            };
+            let pack = |m: &[f32], inner, outer| PackedMatrix::pack(inner, outer, precision, |i, j| m[i * outer + j]);
             let (a_packed, b_packed, c_packed) = (pack(&a, 40, 70), pack(&b, 7, 70), pack(&c, 50, 33));
             let (left, low, whole) = (Rows::columns(&x, 50, 10, 40), Rows::new(&y, 7), Rows::new(&x, 50));
             let mut out = vec![1.0; rows * stride];
@@ -383,9 +385,8 @@ mod tests {
             add_outer_product(&Rows::new(&left, m), &Rows::columns(&right, n + 3, 2, n), &mut out);
             for i in 0..m {
                 for j in 0..n {
-                    let want: f64 = (0..rows)
-                        .map(|r| f64::from(left[r * m + i]) * f64::from(right[r * (n + 3) + 2 + j]))
-                        .sum();
+                    let want: f64 =
+                        (0..rows).map(|r| f64::from(left[r * m + i]) * f64::from(right[r * (n + 3) + 2 + j])).sum();
                     assert!((f64::from(out[i * n + j]) - 0.5 - want).abs() < 1e-3, "{rows} {m} {n}");
                 }
             }

@@ -363,10 +363,7 @@ unsafe fn outer_avx512<const M: usize>(
         // SAFETY: the masks keep reads of `right` inside its `columns` values; `left` has M values a row.
         unsafe {
             let row = right.add(r * strides.1);
-            let values = [
-                _mm512_maskz_loadu_ps(masks[0], row),
-                _mm512_maskz_loadu_ps(masks[1], row.wrapping_add(16)),
-            ];
+            let values = [_mm512_maskz_loadu_ps(masks[0], row), _mm512_maskz_loadu_ps(masks[1], row.wrapping_add(16))];
             for (m, sum) in sums.iter_mut().enumerate() {
                 let value = _mm512_set1_ps(*left.add(r * strides.0 + m));
                 sum[0] = _mm512_fmadd_ps(value, values[0], sum[0]);

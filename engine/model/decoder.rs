@@ -7,7 +7,7 @@
 mod backward;
 mod recording;
 
-pub use backward::Predictions;
+pub use backward::{Objective, Predictions};
 pub use recording::Recording;
 
 use super::adapter::Projection;
@@ -193,7 +193,9 @@ impl Decoder {
         let mut rows = Vec::with_capacity(tokens.len() * width);
         for token in tokens {
             self.check(*token)?;
-            rows.extend_from_slice(self.embedding.get(*token as usize * width..).and_then(|t| t.get(..width)).unwrap_or(&[]));
+            rows.extend_from_slice(
+                self.embedding.get(*token as usize * width..).and_then(|t| t.get(..width)).unwrap_or(&[]),
+            );
         }
         Ok(rows)
     }

@@ -209,7 +209,8 @@ impl Generation<'_> {
     }
 
     fn check_lengths(&self) -> Result<()> {
-        let (limit, longest) = (self.decoder.config().max_position_embeddings, self.options.sampling.max_completion_length);
+        let (limit, longest) =
+            (self.decoder.config().max_position_embeddings, self.options.sampling.max_completion_length);
         for (index, prompt) in self.prompts.iter().enumerate() {
             if prompt.tokens.is_empty() {
                 let remedy = "a prompt needs at least one token after its prefix";

@@ -15,7 +15,7 @@ mod tokenizer;
 pub use adapter::{Adapter, LoraConfig, Projection};
 pub use chat::{ChatTemplate, Message};
 pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Decoder, Deltas, Gradients, Predictions, Recording};
+pub use decoder::{Decoder, Deltas, Gradients, Objective, Predictions, Recording};
 pub use generate::{
     Completion, Finish, GenerateOptions, Prefix, PromptTokens, generate, generate_recorded, prefix, rows_of,
 };

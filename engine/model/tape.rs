@@ -71,8 +71,7 @@ impl Tape {
         let mut sequences: Vec<_> = prompts.iter().map(|_| decoder.continuation(root.clone())).collect();
         let rows: Vec<usize> = prompts.iter().map(|p| p.len()).collect();
         let mut first = self.recording.rows();
-        let hidden =
-            decoder.forward(&prompts.concat(), &mut sequences, &rows, deltas, Some(&mut self.recording))?;
+        let hidden = decoder.forward(&prompts.concat(), &mut sequences, &rows, deltas, Some(&mut self.recording))?;
         for (sequence, count) in sequences.into_iter().zip(rows) {
             let mut caches = root.clone();
             caches.push(Arc::new(sequence.into_cache()));

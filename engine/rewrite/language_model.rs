@@ -40,9 +40,20 @@ impl LanguageModel {
 
     /// Opens a model (a GGUF file or a Hugging Face folder) and, where one is given, an adapter for rewriting queries to
     /// the retriever of `card`. The prompt is the one that the adapter was trained with.
+    ///
+    /// # Errors
+    /// A model or an adapter that cannot be read, or that do not fit each other.
     pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
+        Self::open_with(model, adapter, card, Precision::Auto)
+    }
+
+    /// As [`open`](Self::open), with weights held in `precision`: [`Precision::Int8`] is fastest for one query at a time.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_with(model: &Path, adapter: Option<&Path>, card: &RetrieverCard, precision: Precision) -> Result<Self> {
         let source = ModelSource::open(model)?;
-        let decoder = Arc::new(Decoder::load(&source, Precision::Auto, &|_, _| {})?);
+        let decoder = Arc::new(Decoder::load(&source, precision, &|_, _| {})?);
         let prompt = adapter.map(PromptConfig::read).transpose()?.flatten().unwrap_or_default();
         let tokenizer = source.tokenizer()?;
         let encoder = Arc::new(PromptEncoder::new(Prompter::new(prompt, card)?, tokenizer.clone())?);

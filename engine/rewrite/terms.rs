@@ -254,10 +254,7 @@ mod tests {
     #[test]
     fn a_field_before_a_bracket_belongs_to_every_term_inside() {
         let query = "title:(quiet harbour) text:sea (actors:(hale \"tom h\") x)";
-        assert_eq!(
-            texts(query),
-            ["title:quiet", "title:harbour", "text:sea", "actors:hale", "actors:\"tom h\"", "x"]
-        );
+        assert_eq!(texts(query), ["title:quiet", "title:harbour", "text:sea", "actors:hale", "actors:\"tom h\"", "x"]);
         let spans: Vec<&str> = terms(query).iter().map(|t| &query[t.span.clone()]).collect();
         assert_eq!(spans, ["quiet", "harbour", "text:sea", "hale", "\"tom h\"", "x"]);
         assert_eq!(without_term(query, 0), "title:(harbour) text:sea (actors:(hale \"tom h\") x)");

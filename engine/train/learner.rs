@@ -7,7 +7,7 @@ use super::loss::{Batch, LossConfig, LossOutput, Totals, policy_loss};
 use super::optimizer::{AdamW, Parameter, Update, clip_grad_norm};
 use crate::error::Result;
 use crate::kernels::TokenStatistics;
-use crate::model::{Adapter, Decoder, Deltas, Gradients, Predictions, Tape};
+use crate::model::{Adapter, Decoder, Deltas, Gradients, Objective, Predictions, Tape};
 
 /// A completion that the policy learns from.
 #[derive(Debug, Clone)]
@@ -99,9 +99,9 @@ struct Micro<'a> {
 impl<'a> Micro<'a> {
     fn new(rollouts: &'a [Rollout], tape: Option<Tape>, advantages: &[f32]) -> Self {
         let samples = || rollouts.iter().flat_map(|r| &r.samples);
-        let sampled = samples().flat_map(|s| s.sampled_logp.iter().zip(&s.sampled_entropy)).map(
-            |(log_probability, entropy)| TokenStatistics { log_probability: *log_probability, entropy: *entropy },
-        );
+        let sampled = samples()
+            .flat_map(|s| s.sampled_logp.iter().zip(&s.sampled_entropy))
+            .map(|(log_probability, entropy)| TokenStatistics { log_probability: *log_probability, entropy: *entropy });
         Self {
             rollouts,
             tape,
@@ -276,23 +276,16 @@ impl Pass<'_> {
     ) -> Result<LossOutput> {
         let predictions = tape.predictions(micro.completions());
         let statistics = self.statistics(micro, tape, &predictions)?;
-        let (logp, entropy): (Vec<f32>, Vec<f32>) =
-            statistics.iter().map(|s| (s.log_probability, s.entropy)).unzip();
+        let (logp, entropy): (Vec<f32>, Vec<f32>) = statistics.iter().map(|s| (s.log_probability, s.entropy)).unzip();
         if self.first {
             // On the first pass the policy is the one that sampled: the ratio is exactly 1.
             micro.old = Some(logp.clone());
         }
         let output = policy_loss(&self.config.loss, &micro.batch(&logp, &entropy, Some(self.totals)))?;
         let weights: Vec<(f32, f32)> = output.dlogp.iter().copied().zip(output.dentropy.iter().copied()).collect();
-        let formed = self.decoder.backward(
-            tape.recording(),
-            &tape.tree(),
-            &predictions,
-            self.config.temperature,
-            &weights,
-            self.deltas,
-            gradients,
-        )?;
+        let objective =
+            Objective { predictions: &predictions, temperature: self.config.temperature, weights: &weights };
+        let formed = self.decoder.backward(tape.recording(), &tape.tree(), objective, self.deltas, gradients)?;
         if self.first {
             report.compare(&micro.sampled, &formed);
         }
@@ -300,12 +293,7 @@ impl Pass<'_> {
     }
 
     /// The sampler's own numbers in the first iteration; formed where there are none.
-    fn statistics(
-        &self,
-        micro: &Micro<'_>,
-        tape: &Tape,
-        predictions: &Predictions,
-    ) -> Result<Vec<TokenStatistics>> {
+    fn statistics(&self, micro: &Micro<'_>, tape: &Tape, predictions: &Predictions) -> Result<Vec<TokenStatistics>> {
         let mut statistics = micro.sampled.clone();
         let missing = |i: &usize| !self.first || statistics[*i].log_probability.is_nan();
         let missing: Vec<usize> = (0..statistics.len()).filter(missing).collect();

@@ -76,7 +76,12 @@ pub fn compare(root: &Path, json: bool) -> Result<()> {
     for name in ["grpo_step", "decode_64", "prefill_512", "decode_1", "memory"] {
         let value = |key: &str| report[name][key].as_f64().unwrap_or(f64::NAN);
         let unit = report[name]["unit"].as_str().unwrap_or_default();
-        println!("{name:12} ours {:10.5}  peer {:10.5} {unit}, {:.2} times", value("ours"), value("peer"), value("ratio"));
+        println!(
+            "{name:12} ours {:10.5}  peer {:10.5} {unit}, {:.2} times",
+            value("ours"),
+            value("peer"),
+            value("ratio")
+        );
     }
     Ok(())
 }
@@ -149,7 +154,8 @@ fn machine() -> String {
         let line = info.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
     };
-    let flags: Vec<&str> = field("flags").split(' ').filter(|f| f.starts_with("avx512_bf16") || *f == "avx512f").collect();
+    let flags: Vec<&str> =
+        field("flags").split(' ').filter(|f| f.starts_with("avx512_bf16") || *f == "avx512f").collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{} ({cores} cores, {})", field("model name"), flags.join(", "))
 }

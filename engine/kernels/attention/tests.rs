@@ -12,7 +12,10 @@ const STRETCHES: [(usize, usize, Option<usize>); 6] =
     [(0, 5, None), (5, 3, Some(0)), (8, 2, Some(0)), (10, 4, Some(1)), (14, 1, Some(1)), (15, 6, Some(2))];
 
 fn tree() -> Tree {
-    STRETCHES.iter().map(|(first, len, parent)| Node { parent: *parent, rows: (*first..first + len).collect() }).collect()
+    STRETCHES
+        .iter()
+        .map(|(first, len, parent)| Node { parent: *parent, rows: (*first..first + len).collect() })
+        .collect()
 }
 
 /// Plain attention of one unshared sequence, composed of candle's own operations.

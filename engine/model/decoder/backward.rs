@@ -17,6 +17,17 @@ pub struct Predictions {
     pub targets: Vec<u32>,
 }
 
+/// `Σ weights.0 · log p + weights.1 · entropy` over predictions, at a sampling temperature.
+#[derive(Debug, Clone, Copy)]
+pub struct Objective<'a> {
+    /// What is predicted.
+    pub predictions: &'a Predictions,
+    /// What the logits are divided by.
+    pub temperature: f32,
+    /// The weights of each prediction's log-probability and of its distribution's entropy.
+    pub weights: &'a [(f32, f32)],
+}
+
 impl Decoder {
     /// Gradients of zero for all deltas.
     pub fn zero_gradients(deltas: &Deltas) -> Vec<[Option<LoraGradient>; Projection::COUNT]> {
@@ -37,8 +48,7 @@ impl Decoder {
         self.log_probabilities(&hidden, &predictions.targets, temperature)
     }
 
-    /// Adds the gradient of `Σ weights.0 · log p + weights.1 · entropy` over all predictions to `gradients`. Gives the
-    /// log-probabilities and entropies, formed anew, of those predictions whose weights are not both 0.
+    /// Adds the gradient of an objective to `gradients`. Gives the log-probabilities and entropies, formed anew, of those predictions whose weights are not both 0.
     ///
     /// # Errors
     /// A token outside the vocabulary.
@@ -46,12 +56,11 @@ impl Decoder {
         &self,
         recording: &Recording,
         tree: &Tree,
-        predictions: &Predictions,
-        temperature: f32,
-        weights: &[(f32, f32)],
+        objective: Objective<'_>,
         deltas: &Deltas,
         gradients: &mut Gradients,
     ) -> Result<Vec<Option<TokenStatistics>>> {
+        let Objective { predictions, temperature, weights } = objective;
         predictions.targets.iter().try_for_each(|token| self.check(*token))?;
         let taught: Vec<usize> = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0)).collect();
         let rows: Vec<usize> = taught.iter().map(|i| predictions.rows[*i]).collect();

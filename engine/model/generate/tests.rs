@@ -62,9 +62,9 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
         let f = fixture(precision);
         let sampling = SamplingConfig { max_completion_length: 8, temperature: 0.7, ..Default::default() };
         let prompts = prompts();
-        let options = GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 11, deadline: Deadline::NONE };
-        let (groups, tape) =
-            generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts, &[], &options).unwrap();
+        let options =
+            GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 11, deadline: Deadline::NONE };
+        let (groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts, &[], &options).unwrap();
         assert_eq!(groups, f.run(&prompts, &sampling, 2, &[]), "recording changes nothing");
         let tokens = || groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect::<Vec<_>>());
         let recorded = f.decoder.predicted(tape.recording(), &tape.predictions(tokens()), 0.7).unwrap();

@@ -179,6 +179,16 @@ impl PackedMatrix {
         self.outer += 1;
     }
 
+    /// Forgets all columns from `outer` on.
+    pub(super) fn truncate_columns(&mut self, outer: usize) {
+        self.outer = self.outer.min(outer);
+    }
+
+    /// Forgets all rows from `inner` on.
+    pub(super) fn truncate_rows(&mut self, inner: usize) {
+        self.inner = self.inner.min(inner);
+    }
+
     /// Appends a row.
     pub(super) fn push_row(&mut self, row: &[f32]) {
         let bf16 = self.is_bf16();

@@ -357,7 +357,15 @@ mod tests {
             let precision = if bf16 { Precision::Bf16 } else { Precision::F32 };
             let whole = PackedMatrix::pack(inner, outer, precision, |i, j| w[i * outer + j]);
             let (mut rows, mut columns) = (PackedMatrix::rows(outer, 0, bf16), PackedMatrix::columns(inner, bf16));
-            w.chunks(outer).for_each(|row| rows.push_row(row));
+            for (index, row) in w.chunks(outer).enumerate() {
+                // What is forgotten is written over.
+                rows.push_row(&noise(outer, 9));
+                rows.push_row(&noise(outer, 8));
+                rows.truncate_rows(index);
+                rows.push_row(row);
+            }
+            columns.push_column(&noise(inner, 9));
+            columns.truncate_columns(0);
             (0..outer).for_each(|j| columns.push_column(&w.iter().skip(j).step_by(outer).copied().collect::<Vec<_>>()));
             let product = |m: &PackedMatrix| {
                 let mut out = vec![0.0; 3 * outer];

@@ -107,6 +107,13 @@ pub fn prefix(decoder: &Decoder, tokens: &[u32], deltas: &Deltas) -> Result<Pref
     Ok(Prefix { tokens: tokens.to_vec(), cache: Some(Arc::new(cache)) })
 }
 
+/// Sequences in flight up to which tokens are drafted: with more, a pass is bound by arithmetic, not by memory.
+const DRAFTING: usize = 2;
+/// Tokens of a draft at most.
+const DRAFT: usize = 4;
+/// Tokens by which a place in the request is found at most.
+const LONGEST_MATCH: usize = 3;
+
 /// Prompt tokens that one pass takes at most, so that memory stays bounded.
 const PREFILL: usize = 2048;
 
@@ -185,7 +192,17 @@ impl Generation<'_> {
         collect(&mut active, &mut results, tape.as_deref_mut());
         let mut logits = Vec::new();
         while !active.is_empty() {
-            let tokens: Vec<u32> = active.iter().filter_map(|a| a.tokens.last().copied()).collect();
+            // What is recorded is fed token by token: a draft that was not taken would leave dead rows.
+            let drafting = tape.is_none() && active.len() <= DRAFTING;
+            let drafts: Vec<Vec<u32>> =
+                active.iter().map(|a| if drafting { self.draft(a) } else { Vec::new() }).collect();
+            let tokens: Vec<u32> = active
+                .iter()
+                .zip(&drafts)
+                .flat_map(|(a, draft)| a.tokens.last().into_iter().chain(draft))
+                .copied()
+                .collect();
+            let rows: Vec<usize> = drafts.iter().map(|draft| 1 + draft.len()).collect();
             let mut sequences: Vec<Continuation> = active.iter_mut().map(|a| std::mem::take(&mut a.sequence)).collect();
             let recording: Option<&mut Recording> = match tape.as_deref_mut() {
                 Some(tape) => {
@@ -195,13 +212,20 @@ impl Generation<'_> {
                 }
                 None => None,
             };
-            let hidden = decoder.forward(&tokens, &mut sequences, &vec![1; tokens.len()], deltas, recording)?;
+            let hidden = decoder.forward(&tokens, &mut sequences, &rows, deltas, recording)?;
             decoder.logits_into(&hidden, &mut logits);
-            let vocabulary = logits.len() / active.len();
-            let steps = active.par_iter_mut().zip(sequences).zip(logits.par_chunks_mut(vocabulary));
-            steps.try_for_each(|((a, sequence), logits)| {
+            let vocabulary = decoder.config().vocab_size;
+            let mut rest = logits.as_mut_slice();
+            let mut own = Vec::with_capacity(rows.len());
+            for rows in &rows {
+                let (first, after) = std::mem::take(&mut rest).split_at_mut(rows * vocabulary);
+                own.push(first);
+                rest = after;
+            }
+            let steps = active.par_iter_mut().zip(sequences).zip(own.into_par_iter().zip(&drafts));
+            steps.try_for_each(|((a, sequence), (logits, draft))| {
                 a.sequence = sequence;
-                self.step(a, logits)
+                self.steps(a, logits, draft)
             })?;
             collect(&mut active, &mut results, tape.as_deref_mut());
         }
@@ -281,6 +305,35 @@ impl Generation<'_> {
             let mut group: Vec<Active> = (0..options.completions).map(begin).collect();
             group.par_iter_mut().try_for_each(|a| self.step(a, &mut logits.to_vec()))?;
             active.append(&mut group);
+        }
+        Ok(())
+    }
+
+    /// Tokens that may come next: those behind the place in the request where the last tokens stand, too. A rewrite
+    /// copies much of its query (prompt lookup decoding).
+    fn draft(&self, a: &Active) -> Vec<u32> {
+        let request = &self.prompts[a.prompt].tokens;
+        // The pass draws one token more than it is given.
+        let room = (self.options.sampling.max_completion_length - a.tokens.len()).saturating_sub(1).min(DRAFT);
+        for length in (1..=LONGEST_MATCH.min(a.tokens.len())).rev() {
+            let last = &a.tokens[a.tokens.len() - length..];
+            if let Some(at) = request.windows(length).position(|window| window == last) {
+                return request[at + length..].iter().take(room).copied().collect();
+            }
+        }
+        Vec::new()
+    }
+
+    /// Draws the token behind each row, as long as the draft foretold it: every token is drawn from its own
+    /// distribution, so drafts change how fast a completion comes and never which one.
+    fn steps(&self, a: &mut Active, logits: &mut [f32], draft: &[u32]) -> Result<()> {
+        let vocabulary = self.decoder.config().vocab_size;
+        for (row, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
+            self.step(a, logits)?;
+            if a.ended.is_some() || a.tokens.last() != draft.get(row) {
+                a.sequence.forget(draft.len() - row);
+                break;
+            }
         }
         Ok(())
     }

@@ -65,6 +65,15 @@ impl Continuation {
         self.len += tokens;
     }
 
+    /// Forgets the last `tokens` that it has seen of its own: a draft that was not taken.
+    pub fn forget(&mut self, tokens: usize) {
+        self.len = self.len.saturating_sub(tokens);
+        for stretch in self.own.iter_mut().flatten() {
+            stretch.keys.truncate_columns(self.len);
+            stretch.values.truncate_rows(self.len);
+        }
+    }
+
     /// What it continues.
     pub(super) fn caches(&self) -> &[Arc<Cache>] {
         &self.caches

@@ -125,6 +125,25 @@ fn a_long_sequence_in_one_pass_or_several_is_attended_as_by_plain_operations() {
 }
 
 #[test]
+fn rows_that_were_forgotten_leave_no_trace() {
+    let qkv = tensor(&[60, HEADS.width()], 4);
+    let want = plain(&qkv);
+    let mut passes = Passes::new(qkv.flatten_all().unwrap().to_vec1().unwrap());
+    let mut sequence = [Continuation::new(vec![], 1)];
+    passes.pass(&mut sequence, &[(0, 7)]);
+    for (draft, taken, next) in [(5, 2, 7), (40, 0, 9), (3, 0, 9)] {
+        // Rows from the end stand for drafts; the first ones of them are the true ones.
+        let wrong: Vec<(usize, usize)> = vec![(60 - draft, draft)];
+        passes.pass(&mut sequence, &wrong);
+        sequence[0].forget(draft);
+        assert_eq!(sequence[0].position(), next);
+        passes.pass(&mut sequence, &[(next, taken)]);
+    }
+    passes.pass(&mut sequence, &[(9, 51)]);
+    assert!(distance(&passes.out, &want) < 1e-5);
+}
+
+#[test]
 fn queries_keys_and_values_have_gradients() {
     let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let forward = |t: &[Tensor]| Passes::all(values(&t[0]), false).out;

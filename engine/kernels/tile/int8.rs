@@ -1,4 +1,4 @@
-//! The tile of 8-bit weights: one row at a time, for the stream that waits for memory alone.
+//! The tile of 8-bit weights: few rows, for streams that wait for memory alone.
 
 use super::{Isa, Output, PANEL, store_row};
 
@@ -17,53 +17,88 @@ pub(in crate::kernels) unsafe fn tile_int8(
     rows: usize,
     output: Output,
 ) {
-    for r in 0..rows {
-        // SAFETY: the caller's contract is passed on; each variant runs only where its instructions were detected.
+    for first in (0..rows).step_by(MOST) {
+        // SAFETY: the caller's contract is passed on.
         unsafe {
-            let x = std::slice::from_raw_parts(x.add(r * stride), inner);
-            let output = Output { at: output.at.add(r * output.stride), ..output };
-            match isa {
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512Bf16 | Isa::Avx512 => int8_avx512(x, panel, output),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => int8_avx2(x, panel, output),
-                Isa::Portable => int8_row::<false>(x, panel, output),
+            let x = x.add(first * stride);
+            let output = Output { at: output.at.add(first * output.stride), ..output };
+            match rows - first {
+                1 => few::<1>(isa, (x, stride), panel, inner, output),
+                2 => few::<2>(isa, (x, stride), panel, inner, output),
+                3 => few::<3>(isa, (x, stride), panel, inner, output),
+                _ => few::<MOST>(isa, (x, stride), panel, inner, output),
             }
         }
     }
 }
 
-/// One row of the product with 8-bit weights in plain Rust; the compiler vectorises it for the features of the caller.
-#[inline(always)]
-unsafe fn int8_row<const FMA: bool>(x: &[f32], (values, scales): (&[i8], &[f32]), output: Output) {
-    let mut sums = [0f32; PANEL];
-    let (lines, scales) = (values.as_chunks::<PANEL>().0, scales.as_chunks::<PANEL>().0);
-    for ((x, lines), scales) in x.chunks(BLOCK).zip(lines.chunks(BLOCK)).zip(scales) {
-        let mut block = [0f32; PANEL];
-        for (x, line) in x.iter().zip(lines) {
-            for (sum, weight) in block.iter_mut().zip(line) {
-                let weight = f32::from(*weight);
-                *sum = if FMA { x.mul_add(weight, *sum) } else { *sum + x * weight };
-            }
-        }
-        for ((sum, block), scale) in sums.iter_mut().zip(block).zip(scales) {
-            *sum += block * scale;
+/// Rows that are multiplied while a weight is in a register.
+const MOST: usize = 4;
+
+unsafe fn few<const M: usize>(
+    isa: Isa,
+    (x, stride): (*const f32, usize),
+    panel: (&[i8], &[f32]),
+    inner: usize,
+    output: Output,
+) {
+    // SAFETY: the caller's contract is passed on; each variant runs only where its instructions were detected.
+    unsafe {
+        let x: [&[f32]; M] = std::array::from_fn(|r| std::slice::from_raw_parts(x.add(r * stride), inner));
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 | Isa::Avx512 => int8_avx512(x, panel, output),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => int8_avx2(x, panel, output),
+            Isa::Portable => int8_rows::<M, false>(x, panel, output),
         }
     }
-    // SAFETY: the caller's contract.
-    unsafe { store_row(&sums, output) }
+}
+
+/// Some rows of the product with 8-bit weights in plain Rust; the compiler vectorises it for the features of the caller.
+#[inline(always)]
+unsafe fn int8_rows<const M: usize, const FMA: bool>(
+    x: [&[f32]; M],
+    (values, scales): (&[i8], &[f32]),
+    output: Output,
+) {
+    let mut sums = [[0f32; PANEL]; M];
+    let (lines, scales) = (values.as_chunks::<PANEL>().0, scales.as_chunks::<PANEL>().0);
+    let inner = x[0].len();
+    for ((from, lines), scales) in (0..inner).step_by(BLOCK).zip(lines.chunks(BLOCK)).zip(scales) {
+        let count = lines.len().min(inner - from);
+        let x: [&[f32]; M] = std::array::from_fn(|r| &x[r][from..from + count]);
+        let mut block = [[0f32; PANEL]; M];
+        for (i, line) in lines[..count].iter().enumerate() {
+            let weights = line.map(f32::from);
+            for (block, x) in block.iter_mut().zip(&x) {
+                for (sum, weight) in block.iter_mut().zip(weights) {
+                    *sum = if FMA { x[i].mul_add(weight, *sum) } else { *sum + x[i] * weight };
+                }
+            }
+        }
+        for (sums, block) in sums.iter_mut().zip(block) {
+            for ((sum, block), scale) in sums.iter_mut().zip(block).zip(scales) {
+                *sum += block * scale;
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: the caller's contract.
+        unsafe { store_row(sums, Output { at: output.at.add(r * output.stride), ..output }) };
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn int8_avx512(x: &[f32], panel: (&[i8], &[f32]), output: Output) {
+unsafe fn int8_avx512<const M: usize>(x: [&[f32]; M], panel: (&[i8], &[f32]), output: Output) {
     // SAFETY: the caller's contract.
-    unsafe { int8_row::<true>(x, panel, output) }
+    unsafe { int8_rows::<M, true>(x, panel, output) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn int8_avx2(x: &[f32], panel: (&[i8], &[f32]), output: Output) {
+unsafe fn int8_avx2<const M: usize>(x: [&[f32]; M], panel: (&[i8], &[f32]), output: Output) {
     // SAFETY: the caller's contract.
-    unsafe { int8_row::<true>(x, panel, output) }
+    unsafe { int8_rows::<M, true>(x, panel, output) }
 }

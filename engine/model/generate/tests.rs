@@ -91,6 +91,28 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
 }
 
 #[test]
+fn drafts_change_no_token_and_no_number() {
+    for precision in [Precision::F32, Precision::Auto, Precision::Int8] {
+        let f = fixture(precision);
+        // A request whose tokens the greedy completion runs into, so that drafts are taken, and broken off.
+        let greedy = SamplingConfig::greedy(24);
+        let whole = f.run(&prompts()[..1], &greedy, 1, &[]).remove(0).remove(0);
+        let mut request = whole.tokens[..6].to_vec();
+        request.extend([9, 9]);
+        request.extend(&whole.tokens[6..12]);
+        let prompt = [PromptTokens { stream: 3, tokens: request }];
+        for sampling in [greedy, SamplingConfig { max_completion_length: 24, ..Default::default() }] {
+            // More than two sequences are never drafted for; their first is the same completion.
+            let (drafted, plain) = (f.run(&prompt, &sampling, 1, &[]), f.run(&prompt, &sampling, 3, &[]));
+            assert_eq!(drafted[0][0].tokens, plain[0][0].tokens, "{precision:?}");
+            for (a, b) in drafted[0][0].log_probabilities.iter().zip(&plain[0][0].log_probabilities) {
+                assert!((a - b).abs() < 1e-5, "{precision:?}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_replaced_completion_is_recorded_like_one_that_was_sampled() {
     let f = fixture(Precision::F32);
     let sampling = SamplingConfig { max_completion_length: 4, ..Default::default() };

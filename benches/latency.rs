@@ -1,0 +1,57 @@
+//! Milliseconds of one rewrite as a server sees it: one query at a time, the prompt's fixed part cached, 12 tokens at
+//! most, greedy, SmolLM2-135M in bf16 and in 8 bits, over the demonstration's 192 test requests. Prints the median and
+//! the 99th percentile of all calls after a warm-up of 16.
+//!
+//!     cargo bench --bench latency
+
+use std::time::Instant;
+
+use querywright::catalog::demo;
+use querywright::kernels::Precision;
+use querywright::retrieve::{Bm25, Bm25Config};
+use querywright::rewrite::{LanguageModel, PromptEncoder, Prompter};
+use querywright::sources::{self, PullOptions};
+use querywright::types::{Deadline, Retriever};
+
+fn main() -> anyhow::Result<()> {
+    let path = match sources::model("smollm2-135m", &PullOptions::default()) {
+        Ok(path) => path,
+        Err(error) => {
+            println!("skipped: {error}");
+            return Ok(());
+        }
+    };
+    let source = querywright::model::ModelSource::open(&path)?;
+    let config =
+        querywright::train::TrainConfig::parse(include_str!("../examples/configs/demo.toml"), &[], "demo.toml")?;
+    let shop = demo::demo(demo::SEED)?;
+    let bm25 = Bm25::in_memory(shop.catalog.clone(), Bm25Config::default())?;
+    for precision in [Precision::Auto, Precision::Int8] {
+        let decoder = std::sync::Arc::new(querywright::model::Decoder::load(&source, precision, &|_, _| {})?);
+        let tokenizer = source.tokenizer()?;
+        let prompter = Prompter::new(config.prompt.clone(), bm25.card())?;
+        let encoder = std::sync::Arc::new(PromptEncoder::new(prompter, tokenizer.clone())?);
+        let sampling = querywright::model::SamplingConfig::greedy(12);
+        let model = LanguageModel::new("smollm2-135m", decoder, tokenizer, encoder, None, sampling)?;
+        let (mut milliseconds, mut tokens) = (Vec::new(), 0);
+        for (index, query) in shop.split("test")?.into_iter().enumerate() {
+            let start = Instant::now();
+            let completions = model.completions(std::slice::from_ref(query), Deadline::NONE)?;
+            if index >= 16 {
+                milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
+                tokens += completions.iter().map(|c| c.tokens.len()).sum::<usize>();
+            }
+        }
+        milliseconds.sort_by(f64::total_cmp);
+        let at = |share: f64| milliseconds[((milliseconds.len() - 1) as f64 * share).round() as usize];
+        println!(
+            "{}",
+            serde_json::json!({
+                "precision": precision, "calls": milliseconds.len(),
+                "tokens_a_call": tokens as f64 / milliseconds.len() as f64,
+                "p50_ms": at(0.5), "p99_ms": at(0.99), "p99_over_p50": at(0.99) / at(0.5),
+            })
+        );
+    }
+    Ok(())
+}

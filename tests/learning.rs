@@ -72,6 +72,27 @@ fn the_mean_reward_rises_on_what_the_environment_likes() {
     assert_eq!(rewards("second"), first, "the same seed learns the same way");
 }
 
+#[test]
+fn learning_from_what_was_recorded_equals_learning_from_what_is_fed_again() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("shop");
+    tiny::write_shop(&data);
+    let run = |name: &str, tape_mib: usize| {
+        let mut config = tiny::config(&data, &home.path().join(name), 3);
+        config.train.tape_mib = tape_mib;
+        let materials = tiny::materials(&config, &data);
+        train(&config, &materials).1
+    };
+    let (recorded, fed) = (run("recorded", 4096), run("fed", 0));
+    for (a, b) in recorded.iter().zip(&fed) {
+        for metric in [name::REWARD, name::LOSS, name::GRAD_NORM, name::ENTROPY, name::KL] {
+            let (a, b) = (a.get(metric).unwrap(), b.get(metric).unwrap());
+            assert!((a - b).abs() < 1e-3 * (1.0 + b.abs()), "{metric}: {a} recorded, {b} fed");
+        }
+        assert_eq!(a.get(name::LOGP_DIFFERENCE), Some(0.0), "what was recorded is formed again to the bit");
+    }
+}
+
 /// BM25 on a bad line: every third request fails, however often it is sent.
 struct BadLine {
     inner: Bm25,

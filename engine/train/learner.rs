@@ -38,6 +38,12 @@ pub struct Rollout {
     pub samples: Vec<Sample>,
 }
 
+impl Rollout {
+    fn completions(&self) -> Vec<&[u32]> {
+        self.samples.iter().map(|s| s.tokens.as_slice()).collect()
+    }
+}
+
 /// Rollouts that were drawn together.
 #[derive(Debug, Clone, Default)]
 pub struct RolloutBatch {
@@ -116,7 +122,17 @@ impl<'a> Micro<'a> {
     }
 
     fn completions(&self) -> impl Iterator<Item = Vec<&'a [u32]>> {
-        self.rollouts.iter().map(|r| r.samples.iter().map(|s| s.tokens.as_slice()).collect())
+        self.rollouts.iter().map(Rollout::completions)
+    }
+
+    /// The tokens of each prompt's completions in the concatenation of all.
+    fn tokens(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let mut end = 0;
+        self.rollouts.iter().map(move |rollout| {
+            let start = end;
+            end += rollout.samples.iter().map(|s| s.tokens.len()).sum::<usize>();
+            start..end
+        })
     }
 
     /// Feeds everything.
@@ -238,7 +254,7 @@ fn learn_inside(
                 None => micro.feed(decoder, adapter.deltas(), prefix)?,
             };
             report.rows += tape.recording().rows();
-            outputs.push(pass.back(micro, &tape, &mut gradients, &mut report)?);
+            outputs.push(pass.back(micro, tape, &mut gradients, &mut report)?);
         }
         report.loss = merge(&outputs);
         let mut gradients = adapter.flatten(&gradients);
@@ -256,6 +272,9 @@ fn learn_inside(
     Ok(report)
 }
 
+/// The weights of a token that teaches nothing.
+const NONE: (f32, f32) = (0.0, 0.0);
+
 /// One iteration's pass over a micro-batch.
 struct Pass<'a> {
     decoder: &'a Decoder,
@@ -270,12 +289,12 @@ impl Pass<'_> {
     fn back(
         &self,
         micro: &mut Micro<'_>,
-        tape: &Tape,
+        mut tape: Tape,
         gradients: &mut Gradients,
         report: &mut StepReport,
     ) -> Result<LossOutput> {
         let predictions = tape.predictions(micro.completions());
-        let statistics = self.statistics(micro, tape, &predictions)?;
+        let statistics = self.statistics(micro, &tape, &predictions)?;
         let (logp, entropy): (Vec<f32>, Vec<f32>) = statistics.iter().map(|s| (s.log_probability, s.entropy)).unzip();
         if self.first {
             // On the first pass the policy is the one that sampled: the ratio is exactly 1.
@@ -283,11 +302,26 @@ impl Pass<'_> {
         }
         let output = policy_loss(&self.config.loss, &micro.batch(&logp, &entropy, Some(self.totals)))?;
         let weights: Vec<(f32, f32)> = output.dlogp.iter().copied().zip(output.dentropy.iter().copied()).collect();
+        // A prompt of whose tokens none has a weight teaches nothing, and need not be gone back through.
+        let taught: Vec<(usize, std::ops::Range<usize>)> = micro
+            .tokens()
+            .enumerate()
+            .filter(|(_, tokens)| weights[tokens.clone()].iter().any(|w| *w != NONE))
+            .collect();
+        if taught.is_empty() {
+            return Ok(output);
+        }
+        tape.retain(self.decoder, &taught.iter().map(|t| t.0).collect::<Vec<_>>());
+        let kept = taught.iter().filter_map(|(prompt, _)| micro.rollouts.get(*prompt));
+        let predictions = tape.predictions(kept.map(Rollout::completions));
+        let weights: Vec<(f32, f32)> =
+            taught.iter().flat_map(|(_, tokens)| &weights[tokens.clone()]).copied().collect();
         let objective =
             Objective { predictions: &predictions, temperature: self.config.temperature, weights: &weights };
         let formed = self.decoder.backward(tape.recording(), &tape.tree(), objective, self.deltas, gradients)?;
         if self.first {
-            report.compare(&micro.sampled, &formed);
+            let sampled = taught.iter().flat_map(|(_, tokens)| &micro.sampled[tokens.clone()]);
+            report.compare(sampled, &formed);
         }
         Ok(output)
     }
@@ -310,8 +344,8 @@ impl Pass<'_> {
 }
 
 impl StepReport {
-    fn compare(&mut self, sampled: &[TokenStatistics], formed: &[Option<TokenStatistics>]) {
-        for (a, b) in sampled.iter().zip(formed) {
+    fn compare<'a>(&mut self, sampled: impl Iterator<Item = &'a TokenStatistics>, formed: &[Option<TokenStatistics>]) {
+        for (a, b) in sampled.zip(formed) {
             let Some(b) = b.filter(|_| !a.log_probability.is_nan()) else { continue };
             let gap = f64::from((a.log_probability - b.log_probability).abs());
             self.compared += 1;

@@ -103,7 +103,7 @@ pub fn softmax(row: &mut [f32], scale: f32) {
     row.iter_mut().for_each(|p| *p *= inverse);
 }
 
-/// As [`exp_shifted`], leaving the row as it is.
+/// What the exponentials of a row of logits add up to, for a positive scale.
 pub fn partition(row: &[f32], scale: f32) -> Partition {
     Distribution::new(row, scale).partition
 }

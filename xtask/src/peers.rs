@@ -46,7 +46,7 @@ pub fn compare(root: &Path, json: bool) -> Result<()> {
     collect(own(&["grpo_step"]), &mut ours, &mut versions)?;
     collect(script("trl_step.py", &[&folder, STEPS]), &mut theirs, &mut versions)?;
     collect(own(&["grpo_step", "prefill_512", "decode_1", "decode_64"]), &mut ours, &mut versions)?;
-    collect(script("llama_cpp.py", &[&model]), &mut theirs, &mut versions)?;
+    collect(script("llama_decode.py", &[&model]), &mut theirs, &mut versions)?;
     collect(own(&["prefill_512", "decode_1", "decode_64"]), &mut ours, &mut versions)?;
 
     let mut report = serde_json::Map::new();

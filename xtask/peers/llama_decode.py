@@ -1,7 +1,7 @@
 """Seconds a token of llama.cpp on the CPU: a prompt of 512 tokens, one stream, and 64 streams that share a prompt of 64
 tokens. Prints a line of JSON for each, as `benches/peers.rs` does.
 
-    python xtask/peers/llama_cpp.py MODEL.gguf
+    python xtask/peers/llama_decode.py MODEL.gguf
 """
 
 import json

@@ -19,7 +19,7 @@ pub struct Args {
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
     #[arg(long, default_value = "smollm2-135m")]
     rewriter: String,
-    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which is fastest for one query at a time
+    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
     #[arg(long, default_value = "auto")]
     precision: String,
     /// The data set whose retriever the rewrites are for

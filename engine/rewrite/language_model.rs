@@ -47,7 +47,7 @@ impl LanguageModel {
         Self::open_with(model, adapter, card, Precision::Auto)
     }
 
-    /// As [`open`](Self::open), with weights held in `precision`: [`Precision::Int8`] is fastest for one query at a time.
+    /// As [`open`](Self::open), with weights held in `precision`: [`Precision::Int8`] takes half the memory of bf16.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).

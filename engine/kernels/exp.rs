@@ -235,6 +235,18 @@ fn exp_minus_body(row: &mut [f32], scale: f32, minus: f32) {
     }
 }
 
+#[inline(always)]
+fn exp_minus_into_body(from: &[f32], to: &mut [f32], scale: f32, minus: f32) {
+    for (to, v) in to.iter_mut().zip(from) {
+        *to = exp(*v * scale - minus);
+    }
+}
+
+vectorised! {
+    /// `to = exp(scale · from − minus)`
+    pub(super) fn exp_minus_into(from: &[f32], to: &mut [f32], scale: f32, minus: f32) => exp_minus_into_body
+}
+
 vectorised! {
     /// `row = exp(scale · row − minus)`
     pub(super) fn exp_minus(row: &mut [f32], scale: f32, minus: f32) => exp_minus_body

@@ -1,11 +1,14 @@
-//! The head: hidden states to log-probabilities of given tokens, without ever holding all logits.
+//! The head: hidden states to log-probabilities of given tokens, without ever holding all logits; and the way back,
+//! from logits that are formed again or from distributions that the sampler kept.
+
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::exp::{exp, partition};
+use super::exp::{add_scaled, exp, exp_minus_into, partition};
 use super::linear::FrozenLinear;
 use super::product::{Part, Rows, sum_of_products};
-use super::tile::vectorised;
+use super::tile::{to_bf16_pairs, vectorised};
 
 /// What is known of a token in its distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -55,6 +58,101 @@ pub fn log_probabilities_backward(
         let out = &mut dhidden[first * width..(first + found.len()) * width];
         sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix())])], out, width, true, true);
     })
+}
+
+/// A distribution that was drawn from, in bf16 pairs as products read them: two bytes a token of the vocabulary. With
+/// it the way back through the head is one product; to form the logits again would be a second one.
+#[derive(Debug, Clone)]
+pub struct DrawnDistribution(Arc<Vec<u32>>);
+
+impl DrawnDistribution {
+    /// `exp(scale · logit − log_sum)` of a row of logits.
+    pub fn new(logits: &[f32], scale: f32, log_sum: f32) -> Self {
+        let mut pairs = vec![0; logits.len().div_ceil(2)];
+        let mut stretch = [0.0; 2 * STRETCH];
+        for (pairs, logits) in pairs.chunks_mut(STRETCH).zip(logits.chunks(2 * STRETCH)) {
+            let stretch = &mut stretch[..logits.len()];
+            exp_minus_into(logits, stretch, scale, log_sum);
+            to_bf16_pairs(stretch, pairs);
+        }
+        Self(Arc::new(pairs))
+    }
+}
+
+/// Pairs that are converted while they are in the nearest cache.
+const STRETCH: usize = 512;
+
+/// A token that was drawn, and what it weighs in `Σ weights.0 · log p + weights.1 · entropy`.
+#[derive(Debug, Clone, Copy)]
+pub struct DrawnToken<'a> {
+    /// What it was drawn from.
+    pub distribution: &'a DrawnDistribution,
+    /// The token.
+    pub token: u32,
+    /// What was found when it was drawn.
+    pub statistics: TokenStatistics,
+    /// The weights of its log-probability and of the entropy.
+    pub weights: (f32, f32),
+}
+
+impl DrawnToken<'_> {
+    /// The slopes of −T times the sum, over [`factor`](Self::factor): p − 1_t where the entropy has no weight, so that
+    /// the distribution is taken as it is.
+    fn slopes(&self, pairs: &mut [u32]) {
+        let ((c, e), TokenStatistics { log_probability, entropy }) = (self.weights, self.statistics);
+        let slope = if e == 0.0 {
+            pairs.copy_from_slice(&self.distribution.0);
+            log_probability.exp() - 1.0
+        } else {
+            let (both, logs) = (c + e * entropy, logarithms());
+            let slope = |half: u32| {
+                let p = f32::from_bits(half << 16);
+                p * (both + e * logs.get(half as usize).copied().unwrap_or(0.0))
+            };
+            let mut stretch = [0.0; 2 * STRETCH];
+            for (to, from) in pairs.chunks_mut(STRETCH).zip(self.distribution.0.chunks(STRETCH)) {
+                for (two, pair) in stretch.chunks_exact_mut(2).zip(from) {
+                    two.copy_from_slice(&[slope(pair & 0xFFFF), slope(pair >> 16)]);
+                }
+                to_bf16_pairs(&stretch[..2 * from.len()], to);
+            }
+            log_probability.exp() * (both + e * log_probability) - c
+        };
+        // The token's own slope from its exact log-probability: rounded, a p near 1 would leave nothing of p − 1.
+        let (at, shift) = (self.token as usize / 2, 16 * (self.token % 2));
+        pairs[at] = pairs[at] & !(0xFFFF << shift) | u32::from(half::bf16::from_f32(slope).to_bits()) << shift;
+    }
+
+    fn factor(&self) -> f32 {
+        if self.weights.1 == 0.0 { self.weights.0 } else { 1.0 }
+    }
+}
+
+/// ln of every bf16 from 0 to 1, by its bits; 0 for 0, whose product with its logarithm is 0.
+fn logarithms() -> &'static [f32] {
+    static TABLE: OnceLock<Vec<f32>> = OnceLock::new();
+    TABLE.get_or_init(|| {
+        let one = half::bf16::ONE.to_bits();
+        (0..=one).map(|bits| if bits == 0 { 0.0 } else { half::bf16::from_bits(bits).to_f32().ln() }).collect()
+    })
+}
+
+/// As [`log_probabilities_backward`] for tokens whose distributions were kept, with a head in bf16.
+pub fn drawn_backward(head: &FrozenLinear, drawn: &[DrawnToken<'_>], temperature: f32, dhidden: &mut [f32]) {
+    let (width, vocabulary) = (head.input(), head.output());
+    assert_eq!(dhidden.len(), drawn.len() * width, "a hidden state a token");
+    let words = vocabulary.div_ceil(2);
+    let mut pairs = vec![0; CHUNK.min(drawn.len()) * words];
+    let mut products = vec![0.0; CHUNK.min(drawn.len()) * width];
+    for (drawn, dhidden) in drawn.chunks(CHUNK).zip(dhidden.chunks_mut(CHUNK * width)) {
+        let (pairs, products) = (&mut pairs[..drawn.len() * words], &mut products[..drawn.len() * width]);
+        pairs.par_chunks_exact_mut(words).zip(drawn).for_each(|(pairs, token)| token.slopes(pairs));
+        let rows = Rows::in_bf16(pairs, vocabulary);
+        sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix())])], products, width, false, true);
+        for ((to, from), token) in dhidden.chunks_exact_mut(width).zip(products.chunks_exact(width)).zip(drawn) {
+            add_scaled(to, from, -token.factor() / temperature);
+        }
+    }
 }
 
 /// Takes a chunk: its first row, the logits, and each row's log-sum and entropy.
@@ -140,6 +238,39 @@ mod tests {
         let (weights, mut dhidden) = (vec![(1.0, 0.5); 400], vec![0.0; 400 * 16]);
         let again = log_probabilities_backward(&head, &values(&hidden), &tokens, 0.7, &weights, &mut dhidden);
         assert_eq!(got, again, "both ways see the same numbers");
+    }
+
+    #[test]
+    fn the_way_back_from_kept_distributions_is_that_from_logits_formed_again() {
+        // An odd vocabulary, more rows than a chunk, tokens likely and unlikely.
+        let (w, hidden) = (tensor(&[301, 16], 1), values(&(tensor(&[150, 16], 2) * 3.0).unwrap()));
+        let tokens: Vec<u32> = (0..150).map(|i| (i * 7) % 301).collect();
+        let head = FrozenLinear::new(&w, None, Precision::Bf16).unwrap();
+        if !head.is_bf16() {
+            println!("skipped: no products in bf16 on this machine");
+            return;
+        }
+        let mut logits = vec![0.0; 150 * 301];
+        head.forward_matrix().multiply(&hidden, &mut logits);
+        let scale = 1.0 / 0.7;
+        let kept: Vec<DrawnDistribution> =
+            logits.chunks(301).map(|row| DrawnDistribution::new(row, scale, partition(row, scale).log_sum())).collect();
+        for weights in [(1.5, 0.0), (-0.5, 0.25), (0.0, 1.0)] {
+            let mut want = vec![0.5; hidden.len()];
+            let found = log_probabilities_backward(&head, &hidden, &tokens, 0.7, &vec![weights; 150], &mut want);
+            let drawn: Vec<DrawnToken<'_>> = (kept.iter().zip(&tokens).zip(found))
+                .map(|((distribution, token), statistics)| DrawnToken {
+                    distribution,
+                    token: *token,
+                    statistics,
+                    weights,
+                })
+                .collect();
+            let mut got = vec![0.5; hidden.len()];
+            drawn_backward(&head, &drawn, 0.7, &mut got);
+            let size = want.iter().map(|v| (v - 0.5).abs()).fold(0.0, f32::max);
+            assert!(distance(&got, &want) < 0.01 * size, "{weights:?}: {} of {size}", distance(&got, &want));
+        }
     }
 
     #[test]

@@ -29,7 +29,9 @@ pub(crate) use oracle::tensor as test_tensor;
 pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
 pub use exp::{Distribution, Partition, partition, softmax};
 pub use linear::{FrozenLinear, LoraDelta, LoraGradient, Placed, apply, apply_backward};
-pub use logprob::{TokenStatistics, log_probabilities, log_probabilities_backward};
+pub use logprob::{
+    DrawnDistribution, DrawnToken, TokenStatistics, drawn_backward, log_probabilities, log_probabilities_backward,
+};
 pub use norm::RmsNorm;
 pub use packed::{PackedMatrix, Precision};
 pub use rope::{Angles, RopeTable};

@@ -21,6 +21,8 @@ pub(super) struct Rows<'a> {
     count: usize,
     width: usize,
     stride: usize,
+    /// In bf16 from the beginning.
+    pairs: Option<&'a [u32]>,
     narrow: OnceLock<Vec<u32>>,
 }
 
@@ -28,14 +30,22 @@ impl<'a> Rows<'a> {
     /// Rows of `width` values, one behind the other.
     pub(super) fn new(values: &'a [f32], width: usize) -> Self {
         assert!(width > 0 && values.len().is_multiple_of(width), "{} values are not rows of {width}", values.len());
-        Self { values, count: values.len() / width, width, stride: width, narrow: OnceLock::new() }
+        Self { values, count: values.len() / width, width, stride: width, pairs: None, narrow: OnceLock::new() }
     }
 
     /// The columns `from..from + width` of rows of `stride` values.
     pub(super) fn columns(values: &'a [f32], stride: usize, from: usize, width: usize) -> Self {
         assert!(stride > 0 && values.len().is_multiple_of(stride) && from + width <= stride);
         let count = values.len() / stride;
-        Self { values: values.get(from..).unwrap_or(&[]), count, width, stride, narrow: OnceLock::new() }
+        Self { values: values.get(from..).unwrap_or(&[]), count, width, stride, pairs: None, narrow: OnceLock::new() }
+    }
+
+    /// Rows of `width` values that are in bf16 pairs already; for products with matrices in bf16 alone.
+    pub(super) fn in_bf16(pairs: &'a [u32], width: usize) -> Self {
+        let words = width.div_ceil(2);
+        assert!(words > 0 && pairs.len().is_multiple_of(words), "{} pairs are not rows of {width}", pairs.len());
+        let count = pairs.len() / words;
+        Self { values: &[], count, width, stride: width, pairs: Some(pairs), narrow: OnceLock::new() }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -48,6 +58,9 @@ impl<'a> Rows<'a> {
 
     /// All rows in bf16 pairs.
     fn narrow(&self, parallel: bool) -> &[u32] {
+        if let Some(pairs) = self.pairs {
+            return pairs;
+        }
         self.narrow.get_or_init(|| {
             let pairs = self.width.div_ceil(2);
             let mut narrow = vec![0u32; self.count * pairs];
@@ -90,6 +103,7 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
         assert!(part.column + part.columns <= stride, "the part does not fit into a row");
         for (x, matrix) in part.factors {
             // Of a matrix with more rows than `x` has columns, the first ones are taken.
+            assert!(matrix.is_bf16() || x.pairs.is_none(), "rows in bf16 for a matrix that is not");
             assert!(x.width <= matrix.inner(), "rows do not fit the matrix");
             assert_eq!(x.count, rows, "the factors have other rows than the result");
             assert!(part.columns <= matrix.outer(), "a matrix has fewer columns than the part");

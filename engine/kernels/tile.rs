@@ -364,6 +364,9 @@ unsafe fn outer_avx512<const M: usize>(
         unsafe {
             let row = right.add(r * strides.1);
             let values = [_mm512_maskz_loadu_ps(masks[0], row), _mm512_maskz_loadu_ps(masks[1], row.wrapping_add(16))];
+            // The next strip of the row; a prefetch never faults.
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(PANEL).cast());
+            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(PANEL + 16).cast());
             for (m, sum) in sums.iter_mut().enumerate() {
                 let value = _mm512_set1_ps(*left.add(r * strides.0 + m));
                 sum[0] = _mm512_fmadd_ps(value, values[0], sum[0]);

@@ -37,6 +37,7 @@ pub struct Decoder {
     head: FrozenLinear,
     rope: RopeTable,
     heads: Heads,
+    spare: recording::Spare,
 }
 
 #[derive(Debug)]
@@ -50,6 +51,12 @@ struct Layer {
 }
 
 impl Decoder {
+    /// Whether distributions that are drawn from are worth keeping for the way back: where the head multiplies in bf16,
+    /// they take half the room of logits.
+    pub(crate) fn keeps_distributions(&self) -> bool {
+        self.head.is_bf16()
+    }
+
     /// Reads and packs all weights. `progress` is told after each layer how many of how many are done.
     pub fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
         let config = source.config().clone();
@@ -88,7 +95,7 @@ impl Decoder {
             dim: config.head_dim,
             bf16: head.is_bf16(),
         };
-        Ok(Self { config, embedding, layers, norm, head, rope, heads })
+        Ok(Self { config, embedding, layers, norm, head, rope, heads, spare: Default::default() })
     }
 
     /// The model's shapes.

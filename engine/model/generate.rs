@@ -9,7 +9,7 @@ use super::sampling::{Sampler, SamplingConfig};
 use super::tape::Tape;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::kernels::{Cache, Continuation};
+use crate::kernels::{Cache, Continuation, DrawnDistribution};
 use crate::types::Deadline;
 
 /// A prompt in tokens: what it continues, and its own part.
@@ -91,6 +91,8 @@ struct Active {
     entropies: Vec<f32>,
     /// Where its fed tokens were recorded.
     rows: Vec<usize>,
+    /// What its last token was drawn from, where that is kept.
+    drawn: Option<DrawnDistribution>,
     /// What it has become, once it has ended.
     ended: Option<(String, Finish)>,
 }
@@ -191,6 +193,8 @@ impl Generation<'_> {
         }
         collect(&mut active, &mut results, tape.as_deref_mut());
         let mut logits = Vec::new();
+        // A distribution that was cut or bent is not the one that the trainer asks about.
+        let keep = tape.is_some() && options.sampling.is_plain() && decoder.keeps_distributions();
         while !active.is_empty() {
             // What is recorded is fed token by token: a draft that was not taken would leave dead rows.
             let drafting = tape.is_none() && active.len() <= DRAFTING;
@@ -223,10 +227,19 @@ impl Generation<'_> {
                 rest = after;
             }
             let steps = active.par_iter_mut().zip(sequences).zip(own.into_par_iter().zip(&drafts));
-            steps.try_for_each(|((a, sequence), (logits, draft))| {
+            steps.try_for_each(|((a, sequence), (logits, draft))| -> Result<()> {
                 a.sequence = sequence;
-                self.steps(a, logits, draft)
+                self.steps(a, logits, draft)?;
+                if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
+                    let scale = 1.0 / options.sampling.temperature;
+                    let log_sum = logits[*token as usize] * scale - log_p;
+                    a.drawn = Some(DrawnDistribution::new(logits, scale, log_sum));
+                }
+                Ok(())
             })?;
+            if let Some(tape) = tape.as_deref_mut().filter(|_| keep) {
+                tape.recording.keep(active.iter_mut().map(|a| a.drawn.take()));
+            }
             collect(&mut active, &mut results, tape.as_deref_mut());
         }
         Ok(results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect())
@@ -300,6 +313,7 @@ impl Generation<'_> {
                 log_probabilities: Vec::new(),
                 entropies: Vec::new(),
                 rows: Vec::new(),
+                drawn: None,
                 ended: None,
             };
             let mut group: Vec<Active> = (0..options.completions).map(begin).collect();

@@ -36,6 +36,11 @@ impl SamplingConfig {
         Self { temperature: 0.0, max_completion_length, ..Self::default() }
     }
 
+    /// Whether tokens are drawn from the model's own distribution at the temperature, neither cut nor bent.
+    pub(super) fn is_plain(&self) -> bool {
+        self.temperature > 0.0 && self.top_p >= 1.0 && self.top_k == 0 && self.repetition_penalty == 1.0
+    }
+
     /// Refuses values that have no meaning.
     pub fn validate(&self) -> Result<()> {
         let refuse = |key: &str, found: f32, remedy: &str| Err(Error::argument(key, format!("found {found}"), remedy));

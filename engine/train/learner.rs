@@ -81,7 +81,7 @@ pub struct StepReport {
     pub logp_difference: f64,
     /// The largest such gap.
     pub logp_difference_max: f64,
-    /// Tokens of which both said something: those that were sampled and are learned from.
+    /// Tokens of which both said something: sampled ones that are learned from and whose logits were formed anew.
     pub compared: usize,
     /// Updates that were left out because a gradient was not finite.
     pub skipped_updates: usize,
@@ -316,13 +316,16 @@ impl Pass<'_> {
         let predictions = tape.predictions(kept.map(Rollout::completions));
         let weights: Vec<(f32, f32)> =
             taught.iter().flat_map(|(_, tokens)| &weights[tokens.clone()]).copied().collect();
-        let objective =
-            Objective { predictions: &predictions, temperature: self.config.temperature, weights: &weights };
+        let sampled = taught.iter().flat_map(|(_, tokens)| &micro.sampled[tokens.clone()]).filter(|_| self.first);
+        let sampled: Vec<TokenStatistics> = sampled.copied().collect();
+        let objective = Objective {
+            predictions: &predictions,
+            temperature: self.config.temperature,
+            weights: &weights,
+            sampled: &sampled,
+        };
         let formed = self.decoder.backward(tape.recording(), &tape.tree(), objective, self.deltas, gradients)?;
-        if self.first {
-            let sampled = taught.iter().flat_map(|(_, tokens)| &micro.sampled[tokens.clone()]);
-            report.compare(sampled, &formed);
-        }
+        report.compare(&sampled, &formed);
         Ok(output)
     }
 
@@ -344,8 +347,8 @@ impl Pass<'_> {
 }
 
 impl StepReport {
-    fn compare<'a>(&mut self, sampled: impl Iterator<Item = &'a TokenStatistics>, formed: &[Option<TokenStatistics>]) {
-        for (a, b) in sampled.zip(formed) {
+    fn compare(&mut self, sampled: &[TokenStatistics], formed: &[Option<TokenStatistics>]) {
+        for (a, b) in sampled.iter().zip(formed) {
             let Some(b) = b.filter(|_| !a.log_probability.is_nan()) else { continue };
             let gap = f64::from((a.log_probability - b.log_probability).abs());
             self.compared += 1;

@@ -3,8 +3,8 @@
 use super::{Decoder, Deltas, GATE_UP, Gradients, QKV, Recording};
 use crate::error::Result;
 use crate::kernels::{
-    Attended, LoraGradient, TokenStatistics, Tree, apply_backward, attend_backward, log_probabilities_backward, swiglu,
-    swiglu_backward,
+    Attended, DrawnToken, LoraGradient, TokenStatistics, Tree, apply_backward, attend_backward, drawn_backward,
+    log_probabilities_backward, swiglu, swiglu_backward,
 };
 use crate::model::adapter::Projection;
 
@@ -26,6 +26,8 @@ pub struct Objective<'a> {
     pub temperature: f32,
     /// The weights of each prediction's log-probability and of its distribution's entropy.
     pub weights: &'a [(f32, f32)],
+    /// What the sampler said of each prediction, where its own distributions may be taken; empty where they may not.
+    pub sampled: &'a [TokenStatistics],
 }
 
 impl Decoder {
@@ -48,7 +50,10 @@ impl Decoder {
         self.log_probabilities(&hidden, &predictions.targets, temperature)
     }
 
-    /// Adds the gradient of an objective to `gradients`. Gives the log-probabilities and entropies, formed anew, of those predictions whose weights are not both 0.
+    /// Adds the gradient of an objective to `gradients`.
+    ///
+    /// Gives the log-probabilities and entropies of the predictions whose logits were formed anew: those that have a
+    /// weight and of which the sampler kept no distribution, and every [`CHECKED`]th of the others.
     ///
     /// # Errors
     /// A token outside the vocabulary.
@@ -60,21 +65,31 @@ impl Decoder {
         deltas: &Deltas,
         gradients: &mut Gradients,
     ) -> Result<Vec<Option<TokenStatistics>>> {
-        let Objective { predictions, temperature, weights } = objective;
+        let Objective { predictions, temperature, weights, sampled } = objective;
         predictions.targets.iter().try_for_each(|token| self.check(*token))?;
-        let taught: Vec<usize> = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0)).collect();
-        let rows: Vec<usize> = taught.iter().map(|i| predictions.rows[*i]).collect();
-        let targets: Vec<u32> = taught.iter().map(|i| predictions.targets[*i]).collect();
-        let own: Vec<(f32, f32)> = taught.iter().map(|i| weights[*i]).collect();
+        let token = |i: usize| {
+            let statistics = *sampled.get(i).filter(|s| s.log_probability.is_finite())?;
+            let distribution = recording.drawn(predictions.rows[i])?;
+            Some(DrawnToken { distribution, token: predictions.targets[i], statistics, weights: weights[i] })
+        };
+        let taught = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0));
+        let (kept, formed): (Vec<usize>, Vec<usize>) = taught.partition(|i| i % CHECKED > 0 && token(*i).is_some());
+        let rows: Vec<usize> = formed.iter().map(|i| predictions.rows[*i]).collect();
+        let targets: Vec<u32> = formed.iter().map(|i| predictions.targets[*i]).collect();
+        let own: Vec<(f32, f32)> = formed.iter().map(|i| weights[*i]).collect();
         let width = self.config.hidden_size;
         let hidden = self.hidden(recording, &rows);
-        let mut dhidden = vec![0.0; hidden.len()];
-        let formed = log_probabilities_backward(&self.head, &hidden, &targets, temperature, &own, &mut dhidden);
+        let mut dhidden = vec![0.0; (formed.len() + kept.len()) * width];
+        let (dformed, dkept) = dhidden.split_at_mut(hidden.len());
+        let found = log_probabilities_backward(&self.head, &hidden, &targets, temperature, &own, dformed);
         let mut statistics = vec![None; weights.len()];
-        taught.iter().zip(formed).for_each(|(i, formed)| statistics[*i] = Some(formed));
+        formed.iter().zip(found).for_each(|(i, found)| statistics[*i] = Some(found));
+        let tokens: Vec<DrawnToken<'_>> = kept.iter().filter_map(|i| token(*i)).collect();
+        drawn_backward(&self.head, &tokens, temperature, dkept);
+        let rows = formed.iter().chain(&kept).map(|i| predictions.rows[*i]);
         // A row may predict several tokens: the end of a prompt predicts the first one of every completion.
         let mut dnormed = vec![0.0; recording.rows() * width];
-        for (row, from) in rows.iter().zip(dhidden.chunks_exact(width)) {
+        for (row, from) in rows.zip(dhidden.chunks_exact(width)) {
             dnormed[row * width..(row + 1) * width].iter_mut().zip(from).for_each(|(to, d)| *to += d);
         }
         let mut dx = vec![0.0; dnormed.len()];
@@ -98,6 +113,10 @@ impl Decoder {
         hidden
     }
 }
+
+/// One in so many predictions is formed anew although the sampler kept its distribution, so that the gap between the
+/// sampler's numbers and the trainer's is measured and not assumed.
+pub const CHECKED: usize = 32;
 
 /// Rows that go back through the feed-forward half together: few enough for their buffers to stay in the cache.
 const CHUNK: usize = 384;

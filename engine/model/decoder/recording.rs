@@ -1,10 +1,13 @@
 //! What a pass leaves behind for the way back.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use super::Decoder;
 use crate::error::{Error, Result};
+use crate::kernels::DrawnDistribution;
 
 /// The rows of one block, each field a matrix with a row for each token. `B` is a buffer or a slice of one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct LayerRecord<B> {
     /// (rows, hidden): the block's input.
     pub(super) input: B,
@@ -24,8 +27,16 @@ pub(super) struct LayerRecord<B> {
 
 impl LayerRecord<Vec<f32>> {
     pub(super) fn new(decoder: &Decoder, rows: usize) -> Self {
-        let [input, qkv, raw, attended, log_sums, middle, gate_up] = widths(decoder).map(|w| vec![0.0; rows * w]);
-        Self { input, qkv, raw, attended, log_sums, middle, gate_up }
+        let mut record = Self::default();
+        record.resize(decoder, rows);
+        record
+    }
+
+    /// Room for so many rows; what is in them afterwards is nobody's business.
+    fn resize(&mut self, decoder: &Decoder, rows: usize) {
+        let Self { input, qkv, raw, attended, log_sums, middle, gate_up } = self;
+        let fields = [input, qkv, raw, attended, log_sums, middle, gate_up];
+        fields.into_iter().zip(widths(decoder)).for_each(|(buffer, width)| resize(buffer, rows * width));
     }
 
     /// The rows `from..from + count` of buffers that have room for `room` rows.
@@ -55,6 +66,15 @@ impl LayerRecord<Vec<f32>> {
     }
 }
 
+/// As `Vec::resize`, without copying anything.
+fn resize(buffer: &mut Vec<f32>, length: usize) {
+    if buffer.capacity() < length {
+        *buffer = vec![0.0; length];
+    } else {
+        buffer.resize(length, 0.0);
+    }
+}
+
 fn cut_mut(buffer: &mut [f32], room: usize, from: usize, count: usize) -> &mut [f32] {
     let width = buffer.len() / room.max(1);
     &mut buffer[from * width..(from + count) * width]
@@ -72,13 +92,33 @@ fn widths(decoder: &Decoder) -> [usize; 7] {
     [hidden, heads.width(), raw, heads.queries * heads.dim, heads.queries, hidden, 2 * wide]
 }
 
+/// What a recording keeps of all blocks, and the input of the last norm (rows, hidden).
+#[derive(Debug, Clone, Default)]
+struct Buffers {
+    layers: Vec<LayerRecord<Vec<f32>>>,
+    last: Vec<f32>,
+}
+
+/// The buffers of the recording that was dropped last: a recording takes hundreds of megabytes, and memory that comes
+/// from the system anew for every step is cleared for every step.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Spare(Arc<Mutex<Option<Buffers>>>);
+
+impl Spare {
+    fn take(&self) -> Option<Buffers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// The rows of one or more passes over a decoder. What sampling records, training goes back through.
 #[derive(Debug, Clone)]
 pub struct Recording {
-    layers: Vec<LayerRecord<Vec<f32>>>,
-    /// (rows, hidden): the input of the last norm.
-    last: Vec<f32>,
+    buffers: Buffers,
+    /// Where the buffers go in the end, if the decoder still lives.
+    spare: Weak<Mutex<Option<Buffers>>>,
     positions: Vec<usize>,
+    /// What was drawn from behind each row, where it was kept.
+    drawn: Vec<Option<DrawnDistribution>>,
     room: usize,
     /// The rows of the pass under way.
     pass: usize,
@@ -87,19 +127,36 @@ pub struct Recording {
 impl Recording {
     /// Room for so many rows.
     pub fn new(decoder: &Decoder, room: usize) -> Self {
+        let mut buffers = decoder.spare.take().unwrap_or_default();
+        buffers.layers.resize_with(decoder.layers.len(), LayerRecord::default);
+        buffers.layers.iter_mut().for_each(|layer| layer.resize(decoder, room));
+        resize(&mut buffers.last, room * decoder.config.hidden_size);
         Self {
-            layers: (0..decoder.layers.len()).map(|_| LayerRecord::new(decoder, room)).collect(),
-            last: vec![0.0; room * decoder.config.hidden_size],
+            buffers,
+            spare: Arc::downgrade(&decoder.spare.0),
             positions: Vec::with_capacity(room),
+            drawn: Vec::with_capacity(room),
             room,
             pass: 0,
         }
     }
 
-    /// Bytes that a row takes.
+    /// Bytes that a row takes, with the distribution behind it.
     pub fn bytes_per_row(decoder: &Decoder) -> usize {
         let layer: usize = widths(decoder).iter().sum();
-        4 * (layer * decoder.layers.len() + decoder.config.hidden_size)
+        let drawn = if decoder.keeps_distributions() { 2 * decoder.config.vocab_size } else { 0 };
+        4 * (layer * decoder.layers.len() + decoder.config.hidden_size) + drawn
+    }
+
+    /// Keeps what was drawn from behind each row of the last pass.
+    pub(crate) fn keep(&mut self, drawn: impl Iterator<Item = Option<DrawnDistribution>>) {
+        let from = self.positions.len() - self.pass;
+        self.drawn[from..].iter_mut().zip(drawn).for_each(|(to, drawn)| *to = drawn);
+    }
+
+    /// What was drawn from behind a row.
+    pub(super) fn drawn(&self, row: usize) -> Option<&DrawnDistribution> {
+        self.drawn.get(row)?.as_ref()
     }
 
     /// Rows held.
@@ -121,7 +178,7 @@ impl Recording {
                 to.copy_from_slice(&from[row * width..(row + 1) * width]);
             }
         };
-        for (from, to) in self.layers.iter().zip(&mut selected.layers) {
+        for (from, to) in self.buffers.layers.iter().zip(&mut selected.buffers.layers) {
             copy(&from.input, &mut to.input);
             copy(&from.qkv, &mut to.qkv);
             copy(&from.raw, &mut to.raw);
@@ -130,7 +187,8 @@ impl Recording {
             copy(&from.middle, &mut to.middle);
             copy(&from.gate_up, &mut to.gate_up);
         }
-        copy(&self.last, &mut selected.last);
+        copy(&self.buffers.last, &mut selected.buffers.last);
+        selected.drawn = rows.iter().map(|row| self.drawn[*row].clone()).collect();
         selected.positions = rows.iter().map(|row| self.positions[*row]).collect();
         selected
     }
@@ -143,31 +201,40 @@ impl Recording {
         }
         self.pass = positions.len();
         self.positions.extend_from_slice(positions);
+        self.drawn.resize(self.positions.len(), None);
         Ok(())
     }
 
     /// Where a block of the pass under way writes.
     pub(super) fn layer(&mut self, index: usize) -> LayerRecord<&mut [f32]> {
-        self.layers[index].rows_mut(self.room, self.positions.len() - self.pass, self.pass)
+        self.buffers.layers[index].rows_mut(self.room, self.positions.len() - self.pass, self.pass)
     }
 
     /// The pass gave `x`.
     pub(super) fn end(&mut self, x: &[f32]) {
         let from = self.positions.len() - self.pass;
-        cut_mut(&mut self.last, self.room, from, self.pass).copy_from_slice(x);
+        cut_mut(&mut self.buffers.last, self.room, from, self.pass).copy_from_slice(x);
     }
 
     /// All rows of a block.
     pub(super) fn recorded(&self, index: usize) -> LayerRecord<&[f32]> {
-        self.layers[index].rows(self.room, self.positions.len())
+        self.buffers.layers[index].rows(self.room, self.positions.len())
     }
 
     /// All rows before the last norm.
     pub(super) fn last(&self) -> &[f32] {
-        cut(&self.last, self.room, self.positions.len())
+        cut(&self.buffers.last, self.room, self.positions.len())
     }
 
     pub(super) fn positions(&self) -> &[usize] {
         &self.positions
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some(spare) = self.spare.upgrade() {
+            *spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::mem::take(&mut self.buffers));
+        }
     }
 }

@@ -139,7 +139,7 @@ fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
     let (tape, predictions) = record(adapter.deltas());
     let mut gradients = Decoder::zero_gradients(adapter.deltas());
     let deltas = adapter.deltas();
-    let objective_of = Objective { predictions: &predictions, temperature: 0.8, weights: &weights };
+    let objective_of = Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled: &[] };
     decoder.backward(tape.recording(), &tape.tree(), objective_of, deltas, &mut gradients).unwrap();
     let gradients = adapter.flatten(&gradients);
     let variables: Vec<(String, Var)> = adapter.parameters().map(|(n, v)| (n, v.clone())).collect();

@@ -16,7 +16,7 @@ pub enum Precision {
     F32,
     /// bf16 pairs; needs AVX512-BF16, otherwise the product runs in f32 on rounded weights.
     Bf16,
-    /// 8-bit weights in blocks of 64 with a scale each, for serving: half the bytes of bf16, which is
+    /// 8-bit weights in blocks of 128 with a scale each, for serving: half the bytes of bf16, which is
     /// what one stream waits for. Many rows at once are slower than in bf16, and gradients are those of the rounded
     /// weights.
     Int8,

@@ -3,7 +3,7 @@
 use super::{Isa, Output, PANEL, store_row};
 
 /// Values along the inner dimension that share a scale, in 8-bit weights.
-pub(in crate::kernels) const BLOCK: usize = 64;
+pub(in crate::kernels) const BLOCK: usize = 128;
 
 /// As [`tile_f32`](super::tile_f32) with 8-bit weights: `panel` holds the weights, and a scale a column for each block of them.
 ///

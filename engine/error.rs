@@ -66,6 +66,16 @@ pub enum Error {
         /// What would help.
         remedy: String,
     },
+    /// A plugin cannot be used.
+    #[error("plugin {name}: {found}; {remedy}")]
+    Plugin {
+        /// Its id, or its file's name.
+        name: String,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        remedy: String,
+    },
     /// The environment failed: never a reward, never a ranking.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -104,6 +114,8 @@ pub enum FaultKind {
     Parse,
     /// A plugin trapped or exceeded a limit.
     Trap,
+    /// A plugin said that it cannot answer.
+    Refused,
     /// The index itself failed.
     Index,
 }
@@ -115,6 +127,7 @@ impl std::fmt::Display for FaultKind {
             Self::Network => "network failure",
             Self::Parse => "unreadable answer",
             Self::Trap => "plugin trap",
+            Self::Refused => "refused",
             Self::Index => "index failure",
         })
     }

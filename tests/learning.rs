@@ -89,6 +89,7 @@ fn learning_from_what_was_recorded_equals_learning_from_what_is_fed_again() {
             let (a, b) = (a.get(metric).unwrap(), b.get(metric).unwrap());
             assert!((a - b).abs() < 1e-3 * (1.0 + b.abs()), "{metric}: {a} recorded, {b} fed");
         }
+        assert!(a.get(name::RECORDED_ROWS) > Some(0.0) && b.get(name::RECORDED_ROWS) == Some(0.0));
         assert_eq!(a.get(name::LOGP_DIFFERENCE), Some(0.0), "what was recorded is formed again to the bit");
     }
 }

@@ -1,18 +1,17 @@
 //! What a run came to: raw, RM3, zero-shot and trained side by side, and the report.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::catalog::Dataset;
 use querywright::evaluate::{Comparison, Evaluated, Report, samples, system};
 use querywright::metrics::Measure;
-use querywright::retrieve::{Bm25, Rm3, Rm3Config};
+use querywright::retrieve::{Rm3, Rm3Config};
 use querywright::rewrite::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::Rewriter;
 
-use crate::open::{Model, judged};
+use crate::open::{Model, Ranker, judged};
 use crate::progress;
 
 /// Queries that are rewritten at once.
@@ -25,7 +24,7 @@ pub struct Finished<'a> {
     pub config: &'a TrainConfig,
     pub dataset: &'a Dataset,
     pub split: &'a str,
-    pub index: &'a Arc<Bm25>,
+    pub ranker: &'a Ranker,
     pub model: &'a Model,
     pub adapter: &'a Path,
 }
@@ -43,16 +42,16 @@ impl Finished<'_> {
         let prompt = &self.config.serving_prompt();
         let rewriters: [(&str, Box<dyn Rewriter>); 4] = [
             ("raw", Box::new(Identity)),
-            ("rm3", Box::new(Rm3::new(self.index.clone(), Rm3Config::default())?)),
-            ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.index, None)?)),
-            ("trained", Box::new(self.model.rewriter("trained", prompt, self.index, Some(self.adapter))?)),
+            ("rm3", Box::new(Rm3::new(self.ranker.index()?, Rm3Config::default())?)),
+            ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.ranker, None)?)),
+            ("trained", Box::new(self.model.rewriter("trained", prompt, self.ranker, Some(self.adapter))?)),
         ];
         let mut measured: Vec<Evaluated> = Vec::new();
         for (name, rewriter) in &rewriters {
             let bar = progress::bar(queries.len() as u64, name, "queries");
             let tell = |done: usize| bar.set_position(done as u64);
             let catalog = &self.dataset.catalog;
-            let mut found = system(rewriter.as_ref(), self.index.as_ref(), catalog, &queries, measures, BATCH, &tell)?;
+            let mut found = system(rewriter.as_ref(), self.ranker.retriever.as_ref(), catalog, &queries, measures, BATCH, &tell)?;
             found.system = found.system.named(*name);
             bar.finish_and_clear();
             measured.push(found);

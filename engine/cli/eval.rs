@@ -20,7 +20,7 @@ pub struct Args {
     /// The split
     #[arg(long, default_value = "test")]
     split: String,
-    /// The retriever, with settings behind a colon: bm25:k1=0.9,b=0.4
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
@@ -45,14 +45,13 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let measures = open::measures(&args.measures)?;
-    let config = open::retriever_config(&args.retriever)?;
     let dataset = open::dataset(&args.data)?;
     let queries = open::judged(&dataset, &args.split)?;
-    let index = open::bm25(&dataset.catalog, config, args.index.as_deref())?;
-    let rewriter = open::rewriter(&args.rewriter, &index, None, open::precision(&args.precision)?)?;
+    let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref())?;
+    let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
     let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
     let tell = |done: usize| bar.set_position(done as u64);
-    let found = system(rewriter.as_ref(), index.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;
+    let found = system(rewriter.as_ref(), ranker.retriever.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;
     bar.finish_and_clear();
     if let Some(path) = &args.run_out {
         found.run.write(path, &dataset.catalog)?;

@@ -15,6 +15,7 @@ mod demo;
 mod eval;
 mod model;
 mod open;
+mod plugin;
 mod progress;
 mod rewrite;
 mod search;
@@ -49,6 +50,9 @@ enum Command {
     /// List, fetch and describe models
     #[command(subcommand)]
     Model(model::Command),
+    /// Make, build, check, look at and measure plugins
+    #[command(subcommand)]
+    Plugin(plugin::Command),
     /// List, fetch and describe data sets
     #[command(subcommand)]
     Data(data::Command),
@@ -64,6 +68,7 @@ fn main() -> std::process::ExitCode {
         Command::Rewrite(args) => rewrite::run(args),
         Command::Search(args) => search::run(args),
         Command::Model(command) => model::run(command),
+        Command::Plugin(command) => plugin::run(command),
         Command::Data(command) => data::run(command),
         Command::Completions(args) => completions::run(args),
     };

@@ -8,6 +8,7 @@ use querywright::catalog::{Catalog, Dataset, demo};
 use querywright::kernels::Precision;
 use querywright::metrics::Measure;
 use querywright::model::{Adapter, Decoder, ModelSource, SamplingConfig, Tokenizer};
+use querywright::plugin::{Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
 use querywright::rewrite::{Identity, LanguageModel, PromptConfig, PromptEncoder, Prompter};
 use querywright::sources::{self, PullOptions};
@@ -42,11 +43,48 @@ pub fn precision(text: &str) -> Result<Precision> {
     }
 }
 
-/// A retriever as the command line names it: `bm25`, with settings behind a colon: `bm25:k1=0.9,b=0.4`.
+/// What ranks a catalogue.
+pub struct Ranker {
+    pub catalog: Arc<Catalog>,
+    pub retriever: Arc<dyn Retriever>,
+    /// The native index behind it; none for plugins.
+    pub bm25: Option<Arc<Bm25>>,
+}
+
+impl Ranker {
+    /// The native index; built where a plugin ranks, for what needs one of its own (RM3).
+    pub fn index(&self) -> Result<Arc<Bm25>> {
+        match &self.bm25 {
+            Some(index) => Ok(index.clone()),
+            None => bm25(&self.catalog, Bm25Config::default(), None),
+        }
+    }
+}
+
+/// A retriever as the command line names it: `bm25`, with settings behind a colon, or a plugin's file. With a folder the
+/// index of `bm25` is kept there and opened again.
+pub fn retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Ranker> {
+    let path = Path::new(text);
+    if path.extension().is_some_and(|extension| extension == "wasm") {
+        return plugin(path, catalog, PluginOptions::default());
+    }
+    let index = bm25(catalog, retriever_config(text)?, index)?;
+    Ok(Ranker { catalog: catalog.clone(), retriever: index.clone(), bm25: Some(index) })
+}
+
+/// A plugin's file over a catalogue, with the `plugin.toml` beside it.
+pub fn plugin(path: &Path, catalog: &Arc<Catalog>, options: PluginOptions) -> Result<Ranker> {
+    let spinner = progress::spinner(format!("loading {}", path.display()));
+    let plugin = Plugin::open(path, catalog, options)?;
+    spinner.finish_and_clear();
+    Ok(Ranker { catalog: catalog.clone(), retriever: Arc::new(plugin), bm25: None })
+}
+
+/// Settings of `bm25` behind a colon: `bm25:k1=0.9,b=0.4`.
 pub fn retriever_config(text: &str) -> Result<Bm25Config> {
     let (name, settings) = text.split_once(':').unwrap_or((text, ""));
     if name != "bm25" {
-        return Err(Error::argument("--retriever", format!("\"{name}\" is unknown"), "the retrievers are: bm25").into());
+        return Err(Error::argument("--retriever", format!("\"{name}\" is unknown"), "give bm25, or the path of a plugin's .wasm file").into());
     }
     let mut config = Bm25Config::default();
     for setting in settings.split(',').filter(|s| !s.is_empty()) {
@@ -118,10 +156,10 @@ pub fn model(name: &str, precision: Precision) -> Result<Model> {
 
 impl Model {
     /// The prompts for this model and a retriever.
-    pub fn encoder(&self, prompt: &PromptConfig, index: &Arc<Bm25>) -> Result<Arc<PromptEncoder>> {
-        let catalog = index.catalog().clone();
+    pub fn encoder(&self, prompt: &PromptConfig, ranker: &Ranker) -> Result<Arc<PromptEncoder>> {
+        let catalog = ranker.catalog.clone();
         let titles = move |item| catalog.document(item).title().to_owned();
-        let prompter = Prompter::new(prompt.clone(), index.card())?.with_titles(Arc::new(titles));
+        let prompter = Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles));
         Ok(Arc::new(PromptEncoder::new(prompter, self.tokenizer.clone())?))
     }
 
@@ -130,10 +168,10 @@ impl Model {
         &self,
         name: &str,
         prompt: &PromptConfig,
-        index: &Arc<Bm25>,
+        ranker: &Ranker,
         adapter: Option<&Path>,
     ) -> Result<LanguageModel> {
-        let encoder = self.encoder(prompt, index)?;
+        let encoder = self.encoder(prompt, ranker)?;
         let adapter = adapter.map(|folder| Adapter::load(folder, self.decoder.config())).transpose()?;
         let sampling = SamplingConfig::greedy(prompt.max_answer_tokens);
         let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
@@ -144,13 +182,13 @@ impl Model {
 /// A rewriter as the command line names it: `identity`, `rm3`, MODEL, or MODEL+ADAPTER_DIR.
 pub fn rewriter(
     text: &str,
-    index: &Arc<Bm25>,
+    ranker: &Ranker,
     prompt: Option<PromptConfig>,
     precision: Precision,
 ) -> Result<Box<dyn Rewriter>> {
     match text {
         "identity" => return Ok(Box::new(Identity)),
-        "rm3" => return Ok(Box::new(Rm3::new(index.clone(), Rm3Config::default())?)),
+        "rm3" => return Ok(Box::new(Rm3::new(ranker.index()?, Rm3Config::default())?)),
         _ => {}
     }
     let (name, adapter) = match text.split_once('+') {
@@ -170,7 +208,7 @@ pub fn rewriter(
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
     let model = model(name, precision)?;
-    Ok(Box::new(model.rewriter(text, &prompt, index, adapter.as_deref())?))
+    Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }
 
 /// The queries of a split that have judgements.

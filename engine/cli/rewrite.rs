@@ -34,10 +34,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let config = open::retriever_config(&args.retriever)?;
     let dataset = open::dataset(&args.data)?;
-    let index = open::bm25(&dataset.catalog, config, None)?;
-    let rewriter = open::rewriter(&args.rewriter, &index, None, open::precision(&args.precision)?)?;
+    let ranker = open::retriever(&args.retriever, &dataset.catalog, None)?;
+    let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
     let show = |text: &str| -> Result<()> {
         let answer = rewriter.rewrite(&[Query::text(text)], Deadline::NONE).pop();
         let (rewrite, error) = match answer {

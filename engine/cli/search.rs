@@ -21,7 +21,7 @@ pub struct Args {
     /// A data folder, a registry name, or demo
     #[arg(long, default_value = "demo")]
     data: String,
-    /// The retriever, with settings behind a colon: bm25:k1=0.9,b=0.4
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
@@ -48,13 +48,12 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let config = open::retriever_config(&args.retriever)?;
     let dataset = open::dataset(&args.data)?;
-    let index = open::bm25(&dataset.catalog, config, args.index.as_deref())?;
-    let rewriter = open::rewriter(&args.rewriter, &index, None, open::precision(&args.precision)?)?;
+    let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref())?;
+    let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
     let mut builder = Stack::builder()
         .catalog(dataset.catalog.clone())
-        .shared_retriever(index.clone())
+        .shared_retriever(ranker.retriever.clone())
         .shared_rewriter(rewriter.into());
     if let Some(ms) = args.deadline {
         builder = builder.deadline(Duration::from_millis(ms));
@@ -72,6 +71,10 @@ pub fn run(args: Args) -> Result<()> {
     let request = Request::new(&Query::text(query), &answer.trace.searched, args.k);
     let mut explanations = Vec::new();
     if args.explain {
+        let Some(index) = &ranker.bm25 else {
+            let remedy = "leave the option out, or search with bm25";
+            return Err(querywright::Error::argument("--explain", "a plugin does not explain its scores", remedy).into());
+        };
         for hit in &answer.hits {
             if let Some(document) = dataset.catalog.ordinal(&hit.id) {
                 explanations.push(index.explain(&request, document)?);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use querywright::Error;
 use querywright::metrics::Measure;
+use querywright::plugin::{Metering, PluginOptions};
 use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
 
 use crate::compare::{Compared, Finished};
@@ -67,14 +68,24 @@ pub fn train(
         // What cannot be measured later must be said before the hours of training, not after.
         open::judged(&dataset, split)?;
     }
-    let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
+    let ranker = match &config.retriever.plugin {
+        Some(path) => {
+            let content = config.retriever.bm25.content.clone();
+            let options = PluginOptions { metering: Metering::Fuel, content, ..PluginOptions::default() };
+            open::plugin(path, &dataset.catalog, options)?
+        }
+        None => {
+            let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
+            open::Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
+        }
+    };
     let model = open::model(&config.model.name, config.model.precision)?;
     let materials = Materials {
         model_name: model.name.clone(),
         decoder: model.decoder.clone(),
         tokenizer: model.tokenizer.clone(),
-        encoder: model.encoder(&config.prompt, &index)?,
-        retriever: index.clone(),
+        encoder: model.encoder(&config.prompt, &ranker)?,
+        retriever: ranker.retriever.clone(),
         catalog: dataset.catalog.clone(),
         train,
         dev,
@@ -84,7 +95,7 @@ pub fn train(
     let outcome = Trainer::new(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
     let Some(split) = split else { return Ok((outcome, None)) };
     let finished =
-        Finished { config, dataset: &dataset, split, index: &index, model: &model, adapter: &outcome.adapter };
+        Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter: &outcome.adapter };
     let compared = finished.compare(measures).context("training is done and saved, measuring failed")?;
     Ok((outcome, Some(compared)))
 }

@@ -134,7 +134,7 @@ pub fn generate(
     let root: Vec<Arc<Cache>> = prefix.cache.iter().cloned().collect();
     let generation = Generation { decoder, tokenizer, prefix: &prefix.tokens, prompts, deltas, options };
     // Inside the pool a parallel loop starts without waking anybody from outside.
-    rayon::scope(|_| generation.run(&root, None))
+    Ok(rayon::scope(|_| generation.run(&root, None))?.0)
 }
 
 /// As [`generate`], and records everything for learning.
@@ -152,7 +152,7 @@ pub fn generate_recorded(
     let generation = Generation { decoder, tokenizer, prefix, prompts, deltas, options };
     rayon::scope(|_| {
         let mut tape = Tape::new(decoder, deltas, prefix, rows_of(prompts, options))?;
-        let completions = generation.run(&[], Some(&mut tape))?;
+        let (completions, _) = generation.run(&[], Some(&mut tape))?;
         Ok((completions, tape))
     })
 }
@@ -174,7 +174,8 @@ struct Generation<'a> {
 }
 
 impl Generation<'_> {
-    fn run(&self, root: &[Arc<Cache>], mut tape: Option<&mut Tape>) -> Result<Vec<Vec<Completion>>> {
+    /// All completions, and the passes over the decoder behind the prompts that they took.
+    fn run(&self, root: &[Arc<Cache>], mut tape: Option<&mut Tape>) -> Result<(Vec<Vec<Completion>>, usize)> {
         let Self { decoder, prompts, options, deltas, .. } = *self;
         options.sampling.validate()?;
         self.check_lengths()?;
@@ -192,10 +193,12 @@ impl Generation<'_> {
             first = last;
         }
         collect(&mut active, &mut results, tape.as_deref_mut());
+        let mut passes = 0;
         let mut logits = Vec::new();
         // A distribution that was cut or bent is not the one that the trainer asks about.
         let keep = tape.is_some() && options.sampling.is_plain() && decoder.keeps_distributions();
         while !active.is_empty() {
+            passes += 1;
             // What is recorded is fed token by token: a draft that was not taken would leave dead rows.
             let drafting = tape.is_none() && active.len() <= DRAFTING;
             let drafts: Vec<Vec<u32>> =
@@ -242,7 +245,7 @@ impl Generation<'_> {
             }
             collect(&mut active, &mut results, tape.as_deref_mut());
         }
-        Ok(results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect())
+        Ok((results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect(), passes))
     }
 
     fn check_lengths(&self) -> Result<()> {

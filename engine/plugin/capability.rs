@@ -51,6 +51,13 @@ pub struct Capabilities {
     pub limits: Limits,
 }
 
+impl Capabilities {
+    /// Whether there is any host interface that it may use.
+    pub fn any(&self) -> bool {
+        self.log || self.embed || !self.artifact.is_empty() || !self.http.is_empty()
+    }
+}
+
 impl Wanted {
     /// Lower-cases the hosts and refuses what is no host or no name.
     pub(super) fn checked(mut self) -> Result<Self> {

@@ -8,14 +8,24 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Linear memory of all instances together, in MiB. Default 256.
+    /// Length of the component file, in MiB. Default 16.
+    pub component_mib: u64,
+    /// Milliseconds that compiling may take. Default 60,000.
+    pub compile_ms: u64,
+    /// Milliseconds that loading the catalogue may take, `commit` included. Default 60,000.
+    pub load_ms: u64,
+    /// Instructions, roughly, that one call of `load` or `commit` may take where fuel is counted. Default 1e12.
+    pub load_fuel: u64,
+    /// Linear memory of one instance, all its memories together, in MiB. Default 256.
     pub memory_mib: u64,
-    /// Elements of all tables together. Default 20,000.
+    /// Elements of all tables of one instance together. Default 20,000.
     pub table_elements: u64,
     /// Instances that may live at the same time. Default 8.
     pub instances: u64,
-    /// Milliseconds that one call may take. Default 1,000.
+    /// Milliseconds that one request may take; a call with several has as many times that. Default 1,000.
     pub call_ms: u64,
+    /// Instructions, roughly, that one request may take where fuel is counted. Default 2e9, about a second.
+    pub fuel: u64,
     /// Bytes that one call may move through host interfaces, both ways together. Default 16 MiB.
     pub host_bytes: u64,
     /// Bytes that one call may log. Default 64 KiB.
@@ -25,10 +35,15 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            component_mib: 16,
+            compile_ms: 60_000,
+            load_ms: 60_000,
+            load_fuel: 1_000_000_000_000,
             memory_mib: 256,
             table_elements: 20_000,
             instances: 8,
             call_ms: 1_000,
+            fuel: 2_000_000_000,
             host_bytes: 16 << 20,
             log_bytes: 64 << 10,
         }
@@ -39,10 +54,15 @@ impl Limits {
     /// The smaller of each.
     pub fn at_most(&self, other: &Self) -> Self {
         Self {
+            component_mib: self.component_mib.min(other.component_mib),
+            compile_ms: self.compile_ms.min(other.compile_ms),
+            load_ms: self.load_ms.min(other.load_ms),
+            load_fuel: self.load_fuel.min(other.load_fuel),
             memory_mib: self.memory_mib.min(other.memory_mib),
             table_elements: self.table_elements.min(other.table_elements),
             instances: self.instances.min(other.instances),
             call_ms: self.call_ms.min(other.call_ms),
+            fuel: self.fuel.min(other.fuel),
             host_bytes: self.host_bytes.min(other.host_bytes),
             log_bytes: self.log_bytes.min(other.log_bytes),
         }
@@ -51,10 +71,18 @@ impl Limits {
     /// Refuses limits under which no plugin could run. A plugin can do without tables, logs and host calls.
     ///
     /// # Errors
-    /// When memory, instances or time are 0.
+    /// When sizes, instances, fuel or times are 0.
     pub fn validate(&self) -> Result<()> {
-        for (key, value) in [("memory_mib", self.memory_mib), ("instances", self.instances), ("call_ms", self.call_ms)]
-        {
+        for (key, value) in [
+            ("component_mib", self.component_mib),
+            ("compile_ms", self.compile_ms),
+            ("load_ms", self.load_ms),
+            ("load_fuel", self.load_fuel),
+            ("memory_mib", self.memory_mib),
+            ("instances", self.instances),
+            ("call_ms", self.call_ms),
+            ("fuel", self.fuel),
+        ] {
             if value == 0 {
                 return Err(Error::argument(format!("limits.{key}"), "found 0", "a plugin needs at least 1 to run"));
             }

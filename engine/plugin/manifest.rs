@@ -67,7 +67,7 @@ impl Manifest {
     /// # Errors
     /// When their digest is another.
     pub fn verify(&self, component: &[u8]) -> Result<()> {
-        let digest: String = Sha256::digest(component).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = super::hex(&Sha256::digest(component));
         if digest == self.sha256 {
             return Ok(());
         }

@@ -25,10 +25,39 @@
 //! # Ok::<(), querywright::Error>(())
 //! ```
 
+mod answer;
+mod cache;
 mod capability;
+mod check;
+mod contract;
+mod host;
+mod inspect;
+mod interfaces;
 mod limits;
 mod manifest;
+mod meter;
+mod prepare;
+mod runtime;
+mod services;
+mod web;
 
 pub use capability::{Capabilities, Grant, Wanted};
+pub use check::{CheckCost, CheckItem, CheckReport, check};
+pub use host::{Plugin, PluginOptions, Reuse};
+pub use inspect::Inspection;
 pub use limits::Limits;
 pub use manifest::Manifest;
+pub use runtime::Metering;
+pub use services::{LogLevel, LogSink, Services, TextEncoder};
+
+use crate::error::Error;
+
+/// A plugin that cannot be used.
+fn refusal(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Error {
+    Error::Plugin { name: name.to_owned(), found: found.into(), remedy: remedy.into() }
+}
+
+/// Lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -91,8 +91,11 @@ pub struct DataSection {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetrieverSection {
-    /// Parameters of BM25.
+    /// Parameters of BM25, and what the catalogue holds, for the prompt.
     pub bm25: Bm25Config,
+    /// The file of a plugin that ranks in the place of BM25, with its `plugin.toml` beside it. Its calls are metered by
+    /// fuel, so that a run gives the same rewards again. Default: none.
+    pub plugin: Option<PathBuf>,
 }
 
 /// `[train]`. Names are TRL's where it has them.

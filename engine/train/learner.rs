@@ -85,8 +85,10 @@ pub struct StepReport {
     pub compared: usize,
     /// Updates that were left out because a gradient was not finite.
     pub skipped_updates: usize,
-    /// Rows that were fed to the decoder, over all iterations.
+    /// Rows that were gone back through, over all iterations.
     pub rows: usize,
+    /// Those of them that the sampler had recorded.
+    pub recorded_rows: usize,
 }
 
 /// A micro-batch and what is known of its tokens.
@@ -250,7 +252,10 @@ fn learn_inside(
         for micro in &mut micros {
             let pass = Pass { decoder, deltas: adapter.deltas(), config, totals, first: iteration == 0 };
             let tape = match micro.tape.take() {
-                Some(tape) => tape,
+                Some(tape) => {
+                    report.recorded_rows += tape.recording().rows();
+                    tape
+                }
                 None => micro.feed(decoder, adapter.deltas(), prefix)?,
             };
             report.rows += tape.recording().rows();

@@ -296,6 +296,7 @@ impl<'a> Trainer<'a> {
             .set(name::NUM_TOKENS, self.state.num_tokens as f64)
             .set(name::LOGP_DIFFERENCE, report.logp_difference)
             .set("sampling/sampling_logp_difference/max", report.logp_difference_max)
+            .set(name::RECORDED_ROWS, report.recorded_rows as f64)
             .set(name::FAULTS, drawn.faults as f64)
             .set("completions/broken_format_ratio", drawn.broken() as f64 / count)
             .set("curriculum/repaired_groups", drawn.repaired as f64)

@@ -91,6 +91,48 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
 }
 
 #[test]
+fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_forms_logits_again() {
+    let f = fixture(Precision::Auto);
+    if !f.decoder.keeps_distributions() {
+        println!("skipped: no products in bf16 on this machine");
+        return;
+    }
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/peft-qwen3");
+    let adapter = crate::model::Adapter::load(&path, f.decoder.config()).unwrap();
+    let sampling = SamplingConfig { max_completion_length: 20, temperature: 0.8, ..Default::default() };
+    let options = GenerateOptions { sampling: &sampling, completions: 3, stop: &[], seed: 4, deadline: Deadline::NONE };
+    let deltas = adapter.deltas();
+    let (groups, tape) =
+        generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), deltas, &options).unwrap();
+    let tokens = groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect());
+    let predictions = tape.predictions(tokens);
+    let said = groups.iter().flatten().flat_map(|c| c.log_probabilities.iter().zip(&c.entropies));
+    let sampled: Vec<crate::kernels::TokenStatistics> = said
+        .map(|(l, e)| crate::kernels::TokenStatistics { log_probability: *l, entropy: *e })
+        .collect();
+    for entropy in [0.0, 0.2] {
+        let weights: Vec<(f32, f32)> =
+            (0..sampled.len()).map(|i| (((i * 7) % 5) as f32 - 2.0, entropy * (i % 3) as f32)).collect();
+        let gradients = |sampled: &[crate::kernels::TokenStatistics]| {
+            let mut gradients = Decoder::zero_gradients(deltas);
+            let objective =
+                crate::model::Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled };
+            let formed =
+                f.decoder.backward(tape.recording(), &tape.tree(), objective, deltas, &mut gradients).unwrap();
+            (adapter.flatten(&gradients), formed.iter().flatten().count())
+        };
+        let ((kept, few), (again, all)) = (gradients(&sampled), gradients(&[]));
+        assert!(few > 0 && few < all / 4, "{few} of {all} were formed again");
+        for (kept, again) in kept.iter().zip(&again) {
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+            let size = norm(&mut again.iter().copied());
+            let off = norm(&mut kept.iter().zip(again).map(|(a, b)| a - b));
+            assert!(size > 0.0 && off < 0.02 * size, "off by {off} of {size}");
+        }
+    }
+}
+
+#[test]
 fn drafts_change_no_token_and_no_number() {
     for precision in [Precision::F32, Precision::Auto, Precision::Int8] {
         let f = fixture(precision);
@@ -101,7 +143,7 @@ fn drafts_change_no_token_and_no_number() {
         request.extend([9, 9]);
         request.extend(&whole.tokens[6..12]);
         let prompt = [PromptTokens { stream: 3, tokens: request }];
-        for sampling in [greedy, SamplingConfig { max_completion_length: 24, ..Default::default() }] {
+        for sampling in [greedy.clone(), SamplingConfig { max_completion_length: 24, ..Default::default() }] {
             // More than two sequences are never drafted for; their first is the same completion.
             let (drafted, plain) = (f.run(&prompt, &sampling, 1, &[]), f.run(&prompt, &sampling, 3, &[]));
             assert_eq!(drafted[0][0].tokens, plain[0][0].tokens, "{precision:?}");
@@ -110,6 +152,33 @@ fn drafts_change_no_token_and_no_number() {
             }
         }
     }
+}
+
+#[test]
+fn drafts_save_passes_where_a_completion_copies_its_request() {
+    let f = fixture(Precision::F32);
+    let greedy = SamplingConfig::greedy(24);
+    let options =
+        GenerateOptions { sampling: &greedy, completions: 1, stop: &[], seed: 11, deadline: Deadline::NONE };
+    let passes_of = |tokens: Vec<u32>| {
+        let prompts = [PromptTokens { stream: 0, tokens }];
+        let Fixture { decoder, tokenizer } = &f;
+        let generation =
+            Generation { decoder, tokenizer, prefix: &[], prompts: &prompts, deltas: &[], options: &options };
+        let (mut completions, passes) = generation.run(&[], None).unwrap();
+        (completions.remove(0).remove(0).tokens, passes)
+    };
+    // An untrained model runs in circles; a request that ends in such a circle foretells how it goes on.
+    let mut saved = 0;
+    for first in 0..40 {
+        let (mut request, _) = passes_of(vec![first]);
+        request.extend(request.clone());
+        let (tokens, passes) = passes_of(request);
+        assert!(passes < tokens.len(), "the first token comes with the prompt");
+        saved += tokens.len() - 1 - passes;
+    }
+    assert!(saved > 0, "no draft was ever taken");
+    println!("{saved} passes saved");
 }
 
 #[test]

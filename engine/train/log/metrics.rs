@@ -54,6 +54,8 @@ pub mod name {
     pub const SKIPPED_UPDATES: &str = "skipped_updates";
     /// Mean absolute difference between the log-probabilities of sampling and of training.
     pub const LOGP_DIFFERENCE: &str = "sampling/sampling_logp_difference/mean";
+    /// Rows that the sampler recorded and the trainer went back through.
+    pub const RECORDED_ROWS: &str = "sampling/recorded_rows";
 }
 
 /// The metrics of one step: one JSON object, `{"step": 3, "entropy": 1.2, …}`.

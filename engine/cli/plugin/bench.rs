@@ -1,0 +1,81 @@
+//! `plugin bench`: a plugin beside the native BM25 on the same queries.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use querywright::plugin::{Plugin, PluginOptions, Reuse};
+use querywright::retrieve::Bm25Config;
+use querywright::types::{Query, Request, Retriever, Rewrite};
+
+use crate::{open, progress};
+
+/// Queries that are timed at most.
+const QUERIES: usize = 2_000;
+
+pub fn run(file: &Path, data: &str, json: bool) -> Result<()> {
+    let bytes = super::read(file)?;
+    let dataset = open::dataset(data)?;
+    let mut queries: Vec<&Query> = Vec::new();
+    for split in dataset.split_names() {
+        queries.extend(dataset.split(split)?);
+    }
+    queries.truncate(QUERIES);
+    let requests: Vec<Request> =
+        queries.iter().map(|query| Request::new(query, &Rewrite::plain(query.text.clone()), 10)).collect();
+    let native = open::bm25(&dataset.catalog, Bm25Config::default(), None)?;
+    let manifest = super::manifest(file)?;
+    let load = |reuse| -> Result<Plugin> {
+        let options = PluginOptions { manifest: manifest.clone(), reuse, ..PluginOptions::default() };
+        let bar = progress::bar(dataset.catalog.len() as u64, "loading", "documents");
+        let tell = |done: usize, _: usize| bar.set_position(done as u64);
+        let plugin = Plugin::from_bytes(&super::name(file), &bytes, &dataset.catalog, options, &tell)?;
+        bar.finish_and_clear();
+        Ok(plugin)
+    };
+    let begun = Instant::now();
+    let (kept, fresh) = (load(Reuse::UntilFault)?, load(Reuse::EachSearch)?);
+    let prepared = begun.elapsed().as_secs_f64() / 2.0;
+    let rows: [(&str, &dyn Retriever); 3] =
+        [("native bm25", native.as_ref()), ("plugin", &kept), ("plugin, fresh instances", &fresh)];
+    // In turn, so that a machine that changes its pace changes it for all; the first round warms up.
+    let mut times = vec![Vec::new(); rows.len()];
+    for round in 0..3 {
+        for request in &requests {
+            for ((_, retriever), times) in rows.iter().zip(&mut times) {
+                let begun = Instant::now();
+                let answer = retriever.retrieve(std::slice::from_ref(request));
+                let taken = begun.elapsed().as_secs_f64() * 1e6;
+                if let Some(Err(fault)) = answer.into_iter().next() {
+                    return Err(querywright::Error::from(fault).into());
+                }
+                if round > 0 {
+                    times.push(taken);
+                }
+            }
+        }
+    }
+    let percentile = |times: &mut Vec<f64>, q: f64| {
+        times.sort_by(f64::total_cmp);
+        times.get((times.len() as f64 * q) as usize).copied().unwrap_or(f64::NAN)
+    };
+    let mut found = Vec::new();
+    for ((name, _), times) in rows.iter().zip(&mut times) {
+        let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
+        found.push((name, percentile(times, 0.5), percentile(times, 0.99), mean));
+    }
+    if json {
+        let rows: Vec<serde_json::Value> = found
+            .iter()
+            .map(|(name, p50, p99, mean)| serde_json::json!({ "name": name, "p50_us": p50, "p99_us": p99, "mean_us": mean }))
+            .collect();
+        say!("{}", serde_json::json!({ "queries": requests.len(), "prepare_seconds": prepared, "rows": rows }));
+        return Ok(());
+    }
+    say!("{} queries, {} documents; prepared in {prepared:.2} s", requests.len(), dataset.catalog.len());
+    say!("  {:<26} {:>10} {:>10} {:>10}", "microseconds a search", "p50", "p99", "mean");
+    for (name, p50, p99, mean) in &found {
+        say!("  {name:<26} {p50:>10.0} {p99:>10.0} {mean:>10.0}  {:.2}x", mean / found[0].3);
+    }
+    Ok(())
+}

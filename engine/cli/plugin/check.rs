@@ -1,0 +1,51 @@
+//! `plugin check`: one report on a component.
+
+use std::path::Path;
+
+use anyhow::Result;
+use querywright::Error;
+use querywright::plugin::{Grant, PluginOptions, check};
+
+use crate::{open, progress};
+
+/// Requests of the data set that a plugin is tried with.
+const REQUESTS: usize = 200;
+
+pub fn run(file: &Path, data: &str, json: bool) -> Result<()> {
+    let bytes = super::read(file)?;
+    let dataset = open::dataset(data)?;
+    let mut texts: Vec<String> = Vec::new();
+    for split in dataset.split_names() {
+        texts.extend(dataset.split(split)?.into_iter().map(|query| query.text.clone()));
+    }
+    texts.truncate(REQUESTS);
+    let options =
+        PluginOptions { manifest: super::manifest(file)?, grant: Grant::default(), ..PluginOptions::default() };
+    let spinner = progress::spinner(format!("checking {}", file.display()));
+    let report = check(&super::name(file), &bytes, &dataset.catalog, &options, &texts)?;
+    spinner.finish_and_clear();
+    if json {
+        say!("{}", serde_json::to_string(&report)?);
+    } else {
+        say!("{} {}  ({})", report.card.name, report.card.version, file.display());
+        for item in &report.items {
+            match &item.failure {
+                None => say!("  ok      {} ({} requests)", item.rule, item.requests),
+                Some(failure) => say!("  FAILED  {}\n          {failure}", item.rule),
+            }
+        }
+        let cost = &report.cost;
+        say!("  cost    p50 and p99 over {} requests to {} documents", texts.len(), dataset.catalog.len());
+        say!("          prepared in      {:10.2} s", cost.prepare_seconds);
+        say!("          new instance     {:10.0} {:10.0} µs", cost.start_us[0], cost.start_us[1]);
+        say!("          request          {:10.0} {:10.0} µs", cost.request_us[0], cost.request_us[1]);
+        say!("          fuel             {:10.0} {:10.0}", cost.fuel[0], cost.fuel[1]);
+        say!("          memory           {:10.1} MiB an instance", cost.memory_mib);
+        say!("          component        {:10} bytes", report.component.bytes);
+    }
+    if report.passed {
+        return Ok(());
+    }
+    let failed = report.items.iter().filter(|item| item.failure.is_some()).count();
+    Err(Error::argument("plugin check", format!("{failed} of {} rules failed", report.items.len()), "mend the plugin").into())
+}

@@ -1,0 +1,16 @@
+//! The contract in Rust, generated from `wit/`.
+#![allow(missing_docs, clippy::all, reason = "generated; the comments stand in wit/")]
+
+wasmtime::component::bindgen!({ path: "wit", world: "plugin" });
+
+pub(super) use exports::querywright::plugin::recommender::{Card, Document, Fault, Hit, Request};
+pub(super) use querywright::plugin::types::{Field, QueryLanguage};
+
+/// The package that this host speaks.
+pub(super) const PACKAGE: &str = "querywright:plugin";
+/// Its version.
+pub(super) const VERSION: &str = "0.1.0";
+/// The interface that a plugin exports.
+pub(super) const RECOMMENDER: &str = "recommender";
+/// The interfaces that a plugin may import: those with functions, and the types.
+pub(super) const IMPORTS: [&str; 5] = ["types", "log", "embed", "artifact", "http"];

@@ -1,0 +1,218 @@
+//! HTTP on behalf of a plugin: to hosts that were granted, to nobody's inner network, within time and size.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+
+use super::contract::querywright::plugin::http::{Header, HttpError, Method, Request, Response};
+
+/// Headers that would let a plugin speak for another host or break the framing.
+const OURS: [&str; 6] = ["host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "upgrade"];
+
+/// Sends a request; `granted` are hosts as a manifest spells them.
+pub(super) fn send(
+    granted: &BTreeSet<String>,
+    request: &Request,
+    time: Duration,
+    most: usize,
+) -> Result<Response, HttpError> {
+    let invalid = |why: &str| HttpError::InvalidUrl(why.to_owned());
+    let uri: ureq::http::Uri = request.url.parse().map_err(|e| invalid(&format!("{e}")))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(invalid("it begins with neither http:// nor https://"));
+    }
+    let authority = uri.authority().ok_or_else(|| invalid("it names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(invalid("it holds a user's name"));
+    }
+    let host = authority.as_str().to_ascii_lowercase();
+    if !granted.contains(&host) {
+        return Err(HttpError::Denied);
+    }
+    if time.is_zero() {
+        return Err(HttpError::Timeout);
+    }
+    if request.body.len() > most {
+        return Err(HttpError::TooLarge);
+    }
+    // An address that the embedder spelled out is meant; a name must not lead inside.
+    let literal = authority.host().parse::<IpAddr>().is_ok() || authority.host().eq_ignore_ascii_case("localhost");
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(time))
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .proxy(None)
+        .build();
+    let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Outside { literal });
+    let mut builder = ureq::http::Request::builder().uri(uri).method(match request.method {
+        Method::Get => ureq::http::Method::GET,
+        Method::Post => ureq::http::Method::POST,
+        Method::Put => ureq::http::Method::PUT,
+        Method::Delete => ureq::http::Method::DELETE,
+    });
+    for Header { name, value } in &request.headers {
+        if !OURS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+            builder = builder.header(name, value);
+        }
+    }
+    let sent = builder.body(request.body.as_slice()).map_err(|e| invalid(&e.to_string()))?;
+    let answer = agent.run(sent).map_err(explain)?;
+    let headers = answer.headers().iter().filter_map(|(name, value)| {
+        let value = value.to_str().ok()?.to_owned();
+        Some(Header { name: name.as_str().to_owned(), value })
+    });
+    let (status, headers) = (answer.status().as_u16(), headers.collect());
+    let mut body = Vec::new();
+    let limit = most.saturating_add(1) as u64;
+    answer.into_body().into_reader().take(limit).read_to_end(&mut body).map_err(|e| match e.kind() {
+        std::io::ErrorKind::TimedOut => HttpError::Timeout,
+        _ => HttpError::Network(e.to_string()),
+    })?;
+    if body.len() > most {
+        return Err(HttpError::TooLarge);
+    }
+    Ok(Response { status, headers, body })
+}
+
+fn explain(error: ureq::Error) -> HttpError {
+    match error {
+        ureq::Error::Timeout(_) => HttpError::Timeout,
+        ureq::Error::HostNotFound => HttpError::Network("no public address has this name".into()),
+        other => HttpError::Network(other.to_string()),
+    }
+}
+
+/// Resolves names to addresses outside. What was resolved is what is connected to, so no second answer of a name
+/// server can lead elsewhere.
+#[derive(Debug)]
+struct Outside {
+    literal: bool,
+}
+
+impl Resolver for Outside {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let found = DefaultResolver::default().resolve(uri, config, timeout)?;
+        let mut outside = self.empty();
+        for address in found.iter().filter(|a: &&SocketAddr| self.literal || is_public(a.ip())) {
+            outside.push(*address);
+        }
+        if outside.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(outside) }
+    }
+}
+
+/// Whether an address belongs to the open network.
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            let shared = a == 100 && (64..128).contains(&b);
+            let reserved = a == 0 || a >= 240 || (a == 198 && (b == 18 || b == 19)) || (a == 192 && b == 0);
+            !(ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_multicast()
+                || ip.is_broadcast()
+                || ip.is_documentation()
+                || shared
+                || reserved)
+        }
+        IpAddr::V6(ip) => match ip.to_ipv4() {
+            Some(ip) => is_public(IpAddr::V4(ip)),
+            None => {
+                let first = ip.segments()[0];
+                // Unique local, link-local, and what embeds IPv4 (NAT64, 6to4).
+                !(ip.is_loopback()
+                    || ip.is_unspecified()
+                    || ip.is_multicast()
+                    || first & 0xfe00 == 0xfc00
+                    || first & 0xffc0 == 0xfe80
+                    || first == 0x64
+                    || first == 0x2002)
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn request(url: &str) -> Request {
+        Request { method: Method::Get, url: url.into(), headers: Vec::new(), body: Vec::new(), timeout_ms: 1000 }
+    }
+
+    fn to(url: &str, granted: &[&str], most: usize) -> Result<Response, HttpError> {
+        let granted = granted.iter().map(|h| (*h).to_owned()).collect();
+        send(&granted, &request(url), Duration::from_secs(2), most)
+    }
+
+    /// A server that gives this answer once; its host.
+    fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut seen = [0; 4096];
+            let _ = stream.read(&mut seen);
+            let _ = stream.write_all(answer.as_bytes());
+        });
+        host
+    }
+
+    #[test]
+    fn only_granted_hosts_are_reached_and_only_as_they_were_spelled() {
+        let host = server("HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nX-A: b\r\n\r\nhello");
+        let answer = to(&format!("http://{host}/x"), &[&host], 100).unwrap();
+        assert_eq!((answer.status, answer.body.as_slice()), (404, b"hello".as_slice()));
+        assert!(answer.headers.iter().any(|h| h.name == "x-a" && h.value == "b"));
+        for url in [format!("http://{host}.org/"), "http://example.org/".into(), "http://localhost/".into()] {
+            assert!(matches!(to(&url, &[&host], 100), Err(HttpError::Denied)), "{url}");
+        }
+        for url in ["file:///etc/passwd", "x", "http://", "http://a@127.0.0.1/", "gopher://a.org/"] {
+            assert!(matches!(to(url, &["127.0.0.1", "a.org"], 100), Err(HttpError::InvalidUrl(_))), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_an_answer_and_a_long_answer_is_cut_off_with_an_error() {
+        let host = server("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(to(&format!("http://{host}/"), &[&host], 100).unwrap().status, 302);
+        let host = server("HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world");
+        assert!(matches!(to(&format!("http://{host}/"), &[&host], 10), Err(HttpError::TooLarge)));
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_a_timeout() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let granted = [host.clone()].into();
+        let answer = send(&granted, &request(&format!("http://{host}/")), Duration::from_millis(50), 100);
+        assert!(matches!(answer, Err(HttpError::Timeout)), "{answer:?}");
+    }
+
+    #[test]
+    fn addresses_inside_are_not_public() {
+        for inside in [
+            "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1",
+            "fc00::1", "fe80::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
+        ] {
+            assert!(!is_public(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in ["1.1.1.1", "93.184.216.34", "2606:4700::1111"] {
+            assert!(is_public(outside.parse().unwrap()), "{outside}");
+        }
+    }
+}

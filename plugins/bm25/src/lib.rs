@@ -1,0 +1,62 @@
+//! BM25 in the sandbox: the analysis, the Boolean language and the scoring of the native retriever, compiled from the
+//! same files, over an index of its own. k1 is 1.2, b is 0.75. Rankings and scores equal the native ones.
+
+/// Files that the native retriever and this plugin share, under the paths by which they import each other.
+mod retrieve {
+    #[allow(dead_code, reason = "the native side uses more of it")]
+    #[path = "../../../../engine/retrieve/analysis.rs"]
+    pub mod analysis;
+    #[allow(dead_code, reason = "the native side uses more of it")]
+    #[path = "../../../../engine/retrieve/boolean.rs"]
+    pub mod boolean;
+    pub mod bm25 {
+        pub mod index;
+        #[allow(dead_code, reason = "the native side uses more of it")]
+        #[path = "../../../../../engine/retrieve/bm25/score.rs"]
+        mod score;
+    }
+}
+
+mod types {
+    /// A document's position in the catalogue.
+    pub type Ordinal = u32;
+}
+
+use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender, Request};
+
+use retrieve::bm25::index::{Builder, TextIndex};
+
+/// BM25 over everything that was loaded.
+#[derive(Default)]
+pub struct Bm25 {
+    builder: Builder,
+    index: TextIndex,
+}
+
+impl Recommender for Bm25 {
+    fn card() -> Card {
+        Card {
+            name: "bm25".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            languages: vec![QueryLanguage::Plain, QueryLanguage::Boolean],
+            fields: Vec::new(),
+            reads_history: false,
+        }
+    }
+
+    fn load(&mut self, documents: Vec<Document>) -> Result<(), Fault> {
+        documents.iter().for_each(|document| self.builder.add(document));
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        self.index = std::mem::take(&mut self.builder).finish();
+        Ok(())
+    }
+
+    fn recommend(&mut self, request: &Request) -> Result<Vec<Hit>, Fault> {
+        self.index.search(request).map_err(|e| Fault::Internal(e.to_string()))
+    }
+}
+
+querywright_plugin::register!(Bm25);

@@ -1,0 +1,234 @@
+//! The inverted index in memory, with what the scoring asks of it.
+
+use std::collections::HashMap;
+use std::io;
+
+use querywright_plugin::{Document, Hit, QueryLanguage, Request};
+
+use super::score::{Compiler, Leaf, Node};
+use crate::retrieve::analysis::Analyzer;
+use crate::retrieve::boolean;
+use crate::types::Ordinal;
+
+/// The index of all fields joined comes first, then one for each field.
+pub const CONTENTS: usize = 0;
+/// Positions between the fields of a document in the joined field, so that no phrase matches across two fields.
+const GAP_BETWEEN_FIELDS: u32 = 8;
+/// How soon repeating a term stops to help.
+const K1: f64 = 1.2;
+/// How much long documents are held back.
+const B: f64 = 0.75;
+
+/// Takes up documents.
+#[derive(Default)]
+pub struct Builder {
+    names: Vec<String>,
+    slots: Vec<Slot>,
+    documents: usize,
+}
+
+/// The postings of one field.
+#[derive(Default)]
+struct Slot {
+    terms: HashMap<String, Postings>,
+    /// Words of each document, up to the last one that has any.
+    lengths: Vec<u32>,
+    /// How many documents have a word here: Lucene's N.
+    documents: u64,
+    /// k1 * (1 - b + b * length / average length), by document.
+    norms: Vec<f32>,
+}
+
+/// Where a term stands.
+#[derive(Default)]
+struct Postings {
+    /// Documents in order, each with its frequency.
+    documents: Vec<(Ordinal, u32)>,
+    /// All positions, document by document.
+    positions: Vec<u32>,
+}
+
+impl Slot {
+    fn add(&mut self, document: Ordinal, term: String, position: u32) {
+        let postings = self.terms.entry(term).or_default();
+        match postings.documents.last_mut() {
+            Some((last, frequency)) if *last == document => *frequency += 1,
+            _ => postings.documents.push((document, 1)),
+        }
+        postings.positions.push(position);
+        let place = document as usize;
+        if self.lengths.len() <= place {
+            self.lengths.resize(place + 1, 0);
+        }
+        self.lengths[place] += 1;
+    }
+
+    fn finish(&mut self, documents: usize) {
+        let mut lengths = std::mem::take(&mut self.lengths);
+        lengths.resize(documents, 0);
+        self.documents = lengths.iter().filter(|length| **length > 0).count() as u64;
+        let sum: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
+        let average = sum as f64 / self.documents.max(1) as f64;
+        let norm = |length: &u32| (K1 * (1.0 - B + B * f64::from(*length) / average.max(1.0))) as f32;
+        self.norms = lengths.iter().map(norm).collect();
+    }
+
+    /// How often the words stand at their distances, document by document.
+    fn phrase_frequencies(&self, words: &[(u32, String)], mut visit: impl FnMut(Ordinal, u32)) {
+        let mut cursors = Vec::with_capacity(words.len());
+        for (offset, word) in words {
+            let Some(postings) = self.terms.get(word) else { return };
+            cursors.push((*offset, Cursor { postings, place: 0, from: 0 }));
+        }
+        let Some((first, others)) = cursors.split_first_mut() else { return };
+        while let Some((document, positions)) = first.1.here() {
+            let mut starts: Vec<u32> = positions.iter().filter_map(|p| p.checked_sub(first.0)).collect();
+            for (offset, cursor) in others.iter_mut() {
+                cursor.seek(document);
+                match cursor.here().filter(|(found, _)| *found == document) {
+                    Some((_, positions)) => starts.retain(|start| positions.binary_search(&(start + *offset)).is_ok()),
+                    None => starts.clear(),
+                }
+                if starts.is_empty() {
+                    break;
+                }
+            }
+            if !starts.is_empty() {
+                visit(document, starts.len() as u32);
+            }
+            first.1.advance();
+        }
+    }
+}
+
+/// A place in the postings of a term.
+struct Cursor<'a> {
+    postings: &'a Postings,
+    place: usize,
+    from: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn here(&self) -> Option<(Ordinal, &'a [u32])> {
+        let (document, frequency) = *self.postings.documents.get(self.place)?;
+        Some((document, self.postings.positions.get(self.from..self.from + frequency as usize)?))
+    }
+
+    fn advance(&mut self) {
+        if let Some((_, frequency)) = self.postings.documents.get(self.place) {
+            self.from += *frequency as usize;
+            self.place += 1;
+        }
+    }
+
+    fn seek(&mut self, document: Ordinal) {
+        while self.postings.documents.get(self.place).is_some_and(|found| found.0 < document) {
+            self.advance();
+        }
+    }
+}
+
+impl Builder {
+    /// Takes up the next document.
+    pub fn add(&mut self, document: &Document) {
+        let (analyzer, item) = (Analyzer::english(), document.item);
+        self.documents = self.documents.max(item as usize + 1);
+        if self.slots.is_empty() {
+            self.slots.push(Slot::default());
+        }
+        // Where the next field begins in the joined one; none as long as nothing was said.
+        let mut end: Option<u32> = None;
+        for field in &document.fields {
+            let slot = match self.names.iter().position(|name| *name == field.name) {
+                Some(place) => place + 1,
+                None => {
+                    self.names.push(field.name.clone());
+                    self.slots.push(Slot::default());
+                    self.names.len()
+                }
+            };
+            let begin = end.map_or(0, |end| end + GAP_BETWEEN_FIELDS);
+            end = end.map(|_| begin);
+            for token in analyzer.tokens(&field.value) {
+                self.slots[CONTENTS].add(item, token.stem.clone(), begin + token.position);
+                self.slots[slot].add(item, token.stem, token.position);
+                end = Some(begin + token.position);
+            }
+        }
+    }
+
+    /// The index of all documents.
+    pub fn finish(mut self) -> TextIndex {
+        self.slots.iter_mut().for_each(|slot| slot.finish(self.documents));
+        TextIndex { names: self.names, slots: self.slots, documents: self.documents }
+    }
+}
+
+/// An index that is ready for searching.
+#[derive(Default)]
+pub struct TextIndex {
+    names: Vec<String>,
+    slots: Vec<Slot>,
+    documents: usize,
+}
+
+impl TextIndex {
+    /// Ranks a request. (The shared scoring may fail to read an index; this one never does.)
+    pub fn search(&self, request: &Request) -> io::Result<Vec<Hit>> {
+        let analyzer = Analyzer::english();
+        let parsed = match request.language {
+            QueryLanguage::Boolean => {
+                Compiler::new(analyzer).group(&boolean::parse(&request.text, &self.names), 1.0)
+            }
+            QueryLanguage::Plain | QueryLanguage::Natural => None,
+        };
+        let node: Node = parsed.unwrap_or_else(|| Compiler::new(analyzer).plain(analyzer.tokens(&request.text)));
+        let mut excluded = request.exclude.clone();
+        excluded.sort_unstable();
+        let matches = self.matches(&node)?.into_iter().filter(|(item, _)| excluded.binary_search(item).is_err());
+        let mut hits: Vec<Hit> = matches.map(|(item, score)| Hit { item, score: score as f32 }).collect();
+        let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
+        let k = request.k as usize;
+        if k < hits.len() {
+            hits.select_nth_unstable_by(k, order);
+            hits.truncate(k);
+        }
+        hits.sort_unstable_by(order);
+        Ok(hits)
+    }
+
+    /// How many documents there are.
+    pub(super) fn documents(&self) -> usize {
+        self.documents
+    }
+
+    /// The inverse document frequency of a leaf, as Lucene has it; a phrase has the sum of its words'.
+    pub(super) fn idf(&self, leaf: &Leaf) -> io::Result<f64> {
+        let Some(slot) = self.slots.get(leaf.slot) else { return Ok(0.0) };
+        let idf = |(_, term): &(u32, String)| {
+            let holding = slot.terms.get(term).map_or(0, |postings| postings.documents.len()) as f64;
+            (1.0 + (slot.documents as f64 - holding + 0.5) / (holding + 0.5)).ln()
+        };
+        Ok(leaf.terms.iter().map(idf).sum())
+    }
+
+    /// Calls `visit` with every document that holds the leaf, in order, and how often it does.
+    pub(super) fn frequencies(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, u32)) -> io::Result<()> {
+        let Some(slot) = self.slots.get(leaf.slot) else { return Ok(()) };
+        match leaf.terms.as_slice() {
+            [(_, term)] => {
+                let found = slot.terms.get(term).into_iter().flat_map(|postings| &postings.documents);
+                found.for_each(|(document, frequency)| visit(*document, *frequency));
+            }
+            words => slot.phrase_frequencies(words, visit),
+        }
+        Ok(())
+    }
+
+    /// A word's saturated frequency: tf / (tf + norm), between 0 and 1.
+    pub(super) fn saturated(&self, slot: usize, document: Ordinal, frequency: u32) -> f64 {
+        let norm = self.slots.get(slot).and_then(|s| s.norms.get(document as usize)).copied().unwrap_or_default();
+        let frequency = f64::from(frequency);
+        frequency / (frequency + f64::from(norm))
+    }
+}

@@ -51,7 +51,8 @@ impl Finished<'_> {
             let bar = progress::bar(queries.len() as u64, name, "queries");
             let tell = |done: usize| bar.set_position(done as u64);
             let catalog = &self.dataset.catalog;
-            let mut found = system(rewriter.as_ref(), self.ranker.retriever.as_ref(), catalog, &queries, measures, BATCH, &tell)?;
+            let mut found =
+                system(rewriter.as_ref(), self.ranker.retriever.as_ref(), catalog, &queries, measures, BATCH, &tell)?;
             found.system = found.system.named(*name);
             bar.finish_and_clear();
             measured.push(found);

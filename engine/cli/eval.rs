@@ -51,7 +51,8 @@ pub fn run(args: Args) -> Result<()> {
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
     let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
     let tell = |done: usize| bar.set_position(done as u64);
-    let found = system(rewriter.as_ref(), ranker.retriever.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;
+    let found =
+        system(rewriter.as_ref(), ranker.retriever.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;
     bar.finish_and_clear();
     if let Some(path) = &args.run_out {
         found.run.write(path, &dataset.catalog)?;

@@ -84,7 +84,12 @@ pub fn plugin(path: &Path, catalog: &Arc<Catalog>, options: PluginOptions) -> Re
 pub fn retriever_config(text: &str) -> Result<Bm25Config> {
     let (name, settings) = text.split_once(':').unwrap_or((text, ""));
     if name != "bm25" {
-        return Err(Error::argument("--retriever", format!("\"{name}\" is unknown"), "give bm25, or the path of a plugin's .wasm file").into());
+        return Err(Error::argument(
+            "--retriever",
+            format!("\"{name}\" is unknown"),
+            "give bm25, or the path of a plugin's .wasm file",
+        )
+        .into());
     }
     let mut config = Bm25Config::default();
     for setting in settings.split(',').filter(|s| !s.is_empty()) {

@@ -73,7 +73,9 @@ pub fn run(args: Args) -> Result<()> {
     if args.explain {
         let Some(index) = &ranker.bm25 else {
             let remedy = "leave the option out, or search with bm25";
-            return Err(querywright::Error::argument("--explain", "a plugin does not explain its scores", remedy).into());
+            return Err(
+                querywright::Error::argument("--explain", "a plugin does not explain its scores", remedy).into()
+            );
         };
         for hit in &answer.hits {
             if let Some(document) = dataset.catalog.ordinal(&hit.id) {

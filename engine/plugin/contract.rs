@@ -3,8 +3,8 @@
 
 wasmtime::component::bindgen!({ path: "wit", world: "plugin" });
 
+pub(super) use self::querywright::plugin::types::{Field, QueryLanguage};
 pub(super) use exports::querywright::plugin::recommender::{Card, Document, Fault, Hit, Request};
-pub(super) use querywright::plugin::types::{Field, QueryLanguage};
 
 /// The package that this host speaks.
 pub(super) const PACKAGE: &str = "querywright:plugin";

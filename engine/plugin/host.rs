@@ -19,7 +19,7 @@ use super::runtime::{self, Allowance, Metering};
 use super::{Capabilities, Grant, Manifest, Services, Wanted, refusal};
 use crate::catalog::Catalog;
 use crate::error::{Error, Fault, FaultKind, Result};
-use crate::types::{Ranking, Request, Retriever, RetrieverCard};
+use crate::types::{QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
 
 /// How long an instance serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -132,16 +132,11 @@ impl Plugin {
         inspection.check(&id)?;
         let limits = capabilities.limits;
         let services = Arc::new(services);
-        let unusable = |e: wasmtime::Error| refusal(&id, format!("{e:#}"), "lower limits.instances or limits.memory_mib");
+        let unusable =
+            |e: wasmtime::Error| refusal(&id, format!("{e:#}"), "lower limits.instances or limits.memory_mib");
         let engine = runtime::serving(metering, &limits).map_err(unusable)?;
-        let preparation = Preparation {
-            id: &id,
-            catalog,
-            capabilities: &capabilities,
-            services: &services,
-            metering,
-            progress,
-        };
+        let preparation =
+            Preparation { id: &id, catalog, capabilities: &capabilities, services: &services, metering, progress };
         // With host interfaces the memory depends on what they answered.
         let alone = !capabilities.any();
         let cache = cache.filter(|_| alone).map(|folder| Cache::open(&folder)).transpose()?;
@@ -191,6 +186,10 @@ impl Plugin {
         let digest = cache::key(&[inspection.sha256.as_bytes(), catalog.digest().as_bytes()]);
         let described = plugin.describe(digest, if content.is_empty() { "documents" } else { &content });
         plugin.card = described.map_err(|detail| refusal(&id, detail, "mend `describe`"))?;
+        // `describe` may be asked before anything was loaded, so a plugin cannot know the catalogue's fields there.
+        if plugin.card.languages.contains(&QueryLanguage::Boolean) && plugin.card.fields.is_empty() {
+            plugin.card.fields = catalog.field_names().to_vec();
+        }
         Ok(plugin)
     }
 
@@ -211,8 +210,7 @@ impl Plugin {
     fn start(&self) -> Result<Running, (FaultKind, String)> {
         let mut store = Store::new(&self.engine, State::new(&self.id, &self.capabilities, &self.services));
         store.limiter(|state| &mut state.meter);
-        let most = self.capabilities.limits.host_bytes;
-        store.set_hostcall_fuel(usize::try_from(most).unwrap_or(usize::MAX));
+        store.set_hostcall_fuel(runtime::crossing(&self.capabilities.limits));
         let failed = |e: wasmtime::Error, store: &Store<State>| runtime::explain(&e, store, &self.limit());
         runtime::allow(&mut store, self.metering, self.allowance(1)).map_err(|e| failed(e, &store))?;
         let world = self.instances.instantiate(&mut store).map_err(|e| failed(e, &store))?;
@@ -279,7 +277,9 @@ impl Plugin {
             .iter()
             .zip(requests)
             .map(|(answer, request)| match answer {
-                Ok(hits) => answer::ranking(hits, request, self.documents).map_err(|why| self.fault(FaultKind::Parse, why)),
+                Ok(hits) => {
+                    answer::ranking(hits, request, self.documents).map_err(|why| self.fault(FaultKind::Parse, why))
+                }
                 Err(fault) => Err(self.fault(answer::kind(fault), answer::sentence(fault))),
             })
             .collect())

@@ -42,9 +42,8 @@ impl Inspection {
         if Parser::is_core_wasm(bytes) {
             return Err(refusal(name, "it is a core module, not a component", build));
         }
-        let broken = |e: wasmparser::BinaryReaderError| {
-            refusal(name, format!("it is broken: {e}"), "fetch or build it again")
-        };
+        let broken =
+            |e: wasmparser::BinaryReaderError| refusal(name, format!("it is broken: {e}"), "fetch or build it again");
         wasmparser::Validator::new().validate_all(bytes).map_err(broken)?;
         let mut found = Self {
             sha256: hex(&Sha256::digest(bytes)),

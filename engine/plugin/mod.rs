@@ -1,4 +1,18 @@
-//! What a plugin asks for, what its embedder grants, and what it therefore may do.
+//! Recommenders of third parties in a sandbox: WebAssembly components behind one contract (`wit/`).
+//!
+//! ```text
+//! component ── inspect ── instrument ── load, commit ── snapshot ── compile ──> pool of instances ──> Ranking or Fault
+//!     │ digest, imports      │ wizer        │ limits                   │ cache     │ copy-on-write
+//!  manifest ∩ grant ─────────┴──────────────┴───────── host interfaces ────────────┘
+//! ```
+//!
+//! A [`Plugin`] is a [`Retriever`](crate::types::Retriever). While it is prepared it loads the catalogue; then its memory
+//! is taken into a new component, from which every instance begins. A trap, a limit or an answer that breaks the contract
+//! is a typed [`Fault`](crate::Fault) of one request; the instance is thrown away and the next request finds another.
+//! [`check`] reports whether a component keeps the contract and what it costs; [`PluginSlot`] exchanges one for
+//! another.
+//!
+//! # What it may do
 //!
 //! A plugin comes with a manifest, `plugin.toml`, that pins the component by its digest and names every host interface
 //! that it wants ([`Manifest`]). The embedder decides what plugins may have ([`Grant`]). A plugin gets the intersection
@@ -37,6 +51,7 @@ mod limits;
 mod manifest;
 mod meter;
 mod prepare;
+mod reload;
 mod runtime;
 mod services;
 mod web;
@@ -47,6 +62,7 @@ pub use host::{Plugin, PluginOptions, Reuse};
 pub use inspect::Inspection;
 pub use limits::Limits;
 pub use manifest::Manifest;
+pub use reload::PluginSlot;
 pub use runtime::Metering;
 pub use services::{LogLevel, LogSink, Services, TextEncoder};
 

@@ -1,5 +1,6 @@
 //! From a component to one that has already loaded the catalogue: instrument, load, commit, snapshot, compile.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -46,12 +47,16 @@ pub(super) fn within<T: Send + 'static>(
     spawned.map_err(|e| refusal(name, format!("no thread to compile it: {e}"), "free some memory and try again"))?;
     match from.recv_timeout(Duration::from_millis(ms)) {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => {
-            Err(refusal(name, format!("it does not compile: {error:#}"), "build it again, and check it with `plugin check`"))
-        }
-        Err(mpsc::RecvTimeoutError::Timeout) => {
-            Err(refusal(name, format!("it took longer than limits.compile_ms = {ms} to compile"), "make it smaller, or raise the limit"))
-        }
+        Ok(Err(error)) => Err(refusal(
+            name,
+            format!("it does not compile: {error:#}"),
+            "build it again, and check it with `plugin check`",
+        )),
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(refusal(
+            name,
+            format!("it took longer than limits.compile_ms = {ms} to compile"),
+            "make it smaller, or raise the limit",
+        )),
         Err(mpsc::RecvTimeoutError::Disconnected) => {
             Err(refusal(name, "the compiler gave up on it", "report it with the component"))
         }
@@ -73,7 +78,7 @@ impl Preparation<'_> {
         let component = within(name, limits.compile_ms, move || Component::new(&compiler, &instrumented))?;
         let mut store = Store::new(&engine, State::new(self.id, self.capabilities, self.services));
         store.limiter(|state| &mut state.meter);
-        store.set_hostcall_fuel(usize::try_from(limits.host_bytes).unwrap_or(usize::MAX));
+        store.set_hostcall_fuel(runtime::crossing(&limits));
         let end = Instant::now() + Duration::from_millis(limits.load_ms);
         let allow = |store: &mut Store<State>| {
             let time = end.saturating_duration_since(Instant::now());
@@ -89,7 +94,11 @@ impl Preparation<'_> {
             refusal(name, format!("{what} failed: {detail}"), "mend the plugin, or raise the limit that it names")
         };
         let refused = |fault: contract::Fault, what: &str| {
-            refusal(name, format!("{what} said: {}", super::answer::sentence(&fault)), "give it what it needs, or mend the plugin")
+            refusal(
+                name,
+                format!("{what} said: {}", super::answer::sentence(&fault)),
+                "give it what it needs, or mend the plugin",
+            )
         };
         let linker = linker(&engine).map_err(unfit)?;
         let instance = linker.instantiate(&mut store, &component).map_err(|e| failed(e, &store, "starting it"))?;
@@ -115,8 +124,13 @@ impl Preparation<'_> {
         // Reading the memory out is the host's doing, not the plugin's.
         let time = Duration::from_secs(3600);
         runtime::allow(&mut store, self.metering, Allowance { time, fuel: u64::MAX }).map_err(unfit)?;
+        store.set_hostcall_fuel(usize::MAX);
         let mut state = Snapshot { store: &mut store, instance };
-        block_on(wizer.snapshot_component(&context, &mut state)).map_err(unfit)
+        let read = AssertUnwindSafe(|| block_on(wizer.snapshot_component(&context, &mut state)));
+        match catch_unwind(read) {
+            Ok(snapshot) => snapshot.map_err(unfit),
+            Err(_) => Err(refusal(name, "its memory cannot be read out", "build it with one module, as the SDK does")),
+        }
     }
 }
 
@@ -130,7 +144,7 @@ impl Snapshot<'_> {
     /// Calls one of the functions that instrumenting added.
     ///
     /// These exist in every instrumented component, return without trapping and have these types: where one does not,
-    /// the snapshot would be wrong, and the caller's thread ends here.
+    /// the snapshot would be wrong, and is given up.
     fn call<R: Lift + 'static, T>(
         &mut self,
         instance: &str,

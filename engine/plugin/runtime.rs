@@ -7,9 +7,9 @@ use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Strategy, Trap,
 };
 
+use super::Limits;
 use super::interfaces::State;
 use super::meter::MOST_PARTS;
-use super::Limits;
 use crate::error::FaultKind;
 
 /// How calls are kept from running for ever.
@@ -43,6 +43,14 @@ fn config(metering: Metering) -> Config {
         .cranelift_nan_canonicalization(metering == Metering::Fuel);
     config
 }
+
+/// Bytes that may come out of a plugin at once: an answer, or what it gives to a host interface.
+pub(super) fn crossing(limits: &Limits) -> usize {
+    usize::try_from(limits.host_bytes).unwrap_or(usize::MAX).max(ANSWER)
+}
+
+/// Bytes of an answer at most.
+const ANSWER: usize = 16 << 20;
 
 /// Runs a plugin while it is prepared: instances are made one by one.
 pub(super) fn preparing(metering: Metering) -> wasmtime::Result<Engine> {

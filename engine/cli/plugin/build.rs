@@ -13,7 +13,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 
 pub fn run(folder: &Path, json: bool) -> Result<()> {
     let crate_name = crate_name(folder)?;
-    let target = folder.join("target/plugin");
+    let target = target_directory(folder)?.join("plugin");
     let mut command = toolchain()?;
     command
         .args(["--target", TARGET, "--manifest-path"])
@@ -56,6 +56,21 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>> {
     })
 }
 
+/// Where the crate's own builds go: plugins of one workspace share what they have in common.
+fn target_directory(folder: &Path) -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    command.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(folder.join("Cargo.toml"));
+    let output = command.output().context("cannot start cargo")?;
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match said["target_directory"].as_str() {
+        Some(path) => Ok(path.into()),
+        None => {
+            let found = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(Error::argument("plugin build", found, "mend Cargo.toml").into())
+        }
+    }
+}
+
 /// The package's name in a folder's Cargo.toml.
 fn crate_name(folder: &Path) -> Result<String> {
     let path = folder.join("Cargo.toml");
@@ -74,7 +89,9 @@ fn manifest(folder: &Path, sha256: &str) -> Result<Option<PathBuf>> {
     let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
     let pinned: Vec<String> = text
         .lines()
-        .map(|line| if line.trim_start().starts_with("sha256") { format!("sha256 = \"{sha256}\"") } else { line.into() })
+        .map(
+            |line| if line.trim_start().starts_with("sha256") { format!("sha256 = \"{sha256}\"") } else { line.into() },
+        )
         .collect();
     let to = folder.join("dist/plugin.toml");
     std::fs::write(&to, pinned.join("\n") + "\n").map_err(|e| Error::write(&to, e))?;
@@ -84,9 +101,8 @@ fn manifest(folder: &Path, sha256: &str) -> Result<Option<PathBuf>> {
 /// `cargo build --release` of a toolchain that can build for WASM.
 fn toolchain() -> Result<Command> {
     let libraries = Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).output();
-    let has_target = libraries.is_ok_and(|found| {
-        found.status.success() && Path::new(String::from_utf8_lossy(&found.stdout).trim()).is_dir()
-    });
+    let has_target = libraries
+        .is_ok_and(|found| found.status.success() && Path::new(String::from_utf8_lossy(&found.stdout).trim()).is_dir());
     if has_target {
         let mut command = Command::new("cargo");
         command.args(["build", "--release"]);
@@ -114,7 +130,8 @@ fn toolchain() -> Result<Command> {
 /// The newest source of the standard library that the system has.
 fn system_library() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/src").ok()?.flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> = folders.map(|path| path.join("library")).filter(|path| path.join("std").is_dir()).collect();
+    let mut found: Vec<PathBuf> =
+        folders.map(|path| path.join("library")).filter(|path| path.join("std").is_dir()).collect();
     found.sort();
     found.pop().filter(|_| Path::new("/usr/bin/cargo").is_file() && Path::new("/usr/bin/rustc").is_file())
 }

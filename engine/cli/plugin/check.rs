@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::Result;
 use querywright::Error;
-use querywright::plugin::{Grant, PluginOptions, check};
+use querywright::plugin::{PluginOptions, check};
 
 use crate::{open, progress};
 
 /// Requests of the data set that a plugin is tried with.
 const REQUESTS: usize = 200;
 
-pub fn run(file: &Path, data: &str, json: bool) -> Result<()> {
+pub fn run(file: &Path, data: &str, granted: PluginOptions, json: bool) -> Result<()> {
     let bytes = super::read(file)?;
     let dataset = open::dataset(data)?;
     let mut texts: Vec<String> = Vec::new();
@@ -19,8 +19,7 @@ pub fn run(file: &Path, data: &str, json: bool) -> Result<()> {
         texts.extend(dataset.split(split)?.into_iter().map(|query| query.text.clone()));
     }
     texts.truncate(REQUESTS);
-    let options =
-        PluginOptions { manifest: super::manifest(file)?, grant: Grant::default(), ..PluginOptions::default() };
+    let options = PluginOptions { manifest: super::manifest(file)?, ..granted };
     let spinner = progress::spinner(format!("checking {}", file.display()));
     let report = check(&super::name(file), &bytes, &dataset.catalog, &options, &texts)?;
     spinner.finish_and_clear();
@@ -47,5 +46,6 @@ pub fn run(file: &Path, data: &str, json: bool) -> Result<()> {
         return Ok(());
     }
     let failed = report.items.iter().filter(|item| item.failure.is_some()).count();
-    Err(Error::argument("plugin check", format!("{failed} of {} rules failed", report.items.len()), "mend the plugin").into())
+    Err(Error::argument("plugin check", format!("{failed} of {} rules failed", report.items.len()), "mend the plugin")
+        .into())
 }

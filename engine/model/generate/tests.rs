@@ -102,14 +102,12 @@ fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_form
     let sampling = SamplingConfig { max_completion_length: 20, temperature: 0.8, ..Default::default() };
     let options = GenerateOptions { sampling: &sampling, completions: 3, stop: &[], seed: 4, deadline: Deadline::NONE };
     let deltas = adapter.deltas();
-    let (groups, tape) =
-        generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), deltas, &options).unwrap();
+    let (groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), deltas, &options).unwrap();
     let tokens = groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect());
     let predictions = tape.predictions(tokens);
     let said = groups.iter().flatten().flat_map(|c| c.log_probabilities.iter().zip(&c.entropies));
-    let sampled: Vec<crate::kernels::TokenStatistics> = said
-        .map(|(l, e)| crate::kernels::TokenStatistics { log_probability: *l, entropy: *e })
-        .collect();
+    let sampled: Vec<crate::kernels::TokenStatistics> =
+        said.map(|(l, e)| crate::kernels::TokenStatistics { log_probability: *l, entropy: *e }).collect();
     for entropy in [0.0, 0.2] {
         let weights: Vec<(f32, f32)> =
             (0..sampled.len()).map(|i| (((i * 7) % 5) as f32 - 2.0, entropy * (i % 3) as f32)).collect();
@@ -117,8 +115,7 @@ fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_form
             let mut gradients = Decoder::zero_gradients(deltas);
             let objective =
                 crate::model::Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled };
-            let formed =
-                f.decoder.backward(tape.recording(), &tape.tree(), objective, deltas, &mut gradients).unwrap();
+            let formed = f.decoder.backward(tape.recording(), &tape.tree(), objective, deltas, &mut gradients).unwrap();
             (adapter.flatten(&gradients), formed.iter().flatten().count())
         };
         let ((kept, few), (again, all)) = (gradients(&sampled), gradients(&[]));
@@ -158,8 +155,7 @@ fn drafts_change_no_token_and_no_number() {
 fn drafts_save_passes_where_a_completion_copies_its_request() {
     let f = fixture(Precision::F32);
     let greedy = SamplingConfig::greedy(24);
-    let options =
-        GenerateOptions { sampling: &greedy, completions: 1, stop: &[], seed: 11, deadline: Deadline::NONE };
+    let options = GenerateOptions { sampling: &greedy, completions: 1, stop: &[], seed: 11, deadline: Deadline::NONE };
     let passes_of = |tokens: Vec<u32>| {
         let prompts = [PromptTokens { stream: 0, tokens }];
         let Fixture { decoder, tokenizer } = &f;

@@ -1,16 +1,20 @@
 //! BM25 in the sandbox: the analysis, the Boolean language and the scoring of the native retriever, compiled from the
-//! same files, over an index of its own. k1 is 1.2, b is 0.75. Rankings and scores equal the native ones.
+//! same files, over an index of its own. k1 is 1.2, b is 0.75. Rankings equal the native ones but for the last bit of
+//! scores: the logarithm is the C library's there and Rust's here.
 
 /// Files that the native retriever and this plugin share, under the paths by which they import each other.
 mod retrieve {
+    #[rustfmt::skip]
     #[allow(dead_code, reason = "the native side uses more of it")]
     #[path = "../../../../engine/retrieve/analysis.rs"]
     pub mod analysis;
+    #[rustfmt::skip]
     #[allow(dead_code, reason = "the native side uses more of it")]
     #[path = "../../../../engine/retrieve/boolean.rs"]
     pub mod boolean;
     pub mod bm25 {
         pub mod index;
+        #[rustfmt::skip]
         #[allow(dead_code, reason = "the native side uses more of it")]
         #[path = "../../../../../engine/retrieve/bm25/score.rs"]
         mod score;

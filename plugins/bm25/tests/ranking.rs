@@ -4,8 +4,6 @@ use bm25::Bm25;
 use querywright_plugin::testing::run;
 use querywright_plugin::{Document, QueryLanguage, Request};
 
-
-
 fn documents() -> Vec<Document> {
     let texts = [
         ("Tea kettle", "a steel kettle for tea"),

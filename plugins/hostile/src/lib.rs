@@ -5,15 +5,18 @@
 //! | the first document's first field | `load:loop`, `commit:loop` | never returns |
 //! | | `load:trap`, `commit:trap` | traps |
 //! | | `load:memory`, `commit:memory` | takes memory without end |
-//! | | `load:fault` | a fault of a million control characters |
-//! | a request's text | `loop`, `trap`, `recurse`, `memory` | never returns, traps, nests without end, takes memory |
-//! | | `nan`, `infinite` | a score that is no number |
+//! | | `load:crumbs`, `commit:crumbs` | takes memory without end, a few bytes at a time |
+//! | | `load:recurse`, `commit:recurse` | nests without end |
+//! | | `load:fault`, `commit:fault` | a fault of a million control characters |
+//! | a request's text | `loop`, `trap`, `recurse`, `memory`, `crumbs` | the same |
+//! | | `nan`, `infinite`, `minus-infinite` | a score that is no number |
 //! | | `unknown`, `duplicate`, `unsorted`, `excluded`, `many` | hits that break the contract |
 //! | | `fewer`, `more` | another number of answers than requests |
 //! | | `huge-list`, `huge-text` | five million hits; a fault of 50 million characters |
 //! | | `flood` | 100,000 lines of log with escape codes |
 //! | | `count` | how often it was asked, as a score: a state that is kept |
-//! | | `remember:X`, `recall` | keeps X; gives the length of what was kept |
+//! | | `remember:X`, `recall`, `repeat` | keeps X; gives its length as a score; says X as a fault |
+//! | | `address` | an address in its memory as a score |
 //! | anything else | | one hit: item 0 |
 
 use std::cell::RefCell;
@@ -29,6 +32,7 @@ struct State {
     asked: u32,
     kept: String,
     hoard: Vec<Vec<u8>>,
+    crumbs: Vec<Box<[u8]>>,
 }
 
 thread_local! {
@@ -56,6 +60,12 @@ fn hoard() -> ! {
     }
 }
 
+fn crumbs() -> ! {
+    loop {
+        STATE.with_borrow_mut(|state| state.crumbs.push(std::hint::black_box(Box::new([1; 24]))));
+    }
+}
+
 #[allow(unconditional_recursion, reason = "that is the point")]
 fn nest(depth: u64) -> u64 {
     let local = std::hint::black_box([depth; 64]);
@@ -67,8 +77,17 @@ fn misbehave(what: &str) {
         "loop" => forever(),
         "trap" => trap(),
         "memory" => hoard(),
+        "crumbs" => crumbs(),
+        "recurse" => {
+            std::hint::black_box(nest(0));
+        }
         _ => {}
     }
+}
+
+/// What a terminal must never see.
+fn bells() -> Result<(), Fault> {
+    Err(Fault::Invalid("\u{7}".repeat(1_000_000)))
 }
 
 fn hits(list: &[(u32, f32)]) -> Result<Vec<Hit>, Fault> {
@@ -81,9 +100,9 @@ fn answer(request: &Request) -> Result<Vec<Hit>, Fault> {
         state.asked
     });
     match request.text.as_str() {
-        "recurse" => hits(&[(0, nest(0) as f32)]),
         "nan" => hits(&[(0, f32::NAN)]),
         "infinite" => hits(&[(0, f32::INFINITY)]),
+        "minus-infinite" => hits(&[(0, f32::NEG_INFINITY)]),
         "unknown" => hits(&[(u32::MAX, 1.0)]),
         "duplicate" => hits(&[(0, 1.0), (0, 1.0)]),
         "unsorted" => hits(&[(0, 1.0), (1, 2.0)]),
@@ -97,6 +116,8 @@ fn answer(request: &Request) -> Result<Vec<Hit>, Fault> {
         }
         "count" => hits(&[(0, asked as f32)]),
         "recall" => hits(&[(0, STATE.with_borrow(|state| state.kept.len() as f32))]),
+        "repeat" => Err(Fault::Internal(STATE.with_borrow(|state| state.kept.clone()))),
+        "address" => hits(&[(0, std::ptr::from_ref(&*Box::new(asked)).addr() as f32)]),
         text => {
             misbehave(text);
             if let Some(kept) = text.strip_prefix("remember:") {
@@ -117,7 +138,7 @@ impl Guest for Hostile {
         let text = text.unwrap_or_default();
         if let Some(what) = text.strip_prefix("load:") {
             if what == "fault" {
-                return Err(Fault::Invalid("\u{7}".repeat(1_000_000)));
+                return bells();
             }
             misbehave(what);
         }
@@ -131,8 +152,13 @@ impl Guest for Hostile {
 
     fn commit() -> Result<(), Fault> {
         let first = STATE.with_borrow(|state| state.first.clone());
-        misbehave(first.strip_prefix("commit:").unwrap_or_default());
-        Ok(())
+        match first.strip_prefix("commit:") {
+            Some("fault") => bells(),
+            what => {
+                misbehave(what.unwrap_or_default());
+                Ok(())
+            }
+        }
     }
 
     fn recommend(requests: Vec<Request>) -> Vec<Result<Vec<Hit>, Fault>> {

@@ -7,7 +7,9 @@ pub use crate::bindings::querywright::plugin::http::{Header, HttpError, Method, 
 pub use crate::bindings::querywright::plugin::log::Level;
 
 #[cfg(target_arch = "wasm32")]
-use crate::bindings::querywright::plugin::{artifact as theirs_artifact, embed as theirs_embed, http as theirs_http, log as theirs_log};
+use crate::bindings::querywright::plugin::{
+    artifact as theirs_artifact, embed as theirs_embed, http as theirs_http, log as theirs_log,
+};
 
 /// Writes a line to the host's log.
 pub fn log(level: Level, message: &str) {

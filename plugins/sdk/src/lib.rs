@@ -103,11 +103,17 @@ pub fn card(name: &str, version: &str, language: QueryLanguage) -> Card {
 /// The hits of a request from scored items: those with a score above 0, without what is excluded, best first, equal
 /// scores in the order of the items, at most `k`.
 pub fn rank(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> Vec<Hit> {
+    top(scored.into_iter().filter(|(_, score)| *score > 0.0), request)
+}
+
+/// As [`rank`], for scores that may be 0 or less and still mean something, such as inner products. What is not finite is
+/// left out.
+pub fn top(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> Vec<Hit> {
     let mut excluded = request.exclude.clone();
     excluded.sort_unstable();
     let mut hits: Vec<Hit> = scored
         .into_iter()
-        .filter(|(item, score)| *score > 0.0 && score.is_finite() && excluded.binary_search(item).is_err())
+        .filter(|(item, score)| score.is_finite() && excluded.binary_search(item).is_err())
         .map(|(item, score)| Hit { item, score })
         .collect();
     let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
@@ -203,7 +209,7 @@ macro_rules! register {
                     PLUGIN.with_borrow_mut(|plugin| plugin.recommend(&requests))
                 }
             }
-            $crate::bindings::export_plugin!(Guest with_types_in $crate::bindings);
+    $crate::bindings::export_plugin!(Guest with_types_in $crate::bindings);
         };
     };
 }

@@ -177,9 +177,7 @@ impl TextIndex {
     pub fn search(&self, request: &Request) -> io::Result<Vec<Hit>> {
         let analyzer = Analyzer::english();
         let parsed = match request.language {
-            QueryLanguage::Boolean => {
-                Compiler::new(analyzer).group(&boolean::parse(&request.text, &self.names), 1.0)
-            }
+            QueryLanguage::Boolean => Compiler::new(analyzer).group(&boolean::parse(&request.text, &self.names), 1.0),
             QueryLanguage::Plain | QueryLanguage::Natural => None,
         };
         let node: Node = parsed.unwrap_or_else(|| Compiler::new(analyzer).plain(analyzer.tokens(&request.text)));

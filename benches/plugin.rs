@@ -1,0 +1,115 @@
+//! BM25 in the sandbox beside the same scoring native over Tantivy's postings: microseconds a search over synthetic
+//! catalogues, a new instance, the way over the border and back, two threads against one, memory of many instances.
+//!
+//!     cargo bench --bench plugin                 20,000 and 200,000 documents
+//!     cargo bench --bench plugin -- 1000000
+
+use std::time::Instant;
+
+use querywright::catalog::{Catalog, CatalogBuilder};
+use querywright::plugin::{Grant, Limits, Metering, Plugin, PluginOptions, Reuse};
+use querywright::retrieve::{Bm25, Bm25Config};
+use querywright::types::{QueryLanguage, Request, Retriever};
+use rand::{Rng, SeedableRng};
+
+/// Words of the synthetic language; their frequencies fall as 1 / rank.
+const WORDS: usize = 30_000;
+/// Searches of a reading.
+const SEARCHES: usize = 1_000;
+
+fn main() -> anyhow::Result<()> {
+    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
+    let component = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/bm25/dist/bm25.wasm"))?;
+    for size in if sizes.is_empty() { vec![20_000, 200_000] } else { sizes } {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+        let catalog = std::sync::Arc::new(synthetic(size, &mut rng));
+        let requests: Vec<Request> = (0..SEARCHES).map(|_| request(&words(3, &mut rng))).collect();
+        println!("{size} documents, {SEARCHES} requests of 3 words, medians of 5 readings in turn");
+        let native = Bm25::in_memory(catalog.clone(), Bm25Config::default())?;
+        let limits = Limits { memory_mib: 2048, load_ms: 600_000, instances: 64, ..Limits::default() };
+        let load = |metering, reuse| -> anyhow::Result<Plugin> {
+            let options = PluginOptions {
+                grant: Grant { limits, ..Grant::default() },
+                metering,
+                reuse,
+                ..PluginOptions::default()
+            };
+            Ok(Plugin::from_bytes("bm25", &component, &catalog, options, &|_, _| {})?)
+        };
+        let begun = Instant::now();
+        let plugin = load(Metering::Clock, Reuse::UntilFault)?;
+        println!("  prepared in {:.2} s", begun.elapsed().as_secs_f64());
+        let (fuel, fresh) = (load(Metering::Fuel, Reuse::EachSearch)?, load(Metering::Clock, Reuse::EachSearch)?);
+        let rows: [(&str, &dyn Retriever); 4] = [
+            ("native", &native),
+            ("plugin", &plugin),
+            ("plugin, a fresh instance each", &fresh),
+            ("plugin, fresh and with fuel", &fuel),
+        ];
+        let mut readings = vec![Vec::new(); rows.len()];
+        for _ in 0..5 {
+            for ((_, retriever), readings) in rows.iter().zip(&mut readings) {
+                readings.push(one_by_one(*retriever, &requests)?);
+            }
+        }
+        let medians: Vec<f64> = readings.iter_mut().map(median).collect();
+        for ((name, _), found) in rows.iter().zip(&medians) {
+            println!("  {name:<32} {found:>9.1} µs a search, {:.2} of native", found / medians[0]);
+        }
+        // A word that no document has: what is left is the border.
+        let empty = vec![request("nosuchword"); SEARCHES];
+        let mut border: Vec<f64> = (0..5).map(|_| one_by_one(&plugin, &empty)).collect::<anyhow::Result<_>>()?;
+        println!("  {:<32} {:>9.1} µs", "a search that finds nothing", median(&mut border));
+        let mut ratios = Vec::new();
+        for _ in 0..5 {
+            let alone = one_by_one(&plugin, &requests)? * 2.0;
+            let begun = Instant::now();
+            std::thread::scope(|scope| -> anyhow::Result<()> {
+                let workers: Vec<_> = (0..2).map(|_| scope.spawn(|| one_by_one(&plugin, &requests))).collect();
+                for worker in workers {
+                    worker.join().map_err(|_| anyhow::anyhow!("a worker ended early"))??;
+                }
+                Ok(())
+            })?;
+            ratios.push(alone * SEARCHES as f64 / (begun.elapsed().as_secs_f64() * 1e6));
+        }
+        println!("  {:<32} {:>9.2} times one", "two threads", median(&mut ratios));
+    }
+    Ok(())
+}
+
+/// Microseconds a search.
+fn one_by_one(retriever: &dyn Retriever, requests: &[Request]) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    for request in requests {
+        for answer in retriever.retrieve(std::slice::from_ref(request)) {
+            std::hint::black_box(answer?);
+        }
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1e6 / requests.len() as f64)
+}
+
+fn median(readings: &mut Vec<f64>) -> f64 {
+    readings.sort_by(f64::total_cmp);
+    readings[readings.len() / 2]
+}
+
+fn request(text: &str) -> Request {
+    Request { text: text.into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 10 }
+}
+
+/// Words whose frequencies fall as 1 / rank.
+fn words(count: usize, rng: &mut impl Rng) -> String {
+    let word = |u: f64| format!("w{}x", ((WORDS as f64).powf(u)) as usize);
+    (0..count).map(|_| word(rng.random())).collect::<Vec<_>>().join(" ")
+}
+
+fn synthetic(size: usize, rng: &mut impl Rng) -> Catalog {
+    let mut builder = CatalogBuilder::new();
+    for n in 0..size {
+        let length = rng.random_range(4..16);
+        // Ids are unique, so nothing is refused.
+        let _ = builder.push(&n.to_string(), [("text", words(length, rng))]);
+    }
+    builder.finish()
+}

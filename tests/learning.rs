@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use querywright::error::{Fault, FaultKind};
+use querywright::plugin::{Metering, Plugin, PluginOptions};
 use querywright::retrieve::Bm25;
 use querywright::train::log::{CompletionRecord, CompletionsLog, StepMetrics, name};
 use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
@@ -70,6 +71,37 @@ fn the_mean_reward_rises_on_what_the_environment_likes() {
     let (before, after) = (mean(&first[..5]), mean(&first[first.len() - 5..]));
     assert!(after > before + 0.2, "the mean reward went from {before:.3} to {after:.3}: {first:.2?}");
     assert_eq!(rewards("second"), first, "the same seed learns the same way");
+}
+
+#[test]
+fn a_plugin_metered_by_fuel_gives_the_rewards_of_the_native_retriever_every_time() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("shop");
+    tiny::write_shop(&data);
+    let component = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/bm25/dist/bm25.wasm");
+    let run = |name: &str, plugin: bool| {
+        let mut config = tiny::config(&data, &home.path().join(name), 4);
+        // The user's words alone would always find the same: they weigh little, so that what the model adds decides.
+        config.prompt.original_weight = 0.01;
+        config.train.generation_batch_size = 32;
+        let materials = tiny::materials_with(&config, &data, |bm25| {
+            if !plugin {
+                return Arc::new(bm25) as Arc<dyn Retriever>;
+            }
+            let options = PluginOptions { metering: Metering::Fuel, ..PluginOptions::default() };
+            let plugin = Plugin::open(Path::new(component), bm25.catalog(), options).unwrap();
+            // The prompt is made from the card: the same words for both.
+            assert_eq!(plugin.card().languages, bm25.card().languages);
+            Arc::new(plugin)
+        });
+        let steps = train(&config, &materials).1;
+        let values = |m: &StepMetrics| [name::REWARD, name::LOSS, name::GRAD_NORM].map(|n| m.get(n).unwrap());
+        steps.iter().map(values).collect::<Vec<_>>()
+    };
+    let (first, second, native) = (run("first", true), run("second", true), run("native", false));
+    assert_eq!(first, second, "the same seed, the same rewards");
+    assert_eq!(first, native);
+    assert!(first.iter().any(|[reward, ..]| *reward != first[0][0]), "rewards that never change show nothing: {first:?}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
                 readings.push(one_by_one(*retriever, &requests)?);
             }
         }
-        let medians: Vec<f64> = readings.iter_mut().map(median).collect();
+        let medians: Vec<f64> = readings.iter_mut().map(|r| median(r)).collect();
         for ((name, _), found) in rows.iter().zip(&medians) {
             println!("  {name:<32} {found:>9.1} µs a search, {:.2} of native", found / medians[0]);
         }
@@ -89,7 +89,7 @@ fn one_by_one(retriever: &dyn Retriever, requests: &[Request]) -> anyhow::Result
     Ok(begun.elapsed().as_secs_f64() * 1e6 / requests.len() as f64)
 }
 
-fn median(readings: &mut Vec<f64>) -> f64 {
+fn median(readings: &mut [f64]) -> f64 {
     readings.sort_by(f64::total_cmp);
     readings[readings.len() / 2]
 }

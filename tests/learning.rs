@@ -101,7 +101,10 @@ fn a_plugin_metered_by_fuel_gives_the_rewards_of_the_native_retriever_every_time
     let (first, second, native) = (run("first", true), run("second", true), run("native", false));
     assert_eq!(first, second, "the same seed, the same rewards");
     assert_eq!(first, native);
-    assert!(first.iter().any(|[reward, ..]| *reward != first[0][0]), "rewards that never change show nothing: {first:?}");
+    assert!(
+        first.iter().any(|[reward, ..]| *reward != first[0][0]),
+        "rewards that never change show nothing: {first:?}"
+    );
 }
 
 #[test]

@@ -350,6 +350,37 @@ fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
     }
 }
 
+/// Resident memory of this process, in KiB; none where the system does not say.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+}
+
+/// As many requests as `QUERYWRIGHT_SOAK` says, 20,000 by default; one of a hundred is a fault.
+#[test]
+fn a_soak_with_faults_keeps_memory_flat_and_answers_right() {
+    let count: usize = std::env::var("QUERYWRIGHT_SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    let plugin = load("hostile", "", options(Metering::Clock)).unwrap();
+    let faults = ["trap", "nan", "recurse", "unknown", "fewer"];
+    let mut before = None;
+    for turn in 0..count / 100 {
+        let mut batch = vec![request("fine"); 100];
+        batch[turn % 100] = request(faults[turn % faults.len()]);
+        for (place, answer) in plugin.retrieve(&batch).into_iter().enumerate() {
+            assert_eq!(answer.is_ok(), place != turn % 100, "turn {turn}, request {place}: {answer:?}");
+            assert!(answer.is_err() || answer.unwrap().hits[0].doc == 0);
+        }
+        if turn == count / 400 {
+            before = resident();
+        }
+    }
+    if let (Some(before), Some(after)) = (before, resident()) {
+        println!("{count} requests; {before} KiB after a quarter, {after} at the end");
+        // Other tests run in this process at the same time, so the bound is one for leaks and not for noise.
+        assert!(after < before + (256 << 10), "{before} KiB became {after}");
+    }
+}
+
 #[test]
 fn the_dense_plugin_ranks_by_the_hosts_vectors() {
     /// Counts letters: texts that share letters are near.
@@ -363,10 +394,10 @@ fn the_dense_plugin_ranks_by_the_hosts_vectors() {
         }
     }
     fn letters(text: &str) -> Vec<f32> {
-        let mut vector = vec![0f32; 26];
+        let mut vector = [0f32; 26];
         text.bytes().filter(u8::is_ascii_lowercase).for_each(|b| vector[usize::from(b - b'a')] += 1.0);
         let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-9);
-        vector.iter().map(|v| v / norm).collect()
+        vector.map(|v| v / norm).to_vec()
     }
     let shop = demo::demo(demo::SEED).unwrap();
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

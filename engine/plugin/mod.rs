@@ -8,7 +8,7 @@
 //!
 //! A [`Plugin`] is a [`Retriever`](crate::types::Retriever). While it is prepared it loads the catalogue; then its memory
 //! is taken into a new component, from which every instance begins. A trap, a limit or an answer that breaks the contract
-//! is a typed [`Fault`](crate::Fault) of one request; the instance is thrown away and the next request finds another.
+//! is a typed [`Fault`](crate::error::Fault) of one request; the instance is thrown away and the next request finds another.
 //! [`check`] reports whether a component keeps the contract and what it costs; [`PluginSlot`] exchanges one for
 //! another.
 //!

@@ -53,7 +53,7 @@ impl Decoder {
     /// Adds the gradient of an objective to `gradients`.
     ///
     /// Gives the log-probabilities and entropies of the predictions whose logits were formed anew: those that have a
-    /// weight and of which the sampler kept no distribution, and every [`CHECKED`]th of the others.
+    /// weight and of which the sampler kept no distribution, and one in 32 of the others.
     ///
     /// # Errors
     /// A token outside the vocabulary.
@@ -116,7 +116,7 @@ impl Decoder {
 
 /// One in so many predictions is formed anew although the sampler kept its distribution, so that the gap between the
 /// sampler's numbers and the trainer's is measured and not assumed.
-pub const CHECKED: usize = 32;
+const CHECKED: usize = 32;
 
 /// Rows that go back through the feed-forward half together: few enough for their buffers to stay in the cache.
 const CHUNK: usize = 384;

@@ -264,16 +264,7 @@ impl Plugin {
             let detail = format!("it gave {} answers to {} requests", answers.len(), requests.len());
             return Err((FaultKind::Parse, detail));
         }
-        running.served = running.served.saturating_add(1);
-        let keep = match self.reuse {
-            Reuse::EachSearch => false,
-            Reuse::Searches(most) => running.served < most,
-            Reuse::UntilFault => true,
-        };
-        if keep {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(running);
-        }
-        Ok(answers
+        let judged: Vec<Result<Ranking, Fault>> = answers
             .iter()
             .zip(requests)
             .map(|(answer, request)| match answer {
@@ -282,7 +273,20 @@ impl Plugin {
                 }
                 Err(fault) => Err(self.fault(answer::kind(fault), answer::sentence(fault))),
             })
-            .collect())
+            .collect();
+        running.served = running.served.saturating_add(1);
+        let keep = match self.reuse {
+            Reuse::EachSearch => false,
+            Reuse::Searches(most) => running.served < most,
+            // Who broke the contract once is not asked again.
+            Reuse::UntilFault => {
+                !judged.iter().any(|answer| answer.as_ref().is_err_and(|f| f.kind == FaultKind::Parse))
+            }
+        };
+        if keep {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(running);
+        }
+        Ok(judged)
     }
 
     /// What a request costs on an instance of its own; none where it fails. Fuel is 0 where it is not counted.

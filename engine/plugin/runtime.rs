@@ -8,6 +8,7 @@ use wasmtime::{
 };
 
 use super::Limits;
+use super::answer::words;
 use super::interfaces::State;
 use super::meter::MOST_PARTS;
 use crate::error::FaultKind;
@@ -81,19 +82,20 @@ pub(super) fn serving(metering: Metering, limits: &Limits) -> wasmtime::Result<E
 
 /// Has the epoch of an engine advanced as long as it lives.
 fn ticking(engine: Engine) -> wasmtime::Result<Engine> {
-    static ENGINES: OnceLock<Mutex<Vec<EngineWeak>>> = OnceLock::new();
+    /// None where there is no thread for the clock: then no plugin may run.
+    static ENGINES: OnceLock<Option<Mutex<Vec<EngineWeak>>>> = OnceLock::new();
     let engines = ENGINES.get_or_init(|| {
         let tick = || loop {
             std::thread::sleep(TICK);
-            if let Some(engines) = ENGINES.get() {
+            if let Some(Some(engines)) = ENGINES.get() {
                 let mut engines = engines.lock().unwrap_or_else(PoisonError::into_inner);
                 engines.retain(|engine| engine.upgrade().map(|engine| engine.increment_epoch()).is_some());
             }
         };
-        // Without its clock no plugin may run: the failure is noticed when the first deadline is asked for.
-        drop(std::thread::Builder::new().name("plugin-clock".into()).spawn(tick));
-        Mutex::new(Vec::new())
+        let clock = std::thread::Builder::new().name("plugin-clock".into()).spawn(tick);
+        clock.is_ok().then(|| Mutex::new(Vec::new()))
     });
+    let Some(engines) = engines else { wasmtime::bail!("there is no thread for the clock of plugins") };
     engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine.weak());
     Ok(engine)
 }
@@ -123,7 +125,7 @@ pub(super) fn explain(error: &wasmtime::Error, store: &Store<State>, limit: &str
     let ceiling = store.data().meter.hit.as_ref().map_or(String::new(), |hit| format!(" after it ran into {hit}"));
     let place = error.downcast_ref::<wasmtime::WasmBacktrace>().map_or(String::new(), |trace| {
         let frame = |frame: &wasmtime::FrameInfo| {
-            frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), str::to_owned)
+            frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), words)
         };
         let frames: Vec<String> = trace.frames().iter().take(8).map(frame).collect();
         if frames.is_empty() { String::new() } else { format!("; in {}", frames.join(" < ")) }

@@ -1,5 +1,5 @@
 //! BM25 in the sandbox beside the same scoring native over Tantivy's postings: microseconds a search over synthetic
-//! catalogues, a new instance, the way over the border and back, two threads against one, memory of many instances.
+//! catalogues, kept instances and fresh ones, the way over the border and back, two threads against one.
 //!
 //!     cargo bench --bench plugin                 20,000 and 200,000 documents
 //!     cargo bench --bench plugin -- 1000000

@@ -183,7 +183,11 @@ impl Plugin {
                 content: String::new(),
             },
         };
-        let digest = cache::key(&[inspection.sha256.as_bytes(), catalog.digest().as_bytes()]);
+        let mut decides = vec![inspection.sha256.as_bytes(), catalog.digest().as_bytes()];
+        for name in &plugin.capabilities.artifact {
+            decides.extend([name.as_bytes(), plugin.services.artifacts.get(name).map_or(&[][..], |bytes| &bytes[..])]);
+        }
+        let digest = cache::key(&decides);
         let described = plugin.describe(digest, if content.is_empty() { "documents" } else { &content });
         plugin.card = described.map_err(|detail| refusal(&id, detail, "mend `describe`"))?;
         // `describe` may be asked before anything was loaded, so a plugin cannot know the catalogue's fields there.

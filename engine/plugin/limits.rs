@@ -32,6 +32,11 @@ pub struct Limits {
     pub log_bytes: u64,
 }
 
+/// What a 32-bit memory can have: 4 GiB.
+const MOST_MIB: u64 = 4096;
+/// A day.
+const MOST_MS: u64 = 24 * 60 * 60 * 1000;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -71,7 +76,7 @@ impl Limits {
     /// Refuses limits under which no plugin could run. A plugin can do without tables, logs and host calls.
     ///
     /// # Errors
-    /// When sizes, instances, fuel or times are 0.
+    /// When sizes, instances, fuel or times are 0, sizes beyond 4 GiB or times beyond a day.
     pub fn validate(&self) -> Result<()> {
         for (key, value) in [
             ("component_mib", self.component_mib),
@@ -85,6 +90,18 @@ impl Limits {
         ] {
             if value == 0 {
                 return Err(Error::argument(format!("limits.{key}"), "found 0", "a plugin needs at least 1 to run"));
+            }
+        }
+        for (key, value, most) in [
+            ("component_mib", self.component_mib, MOST_MIB),
+            ("memory_mib", self.memory_mib, MOST_MIB),
+            ("compile_ms", self.compile_ms, MOST_MS),
+            ("load_ms", self.load_ms, MOST_MS),
+            ("call_ms", self.call_ms, MOST_MS),
+        ] {
+            if value > most {
+                let remedy = format!("give at most {most}");
+                return Err(Error::argument(format!("limits.{key}"), format!("found {value}"), remedy));
             }
         }
         Ok(())

@@ -21,7 +21,7 @@ pub enum Metering {
     #[default]
     Clock,
     /// By instructions, [`Limits::fuel`], each request on a fresh instance: the same answer or the same fault every
-    /// time, for training and benchmarks. About a third slower. The clock still guards calls to the host.
+    /// time, for training and benchmarks. HTTP is still bounded by [`Limits::call_ms`].
     Fuel,
 }
 

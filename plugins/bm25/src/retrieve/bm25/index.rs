@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use querywright_plugin::{Document, Hit, QueryLanguage, Request};
+use querywright_plugin::{Document, Hit, QueryLanguage, Request, top};
 
 use super::score::{Compiler, Leaf, Node};
 use crate::retrieve::analysis::Analyzer;
@@ -181,18 +181,7 @@ impl TextIndex {
             QueryLanguage::Plain | QueryLanguage::Natural => None,
         };
         let node: Node = parsed.unwrap_or_else(|| Compiler::new(analyzer).plain(analyzer.tokens(&request.text)));
-        let mut excluded = request.exclude.clone();
-        excluded.sort_unstable();
-        let matches = self.matches(&node)?.into_iter().filter(|(item, _)| excluded.binary_search(item).is_err());
-        let mut hits: Vec<Hit> = matches.map(|(item, score)| Hit { item, score: score as f32 }).collect();
-        let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
-        let k = request.k as usize;
-        if k < hits.len() {
-            hits.select_nth_unstable_by(k, order);
-            hits.truncate(k);
-        }
-        hits.sort_unstable_by(order);
-        Ok(hits)
+        Ok(top(self.matches(&node)?.into_iter().map(|(item, score)| (item, score as f32)), request))
     }
 
     /// How many documents there are.

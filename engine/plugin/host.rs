@@ -134,7 +134,7 @@ impl Plugin {
         let services = Arc::new(services);
         let unusable =
             |e: wasmtime::Error| refusal(&id, format!("{e:#}"), "lower limits.instances or limits.memory_mib");
-        let engine = runtime::serving(metering, &limits).map_err(unusable)?;
+        let engine = runtime::serving(metering, &limits, &inspection).map_err(unusable)?;
         let preparation =
             Preparation { id: &id, catalog, capabilities: &capabilities, services: &services, metering, progress };
         // With host interfaces the memory depends on what they answered.
@@ -158,7 +158,7 @@ impl Plugin {
         // under the digest of component, catalogue, engine and limits. The cache is a folder that only this user can
         // write to, and the bytes in memory are those whose digest was checked.
         let component = unsafe { Component::deserialize(&engine, &compiled) }.map_err(unusable)?;
-        let linked = prepare::linker(&engine).and_then(|linker| linker.instantiate_pre(&component));
+        let linked = prepare::linker(&engine, &component).and_then(|linker| linker.instantiate_pre(&component));
         let instances = linked.and_then(PluginPre::new).map_err(|e| {
             refusal(&id, format!("{e:#}"), "build it against the version of the contract that this host speaks")
         })?;

@@ -4,7 +4,8 @@ use sha2::{Digest, Sha256};
 use wasmparser::{ComponentExternalKind, Parser, Payload};
 
 use super::contract::{IMPORTS, PACKAGE, RECOMMENDER, VERSION};
-use super::{hex, refusal};
+use super::meter::MOST_PARTS;
+use super::{hex, refusal, system};
 use crate::error::Result;
 
 /// What a component file holds.
@@ -20,6 +21,10 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// Core modules inside.
     pub modules: usize,
+    /// Linear memories of all modules.
+    pub memories: usize,
+    /// Tables of all modules.
+    pub tables: usize,
     /// Functions of all modules.
     pub functions: u32,
     /// Bytes of the longest function: what a compiler needs time for.
@@ -51,6 +56,8 @@ impl Inspection {
             imports: Vec::new(),
             exports: Vec::new(),
             modules: 0,
+            memories: 0,
+            tables: 0,
             functions: 0,
             longest_function: 0,
         };
@@ -63,6 +70,8 @@ impl Inspection {
                 }
                 Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::MemorySection(section) => found.memories += section.count() as usize,
+                Payload::TableSection(section) => found.tables += section.count() as usize,
                 Payload::CodeSectionEntry(body) => {
                     found.functions += 1;
                     found.longest_function = found.longest_function.max(body.range().len());
@@ -104,7 +113,7 @@ impl Inspection {
         }
         for import in &self.imports {
             let known = IMPORTS.iter().any(|interface| *import == format!("{PACKAGE}/{interface}@{VERSION}"));
-            if known {
+            if known || system::knows(import) {
                 continue;
             }
             let newer = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
@@ -114,8 +123,9 @@ impl Inspection {
                     format!("build it against {PACKAGE}@{VERSION}, or use a host that speaks its version"),
                 ),
                 None if import.starts_with("wasi:") => (
-                    format!("it imports {import}, and plugins have no system to call"),
-                    "build it for wasm32-unknown-unknown, as `querywright plugin build` does".to_owned(),
+                    format!("it imports {import}, and of WASI this host knows 0.2 without the web"),
+                    "build it for wasm32-unknown-unknown, as `querywright plugin build` does, or for wasm32-wasip2"
+                        .to_owned(),
                 ),
                 None => (
                     format!("it imports {import}, which no host provides"),
@@ -123,6 +133,12 @@ impl Inspection {
                 ),
             };
             return Err(refusal(name, found, remedy));
+        }
+        for (what, count) in [("modules", self.modules), ("memories", self.memories), ("tables", self.tables)] {
+            if count > MOST_PARTS {
+                let found = format!("it has {count} {what}, and {MOST_PARTS} are allowed");
+                return Err(refusal(name, found, "link it into fewer"));
+            }
         }
         if self.longest_function > LONGEST_FUNCTION {
             let found = format!("a function has {} bytes, and {LONGEST_FUNCTION} are allowed", self.longest_function);

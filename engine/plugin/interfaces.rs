@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::contract::querywright::plugin::{artifact, embed, http, log, types};
 use super::meter::Meter;
 use super::services::{LogLevel, Services};
+use super::system::System;
 use super::{Capabilities, web};
 
 /// What an instance's calls to the host see.
@@ -13,12 +14,28 @@ pub(super) struct State {
     pub(super) capabilities: Arc<Capabilities>,
     pub(super) services: Arc<Services>,
     pub(super) meter: Meter,
+    pub(super) system: System,
 }
 
 impl State {
     pub(super) fn new(id: &Arc<str>, capabilities: &Arc<Capabilities>, services: &Arc<Services>) -> Self {
         let meter = Meter::new(capabilities.limits);
-        Self { id: id.clone(), capabilities: capabilities.clone(), services: services.clone(), meter }
+        Self {
+            id: id.clone(),
+            capabilities: capabilities.clone(),
+            services: services.clone(),
+            meter,
+            system: System::default(),
+        }
+    }
+
+    /// A line for the log, where that was granted and the call has not said enough.
+    pub(super) fn log(&mut self, level: LogLevel, message: &str) {
+        let Some(sink) = self.services.log.as_ref().filter(|_| self.capabilities.log) else { return };
+        // An empty line costs something, too.
+        if self.meter.take_log(message.len() + 16) {
+            sink(&self.id, level, &printable(message));
+        }
     }
 }
 
@@ -26,18 +43,13 @@ impl types::Host for State {}
 
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) {
-        let Some(sink) = self.services.log.as_ref().filter(|_| self.capabilities.log) else { return };
-        // An empty line costs something, too.
-        if !self.meter.take_log(message.len() + 16) {
-            return;
-        }
         let level = match level {
             log::Level::Error => LogLevel::Error,
             log::Level::Warn => LogLevel::Warn,
             log::Level::Info => LogLevel::Info,
             log::Level::Debug => LogLevel::Debug,
         };
-        sink(&self.id, level, &printable(&message));
+        self.log(level, &message);
     }
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Length of the component file, in MiB. Default 16.
+    /// Length of the component file, in MiB. Default 32.
     pub component_mib: u64,
     /// Milliseconds that compiling may take. Default 60,000.
     pub compile_ms: u64,
@@ -40,7 +40,7 @@ const MOST_MS: u64 = 24 * 60 * 60 * 1000;
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            component_mib: 16,
+            component_mib: 32,
             compile_ms: 60_000,
             load_ms: 60_000,
             load_fuel: 1_000_000_000_000,

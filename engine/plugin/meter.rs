@@ -19,8 +19,8 @@ pub(super) struct Meter {
     pub(super) hit: Option<String>,
 }
 
-/// Memories, tables and core instances that one component may have.
-pub(super) const MOST_PARTS: usize = 16;
+/// Memories, and tables, and core instances that one component may have.
+pub(super) const MOST_PARTS: usize = 64;
 
 impl Meter {
     pub(super) fn new(limits: Limits) -> Self {

@@ -54,6 +54,7 @@ mod prepare;
 mod reload;
 mod runtime;
 mod services;
+mod system;
 mod web;
 
 pub use capability::{Capabilities, Grant, Wanted};

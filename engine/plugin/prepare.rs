@@ -11,7 +11,7 @@ use wasmtime_wizer::{ComponentInstanceState, Wizer};
 use super::contract::{self, Document, Field, Plugin as World};
 use super::interfaces::State;
 use super::runtime::{self, Allowance, Metering};
-use super::{Capabilities, Services, refusal};
+use super::{Capabilities, Services, refusal, system};
 use crate::catalog::Catalog;
 use crate::error::Result;
 
@@ -29,10 +29,11 @@ pub(super) struct Preparation<'a> {
     pub(super) progress: &'a (dyn Fn(usize, usize) + Sync),
 }
 
-/// Host functions for an engine.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
+/// Host functions for a component.
+pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     World::add_to_linker::<_, wasmtime::component::HasSelf<State>>(&mut linker, |state| state)?;
+    system::add_to_linker(&mut linker, component)?;
     Ok(linker)
 }
 
@@ -100,7 +101,7 @@ impl Preparation<'_> {
                 "give it what it needs, or mend the plugin",
             )
         };
-        let linker = linker(&engine).map_err(unfit)?;
+        let linker = linker(&engine, &component).map_err(unfit)?;
         let instance = linker.instantiate(&mut store, &component).map_err(|e| failed(e, &store, "starting it"))?;
         let plugin = World::new(&mut store, &instance)
             .map_err(|e| refusal(name, format!("{e:#}"), "build it against the contract's version"))?;
@@ -121,6 +122,12 @@ impl Preparation<'_> {
         allow(&mut store).map_err(unfit)?;
         let said = recommender.call_commit(&mut store);
         said.map_err(|e| failed(e, &store, "commit"))?.map_err(|fault| refused(fault, "commit"))?;
+        // An instance that starts from this memory has no handles, and would trap over those that it remembers.
+        let held = store.data().system.handles();
+        if held > 0 {
+            let found = format!("after `commit` it holds {held} handles of the system, as that of standard output");
+            return Err(refusal(name, found, "print, and use the system, in `recommend` alone"));
+        }
         // Reading the memory out is the host's doing, not the plugin's.
         let time = Duration::from_secs(3600);
         runtime::allow(&mut store, self.metering, Allowance { time, fuel: u64::MAX }).map_err(unfit)?;

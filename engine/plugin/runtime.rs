@@ -7,10 +7,10 @@ use wasmtime::{
     Config, Engine, EngineWeak, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Strategy, Trap,
 };
 
-use super::Limits;
 use super::answer::words;
 use super::interfaces::State;
 use super::meter::MOST_PARTS;
+use super::{Inspection, Limits};
 use crate::error::FaultKind;
 
 /// How calls are kept from running for ever.
@@ -59,17 +59,19 @@ pub(super) fn preparing(metering: Metering) -> wasmtime::Result<Engine> {
 }
 
 /// Runs prepared plugins: as many instances as the limits allow, over shared copy-on-write images.
-pub(super) fn serving(metering: Metering, limits: &Limits) -> wasmtime::Result<Engine> {
+pub(super) fn serving(metering: Metering, limits: &Limits, parts: &Inspection) -> wasmtime::Result<Engine> {
     let count = u32::try_from(limits.instances).unwrap_or(u32::MAX);
-    let parts = MOST_PARTS as u32;
+    let each = |parts: usize| u32::try_from(parts.min(MOST_PARTS)).unwrap_or(u32::MAX);
+    // Taking the snapshot adds a module or two.
+    let (modules, memories, tables) = (each(parts.modules + 2), each(parts.memories), each(parts.tables));
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count)
-        .total_core_instances(count.saturating_mul(parts))
-        .total_memories(count)
-        .total_tables(count.saturating_mul(4))
-        .max_core_instances_per_component(parts)
-        .max_memories_per_component(1)
-        .max_tables_per_component(4)
+        .total_core_instances(count.saturating_mul(modules))
+        .total_memories(count.saturating_mul(memories))
+        .total_tables(count.saturating_mul(tables))
+        .max_core_instances_per_component(modules)
+        .max_memories_per_component(memories)
+        .max_tables_per_component(tables)
         .table_elements(usize::try_from(limits.table_elements).unwrap_or(usize::MAX))
         .max_memory_size(usize::try_from(limits.memory_mib << 20).unwrap_or(usize::MAX))
         .max_unused_warm_slots(count);

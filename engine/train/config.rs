@@ -122,6 +122,9 @@ pub struct RunSection {
     /// Words of the documents that such a completion has at most. With 0, in the mode `rewrite`, it has those words of
     /// the query alone that the relevant documents hold: the policy is shown what to leave out. Default 4.
     pub repair_words: usize,
+    /// What such a completion must earn more than the group's best, and a longer one than a shorter. With 0 it stands in
+    /// where it earns as much, too: an example of what is good enough, in most groups. Default 0.02.
+    pub repair_margin: f32,
     /// Gradient norm at most; 0 never clips. Default 1.
     pub max_grad_norm: f64,
     /// Steps between evaluations on the development queries; 0 evaluates at the end alone. Default 20.
@@ -153,6 +156,7 @@ impl Default for RunSection {
             term_credit_coef: 0.0,
             repair_groups: false,
             repair_words: 4,
+            repair_margin: 0.02,
             max_grad_norm: 1.0,
             eval_steps: 20,
             save_steps: 20,
@@ -247,6 +251,13 @@ impl TrainConfig {
                 "train.term_credit_coef",
                 format!("found {}", run.term_credit_coef),
                 "give 0 or a number such as 0.5",
+            );
+        }
+        if !(run.repair_margin.is_finite() && run.repair_margin >= 0.0) {
+            return refuse(
+                "train.repair_margin",
+                format!("found {}", run.repair_margin),
+                "give 0 or a number such as 0.02",
             );
         }
         if run.repair_groups && self.prompt.style != PromptStyle::FewShot {

@@ -175,7 +175,7 @@ impl Environment<'_> {
                     &m.catalog,
                     query,
                     judgements,
-                    self.config.prompt.mode,
+                    (self.config.prompt.mode, m.encoder.prompter().language()),
                     self.config.train.repair_words,
                 )
             })
@@ -192,11 +192,13 @@ impl Environment<'_> {
         for (group, (((completions, readings), rewards), ((texts, proposed), earned))) in groups.enumerate() {
             let value = |reward: &Option<Reward>| reward.as_ref().map_or(f32::NEG_INFINITY, |r| r.value);
             let reached = rewards.iter().map(value).fold(f32::NEG_INFINITY, f32::max);
+            let margin = self.config.train.repair_margin;
             let mut best: Option<(usize, f32)> = None;
             for (index, reward) in earned.iter().enumerate() {
+                let value = value(reward);
                 // Of equally good lists the shortest: the first.
-                if value(reward) > best.map_or(reached + REPAIR_MARGIN, |b| b.1 + REPAIR_MARGIN) {
-                    best = Some((index, value(reward)));
+                if best.map_or(value >= reached + margin, |(_, earlier)| value > earlier + margin) {
+                    best = Some((index, value));
                 }
             }
             let Some((index, _)) = best else { continue };
@@ -260,9 +262,6 @@ impl Environment<'_> {
         Ok(all)
     }
 }
-
-/// What a completion from relevance feedback must earn more than the group's best, and a longer one than a shorter.
-const REPAIR_MARGIN: f32 = 0.02;
 
 fn sample(completion: Completion, counterfactual: Counterfactual) -> Sample {
     Sample {

@@ -1,0 +1,10 @@
+// Features that reach for a system are left out: what remains imports the contract alone.
+import { readFile, writeFile } from 'node:fs/promises';
+import { componentize } from '@bytecodealliance/componentize-js';
+
+const { component } = await componentize(await readFile('words.js', 'utf8'), {
+  witPath: '../../../wit',
+  worldName: 'plugin',
+  disableFeatures: ['random', 'stdio', 'clocks', 'http', 'fetch-event'],
+});
+await writeFile('dist/words.wasm', component);

@@ -116,6 +116,8 @@ pub enum FaultKind {
     Trap,
     /// A plugin said that it cannot answer.
     Refused,
+    /// It failed too often of late and is not asked for a while.
+    Resting,
     /// The index itself failed.
     Index,
 }
@@ -128,6 +130,7 @@ impl std::fmt::Display for FaultKind {
             Self::Parse => "unreadable answer",
             Self::Trap => "plugin trap",
             Self::Refused => "refused",
+            Self::Resting => "resting",
             Self::Index => "index failure",
         })
     }

@@ -1,8 +1,8 @@
 //! `demo`: the main job on the embedded shop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use querywright::train::TrainConfig;
 
 use crate::{open, train};
@@ -10,15 +10,21 @@ use crate::{open, train};
 /// The configuration that the demonstration runs.
 const CONFIG: &str = include_str!("../../examples/configs/demo.toml");
 
+/// The plugin that ranks unless another retriever is named, and its manifest.
+const PLUGIN: &[u8] = include_bytes!("../../plugins/bm25/dist/bm25.wasm");
+const MANIFEST: &str = include_str!("../../plugins/bm25/dist/plugin.toml");
+
 /// Train on the embedded demonstration and show what was learned.
 ///
 /// A shop of 1,536 products described in trade words, and shoppers' requests in everyday words that name a need. A
 /// language model of 135 million parameters learns from the search engine's rankings alone which words find them; held-out
-/// requests, which share no phrase with those that it learned from, show what it learned.
+/// requests, which share no phrase with those that it learned from, show what it learned. The search engine is BM25 as a
+/// plugin in its sandbox, unless another one is named.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   querywright demo
   querywright demo --seed 1 --output-dir runs/demo-1
+  querywright demo --retriever bm25
   querywright demo --max-steps 5 --json")]
 pub struct Args {
     /// The seed of everything random
@@ -30,6 +36,9 @@ pub struct Args {
     /// Where the run is kept; a run found there is continued
     #[arg(long, default_value = "runs/demo")]
     output_dir: PathBuf,
+    /// What ranks: bm25 (native) or a plugin's .wasm file. Without it BM25 as a plugin, which is kept with the run
+    #[arg(long)]
+    retriever: Option<String>,
     /// Print one JSON object in place of tables
     #[arg(long)]
     json: bool,
@@ -42,8 +51,23 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(steps) = args.max_steps {
         config.train.max_steps = steps;
     }
+    config.retriever.plugin = match args.retriever.as_deref() {
+        None => Some(plugin(&config.train.output_dir)?),
+        Some(name) => open::plugin_path(name)?,
+    };
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
     let (outcome, compared) = train::train(&config, true, Some("test"), &measures)?;
     train::report(&outcome, compared.as_ref(), args.json)
+}
+
+/// The plugin as a file of the run.
+fn plugin(run: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(run).with_context(|| format!("cannot make {}", run.display()))?;
+    let component = run.join("bm25.wasm");
+    for (path, bytes) in [(&component, PLUGIN), (&run.join("plugin.toml"), MANIFEST.as_bytes())] {
+        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    eprintln!("ranking by BM25 as a plugin in its sandbox: {} (--retriever bm25 ranks natively)", component.display());
+    Ok(component)
 }

@@ -64,12 +64,29 @@ impl Ranker {
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, or a plugin's file. With a folder the
 /// index of `bm25` is kept there and opened again.
 pub fn retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Ranker> {
-    let path = Path::new(text);
-    if path.extension().is_some_and(|extension| extension == "wasm") {
+    if let Some(path) = component(text) {
         return plugin(path, catalog, PluginOptions::default());
     }
     let index = bm25(catalog, retriever_config(text)?, index)?;
     Ok(Ranker { catalog: catalog.clone(), retriever: index.clone(), bm25: Some(index) })
+}
+
+/// The path of a component, where the name of a retriever is one.
+fn component(text: &str) -> Option<&Path> {
+    let path = Path::new(text);
+    path.extension().is_some_and(|extension| extension == "wasm").then_some(path)
+}
+
+/// What `retriever.plugin` is for a retriever as the command line names it, where a configuration has the settings.
+pub fn plugin_path(text: &str) -> Result<Option<PathBuf>> {
+    match component(text) {
+        Some(path) => Ok(Some(path.to_owned())),
+        None if text == "bm25" => Ok(None),
+        None => {
+            let remedy = "give bm25, whose settings stand in the configuration, or the path of a plugin's .wasm file";
+            Err(Error::argument("--retriever", format!("\"{text}\" is unknown"), remedy).into())
+        }
+    }
 }
 
 /// A plugin's file over a catalogue, with the `plugin.toml` beside it.

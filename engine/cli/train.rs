@@ -24,6 +24,9 @@ pub struct Args {
     /// Set a key over the file, as train.max_steps=50
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// What ranks, in the place of what the file says: bm25 or a plugin's .wasm file
+    #[arg(long)]
+    retriever: Option<String>,
     /// Continue the run in output_dir from its newest checkpoint
     #[arg(long)]
     resume: bool,
@@ -42,7 +45,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let config = TrainConfig::read(&args.config, &args.settings)?;
+    let mut config = TrainConfig::read(&args.config, &args.settings)?;
+    if let Some(retriever) = &args.retriever {
+        config.retriever.plugin = open::plugin_path(retriever)?;
+        config.validate()?;
+    }
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
     let (outcome, compared) = train(&config, args.resume, split, &measures)?;

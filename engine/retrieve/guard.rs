@@ -1,0 +1,300 @@
+//! What happens when a retriever fails: fail closed, fail open, back off.
+//!
+//! A retriever alone fails closed: a request that it cannot answer ends in a [`Fault`]. A [`Guard`] in front of it lets it
+//! rest after some faults in a row, twice as long each time that it fails again, so that a remote side that is down is not
+//! asked a thousand times a second; and with a stand-in it fails open: what the first retriever cannot answer, the second
+//! one does.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Fault, FaultKind, Result};
+use crate::types::{Ranking, Request, Retriever, RetrieverCard};
+
+/// When a retriever rests, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackOff {
+    /// Faults in a row after which it rests; 0: it never does. Default 5.
+    pub faults: u32,
+    /// How long it rests first. Each time that it then fails again it is twice as long. Default one second.
+    pub rest: Duration,
+    /// How long it rests at most. Default one minute.
+    pub longest: Duration,
+}
+
+impl Default for BackOff {
+    fn default() -> Self {
+        Self { faults: 5, rest: Duration::from_secs(1), longest: Duration::from_secs(60) }
+    }
+}
+
+/// What became of the requests so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct GuardCounts {
+    /// Requests.
+    pub requests: u64,
+    /// Those that the retriever was asked and failed on.
+    pub faults: u64,
+    /// Those that it was not asked, because it rested.
+    pub rested: u64,
+    /// Those that the stand-in answered.
+    pub stood_in: u64,
+}
+
+/// A retriever with a policy for its faults.
+///
+/// With a stand-in, which retriever answers depends on the moment. Serve with it; train and measure without.
+pub struct Guard {
+    retriever: Arc<dyn Retriever>,
+    stand_in: Option<Arc<dyn Retriever>>,
+    breaker: Mutex<Breaker>,
+    card: RetrieverCard,
+    requests: AtomicU64,
+    faults: AtomicU64,
+    rested: AtomicU64,
+    stood_in: AtomicU64,
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("card", &self.card).field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    /// Lets a retriever rest when it fails again and again.
+    pub fn new(retriever: Arc<dyn Retriever>, back_off: BackOff) -> Self {
+        let card = retriever.card().clone();
+        let counter = || AtomicU64::new(0);
+        Self {
+            retriever,
+            stand_in: None,
+            breaker: Mutex::new(Breaker { back_off, in_a_row: 0, rests: 0, until: None }),
+            card,
+            requests: counter(),
+            faults: counter(),
+            rested: counter(),
+            stood_in: counter(),
+        }
+    }
+
+    /// Has another retriever of the same catalogue answer what the first one cannot.
+    pub fn with_stand_in(mut self, stand_in: Arc<dyn Retriever>) -> Self {
+        let digests = [self.retriever.card().digest.as_str(), stand_in.card().digest.as_str()];
+        let digest = Sha256::digest(digests.join("\n").as_bytes());
+        self.card.digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.stand_in = Some(stand_in);
+        self
+    }
+
+    /// What became of the requests so far.
+    pub fn counts(&self) -> GuardCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        GuardCounts {
+            requests: read(&self.requests),
+            faults: read(&self.faults),
+            rested: read(&self.rested),
+            stood_in: read(&self.stood_in),
+        }
+    }
+
+    fn breaker<T>(&self, then: impl FnOnce(&mut Breaker) -> T) -> T {
+        then(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What the retriever itself says, or that it rests.
+    fn first(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        let count = requests.len() as u64;
+        self.requests.fetch_add(count, Ordering::Relaxed);
+        if let Err(left) = self.breaker(|breaker| breaker.ask(Instant::now())) {
+            self.rested.fetch_add(count, Ordering::Relaxed);
+            let (retriever, kind) = (self.card.name.clone(), FaultKind::Resting);
+            let detail = format!("it failed again and again, and is asked again in {} ms", left.as_millis());
+            return vec![Err(Fault { retriever, kind, detail }); requests.len()];
+        }
+        let answers = self.retriever.retrieve(requests);
+        let failed = answers.iter().filter(|answer| answer.is_err()).count() as u64;
+        self.faults.fetch_add(failed, Ordering::Relaxed);
+        self.breaker(|breaker| {
+            let now = Instant::now();
+            answers.iter().for_each(|answer| breaker.heard(answer.is_ok(), now));
+        });
+        answers
+    }
+}
+
+impl Retriever for Guard {
+    fn card(&self) -> &RetrieverCard {
+        &self.card
+    }
+
+    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        let mut answers = self.first(requests);
+        let Some(stand_in) = &self.stand_in else { return answers };
+        let unanswered: Vec<usize> =
+            answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).map(|(place, _)| place).collect();
+        if unanswered.is_empty() {
+            return answers;
+        }
+        let asked: Vec<Request> = unanswered.iter().filter_map(|&place| requests.get(place).cloned()).collect();
+        for (place, second) in unanswered.into_iter().zip(stand_in.retrieve(&asked)) {
+            if let (Some(answer), Ok(ranking)) = (answers.get_mut(place), second) {
+                *answer = Ok(ranking);
+                self.stood_in.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        answers
+    }
+}
+
+/// Counts faults and rests.
+struct Breaker {
+    back_off: BackOff,
+    in_a_row: u32,
+    rests: u32,
+    until: Option<Instant>,
+}
+
+impl Breaker {
+    /// Whether the retriever may be asked now; else how long it still rests. Of those who ask at the end of a rest only
+    /// the first may try: until it has heard, the others wait on.
+    fn ask(&mut self, now: Instant) -> Result<(), Duration> {
+        match self.until {
+            Some(until) if now < until => Err(until - now),
+            Some(_) => {
+                self.until = now.checked_add(self.back_off.rest);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn heard(&mut self, answered: bool, now: Instant) {
+        if answered {
+            (self.in_a_row, self.rests, self.until) = (0, 0, None);
+            return;
+        }
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        if self.back_off.faults > 0 && self.in_a_row >= self.back_off.faults {
+            let rest = self.back_off.rest.saturating_mul(1 << self.rests.min(20)).min(self.back_off.longest);
+            self.until = now.checked_add(rest);
+            self.rests = self.rests.saturating_add(1);
+            // One fault after the rest is enough for the next one.
+            self.in_a_row = self.back_off.faults - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Hit, Query, Rewrite};
+
+    /// Fails where the text says so; otherwise finds one document.
+    struct Moody(RetrieverCard, u32, AtomicU64);
+
+    impl Moody {
+        fn new(name: &str, finds: u32) -> Arc<Self> {
+            let card = RetrieverCard {
+                name: name.to_owned(),
+                version: String::new(),
+                digest: name.to_owned(),
+                languages: vec![crate::types::QueryLanguage::Plain],
+                fields: Vec::new(),
+                reads_history: false,
+                content: String::new(),
+            };
+            Arc::new(Self(card, finds, AtomicU64::new(0)))
+        }
+    }
+
+    impl Retriever for Moody {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+            self.2.fetch_add(requests.len() as u64, Ordering::Relaxed);
+            let fault = Fault { retriever: self.0.name.clone(), kind: FaultKind::Network, detail: "down".to_owned() };
+            let hits = |text: &str| match text.contains("fail") {
+                true => Err(fault.clone()),
+                false => Ok(Ranking { hits: vec![Hit { doc: self.1, score: 1.0 }] }),
+            };
+            requests.iter().map(|request| hits(&request.text)).collect()
+        }
+    }
+
+    fn request(text: &str) -> Request {
+        Request::new(&Query::text(text), &Rewrite::plain(text), 10)
+    }
+
+    #[test]
+    fn it_rests_after_faults_in_a_row_longer_each_time_and_wakes_with_an_answer() {
+        let second = Duration::from_secs(1);
+        let back_off = BackOff { faults: 2, rest: second, longest: 3 * second };
+        let mut breaker = Breaker { back_off, in_a_row: 0, rests: 0, until: None };
+        let start = Instant::now();
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        breaker.heard(false, at(0.0));
+        breaker.heard(true, at(0.0));
+        breaker.heard(false, at(0.0));
+        assert_eq!(breaker.ask(at(0.0)), Ok(()), "two faults, but not in a row");
+        breaker.heard(false, at(0.0));
+        assert_eq!(breaker.ask(at(0.25)), Err(Duration::from_millis(750)));
+        assert_eq!(breaker.ask(at(1.0)), Ok(()));
+        assert!(breaker.ask(at(1.0)).is_err(), "one tries, the others wait");
+        breaker.heard(false, at(1.0));
+        assert_eq!(breaker.ask(at(1.0)), Err(2 * second), "twice as long");
+        assert_eq!(breaker.ask(at(3.0)), Ok(()));
+        breaker.heard(false, at(3.0));
+        assert_eq!(breaker.ask(at(3.0)), Err(3 * second), "but never longer than that");
+        assert_eq!(breaker.ask(at(6.0)), Ok(()));
+        breaker.heard(true, at(6.0));
+        breaker.heard(false, at(6.0));
+        assert_eq!(breaker.ask(at(6.0)), Ok(()), "an answer makes good all that was");
+    }
+
+    #[test]
+    fn without_a_stand_in_it_fails_closed_and_a_resting_retriever_is_not_asked() {
+        let moody = Moody::new("moody", 7);
+        let guard = Guard::new(moody.clone(), BackOff { faults: 2, ..BackOff::default() });
+        let answers = guard.retrieve(&[request("fine"), request("fail"), request("fail")]);
+        assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_err());
+        let resting = guard.retrieve(&[request("fine")]).remove(0).unwrap_err();
+        assert_eq!(resting.kind, FaultKind::Resting);
+        assert_eq!(moody.2.load(Ordering::Relaxed), 3, "it was not asked while it rested");
+        assert_eq!(guard.counts(), GuardCounts { requests: 4, faults: 2, rested: 1, stood_in: 0 });
+    }
+
+    #[test]
+    fn with_a_stand_in_each_request_gets_its_own_answer() {
+        let (moody, steady) = (Moody::new("moody", 7), Moody::new("steady", 9));
+        let guard = Guard::new(moody.clone(), BackOff { faults: 0, ..BackOff::default() }).with_stand_in(steady);
+        assert_ne!(guard.card().digest, moody.card().digest, "what two answer is not what one answers");
+        let found = |text: &str| guard.retrieve(&[request(text)]).remove(0).map(|r| r.hits[0].doc);
+        assert_eq!(found("fine").unwrap(), 7);
+        assert_eq!(found("fail").unwrap_err().retriever, "moody", "where both fail, the first one's fault is told");
+        let other = Arc::new(Quiet(moody.card().clone()));
+        let guard = Guard::new(moody, BackOff { faults: 0, ..BackOff::default() }).with_stand_in(other);
+        let answers = guard.retrieve(&[request("fail"), request("fine"), request("fail")]);
+        let sizes: Vec<usize> = answers.into_iter().map(|answer| answer.unwrap().hits.len()).collect();
+        assert_eq!(sizes, [0, 1, 0], "the stand-in's empty rankings stand where they belong");
+        assert_eq!(guard.counts(), GuardCounts { requests: 3, faults: 2, rested: 0, stood_in: 2 });
+    }
+
+    /// Finds nothing, and never fails.
+    struct Quiet(RetrieverCard);
+
+    impl Retriever for Quiet {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+            requests.iter().map(|_| Ok(Ranking::default())).collect()
+        }
+    }
+}

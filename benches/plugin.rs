@@ -74,8 +74,35 @@ fn main() -> anyhow::Result<()> {
             ratios.push(alone * SEARCHES as f64 / (begun.elapsed().as_secs_f64() * 1e6));
         }
         println!("  {:<32} {:>9.2} times one", "two threads", median(&mut ratios));
+        drop((plugin, fuel, fresh));
+        memory(&load(Metering::Clock, Reuse::UntilFault)?, &requests)?;
     }
     Ok(())
+}
+
+/// What instances add to the memory of this process: the shared image is counted once (proportional set size).
+fn memory(plugin: &Plugin, requests: &[Request]) -> anyhow::Result<()> {
+    let Some(none) = proportional() else {
+        println!("  memory: this system does not tell it");
+        return Ok(());
+    };
+    let grown = |from: u64| proportional().unwrap_or(from).saturating_sub(from) as f64 / 1024.0;
+    plugin.warm(1)?;
+    one_by_one(plugin, requests.get(..1).unwrap_or(requests))?;
+    let one = grown(none);
+    one_by_one(plugin, requests)?;
+    let busy = grown(none);
+    let before = proportional().unwrap_or(none);
+    plugin.warm(64)?;
+    println!("  an instance takes {one:.1} MiB after its first search, {busy:.1} MiB after {SEARCHES};");
+    println!("  63 more that stand ready take {:.1} MiB together", grown(before));
+    Ok(())
+}
+
+/// KiB of this process, pages that are shared between its mappings counted once.
+fn proportional() -> Option<u64> {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
 }
 
 /// Microseconds a search.

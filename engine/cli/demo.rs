@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use querywright::train::TrainConfig;
 
+use crate::grant::Grants;
 use crate::{open, train};
 
 /// The configuration that the demonstration runs.
@@ -39,6 +40,8 @@ pub struct Args {
     /// What ranks: bm25 (native) or a plugin's .wasm file. Without it BM25 as a plugin, which is kept with the run
     #[arg(long)]
     retriever: Option<String>,
+    #[command(flatten)]
+    grants: Grants,
     /// Print one JSON object in place of tables
     #[arg(long)]
     json: bool,
@@ -57,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
-    let (outcome, compared) = train::train(&config, true, Some("test"), &measures)?;
+    let (outcome, compared) = train::train(&config, true, Some("test"), &measures, &args.grants)?;
     train::report(&outcome, compared.as_ref(), args.json)
 }
 

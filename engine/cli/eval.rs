@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use querywright::evaluate::system;
 
+use crate::grant::Grants;
 use crate::{compare::BATCH, open, progress};
 
 /// Measure a rewriter in front of a retriever.
@@ -38,6 +39,8 @@ pub struct Args {
     /// Keep the index in this folder and open it again next time
     #[arg(long, value_name = "DIR")]
     index: Option<PathBuf>,
+    #[command(flatten)]
+    grants: Grants,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -47,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
     let measures = open::measures(&args.measures)?;
     let dataset = open::dataset(&args.data)?;
     let queries = open::judged(&dataset, &args.split)?;
-    let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref())?;
+    let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
     let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
     let tell = |done: usize| bar.set_position(done as u64);

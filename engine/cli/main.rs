@@ -13,6 +13,7 @@ mod completions;
 mod data;
 mod demo;
 mod eval;
+mod grant;
 mod model;
 mod open;
 mod plugin;

@@ -16,6 +16,7 @@ use querywright::train::Labelled;
 use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};
 
+use crate::grant::Grants;
 use crate::progress;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
@@ -63,9 +64,9 @@ impl Ranker {
 
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, or a plugin's file. With a folder the
 /// index of `bm25` is kept there and opened again.
-pub fn retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Ranker> {
+pub fn retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
     if let Some(path) = component(text) {
-        return plugin(path, catalog, PluginOptions::default());
+        return plugin(path, catalog, grants.options()?);
     }
     let index = bm25(catalog, retriever_config(text)?, index)?;
     Ok(Ranker { catalog: catalog.clone(), retriever: index.clone(), bm25: Some(index) })

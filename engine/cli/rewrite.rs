@@ -5,6 +5,7 @@ use std::io::BufRead;
 use anyhow::Result;
 use querywright::types::{Deadline, Query};
 
+use crate::grant::Grants;
 use crate::open;
 
 /// Rewrite queries: those given, or one a line from standard input.
@@ -28,6 +29,8 @@ pub struct Args {
     /// The retriever
     #[arg(long, default_value = "bm25")]
     retriever: String,
+    #[command(flatten)]
+    grants: Grants,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -35,7 +38,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let dataset = open::dataset(&args.data)?;
-    let ranker = open::retriever(&args.retriever, &dataset.catalog, None)?;
+    let ranker = open::retriever(&args.retriever, &dataset.catalog, None, &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
     let show = |text: &str| -> Result<()> {
         let answer = rewriter.rewrite(&[Query::text(text)], Deadline::NONE).pop();

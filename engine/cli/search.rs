@@ -7,6 +7,7 @@ use anyhow::Result;
 use querywright::stack::Stack;
 use querywright::types::{Query, Request, Rewrite};
 
+use crate::grant::Grants;
 use crate::open;
 
 /// Search a data set.
@@ -42,6 +43,8 @@ pub struct Args {
     /// Keep the index in this folder and open it again next time
     #[arg(long, value_name = "DIR")]
     index: Option<PathBuf>,
+    #[command(flatten)]
+    grants: Grants,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -49,7 +52,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let dataset = open::dataset(&args.data)?;
-    let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref())?;
+    let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
     let mut builder = Stack::builder()
         .catalog(dataset.catalog.clone())

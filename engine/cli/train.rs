@@ -9,6 +9,7 @@ use querywright::plugin::{Metering, PluginOptions};
 use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
 
 use crate::compare::{Compared, Finished};
+use crate::grant::Grants;
 use crate::open;
 use crate::progress::Watcher;
 
@@ -39,6 +40,8 @@ pub struct Args {
     /// Measures of the table after training
     #[arg(long, default_value = "nDCG@10,R@100")]
     measures: String,
+    #[command(flatten)]
+    grants: Grants,
     /// Print one JSON object in place of tables
     #[arg(long)]
     json: bool,
@@ -52,7 +55,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
-    let (outcome, compared) = train(&config, args.resume, split, &measures)?;
+    let (outcome, compared) = train(&config, args.resume, split, &measures, &args.grants)?;
     report(&outcome, compared.as_ref(), args.json)
 }
 
@@ -62,6 +65,7 @@ pub fn train(
     resume: bool,
     split: Option<&str>,
     measures: &[Measure],
+    grants: &Grants,
 ) -> Result<(Outcome, Option<Compared>)> {
     let dataset = open::dataset(&config.data.name)?;
     let train = open::labelled(&dataset, &config.data.train)?;
@@ -78,7 +82,7 @@ pub fn train(
     let ranker = match &config.retriever.plugin {
         Some(path) => {
             let content = config.retriever.bm25.content.clone();
-            let options = PluginOptions { metering: Metering::Fuel, content, ..PluginOptions::default() };
+            let options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
             open::plugin(path, &dataset.catalog, options)?
         }
         None => {

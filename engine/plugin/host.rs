@@ -197,6 +197,20 @@ impl Plugin {
         Ok(plugin)
     }
 
+    /// Starts instances until `count` stand ready, at most as many as the limits allow, so that the first requests find
+    /// some.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] where one does not start.
+    pub fn warm(&self, count: usize) -> Result<()> {
+        let most = usize::try_from(self.capabilities.limits.instances).unwrap_or(usize::MAX);
+        while self.idle.lock().unwrap_or_else(PoisonError::into_inner).len() < count.min(most) {
+            let fresh = self.start().map_err(|(kind, detail)| self.fault(kind, detail))?;
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(fresh);
+        }
+        Ok(())
+    }
+
     /// What it may do and use.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities

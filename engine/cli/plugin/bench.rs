@@ -8,12 +8,13 @@ use querywright::plugin::{Plugin, PluginOptions, Reuse};
 use querywright::retrieve::Bm25Config;
 use querywright::types::{Query, Request, Retriever, Rewrite};
 
+use crate::grant::Grants;
 use crate::{open, progress};
 
 /// Queries that are timed at most.
 const QUERIES: usize = 2_000;
 
-pub fn run(file: &Path, data: &str, json: bool) -> Result<()> {
+pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     let bytes = super::read(file)?;
     let dataset = open::dataset(data)?;
     let mut queries: Vec<&Query> = Vec::new();
@@ -26,7 +27,7 @@ pub fn run(file: &Path, data: &str, json: bool) -> Result<()> {
     let native = open::bm25(&dataset.catalog, Bm25Config::default(), None)?;
     let manifest = super::manifest(file)?;
     let load = |reuse| -> Result<Plugin> {
-        let options = PluginOptions { manifest: manifest.clone(), reuse, ..PluginOptions::default() };
+        let options = PluginOptions { manifest: manifest.clone(), reuse, ..grants.options()? };
         let bar = progress::bar(dataset.catalog.len() as u64, "loading", "documents");
         let tell = |done: usize, _: usize| bar.set_position(done as u64);
         let plugin = Plugin::from_bytes(&super::name(file), &bytes, &dataset.catalog, options, &tell)?;

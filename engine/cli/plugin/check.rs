@@ -6,12 +6,13 @@ use anyhow::Result;
 use querywright::Error;
 use querywright::plugin::{PluginOptions, check};
 
+use crate::grant::Grants;
 use crate::{open, progress};
 
 /// Requests of the data set that a plugin is tried with.
 const REQUESTS: usize = 200;
 
-pub fn run(file: &Path, data: &str, granted: PluginOptions, json: bool) -> Result<()> {
+pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     let bytes = super::read(file)?;
     let dataset = open::dataset(data)?;
     let mut texts: Vec<String> = Vec::new();
@@ -19,7 +20,7 @@ pub fn run(file: &Path, data: &str, granted: PluginOptions, json: bool) -> Resul
         texts.extend(dataset.split(split)?.into_iter().map(|query| query.text.clone()));
     }
     texts.truncate(REQUESTS);
-    let options = PluginOptions { manifest: super::manifest(file)?, ..granted };
+    let options = PluginOptions { manifest: super::manifest(file)?, ..grants.options()? };
     let spinner = progress::spinner(format!("checking {}", file.display()));
     let report = check(&super::name(file), &bytes, &dataset.catalog, &options, &texts)?;
     spinner.finish_and_clear();

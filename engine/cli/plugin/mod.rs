@@ -6,11 +6,11 @@ mod check;
 mod new;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Result;
-use querywright::Error;
-use querywright::plugin::{Inspection, Manifest, PluginOptions};
+use querywright::plugin::{Inspection, Manifest};
+
+use crate::grant::Grants;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -32,7 +32,7 @@ pub enum Command {
     },
     /// Load a component, ask it ordinary and awkward things, and report whether it keeps the contract and what it costs
     #[command(
-        after_help = "Examples:\n  querywright plugin check hello/dist/hello.wasm\n  querywright plugin check hello.wasm --json"
+        after_help = "Examples:\n  querywright plugin check hello/dist/hello.wasm\n  querywright plugin check hello.wasm --json\n  querywright plugin check hello.wasm --grant log --grant limits.memory_mib=1024"
     )]
     Check {
         /// The component
@@ -40,15 +40,8 @@ pub enum Command {
         /// What it loads: a data folder, a registry name, or demo
         #[arg(long, default_value = "demo")]
         data: String,
-        /// Grant an artifact from a file; may be given again
-        #[arg(long, value_name = "NAME=FILE")]
-        artifact: Vec<String>,
-        /// Grant HTTP to a host; may be given again
-        #[arg(long, value_name = "HOST")]
-        http: Vec<String>,
-        /// Grant the log, which then goes to standard error
-        #[arg(long)]
-        log: bool,
+        #[command(flatten)]
+        grants: Grants,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -70,6 +63,8 @@ pub enum Command {
         /// What is loaded and searched: a data folder, a registry name, or demo
         #[arg(long, default_value = "demo")]
         data: String,
+        #[command(flatten)]
+        grants: Grants,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -80,33 +75,14 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::New { folder } => new::run(&folder),
         Command::Build { folder, json } => build::run(&folder, json),
-        Command::Check { file, data, artifact, http, log, json } => {
-            check::run(&file, &data, granted(&artifact, http, log)?, json)
-        }
+        Command::Check { file, data, grants, json } => check::run(&file, &data, &grants, json),
         Command::Inspect { file, json } => inspect(&file, json),
-        Command::Bench { file, data, json } => bench::run(&file, &data, json),
+        Command::Bench { file, data, grants, json } => bench::run(&file, &data, &grants, json),
     }
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
     Ok(std::fs::read(file).map_err(|e| querywright::Error::read(file, e))?)
-}
-
-/// What the command line grants. (It has no encoder to lend.)
-fn granted(artifacts: &[String], http: Vec<String>, log: bool) -> Result<PluginOptions> {
-    let mut options = PluginOptions::default();
-    for text in artifacts {
-        let Some((name, path)) = text.split_once('=') else {
-            return Err(Error::argument("--artifact", format!("\"{text}\""), "give NAME=FILE").into());
-        };
-        options.grant.artifact.insert(name.to_owned());
-        options.services.artifacts.insert(name.to_owned(), read(Path::new(path))?.into());
-    }
-    options.grant.http = http.into_iter().collect();
-    options.grant.log = log;
-    options.grant.embed = true;
-    options.services.log = Some(Arc::new(|id, level, line| eprintln!("{id} {level:?}: {line}")));
-    Ok(options)
 }
 
 /// What a file is called in errors.

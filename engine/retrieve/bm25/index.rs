@@ -218,7 +218,12 @@ impl TextIndex {
         Ok(sum)
     }
 
-    /// Calls `visit` with every document that holds the leaf, in order, and how often it does.
+    /// Calls `visit` with every document that holds the leaf, in order, and its saturated frequency there.
+    pub(super) fn saturations(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, f64)) -> io::Result<()> {
+        self.frequencies(leaf, |document, frequency| visit(document, self.saturated(leaf.slot, document, frequency)))
+    }
+
+    /// The same with how often each document holds it.
     pub(super) fn frequencies(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, u32)) -> io::Result<()> {
         let Some(field) = self.fields.get(leaf.slot) else { return Ok(()) };
         match leaf.terms.as_slice() {

@@ -165,9 +165,7 @@ impl TextIndex {
             match node {
                 Node::Leaf(leaf) => {
                     let factor = leaf.weight * self.idf(leaf)?;
-                    self.frequencies(leaf, |document, frequency| {
-                        sum.add(document, factor * self.saturated(leaf.slot, document, frequency));
-                    })?;
+                    self.saturations(leaf, |document, saturation| sum.add(document, factor * saturation))?;
                 }
                 group => self.matches(group)?.into_iter().for_each(|(document, score)| sum.add(document, score)),
             }

@@ -111,15 +111,29 @@ pub fn rank(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> 
 pub fn top(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> Vec<Hit> {
     let mut excluded = request.exclude.clone();
     excluded.sort_unstable();
-    let mut hits: Vec<Hit> = scored
-        .into_iter()
-        .filter(|(item, score)| score.is_finite() && excluded.binary_search(item).is_err())
-        .map(|(item, score)| Hit { item, score })
-        .collect();
     let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
-    let k = request.k as usize;
+    let k = request.k.max(1) as usize;
+    // Twice as many as are wanted are kept; each time they are full, the better half stays and is the bar for the rest.
+    let full = k.saturating_mul(2).max(64);
+    let mut hits: Vec<Hit> = Vec::new();
+    let mut bar: Option<Hit> = None;
+    for (item, score) in scored {
+        let hit = Hit { item, score };
+        if bar.is_some_and(|bar| order(&hit, &bar).is_gt()) || !score.is_finite() {
+            continue;
+        }
+        if excluded.binary_search(&item).is_ok() {
+            continue;
+        }
+        hits.push(hit);
+        if hits.len() == full {
+            hits.select_nth_unstable_by(k - 1, order);
+            hits.truncate(k);
+            bar = hits.last().copied();
+        }
+    }
     if k < hits.len() {
-        hits.select_nth_unstable_by(k, order);
+        hits.select_nth_unstable_by(k - 1, order);
         hits.truncate(k);
     }
     hits.sort_unstable_by(order);

@@ -39,11 +39,19 @@ struct Slot {
     norms: Vec<f32>,
 }
 
+/// A word's saturated frequency: tf / (tf + norm), between 0 and 1.
+fn saturated(frequency: u32, norm: f32) -> f64 {
+    let frequency = f64::from(frequency);
+    frequency / (frequency + f64::from(norm))
+}
+
 /// Where a term stands.
 #[derive(Default)]
 struct Postings {
     /// Documents in order, each with its frequency.
     documents: Vec<(Ordinal, u32)>,
+    /// The saturated frequency of each: what every search needs, computed once.
+    saturations: Vec<f64>,
     /// All positions, document by document.
     positions: Vec<u32>,
 }
@@ -71,6 +79,11 @@ impl Slot {
         let average = sum as f64 / self.documents.max(1) as f64;
         let norm = |length: &u32| (K1 * (1.0 - B + B * f64::from(*length) / average.max(1.0))) as f32;
         self.norms = lengths.iter().map(norm).collect();
+        let norm = |document: Ordinal| self.norms.get(document as usize).copied().unwrap_or_default();
+        for postings in self.terms.values_mut() {
+            let saturation = |(document, frequency): &(Ordinal, u32)| saturated(*frequency, norm(*document));
+            postings.saturations = postings.documents.iter().map(saturation).collect();
+        }
     }
 
     /// How often the words stand at their distances, document by document.
@@ -199,28 +212,27 @@ impl TextIndex {
         Ok(leaf.terms.iter().map(idf).sum())
     }
 
-    /// Calls `visit` with every document that holds the leaf, in order, and how often it does.
-    pub(super) fn frequencies(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, u32)) -> io::Result<()> {
+    /// Calls `visit` with every document that holds the leaf, in order, and its saturated frequency there.
+    pub(super) fn saturations(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, f64)) -> io::Result<()> {
         let Some(slot) = self.slots.get(leaf.slot) else { return Ok(()) };
         match leaf.terms.as_slice() {
             [(_, term)] => {
                 let Some(postings) = slot.terms.get(term) else { return Ok(()) };
                 // The host counts or looks at the clock once a turn of a loop, so eight postings are one turn.
-                let (blocks, rest) = postings.documents.as_chunks::<8>();
-                for block in blocks {
-                    block.map(|(document, frequency)| visit(document, frequency));
+                let (documents, last) = postings.documents.as_chunks::<8>();
+                let (saturations, rest) = postings.saturations.as_chunks::<8>();
+                for (documents, saturations) in documents.iter().zip(saturations) {
+                    for nth in 0..8 {
+                        visit(documents[nth].0, saturations[nth]);
+                    }
                 }
-                rest.iter().for_each(|(document, frequency)| visit(*document, *frequency));
+                last.iter().zip(rest).for_each(|((document, _), saturation)| visit(*document, *saturation));
             }
-            words => slot.phrase_frequencies(words, visit),
+            words => slot.phrase_frequencies(words, |document, frequency| {
+                let norm = slot.norms.get(document as usize).copied().unwrap_or_default();
+                visit(document, saturated(frequency, norm));
+            }),
         }
         Ok(())
-    }
-
-    /// A word's saturated frequency: tf / (tf + norm), between 0 and 1.
-    pub(super) fn saturated(&self, slot: usize, document: Ordinal, frequency: u32) -> f64 {
-        let norm = self.slots.get(slot).and_then(|s| s.norms.get(document as usize)).copied().unwrap_or_default();
-        let frequency = f64::from(frequency);
-        frequency / (frequency + f64::from(norm))
     }
 }

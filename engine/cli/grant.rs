@@ -1,0 +1,82 @@
+//! `--grant`: what a plugin may have.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use querywright::Error;
+use querywright::plugin::{Limits, PluginOptions};
+
+/// What a plugin may have, if its manifest asks for it. The command line has no encoder to lend.
+#[derive(clap::Args, Clone, Default)]
+pub struct Grants {
+    /// Let the plugin have something that its manifest asks for: log (to standard error), http=HOST, artifact=NAME=FILE,
+    /// or a limit, as limits.memory_mib=1024; may be given again
+    #[arg(long = "grant", value_name = "WHAT")]
+    grants: Vec<String>,
+}
+
+impl Grants {
+    /// The options of a plugin with these grants.
+    pub fn options(&self) -> Result<PluginOptions> {
+        let mut options = PluginOptions::default();
+        let mut limits = String::new();
+        for text in &self.grants {
+            let bad = |found: String| {
+                let remedy = "give log, http=HOST, artifact=NAME=FILE, or limits.KEY=NUMBER";
+                Error::argument(format!("--grant {text}"), found, remedy)
+            };
+            match text.split_once('=') {
+                None if text == "log" => {
+                    options.grant.log = true;
+                    options.services.log = Some(Arc::new(|id, level, line| eprintln!("{id} {level:?}: {line}")));
+                }
+                Some(("http", host)) => {
+                    options.grant.http.insert(host.to_owned());
+                }
+                Some(("artifact", named)) => {
+                    let (name, path) = named.split_once('=').ok_or_else(|| bad("it names no file".into()))?;
+                    let bytes = std::fs::read(path).map_err(|e| Error::read(Path::new(path), e))?;
+                    options.grant.artifact.insert(name.to_owned());
+                    options.services.artifacts.insert(name.to_owned(), bytes.into());
+                }
+                Some((key, number)) if key.starts_with("limits.") && number.parse::<u64>().is_ok() => {
+                    limits.push_str(&format!("{} = {number}\n", key.trim_start_matches("limits.")));
+                }
+                _ => return Err(bad("this cannot be granted".into()).into()),
+            }
+        }
+        options.grant.limits = toml::from_str::<Limits>(&limits)
+            .map_err(|e| Error::argument("--grant", e.message().to_owned(), "name a limit that there is, and once"))?;
+        options.grant.limits.validate()?;
+        Ok(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn granted(list: &[&str]) -> Result<PluginOptions, String> {
+        Grants { grants: list.iter().map(|&text| text.into()).collect() }.options().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn grants_are_read_and_what_cannot_be_granted_is_refused_with_what_can() {
+        let options = granted(&["log", "http=api.example.com", "limits.memory_mib=1024", "limits.call_ms=9"]).unwrap();
+        assert!(options.grant.log && options.grant.http.contains("api.example.com"));
+        assert_eq!((options.grant.limits.memory_mib, options.grant.limits.call_ms), (1024, 9));
+        assert_eq!(granted(&[]).unwrap().grant, Default::default());
+        for (list, part) in [
+            (vec!["everything"], "limits.KEY=NUMBER"),
+            (vec!["artifact=weights"], "names no file"),
+            (vec!["artifact=weights=/nowhere/at/all"], "cannot read /nowhere/at/all"),
+            (vec!["limits.memory=1"], "memory_mib"),
+            (vec!["limits.call_ms=soon"], "cannot be granted"),
+            (vec!["limits.call_ms=0"], "limits.call_ms: found 0"),
+        ] {
+            let error = granted(&list).map(|_| ()).unwrap_err();
+            assert!(error.contains(part), "{list:?}: {error}");
+        }
+    }
+}

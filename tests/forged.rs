@@ -1,0 +1,277 @@
+//! Components that no compiler would make: modules written by hand, and modules of chance, around the border of the
+//! contract. For each a typed error, and a host that goes on.
+
+use std::time::{Duration, Instant};
+
+use querywright::catalog::{Catalog, CatalogBuilder};
+use querywright::error::{Fault, FaultKind};
+use querywright::plugin::{Grant, Limits, Metering, Plugin, PluginOptions};
+use querywright::types::{QueryLanguage, Ranking, Request, Retriever};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use wasm_smith::Config;
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+/// As much of WASI as one of the modules needs.
+const WASI: [&str; 2] = [
+    "package wasi:io@0.2.0; interface streams { resource output-stream; }",
+    "package wasi:cli@0.2.0; interface stdout {
+         use wasi:io/streams@0.2.0.{output-stream};
+         get-stdout: func() -> output-stream;
+     }",
+];
+
+const WORLDS: &str = "package forged:worlds;
+     world plain { include querywright:plugin/plugin@0.1.0; }
+     world system { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; }";
+
+/// A core module as a component of the contract.
+fn component(module: &[u8], world: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let contract = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("wit");
+    resolve.push_dir(contract).unwrap();
+    for (nth, text) in WASI.iter().enumerate() {
+        resolve.push_str(format!("wasi{nth}.wit"), text).unwrap();
+    }
+    let package = resolve.push_str("worlds.wit", WORLDS).unwrap();
+    let world = resolve.select_world(&[package], Some(world)).unwrap();
+    let mut module = module.to_vec();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
+}
+
+/// A plugin that finds the first document, but for what is put into it.
+struct Forged {
+    /// Further fields of the module: tables, memories, functions.
+    fields: String,
+    /// What `load` does before it agrees.
+    load: String,
+    /// What `recommend` does before it answers.
+    before: String,
+    /// Address and length of the list of answers, of the first answer's hits, and the bytes at 64.
+    answers: (u32, u32),
+    hits: (u32, u32),
+    /// What an allocation gives: the address `$at`, unless this says otherwise.
+    allocated: String,
+    world: &'static str,
+}
+
+impl Default for Forged {
+    fn default() -> Self {
+        Self {
+            fields: String::new(),
+            load: String::new(),
+            before: String::new(),
+            answers: (32, 1),
+            hits: (64, 1),
+            allocated: "local.get $at".into(),
+            world: "plain",
+        }
+    }
+}
+
+impl Forged {
+    fn bytes(&self) -> Vec<u8> {
+        component(&self.module(), self.world)
+    }
+
+    fn module(&self) -> Vec<u8> {
+        let word = |word: u32| word.to_le_bytes().iter().map(|byte| format!("\\{byte:02x}")).collect::<String>();
+        let words = |list: &[u32]| list.iter().map(|w| word(*w)).collect::<String>();
+        let interface = "querywright:plugin/recommender@0.1.0";
+        let Self { fields, load, before, allocated, .. } = self;
+        let text = format!(
+            r#"(module
+                {imports}
+                (memory (export "memory") 2)
+                {fields}
+                (global $free (mut i32) (i32.const 4096))
+                (data (i32.const 16) "{list}")
+                (data (i32.const 32) "{answer}")
+                (data (i32.const 64) "{hit}")
+                (data (i32.const 128) "{card}")
+                (data (i32.const 192) "forged\00")
+                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+                    global.get $free i32.const 7 i32.add i32.const -8 i32.and local.tee $at
+                    local.get 3 i32.add global.set $free
+                    {allocated})
+                (func (export "{interface}#describe") (result i32) i32.const 128)
+                (func (export "{interface}#load") (param i32 i32) (result i32) {load} i32.const 256)
+                (func (export "{interface}#commit") (result i32) i32.const 256)
+                (func (export "{interface}#recommend") (param i32 i32) (result i32) (local $n i32) {before} i32.const 16)
+            )"#,
+            imports = if self.world == "system" {
+                r#"(import "wasi:cli/stdout@0.2.0" "get-stdout" (func $get_stdout (result i32)))"#
+            } else {
+                ""
+            },
+            list = words(&[self.answers.0, self.answers.1]),
+            answer = words(&[0, self.hits.0, self.hits.1, 0]),
+            hit = words(&[0, 1.0f32.to_bits()]),
+            // Name, version, languages (the byte after the name: plain), fields, reads-history.
+            card = words(&[192, 6, 192, 6, 198, 1, 0, 0, 0]),
+        );
+        wat::parse_str(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+    }
+
+    fn plugin(&self) -> Result<Plugin, String> {
+        plugin(&self.bytes())
+    }
+
+    fn fault(&self) -> Fault {
+        let plugin = self.plugin().unwrap();
+        let fault = ask(&plugin).unwrap_err();
+        assert_eq!(ask(&plugin).unwrap_err().kind, fault.kind, "the next call meets a fresh instance");
+        fault
+    }
+}
+
+fn catalog() -> Catalog {
+    let mut builder = CatalogBuilder::new();
+    builder.push("a", [("text", "first")]).unwrap();
+    builder.finish()
+}
+
+fn limits() -> Limits {
+    Limits { memory_mib: 64, call_ms: 1_500, load_ms: 1_500, compile_ms: 20_000, ..Limits::default() }
+}
+
+fn plugin(bytes: &[u8]) -> Result<Plugin, String> {
+    let options = PluginOptions {
+        grant: Grant { limits: limits(), ..Grant::default() },
+        metering: Metering::Clock,
+        ..PluginOptions::default()
+    };
+    Plugin::from_bytes("forged", bytes, &catalog(), options, &|_, _| {}).map_err(|e| e.to_string())
+}
+
+fn ask(plugin: &Plugin) -> Result<Ranking, Fault> {
+    let request = Request { text: "x".into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 10 };
+    plugin.retrieve(&[request]).remove(0)
+}
+
+#[test]
+fn an_honest_module_written_by_hand_ranks() {
+    let ranking = ask(&Forged::default().plugin().unwrap()).unwrap();
+    assert_eq!((ranking.hits.len(), ranking.hits[0].doc, ranking.hits[0].score), (1, 0, 1.0));
+}
+
+#[test]
+fn forged_lengths_and_addresses_are_traps() {
+    for (what, forged) in [
+        ("answers beyond the memory", Forged { answers: (32, u32::MAX), ..Forged::default() }),
+        ("answers at its end", Forged { answers: (131_068, 1), ..Forged::default() }),
+        ("more hits than it has bytes", Forged { hits: (64, 1 << 30), ..Forged::default() }),
+        ("hits whose length overflows", Forged { hits: (u32::MAX - 7, u32::MAX), ..Forged::default() }),
+        ("hits at an odd address", Forged { hits: (65, 1), ..Forged::default() }),
+        ("answers at an odd address", Forged { answers: (33, 1), ..Forged::default() }),
+    ] {
+        let fault = forged.fault();
+        assert_eq!(fault.kind, FaultKind::Trap, "{what}: {fault}");
+    }
+    for (what, allocated) in
+        [("beyond the memory", "i32.const -16"), ("at an odd address", "local.get $at i32.const 1 i32.or")]
+    {
+        let refused = Forged { allocated: allocated.into(), ..Forged::default() }.plugin().map(|_| ()).unwrap_err();
+        assert!(refused.starts_with("plugin forged: load failed"), "an allocation {what}: {refused}");
+    }
+    // An answer list of the right length that tells of an unknown case.
+    let answers = Forged { answers: (128, 1), ..Forged::default() };
+    assert_eq!(answers.fault().kind, FaultKind::Trap);
+}
+
+#[test]
+fn tables_and_memories_are_counted_together() {
+    // Tables that grow cannot be part of a snapshot, and are refused before anything runs.
+    let grow = "(loop $more
+        ref.null func i32.const 1000 table.grow $t i32.const -1 i32.ne br_if $more) unreachable";
+    let bomb = Forged { fields: "(table $t 1 funcref)".into(), before: grow.into(), ..Forged::default() };
+    let refused = bomb.plugin().map(|_| ()).unwrap_err();
+    assert!(refused.contains("unsupported `table.grow`"), "{refused}");
+    let tables = |count: usize, elements: usize| format!("(table {elements} funcref)").repeat(count);
+    let memories = |count: usize, pages: usize| format!("(memory {pages})").repeat(count);
+    for (what, fields, part) in [
+        ("a table", tables(1, 100_000_000), "limits.table_elements"),
+        ("tables of the limit together", tables(3, 9_000), "limits.table_elements"),
+        ("tables", tables(70, 1), "70 tables"),
+        ("memories", memories(70, 1), "71 memories"),
+        ("memories of the limit together", memories(3, 500), "limits.memory_mib"),
+        ("a memory", memories(1, 60_000), "limits.memory_mib"),
+    ] {
+        let refused = Forged { fields, ..Forged::default() }.plugin().map(|_| ()).unwrap_err();
+        assert!(refused.contains(part), "{what}: {refused}");
+    }
+    let begun = "(loop $more i32.const 16 memory.grow i32.const -1 i32.ne br_if $more) unreachable";
+    let fault = Forged { before: begun.into(), ..Forged::default() }.fault();
+    assert!(fault.detail.contains("limits.memory_mib = 64"), "{fault}");
+}
+
+#[test]
+fn handles_of_the_system_are_bounded_and_do_not_outlive_the_snapshot() {
+    let honest = Forged { world: "system", ..Forged::default() };
+    assert!(ask(&honest.plugin().unwrap()).is_ok());
+    let leak = "(loop $more call $get_stdout drop br $more)";
+    let fault = Forged { before: leak.into(), world: "system", ..Forged::default() }.fault();
+    assert!(fault.kind == FaultKind::Trap && fault.detail.contains("256 handles"), "{fault}");
+    let once = Forged { load: "call $get_stdout drop".into(), world: "system", ..Forged::default() };
+    let refused = once.plugin().map(|_| ()).unwrap_err();
+    assert!(refused.contains("holds 1 handles of the system"), "{refused}");
+}
+
+#[test]
+fn what_is_slow_to_compile_is_given_up_in_time() {
+    let sums = |count: usize| "local.get 0 local.get 1 i32.mul local.set 0\n".repeat(count);
+    let fields = |count: usize| format!("(func (export \"slow\") (param i32 i32) {})", sums(count));
+    let long = Forged { fields: fields(150_000), ..Forged::default() };
+    let refused = long.plugin().map(|_| ()).unwrap_err();
+    assert!(refused.contains("1048576 are allowed"), "{refused}");
+    let options = PluginOptions {
+        grant: Grant { limits: Limits { compile_ms: 1, ..limits() }, ..Grant::default() },
+        ..PluginOptions::default()
+    };
+    let slow = Forged { fields: fields(100_000), ..Forged::default() }.bytes();
+    let begun = Instant::now();
+    let refused = Plugin::from_bytes("forged", &slow, &catalog(), options, &|_, _| {}).unwrap_err().to_string();
+    assert!(refused.contains("limits.compile_ms = 1"), "{refused}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// Modules of chance behind the exports of the contract; as many as `QUERYWRIGHT_CHANCE` says, 60 by default.
+#[test]
+fn modules_of_chance_end_in_answers_or_typed_errors() {
+    let count: u64 = std::env::var("QUERYWRIGHT_CHANCE").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let exports = Forged::default().module();
+    let (mut made, mut loaded, mut faults) = (0, 0, 0);
+    for seed in 0..count {
+        let mut bytes = vec![0; 20_000];
+        ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
+        let config = Config {
+            exports: Some(exports.clone()),
+            max_imports: 0,
+            allow_start_export: seed % 2 == 0,
+            disallow_traps: seed % 3 == 0,
+            max_memory32_bytes: 1 << 20,
+            memory64_enabled: false,
+            gc_enabled: false,
+            exceptions_enabled: false,
+            threads_enabled: false,
+            ..Config::default()
+        };
+        let Ok(module) = wasm_smith::Module::new(config, &mut arbitrary::Unstructured::new(&bytes)) else { continue };
+        made += 1;
+        let bytes = component(&module.to_bytes(), "plain");
+        let begun = Instant::now();
+        match plugin(&bytes) {
+            Ok(plugin) => {
+                loaded += 1;
+                faults += usize::from(ask(&plugin).is_err());
+            }
+            Err(error) => assert!(error.starts_with("plugin forged: ") && error.len() < 3_000, "seed {seed}: {error}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "seed {seed}: {:?}", begun.elapsed());
+    }
+    println!("{made} modules, {loaded} of them loaded, {faults} of those failed to answer");
+    assert!(made * 2 > count, "only {made} of {count} could be made");
+    assert!(ask(&Forged::default().plugin().unwrap()).is_ok(), "the host goes on");
+}

@@ -24,7 +24,9 @@ const WASI: [&str; 2] = [
 
 const WORLDS: &str = "package forged:worlds;
      world plain { include querywright:plugin/plugin@0.1.0; }
-     world system { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; }";
+     world system { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; }
+     interface door { open: func() -> u32; }
+     world elsewhere { include querywright:plugin/plugin@0.1.0; import door; }";
 
 /// A core module as a component of the contract.
 fn component(module: &[u8], world: &str) -> Vec<u8> {
@@ -55,6 +57,8 @@ struct Forged {
     /// What an allocation gives: the address `$at`, unless this says otherwise.
     allocated: String,
     world: &'static str,
+    /// Six bytes: the name on the card, and with a seventh its language.
+    name: &'static str,
 }
 
 impl Default for Forged {
@@ -67,6 +71,7 @@ impl Default for Forged {
             hits: (64, 1),
             allocated: "local.get $at".into(),
             world: "plain",
+            name: "forged",
         }
     }
 }
@@ -91,7 +96,7 @@ impl Forged {
                 (data (i32.const 32) "{answer}")
                 (data (i32.const 64) "{hit}")
                 (data (i32.const 128) "{card}")
-                (data (i32.const 192) "forged\00")
+                (data (i32.const 192) "{name}\00")
                 (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
                     global.get $free i32.const 7 i32.add i32.const -8 i32.and local.tee $at
                     local.get 3 i32.add global.set $free
@@ -101,11 +106,12 @@ impl Forged {
                 (func (export "{interface}#commit") (result i32) i32.const 256)
                 (func (export "{interface}#recommend") (param i32 i32) (result i32) (local $n i32) {before} i32.const 16)
             )"#,
-            imports = if self.world == "system" {
-                r#"(import "wasi:cli/stdout@0.2.0" "get-stdout" (func $get_stdout (result i32)))"#
-            } else {
-                ""
+            imports = match self.world {
+                "system" => r#"(import "wasi:cli/stdout@0.2.0" "get-stdout" (func $get_stdout (result i32)))"#,
+                "elsewhere" => r#"(import "forged:worlds/door" "open" (func $open (result i32)))"#,
+                _ => "",
             },
+            name = self.name,
             list = words(&[self.answers.0, self.answers.1]),
             answer = words(&[0, self.hits.0, self.hits.1, 0]),
             hit = words(&[0, 1.0f32.to_bits()]),
@@ -176,6 +182,10 @@ fn forged_lengths_and_addresses_are_traps() {
         let refused = Forged { allocated: allocated.into(), ..Forged::default() }.plugin().map(|_| ()).unwrap_err();
         assert!(refused.starts_with("plugin forged: load failed"), "an allocation {what}: {refused}");
     }
+    for name in [r"\ff\fe\fd\fc\fb\fa", r"forge\c3", r"\ed\a0\80abc"] {
+        let refused = Forged { name, ..Forged::default() }.plugin().map(|_| ()).unwrap_err();
+        assert!(refused.contains("describe failed") && refused.contains("utf-8"), "a name of {name}: {refused}");
+    }
     // An answer list of the right length that tells of an unknown case.
     let answers = Forged { answers: (128, 1), ..Forged::default() };
     assert_eq!(answers.fault().kind, FaultKind::Trap);
@@ -235,6 +245,36 @@ fn what_is_slow_to_compile_is_given_up_in_time() {
     let refused = Plugin::from_bytes("forged", &slow, &catalog(), options, &|_, _| {}).unwrap_err().to_string();
     assert!(refused.contains("limits.compile_ms = 1"), "{refused}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn imports_that_nobody_declared_and_types_that_explode_are_refused_before_anything_runs() {
+    let door = Forged { world: "elsewhere", before: "call $open drop".into(), ..Forged::default() };
+    let refused = door.plugin().map(|_| ()).unwrap_err();
+    assert!(refused.contains("it imports forged:worlds/door, which no host provides"), "{refused}");
+    // Each type holds the one before it twice: a few hundred bytes that say 2^60.
+    let twice = |n: usize| format!("(type $t{n} (tuple $t{} $t{}))", n - 1, n - 1);
+    let types: String = (1..60).map(twice).collect();
+    let text = format!("(component (type $t0 (tuple u64 u64)) {types} (import \"x\" (func (param \"p\" $t59))))");
+    let begun = Instant::now();
+    let refused = plugin(&wat::parse_str(text).unwrap()).map(|_| ()).unwrap_err();
+    assert!(refused.starts_with("plugin forged: it is broken") && refused.len() < 500, "{refused}");
+    // Components within components: each is a section of the one around it.
+    let mut deep = b"\0asm\x0d\0\x01\0".to_vec();
+    for _ in 0..5_000 {
+        let mut around = b"\0asm\x0d\0\x01\0\x04".to_vec();
+        let mut length = deep.len();
+        while length > 127 {
+            around.push((length & 127) as u8 | 128);
+            length >>= 7;
+        }
+        around.push(length as u8);
+        around.append(&mut deep);
+        deep = around;
+    }
+    let refused = plugin(&deep).map(|_| ()).unwrap_err();
+    assert!(refused.starts_with("plugin forged: ") && refused.len() < 500, "{refused}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
 /// Modules of chance behind the exports of the contract; as many as `QUERYWRIGHT_CHANCE` says, 60 by default.

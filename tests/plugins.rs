@@ -9,7 +9,7 @@ use querywright::catalog::{Catalog, CatalogBuilder, Dataset, demo};
 use querywright::error::FaultKind;
 use querywright::plugin::{
     Grant, Inspection, Limits, LogLevel, Manifest, Metering, Plugin, PluginOptions, Reuse, Services, TextEncoder,
-    Wanted,
+    Wanted, check,
 };
 use querywright::retrieve::{Bm25, Bm25Config};
 use querywright::types::{Query, QueryLanguage, Request, Retriever, Rewrite};
@@ -215,6 +215,23 @@ fn what_was_not_granted_is_a_typed_answer_and_what_was_granted_works() {
     let few = Grant { limits: Limits { host_bytes: 4, ..Limits::default() }, ..all() };
     let said = ask(few, "artifact:weights");
     assert!(said.contains("TooLarge") || said.contains("fuel"), "{said}");
+}
+
+#[test]
+fn a_check_finds_out_who_remembers_breaks_the_contract_or_fails() {
+    let failed = |name: &str, texts: &[&str]| -> Vec<&'static str> {
+        let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+        let report = check(name, &component(name), &catalog("second"), &options(Metering::Clock), &texts).unwrap();
+        assert_eq!(report.passed, report.items.iter().all(|item| item.failure.is_none()));
+        report.items.iter().filter(|item| item.failure.is_some()).map(|item| item.rule).collect()
+    };
+    assert!(failed("bm25", &["second", "third"]).is_empty());
+    let remembers = failed("hostile", &["count", "fine", "count"]);
+    assert!(remembers.iter().any(|rule| rule.starts_with("forgets")), "{remembers:?}");
+    for text in ["nan", "trap", "many", "fewer"] {
+        let broken = failed("hostile", &[text]);
+        assert!(broken.iter().any(|rule| rule.starts_with("answers ordinary requests")), "{text}: {broken:?}");
+    }
 }
 
 #[test]

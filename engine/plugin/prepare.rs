@@ -1,6 +1,5 @@
 //! From a component to one that has already loaded the catalogue: instrument, load, commit, snapshot, compile.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -132,11 +131,15 @@ impl Preparation<'_> {
         let time = Duration::from_secs(3600);
         runtime::allow(&mut store, self.metering, Allowance { time, fuel: u64::MAX }).map_err(unfit)?;
         store.set_hostcall_fuel(usize::MAX);
-        let mut state = Snapshot { store: &mut store, instance };
-        let read = AssertUnwindSafe(|| block_on(wizer.snapshot_component(&context, &mut state)));
-        match catch_unwind(read) {
-            Ok(snapshot) => snapshot.map_err(unfit),
-            Err(_) => Err(refusal(name, "its memory cannot be read out", "build it with one module, as the SDK does")),
+        let mut state = Snapshot { store: &mut store, instance, missing: None };
+        let snapshot = block_on(wizer.snapshot_component(&context, &mut state)).map_err(unfit)?;
+        match state.missing {
+            Some(what) => Err(refusal(
+                name,
+                format!("its memory cannot be read out: {what}"),
+                "build it with one module, as the SDK does",
+            )),
+            None => Ok(snapshot),
         }
     }
 }
@@ -145,18 +148,18 @@ impl Preparation<'_> {
 struct Snapshot<'a> {
     store: &'a mut Store<State>,
     instance: Instance,
+    /// The first function that instrumenting should have added and that is not there or does not work. wizer's trait
+    /// has no error, so that it is given nothing in its place, and what it makes of that is thrown away.
+    missing: Option<String>,
 }
 
 impl Snapshot<'_> {
-    /// Calls one of the functions that instrumenting added.
-    ///
-    /// These exist in every instrumented component, return without trapping and have these types: where one does not,
-    /// the snapshot would be wrong, and is given up.
+    /// Calls one of the functions that instrumenting added; `then` gets nothing where that fails.
     fn call<R: Lift + 'static, T>(
         &mut self,
         instance: &str,
         function: &str,
-        then: impl FnOnce(&mut Store<State>, R) -> T,
+        then: impl FnOnce(&mut Store<State>, Option<R>) -> T,
     ) -> T {
         let found = (|| {
             let (_, outer) = self.instance.get_export(&mut *self.store, None, instance)?;
@@ -164,32 +167,34 @@ impl Snapshot<'_> {
             let function = self.instance.get_typed_func::<(), (R,)>(&mut *self.store, inner).ok()?;
             function.call(&mut *self.store, ()).ok()
         })();
-        match found {
-            Some((value,)) => then(self.store, value),
-            None => std::panic::panic_any(format!("the instrumented component has no working {instance}#{function}")),
+        if found.is_none() {
+            self.missing.get_or_insert(format!("{instance}#{function} does not work"));
         }
+        then(self.store, found.map(|(value,)| value))
     }
 }
 
 impl ComponentInstanceState for Snapshot<'_> {
     async fn call_func_ret_list_u8(&mut self, instance: &str, func: &str, contents: impl FnOnce(&[u8]) + Send) {
-        self.call(instance, func, |store, list: WasmList<u8>| contents(list.as_le_slice(&*store)));
+        self.call(instance, func, |store, list: Option<WasmList<u8>>| {
+            contents(list.as_ref().map_or(&[], |list| list.as_le_slice(&*store)));
+        });
     }
 
     async fn call_func_ret_s32(&mut self, instance: &str, func: &str) -> i32 {
-        self.call(instance, func, |_, value| value)
+        self.call(instance, func, |_, value| value.unwrap_or_default())
     }
 
     async fn call_func_ret_s64(&mut self, instance: &str, func: &str) -> i64 {
-        self.call(instance, func, |_, value| value)
+        self.call(instance, func, |_, value| value.unwrap_or_default())
     }
 
     async fn call_func_ret_f32(&mut self, instance: &str, func: &str) -> u32 {
-        self.call(instance, func, |_, value: f32| value.to_bits())
+        self.call(instance, func, |_, value: Option<f32>| value.unwrap_or_default().to_bits())
     }
 
     async fn call_func_ret_f64(&mut self, instance: &str, func: &str) -> u64 {
-        self.call(instance, func, |_, value: f64| value.to_bits())
+        self.call(instance, func, |_, value: Option<f64>| value.unwrap_or_default().to_bits())
     }
 }
 

@@ -140,7 +140,7 @@ fn catalog() -> Catalog {
 }
 
 fn limits() -> Limits {
-    Limits { memory_mib: 64, call_ms: 1_500, load_ms: 1_500, compile_ms: 20_000, ..Limits::default() }
+    Limits { memory_mib: 64, call_ms: 1_500, load_ms: 500, compile_ms: 20_000, ..Limits::default() }
 }
 
 fn plugin(bytes: &[u8]) -> Result<Plugin, String> {
@@ -282,7 +282,7 @@ fn imports_that_nobody_declared_and_types_that_explode_are_refused_before_anythi
 fn modules_of_chance_end_in_answers_or_typed_errors() {
     let count: u64 = std::env::var("QUERYWRIGHT_CHANCE").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
     let exports = Forged::default().module();
-    let (mut made, mut loaded, mut faults) = (0, 0, 0);
+    let (mut made, mut ran, mut loaded) = (0u64, 0u64, 0u64);
     for seed in 0..count {
         let mut bytes = vec![0; 20_000];
         ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
@@ -296,6 +296,11 @@ fn modules_of_chance_end_in_answers_or_typed_errors() {
             gc_enabled: false,
             exceptions_enabled: false,
             threads_enabled: false,
+            // What cannot be part of a snapshot is refused early; half of them shall get further.
+            bulk_memory_enabled: seed % 2 == 0,
+            reference_types_enabled: seed % 2 == 0,
+            simd_enabled: seed % 2 == 0,
+            relaxed_simd_enabled: false,
             ..Config::default()
         };
         let Ok(module) = wasm_smith::Module::new(config, &mut arbitrary::Unstructured::new(&bytes)) else { continue };
@@ -305,13 +310,16 @@ fn modules_of_chance_end_in_answers_or_typed_errors() {
         match plugin(&bytes) {
             Ok(plugin) => {
                 loaded += 1;
-                faults += usize::from(ask(&plugin).is_err());
+                drop(ask(&plugin));
             }
-            Err(error) => assert!(error.starts_with("plugin forged: ") && error.len() < 3_000, "seed {seed}: {error}"),
+            Err(error) => {
+                assert!(error.starts_with("plugin forged: ") && error.len() < 3_000, "seed {seed}: {error}");
+                ran += u64::from(error.contains("load failed: "));
+            }
         }
         assert!(begun.elapsed() < Duration::from_secs(60), "seed {seed}: {:?}", begun.elapsed());
     }
-    println!("{made} modules, {loaded} of them loaded, {faults} of those failed to answer");
-    assert!(made * 2 > count, "only {made} of {count} could be made");
+    println!("{made} modules, {ran} of them ran and failed, {loaded} loaded");
+    assert!(made * 2 > count && (ran + loaded) * 4 > made, "{made} of {count} made, {ran} ran, {loaded} loaded");
     assert!(ask(&Forged::default().plugin().unwrap()).is_ok(), "the host goes on");
 }

@@ -303,3 +303,21 @@ fn reporting_commands_are_quiet_without_a_terminal() {
         assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn a_run_that_ranks_by_a_plugin_learns_the_same_as_one_that_ranks_natively() {
+    let home = home();
+    tiny::write_shop(&home.path().join("shop"));
+    let plugin = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/bm25/dist/bm25.wasm");
+    let adapter = |retriever: &str, run: &str| {
+        let config = tiny::config_text(Path::new("shop"), Path::new(run), 2);
+        std::fs::write(home.path().join("run.toml"), config).unwrap();
+        let said = tiny::json(home.path(), &["train", "run.toml", "--retriever", retriever, "--json"]);
+        assert!(said["comparison"].is_object(), "{said}");
+        std::fs::read(home.path().join(run).join("checkpoints/step-00000002/adapter_model.safetensors")).unwrap()
+    };
+    assert!(adapter(plugin, "sandboxed") == adapter("bm25", "native"), "the same rankings, the same weights");
+    let refused = tiny::run(home.path(), &["train", "run.toml", "--retriever", "bm52"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("a plugin's .wasm file"), "{said}");
+}

@@ -1,11 +1,14 @@
 //! Components that no compiler would make: modules written by hand, and modules of chance, around the border of the
 //! contract. For each a typed error, and a host that goes on.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use querywright::catalog::{Catalog, CatalogBuilder};
 use querywright::error::{Fault, FaultKind};
-use querywright::plugin::{Grant, Limits, Metering, Plugin, PluginOptions};
+use querywright::plugin::{
+    Grant, Inspection, Limits, LogSink, Manifest, Metering, Plugin, PluginOptions, Services, Wanted,
+};
 use querywright::types::{QueryLanguage, Ranking, Request, Retriever};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -15,16 +18,24 @@ use wit_parser::Resolve;
 
 /// As much of WASI as one of the modules needs.
 const WASI: [&str; 2] = [
-    "package wasi:io@0.2.0; interface streams { resource output-stream; }",
+    "package wasi:io@0.2.0; interface streams {
+         resource output-stream {
+             check-write: func() -> result<u64>;
+             write: func(bytes: list<u8>) -> result;
+         }
+     }",
     "package wasi:cli@0.2.0; interface stdout {
          use wasi:io/streams@0.2.0.{output-stream};
          get-stdout: func() -> output-stream;
-     }",
+     }
+     interface environment { get-arguments: func() -> list<string>; }
+     interface exit { exit: func(status: result); }",
 ];
 
 const WORLDS: &str = "package forged:worlds;
      world plain { include querywright:plugin/plugin@0.1.0; }
-     world system { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; }
+     world system { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; import wasi:io/streams@0.2.0;
+         import wasi:cli/environment@0.2.0; import wasi:cli/exit@0.2.0; }
      interface door { open: func() -> u32; }
      world elsewhere { include querywright:plugin/plugin@0.1.0; import door; }";
 
@@ -57,6 +68,8 @@ struct Forged {
     /// What an allocation gives: the address `$at`, unless this says otherwise.
     allocated: String,
     world: &'static str,
+    /// Pages of its memory, at first and at most.
+    pages: &'static str,
     /// Six bytes: the name on the card, and with a seventh its language.
     name: &'static str,
 }
@@ -72,6 +85,7 @@ impl Default for Forged {
             allocated: "local.get $at".into(),
             world: "plain",
             name: "forged",
+            pages: "2",
         }
     }
 }
@@ -89,7 +103,7 @@ impl Forged {
         let text = format!(
             r#"(module
                 {imports}
-                (memory (export "memory") 2)
+                (memory (export "memory") {pages})
                 {fields}
                 (global $free (mut i32) (i32.const 4096))
                 (data (i32.const 16) "{list}")
@@ -102,16 +116,27 @@ impl Forged {
                     local.get 3 i32.add global.set $free
                     {allocated})
                 (func (export "{interface}#describe") (result i32) i32.const 128)
-                (func (export "{interface}#load") (param i32 i32) (result i32) {load} i32.const 256)
+                (func (export "{interface}#load") (param i32 i32) (result i32) (local $n i32) (local $h i32) {load} i32.const 256)
                 (func (export "{interface}#commit") (result i32) i32.const 256)
-                (func (export "{interface}#recommend") (param i32 i32) (result i32) (local $n i32) {before} i32.const 16)
+                (func (export "{interface}#recommend") (param i32 i32) (result i32) (local $n i32) (local $h i32) {before} i32.const 16)
             )"#,
             imports = match self.world {
-                "system" => r#"(import "wasi:cli/stdout@0.2.0" "get-stdout" (func $get_stdout (result i32)))"#,
+                "system" => {
+                    r#"(import "wasi:cli/stdout@0.2.0" "get-stdout" (func $get_stdout (result i32)))
+                    (import "wasi:io/streams@0.2.0" "[resource-drop]output-stream" (func $drop_stream (param i32)))
+                    (import "wasi:io/streams@0.2.0" "[method]output-stream.check-write"
+                        (func $check_write (param i32 i32)))
+                    (import "wasi:io/streams@0.2.0" "[method]output-stream.write"
+                        (func $write (param i32 i32 i32) (result i32)))
+                    (import "wasi:cli/environment@0.2.0" "get-arguments" (func $get_arguments (param i32)))
+                    (import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))"#
+                }
+                "large" => r#"(import "wasi:cli/stdout@0.2.0" "get" (func $get (param i32)))"#,
                 "elsewhere" => r#"(import "forged:worlds/door" "open" (func $open (result i32)))"#,
                 _ => "",
             },
             name = self.name,
+            pages = self.pages,
             list = words(&[self.answers.0, self.answers.1]),
             answer = words(&[0, self.hits.0, self.hits.1, 0]),
             hit = words(&[0, 1.0f32.to_bits()]),
@@ -218,9 +243,95 @@ fn tables_and_memories_are_counted_together() {
 }
 
 #[test]
+fn a_memory_that_is_full_is_read_out_or_refused_with_what_to_do() {
+    // All that the limit allows: 64 MiB have 1,024 pages.
+    for pages in ["1024", "1023", "2 6"] {
+        assert!(ask(&Forged { pages, ..Forged::default() }.plugin().unwrap()).is_ok(), "{pages}");
+    }
+    let grow = "(loop $more i32.const 1 memory.grow i32.const -1 i32.ne br_if $more)";
+    let greedy = Forged { load: grow.into(), before: grow.into(), ..Forged::default() };
+    assert!(ask(&greedy.plugin().unwrap()).is_ok());
+    for pages in ["2 2", "2 3"] {
+        let refused = Forged { pages, ..Forged::default() }.plugin().map(|_| ()).unwrap_err();
+        assert!(refused.contains("leave two pages free below the maximum of its memory"), "{pages}: {refused}");
+    }
+}
+
+#[test]
+fn what_the_pre_initialiser_does_not_expect_is_a_refusal() {
+    for fields in ["(global $g (mut i32) (i32.const 0)) (func (export \"wizer-initialize\"))", "(tag $t (param i32))"] {
+        let loaded = Forged { fields: fields.into(), ..Forged::default() }.plugin();
+        match loaded {
+            Ok(plugin) => assert!(ask(&plugin).is_ok(), "{fields}"),
+            Err(refused) => assert!(refused.starts_with("plugin forged: ") && refused.len() < 500, "{refused}"),
+        }
+    }
+    // Modules that wizer asserts to have exports, and one that imports a tag.
+    for text in [
+        "(component (core module $m (memory 1)) (core instance (instantiate $m)))",
+        "(component (core module $m (global (mut i32) (i32.const 0))) (core instance (instantiate $m)))",
+        "(component (core module $m (import \"a\" \"t\" (tag))))",
+    ] {
+        let refused = plugin(&wat::parse_str(text).unwrap()).map(|_| ()).unwrap_err();
+        assert!(refused.starts_with("plugin forged: ") && refused.len() < 500, "{refused}");
+    }
+}
+
+#[test]
+fn answers_of_the_system_are_bounded_whatever_their_type() {
+    let wide = "x".repeat(90_000);
+    let types = format!(
+        "package wasi:cli@0.2.0;
+        interface stdout {{ enum wide {{ %{wide} }} get: func() -> tuple<wide, wide, wide>; }}"
+    );
+    let mut resolve = Resolve::default();
+    resolve.push_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("wit")).unwrap();
+    resolve.push_str("cli.wit", &types).unwrap();
+    let worlds = "package forged:worlds;
+        world large { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; }";
+    let package = resolve.push_str("worlds.wit", worlds).unwrap();
+    let world = resolve.select_world(&[package], Some("large")).unwrap();
+    let forged = Forged { world: "large", before: "i32.const 512 call $get".into(), ..Forged::default() };
+    let mut module = forged.module();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    let bytes = ComponentEncoder::default().module(&module).unwrap().encode().unwrap();
+    let fault = ask(&plugin(&bytes).unwrap()).unwrap_err();
+    assert!(fault.detail.contains("answers at most 65536 bytes"), "{fault}");
+}
+
+#[test]
 fn handles_of_the_system_are_bounded_and_do_not_outlive_the_snapshot() {
-    let honest = Forged { world: "system", ..Forged::default() };
-    assert!(ask(&honest.plugin().unwrap()).is_ok());
+    // Prints 300 times, each time through a handle of its own, and reads its arguments; in `load`, too.
+    let print = "i32.const 300 local.set $n (loop $more
+        call $get_stdout local.tee $h i32.const 512 call $check_write
+        local.get $h i32.const 192 i32.const 6 call $write if unreachable end
+        local.get $h call $drop_stream
+        i32.const 512 call $get_arguments i32.const 516 i32.load if unreachable end
+        local.get $n i32.const 1 i32.sub local.tee $n br_if $more)";
+    let honest = Forged { world: "system", load: print.into(), before: print.into(), ..Forged::default() };
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let sink = lines.clone();
+    let log: LogSink = Arc::new(move |_, _, line| sink.lock().unwrap().push(line.to_owned()));
+    let options = |log_granted| PluginOptions {
+        manifest: Some(Manifest {
+            id: "forged".into(),
+            version: "1.0.0".into(),
+            sha256: Inspection::of("forged", &honest.bytes()).unwrap().sha256,
+            capabilities: Wanted { log: true, ..Wanted::default() },
+            limits: limits(),
+        }),
+        grant: Grant { log: log_granted, limits: limits(), ..Grant::default() },
+        services: Services { log: Some(log.clone()), ..Services::default() },
+        ..PluginOptions::default()
+    };
+    for (granted, printed) in [(false, 0), (true, 600)] {
+        let plugin = Plugin::from_bytes("forged", &honest.bytes(), &catalog(), options(granted), &|_, _| {}).unwrap();
+        assert_eq!(ask(&plugin).unwrap().hits.len(), 1);
+        let lines = std::mem::take(&mut *lines.lock().unwrap());
+        assert!(lines.len() == printed && lines.iter().all(|line| line == "forged"), "{} lines", lines.len());
+    }
+    let exit = Forged { before: "i32.const 0 call $exit".into(), world: "system", ..Forged::default() }.fault();
+    assert!(exit.kind == FaultKind::Trap && exit.detail.contains("it called wasi:cli/exit#exit"), "{exit}");
     let leak = "(loop $more call $get_stdout drop br $more)";
     let fault = Forged { before: leak.into(), world: "system", ..Forged::default() }.fault();
     assert!(fault.kind == FaultKind::Trap && fault.detail.contains("256 handles"), "{fault}");

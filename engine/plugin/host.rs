@@ -133,7 +133,7 @@ impl Plugin {
         let limits = capabilities.limits;
         let services = Arc::new(services);
         let unusable =
-            |e: wasmtime::Error| refusal(&id, format!("{e:#}"), "lower limits.instances or limits.memory_mib");
+            |e: wasmtime::Error| refusal(&id, format!("{e:#}"), "lower limits.instances, or use fewer memories");
         let engine = runtime::serving(metering, &limits, &inspection).map_err(unusable)?;
         let preparation =
             Preparation { id: &id, catalog, capabilities: &capabilities, services: &services, metering, progress };
@@ -197,14 +197,16 @@ impl Plugin {
         Ok(plugin)
     }
 
-    /// Starts instances until `count` stand ready, at most as many as the limits allow, so that the first requests find
-    /// some.
+    /// Starts instances until `count` stand ready, so that the first requests find some; fewer where the limits allow no
+    /// more beside those at work.
     ///
     /// # Errors
     /// [`Error::Fault`] where one does not start.
     pub fn warm(&self, count: usize) -> Result<()> {
-        let most = usize::try_from(self.capabilities.limits.instances).unwrap_or(usize::MAX);
-        while self.idle.lock().unwrap_or_else(PoisonError::into_inner).len() < count.min(most) {
+        // With the slots in hand nobody else needs the instances that stand ready.
+        let slots: Vec<Slot<'_>> = (0..count).map_while(|_| self.busy.take(Duration::ZERO)).collect();
+        let ready = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
+        for _ in ready..slots.len() {
             let fresh = self.start().map_err(|(kind, detail)| self.fault(kind, detail))?;
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(fresh);
         }
@@ -226,7 +228,10 @@ impl Plugin {
 
     /// A fresh instance.
     fn start(&self) -> Result<Running, (FaultKind, String)> {
-        let mut store = Store::new(&self.engine, State::new(&self.id, &self.capabilities, &self.services));
+        let mut state = State::new(&self.id, &self.capabilities, &self.services);
+        state.system.resume();
+        state.meter.make_room();
+        let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.meter);
         store.set_hostcall_fuel(runtime::crossing(&self.capabilities.limits));
         let failed = |e: wasmtime::Error, store: &Store<State>| runtime::explain(&e, store, &self.limit());
@@ -245,6 +250,7 @@ impl Plugin {
     }
 
     fn allow(&self, running: &mut Running, requests: usize) -> Result<(), (FaultKind, String)> {
+        running.store.data_mut().system.begin();
         let allowed = runtime::allow(&mut running.store, self.metering, self.allowance(requests));
         allowed.map_err(|e| self.explain(&e, running))
     }

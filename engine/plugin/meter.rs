@@ -11,6 +11,7 @@ use super::Limits;
 pub(super) struct Meter {
     limits: Limits,
     memory: u64,
+    room: u64,
     elements: u64,
     host_bytes: u64,
     log_bytes: u64,
@@ -22,10 +23,21 @@ pub(super) struct Meter {
 /// Memories, and tables, and core instances that one component may have.
 pub(super) const MOST_PARTS: usize = 64;
 
+/// Bytes of linear memory that reading the memories of an instance out takes: some pages of each.
+pub(super) const READ_OUT: u64 = MOST_PARTS as u64 * (4 << 16);
+
 impl Meter {
     pub(super) fn new(limits: Limits) -> Self {
-        let mut meter =
-            Self { limits, memory: 0, elements: 0, host_bytes: 0, log_bytes: 0, end: Instant::now(), hit: None };
+        let mut meter = Self {
+            limits,
+            memory: 0,
+            room: 0,
+            elements: 0,
+            host_bytes: 0,
+            log_bytes: 0,
+            end: Instant::now(),
+            hit: None,
+        };
         meter.begin(Duration::ZERO);
         meter
     }
@@ -54,6 +66,11 @@ impl Meter {
         true
     }
 
+    /// From here on memory may have what reading it out takes, too: the snapshot has kept it.
+    pub(super) fn make_room(&mut self) {
+        self.room = READ_OUT;
+    }
+
     /// Bytes of linear memory.
     pub(super) fn memory(&self) -> u64 {
         self.memory
@@ -79,7 +96,7 @@ impl Meter {
 impl ResourceLimiter for Meter {
     fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         let grown = self.memory + desired.saturating_sub(current) as u64;
-        if grown > self.limits.memory_mib << 20 {
+        if grown > (self.limits.memory_mib << 20) + self.room {
             self.note(format!("limits.memory_mib = {}", self.limits.memory_mib));
             return Ok(false);
         }
@@ -98,7 +115,8 @@ impl ResourceLimiter for Meter {
     }
 
     fn instances(&self) -> usize {
-        MOST_PARTS
+        // Taking the snapshot adds a module or two.
+        MOST_PARTS + 2
     }
 
     fn tables(&self) -> usize {

@@ -1,5 +1,6 @@
 //! From a component to one that has already loaded the catalogue: instrument, load, commit, snapshot, compile.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -71,8 +72,10 @@ impl Preparation<'_> {
         let unfit = |e: wasmtime::Error| {
             refusal(name, format!("it cannot be pre-initialised: {e:#}"), "build it with one module, as the SDK does")
         };
-        let wizer = Wizer::new();
-        let (context, instrumented) = wizer.instrument_component(bytes).map_err(unfit)?;
+        let mut wizer = Wizer::new();
+        wizer.keep_init_func(true);
+        let (context, instrumented) =
+            survive(name, || wizer.instrument_component(bytes)).and_then(|done| done.map_err(unfit))?;
         let engine = runtime::preparing(self.metering).map_err(unfit)?;
         let compiler = engine.clone();
         let component = within(name, limits.compile_ms, move || Component::new(&compiler, &instrumented))?;
@@ -127,21 +130,33 @@ impl Preparation<'_> {
             let found = format!("after `commit` it holds {held} handles of the system, as that of standard output");
             return Err(refusal(name, found, "print, and use the system, in `recommend` alone"));
         }
-        // Reading the memory out is the host's doing, not the plugin's.
+        // Reading the memory out is the host's doing, not the plugin's. It takes a page or two of its own.
+        store.data_mut().meter.make_room();
         let time = Duration::from_secs(3600);
         runtime::allow(&mut store, self.metering, Allowance { time, fuel: u64::MAX }).map_err(unfit)?;
         store.set_hostcall_fuel(usize::MAX);
         let mut state = Snapshot { store: &mut store, instance, missing: None };
-        let snapshot = block_on(wizer.snapshot_component(&context, &mut state)).map_err(unfit)?;
+        let snapshot = survive(name, || block_on(wizer.snapshot_component(&context, &mut state)));
         match state.missing {
             Some(what) => Err(refusal(
                 name,
                 format!("its memory cannot be read out: {what}"),
-                "build it with one module, as the SDK does",
+                "leave two pages free below the maximum of its memory",
             )),
-            None => Ok(snapshot),
+            None => snapshot?.map_err(unfit),
         }
     }
+}
+
+/// Runs wizer, which takes some components that it does not expect for faults of its own and panics.
+fn survive<T>(name: &str, work: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        refusal(
+            name,
+            "it is built in a way that cannot be pre-initialised",
+            "build it with one module, as the SDK does",
+        )
+    })
 }
 
 /// How the memory of an instance is read out.

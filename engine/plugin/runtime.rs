@@ -9,7 +9,7 @@ use wasmtime::{
 
 use super::answer::words;
 use super::interfaces::State;
-use super::meter::MOST_PARTS;
+use super::meter::{MOST_PARTS, READ_OUT};
 use super::{Inspection, Limits};
 use crate::error::FaultKind;
 
@@ -63,7 +63,7 @@ pub(super) fn serving(metering: Metering, limits: &Limits, parts: &Inspection) -
     let count = u32::try_from(limits.instances).unwrap_or(u32::MAX);
     let each = |parts: usize| u32::try_from(parts.min(MOST_PARTS)).unwrap_or(u32::MAX);
     // Taking the snapshot adds a module or two.
-    let (modules, memories, tables) = (each(parts.modules + 2), each(parts.memories), each(parts.tables));
+    let (modules, memories, tables) = (each(parts.modules) + 2, each(parts.memories), each(parts.tables));
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count)
         .total_core_instances(count.saturating_mul(modules))
@@ -73,12 +73,12 @@ pub(super) fn serving(metering: Metering, limits: &Limits, parts: &Inspection) -
         .max_memories_per_component(memories)
         .max_tables_per_component(tables)
         .table_elements(usize::try_from(limits.table_elements).unwrap_or(usize::MAX))
-        .max_memory_size(usize::try_from(limits.memory_mib << 20).unwrap_or(usize::MAX))
+        .max_memory_size(usize::try_from((limits.memory_mib << 20) + READ_OUT).unwrap_or(usize::MAX))
         .max_unused_warm_slots(count);
     let mut config = config(metering);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool)).memory_init_cow(true);
     // A snapshot of a large index is one large image, not many small segments.
-    config.memory_guaranteed_dense_image_size(limits.memory_mib << 20);
+    config.memory_guaranteed_dense_image_size((limits.memory_mib << 20) + READ_OUT);
     ticking(Engine::new(&config)?)
 }
 

@@ -6,8 +6,8 @@
 //!
 //! | interface | answers |
 //! |---|---|
-//! | `random` | the same numbers in every instance, so that the same request has the same answer |
-//! | `clocks` | 1970-01-01; the monotonic clock goes on by a microsecond each time it is read |
+//! | `random` | the same numbers in every call, so that the same request has the same answer |
+//! | `clocks` | 1970-01-01; the monotonic clock goes on by a microsecond each time it is read, and never back |
 //! | `io/poll` | everything is ready |
 //! | `cli/stdout`, `cli/stderr` | what is written goes to the plugin's log, where that was granted |
 //! | `cli/exit` | ends the call as a trap |
@@ -25,6 +25,12 @@ use super::services::LogLevel;
 const PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 /// Their version: any patch of it.
 const VERSION: &str = "0.2.";
+
+/// Random bytes that are given at once.
+const MOST_RANDOM: usize = 64 << 10;
+
+/// Bytes of the host's memory that an answer may take: a component chooses the types, and types can be large.
+const MOST_SAID: usize = 64 << 10;
 
 /// Handles that an instance may hold.
 const MOST_HANDLES: u32 = 256;
@@ -50,6 +56,16 @@ impl System {
     /// Handles that the instance holds.
     pub(super) fn handles(&self) -> u32 {
         self.handles
+    }
+
+    /// For an instance whose memory is of after `load`: the clock has gone on.
+    pub(super) fn resume(&mut self) {
+        self.reads_of_clock = 1 << 40;
+    }
+
+    /// A call begins.
+    pub(super) fn begin(&mut self) {
+        self.random = None;
     }
 
     fn random(&mut self) -> &mut ChaCha8Rng {
@@ -104,18 +120,49 @@ fn answer(
     parameters: &[Val],
     results: &mut [Val],
 ) -> wasmtime::Result<()> {
-    let said = exception(store, function, parameters)?;
+    let mut given = Vec::new();
+    for parameter in parameters {
+        give_back(store, parameter, &mut given)?;
+    }
+    let mut said = exception(store, function, parameters, given.first().copied())?;
+    let mut budget = MOST_SAID;
     for (result, ty) in results.iter_mut().zip(ty.results()) {
-        *result = match &said {
-            Some(value) => value.clone(),
-            None => least(store, &ty)?,
+        *result = match said.take() {
+            Some(value) => value,
+            None => least(store, &ty, &mut budget)?,
         };
     }
     Ok(())
 }
 
-/// What is answered in another way than by its type alone.
-fn exception(store: &mut Context<'_>, function: &str, parameters: &[Val]) -> wasmtime::Result<Option<Val>> {
+/// Ends the loans of handles that came as parameters, and takes those that were given away; `given` gets their numbers.
+fn give_back(store: &mut Context<'_>, value: &Val, given: &mut Vec<u32>) -> wasmtime::Result<()> {
+    match value {
+        Val::Resource(handle) => {
+            let handle = handle.try_into_resource::<Handle>(&mut *store)?;
+            if handle.owned() {
+                let system = &mut store.data_mut().system;
+                system.handles = system.handles.saturating_sub(1);
+            }
+            given.push(handle.rep());
+            Ok(())
+        }
+        Val::List(values) | Val::Tuple(values) => values.iter().try_for_each(|value| give_back(store, value, given)),
+        Val::Record(fields) => fields.iter().try_for_each(|(_, value)| give_back(store, value, given)),
+        Val::Variant(_, Some(value)) | Val::Option(Some(value)) | Val::Result(Ok(Some(value)) | Err(Some(value))) => {
+            give_back(store, value, given)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is answered in another way than by its type alone. `stream` is the number of the first handle that was given.
+fn exception(
+    store: &mut Context<'_>,
+    function: &str,
+    parameters: &[Val],
+    stream: Option<u32>,
+) -> wasmtime::Result<Option<Val>> {
     const DONE: Val = Val::Result(Ok(None));
     let state = store.data_mut();
     Ok(Some(match (function, parameters) {
@@ -123,10 +170,10 @@ fn exception(store: &mut Context<'_>, function: &str, parameters: &[Val]) -> was
             "wasi:random/random#get-random-bytes" | "wasi:random/insecure#get-insecure-random-bytes",
             [Val::U64(count)],
         ) => {
-            let count = usize::try_from(*count).unwrap_or(usize::MAX);
-            if !state.meter.take(count) {
-                wasmtime::bail!("it asked for {count} random bytes");
-            }
+            let count = usize::try_from(*count).ok().filter(|count| *count <= MOST_RANDOM);
+            let Some(count) = count else {
+                wasmtime::bail!("it asked for more than {MOST_RANDOM} random bytes at once")
+            };
             let mut bytes = vec![0; count];
             state.system.random().fill_bytes(&mut bytes);
             Val::List(bytes.into_iter().map(Val::U8).collect())
@@ -144,13 +191,12 @@ fn exception(store: &mut Context<'_>, function: &str, parameters: &[Val]) -> was
         (
             "wasi:io/streams#[method]output-stream.write"
             | "wasi:io/streams#[method]output-stream.blocking-write-and-flush",
-            [Val::Resource(stream), Val::List(bytes)],
+            [_, Val::List(bytes)],
         ) => {
-            let rep = stream.try_into_resource::<Handle>(&mut *store)?.rep();
             let bytes: Vec<u8> = bytes.iter().map(|b| if let Val::U8(b) = b { *b } else { b'?' }).collect();
-            let level = if rep == STDERR { LogLevel::Error } else { LogLevel::Info };
-            for line in String::from_utf8_lossy(&bytes).lines().filter(|_| rep != NOWHERE) {
-                store.data_mut().log(level, line);
+            let level = if stream == Some(STDERR) { LogLevel::Error } else { LogLevel::Info };
+            if stream.is_some_and(|stream| stream != NOWHERE) {
+                String::from_utf8_lossy(&bytes).lines().for_each(|line| state.log(level, line));
             }
             DONE
         }
@@ -177,13 +223,25 @@ fn handle(store: &mut Context<'_>, rep: u32) -> wasmtime::Result<Val> {
     Ok(Val::Resource(Resource::<Handle>::new_own(rep).try_into_resource_any(&mut *store)?))
 }
 
-/// The least that a type can say.
-fn least(store: &mut Context<'_>, ty: &Type) -> wasmtime::Result<Val> {
+/// The least that a type can say, within the bytes that are left.
+fn least(store: &mut Context<'_>, ty: &Type, left: &mut usize) -> wasmtime::Result<Val> {
     /// Cases that say "no", the fittest first.
     const DENIALS: [&str; 4] = ["closed", "access-denied", "access", "not-supported"];
-    let boxed = |store: &mut Context<'_>, ty: Option<Type>| -> wasmtime::Result<Option<Box<Val>>> {
-        ty.map(|ty| least(store, &ty).map(Box::new)).transpose()
-    };
+    fn take(left: &mut usize, bytes: usize) -> wasmtime::Result<()> {
+        match left.checked_sub(bytes) {
+            Some(rest) => *left = rest,
+            None => wasmtime::bail!("the system of plugins answers at most {MOST_SAID} bytes, and this type has more"),
+        }
+        Ok(())
+    }
+    fn name(left: &mut usize, name: &str) -> wasmtime::Result<String> {
+        take(left, name.len())?;
+        Ok(name.to_owned())
+    }
+    fn boxed(store: &mut Context<'_>, ty: Option<Type>, left: &mut usize) -> wasmtime::Result<Option<Box<Val>>> {
+        ty.map(|ty| least(store, &ty, left).map(Box::new)).transpose()
+    }
+    take(left, size_of::<Val>())?;
     Ok(match ty {
         Type::Bool => Val::Bool(false),
         Type::S8 => Val::S8(0),
@@ -202,21 +260,24 @@ fn least(store: &mut Context<'_>, ty: &Type) -> wasmtime::Result<Val> {
         Type::Option(_) => Val::Option(None),
         Type::Flags(_) => Val::Flags(Vec::new()),
         Type::Record(record) => {
-            let field = |store: &mut Context<'_>, name: &str, ty: &Type| Ok((name.to_owned(), least(store, ty)?));
-            Val::Record(record.fields().map(|f| field(store, f.name, &f.ty)).collect::<wasmtime::Result<_>>()?)
+            let mut fields = Vec::new();
+            for field in record.fields() {
+                fields.push((name(left, field.name)?, least(store, &field.ty, left)?));
+            }
+            Val::Record(fields)
         }
-        Type::Tuple(tuple) => Val::Tuple(tuple.types().map(|ty| least(store, &ty)).collect::<wasmtime::Result<_>>()?),
-        Type::Result(result) => Val::Result(Err(boxed(store, result.err())?)),
+        Type::Tuple(tuple) => {
+            Val::Tuple(tuple.types().map(|ty| least(store, &ty, left)).collect::<wasmtime::Result<_>>()?)
+        }
+        Type::Result(result) => Val::Result(Err(boxed(store, result.err(), left)?)),
         Type::Enum(cases) => {
-            let names: Vec<&str> = cases.names().collect();
-            let fitting = DENIALS.iter().find(|denial| names.contains(denial)).or(names.first());
-            Val::Enum((*fitting.unwrap_or(&"")).to_owned())
+            let fitting = DENIALS.iter().find_map(|denial| cases.names().find(|name| name == denial));
+            Val::Enum(name(left, fitting.or_else(|| cases.names().next()).unwrap_or(""))?)
         }
         Type::Variant(variant) => {
-            let cases: Vec<_> = variant.cases().collect();
-            let fitting = DENIALS.iter().find_map(|denial| cases.iter().find(|case| case.name == *denial));
-            match fitting.or(cases.first()) {
-                Some(case) => Val::Variant(case.name.to_owned(), boxed(store, case.ty.clone())?),
+            let fitting = DENIALS.iter().find_map(|denial| variant.cases().find(|case| case.name == *denial));
+            match fitting.or_else(|| variant.cases().next()) {
+                Some(case) => Val::Variant(name(left, case.name)?, boxed(store, case.ty, left)?),
                 None => wasmtime::bail!("a variant without a case"),
             }
         }

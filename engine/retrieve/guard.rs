@@ -21,7 +21,7 @@ pub struct BackOff {
     pub faults: u32,
     /// How long it rests first. Each time that it then fails again it is twice as long. Default one second.
     pub rest: Duration,
-    /// How long it rests at most. Default one minute.
+    /// How long it rests at most, a year at the longest. Default one minute.
     pub longest: Duration,
 }
 
@@ -72,7 +72,7 @@ impl Guard {
         Self {
             retriever,
             stand_in: None,
-            breaker: Mutex::new(Breaker { back_off, in_a_row: 0, rests: 0, until: None }),
+            breaker: Mutex::new(Breaker::new(back_off)),
             card,
             requests: counter(),
             faults: counter(),
@@ -109,19 +109,24 @@ impl Guard {
     fn first(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
         let count = requests.len() as u64;
         self.requests.fetch_add(count, Ordering::Relaxed);
-        if let Err(left) = self.breaker(|breaker| breaker.ask(Instant::now())) {
-            self.rested.fetch_add(count, Ordering::Relaxed);
-            let (retriever, kind) = (self.card.name.clone(), FaultKind::Resting);
-            let detail = format!("it failed again and again, and is asked again in {} ms", left.as_millis());
-            return vec![Err(Fault { retriever, kind, detail }); requests.len()];
-        }
+        let turn = match self.breaker(|breaker| breaker.ask(Instant::now())) {
+            Ok(turn) => turn,
+            Err(left) => {
+                self.rested.fetch_add(count, Ordering::Relaxed);
+                let (retriever, kind) = (self.card.name.clone(), FaultKind::Resting);
+                let detail = format!("it failed again and again, and is asked again in {} ms", left.as_millis());
+                return vec![Err(Fault { retriever, kind, detail }); requests.len()];
+            }
+        };
+        let asked = Asked { guard: self, turn };
         let answers = self.retriever.retrieve(requests);
         let failed = answers.iter().filter(|answer| answer.is_err()).count() as u64;
         self.faults.fetch_add(failed, Ordering::Relaxed);
         self.breaker(|breaker| {
             let now = Instant::now();
-            answers.iter().for_each(|answer| breaker.heard(answer.is_ok(), now));
+            answers.iter().for_each(|answer| breaker.heard(answer.is_ok(), turn, now));
         });
+        drop(asked);
         answers
     }
 }
@@ -132,6 +137,9 @@ impl Retriever for Guard {
     }
 
     fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        if requests.is_empty() {
+            return Vec::new();
+        }
         let mut answers = self.first(requests);
         let Some(stand_in) = &self.stand_in else { return answers };
         let unanswered: Vec<usize> =
@@ -150,40 +158,74 @@ impl Retriever for Guard {
     }
 }
 
+/// A call under way. However it ends, the next one may try.
+struct Asked<'a> {
+    guard: &'a Guard,
+    turn: u64,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.guard.breaker(|breaker| breaker.ended(self.turn));
+    }
+}
+
+/// A rest is never longer.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Counts faults and rests.
 struct Breaker {
     back_off: BackOff,
     in_a_row: u32,
+    /// Rests since the last answer.
     rests: u32,
     until: Option<Instant>,
+    /// Counts the rests. What was asked before a rest says nothing after it.
+    turn: u64,
+    /// Whether somebody tries after a rest; the others wait for what that one hears.
+    trying: bool,
 }
 
 impl Breaker {
-    /// Whether the retriever may be asked now; else how long it still rests. Of those who ask at the end of a rest only
-    /// the first may try: until it has heard, the others wait on.
-    fn ask(&mut self, now: Instant) -> Result<(), Duration> {
-        match self.until {
-            Some(until) if now < until => Err(until - now),
-            Some(_) => {
-                self.until = now.checked_add(self.back_off.rest);
-                Ok(())
-            }
-            None => Ok(()),
-        }
+    fn new(back_off: BackOff) -> Self {
+        Self { back_off, in_a_row: 0, rests: 0, until: None, turn: 0, trying: false }
     }
 
-    fn heard(&mut self, answered: bool, now: Instant) {
+    /// Whether the retriever may be asked now, and in which turn; else how long it still rests.
+    fn ask(&mut self, now: Instant) -> Result<u64, Duration> {
+        if let Some(until) = self.until {
+            if now < until || self.trying {
+                return Err(until.saturating_duration_since(now));
+            }
+            self.trying = true;
+        }
+        Ok(self.turn)
+    }
+
+    /// An answer or a fault of a turn.
+    fn heard(&mut self, answered: bool, turn: u64, now: Instant) {
+        if turn != self.turn {
+            return;
+        }
         if answered {
-            (self.in_a_row, self.rests, self.until) = (0, 0, None);
+            (self.in_a_row, self.rests, self.until, self.trying) = (0, 0, None, false);
             return;
         }
         self.in_a_row = self.in_a_row.saturating_add(1);
-        if self.back_off.faults > 0 && self.in_a_row >= self.back_off.faults {
-            let rest = self.back_off.rest.saturating_mul(1 << self.rests.min(20)).min(self.back_off.longest);
-            self.until = now.checked_add(rest);
+        // One fault after a rest is enough for the next one.
+        if self.back_off.faults > 0 && (self.trying || self.in_a_row >= self.back_off.faults) {
+            let BackOff { rest, longest, .. } = self.back_off;
+            let rest = rest.saturating_mul(1 << self.rests.min(20)).min(longest).min(YEAR);
+            (self.until, self.trying, self.in_a_row) = (now.checked_add(rest), false, 0);
             self.rests = self.rests.saturating_add(1);
-            // One fault after the rest is enough for the next one.
-            self.in_a_row = self.back_off.faults - 1;
+            self.turn += 1;
+        }
+    }
+
+    /// A call of a turn is over, whatever was heard of it.
+    fn ended(&mut self, turn: u64) {
+        if turn == self.turn {
+            self.trying = false;
         }
     }
 }
@@ -235,26 +277,37 @@ mod tests {
     fn it_rests_after_faults_in_a_row_longer_each_time_and_wakes_with_an_answer() {
         let second = Duration::from_secs(1);
         let back_off = BackOff { faults: 2, rest: second, longest: 3 * second };
-        let mut breaker = Breaker { back_off, in_a_row: 0, rests: 0, until: None };
+        let mut breaker = Breaker::new(back_off);
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        breaker.heard(false, at(0.0));
-        breaker.heard(true, at(0.0));
-        breaker.heard(false, at(0.0));
-        assert_eq!(breaker.ask(at(0.0)), Ok(()), "two faults, but not in a row");
-        breaker.heard(false, at(0.0));
+        breaker.heard(false, 0, at(0.0));
+        breaker.heard(true, 0, at(0.0));
+        breaker.heard(false, 0, at(0.0));
+        assert_eq!(breaker.ask(at(0.0)), Ok(0), "two faults, but not in a row");
+        // Many faults of one outage are one reason to rest.
+        (0..20).for_each(|_| breaker.heard(false, 0, at(0.0)));
         assert_eq!(breaker.ask(at(0.25)), Err(Duration::from_millis(750)));
-        assert_eq!(breaker.ask(at(1.0)), Ok(()));
-        assert!(breaker.ask(at(1.0)).is_err(), "one tries, the others wait");
-        breaker.heard(false, at(1.0));
-        assert_eq!(breaker.ask(at(1.0)), Err(2 * second), "twice as long");
-        assert_eq!(breaker.ask(at(3.0)), Ok(()));
-        breaker.heard(false, at(3.0));
-        assert_eq!(breaker.ask(at(3.0)), Err(3 * second), "but never longer than that");
-        assert_eq!(breaker.ask(at(6.0)), Ok(()));
-        breaker.heard(true, at(6.0));
-        breaker.heard(false, at(6.0));
-        assert_eq!(breaker.ask(at(6.0)), Ok(()), "an answer makes good all that was");
+        assert_eq!(breaker.ask(at(1.0)), Ok(1));
+        breaker.heard(true, 0, at(1.0));
+        assert!(
+            breaker.ask(at(5.0)).is_err(),
+            "one tries, the others wait; what was asked before the rest does not count"
+        );
+        (0..20).for_each(|_| breaker.heard(false, 1, at(5.0)));
+        assert_eq!(breaker.ask(at(5.0)), Err(2 * second), "twice as long");
+        assert_eq!(breaker.ask(at(7.0)), Ok(2));
+        breaker.ended(2);
+        assert_eq!(breaker.ask(at(7.0)), Ok(2), "who broke off holds up nobody");
+        breaker.heard(false, 2, at(7.0));
+        assert_eq!(breaker.ask(at(7.0)), Err(3 * second), "but never longer than that");
+        assert_eq!(breaker.ask(at(10.0)), Ok(3));
+        breaker.heard(true, 3, at(10.0));
+        breaker.heard(false, 3, at(10.0));
+        assert_eq!(breaker.ask(at(10.0)), Ok(3), "an answer makes good all that was");
+        let for_ever = BackOff { faults: 1, rest: Duration::MAX, longest: Duration::MAX };
+        let mut breaker = Breaker::new(for_ever);
+        breaker.heard(false, 0, start);
+        assert_eq!(breaker.ask(start), Err(YEAR));
     }
 
     #[test]

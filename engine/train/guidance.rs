@@ -98,7 +98,9 @@ fn phrases(own: &[String], texts: &[Vec<String>]) -> Option<String> {
     let mut found = Vec::new();
     let mut rest = own;
     while rest.len() > 1 {
-        let longest = (2..=rest.len()).rev().find_map(|length| rest.get(..length).filter(|run| together(run)));
+        // What stands together in a text does so without its last word, too.
+        let runs = (2..=rest.len()).filter_map(|length| rest.get(..length));
+        let longest = runs.take_while(|run| together(run)).last();
         found.extend(longest.map(|run| format!("\"{}\"", run.join(" "))));
         rest = rest.get(longest.map_or(1, <[String]>::len)..).unwrap_or_default();
     }

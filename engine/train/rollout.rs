@@ -155,7 +155,8 @@ impl Environment<'_> {
         groups.iter().map(|group| rewards.by_ref().take(group.len()).collect()).collect()
     }
 
-    /// Replaces the last completion of each group by one from relevance feedback, where that earns more than all of them.
+    /// Replaces the last completion of each group by one from relevance feedback, where that earns more than all of them
+    /// by `repair_margin` (with 0: at least as much).
     /// Gives the groups in which that happened.
     fn repair(
         &self,
@@ -196,6 +197,10 @@ impl Environment<'_> {
             let mut best: Option<(usize, f32)> = None;
             for (index, reward) in earned.iter().enumerate() {
                 let value = value(reward);
+                if value.is_infinite() {
+                    // The environment failed on it.
+                    continue;
+                }
                 // Of equally good lists the shortest: the first.
                 if best.map_or(value >= reached + margin, |(_, earlier)| value > earlier + margin) {
                     best = Some((index, value));

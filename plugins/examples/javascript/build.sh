@@ -3,7 +3,8 @@
 set -eu
 cd "$(dirname "$0")"
 [ -d node_modules/@bytecodealliance/componentize-js ] ||
-    npm install --silent --no-save --no-package-lock --prefix . @bytecodealliance/componentize-js@0.23.0
+    npm install --silent --no-save --no-package-lock --prefix . @bytecodealliance/componentize-js@0.23.0 ||
+    { echo "componentize-js cannot be fetched" && exit 69; }
 mkdir -p dist
 node build.mjs
 printf 'id = "words-javascript"\nversion = "0.1.0"\nsha256 = "%s"\n' "$(sha256sum dist/words.wasm | cut -d " " -f 1)" > dist/plugin.toml

@@ -112,7 +112,10 @@ pub fn top(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> V
     let mut excluded = request.exclude.clone();
     excluded.sort_unstable();
     let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
-    let k = request.k.max(1) as usize;
+    if request.k == 0 {
+        return Vec::new();
+    }
+    let k = request.k as usize;
     // Twice as many as are wanted are kept; each time they are full, the better half stays and is the bar for the rest.
     let full = k.saturating_mul(2).max(64);
     let mut hits: Vec<Hit> = Vec::new();

@@ -65,7 +65,7 @@ fn faults_of_a_call_are_typed_and_the_next_call_is_right() {
         let of_loop = if clock { FaultKind::Timeout } else { FaultKind::Trap };
         for (text, kind, part) in [
             ("loop", of_loop, out),
-            ("trap", FaultKind::Trap, "unreachable"),
+            ("trap", FaultKind::Trap, "on demand"),
             ("recurse", FaultKind::Trap, "in function"),
             ("memory", FaultKind::Trap, "limits.memory_mib = 64"),
             ("nan", FaultKind::Parse, "score NaN"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::Error;
-use querywright::plugin::{Limits, PluginOptions};
+use querywright::plugin::{Grant, Limits, Manifest, PluginOptions};
 
 /// What a plugin may have, if its manifest asks for it. The command line has no encoder to lend.
 #[derive(clap::Args, Clone, Default)]
@@ -43,6 +43,12 @@ impl Grants {
                 Some((key, number)) if key.starts_with("limits.") && number.parse::<u64>().is_ok() => {
                     limits.push_str(&format!("{} = {number}\n", key.trim_start_matches("limits.")));
                 }
+                _ if text == "embed" => {
+                    let remedy = "embed the engine and give `Services::encoder`";
+                    return Err(
+                        Error::argument("--grant embed", "the command line has no encoder to lend", remedy).into()
+                    );
+                }
                 _ => return Err(bad("this cannot be granted".into()).into()),
             }
         }
@@ -51,6 +57,22 @@ impl Grants {
         options.grant.limits.validate()?;
         Ok(options)
     }
+}
+
+/// Tells of grants that have no effect, because the manifest does not ask for them.
+pub fn warn(grant: &Grant, manifest: Option<&Manifest>) {
+    for unused in unused(grant, manifest) {
+        eprintln!("warning: granted {unused}, and the plugin.toml beside the component does not ask for it");
+    }
+}
+
+fn unused(grant: &Grant, manifest: Option<&Manifest>) -> Vec<String> {
+    let none = querywright::plugin::Wanted::default();
+    let wanted = manifest.map_or(&none, |manifest| &manifest.capabilities);
+    let log = (grant.log && !wanted.log).then(|| "log".to_owned());
+    let http = grant.http.iter().filter(|host| !wanted.http.contains(*host)).map(|host| format!("http={host}"));
+    let artifact = grant.artifact.iter().filter(|name| !wanted.artifact.contains(*name));
+    log.into_iter().chain(http).chain(artifact.map(|name| format!("artifact={name}"))).collect()
 }
 
 #[cfg(test)]
@@ -70,6 +92,7 @@ mod tests {
         for (list, part) in [
             (vec!["everything"], "limits.KEY=NUMBER"),
             (vec!["artifact=weights"], "names no file"),
+            (vec!["embed"], "no encoder to lend"),
             (vec!["artifact=weights=/nowhere/at/all"], "cannot read /nowhere/at/all"),
             (vec!["limits.memory=1"], "memory_mib"),
             (vec!["limits.call_ms=soon"], "cannot be granted"),
@@ -78,5 +101,17 @@ mod tests {
             let error = granted(&list).map(|_| ()).unwrap_err();
             assert!(error.contains(part), "{list:?}: {error}");
         }
+    }
+
+    #[test]
+    fn grants_that_nobody_asked_for_are_told() {
+        let grant = granted(&["log", "http=a.example", "http=b.example"]).unwrap().grant;
+        assert_eq!(unused(&grant, None), ["log", "http=a.example", "http=b.example"]);
+        let digest = "0".repeat(64);
+        let text =
+            format!("id = \"x\"\nversion = \"1.0.0\"\nsha256 = \"{digest}\"\n[capabilities]\nhttp = [\"a.example\"]");
+        let manifest = Manifest::parse(&text, "plugin.toml").unwrap();
+        assert_eq!(unused(&grant, Some(&manifest)), ["log", "http=b.example"]);
+        assert!(unused(&Grant::default(), Some(&manifest)).is_empty());
     }
 }

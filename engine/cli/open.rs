@@ -8,7 +8,7 @@ use querywright::catalog::{Catalog, Dataset, demo};
 use querywright::kernels::Precision;
 use querywright::metrics::Measure;
 use querywright::model::{Adapter, Decoder, ModelSource, SamplingConfig, Tokenizer};
-use querywright::plugin::{Plugin, PluginOptions};
+use querywright::plugin::{Manifest, Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
 use querywright::rewrite::{Identity, LanguageModel, PromptConfig, PromptEncoder, Prompter};
 use querywright::sources::{self, PullOptions};
@@ -16,7 +16,7 @@ use querywright::train::Labelled;
 use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};
 
-use crate::grant::Grants;
+use crate::grant::{self, Grants};
 use crate::progress;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
@@ -92,11 +92,28 @@ pub fn plugin_path(text: &str) -> Result<Option<PathBuf>> {
 }
 
 /// A plugin's file over a catalogue, with the `plugin.toml` beside it.
-pub fn plugin(path: &Path, catalog: &Arc<Catalog>, options: PluginOptions) -> Result<Ranker> {
-    let spinner = progress::spinner(format!("loading {}", path.display()));
+pub fn plugin(path: &Path, catalog: &Arc<Catalog>, mut options: PluginOptions) -> Result<Ranker> {
+    // Compiling takes up to half a minute where a language brings its runtime along.
+    options.cache = private(sources::cache_folder()?.join("plugins"));
+    grant::warn(&options.grant, manifest(path)?.as_ref());
+    let spinner = progress::spinner(format!("compiling {} and loading the catalogue", path.display()));
     let plugin = Plugin::open(path, catalog, options)?;
     spinner.finish_and_clear();
     Ok(Ranker { catalog: catalog.clone(), retriever: Arc::new(plugin), bm25: None })
+}
+
+/// A folder that nobody else can write to; none where it cannot be had.
+fn private(folder: PathBuf) -> Option<PathBuf> {
+    std::fs::create_dir_all(&folder).ok()?;
+    #[cfg(unix)]
+    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).ok()?;
+    Some(folder)
+}
+
+/// The `plugin.toml` beside a component, if there is one.
+pub fn manifest(file: &Path) -> Result<Option<Manifest>> {
+    let beside = file.with_file_name("plugin.toml");
+    Ok(if beside.is_file() { Some(Manifest::read(&beside)?) } else { None })
 }
 
 /// Settings of `bm25` behind a colon: `bm25:k1=0.9,b=0.4`.

@@ -251,6 +251,7 @@ impl Plugin {
 
     fn allow(&self, running: &mut Running, requests: usize) -> Result<(), (FaultKind, String)> {
         running.store.data_mut().system.begin();
+        running.store.data_mut().last_words.clear();
         let allowed = runtime::allow(&mut running.store, self.metering, self.allowance(requests));
         allowed.map_err(|e| self.explain(&e, running))
     }

@@ -15,7 +15,12 @@ pub(super) struct State {
     pub(super) services: Arc<Services>,
     pub(super) meter: Meter,
     pub(super) system: System,
+    /// The end of what the call has said of errors: what a fault is explained with, granted or not.
+    pub(super) last_words: String,
 }
+
+/// Bytes of the last words that are kept.
+const LAST_WORDS: usize = 400;
 
 impl State {
     pub(super) fn new(id: &Arc<str>, capabilities: &Arc<Capabilities>, services: &Arc<Services>) -> Self {
@@ -26,11 +31,19 @@ impl State {
             services: services.clone(),
             meter,
             system: System::default(),
+            last_words: String::new(),
         }
     }
 
     /// A line for the log, where that was granted and the call has not said enough.
     pub(super) fn log(&mut self, level: LogLevel, message: &str) {
+        if level == LogLevel::Error {
+            self.last_words.push_str(message);
+            self.last_words.push(' ');
+            let surplus = self.last_words.len().saturating_sub(LAST_WORDS);
+            let cut = (surplus..=self.last_words.len()).find(|&at| self.last_words.is_char_boundary(at));
+            self.last_words.drain(..cut.unwrap_or(0));
+        }
         let Some(sink) = self.services.log.as_ref().filter(|_| self.capabilities.log) else { return };
         // An empty line costs something, too.
         if self.meter.take_log(message.len() + 16) {

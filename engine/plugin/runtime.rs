@@ -122,7 +122,8 @@ pub(super) fn allow(store: &mut Store<State>, metering: Metering, allowance: All
     }
 }
 
-/// What a failed call was, and a sentence that names the limit or the trap, with the plugin's own backtrace.
+/// What a failed call was, and a sentence that names the limit or the trap, with the plugin's own backtrace and its last
+/// words.
 pub(super) fn explain(error: &wasmtime::Error, store: &Store<State>, limit: &str) -> (FaultKind, String) {
     let ceiling = store.data().meter.hit.as_ref().map_or(String::new(), |hit| format!(" after it ran into {hit}"));
     let place = error.downcast_ref::<wasmtime::WasmBacktrace>().map_or(String::new(), |trace| {
@@ -132,6 +133,8 @@ pub(super) fn explain(error: &wasmtime::Error, store: &Store<State>, limit: &str
         let frames: Vec<String> = trace.frames().iter().take(8).map(frame).collect();
         if frames.is_empty() { String::new() } else { format!("; in {}", frames.join(" < ")) }
     });
+    let said = words(store.data().last_words.trim());
+    let place = if said.is_empty() { place } else { format!("; it said: {said}{place}") };
     match error.downcast_ref::<Trap>() {
         Some(Trap::Interrupt) => (FaultKind::Timeout, format!("it ran longer than {limit}{place}")),
         Some(Trap::OutOfFuel) => (FaultKind::Trap, format!("it used up {limit}{place}")),

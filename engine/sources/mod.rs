@@ -125,6 +125,15 @@ pub fn data(name_or_path: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
     Sources::from_environment()?.pull(Kind::Data, name_or_path, options)
 }
 
+/// Where what is fetched or made is kept: `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else
+/// `~/.cache/querywright`.
+///
+/// # Errors
+/// When none of them can be told from the environment.
+pub fn cache_folder() -> Result<PathBuf> {
+    Ok(Cache::from_environment()?.root().to_owned())
+}
+
 /// All names of the table, models first.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use querywright::plugin::{Plugin, PluginOptions, Reuse};
 use querywright::retrieve::Bm25Config;
 use querywright::types::{Query, Request, Retriever, Rewrite};
 
-use crate::grant::Grants;
+use crate::grant::{self, Grants};
 use crate::{open, progress};
 
 /// Queries that are timed at most.
@@ -25,7 +25,8 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     let requests: Vec<Request> =
         queries.iter().map(|query| Request::new(query, &Rewrite::plain(query.text.clone()), 10)).collect();
     let native = open::bm25(&dataset.catalog, Bm25Config::default(), None)?;
-    let manifest = super::manifest(file)?;
+    let manifest = open::manifest(file)?;
+    grant::warn(&grants.options()?.grant, manifest.as_ref());
     let load = |reuse| -> Result<Plugin> {
         let options = PluginOptions { manifest: manifest.clone(), reuse, ..grants.options()? };
         let bar = progress::bar(dataset.catalog.len() as u64, "loading", "documents");

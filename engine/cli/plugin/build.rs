@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use querywright::Error;
-use querywright::plugin::Inspection;
+use querywright::plugin::{Inspection, Manifest};
 use wit_component::ComponentEncoder;
 
 /// Rust's target without a system: a component of it imports nothing but the contract.
@@ -60,7 +60,10 @@ fn componentize(module: &[u8]) -> Result<Vec<u8>> {
 fn target_directory(folder: &Path) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
     command.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(folder.join("Cargo.toml"));
-    let output = command.output().context("cannot start cargo")?;
+    let output = command.output().map_err(|e| {
+        let remedy = "install Rust from https://rustup.rs, and run `rustup target add wasm32-unknown-unknown`";
+        Error::argument("plugin build", format!("cargo does not start: {e}"), remedy)
+    })?;
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     match said["target_directory"].as_str() {
         Some(path) => Ok(path.into()),
@@ -74,27 +77,37 @@ fn target_directory(folder: &Path) -> Result<PathBuf> {
 /// The package's name in a folder's Cargo.toml.
 fn crate_name(folder: &Path) -> Result<String> {
     let path = folder.join("Cargo.toml");
+    if !path.is_file() {
+        let found = format!("{} holds no Cargo.toml", folder.display());
+        let remedy = "give a plugin's folder, as `querywright plugin new NAME` makes one";
+        return Err(Error::argument("plugin build", found, remedy).into());
+    }
     let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
     let parsed: toml::Table = text.parse().map_err(|e| Error::data(&path, None, format!("{e}"), "mend the line"))?;
     let name = parsed.get("package").and_then(|package| package.get("name")).and_then(toml::Value::as_str);
     Ok(name.map(str::to_owned).ok_or_else(|| Error::data(&path, None, "no package.name", "name the package"))?)
 }
 
-/// Puts the manifest beside the component, with its digest.
+/// Puts the manifest beside the component, with its digest; one that is no longer there is taken away.
 fn manifest(folder: &Path, sha256: &str) -> Result<Option<PathBuf>> {
-    let path = folder.join("plugin.toml");
+    let (path, to) = (folder.join("plugin.toml"), folder.join("dist/plugin.toml"));
     if !path.is_file() {
+        if to.is_file() {
+            std::fs::remove_file(&to).map_err(|e| Error::write(&to, e))?;
+        }
         return Ok(None);
     }
     let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
-    let pinned: Vec<String> = text
-        .lines()
-        .map(
-            |line| if line.trim_start().starts_with("sha256") { format!("sha256 = \"{sha256}\"") } else { line.into() },
-        )
-        .collect();
-    let to = folder.join("dist/plugin.toml");
-    std::fs::write(&to, pinned.join("\n") + "\n").map_err(|e| Error::write(&to, e))?;
+    let digest = format!("sha256 = \"{sha256}\"");
+    let mut pinned: Vec<&str> =
+        text.lines().map(|line| if line.trim_start().starts_with("sha256") { &digest } else { line }).collect();
+    if !pinned.contains(&digest.as_str()) {
+        pinned.insert(0, &digest);
+    }
+    let pinned = pinned.join("\n") + "\n";
+    // What is wrong is said of the file that can be mended.
+    Manifest::parse(&pinned, &path.display().to_string())?;
+    std::fs::write(&to, pinned).map_err(|e| Error::write(&to, e))?;
     Ok(Some(to))
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use querywright::Error;
 use querywright::plugin::{PluginOptions, check};
 
-use crate::grant::Grants;
+use crate::grant::{self, Grants};
 use crate::{open, progress};
 
 /// Requests of the data set that a plugin is tried with.
@@ -20,7 +20,8 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
         texts.extend(dataset.split(split)?.into_iter().map(|query| query.text.clone()));
     }
     texts.truncate(REQUESTS);
-    let options = PluginOptions { manifest: super::manifest(file)?, ..grants.options()? };
+    let options = PluginOptions { manifest: open::manifest(file)?, ..grants.options()? };
+    grant::warn(&options.grant, options.manifest.as_ref());
     let spinner = progress::spinner(format!("checking {}", file.display()));
     let report = check(&super::name(file), &bytes, &dataset.catalog, &options, &texts)?;
     spinner.finish_and_clear();

@@ -8,9 +8,10 @@ mod new;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use querywright::plugin::{Inspection, Manifest};
+use querywright::plugin::Inspection;
 
 use crate::grant::Grants;
+use crate::open;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -90,18 +91,16 @@ fn name(file: &Path) -> String {
     file.file_stem().map_or_else(|| "plugin".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
-/// The `plugin.toml` beside a component, if there is one.
-fn manifest(file: &Path) -> Result<Option<Manifest>> {
-    let beside = file.with_file_name("plugin.toml");
-    Ok(if beside.is_file() { Some(Manifest::read(&beside)?) } else { None })
-}
-
 fn inspect(file: &Path, json: bool) -> Result<()> {
-    let found = Inspection::of(&name(file), &read(file)?)?;
-    let refusal = found.check(&name(file)).err().map(|e| e.to_string());
+    let bytes = read(file)?;
+    let found = Inspection::of(&name(file), &bytes)?;
+    let manifest = open::manifest(file)?;
+    let pinned = manifest.as_ref().map_or(Ok(()), |manifest| manifest.verify(&bytes));
+    let refusal = found.check(&name(file)).and(pinned).err().map(|e| e.to_string());
     if json {
         let mut object = serde_json::to_value(&found)?;
         object["refusal"] = refusal.into();
+        object["manifest"] = serde_json::to_value(&manifest)?;
         say!("{object}");
         return Ok(());
     }
@@ -111,6 +110,18 @@ fn inspect(file: &Path, json: bool) -> Result<()> {
     say!("  size       {} bytes, {} modules, {} functions", found.bytes, found.modules, found.functions);
     say!("  longest    {} bytes of one function", found.longest_function);
     say!("  sha256     {}", found.sha256);
+    match &manifest {
+        Some(manifest) => {
+            let wanted = &manifest.capabilities;
+            let asks = [(wanted.log, "log".to_owned()), (wanted.embed, "embed".to_owned())];
+            let mut asks: Vec<String> = asks.into_iter().filter(|(asked, _)| *asked).map(|(_, name)| name).collect();
+            asks.extend(wanted.http.iter().map(|host| format!("http={host}")));
+            asks.extend(wanted.artifact.iter().map(|name| format!("artifact={name}")));
+            let asks = if asks.is_empty() { "nothing".to_owned() } else { asks.join(", ") };
+            say!("  manifest   {} {}, asks for {asks}", manifest.id, manifest.version);
+        }
+        None => say!("  manifest   none beside it: it is not pinned, and nothing can be granted to it"),
+    }
     match refusal {
         Some(refusal) => say!("  refused    {refusal}"),
         None => say!("  contract   kept by its imports and exports"),

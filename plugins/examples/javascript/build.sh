@@ -7,5 +7,5 @@ cd "$(dirname "$0")"
     { echo "componentize-js cannot be fetched" && exit 69; }
 mkdir -p dist
 node build.mjs
-printf 'id = "words-javascript"\nversion = "0.1.0"\nsha256 = "%s"\n' "$(sha256sum dist/words.wasm | cut -d " " -f 1)" > dist/plugin.toml
+{ printf 'sha256 = "%s"\n' "$(sha256sum dist/words.wasm | cut -d ' ' -f 1)"; cat plugin.toml; } > dist/plugin.toml
 echo "built $PWD/dist/words.wasm"

@@ -7,5 +7,5 @@ cd "$(dirname "$0")"
 } || { echo "componentize-py cannot be fetched" && exit 69; }
 mkdir -p dist
 venv/bin/componentize-py --wit-path ../../../wit --world plugin componentize words --output dist/words.wasm
-printf 'id = "words-python"\nversion = "0.1.0"\nsha256 = "%s"\n' "$(sha256sum dist/words.wasm | cut -d " " -f 1)" > dist/plugin.toml
+{ printf 'sha256 = "%s"\n' "$(sha256sum dist/words.wasm | cut -d ' ' -f 1)"; cat plugin.toml; } > dist/plugin.toml
 echo "built $PWD/dist/words.wasm"

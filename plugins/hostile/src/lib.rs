@@ -50,6 +50,7 @@ fn forever() -> ! {
 }
 
 fn trap() -> ! {
+    querywright_plugin::tell_panics();
     panic!("on demand")
 }
 

@@ -202,6 +202,13 @@ impl<T: Recommender> Life<T> {
     }
 }
 
+/// Has the host told what a panic says, before it ends the call as a trap. (A part of `register!`.)
+#[doc(hidden)]
+pub fn tell_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| host::log(host::Level::Error, &panic.to_string()))));
+}
+
 /// Makes a [`Recommender`] the plugin of this crate. Outside WebAssembly it does nothing.
 #[macro_export]
 macro_rules! register {
@@ -212,18 +219,22 @@ macro_rules! register {
                 static PLUGIN: std::cell::RefCell<$crate::Life<$plugin>> = std::cell::RefCell::default();
             }
             struct Guest;
+            fn alive<T>(call: impl FnOnce(&mut $crate::Life<$plugin>) -> T) -> T {
+                $crate::tell_panics();
+                PLUGIN.with_borrow_mut(call)
+            }
             impl $crate::bindings::exports::querywright::plugin::recommender::Guest for Guest {
                 fn describe() -> $crate::Card {
                     <$plugin as $crate::Recommender>::card()
                 }
                 fn load(documents: Vec<$crate::Document>) -> Result<(), $crate::Fault> {
-                    PLUGIN.with_borrow_mut(|plugin| plugin.load(documents))
+                    alive(|plugin| plugin.load(documents))
                 }
                 fn commit() -> Result<(), $crate::Fault> {
-                    PLUGIN.with_borrow_mut(|plugin| plugin.commit())
+                    alive(|plugin| plugin.commit())
                 }
                 fn recommend(requests: Vec<$crate::Request>) -> Vec<Result<Vec<$crate::Hit>, $crate::Fault>> {
-                    PLUGIN.with_borrow_mut(|plugin| plugin.recommend(&requests))
+                    alive(|plugin| plugin.recommend(&requests))
                 }
             }
     $crate::bindings::export_plugin!(Guest with_types_in $crate::bindings);

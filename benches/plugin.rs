@@ -1,5 +1,6 @@
-//! BM25 in the sandbox beside the same scoring native over Tantivy's postings: microseconds a search over synthetic
-//! catalogues, kept instances and fresh ones, the way over the border and back, two threads against one.
+//! BM25 in the sandbox beside the same scoring native over Tantivy's postings and beside Tantivy's own search:
+//! microseconds a search over synthetic catalogues, kept instances and fresh ones, the way over the border and back, two
+//! threads against one.
 //!
 //!     cargo bench --bench plugin                 20,000 and 200,000 documents
 //!     cargo bench --bench plugin -- 1000000
@@ -7,10 +8,12 @@
 use std::time::Instant;
 
 use querywright::catalog::{Catalog, CatalogBuilder};
+use querywright::error::{Fault, FaultKind};
 use querywright::plugin::{Grant, Limits, Metering, Plugin, PluginOptions, Reuse};
 use querywright::retrieve::{Bm25, Bm25Config};
-use querywright::types::{QueryLanguage, Request, Retriever};
+use querywright::types::{Hit, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
 use rand::{Rng, SeedableRng};
+use tantivy::schema::{IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 
 /// Words of the synthetic language; their frequencies fall as 1 / rank.
 const WORDS: usize = 30_000;
@@ -40,11 +43,13 @@ fn main() -> anyhow::Result<()> {
         let plugin = load(Metering::Clock, Reuse::UntilFault)?;
         println!("  prepared in {:.2} s", begun.elapsed().as_secs_f64());
         let (fuel, fresh) = (load(Metering::Fuel, Reuse::EachSearch)?, load(Metering::Clock, Reuse::EachSearch)?);
-        let rows: [(&str, &dyn Retriever); 4] = [
+        let tantivy = Tantivy::over(&catalog)?;
+        let rows: [(&str, &dyn Retriever); 5] = [
             ("native", &native),
             ("plugin", &plugin),
             ("plugin, a fresh instance each", &fresh),
             ("plugin, fresh and with fuel", &fuel),
+            ("Tantivy's own search", &tantivy),
         ];
         let mut readings = vec![Vec::new(); rows.len()];
         for _ in 0..5 {
@@ -78,6 +83,59 @@ fn main() -> anyhow::Result<()> {
         memory(&load(Metering::Clock, Reuse::UntilFault)?, &requests)?;
     }
     Ok(())
+}
+
+/// Tantivy as it comes: its default analysis, its scoring, its top documents; block-max pruning and all.
+struct Tantivy {
+    card: RetrieverCard,
+    searcher: tantivy::Searcher,
+    parser: tantivy::query::QueryParser,
+}
+
+impl Tantivy {
+    fn over(catalog: &Catalog) -> anyhow::Result<Self> {
+        let indexing =
+            TextFieldIndexing::default().set_tokenizer("default").set_index_option(IndexRecordOption::WithFreqs);
+        let mut schema = Schema::builder();
+        let text = schema.add_text_field("text", TextOptions::default().set_indexing_options(indexing));
+        let index = tantivy::Index::create_in_ram(schema.build());
+        let mut writer = index.writer_with_num_threads(1, 200 << 20)?;
+        for document in catalog.documents() {
+            writer.add_document(tantivy::doc!(text => document.text_of_all_fields()))?;
+        }
+        writer.commit()?;
+        let card = RetrieverCard {
+            name: "tantivy".into(),
+            version: String::new(),
+            digest: "tantivy".into(),
+            languages: vec![QueryLanguage::Plain],
+            fields: Vec::new(),
+            reads_history: false,
+            content: String::new(),
+        };
+        let parser = tantivy::query::QueryParser::for_index(&index, vec![text]);
+        Ok(Self { card, searcher: index.reader()?.searcher(), parser })
+    }
+}
+
+impl Retriever for Tantivy {
+    fn card(&self) -> &RetrieverCard {
+        &self.card
+    }
+
+    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        let answer = |request: &Request| {
+            let (query, _) = self.parser.parse_query_lenient(&request.text);
+            let best = tantivy::collector::TopDocs::with_limit(request.k).order_by_score();
+            let found = self.searcher.search(&query, &best).map_err(|e| Fault {
+                retriever: "tantivy".into(),
+                kind: FaultKind::Index,
+                detail: e.to_string(),
+            })?;
+            Ok(Ranking { hits: found.iter().map(|(score, at)| Hit { doc: at.doc_id, score: *score }).collect() })
+        };
+        requests.iter().map(answer).collect()
+    }
 }
 
 /// What instances add to the memory of this process: the shared image is counted once (proportional set size).

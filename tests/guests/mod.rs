@@ -1,0 +1,45 @@
+//! What the tests of plugins share: the built components, a small catalogue, a request.
+#![allow(dead_code, reason = "every suite is a program of its own and takes what it needs")]
+
+use std::path::{Path, PathBuf};
+
+use querywright::catalog::{Catalog, CatalogBuilder};
+use querywright::plugin::{Inspection, Limits, Manifest, Wanted};
+use querywright::types::{QueryLanguage, Request};
+
+/// A file of a built plugin: of the committed one, or of another build where `QUERYWRIGHT_PLUGINS` names its folder.
+pub fn built(name: &str, file: &str) -> PathBuf {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
+    let root = std::env::var_os("QUERYWRIGHT_PLUGINS").map_or(committed, PathBuf::from);
+    root.join(name).join("dist").join(file)
+}
+
+/// A plugin's component.
+pub fn component(name: &str) -> Vec<u8> {
+    let path = built(name, &format!("{name}.wasm"));
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The digest of a plugin's component.
+pub fn digest(name: &str) -> String {
+    Inspection::of(name, &component(name)).unwrap().sha256
+}
+
+/// A manifest that pins a plugin and asks for this.
+pub fn manifest(name: &str, capabilities: Wanted) -> Manifest {
+    Manifest { id: name.into(), version: "0.1.0".into(), sha256: digest(name), capabilities, limits: Limits::default() }
+}
+
+/// A catalogue whose first document has this text.
+pub fn catalog(first: &str) -> Catalog {
+    let mut builder = CatalogBuilder::new();
+    for (id, text) in [("a", first), ("b", "second"), ("c", "third")] {
+        builder.push(id, [("text", text)]).unwrap();
+    }
+    builder.finish()
+}
+
+/// Plain words, ten hits.
+pub fn request(text: &str) -> Request {
+    Request { text: text.into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 10 }
+}

@@ -17,6 +17,17 @@ pub struct Grants {
 }
 
 impl Grants {
+    /// Refuses grants where there is no plugin that could have them.
+    pub fn nobody(&self) -> Result<()> {
+        match self.grants.first() {
+            None => Ok(()),
+            Some(text) => {
+                let remedy = "leave it out, or give a plugin's .wasm file as the retriever";
+                Err(Error::argument(format!("--grant {text}"), "bm25 is no plugin", remedy).into())
+            }
+        }
+    }
+
     /// The options of a plugin with these grants.
     pub fn options(&self) -> Result<PluginOptions> {
         let mut options = PluginOptions::default();
@@ -89,6 +100,9 @@ mod tests {
         assert!(options.grant.log && options.grant.http.contains("api.example.com"));
         assert_eq!((options.grant.limits.memory_mib, options.grant.limits.call_ms), (1024, 9));
         assert_eq!(granted(&[]).unwrap().grant, Default::default());
+        assert!(Grants::default().nobody().is_ok());
+        let nobody = Grants { grants: vec!["log".into()] }.nobody().unwrap_err().to_string();
+        assert!(nobody.contains("--grant log: bm25 is no plugin"), "{nobody}");
         for (list, part) in [
             (vec!["everything"], "limits.KEY=NUMBER"),
             (vec!["artifact=weights"], "names no file"),

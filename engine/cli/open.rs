@@ -65,10 +65,14 @@ impl Ranker {
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, or a plugin's file. With a folder the
 /// index of `bm25` is kept there and opened again.
 pub fn retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
-    let options = grants.options()?;
     if let Some(path) = component(text) {
-        return plugin(path, catalog, options);
+        if let Some(folder) = index {
+            let found = format!("a plugin keeps no index in {}", folder.display());
+            return Err(Error::argument("--index", found, "leave it out: what is compiled is kept in the cache").into());
+        }
+        return plugin(path, catalog, grants.options()?);
     }
+    grants.nobody()?;
     let index = bm25(catalog, retriever_config(text)?, index)?;
     Ok(Ranker { catalog: catalog.clone(), retriever: index.clone(), bm25: Some(index) })
 }

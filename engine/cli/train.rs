@@ -86,6 +86,7 @@ pub fn train(
             open::plugin(path, &dataset.catalog, options)?
         }
         None => {
+            grants.nobody()?;
             let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
             open::Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Inspection, Metering, Plugin, PluginOptions, Reuse};
+use super::{Inspection, Limits, Metering, Plugin, PluginOptions, Reuse};
 use crate::catalog::Catalog;
 use crate::error::{Fault, Result};
 use crate::types::{QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
@@ -20,6 +20,8 @@ pub struct CheckReport {
     pub items: Vec<CheckItem>,
     /// What it costs.
     pub cost: CheckCost,
+    /// What it may use, by its manifest and the grant: what the costs are to be held against.
+    pub limits: Limits,
 }
 
 /// Something that was tried.
@@ -206,7 +208,8 @@ pub fn check(
         memory_mib: fresh.iter().map(|m| m.memory).max().unwrap_or(0) as f64 / f64::from(1 << 20),
     };
     let passed = items.iter().all(|item| item.failure.is_none());
-    Ok(CheckReport { passed, card: plugin.card().clone(), component, items, cost })
+    let limits = plugin.capabilities().limits;
+    Ok(CheckReport { passed, card: plugin.card().clone(), component, items, cost, limits })
 }
 
 /// Half of the values lie below the first, 99 of 100 below the second.

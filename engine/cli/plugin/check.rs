@@ -43,6 +43,10 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
         say!("          fuel             {:10.0} {:10.0}", cost.fuel[0], cost.fuel[1]);
         say!("          memory           {:10.1} MiB an instance", cost.memory_mib);
         say!("          component        {:10} bytes", report.component.bytes);
+        let limits = &report.limits;
+        say!("  limits  a request        {:10} ms, fuel {}", limits.call_ms, limits.fuel);
+        say!("          memory           {:10} MiB an instance, {} instances", limits.memory_mib, limits.instances);
+        say!("          loading          {:10} ms, fuel {} a batch", limits.load_ms, limits.load_fuel);
     }
     if report.passed {
         return Ok(());

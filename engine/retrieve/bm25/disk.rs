@@ -5,6 +5,7 @@
 //!     manifest.json              written last: the key, and the size of every other file
 //!     …                          Tantivy's files
 //! FOLDER/.building-KEY-PID-N/    one that is being built, or was when its process died
+//! FOLDER/.lock-KEY               locked by who builds; empty, and stays
 //! ```
 
 use std::collections::BTreeMap;
@@ -26,12 +27,10 @@ use crate::retrieve::analysis::ANALYSIS_VERSION;
 
 const MANIFEST: &str = "manifest.json";
 const BUILDING: &str = ".building-";
+const LOCK: &str = ".lock-";
 
 /// An index that nobody has finished for so long was abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
-
-/// How often to look again when another process replaces the very index that is being opened.
-const ATTEMPTS: usize = 3;
 
 #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 struct Manifest {
@@ -48,25 +47,39 @@ pub(super) fn open_or_build(
     open: impl Fn(&Index) -> tantivy::Result<TextIndex>,
 ) -> Result<TextIndex> {
     let key = digest(&[&FORMAT_VERSION.to_string(), ANALYSIS_VERSION, catalog.digest()]);
-    let place = folder.join(format!("bm25-{}", key.get(..16).unwrap_or(&key)));
-    for _ in 0..ATTEMPTS {
-        if is_whole(&place, &key) {
-            if let Ok(index) = open_at(&place, &open) {
-                return Ok(index);
-            }
-            set_aside(&place, &unique(folder, &key)).map_err(|e| Error::write(&place, e))?;
-        }
-        fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        remove_abandoned(folder);
-        let aside = unique(folder, &key);
-        let published = build_aside(&aside, &key, catalog, analyzer).and_then(|()| publish(&aside, &place, &key));
-        if published.is_err() {
-            // Best effort: the error that is reported is the one that came first.
-            let _ = fs::remove_dir_all(&aside);
-        }
-        published.map_err(|e| Error::write(&place, e))?;
+    let name = key.get(..16).unwrap_or(&key);
+    let place = folder.join(format!("bm25-{name}"));
+    let opened = || is_whole(&place, &key).then(|| open_at(&place, &open).ok()).flatten();
+    if let Some(index) = opened() {
+        return Ok(index);
     }
+    fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    let lock = folder.join(format!("{LOCK}{name}"));
+    let _builder = builder(&lock).map_err(|e| Error::write(&lock, e))?;
+    // Somebody else may have built it in the meantime.
+    if let Some(index) = opened() {
+        return Ok(index);
+    }
+    remove_abandoned(folder);
+    let aside = unique(folder, name);
+    let published = build_aside(&aside, &key, catalog, analyzer).and_then(|()| publish(&aside, &place));
+    if published.is_err() {
+        // Best effort: the error that is reported is the one that came first.
+        let _ = fs::remove_dir_all(&aside);
+    }
+    published.map_err(|e| Error::write(&place, e))?;
     open_at(&place, &open).map_err(|e| Error::read(&place, e))
+}
+
+/// Waits until nobody else, in this process or another, builds this index. The system takes the lock back when the file
+/// is closed, however its process ends.
+fn builder(path: &Path) -> io::Result<File> {
+    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    match file.lock() {
+        // A file system without locks: two may build at once, and the later one replaces the earlier.
+        Err(e) if e.kind() != io::ErrorKind::Unsupported => Err(e),
+        _ => Ok(file),
+    }
 }
 
 fn open_at(place: &Path, open: impl Fn(&Index) -> tantivy::Result<TextIndex>) -> io::Result<TextIndex> {
@@ -107,35 +120,24 @@ fn build_aside(aside: &Path, key: &str, catalog: &Catalog, analyzer: Analyzer) -
     sync_folder(aside)
 }
 
-/// Moves a finished index to its place. Where a whole one is there by now, that one stays.
-fn publish(aside: &Path, place: &Path, key: &str) -> io::Result<()> {
-    for attempt in 1.. {
-        match fs::rename(aside, place) {
-            Ok(()) => break,
-            Err(_) if is_whole(place, key) => return fs::remove_dir_all(aside),
-            Err(e) if attempt == ATTEMPTS || !place.exists() => return Err(e),
-            // What is there is cut off or damaged.
-            Err(_) => set_aside(place, &aside.with_extension("replaced"))?,
-        }
+/// Moves a finished index to its place. What is there is cut off or damaged and goes first, in a way that nobody sees
+/// half of it.
+fn publish(aside: &Path, place: &Path) -> io::Result<()> {
+    let grave = aside.with_extension("replaced");
+    match fs::rename(place, &grave) {
+        Ok(()) => fs::remove_dir_all(grave)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
     }
+    fs::rename(aside, place)?;
     place.parent().map_or(Ok(()), sync_folder)
 }
 
-/// Removes a damaged index in a way that nobody sees half of it.
-fn set_aside(place: &Path, grave: &Path) -> io::Result<()> {
-    match fs::rename(place, grave) {
-        Ok(()) => fs::remove_dir_all(grave),
-        // Another process was faster.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
-    }
-}
-
 /// A folder name that no other process and no other thread uses.
-fn unique(folder: &Path, key: &str) -> PathBuf {
+fn unique(folder: &Path, name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let (process, nth) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    folder.join(format!("{BUILDING}{}-{process}-{nth}", key.get(..16).unwrap_or(key)))
+    folder.join(format!("{BUILDING}{name}-{process}-{nth}"))
 }
 
 /// Removes what processes left behind that died while they built. Failing at it harms nobody.

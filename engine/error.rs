@@ -76,6 +76,16 @@ pub enum Error {
         /// What would be right.
         remedy: String,
     },
+    /// A GPU cannot be used, or gave up.
+    #[error("device {name}: {found}; {remedy}")]
+    Device {
+        /// As the user writes it: "cuda:0".
+        name: String,
+        /// What was found.
+        found: String,
+        /// What would be right.
+        remedy: String,
+    },
     /// The environment failed: never a reward, never a ranking.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -165,6 +175,11 @@ impl Error {
     /// An unusable model, tokenizer or adapter.
     pub fn model(path: impl AsRef<Path>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Model { path: path.as_ref().to_path_buf(), found: found.into(), remedy: remedy.into() }
+    }
+
+    /// An unusable device.
+    pub fn device(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Device { name: name.into(), found: found.into(), remedy: remedy.into() }
     }
 
     /// Whether the environment failed (so that the sample must be dropped, not scored).

@@ -10,6 +10,7 @@
 //! threads into one output.
 
 mod attention;
+pub mod device;
 mod exp;
 mod linear;
 mod logprob;

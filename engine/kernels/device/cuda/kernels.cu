@@ -1,0 +1,97 @@
+// The kernels by name. `cargo xtask cuda` compiles this file to kernels.ptx, which is what the engine carries.
+#include "rows.cuh"
+#include "head.cuh"
+#include "optimizer.cuh"
+#include "attention.cuh"
+
+#define ROWS(T, F)                                                                                                     \
+    extern "C" __global__ void embed_##F(const T* table, const uint32_t* tokens, float* x, int width) {                \
+        embed<T>(table, tokens, x, width);                                                                             \
+    }                                                                                                                  \
+    extern "C" __global__ void rms_norm_##F(const float* x, const int* rows, const float* weight, T* out, int width,   \
+                                            int stride, float eps) {                                                   \
+        rms_norm<T>(x, rows, weight, out, width, stride, eps);                                                         \
+    }                                                                                                                  \
+    extern "C" __global__ void rms_norm_backward_##F(const float* x, const float* weight, const T* dy, float* dx,      \
+                                                     int width, int stride, float eps) {                               \
+        rms_norm_backward<T>(x, weight, dy, dx, width, stride, eps);                                                   \
+    }                                                                                                                  \
+    extern "C" __global__ void rotate_##F(const T* raw, T* qkv, const float* bias, const float* query_norm,            \
+                                          const float* key_norm, const int* positions, const double* frequencies,      \
+                                          Shape heads, float eps, T* cache, const int* cache_rows) {                   \
+        rotate<T>(raw, qkv, bias, query_norm, key_norm, positions, frequencies, heads, eps, cache, cache_rows);        \
+    }                                                                                                                  \
+    extern "C" __global__ void rotate_backward_##F(const T* raw, T* dqkv, const float* bias, const float* query_norm,  \
+                                                   const float* key_norm, const int* positions,                       \
+                                                   const double* frequencies, Shape heads, float eps) {                \
+        rotate_backward<T>(raw, dqkv, bias, query_norm, key_norm, positions, frequencies, heads, eps);                 \
+    }                                                                                                                  \
+    extern "C" __global__ void swiglu_##F(const T* gate_up, T* out, int wide, int stride, int rows) {                  \
+        swiglu<T>(gate_up, out, wide, stride, rows);                                                                   \
+    }                                                                                                                  \
+    extern "C" __global__ void swiglu_backward_##F(const T* gate_up, const T* dout, T* dgate_up, int wide, int stride, \
+                                                   int rows) {                                                         \
+        swiglu_backward<T>(gate_up, dout, dgate_up, wide, stride, rows);                                               \
+    }                                                                                                                  \
+    extern "C" __global__ void place_##F(const float* from, T* to, int rows, int columns, int from_stride,             \
+                                         int to_stride, float factor) {                                                \
+        place<T>(from, to, rows, columns, from_stride, to_stride, factor);                                             \
+    }                                                                                                                  \
+    extern "C" __global__ void slopes_##F(const float* logits, const uint32_t* targets, const float* weights,          \
+                                          float* out, T* dlogits, int vocabulary, float scale) {                       \
+        slopes<T>(logits, targets, weights, out, dlogits, vocabulary, scale);                                          \
+    }                                                                                                                  \
+    extern "C" __global__ void attend_delta_##F(const T* out, const T* dout, int stride, Shape heads, float* delta) {  \
+        attend_delta<T>(out, dout, stride, heads, delta);                                                              \
+    }
+FOR_BOTH(ROWS)
+
+#define ATTENTION(T, F, D)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS) attend_tree_##D##_##F(                                       \
+        const T* qkv, int qkv_stride, const T* k, const T* v, int kv_stride, const int* ends, const int* tile_ends,    \
+        int first, int rows, Shape heads, float scale, T* out, int out_stride, float* log_sums) {                      \
+        attend_tree<T, D>(qkv, qkv_stride, k, v, kv_stride, ends, tile_ends, first, rows, heads, scale, out,           \
+                          out_stride, log_sums);                                                                       \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) attend_one_##D##_##F(                                        \
+        const T* qkv, int qkv_stride, const T* k, const T* v, int kv_stride, const Slot* slots, Shape heads,           \
+        float scale, T* out, int out_stride) {                                                                         \
+        attend_one<T, D>(qkv, qkv_stride, k, v, kv_stride, slots, heads, scale, out, out_stride);                      \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) attend_backward_queries_##D##_##F(                           \
+        const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,           \
+        const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {                          \
+        attend_backward_queries<T, D>(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads,   \
+                                      scale, dqkv);                                                                    \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) attend_backward_keys_##D##_##F(                              \
+        const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,           \
+        const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {                          \
+        attend_backward_keys<T, D>(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads,      \
+                                   scale, dqkv);                                                                       \
+    }
+#define BOTH_WIDTHS(T, F) ATTENTION(T, F, 64) ATTENTION(T, F, 128)
+FOR_BOTH(BOTH_WIDTHS)
+
+extern "C" __global__ void gather_sums_f32(const float* from, const int* order, const int* offsets, const int* targets,
+                                           float* to, int width) {
+    gather_sums(from, order, offsets, targets, to, width);
+}
+
+extern "C" __global__ void statistics_f32(const float* logits, const uint32_t* targets, float* out, int vocabulary,
+                                          float scale) {
+    statistics(logits, targets, out, vocabulary, scale);
+}
+
+extern "C" __global__ void draw_f32(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale,
+                                    int greedy) {
+    draw(logits, uniforms, out, vocabulary, scale, greedy);
+}
+
+extern "C" __global__ void squares_f32(const float* values, double* partial, long long count) {
+    squares(values, partial, count);
+}
+
+extern "C" __global__ void adamw_f32(float* values, const float* gradient, float* m, float* v, long long count, AdamW constants) {
+    adamw(values, gradient, m, v, count, constants);
+}

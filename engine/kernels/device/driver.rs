@@ -1,0 +1,290 @@
+//! The door to CUDA: the driver's and cuBLAS's functions as they are, behind calls that cannot be misused from inside
+//! this crate. Both libraries are looked for when a device is opened.
+//!
+//! # Safety
+//! Everything here is `unsafe` for one reason: a device writes where it is told. What this module guarantees: calls are
+//! made with the device's context current, on its one stream, with the handles that it gave out. What its callers, all of
+//! them in `memory` and `operations`, guarantee: an address lies in an allocation that lives, and has the room that the
+//! operation needs (each operation checks its operands' sizes first).
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_int, c_void};
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::cublas::{result as blas, sys as blas_sys};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
+
+use super::{Argument, DeviceInfo, Format};
+use crate::error::{Error, Result};
+
+/// The kernels in PTX, which the driver compiles for its device. Made by `cargo xtask cuda` from `cuda/kernels.cu`.
+const KERNELS: &[u8] = include_bytes!("cuda/kernels.ptx.gz");
+
+/// Bytes that cuBLAS may use; what NVIDIA advises for the newest devices.
+const WORKSPACE: usize = 32 << 20;
+
+/// The oldest devices that multiply in bf16.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// An open device.
+pub(super) struct Driver {
+    name: String,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    module: sys::CUmodule,
+    functions: Mutex<HashMap<String, Function>>,
+    blas: blas_sys::cublasHandle_t,
+    workspace: u64,
+}
+
+/// A kernel.
+#[derive(Clone, Copy)]
+struct Function(sys::CUfunction);
+
+// SAFETY: the handles of driver and cuBLAS may be used from any thread as long as not two use them at once; `Device` holds
+// a lock around every sequence of calls.
+unsafe impl Send for Function {}
+unsafe impl Send for Driver {}
+unsafe impl Sync for Driver {}
+
+/// A sequence of launches that is sent to the device at once.
+pub(super) struct Captured(CudaGraph);
+
+// SAFETY: as for `Driver`.
+unsafe impl Send for Captured {}
+
+impl Driver {
+    pub(super) fn open(ordinal: usize) -> Result<Self> {
+        let name = format!("cuda:{ordinal}");
+        // SAFETY: loads libraries by name, as every program that uses the device does.
+        let (driver, products) = unsafe { (sys::is_culib_present(), blas_sys::is_culib_present()) };
+        if !driver {
+            let remedy = "install NVIDIA's driver (580 or newer), or use --device cpu";
+            return Err(Error::device(name, "NVIDIA's driver (libcuda) is not on this machine", remedy));
+        }
+        if !products {
+            let remedy = "install it (pip install nvidia-cublas, or your system's CUDA 13 libraries) and put its folder \
+                          into LD_LIBRARY_PATH, or use --device cpu";
+            return Err(Error::device(name, "cuBLAS 13 (libcublas.so.13) was not found", remedy));
+        }
+        let opened = |e: DriverError| {
+            let remedy = "nvidia-smi lists the devices that there are; give one of them, or --device cpu";
+            Error::device(format!("cuda:{ordinal}"), format!("cannot be opened ({})", said(&e)), remedy)
+        };
+        let context = CudaContext::new(ordinal).map_err(opened)?;
+        let capability = context.compute_capability().map_err(opened)?;
+        if capability < OLDEST {
+            let found = format!("has compute capability {}.{}", capability.0, capability.1);
+            return Err(Error::device(name, found, "8.0 (Ampere) or newer is needed; use --device cpu"));
+        }
+        // SAFETY: there is one stream, so nothing has to be waited for.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(opened)?;
+        let mut text = Vec::new();
+        flate2::read::GzDecoder::new(KERNELS)
+            .read_to_end(&mut text)
+            .map_err(|e| Error::device(&name, format!("the program's kernels are damaged: {e}"), "build it again"))?;
+        text.push(0);
+        // SAFETY: PTX that ends with a zero.
+        let module = unsafe { result::module::load_data(text.as_ptr().cast()) }.map_err(|e| {
+            let found = format!("the driver cannot compile the kernels ({})", said(&e));
+            Error::device(&name, found, "update NVIDIA's driver to 580 or newer, or use --device cpu")
+        })?;
+        let refused = |e: blas::CublasError| {
+            Error::device(format!("cuda:{ordinal}"), format!("cuBLAS cannot be started ({e:?})"), "free device memory")
+        };
+        let blas = blas::create_handle().map_err(refused)?;
+        // SAFETY: a new handle, the stream of the same context, and an allocation of the size given.
+        let workspace = unsafe {
+            blas::set_stream(blas, stream.cu_stream().cast()).map_err(refused)?;
+            let workspace = result::malloc_sync(WORKSPACE).map_err(opened)?;
+            blas_sys::cublasSetWorkspace_v2(blas, workspace as *mut c_void, WORKSPACE).result().map_err(refused)?;
+            workspace
+        };
+        Ok(Self { name, context, stream, module, functions: Mutex::default(), blas, workspace })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn info(&self) -> Result<DeviceInfo> {
+        let lost = |e| self.lost("asking about it", &e);
+        let (free, total) = self.context.mem_get_info().map_err(lost)?;
+        Ok(DeviceInfo {
+            name: self.context.name().map_err(lost)?,
+            capability: self.context.compute_capability().map_err(lost)?,
+            free,
+            total,
+        })
+    }
+
+    /// So many bytes, or none where they are not there.
+    pub(super) fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        self.bind()?;
+        // SAFETY: the context is current.
+        match unsafe { result::malloc_sync(bytes) } {
+            Ok(address) => Ok(Some(address)),
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
+            Err(e) => Err(self.lost("allocating", &e)),
+        }
+    }
+
+    /// Gives an allocation back. Nothing that uses it may come after this.
+    pub(super) fn free(&self, address: u64) {
+        // What cannot be freed is lost anyway, as is the device.
+        if self.bind().is_ok() {
+            // SAFETY: from `allocate`, given back once; the driver waits for what is under way.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    pub(super) fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller checked the room; pageable memory has been read when the call returns.
+        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
+            .map_err(|e| self.lost("copying to it", &e))
+    }
+
+    /// Waits for everything before it.
+    pub(super) fn copy_out(&self, to: &mut [u8], from: u64) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller checked the room, and nobody reads `to` before the stream has come to its end.
+        unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
+            .and_then(|()| self.stream.synchronize())
+            .map_err(|e| self.lost("copying from it", &e))
+    }
+
+    pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller checked the room of both.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.lost("copying on it", &e))
+    }
+
+    pub(super) fn clear(&self, at: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller checked the room.
+        unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }
+            .map_err(|e| self.lost("clearing memory", &e))
+    }
+
+    pub(super) fn launch(
+        &self,
+        kernel: &str,
+        grid: (usize, usize),
+        block: usize,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        self.bind()?;
+        let failed = |e: DriverError| self.lost(&format!("kernel {kernel}"), &e);
+        let function = {
+            let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+            match functions.get(kernel) {
+                Some(function) => *function,
+                None => {
+                    let name = CString::new(kernel).unwrap_or_default();
+                    // SAFETY: the module that `open` loaded.
+                    let found = Function(unsafe { result::module::get_function(self.module, name) }.map_err(failed)?);
+                    functions.insert(kernel.to_owned(), found);
+                    found
+                }
+            }
+        };
+        let mut parameters: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
+        let (grid, block) = ((grid.0 as u32, grid.1 as u32, 1), (block as u32, 1, 1));
+        // SAFETY: the arguments are those of the kernel, in its order (`operations`); they are read during the call.
+        unsafe { result::launch_kernel(function.0, grid, block, 0, self.stream.cu_stream(), &mut parameters) }
+            .map_err(failed)
+    }
+
+    /// `c = alpha · op(a) op(b) + beta · c` for matrices by rows; `op` flips where it is told.
+    pub(super) fn multiply(&self, p: &super::operations::Gemm) -> Result<()> {
+        self.bind()?;
+        let kind = |format| match format {
+            Format::F32 => blas_sys::cudaDataType_t::CUDA_R_32F,
+            Format::Bf16 => blas_sys::cudaDataType_t::CUDA_R_16BF,
+        };
+        let flip = |flipped| match flipped {
+            true => blas_sys::cublasOperation_t::CUBLAS_OP_T,
+            false => blas_sys::cublasOperation_t::CUBLAS_OP_N,
+        };
+        // cuBLAS thinks in columns: to it, a matrix by rows is its transpose, and the transposed product is the product
+        // of the factors in the other order.
+        let (m, n, k) = (p.columns as c_int, p.rows as c_int, p.inner as c_int);
+        // SAFETY: the caller checked sizes and strides of the three matrices; alpha and beta are read during the call.
+        unsafe {
+            blas::gemm_ex(
+                self.blas,
+                flip(p.flip_b),
+                flip(p.flip_a),
+                m,
+                n,
+                k,
+                (&raw const p.alpha).cast(),
+                p.b as *const c_void,
+                kind(p.factors),
+                p.b_stride as c_int,
+                p.a as *const c_void,
+                kind(p.factors),
+                p.a_stride as c_int,
+                (&raw const p.beta).cast(),
+                p.c as *mut c_void,
+                kind(p.result),
+                p.c_stride as c_int,
+                blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(|e| Error::device(&self.name, format!("cuBLAS failed ({e:?}) at {p:?}"), "report this as a bug"))
+    }
+
+    /// What `work` launches, for sending again and again.
+    pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Captured> {
+        let failed = |e: DriverError| self.lost("capturing a graph", &e);
+        self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed)?;
+        let worked = work();
+        // Ends whatever happened, so that the stream can be used again.
+        let captured = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        worked?;
+        let graph = captured.map_err(failed)?;
+        graph.map(Captured).ok_or_else(|| Error::device(&self.name, "captured nothing", "report this as a bug"))
+    }
+
+    pub(super) fn send(&self, graph: &Captured) -> Result<()> {
+        graph.0.launch().map_err(|e| self.lost("a captured graph", &e))
+    }
+
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(|e| self.lost("waiting for it", &e))
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(|e| self.lost("binding its context", &e))
+    }
+
+    fn lost(&self, doing: &str, error: &DriverError) -> Error {
+        let remedy = "run it again; where it comes again, run under compute-sanitizer and report what it says";
+        Error::device(&self.name, format!("failed at {doing} ({})", said(error)), remedy)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        if self.bind().is_ok() {
+            // SAFETY: each was made by `open` and is given back once; nothing uses them any more.
+            unsafe {
+                let _ = self.stream.synchronize();
+                let _ = blas::destroy_handle(self.blas);
+                let _ = result::free_sync(self.workspace);
+                let _ = result::module::unload(self.module);
+            }
+        }
+    }
+}
+
+/// The driver's words for an error.
+fn said(error: &DriverError) -> String {
+    error.error_string().map_or_else(|_| format!("{error:?}"), |text| text.to_string_lossy().into_owned())
+}

@@ -69,6 +69,15 @@ impl LoraGradient {
         Self { a: vec![0.0; a.len()], b_transposed: vec![0.0; b.len()], rank: *rank }
     }
 
+    /// Adds a gradient of A (rank, input) and one of B (output, rank).
+    pub(crate) fn add(&mut self, a: &[f32], b: &[f32]) {
+        self.a.iter_mut().zip(a).for_each(|(to, d)| *to += d);
+        let output = self.b_transposed.len() / self.rank.max(1);
+        for (i, d) in b.iter().enumerate() {
+            self.b_transposed[i % self.rank * output + i / self.rank] += d;
+        }
+    }
+
     /// The gradient of B, (output, rank).
     pub fn b(&self) -> Vec<f32> {
         let output = self.b_transposed.len() / self.rank;
@@ -87,6 +96,26 @@ impl LoraDelta {
         }
         let (a, b) = (with_values(a, <[f32]>::to_vec)?, with_values(b, <[f32]>::to_vec)?);
         Ok(Self(Arc::new(Delta { a, b, rank, scale, packed: [OnceLock::new(), OnceLock::new()] })))
+    }
+
+    /// A (rank, input) and B (output, rank).
+    pub(crate) fn factors(&self) -> (&[f32], &[f32]) {
+        (&self.0.a, &self.0.b)
+    }
+
+    /// Its rank.
+    pub(crate) fn rank(&self) -> usize {
+        self.0.rank
+    }
+
+    /// What `x Aᵀ Bᵀ` is multiplied by.
+    pub(crate) fn scale(&self) -> f32 {
+        self.0.scale
+    }
+
+    /// Whether it is a clone of another one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     fn packed(&self, bf16: bool) -> &PackedDelta {

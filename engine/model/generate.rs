@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::decoder::{Decoder, Deltas, Recording};
+use super::config::ModelConfig;
+use super::decoder::{Decoder, Tape};
+use super::host::{Deltas, HostDecoder, Recording};
 use super::sampling::{Sampler, SamplingConfig};
-use super::tape::Tape;
+use super::tape::HostTape;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 use crate::kernels::{Cache, Continuation, DrawnDistribution};
@@ -98,15 +100,21 @@ struct Active {
 }
 
 /// Computes a prefix once for all prompts that continue it. Valid for these deltas alone.
+///
+/// # Errors
+/// A token outside the vocabulary, a prefix that is too long.
 pub fn prefix(decoder: &Decoder, tokens: &[u32], deltas: &Deltas) -> Result<Prefix> {
-    if tokens.is_empty() {
-        return Ok(Prefix::NONE);
-    }
-    let mut sequence = [decoder.continuation(Vec::new())];
-    decoder.forward(tokens, &mut sequence, &[tokens.len()], deltas, None)?;
-    let [sequence] = sequence;
-    let cache = sequence.into_cache();
-    Ok(Prefix { tokens: tokens.to_vec(), cache: Some(Arc::new(cache)) })
+    let cache = match decoder {
+        Decoder::Host(host) if !tokens.is_empty() => {
+            let mut sequence = [host.continuation(Vec::new())];
+            host.forward(tokens, &mut sequence, &[tokens.len()], deltas, None)?;
+            let [sequence] = sequence;
+            Some(Arc::new(sequence.into_cache()))
+        }
+        // A device keeps the prefix that it computed last by itself.
+        _ => None,
+    };
+    Ok(Prefix { tokens: tokens.to_vec(), cache })
 }
 
 /// Sequences in flight up to which tokens are drafted: with more, a pass is bound by arithmetic, not by memory.
@@ -131,13 +139,20 @@ pub fn generate(
     deltas: &Deltas,
     options: &GenerateOptions,
 ) -> Result<Vec<Vec<Completion>>> {
-    let root: Vec<Arc<Cache>> = prefix.cache.iter().cloned().collect();
-    let generation = Generation { decoder, tokenizer, prefix: &prefix.tokens, prompts, deltas, options };
-    // Inside the pool a parallel loop starts without waking anybody from outside.
-    Ok(rayon::scope(|_| generation.run(&root, None))?.0)
+    let ending = Ending { tokenizer, options };
+    check(decoder.config(), prefix.tokens.len(), prompts, options)?;
+    match decoder {
+        Decoder::Host(decoder) => {
+            let root: Vec<Arc<Cache>> = prefix.cache.iter().cloned().collect();
+            let generation = Generation { decoder, prefix: &prefix.tokens, prompts, deltas, options, ending };
+            // Inside the pool a parallel loop starts without waking anybody from outside.
+            Ok(rayon::scope(|_| generation.run(&root, None))?.0)
+        }
+        Decoder::Device(decoder) => decoder.generate(&prefix.tokens, prompts, deltas, options, &ending),
+    }
 }
 
-/// As [`generate`], and records everything for learning.
+/// As [`generate`], and records everything for learning; no tape comes of it where the decoder does not record.
 ///
 /// # Errors
 /// Those of [`generate`].
@@ -148,13 +163,67 @@ pub fn generate_recorded(
     prompts: &[PromptTokens],
     deltas: &Deltas,
     options: &GenerateOptions,
-) -> Result<(Vec<Vec<Completion>>, Tape)> {
-    let generation = Generation { decoder, tokenizer, prefix, prompts, deltas, options };
-    rayon::scope(|_| {
-        let mut tape = Tape::new(decoder, deltas, prefix, rows_of(prompts, options))?;
-        let (completions, _) = generation.run(&[], Some(&mut tape))?;
-        Ok((completions, tape))
-    })
+) -> Result<(Vec<Vec<Completion>>, Option<Tape>)> {
+    let ending = Ending { tokenizer, options };
+    check(decoder.config(), prefix.len(), prompts, options)?;
+    match decoder {
+        Decoder::Host(decoder) => {
+            let generation = Generation { decoder, prefix, prompts, deltas, options, ending };
+            rayon::scope(|_| {
+                let mut tape = HostTape::new(decoder, deltas, prefix, rows_of(prompts, options))?;
+                let (completions, _) = generation.run(&[], Some(&mut tape))?;
+                Ok((completions, Some(Tape::Host(tape))))
+            })
+        }
+        Decoder::Device(decoder) => Ok((decoder.generate(prefix, prompts, deltas, options, &ending)?, None)),
+    }
+}
+
+/// Refuses settings without meaning, an empty prompt, and one that is too long with what may follow it.
+fn check(config: &ModelConfig, prefix: usize, prompts: &[PromptTokens], options: &GenerateOptions) -> Result<()> {
+    options.sampling.validate()?;
+    let (limit, longest) = (config.max_position_embeddings, options.sampling.max_completion_length);
+    for (index, prompt) in prompts.iter().enumerate() {
+        if prompt.tokens.is_empty() {
+            let remedy = "a prompt needs at least one token after its prefix";
+            return Err(Error::argument("prompt", format!("prompt {index} is empty"), remedy));
+        }
+        let length = prefix + prompt.tokens.len();
+        if length + longest > limit {
+            return Err(Error::argument(
+                "prompt",
+                format!("prompt {index} has {length} tokens and may grow by {longest}, the model's context is {limit}"),
+                "shorten the query or the examples, or lower max_completion_length",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// When a completion ends.
+pub(super) struct Ending<'a> {
+    tokenizer: &'a Tokenizer,
+    options: &'a GenerateOptions<'a>,
+}
+
+impl Ending<'_> {
+    /// What a completion has become, where its last token was the last one.
+    pub(super) fn of(&self, tokens: &[u32]) -> Result<Option<(String, Finish)>> {
+        if let Some((last, before)) = tokens.split_last()
+            && self.tokenizer.eos_ids().contains(last)
+        {
+            return Ok(Some((self.tokenizer.decode(before)?, Finish::Stop)));
+        }
+        let text = self.tokenizer.decode(tokens)?;
+        let stop = self.options.stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
+        if let Some(at) = stop {
+            return Ok(Some((text[..at].to_owned(), Finish::Stop)));
+        }
+        if tokens.len() >= self.options.sampling.max_completion_length {
+            return Ok(Some((text, Finish::Length)));
+        }
+        Ok(self.options.deadline.check().is_err().then_some((text, Finish::Deadline)))
+    }
 }
 
 /// Rows that a recording of these prompts takes at most, without their prefix.
@@ -165,20 +234,18 @@ pub fn rows_of(prompts: &[PromptTokens], options: &GenerateOptions) -> usize {
 
 /// One call of [`generate`].
 struct Generation<'a> {
-    decoder: &'a Decoder,
-    tokenizer: &'a Tokenizer,
+    decoder: &'a HostDecoder,
     prefix: &'a [u32],
     prompts: &'a [PromptTokens],
     deltas: &'a Deltas,
     options: &'a GenerateOptions<'a>,
+    ending: Ending<'a>,
 }
 
 impl Generation<'_> {
     /// All completions, and the passes over the decoder behind the prompts that they took.
-    fn run(&self, root: &[Arc<Cache>], mut tape: Option<&mut Tape>) -> Result<(Vec<Vec<Completion>>, usize)> {
+    fn run(&self, root: &[Arc<Cache>], mut tape: Option<&mut HostTape>) -> Result<(Vec<Vec<Completion>>, usize)> {
         let Self { decoder, prompts, options, deltas, .. } = *self;
-        options.sampling.validate()?;
-        self.check_lengths()?;
         let mut results: Vec<Vec<Option<Completion>>> = vec![vec![None; options.completions]; prompts.len()];
         let mut active = Vec::new();
         let mut first = 0;
@@ -248,34 +315,12 @@ impl Generation<'_> {
         Ok((results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect(), passes))
     }
 
-    fn check_lengths(&self) -> Result<()> {
-        let (limit, longest) =
-            (self.decoder.config().max_position_embeddings, self.options.sampling.max_completion_length);
-        for (index, prompt) in self.prompts.iter().enumerate() {
-            if prompt.tokens.is_empty() {
-                let remedy = "a prompt needs at least one token after its prefix";
-                return Err(Error::argument("prompt", format!("prompt {index} is empty"), remedy));
-            }
-            let length = self.prefix.len() + prompt.tokens.len();
-            if length + longest > limit {
-                return Err(Error::argument(
-                    "prompt",
-                    format!(
-                        "prompt {index} has {length} tokens and may grow by {longest}, the model's context is {limit}"
-                    ),
-                    "shorten the query or the examples, or lower max_completion_length",
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// Computes prompts `range` and draws the first token of each of their completions.
     fn prefill(
         &self,
         root: &[Arc<Cache>],
         range: std::ops::Range<usize>,
-        tape: Option<&mut Tape>,
+        tape: Option<&mut HostTape>,
         active: &mut Vec<Active>,
     ) -> Result<()> {
         let Self { decoder, options, deltas, .. } = *self;
@@ -361,29 +406,13 @@ impl Generation<'_> {
         a.tokens.push(draw.token);
         a.log_probabilities.push(draw.statistics.log_probability);
         a.entropies.push(draw.statistics.entropy);
-        a.ended = self.finished(&a.tokens, draw.token)?;
+        a.ended = self.ending.of(&a.tokens)?;
         Ok(())
-    }
-
-    fn finished(&self, tokens: &[u32], last: u32) -> Result<Option<(String, Finish)>> {
-        if self.tokenizer.eos_ids().contains(&last) {
-            let text = self.tokenizer.decode(&tokens[..tokens.len() - 1])?;
-            return Ok(Some((text, Finish::Stop)));
-        }
-        let text = self.tokenizer.decode(tokens)?;
-        let stop = self.options.stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
-        if let Some(at) = stop {
-            return Ok(Some((text[..at].to_owned(), Finish::Stop)));
-        }
-        if tokens.len() >= self.options.sampling.max_completion_length {
-            return Ok(Some((text, Finish::Length)));
-        }
-        Ok(self.options.deadline.check().is_err().then_some((text, Finish::Deadline)))
     }
 }
 
 /// Moves finished sequences from `active` to their place in `results`, and their rows to the tape.
-fn collect(active: &mut Vec<Active>, results: &mut [Vec<Option<Completion>>], mut tape: Option<&mut Tape>) {
+fn collect(active: &mut Vec<Active>, results: &mut [Vec<Option<Completion>>], mut tape: Option<&mut HostTape>) {
     let mut still = Vec::with_capacity(active.len());
     for mut sequence in active.drain(..) {
         let Some((text, finish)) = sequence.ended.take() else {

@@ -4,9 +4,11 @@ mod adapter;
 mod chat;
 mod config;
 mod decoder;
+mod device;
 mod folder;
 mod generate;
 mod gguf;
+mod host;
 mod sampling;
 mod source;
 mod tape;
@@ -15,11 +17,13 @@ mod tokenizer;
 pub use adapter::{Adapter, LoraConfig, Projection};
 pub use chat::{ChatTemplate, Message};
 pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Decoder, Deltas, Gradients, Objective, Predictions, Recording};
+pub use decoder::{Decoder, DeviceChoice, Tape};
+pub use device::{DeviceDecoder, DeviceTape};
 pub use generate::{
     Completion, Finish, GenerateOptions, Prefix, PromptTokens, generate, generate_recorded, prefix, rows_of,
 };
+pub use host::{Deltas, Gradients, HostDecoder, Objective, Predictions, Recording};
 pub use sampling::SamplingConfig;
 pub use source::{ModelSource, ModelSummary};
-pub use tape::{Tape, TapedPrompt};
+pub use tape::{HostTape, TapedPrompt};
 pub use tokenizer::Tokenizer;

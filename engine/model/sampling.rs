@@ -77,12 +77,23 @@ pub(super) struct Draw {
     pub(super) statistics: TokenStatistics,
 }
 
+impl Draw {
+    pub(super) fn new(token: u32, log_probability: f32, entropy: f32) -> Self {
+        Self { token, statistics: TokenStatistics { log_probability, entropy } }
+    }
+}
+
 impl Sampler {
     pub(super) fn new(config: SamplingConfig, seed: u64, stream: u64, completion: usize) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         // Streams of ChaCha are independent; the golden ratio spreads neighbours' numbers over them.
         rng.set_stream(stream.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(completion as u64));
         Self { rng, config, order: Vec::new() }
+    }
+
+    /// The number in 0..1 that decides the next token, where somebody else draws it.
+    pub(super) fn uniform(&mut self) -> f64 {
+        self.rng.random()
     }
 
     /// Draws from a row of logits, which it may overwrite. `seen` are the tokens of prompt and completion so far.

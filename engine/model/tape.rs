@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use super::decoder::{Decoder, Deltas, Predictions, Recording};
+use super::host::{Deltas, HostDecoder, Predictions, Recording};
 use crate::error::Result;
 use crate::kernels::{Cache, Node, Tree};
 
 /// A recorded prefix with its prompts and their completions.
 #[derive(Debug, Clone)]
-pub struct Tape {
+pub struct HostTape {
     pub(super) recording: Recording,
     pub(super) prefix: Vec<usize>,
     prefix_cache: Option<Arc<Cache>>,
@@ -30,12 +30,12 @@ pub struct TapedPrompt {
     pub(super) completions: Vec<Vec<usize>>,
 }
 
-impl Tape {
+impl HostTape {
     /// Records a prefix, which may be empty; leaves room for `room` rows behind it.
     ///
     /// # Errors
-    /// Those of [`Decoder::forward`].
-    pub fn new(decoder: &Decoder, deltas: &Deltas, prefix: &[u32], room: usize) -> Result<Self> {
+    /// Those of [`HostDecoder::forward`].
+    pub fn new(decoder: &HostDecoder, deltas: &Deltas, prefix: &[u32], room: usize) -> Result<Self> {
         let mut recording = Recording::new(decoder, prefix.len() + room);
         let mut cache = None;
         if !prefix.is_empty() {
@@ -50,8 +50,13 @@ impl Tape {
     /// Records a prefix, prompts that continue it and the completions of each.
     ///
     /// # Errors
-    /// Those of [`Decoder::forward`].
-    pub fn of(decoder: &Decoder, deltas: &Deltas, prefix: &[u32], groups: &[(&[u32], Vec<&[u32]>)]) -> Result<Self> {
+    /// Those of [`HostDecoder::forward`].
+    pub fn of(
+        decoder: &HostDecoder,
+        deltas: &Deltas,
+        prefix: &[u32],
+        groups: &[(&[u32], Vec<&[u32]>)],
+    ) -> Result<Self> {
         let rows = groups.iter().map(|(prompt, all)| prompt.len() + all.iter().map(|c| fed(c).len()).sum::<usize>());
         let mut tape = Self::new(decoder, deltas, prefix, rows.sum())?;
         let prompts: Vec<&[u32]> = groups.iter().map(|g| g.0).collect();
@@ -66,7 +71,12 @@ impl Tape {
     }
 
     /// Records further prompts; gives the hidden states of all their rows.
-    pub(super) fn feed_prompts(&mut self, decoder: &Decoder, deltas: &Deltas, prompts: &[&[u32]]) -> Result<Vec<f32>> {
+    pub(super) fn feed_prompts(
+        &mut self,
+        decoder: &HostDecoder,
+        deltas: &Deltas,
+        prompts: &[&[u32]],
+    ) -> Result<Vec<f32>> {
         let root: Vec<Arc<Cache>> = self.prefix_cache.iter().cloned().collect();
         let mut sequences: Vec<_> = prompts.iter().map(|_| decoder.continuation(root.clone())).collect();
         let rows: Vec<usize> = prompts.iter().map(|p| p.len()).collect();
@@ -85,10 +95,10 @@ impl Tape {
     /// Takes tokens that somebody else chose as a completion of a prompt, in the place of its completion `index`.
     ///
     /// # Errors
-    /// Those of [`Decoder::forward`].
+    /// Those of [`HostDecoder::forward`].
     pub fn replace(
         &mut self,
-        decoder: &Decoder,
+        decoder: &HostDecoder,
         deltas: &Deltas,
         completions: &[(usize, usize, &[u32])],
     ) -> Result<()> {
@@ -108,7 +118,12 @@ impl Tape {
     }
 
     /// Feeds completions of prompts; gives the rows of each.
-    fn feed(&mut self, decoder: &Decoder, deltas: &Deltas, completions: &[(usize, &[u32])]) -> Result<Vec<Vec<usize>>> {
+    fn feed(
+        &mut self,
+        decoder: &HostDecoder,
+        deltas: &Deltas,
+        completions: &[(usize, &[u32])],
+    ) -> Result<Vec<Vec<usize>>> {
         let tokens: Vec<u32> = completions.iter().flat_map(|(_, c)| fed(c)).copied().collect();
         let rows: Vec<usize> = completions.iter().map(|(_, c)| fed(c).len()).collect();
         let mut first = self.recording.rows();
@@ -127,7 +142,7 @@ impl Tape {
     }
 
     /// Keeps these prompts alone, in this order. Rows that nobody needs any more are dropped where they are many.
-    pub fn retain(&mut self, decoder: &Decoder, prompts: &[usize]) {
+    pub fn retain(&mut self, decoder: &HostDecoder, prompts: &[usize]) {
         self.prompts = prompts.iter().map(|p| self.prompts[*p].clone()).collect();
         let stretches = || {
             let own = self.prompts.iter().flat_map(|p| std::iter::once(&p.rows).chain(&p.completions));

@@ -240,7 +240,7 @@ fn learn_inside(
         for micro in &mut micros {
             let tape = micro.feed(decoder, &[], prefix)?;
             let predictions = tape.predictions(micro.completions());
-            let statistics = decoder.predicted(tape.recording(), &predictions, config.temperature)?;
+            let statistics = decoder.predicted(&tape, &predictions, config.temperature)?;
             micro.reference = Some(statistics.iter().map(|s| s.log_probability).collect());
         }
     }
@@ -253,12 +253,12 @@ fn learn_inside(
             let pass = Pass { decoder, deltas: adapter.deltas(), config, totals, first: iteration == 0 };
             let tape = match micro.tape.take() {
                 Some(tape) => {
-                    report.recorded_rows += tape.recording().rows();
+                    report.recorded_rows += tape.rows();
                     tape
                 }
                 None => micro.feed(decoder, adapter.deltas(), prefix)?,
             };
-            report.rows += tape.recording().rows();
+            report.rows += tape.rows();
             outputs.push(pass.back(micro, tape, &mut gradients, &mut report)?);
         }
         report.loss = merge(&outputs);
@@ -316,7 +316,7 @@ impl Pass<'_> {
         if taught.is_empty() {
             return Ok(output);
         }
-        tape.retain(self.decoder, &taught.iter().map(|t| t.0).collect::<Vec<_>>());
+        tape.retain(self.decoder, &taught.iter().map(|t| t.0).collect::<Vec<_>>())?;
         let kept = taught.iter().filter_map(|(prompt, _)| micro.rollouts.get(*prompt));
         let predictions = tape.predictions(kept.map(Rollout::completions));
         let weights: Vec<(f32, f32)> =
@@ -329,7 +329,7 @@ impl Pass<'_> {
             weights: &weights,
             sampled: &sampled,
         };
-        let formed = self.decoder.backward(tape.recording(), &tape.tree(), objective, self.deltas, gradients)?;
+        let formed = self.decoder.backward(&tape, objective, self.deltas, gradients)?;
         report.compare(&sampled, &formed);
         Ok(output)
     }
@@ -343,7 +343,7 @@ impl Pass<'_> {
             rows: missing.iter().map(|i| predictions.rows[*i]).collect(),
             targets: missing.iter().map(|i| predictions.targets[*i]).collect(),
         };
-        let formed = self.decoder.predicted(tape.recording(), &open, self.config.temperature)?;
+        let formed = self.decoder.predicted(tape, &open, self.config.temperature)?;
         for (index, formed) in missing.into_iter().zip(formed) {
             statistics[index] = formed;
         }

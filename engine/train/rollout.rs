@@ -11,8 +11,8 @@ use super::materials::{Labelled, Materials};
 use super::reward::{Candidate, Reward, RewardCache, RewardFunction};
 use crate::error::Result;
 use crate::model::{
-    Adapter, Completion, Decoder, Finish, GenerateOptions, PromptTokens, Recording, Tape, Tokenizer, generate,
-    generate_recorded, prefix, rows_of,
+    Adapter, Completion, Decoder, Finish, GenerateOptions, PromptTokens, Tape, Tokenizer, generate, generate_recorded,
+    prefix,
 };
 use crate::rewrite::Reading;
 use crate::types::{Deadline, Rewrite};
@@ -76,12 +76,10 @@ impl Environment<'_> {
             seed: self.config.train.seed,
             deadline: Deadline::NONE,
         };
-        let needed = (m.encoder.prefix().len() + rows_of(&prompts, &options)) * Recording::bytes_per_row(&m.decoder);
-        let (mut generated, mut tape) = if recorded + needed <= self.config.train.tape_mib << 20 {
+        let room = (self.config.train.tape_mib << 20).saturating_sub(recorded);
+        let (mut generated, mut tape) = if m.decoder.records(m.encoder.prefix().len(), &prompts, &options, room) {
             let (decoder, tokenizer, shared) = (&m.decoder, &m.tokenizer, m.encoder.prefix());
-            let (generated, tape) =
-                generate_recorded(decoder, tokenizer, shared, &prompts, adapter.deltas(), &options)?;
-            (generated, Some(tape))
+            generate_recorded(decoder, tokenizer, shared, &prompts, adapter.deltas(), &options)?
         } else {
             let shared = prefix(&m.decoder, m.encoder.prefix(), adapter.deltas())?;
             (generate(&m.decoder, &m.tokenizer, &shared, &prompts, adapter.deltas(), &options)?, None)
@@ -327,12 +325,11 @@ impl Drawn {
 
     /// Bytes that its recordings take.
     pub(super) fn recorded(&self, decoder: &Decoder) -> usize {
-        let rows: usize = self.tapes.iter().flatten().map(|tape| tape.recording().rows()).sum();
-        rows * Recording::bytes_per_row(decoder)
+        self.tapes.iter().flatten().map(|tape| tape.bytes(decoder)).sum()
     }
 
     /// What is learned from: the groups of each draw, with what it recorded of them.
-    pub(super) fn batches(&mut self, decoder: &Decoder) -> Vec<RolloutBatch> {
+    pub(super) fn batches(&mut self, decoder: &Decoder) -> Result<Vec<RolloutBatch>> {
         let mut batches = Vec::with_capacity(self.tapes.len());
         for (draw, mut tape) in std::mem::take(&mut self.tapes).into_iter().enumerate() {
             let own: Vec<&DrawnGroup> = self.groups.iter().filter(|g| g.place.0 == draw).collect();
@@ -341,11 +338,11 @@ impl Drawn {
             }
             if let Some(tape) = &mut tape {
                 let prompts: Vec<usize> = own.iter().map(|g| g.place.1).collect();
-                tape.retain(decoder, &prompts);
+                tape.retain(decoder, &prompts)?;
             }
             batches.push(RolloutBatch { rollouts: own.iter().map(|g| g.rollout.clone()).collect(), tape });
         }
-        batches
+        Ok(batches)
     }
 
     pub(super) fn samples(&self) -> impl Iterator<Item = &Sample> {

@@ -227,7 +227,7 @@ impl<'a> Trainer<'a> {
         };
         let rate = self.schedule.rate(step - 1);
         let (decoder, prefix) = (&self.materials.decoder, self.materials.encoder.prefix());
-        let batches = drawn.batches(decoder);
+        let batches = drawn.batches(decoder)?;
         let report = learn(decoder, &mut self.adapter, &mut self.optimizer, rate, prefix, batches, &learner)?;
         // A step of which nothing was learned measured no entropy.
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {

@@ -182,7 +182,7 @@ template <class... A> Launcher launcher(const char* name, void (*kernel)(A...)) 
 #define KERNEL(NAME) {#NAME, launcher(#NAME, NAME)},
 #define OF_FORMAT(T, F)                                                                                                \
     KERNEL(embed_##F) KERNEL(rms_norm_##F) KERNEL(rms_norm_backward_##F) KERNEL(rotate_##F)                            \
-    KERNEL(rotate_backward_##F) KERNEL(swiglu_##F) KERNEL(swiglu_backward_##F) KERNEL(place_##F) KERNEL(slopes_##F)     \
+    KERNEL(rotate_backward_##F) KERNEL(swiglu_##F) KERNEL(swiglu_backward_##F) KERNEL(place_##F) KERNEL(move_##F) KERNEL(slopes_##F)     \
     KERNEL(attend_delta_##F) OF_WIDTH(F, 64) OF_WIDTH(F, 128)
 #define OF_WIDTH(F, D)                                                                                                 \
     KERNEL(attend_tree_##D##_##F) KERNEL(attend_one_##D##_##F) KERNEL(attend_backward_queries_##D##_##F)               \
@@ -200,11 +200,10 @@ std::map<uint64_t, std::pair<void*, size_t>> allocations;
 
 #define API extern "C" __attribute__((visibility("default"))) int
 
-API cuInit(unsigned) {
-    // How much memory the device claims to have, in MiB.
-    if (const char* mib = std::getenv("EMULATOR_MIB")) limit = size_t(std::atoll(mib)) << 20;
-    return SUCCESS;
-}
+// How much memory the device has.
+extern "C" __attribute__((visibility("default"))) void emulator_limit(size_t mib) { limit = mib << 20; }
+
+API cuInit(unsigned) { return SUCCESS; }
 API cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
 API cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 API cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal == 0 ? SUCCESS : INVALID_DEVICE; }

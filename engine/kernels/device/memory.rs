@@ -57,6 +57,11 @@ impl Pool {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bytes)?.pop()
     }
 
+    fn kept(&self) -> usize {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.iter().map(|(size, addresses)| size * addresses.len()).sum()
+    }
+
     /// Gives what nobody uses back to the device.
     fn release(&self) {
         let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
@@ -119,6 +124,14 @@ impl Buffer {
 }
 
 impl Device {
+    /// Bytes that can still be allocated: what is free, and what is kept for being used again.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    pub fn available(&self) -> Result<usize> {
+        Ok(self.driver().info()?.free + self.0.kept())
+    }
+
     /// A buffer of so many bytes with anything in it.
     ///
     /// # Errors
@@ -136,7 +149,7 @@ impl Device {
             },
         };
         let Some(address) = address else {
-            let info = self.info()?;
+            let info = self.driver().info()?;
             let mib = |bytes: usize| bytes.div_ceil(1 << 20);
             return Err(Error::device(
                 self.name(),

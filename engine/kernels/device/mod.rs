@@ -4,7 +4,7 @@
 //! single precision), and single precision is what sums, norms, the residual stream, log-probabilities and the optimiser
 //! are computed in. No operation's result depends on timing: nothing is added up by atomics.
 //!
-//! `unsafe` lives in `driver` alone. Everything is launched on one stream of the device in program order.
+//! `unsafe` lives in `driver`, and in `memory` where numbers are read as bytes. Everything is launched on one stream of the device in program order.
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
@@ -67,7 +67,7 @@ pub struct DeviceInfo {
     pub name: String,
     /// Compute capability.
     pub capability: (i32, i32),
-    /// Bytes of its memory that are free.
+    /// Bytes of its memory that can still be allocated.
     pub free: usize,
     /// Bytes of its memory.
     pub total: usize,
@@ -102,7 +102,8 @@ impl Device {
     /// # Errors
     /// A device that is lost.
     pub fn info(&self) -> Result<DeviceInfo> {
-        self.driver().info()
+        let info = self.driver().info()?;
+        Ok(DeviceInfo { free: self.available()?, ..info })
     }
 
     /// Waits until everything launched is done.

@@ -414,6 +414,22 @@ impl Device {
         self.run(&named(op, to.format), ((rows * columns).div_ceil(BLOCK), 1), BLOCK, &arguments)
     }
 
+    /// Copies a matrix to another of its shape and format.
+    ///
+    /// # Errors
+    /// Shapes that differ, operands that are too small.
+    pub fn move_rows(&self, from: Matrix<'_>, to: Matrix<'_>) -> Result<()> {
+        let (op, rows, columns) = ("move", to.rows, to.columns);
+        if (from.rows, from.columns, from.format) != (rows, columns, to.format) {
+            let found = format!("{} x {} moved to {rows} x {columns}", from.rows, from.columns);
+            return Err(Error::device(self.name(), found, "report this as a bug"));
+        }
+        self.need(op, from.view, from.bytes())?;
+        self.need(op, to.view, to.bytes())?;
+        let arguments = [from.view.into(), to.view.into(), int(rows), int(columns), int(from.stride), int(to.stride)];
+        self.run(&named(op, to.format), ((rows * columns).div_ceil(BLOCK), 1), BLOCK, &arguments)
+    }
+
     /// Row `targets[i]` of `to` becomes the sum of rows `order[offsets[i]..offsets[i + 1]]` of `from`; single precision,
     /// and i32.
     ///

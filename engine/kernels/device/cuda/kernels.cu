@@ -37,6 +37,9 @@
                                          int to_stride, float factor) {                                                \
         place<T>(from, to, rows, columns, from_stride, to_stride, factor);                                             \
     }                                                                                                                  \
+    extern "C" __global__ void move_##F(const T* from, T* to, int rows, int columns, int from_stride, int to_stride) { \
+        move<T>(from, to, rows, columns, from_stride, to_stride);                                                      \
+    }                                                                                                                  \
     extern "C" __global__ void slopes_##F(const float* logits, const uint32_t* targets, const float* weights,          \
                                           float* out, T* dlogits, int vocabulary, float scale) {                       \
         slopes<T>(logits, targets, weights, out, dlogits, vocabulary, scale);                                          \

@@ -153,6 +153,14 @@ __device__ void place(const float* from, T* to, int rows, int columns, int from_
     to[row * to_stride + column] = rounded<T>(factor * from[row * from_stride + column]);
 }
 
+// to[row][column] = from[row][column], rows of different strides. One thread a value.
+template <class T> __device__ void move(const T* from, T* to, int rows, int columns, int from_stride, int to_stride) {
+    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= size_t(rows) * columns) return;
+    size_t row = i / columns, column = i % columns;
+    to[row * to_stride + column] = from[row * from_stride + column];
+}
+
 // to[targets[i]] = the sum of rows order[offsets[i]..offsets[i + 1]] of `from`, in that order. One block a target.
 __device__ inline void gather_sums(const float* from, const int* order, const int* offsets, const int* targets, float* to, int width) {
     for (int i = threadIdx.x; i < width; i += blockDim.x) {

@@ -3,18 +3,18 @@ use std::path::PathBuf;
 use candle_core::{Device, Tensor, Var};
 
 use super::*;
-use crate::model::{Adapter, LoraConfig, Tape};
+use crate::model::{Adapter, HostTape, LoraConfig};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-fn load(name: &str) -> Decoder {
-    Decoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &|_, _| {}).unwrap()
+fn load(name: &str) -> HostDecoder {
+    HostDecoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &|_, _| {}).unwrap()
 }
 
 /// All logits of a sequence that is fed in these pieces.
-fn logits_of(decoder: &Decoder, pieces: &[&[u32]], deltas: &Deltas) -> Vec<Vec<f32>> {
+fn logits_of(decoder: &HostDecoder, pieces: &[&[u32]], deltas: &Deltas) -> Vec<Vec<f32>> {
     let mut sequence = [decoder.continuation(Vec::new())];
     let mut all = Vec::new();
     for piece in pieces {
@@ -24,11 +24,11 @@ fn logits_of(decoder: &Decoder, pieces: &[&[u32]], deltas: &Deltas) -> Vec<Vec<f
     all.chunks(decoder.config().vocab_size).map(<[f32]>::to_vec).collect()
 }
 
-fn logits(decoder: &Decoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
+fn logits(decoder: &HostDecoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
     logits_of(decoder, &[ids], deltas)
 }
 
-fn cached_logits(decoder: &Decoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
+fn cached_logits(decoder: &HostDecoder, ids: &[u32], deltas: &Deltas) -> Vec<Vec<f32>> {
     let (first, rest) = ids.split_at(ids.len() / 2);
     let pieces: Vec<&[u32]> = std::iter::once(first).chain(rest.chunks(1)).collect();
     logits_of(decoder, &pieces, deltas)
@@ -126,7 +126,7 @@ fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
         [(&[5, 9], vec![&[81, 44, 2], &[7]]), (&[30], vec![&[81, 200], &[44, 44, 12]])];
     let weights: Vec<(f32, f32)> = (0..9).map(|i| (1.0 - 0.1 * i as f32, 0.3)).collect();
     let record = |deltas: &Deltas| {
-        let tape = Tape::of(&decoder, deltas, &[3, 17, 200], &groups).unwrap();
+        let tape = HostTape::of(&decoder, deltas, &[3, 17, 200], &groups).unwrap();
         let predictions = tape.predictions(groups.iter().map(|g| g.1.clone()));
         (tape, predictions)
     };
@@ -137,7 +137,7 @@ fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
         weighted.map(|(s, w)| f64::from(s.log_probability * w.0) + f64::from(s.entropy * w.1)).sum()
     };
     let (tape, predictions) = record(adapter.deltas());
-    let mut gradients = Decoder::zero_gradients(adapter.deltas());
+    let mut gradients = HostDecoder::zero_gradients(adapter.deltas());
     let deltas = adapter.deltas();
     let objective_of = Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled: &[] };
     decoder.backward(tape.recording(), &tape.tree(), objective_of, deltas, &mut gradients).unwrap();
@@ -211,7 +211,7 @@ struct SmolCase {
 #[test]
 fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
     let Some(path) = crate::sources::test_model() else { return };
-    let decoder = Decoder::load(&ModelSource::open(&path).unwrap(), Precision::F32, &|_, _| {}).unwrap();
+    let decoder = HostDecoder::load(&ModelSource::open(&path).unwrap(), Precision::F32, &|_, _| {}).unwrap();
     let text = std::fs::read_to_string(golden("logits-smollm2.json")).unwrap();
     let want: SmolGolden = serde_json::from_str(&text).unwrap();
     for case in want.cases {
@@ -224,7 +224,7 @@ fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
         }
         assert!(distance(&got, &cached_logits(&decoder, &case.ids, &[])) < 1e-4 * 10.0, "both passes");
         let (prompt, completion) = case.ids.split_at(case.prompt_len);
-        let tape = Tape::of(&decoder, &[], &[], &[(prompt, vec![completion])]).unwrap();
+        let tape = HostTape::of(&decoder, &[], &[], &[(prompt, vec![completion])]).unwrap();
         let predictions = tape.predictions(std::iter::once(vec![completion]));
         let statistics = decoder.predicted(tape.recording(), &predictions, 1.0).unwrap();
         for (got, want) in statistics.iter().zip(&case.logprobs) {

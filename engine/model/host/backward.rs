@@ -1,6 +1,6 @@
 //! The way back through a decoder: from the weights of log-probabilities to the gradients of its deltas.
 
-use super::{Decoder, Deltas, GATE_UP, Gradients, QKV, Recording};
+use super::{Deltas, GATE_UP, Gradients, HostDecoder, QKV, Recording};
 use crate::error::Result;
 use crate::kernels::{
     Attended, DrawnToken, LoraGradient, TokenStatistics, Tree, apply_backward, attend_backward, drawn_backward,
@@ -30,7 +30,7 @@ pub struct Objective<'a> {
     pub sampled: &'a [TokenStatistics],
 }
 
-impl Decoder {
+impl HostDecoder {
     /// Gradients of zero for all deltas.
     pub fn zero_gradients(deltas: &Deltas) -> Vec<[Option<LoraGradient>; Projection::COUNT]> {
         deltas.iter().map(|layer| layer.each_ref().map(|d| d.as_ref().map(LoraGradient::zeros))).collect()
@@ -123,7 +123,7 @@ const CHUNK: usize = 384;
 
 /// Buffers of the way back; each has as many rows as the recording, those of the feed-forward half a chunk's.
 struct Back<'a> {
-    decoder: &'a Decoder,
+    decoder: &'a HostDecoder,
     recording: &'a Recording,
     angles: crate::kernels::Angles,
     /// What a block's layers read, and its gradient.
@@ -137,7 +137,7 @@ struct Back<'a> {
 }
 
 impl<'a> Back<'a> {
-    fn new(decoder: &'a Decoder, recording: &'a Recording) -> Self {
+    fn new(decoder: &'a HostDecoder, recording: &'a Recording) -> Self {
         let (rows, heads) = (recording.rows(), decoder.heads);
         let buffer = |width: usize| vec![0.0; rows * width];
         let (hidden, wide) = (decoder.config.hidden_size, decoder.config.intermediate_size);
@@ -165,7 +165,7 @@ impl<'a> Back<'a> {
         dx: &mut [f32],
         lowest: bool,
     ) {
-        let Decoder { heads, rope, config, layers, .. } = self.decoder;
+        let HostDecoder { heads, rope, config, layers, .. } = self.decoder;
         let (layer, record) = (&layers[index], self.recording.recorded(index));
         let (heads, hidden, wide) = (*heads, config.hidden_size, config.intermediate_size);
         let placed = |projections| layer.placed(projections, deltas.get(index));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use super::Decoder;
+use super::HostDecoder;
 use crate::error::{Error, Result};
 use crate::kernels::DrawnDistribution;
 
@@ -26,14 +26,14 @@ pub(super) struct LayerRecord<B> {
 }
 
 impl LayerRecord<Vec<f32>> {
-    pub(super) fn new(decoder: &Decoder, rows: usize) -> Self {
+    pub(super) fn new(decoder: &HostDecoder, rows: usize) -> Self {
         let mut record = Self::default();
         record.resize(decoder, rows);
         record
     }
 
     /// Room for so many rows; what is in them afterwards is nobody's business.
-    fn resize(&mut self, decoder: &Decoder, rows: usize) {
+    fn resize(&mut self, decoder: &HostDecoder, rows: usize) {
         let Self { input, qkv, raw, attended, log_sums, middle, gate_up } = self;
         let fields = [input, qkv, raw, attended, log_sums, middle, gate_up];
         fields.into_iter().zip(widths(decoder)).for_each(|(buffer, width)| resize(buffer, rows * width));
@@ -85,7 +85,7 @@ fn cut(buffer: &[f32], room: usize, count: usize) -> &[f32] {
 }
 
 /// Values of a row of each field.
-fn widths(decoder: &Decoder) -> [usize; 7] {
+fn widths(decoder: &HostDecoder) -> [usize; 7] {
     let (heads, config) = (decoder.heads, &decoder.config);
     let raw = if config.qk_norm { (heads.queries + heads.keys) * heads.dim } else { 0 };
     let (hidden, wide) = (config.hidden_size, config.intermediate_size);
@@ -126,7 +126,7 @@ pub struct Recording {
 
 impl Recording {
     /// Room for so many rows.
-    pub fn new(decoder: &Decoder, room: usize) -> Self {
+    pub fn new(decoder: &HostDecoder, room: usize) -> Self {
         let mut buffers = decoder.spare.take().unwrap_or_default();
         buffers.layers.resize_with(decoder.layers.len(), LayerRecord::default);
         buffers.layers.iter_mut().for_each(|layer| layer.resize(decoder, room));
@@ -142,7 +142,7 @@ impl Recording {
     }
 
     /// Bytes that a row takes, with the distribution behind it.
-    pub fn bytes_per_row(decoder: &Decoder) -> usize {
+    pub fn bytes_per_row(decoder: &HostDecoder) -> usize {
         let layer: usize = widths(decoder).iter().sum();
         let drawn = if decoder.keeps_distributions() { 2 * decoder.config.vocab_size } else { 0 };
         4 * (layer * decoder.layers.len() + decoder.config.hidden_size) + drawn
@@ -170,7 +170,7 @@ impl Recording {
     }
 
     /// A copy of these rows alone, in this order, with room for `spare` more.
-    pub fn select(&self, decoder: &Decoder, rows: &[usize], spare: usize) -> Self {
+    pub fn select(&self, decoder: &HostDecoder, rows: &[usize], spare: usize) -> Self {
         let mut selected = Self::new(decoder, rows.len() + spare);
         let copy = |from: &[f32], to: &mut [f32]| {
             let width = from.len() / self.room.max(1);

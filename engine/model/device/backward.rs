@@ -1,0 +1,329 @@
+//! The way back: from the weights of log-probabilities to the gradients of deltas.
+//!
+//! A pass keeps the input of every block. Where memory allows, it keeps what the blocks computed, too; else each block is
+//! computed again on the way back (gradient checkpointing), which costs a third more.
+
+use std::collections::BTreeMap;
+
+use super::pass::{Activations, Sight, Stream, pairs};
+use super::tape::{Layout, tree};
+use super::{DeviceDecoder, DeviceTape, Group, Layer, State};
+use crate::error::Result;
+use crate::kernels::TokenStatistics;
+use crate::kernels::device::{Buffer, Format, Matrix, Tree};
+use crate::model::adapter::Projection;
+use crate::model::host::{Deltas, Gradients, Objective, Predictions};
+
+/// The share of free memory that kept activations may take.
+const KEPT: (usize, usize) = (1, 2);
+
+/// A pass over a tape.
+struct Forward {
+    /// The residual stream before each block, and behind the last one; each (rows, hidden) in single precision.
+    stream: Vec<Buffer>,
+    /// What each block computed, or room for one.
+    kept: Vec<Activations>,
+    positions: Buffer,
+    ends: (Buffer, Buffer),
+    rows: usize,
+}
+
+/// Where gradients of the deltas are summed on the device, in single precision.
+struct Sums {
+    buffer: Buffer,
+    /// By layer and projection: where A's and B's begin, in values.
+    places: Vec<[Option<(usize, usize)>; Projection::COUNT]>,
+    count: usize,
+}
+
+/// Buffers of the way back.
+struct Back {
+    /// The gradient of the residual stream, in single precision, and as products read it.
+    dx: Buffer,
+    dy: Buffer,
+    /// Of the inputs of the four groups; the first and the third share one.
+    dh: Buffer,
+    dattended: Buffer,
+    dactivated: Buffer,
+    dgate_up: Buffer,
+    dqkv: Buffer,
+    delta: Buffer,
+}
+
+impl DeviceDecoder {
+    pub(in crate::model) fn predicted(
+        &self,
+        tape: &DeviceTape,
+        predictions: &Predictions,
+        temperature: f32,
+    ) -> Result<Vec<TokenStatistics>> {
+        if predictions.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut state = self.lock();
+        self.place(&mut state, &tape.deltas)?;
+        self.make_room(&mut state, tape.rows(), false)?;
+        let forward = self.run(&state, tape, false)?;
+        let Some(last) = forward.stream.last() else { return Ok(Vec::new()) };
+        self.statistics(last.view(), &predictions.rows, &predictions.targets, temperature)
+    }
+
+    /// As [`Decoder::backward`](crate::model::Decoder::backward).
+    pub(in crate::model) fn backward(
+        &self,
+        tape: &DeviceTape,
+        objective: Objective<'_>,
+        deltas: &Deltas,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<Option<TokenStatistics>>> {
+        let Predictions { rows, targets } = objective.predictions;
+        let mut formed: Vec<Option<TokenStatistics>> = vec![None; rows.len()];
+        let asked: Vec<usize> =
+            (0..rows.len()).filter(|i| objective.weights.get(*i).is_some_and(|w| *w != (0.0, 0.0))).collect();
+        let lowest = deltas.iter().position(|layer| layer.iter().any(Option::is_some));
+        let (Some(lowest), false) = (lowest, asked.is_empty()) else { return Ok(formed) };
+        self.check(targets)?;
+        let mut state = self.lock();
+        self.place(&mut state, deltas)?;
+        self.make_room(&mut state, tape.rows(), true)?;
+        let forward = self.run(&state, tape, true)?;
+        let sums = self.sums(&state, deltas)?;
+        let back = self.back(&state, forward.rows)?;
+        let found = self.head_backward(&forward, &back, &asked, objective)?;
+        asked.iter().zip(found).for_each(|(i, found)| formed[*i] = Some(found));
+        for index in (lowest..state.layers.len()).rev() {
+            self.block_backward(&state, index, &forward, &back, &sums, index == lowest)?;
+        }
+        self.download(&state, &sums, gradients)?;
+        Ok(formed)
+    }
+
+    /// Gives up what generation keeps for its next call where a pass over so many rows would not fit beside it.
+    fn make_room(&self, state: &mut State, rows: usize, learn: bool) -> Result<()> {
+        let streams = if learn { state.layers.len() + 1 } else { 1 };
+        let passes = if learn { 2 } else { 1 };
+        let needed = rows * (passes * self.activation_bytes(&state.layers) + 4 * streams * self.config.hidden_size);
+        if state.workspace.is_some() && needed > self.device.available()? {
+            state.workspace = None;
+        }
+        Ok(())
+    }
+
+    /// A pass over a tape's rows; `learn` keeps what the way back needs.
+    fn run(&self, state: &State, tape: &DeviceTape, learn: bool) -> Result<Forward> {
+        let (device, hidden) = (&self.device, self.config.hidden_size);
+        let layout: Layout = tape.layout();
+        let rows = layout.tokens.len();
+        let ends = layout.upload_ends(device, tape.tile())?;
+        let (tokens, positions) = (device.upload(&layout.tokens)?, device.upload(&layout.positions)?);
+        let residual = || device.allocate(4 * rows * hidden);
+        let mut stream = vec![residual()?];
+        device.embed(self.embedding(), tokens.view(), stream[0].view(), rows)?;
+        let count = state.layers.len();
+        let keep = learn && {
+            let free = device.available()?;
+            count * rows * self.activation_bytes(&state.layers) <= free / KEPT.1 * KEPT.0
+        };
+        let mut kept = vec![self.activations(&state.layers, rows)?];
+        for (index, layer) in state.layers.iter().enumerate() {
+            if learn {
+                stream.push(residual()?);
+            }
+            if keep && index > 0 {
+                kept.push(self.activations(&state.layers, rows)?);
+            }
+            let (Some(a), Some(output)) = (kept.last(), stream.last()) else { continue };
+            let input = if learn { &stream[index] } else { output };
+            let middle = if learn { a.middle.view() } else { output.view() };
+            let stream = Stream { input: input.view(), middle, output: output.view() };
+            self.block((index, layer), a, stream, (rows, positions.view()), Sight::Tree(tree(&ends, rows)))?;
+        }
+        Ok(Forward { stream, kept, positions, ends, rows })
+    }
+
+    fn sums(&self, state: &State, deltas: &Deltas) -> Result<Sums> {
+        let mut count = 0;
+        let mut place = |size: usize| {
+            count += size;
+            count - size
+        };
+        let mut places = vec![[None; Projection::COUNT]; state.layers.len()];
+        for (layer, deltas) in places.iter_mut().zip(deltas) {
+            for (to, delta) in layer.iter_mut().zip(deltas) {
+                *to = delta.as_ref().map(|d| (place(d.factors().0.len()), place(d.factors().1.len())));
+            }
+        }
+        Ok(Sums { buffer: self.device.zeros(4 * count)?, places, count })
+    }
+
+    fn back(&self, state: &State, rows: usize) -> Result<Back> {
+        let strides = |group: usize| state.layers.iter().map(|l| l.groups[group].stride()).max().unwrap_or_default();
+        let buffer = |width: usize| self.device.allocate(rows * width * self.format.bytes());
+        let hidden = self.config.hidden_size;
+        Ok(Back {
+            dx: self.device.zeros(4 * rows * hidden)?,
+            dy: buffer(hidden)?,
+            dh: buffer(strides(0).max(strides(2)))?,
+            dattended: buffer(strides(1))?,
+            dactivated: buffer(strides(3))?,
+            dgate_up: buffer(2 * self.config.intermediate_size)?,
+            dqkv: buffer(self.heads.width())?,
+            delta: self.device.allocate(4 * rows * self.config.num_attention_heads)?,
+        })
+    }
+
+    /// From the predictions that are asked for to the gradient of the residual stream behind the last block.
+    fn head_backward(
+        &self,
+        forward: &Forward,
+        back: &Back,
+        asked: &[usize],
+        objective: Objective<'_>,
+    ) -> Result<Vec<TokenStatistics>> {
+        let (device, hidden, vocabulary) = (&self.device, self.config.hidden_size, self.config.vocab_size);
+        let Predictions { rows, targets } = objective.predictions;
+        let Some(last) = forward.stream.last() else { return Ok(Vec::new()) };
+        let chunk = self.head_rows().min(asked.len());
+        let normed = device.allocate(chunk * hidden * self.format.bytes())?;
+        let logits = device.allocate(4 * chunk * vocabulary)?;
+        let dlogits = device.allocate(chunk * vocabulary * self.format.bytes())?;
+        let dhidden = device.allocate(4 * asked.len() * hidden)?;
+        let mut found = Vec::with_capacity(asked.len());
+        for (nth, part) in asked.chunks(chunk).enumerate() {
+            let count = part.len();
+            let wanted: Vec<i32> = part.iter().map(|i| rows[*i] as i32).collect();
+            let named: Vec<u32> = part.iter().map(|i| targets[*i]).collect();
+            let weights: Vec<f32> =
+                part.iter().flat_map(|i| [objective.weights[*i].0, objective.weights[*i].1]).collect();
+            let (wanted, named, weights) = (device.upload(&wanted)?, device.upload(&named)?, device.upload(&weights)?);
+            self.logits(last.view(), Some(wanted.view()), normed.view(), logits.view(), count)?;
+            let out = device.allocate(8 * count)?;
+            let slopes = Matrix::new(dlogits.view(), self.format, count, vocabulary);
+            let asks = (named.view(), weights.view());
+            device.slopes(logits.view(), asks, out.view(), slopes, 1.0 / objective.temperature)?;
+            let to = Matrix::new(dhidden.view().from(4 * nth * chunk * hidden), Format::F32, count, hidden);
+            device.multiply((slopes, false), (self.head(), false), to, 1.0, 0.0)?;
+            let mut numbers = vec![0f32; 2 * count];
+            device.read(out.view(), &mut numbers)?;
+            found.extend(pairs(&numbers));
+        }
+        // A row may predict several tokens: the end of a prompt predicts the first one of every completion.
+        let mut of_row: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
+        asked.iter().enumerate().for_each(|(place, i)| of_row.entry(rows[*i]).or_default().push(place as i32));
+        let targets: Vec<i32> = of_row.keys().map(|row| *row as i32).collect();
+        let mut offsets = vec![0i32];
+        offsets.extend(of_row.values().scan(0, |end, places| {
+            *end += places.len() as i32;
+            Some(*end)
+        }));
+        let order: Vec<i32> = of_row.values().flatten().copied().collect();
+        let dnormed = device.zeros(4 * forward.rows * hidden)?;
+        let (order, offsets, targets_there) =
+            (device.upload(&order)?, device.upload(&offsets)?, device.upload(&targets)?);
+        let lists = (order.view(), offsets.view(), targets_there.view());
+        device.gather_sums(dhidden.view(), lists, dnormed.view(), targets.len(), hidden)?;
+        let dnormed = Matrix::new(dnormed.view(), Format::F32, forward.rows, hidden);
+        device.rms_norm_backward(last.view(), self.norm.view(), dnormed, back.dx.view(), self.config.rms_norm_eps)?;
+        Ok(found)
+    }
+
+    /// One block: `back.dx` is the gradient of its output and becomes that of its input (not in the lowest one).
+    fn block_backward(
+        &self,
+        state: &State,
+        index: usize,
+        forward: &Forward,
+        back: &Back,
+        sums: &Sums,
+        lowest: bool,
+    ) -> Result<()> {
+        let (device, format, heads, rows) = (&self.device, self.format, self.heads, forward.rows);
+        let (hidden, wide, eps) = (self.config.hidden_size, self.config.intermediate_size, self.config.rms_norm_eps);
+        let layer: &Layer = &state.layers[index];
+        let Some(input) = forward.stream.get(index) else { return Ok(()) };
+        let sight: Tree<'_> = tree(&forward.ends, rows);
+        let kept = forward.kept.len() > 1 || state.layers.len() == 1;
+        let a = &forward.kept[if kept { index } else { 0 }];
+        if !kept {
+            // The gradient of the output is in `dx`; what the block gave is not needed a second time.
+            let Some(output) = forward.stream.get(index + 1) else { return Ok(()) };
+            let stream = Stream { input: input.view(), middle: a.middle.view(), output: output.view() };
+            self.block((index, layer), a, stream, (rows, forward.positions.view()), Sight::Tree(sight))?;
+        }
+        let [qkv_group, output_group, gate_up_group, down] = &layer.groups;
+        let dx = Matrix::new(back.dx.view(), Format::F32, rows, hidden);
+        let dy = Matrix::new(back.dy.view(), format, rows, hidden);
+
+        device.place(dx, dy, 1.0)?;
+        let dactivated = self.input(down, &back.dactivated, rows);
+        self.group_backward(down, index, self.input(down, &a.activated, rows), dy, dactivated, sums)?;
+        device.swiglu_backward(a.gate_up.view(), dactivated, back.dgate_up.view())?;
+        let dgate_up = Matrix::new(back.dgate_up.view(), format, rows, 2 * wide);
+        let dwide = self.input(gate_up_group, &back.dh, rows);
+        self.group_backward(gate_up_group, index, self.input(gate_up_group, &a.wide_h, rows), dgate_up, dwide, sums)?;
+        device.rms_norm_backward(a.middle.view(), layer.mlp_norm.view(), dwide, dx.view, eps)?;
+
+        device.place(dx, dy, 1.0)?;
+        let attended = self.input(output_group, &a.attended, rows);
+        let dattended = self.input(output_group, &back.dattended, rows);
+        self.group_backward(output_group, index, attended, dy, dattended, sums)?;
+        let qkv = Matrix::new(a.qkv.view(), format, rows, heads.width());
+        let (log_sums, delta) = (a.log_sums.view(), back.delta.view());
+        device.attend_backward(qkv, sight, heads, attended, dattended, log_sums, delta, back.dqkv.view())?;
+        let raw = a.raw.as_ref().unwrap_or(&a.qkv).view();
+        device.rotate_backward(raw, back.dqkv.view(), &self.rotation(layer), forward.positions.view(), rows)?;
+        let dqkv = Matrix::new(back.dqkv.view(), format, rows, heads.width());
+        let dh = self.input(qkv_group, &back.dh, rows);
+        self.group_backward(qkv_group, index, self.input(qkv_group, &a.h, rows), dqkv, dh, sums)?;
+        if !lowest {
+            device.rms_norm_backward(input.view(), layer.attention_norm.view(), dh, dx.view, eps)?;
+        }
+        Ok(())
+    }
+
+    /// From the gradient of a group's outputs to that of its input and those of its deltas.
+    ///
+    /// With `l = x Aᵀ` and `g = s dy B`: dA = gᵀ x, dB = s dyᵀ l, dx = dy W + g A.
+    fn group_backward(
+        &self,
+        group: &Group,
+        index: usize,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        dx: Matrix<'_>,
+        sums: &Sums,
+    ) -> Result<()> {
+        let (device, bytes) = (&self.device, self.format.bytes());
+        let whole = Matrix { columns: group.stride(), ..dx };
+        device.multiply((dy, false), (group.weight(self.format), false), whole, 1.0, 0.0)?;
+        let Some(low) = &group.low else { return Ok(()) };
+        for part in &group.parts {
+            let Some((from, rank)) = part.low else { continue };
+            let Some(Some((a, b))) = sums.places.get(index).map(|l| l[part.projection as usize]) else { continue };
+            let gradient = Matrix { view: dx.view.from((group.input + from) * bytes), columns: rank, ..dx };
+            let sum = Matrix::new(sums.buffer.view().from(4 * a), Format::F32, rank, group.input);
+            device.multiply((gradient, true), (x, false), sum, 1.0, 1.0)?;
+            let reduced = Matrix { view: x.view.from((group.input + from) * bytes), columns: rank, ..x };
+            let own = Matrix { view: dy.view.from(part.column * bytes), columns: part.output, ..dy };
+            let sum = Matrix::new(sums.buffer.view().from(4 * b), Format::F32, part.output, rank);
+            device.multiply((own, true), (reduced, false), sum, part.scale, 1.0)?;
+        }
+        let all = Matrix { view: dx.view.from(group.input * bytes), columns: group.room, ..dx };
+        let low = Matrix::new(low.view(), self.format, group.room, group.input);
+        device.multiply((all, false), (low, false), dx, 1.0, 1.0)
+    }
+
+    /// Adds the sums to gradients on the host.
+    fn download(&self, state: &State, sums: &Sums, gradients: &mut Gradients) -> Result<()> {
+        let mut values = vec![0f32; sums.count];
+        self.device.read(sums.buffer.view(), &mut values)?;
+        for ((places, gradients), deltas) in sums.places.iter().zip(gradients).zip(&state.placed) {
+            for ((place, gradient), delta) in places.iter().zip(gradients).zip(deltas) {
+                let (Some((a, b)), Some(gradient), Some(delta)) = (place, gradient, delta) else { continue };
+                let (of_a, of_b) = delta.factors();
+                gradient.add(&values[*a..a + of_a.len()], &values[*b..b + of_b.len()]);
+            }
+        }
+        Ok(())
+    }
+}

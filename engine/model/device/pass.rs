@@ -1,0 +1,212 @@
+//! The way there: rows of tokens through all blocks.
+
+use super::{DeviceDecoder, Group, Layer};
+use crate::error::Result;
+use crate::kernels::TokenStatistics;
+use crate::kernels::device::{Buffer, Format, Matrix, Rotation, Tree, View};
+
+/// What a block computes, each a matrix with a row for each token.
+pub(super) struct Activations {
+    /// The input of queries, keys and values, normalised, with its low-rank parts.
+    pub(super) h: Buffer,
+    /// Queries, keys and values before their norms, in models that have these.
+    pub(super) raw: Option<Buffer>,
+    /// As attention reads them.
+    pub(super) qkv: Buffer,
+    /// What attention gives, with its low-rank part.
+    pub(super) attended: Buffer,
+    /// (rows, query heads), single precision.
+    pub(super) log_sums: Buffer,
+    /// The residual stream between the halves, single precision.
+    pub(super) middle: Buffer,
+    /// The input of the feed-forward half, normalised, with its low-rank parts.
+    pub(super) wide_h: Buffer,
+    pub(super) gate_up: Buffer,
+    /// After the activation, with its low-rank part.
+    pub(super) activated: Buffer,
+}
+
+/// What rows may see.
+#[derive(Clone, Copy)]
+pub(super) enum Sight<'a> {
+    /// All of a tree's rows are this pass's.
+    Tree(Tree<'a>),
+    /// The pass's rows are those from `first` on; keys and values of all are in the cache, to whose rows `rows` the
+    /// pass's go.
+    Cached { tree: Tree<'a>, first: usize, cache: &'a [Buffer], rows: View<'a> },
+    /// One new row for each sequence.
+    Slots { slots: View<'a>, cache: &'a [Buffer], rows: View<'a> },
+}
+
+/// Where the residual stream of a block comes from and goes to; they may be the same.
+#[derive(Clone, Copy)]
+pub(super) struct Stream<'a> {
+    pub(super) input: View<'a>,
+    pub(super) middle: View<'a>,
+    pub(super) output: View<'a>,
+}
+
+impl DeviceDecoder {
+    /// Room for what a block computes of so many rows; `layers` say how much their deltas take.
+    pub(super) fn activations(&self, layers: &[Layer], rows: usize) -> Result<Activations> {
+        let strides = |group: usize| layers.iter().map(|l| l.groups[group].stride()).max().unwrap_or_default();
+        let buffer = |width: usize| self.device.allocate(rows * width * self.format.bytes());
+        let single = |width: usize| self.device.allocate(4 * rows * width);
+        Ok(Activations {
+            h: buffer(strides(0))?,
+            raw: self.config.qk_norm.then(|| buffer(self.heads.width())).transpose()?,
+            qkv: buffer(self.heads.width())?,
+            attended: buffer(strides(1))?,
+            log_sums: single(self.config.num_attention_heads)?,
+            middle: single(self.config.hidden_size)?,
+            wide_h: buffer(strides(2))?,
+            gate_up: buffer(2 * self.config.intermediate_size)?,
+            activated: buffer(strides(3))?,
+        })
+    }
+
+    /// Bytes of a row of these.
+    pub(super) fn activation_bytes(&self, layers: &[Layer]) -> usize {
+        let wide: usize = (0..4).map(|g| layers.iter().map(|l| l.groups[g].stride()).max().unwrap_or_default()).sum();
+        let raw = if self.config.qk_norm { self.heads.width() } else { 0 };
+        self.format.bytes() * (wide + raw + self.heads.width() + 2 * self.config.intermediate_size)
+            + 4 * (self.config.num_attention_heads + self.config.hidden_size)
+    }
+
+    /// A group's input: the first columns are what its layers read, further ones are for its deltas.
+    pub(super) fn input<'a>(&self, group: &Group, buffer: &'a Buffer, rows: usize) -> Matrix<'a> {
+        Matrix::new(buffer.view(), self.format, rows, group.stride()).columns(0, group.input)
+    }
+
+    pub(super) fn rotation<'a>(&'a self, layer: &'a Layer) -> Rotation<'a> {
+        Rotation {
+            format: self.format,
+            heads: self.heads,
+            bias: layer.bias.as_ref().map(Buffer::view),
+            query_norm: layer.query_norm.as_ref().map(Buffer::view),
+            key_norm: layer.key_norm.as_ref().map(Buffer::view),
+            frequencies: self.frequencies.view(),
+            eps: self.config.rms_norm_eps,
+        }
+    }
+
+    /// `out = x Wᵀ + Σ s (x Aᵀ) Bᵀ`, or that added to it. `x` is what [`input`](Self::input) gave.
+    fn project(&self, group: &Group, x: Matrix<'_>, out: Matrix<'_>, add: bool) -> Result<()> {
+        if let Some(low) = &group.low {
+            let low = Matrix::new(low.view(), self.format, group.room, group.input);
+            let parts = Matrix { view: x.view.from(group.input * self.format.bytes()), columns: group.room, ..x };
+            self.device.multiply((x, false), (low, true), parts, 1.0, 0.0)?;
+        }
+        let whole = Matrix { columns: group.stride(), ..x };
+        let beta = if add { 1.0 } else { 0.0 };
+        self.device.multiply((whole, false), (group.weight(self.format), true), out, 1.0, beta)
+    }
+
+    /// One block over `rows` rows.
+    pub(super) fn block(
+        &self,
+        (index, layer): (usize, &Layer),
+        a: &Activations,
+        stream: Stream<'_>,
+        (rows, positions): (usize, View<'_>),
+        sight: Sight<'_>,
+    ) -> Result<()> {
+        let (device, format, heads, eps) = (&self.device, self.format, self.heads, self.config.rms_norm_eps);
+        let hidden = self.config.hidden_size;
+        let [qkv_group, output, gate_up_group, down] = &layer.groups;
+        let h = self.input(qkv_group, &a.h, rows);
+        device.rms_norm(stream.input, None, layer.attention_norm.view(), h, eps)?;
+        let raw = a.raw.as_ref().unwrap_or(&a.qkv).view();
+        self.project(qkv_group, h, Matrix::new(raw, format, rows, heads.width()), false)?;
+        let qkv = Matrix::new(a.qkv.view(), format, rows, heads.width());
+        let attended = self.input(output, &a.attended, rows);
+        let cached = match sight {
+            Sight::Tree(_) => None,
+            Sight::Cached { cache, rows, .. } | Sight::Slots { cache, rows, .. } => {
+                cache.get(index).map(|cache| (cache.view(), rows))
+            }
+        };
+        device.rotate(raw, qkv.view, &self.rotation(layer), positions, rows, cached)?;
+        let cache_stride = 2 * heads.key_width();
+        match (sight, cached) {
+            (Sight::Cached { tree, first, .. }, Some((cache, _))) => {
+                device.attend_tree(qkv, (cache, cache_stride), tree, first, heads, attended, None)?;
+            }
+            (Sight::Slots { slots, .. }, Some((cache, _))) => {
+                device.attend_one(qkv, (cache, cache_stride), slots, heads, attended)?;
+            }
+            (Sight::Tree(tree), _) | (Sight::Cached { tree, .. }, None) => {
+                let keys = qkv.view.from(heads.query_width() * format.bytes());
+                let log_sums = Some(a.log_sums.view());
+                device.attend_tree(qkv, (keys, heads.width()), tree, 0, heads, attended, log_sums)?;
+            }
+            (Sight::Slots { .. }, None) => {}
+        }
+        device.copy(stream.middle, stream.input, 4 * rows * hidden)?;
+        self.project(output, attended, Matrix::new(stream.middle, Format::F32, rows, hidden), true)?;
+        let wide_h = self.input(gate_up_group, &a.wide_h, rows);
+        device.rms_norm(stream.middle, None, layer.mlp_norm.view(), wide_h, eps)?;
+        let gate_up = Matrix::new(a.gate_up.view(), format, rows, 2 * self.config.intermediate_size);
+        self.project(gate_up_group, wide_h, gate_up, false)?;
+        let activated = self.input(down, &a.activated, rows);
+        device.swiglu(gate_up.view, activated)?;
+        device.copy(stream.output, stream.middle, 4 * rows * hidden)?;
+        self.project(down, activated, Matrix::new(stream.output, Format::F32, rows, hidden), true)
+    }
+
+    /// Rows of logits that are formed at once: their memory is bounded.
+    pub(super) fn head_rows(&self) -> usize {
+        const BYTES: usize = 512 << 20;
+        (BYTES / (8 * self.config.vocab_size)).clamp(16, 4096)
+    }
+
+    /// The logits (f32) of rows `wanted` (i32) of the residual stream; `hidden` is room for their normalised values.
+    pub(super) fn logits(
+        &self,
+        x: View<'_>,
+        wanted: Option<View<'_>>,
+        hidden: View<'_>,
+        logits: View<'_>,
+        rows: usize,
+    ) -> Result<()> {
+        let hidden = Matrix::new(hidden, self.format, rows, self.config.hidden_size);
+        self.device.rms_norm(x, wanted, self.norm.view(), hidden, self.config.rms_norm_eps)?;
+        let logits = Matrix::new(logits, Format::F32, rows, self.config.vocab_size);
+        self.device.multiply((hidden, false), (self.head(), true), logits, 1.0, 0.0)
+    }
+
+    /// Log-probability and entropy of each of `targets` behind rows of the residual stream.
+    pub(super) fn statistics(
+        &self,
+        x: View<'_>,
+        rows: &[usize],
+        targets: &[u32],
+        temperature: f32,
+    ) -> Result<Vec<TokenStatistics>> {
+        self.check(targets)?;
+        let (device, vocabulary, chunk) = (&self.device, self.config.vocab_size, self.head_rows().min(rows.len()));
+        let hidden = device.allocate(chunk * self.config.hidden_size * self.format.bytes())?;
+        let logits = device.allocate(4 * chunk * vocabulary)?;
+        let mut all = Vec::with_capacity(rows.len());
+        for (rows, targets) in rows.chunks(chunk.max(1)).zip(targets.chunks(chunk.max(1))) {
+            let wanted: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
+            let (wanted, targets_there) = (device.upload(&wanted)?, device.upload(targets)?);
+            self.logits(x, Some(wanted.view()), hidden.view(), logits.view(), rows.len())?;
+            let out = device.allocate(8 * rows.len())?;
+            let shape = (rows.len(), vocabulary);
+            device.statistics(logits.view(), targets_there.view(), out.view(), shape, 1.0 / temperature)?;
+            let mut numbers = vec![0f32; 2 * rows.len()];
+            device.read(out.view(), &mut numbers)?;
+            all.extend(pairs(&numbers));
+        }
+        Ok(all)
+    }
+}
+
+/// Statistics as kernels write them.
+pub(super) fn pairs(numbers: &[f32]) -> impl Iterator<Item = TokenStatistics> + '_ {
+    let (pairs, _) = numbers.as_chunks::<2>();
+    pairs
+        .iter()
+        .map(|[log_probability, entropy]| TokenStatistics { log_probability: *log_probability, entropy: *entropy })
+}

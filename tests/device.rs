@@ -1,0 +1,250 @@
+//! The model on a GPU against the model on the processor: the same numbers, gradients and completions. The device is an
+//! emulation on the processor, or the machine's own (`QUERYWRIGHT_GPU=1`).
+#![cfg(feature = "cuda")]
+
+mod emulator;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use querywright::kernels::Precision;
+use querywright::model::{
+    Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelSource, Objective, PromptTokens, SamplingConfig,
+    Tape, generate, prefix,
+};
+use querywright::types::Deadline;
+
+/// The emulated device runs one thing at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> Option<MutexGuard<'static, ()>> {
+    let guard = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    emulator::device().then_some(guard)
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// A model on both.
+struct Pair {
+    source: ModelSource,
+    host: Decoder,
+    device: Decoder,
+}
+
+fn pair(name: &str, precision: Precision) -> Pair {
+    let source = ModelSource::open(&golden(name)).unwrap();
+    let host = Decoder::load(&source, precision, &|_, _| {}).unwrap();
+    let device = Decoder::load_on(DeviceChoice::Cuda(0), &source, precision, &|_, _| {}).unwrap();
+    assert!(device.host().is_none() && host.host().is_some());
+    Pair { source, host, device }
+}
+
+/// An adapter whose two factors both do something.
+fn adapter(decoder: &Decoder, config: LoraConfig, seed: u64) -> Adapter {
+    let mut adapter = Adapter::new(decoder.config(), config, seed).unwrap();
+    for (i, (name, var)) in adapter.parameters().enumerate() {
+        if name.contains("lora_B") {
+            let mut state = seed.wrapping_add(i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+            let mut next = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+            };
+            let values: Vec<f32> = (0..var.elem_count()).map(|_| 0.2 * next()).collect();
+            var.set(&candle_core::Tensor::from_vec(values, var.shape(), var.device()).unwrap()).unwrap();
+        }
+    }
+    adapter.refresh().unwrap();
+    adapter
+}
+
+const PREFIX: [u32; 5] = [7, 99, 14, 3, 60];
+
+/// Prompts with completions of different lengths, one of them of a single token, and more rows than a tile has.
+fn groups() -> Vec<(Vec<u32>, Vec<Vec<u32>>)> {
+    let tokens = |seed: u32, count: usize| (0..count as u32).map(|i| (seed * 31 + i * 17 + i * i) % 250).collect();
+    vec![
+        (tokens(1, 3), vec![tokens(2, 4), tokens(3, 1), tokens(4, 9)]),
+        (tokens(5, 41), vec![tokens(6, 37), tokens(7, 2)]),
+        (tokens(8, 1), vec![tokens(9, 12), tokens(10, 5), tokens(11, 6), tokens(12, 3)]),
+    ]
+}
+
+fn borrowed(groups: &[(Vec<u32>, Vec<Vec<u32>>)]) -> Vec<(&[u32], Vec<&[u32]>)> {
+    groups.iter().map(|(p, c)| (p.as_slice(), c.iter().map(Vec::as_slice).collect())).collect()
+}
+
+/// The largest difference of two lists, relative to the root mean square of the second.
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let size = (b.iter().map(|v| v * v).sum::<f32>() / b.len().max(1) as f32).sqrt();
+    assert!(a.iter().all(|v| v.is_finite()), "not finite");
+    let off = (a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>() / b.len().max(1) as f32).sqrt();
+    off / size.max(1e-12)
+}
+
+/// Log-probabilities, entropies and gradients of one objective on a decoder.
+fn learned(decoder: &Decoder, adapter: &Adapter, shared: &[u32]) -> (Vec<f32>, Vec<f32>, Vec<Vec<f32>>) {
+    let groups = groups();
+    let tape = Tape::of(decoder, adapter.deltas(), shared, &borrowed(&groups)).unwrap();
+    let predictions = tape.predictions(borrowed(&groups).into_iter().map(|g| g.1));
+    let numbers = decoder.predicted(&tape, &predictions, 0.8).unwrap();
+    let weights: Vec<(f32, f32)> =
+        (0..numbers.len()).map(|i| (((i * 7) % 5) as f32 - 2.0, 0.1 * (i % 3) as f32)).collect();
+    let mut gradients = Decoder::zero_gradients(adapter.deltas());
+    let objective = Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled: &[] };
+    let formed = decoder.backward(&tape, objective, adapter.deltas(), &mut gradients).unwrap();
+    for ((formed, number), weight) in formed.iter().zip(&numbers).zip(&weights) {
+        assert_eq!(formed.is_some(), *weight != (0.0, 0.0));
+        let gap = formed.map_or(0.0, |f| (f.log_probability - number.log_probability).abs());
+        assert!(gap < 1e-4, "both passes say the same: {gap}");
+    }
+    let logp = numbers.iter().map(|n| n.log_probability).collect();
+    (logp, numbers.iter().map(|n| n.entropy).collect(), adapter.flatten(&gradients))
+}
+
+#[test]
+fn numbers_and_gradients_are_those_of_the_processor() {
+    let Some(_turn) = turn() else { return };
+    for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 3e-2)] {
+        for (name, r, modules) in [
+            ("tiny-llama", 3, "all-linear"),
+            ("tiny-qwen2", 8, "all-linear"),
+            ("tiny-qwen3", 5, "all-linear"),
+            ("tiny-qwen3", 16, "v_proj"),
+            ("tiny-llama", 2, "down_proj"),
+        ] {
+            let pair = pair(name, precision);
+            let config = LoraConfig { r, lora_alpha: 2.0 * r as f32, target_modules: vec![modules.into()] };
+            let adapter = adapter(&pair.host, config, 3);
+            for shared in [&PREFIX[..], &[]] {
+                let (logp, entropy, gradients) = learned(&pair.host, &adapter, shared);
+                let (logp_there, entropy_there, gradients_there) = learned(&pair.device, &adapter, shared);
+                let what = format!("{name}, rank {r} on {modules}, {precision:?}");
+                let off = distance(&logp_there, &logp);
+                assert!(off < tolerance, "{what}: log-probabilities are off by {off}");
+                let off = distance(&entropy_there, &entropy);
+                assert!(off < tolerance, "{what}: entropies are off by {off}");
+                let worst = gradients_there.iter().zip(&gradients).map(|(a, b)| distance(a, b)).fold(0.0, f32::max);
+                // What is rounded to bf16 on the way back adds up over the layers.
+                assert!(worst < 3.0 * tolerance, "{what}: gradients are off by {worst}");
+                println!(
+                    "{what}: log-probabilities within {:.1e}, gradients within {worst:.1e}",
+                    distance(&logp_there, &logp)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_seeds_give_the_same_completions_as_on_the_processor() {
+    let Some(_turn) = turn() else { return };
+    let pair = pair("tiny-qwen3", Precision::F32);
+    let tokenizer = pair.source.tokenizer().unwrap();
+    let adapter = adapter(&pair.host, LoraConfig { r: 4, ..LoraConfig::default() }, 9);
+    let prompts: Vec<PromptTokens> = groups()
+        .into_iter()
+        .enumerate()
+        .map(|(i, (tokens, _))| PromptTokens { stream: 70 + i as u64, tokens })
+        .collect();
+    let plain = SamplingConfig { max_completion_length: 13, temperature: 0.9, ..SamplingConfig::default() };
+    for (sampling, deltas) in [
+        (plain.clone(), adapter.deltas()),
+        (plain.clone(), &[][..]),
+        (SamplingConfig::greedy(7), adapter.deltas()),
+        (SamplingConfig { top_k: 20, top_p: 0.9, repetition_penalty: 1.1, ..plain.clone() }, adapter.deltas()),
+        (SamplingConfig { max_completion_length: 1, ..plain.clone() }, adapter.deltas()),
+    ] {
+        let stop = ["q".to_owned()];
+        let options =
+            GenerateOptions { sampling: &sampling, completions: 3, stop: &stop, seed: 11, deadline: Deadline::NONE };
+        let run = |decoder: &Decoder| {
+            let shared = prefix(decoder, &PREFIX, deltas).unwrap();
+            generate(decoder, &tokenizer, &shared, &prompts, deltas, &options).unwrap()
+        };
+        let (here, there) = (run(&pair.host), run(&pair.device));
+        assert_eq!(there.len(), prompts.len());
+        for (here, there) in here.iter().flatten().zip(there.iter().flatten()) {
+            assert_eq!((&there.tokens, &there.text, there.finish), (&here.tokens, &here.text, here.finish));
+            for (a, b) in there.log_probabilities.iter().zip(&here.log_probabilities) {
+                assert!((a - b).abs() < 1e-3, "{a} is not {b}");
+            }
+            for (a, b) in there.entropies.iter().zip(&here.entropies) {
+                assert!((a - b).abs() < 1e-3, "{a} is not {b}");
+            }
+        }
+        // Again, with what the first call left: the prefix, the buffers, the graphs.
+        assert_eq!(run(&pair.device), there);
+    }
+}
+
+#[test]
+fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
+    let Some(_turn) = turn() else { return };
+    if emulator::real() {
+        println!("skipped: a real device has the memory that it has");
+        return;
+    }
+    let pair = pair("tiny-qwen3", Precision::F32);
+    let adapter = adapter(&pair.host, LoraConfig { r: 4, ..LoraConfig::default() }, 2);
+    let (logp, _, gradients) = learned(&pair.device, &adapter, &PREFIX);
+    let tokenizer = pair.source.tokenizer().unwrap();
+    let prompts: Vec<PromptTokens> =
+        (0..40).map(|i| PromptTokens { stream: i, tokens: vec![i as u32 + 1; 20] }).collect();
+    let sampling = SamplingConfig { max_completion_length: 40, ..SamplingConfig::default() };
+    let options = GenerateOptions { sampling: &sampling, completions: 4, stop: &[], seed: 1, deadline: Deadline::NONE };
+    let shared = prefix(&pair.device, &PREFIX, adapter.deltas()).unwrap();
+    let run = |decoder: &Decoder| generate(decoder, &tokenizer, &shared, &prompts, adapter.deltas(), &options).unwrap();
+    let together = run(&pair.device);
+
+    let used = |decoder: &Decoder| {
+        let info = decoder.device().unwrap().unwrap();
+        info.total - info.free
+    };
+    let small = Decoder::load_on(DeviceChoice::Cuda(0), &pair.source, Precision::F32, &|_, _| {}).unwrap();
+    emulator::limit(used(&small).div_ceil(1 << 20) + 5);
+    let again = run(&small);
+    for (a, b) in together.iter().flatten().zip(again.iter().flatten()) {
+        assert_eq!(a.tokens, b.tokens);
+    }
+    let (logp_again, _, gradients_again) = learned(&small, &adapter, &PREFIX);
+    assert!(distance(&logp_again, &logp) < 1e-6);
+    for (a, b) in gradients_again.iter().zip(&gradients) {
+        assert!(distance(a, b) < 1e-6, "what is computed again is the same");
+    }
+    // And with less than anything needs: an error with sizes, and the decoder goes on.
+    emulator::limit(used(&small).div_ceil(1 << 20));
+    let long = Tape::of(&small, adapter.deltas(), &vec![3; 400], &borrowed(&groups())).unwrap();
+    let predictions = long.predictions(borrowed(&groups()).into_iter().map(|g| g.1));
+    let error = small.predicted(&long, &predictions, 1.0).unwrap_err().to_string();
+    emulator::limit(2048);
+    assert!(error.starts_with("device cuda:0: out of memory: ") && error.contains("MiB are free; lower "), "{error}");
+    assert_eq!(small.predicted(&long, &predictions, 1.0).unwrap().len(), predictions.rows.len());
+}
+
+#[test]
+fn what_cannot_run_there_is_refused_with_what_would() {
+    let Some(_turn) = turn() else { return };
+    let source = ModelSource::open(&golden("tiny-qwen3")).unwrap();
+    let load = |choice, precision| Decoder::load_on(choice, &source, precision, &|_, _| {});
+    let error = load(DeviceChoice::Cuda(99), Precision::Auto).unwrap_err().to_string();
+    assert!(error.starts_with("device cuda:99: cannot be opened") && error.contains("--device cpu"), "{error}");
+    let error = load(DeviceChoice::Cuda(0), Precision::Int8).unwrap_err().to_string();
+    assert!(error.contains("int8 on cuda:0") && error.contains("--device cpu"), "{error}");
+    assert!(load(DeviceChoice::Auto, Precision::Int8).unwrap().host().is_some(), "8 bits run on the processor");
+    assert!(load(DeviceChoice::Auto, Precision::Auto).unwrap().host().is_none(), "the device is there");
+    let decoder = load(DeviceChoice::Cuda(0), Precision::Auto).unwrap();
+    let wrong = [(&[5u32, 70_000][..], vec![&[1u32, 2][..]])];
+    assert!(Tape::of(&decoder, &[], &[], &wrong).unwrap_err().to_string().contains("token 70000 lies outside"));
+    let long = vec![1u32; 600];
+    let wrong = [(&long[..], vec![&[1u32, 2][..]])];
+    assert!(Tape::of(&decoder, &[], &[], &wrong).unwrap_err().to_string().contains("outside the model's context"));
+    let host = load(DeviceChoice::Cpu, Precision::Auto).unwrap();
+    let tape = Tape::of(&host, &[], &[], &borrowed(&groups())).unwrap();
+    let predictions = tape.predictions(borrowed(&groups()).into_iter().map(|g| g.1));
+    assert!(decoder.predicted(&tape, &predictions, 1.0).unwrap_err().to_string().contains("another device"));
+}

@@ -57,9 +57,10 @@ impl Model {
     /// Feeds a prompt of so many tokens and forms the logits behind its end.
     pub fn prefill(&self, tokens: usize) -> anyhow::Result<f32> {
         let prompt = &self.prompts(1, tokens)[0].tokens;
-        let mut sequence = [self.decoder.continuation(Vec::new())];
-        let hidden = self.decoder.forward(prompt, &mut sequence, &[tokens], &[], None)?;
-        Ok(self.decoder.logits(&hidden[hidden.len() - self.decoder.config().hidden_size..])[0])
+        let Some(decoder) = self.decoder.host() else { return Ok(0.0) };
+        let mut sequence = [decoder.continuation(Vec::new())];
+        let hidden = decoder.forward(prompt, &mut sequence, &[tokens], &[], None)?;
+        Ok(decoder.logits(&hidden[hidden.len() - decoder.config().hidden_size..])[0])
     }
 
     /// `streams` completions of `length` tokens behind one shared prompt, nothing ending early.
@@ -115,7 +116,7 @@ impl<'a> Step<'a> {
             };
             Rollout { prompt: prompt.tokens, samples: group.into_iter().map(sample).collect() }
         });
-        let batch = RolloutBatch { rollouts: rollouts.collect(), tape: Some(tape) };
+        let batch = RolloutBatch { rollouts: rollouts.collect(), tape };
         let config = LearnerConfig {
             loss: LossConfig::default(),
             temperature: 1.0,

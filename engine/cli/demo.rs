@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use querywright::model::DeviceChoice;
 use querywright::train::TrainConfig;
 
 use crate::grant::Grants;
@@ -40,6 +41,9 @@ pub struct Args {
     /// What ranks: bm25 (native) or a plugin's .wasm file. Without it BM25 as a plugin, which is kept with the run
     #[arg(long)]
     retriever: Option<String>,
+    /// Where the model runs: auto (a GPU where this program can use one), cpu, or cuda:N
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
     #[command(flatten)]
     grants: Grants,
     /// Print one JSON object in place of tables
@@ -50,6 +54,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut config = TrainConfig::parse(CONFIG, &[], "the demonstration's configuration")?;
     config.train.seed = args.seed;
+    config.model.device = args.device;
     config.train.output_dir = args.output_dir;
     if let Some(steps) = args.max_steps {
         config.train.max_steps = steps;

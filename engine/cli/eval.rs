@@ -27,9 +27,8 @@ pub struct Args {
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
     #[arg(long, default_value = "identity")]
     rewriter: String,
-    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
-    #[arg(long, default_value = "auto")]
-    precision: String,
+    #[command(flatten)]
+    weights: open::Weights,
     /// Measures under their ir_measures names, with commas
     #[arg(long, default_value = "nDCG@10,R@100")]
     measures: String,
@@ -51,7 +50,7 @@ pub fn run(args: Args) -> Result<()> {
     let dataset = open::dataset(&args.data)?;
     let queries = open::judged(&dataset, &args.split)?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
-    let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
+    let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
     let tell = |done: usize| bar.set_position(done as u64);
     let found =

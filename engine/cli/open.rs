@@ -7,7 +7,7 @@ use anyhow::Result;
 use querywright::catalog::{Catalog, Dataset, demo};
 use querywright::kernels::Precision;
 use querywright::metrics::Measure;
-use querywright::model::{Adapter, Decoder, ModelSource, SamplingConfig, Tokenizer};
+use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
 use querywright::rewrite::{Identity, LanguageModel, PromptConfig, PromptEncoder, Prompter};
@@ -32,14 +32,25 @@ pub fn dataset(name: &str) -> Result<Dataset> {
 }
 
 /// How a rewriter's weights are held.
-pub fn precision(text: &str) -> Result<Precision> {
+/// How and where a rewriter's model runs.
+#[derive(clap::Args)]
+pub struct Weights {
+    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
+    #[arg(long, default_value = "auto", value_parser = precision)]
+    pub precision: Precision,
+    /// Where the rewriter runs: auto (a GPU where this program can use one), cpu, or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+fn precision(text: &str) -> querywright::Result<Precision> {
     let known =
         [("auto", Precision::Auto), ("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
     match known.iter().find(|(name, _)| *name == text) {
         Some((_, precision)) => Ok(*precision),
         None => {
             let remedy = "give auto (bf16 where the machine multiplies it), f32, bf16, or int8 (one query at a time)";
-            Err(Error::argument("--precision", format!("\"{text}\" is unknown"), remedy).into())
+            Err(Error::argument("--precision", format!("\"{text}\" is unknown"), remedy))
         }
     }
 }
@@ -186,15 +197,18 @@ pub fn model_path(name: &str, offline: bool) -> Result<PathBuf> {
 }
 
 /// Loads a model: a registry name, `hf:owner/name`, a GGUF file or a folder.
-pub fn model(name: &str, precision: Precision) -> Result<Model> {
+pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<Model> {
     let path = model_path(name, false)?;
     let bar = progress::bar(0, "loading the model", "layers");
     let source = ModelSource::open(&path)?;
-    let decoder = Decoder::load(&source, precision, &|done, all| {
+    let decoder = Decoder::load_on(device, &source, precision, &|done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
+    if let Some(info) = decoder.device()? {
+        eprintln!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
+    }
     let tokenizer = source.tokenizer()?;
     Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })
 }
@@ -229,7 +243,7 @@ pub fn rewriter(
     text: &str,
     ranker: &Ranker,
     prompt: Option<PromptConfig>,
-    precision: Precision,
+    weights: &Weights,
 ) -> Result<Box<dyn Rewriter>> {
     match text {
         "identity" => return Ok(Box::new(Identity)),
@@ -252,7 +266,7 @@ pub fn rewriter(
     }
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
-    let model = model(name, precision)?;
+    let model = model(name, weights.precision, weights.device)?;
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }
 

@@ -20,9 +20,8 @@ pub struct Args {
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
     #[arg(long, default_value = "smollm2-135m")]
     rewriter: String,
-    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
-    #[arg(long, default_value = "auto")]
-    precision: String,
+    #[command(flatten)]
+    weights: open::Weights,
     /// The data set whose retriever the rewrites are for
     #[arg(long, default_value = "demo")]
     data: String,
@@ -39,7 +38,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let dataset = open::dataset(&args.data)?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, None, &args.grants)?;
-    let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
+    let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let show = |text: &str| -> Result<()> {
         let answer = rewriter.rewrite(&[Query::text(text)], Deadline::NONE).pop();
         let (rewrite, error) = match answer {

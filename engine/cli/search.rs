@@ -28,9 +28,8 @@ pub struct Args {
     /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
     #[arg(long, default_value = "identity")]
     rewriter: String,
-    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
-    #[arg(long, default_value = "auto")]
-    precision: String,
+    #[command(flatten)]
+    weights: open::Weights,
     /// Hits at most
     #[arg(short, long, default_value_t = 10)]
     k: usize,
@@ -53,7 +52,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let dataset = open::dataset(&args.data)?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
-    let rewriter = open::rewriter(&args.rewriter, &ranker, None, open::precision(&args.precision)?)?;
+    let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let mut builder = Stack::builder()
         .catalog(dataset.catalog.clone())
         .shared_retriever(ranker.retriever.clone())

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use querywright::Error;
 use querywright::metrics::Measure;
+use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
 use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
 
@@ -28,6 +29,9 @@ pub struct Args {
     /// What ranks, in the place of what the file says: bm25 or a plugin's .wasm file
     #[arg(long)]
     retriever: Option<String>,
+    /// Where the model runs, in the place of what the file says: auto, cpu, or cuda:N
+    #[arg(long)]
+    device: Option<DeviceChoice>,
     /// Continue the run in output_dir from its newest checkpoint
     #[arg(long)]
     resume: bool,
@@ -52,6 +56,9 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(retriever) = &args.retriever {
         config.retriever.plugin = open::plugin_path(retriever)?;
         config.validate()?;
+    }
+    if let Some(device) = args.device {
+        config.model.device = device;
     }
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
@@ -91,7 +98,7 @@ pub fn train(
             open::Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
         }
     };
-    let model = open::model(&config.model.name, config.model.precision)?;
+    let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
     let materials = Materials {
         model_name: model.name.clone(),
         decoder: model.decoder.clone(),

@@ -8,8 +8,8 @@ use super::prompt::{PromptConfig, Prompter};
 use crate::error::{Error, Result};
 use crate::kernels::Precision;
 use crate::model::{
-    Adapter, Decoder, Deltas, Finish, GenerateOptions, ModelSource, Prefix, PromptTokens, SamplingConfig, Tokenizer,
-    generate, prefix,
+    Adapter, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Prefix, PromptTokens, SamplingConfig,
+    Tokenizer, generate, prefix,
 };
 use crate::types::{Deadline, Query, RetrieverCard, Rewrite, Rewriter};
 
@@ -44,16 +44,23 @@ impl LanguageModel {
     /// # Errors
     /// A model or an adapter that cannot be read, or that do not fit each other.
     pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
-        Self::open_with(model, adapter, card, Precision::Auto)
+        Self::open_with(model, adapter, card, Precision::Auto, DeviceChoice::Auto)
     }
 
-    /// As [`open`](Self::open), with weights held in `precision`: [`Precision::Int8`] takes half the memory of bf16.
+    /// As [`open`](Self::open), with weights held in `precision` ([`Precision::Int8`] takes half the memory of bf16), on
+    /// `device`. [`open`](Self::open) takes [`Precision::Auto`] and [`DeviceChoice::Auto`].
     ///
     /// # Errors
-    /// Those of [`open`](Self::open).
-    pub fn open_with(model: &Path, adapter: Option<&Path>, card: &RetrieverCard, precision: Precision) -> Result<Self> {
+    /// Those of [`open`](Self::open), and a device that cannot be used.
+    pub fn open_with(
+        model: &Path,
+        adapter: Option<&Path>,
+        card: &RetrieverCard,
+        precision: Precision,
+        device: DeviceChoice,
+    ) -> Result<Self> {
         let source = ModelSource::open(model)?;
-        let decoder = Arc::new(Decoder::load(&source, precision, &|_, _| {})?);
+        let decoder = Arc::new(Decoder::load_on(device, &source, precision, &|_, _| {})?);
         let prompt = adapter.map(PromptConfig::read).transpose()?.flatten().unwrap_or_default();
         let tokenizer = source.tokenizer()?;
         let encoder = Arc::new(PromptEncoder::new(Prompter::new(prompt, card)?, tokenizer.clone())?);

@@ -12,7 +12,7 @@ use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
 use crate::error::{Error, Result, nearest};
 use crate::kernels::Precision;
-use crate::model::{LoraConfig, SamplingConfig};
+use crate::model::{DeviceChoice, LoraConfig, SamplingConfig};
 use crate::retrieve::Bm25Config;
 use crate::rewrite::{PromptConfig, PromptStyle};
 
@@ -68,6 +68,10 @@ pub struct ModelSection {
     /// Default `auto`: bf16 where the machine multiplies it natively.
     #[serde(default)]
     pub precision: Precision,
+    /// Where it runs: `auto` (the default: a GPU where there is one that this program can use), `cpu`, or `cuda:0`. A run
+    /// may go on elsewhere; its numbers are then the same up to rounding.
+    #[serde(default)]
+    pub device: DeviceChoice,
 }
 
 /// `[data]`

@@ -17,7 +17,7 @@ use super::rollout::{Drawn, Environment};
 use super::schedule::{EntropyControl, Schedule};
 use crate::error::{Error, Result};
 use crate::metrics::{Measure, trec_order};
-use crate::model::{Adapter, SamplingConfig};
+use crate::model::{Adapter, DeviceChoice, SamplingConfig};
 use crate::rewrite::LanguageModel;
 use crate::stack::rank_all;
 use crate::types::{Query, Request, Rewrite};
@@ -383,6 +383,7 @@ fn run_digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
     let mut relevant = config.clone();
     relevant.train.output_dir = PathBuf::new();
     relevant.train.save_total_limit = 0;
+    relevant.model.device = DeviceChoice::Auto;
     let text =
         toml::to_string(&relevant).map_err(|e| Error::argument("config", e.to_string(), "report this as a bug"))?;
     let mut hash = sha2::Sha256::new();
@@ -417,6 +418,7 @@ fn describe_run(folder: &Path, config: &TrainConfig, materials: &Materials) -> R
         "dev_queries": materials.dev.len(),
         "threads": rayon::current_num_threads(),
         "architecture": std::env::consts::ARCH,
+        "device": materials.decoder.device()?,
     });
     let path = folder.join("run.json");
     let text = serde_json::to_string_pretty(&about).map_err(|e| Error::write(&path, e.into()))?;

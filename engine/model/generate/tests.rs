@@ -24,6 +24,10 @@ fn prompts() -> Vec<PromptTokens> {
 }
 
 impl Fixture {
+    fn host(&self) -> &HostDecoder {
+        self.decoder.host().unwrap()
+    }
+
     fn run(
         &self,
         prompts: &[PromptTokens],
@@ -65,17 +69,18 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
         let options =
             GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 11, deadline: Deadline::NONE };
         let (groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts, &[], &options).unwrap();
+        let tape = tape.unwrap();
         assert_eq!(groups, f.run(&prompts, &sampling, 2, &[]), "recording changes nothing");
         let tokens = || groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect::<Vec<_>>());
-        let recorded = f.decoder.predicted(tape.recording(), &tape.predictions(tokens()), 0.7).unwrap();
+        let recorded = f.decoder.predicted(&tape, &tape.predictions(tokens()), 0.7).unwrap();
         let fed: Vec<(&[u32], Vec<&[u32]>)> = prompts.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
         let fed = Tape::of(&f.decoder, &[], &PREFIX, &fed).unwrap();
-        let again = f.decoder.predicted(fed.recording(), &fed.predictions(tokens()), 0.7).unwrap();
+        let again = f.decoder.predicted(&fed, &fed.predictions(tokens()), 0.7).unwrap();
         // The last one alone, and a tape of which most is thrown away.
         let mut last = tape.clone();
-        last.retain(&f.decoder, &[3]);
-        assert!(last.recording().rows() < tape.recording().rows() / 2);
-        let kept = f.decoder.predicted(last.recording(), &last.predictions(tokens().skip(3)), 0.7).unwrap();
+        last.retain(&f.decoder, &[3]).unwrap();
+        assert!(last.rows() < tape.rows() / 2);
+        let kept = f.decoder.predicted(&last, &last.predictions(tokens().skip(3)), 0.7).unwrap();
         let sampled = groups.iter().flatten().flat_map(|c| c.log_probabilities.iter().zip(&c.entropies));
         let tolerance = if precision == Precision::F32 { 1e-4 } else { 2e-2 };
         let mut count = 0;
@@ -93,7 +98,7 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
 #[test]
 fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_forms_logits_again() {
     let f = fixture(Precision::Auto);
-    if !f.decoder.keeps_distributions() {
+    if !f.host().keeps_distributions() {
         println!("skipped: no products in bf16 on this machine");
         return;
     }
@@ -103,6 +108,7 @@ fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_form
     let options = GenerateOptions { sampling: &sampling, completions: 3, stop: &[], seed: 4, deadline: Deadline::NONE };
     let deltas = adapter.deltas();
     let (groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), deltas, &options).unwrap();
+    let tape = tape.unwrap();
     let tokens = groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect());
     let predictions = tape.predictions(tokens);
     let said = groups.iter().flatten().flat_map(|c| c.log_probabilities.iter().zip(&c.entropies));
@@ -115,7 +121,7 @@ fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_form
             let mut gradients = Decoder::zero_gradients(deltas);
             let objective =
                 crate::model::Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled };
-            let formed = f.decoder.backward(tape.recording(), &tape.tree(), objective, deltas, &mut gradients).unwrap();
+            let formed = f.decoder.backward(&tape, objective, deltas, &mut gradients).unwrap();
             (adapter.flatten(&gradients), formed.iter().flatten().count())
         };
         let ((kept, few), (again, all)) = (gradients(&sampled), gradients(&[]));
@@ -158,9 +164,9 @@ fn drafts_save_passes_where_a_completion_copies_its_request() {
     let options = GenerateOptions { sampling: &greedy, completions: 1, stop: &[], seed: 11, deadline: Deadline::NONE };
     let passes_of = |tokens: Vec<u32>| {
         let prompts = [PromptTokens { stream: 0, tokens }];
-        let Fixture { decoder, tokenizer } = &f;
+        let ending = Ending { tokenizer: &f.tokenizer, options: &options };
         let generation =
-            Generation { decoder, tokenizer, prefix: &[], prompts: &prompts, deltas: &[], options: &options };
+            Generation { decoder: f.host(), prefix: &[], prompts: &prompts, deltas: &[], options: &options, ending };
         let (mut completions, passes) = generation.run(&[], None).unwrap();
         (completions.remove(0).remove(0).tokens, passes)
     };
@@ -182,8 +188,8 @@ fn a_replaced_completion_is_recorded_like_one_that_was_sampled() {
     let f = fixture(Precision::F32);
     let sampling = SamplingConfig { max_completion_length: 4, ..Default::default() };
     let options = GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 1, deadline: Deadline::NONE };
-    let (mut groups, mut tape) =
-        generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), &[], &options).unwrap();
+    let (mut groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), &[], &options).unwrap();
+    let mut tape = tape.unwrap();
     let other = [9u32, 81, 44, 2, 60, 61, 62];
     tape.replace(&f.decoder, &[], &[(2, 1, &other)]).unwrap();
     groups[2][1].tokens = other.to_vec();
@@ -191,7 +197,7 @@ fn a_replaced_completion_is_recorded_like_one_that_was_sampled() {
     let all = prompts();
     let fed: Vec<(&[u32], Vec<&[u32]>)> = all.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
     let fed = Tape::of(&f.decoder, &[], &PREFIX, &fed).unwrap();
-    let numbers = |tape: &Tape| f.decoder.predicted(tape.recording(), &tape.predictions(tokens()), 1.0).unwrap();
+    let numbers = |tape: &Tape| f.decoder.predicted(tape, &tape.predictions(tokens()), 1.0).unwrap();
     for (got, want) in numbers(&tape).iter().zip(numbers(&fed)) {
         assert!((got.log_probability - want.log_probability).abs() < 1e-4);
     }
@@ -204,9 +210,9 @@ fn greedy_takes_the_likeliest_token_every_time() {
     let completion = &f.run(prompt, &SamplingConfig::greedy(6), 1, &[])[0][0];
     let mut tokens = [&PREFIX, prompt[0].tokens.as_slice()].concat();
     for token in &completion.tokens {
-        let mut sequence = [f.decoder.continuation(Vec::new())];
-        let hidden = f.decoder.forward(&tokens, &mut sequence, &[tokens.len()], &[], None).unwrap();
-        let logits = f.decoder.logits(&hidden[hidden.len() - f.decoder.config().hidden_size..]);
+        let mut sequence = [f.host().continuation(Vec::new())];
+        let hidden = f.host().forward(&tokens, &mut sequence, &[tokens.len()], &[], None).unwrap();
+        let logits = f.host().logits(&hidden[hidden.len() - f.decoder.config().hidden_size..]);
         let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
         assert_eq!(best as u32, *token);
         tokens.push(*token);

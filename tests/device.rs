@@ -3,6 +3,7 @@
 #![cfg(feature = "cuda")]
 
 mod emulator;
+mod tiny;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -247,4 +248,59 @@ fn what_cannot_run_there_is_refused_with_what_would() {
     let tape = Tape::of(&host, &[], &[], &borrowed(&groups())).unwrap();
     let predictions = tape.predictions(borrowed(&groups()).into_iter().map(|g| g.1));
     assert!(decoder.predicted(&tape, &predictions, 1.0).unwrap_err().to_string().contains("another device"));
+}
+
+/// The program on the emulated device.
+fn program(home: &Path) -> std::process::Command {
+    let mut command = tiny::program(home);
+    if let Some(folder) = emulator::folder().filter(|_| !emulator::real()) {
+        command.env("LD_LIBRARY_PATH", folder);
+    }
+    command
+}
+
+fn steps(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line.get("loss").is_some()).collect()
+}
+
+#[test]
+fn a_run_learns_there_as_it_does_on_the_processor_and_goes_on_here() {
+    let Some(_turn) = turn() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let (data, config) = (home.path().join("shop"), home.path().join("run.toml"));
+    tiny::write_shop(&data);
+    let run = |device: &str, further: &[&str]| {
+        let folder = home.path().join(device.replace(':', "-"));
+        std::fs::write(&config, tiny::config_text(&data, &folder, 3)).unwrap();
+        let output = program(home.path())
+            .args(["train", config.to_str().unwrap(), "--no-eval", "--device", device])
+            .args(further)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert_eq!(said.contains("the model runs on a GPU"), device != "cpu", "{said}");
+        folder
+    };
+    let (here, there) = (run("cpu", &[]), run("cuda:0", &[]));
+    let (here, there_steps) = (steps(&here), steps(&there));
+    assert_eq!((here.len(), there_steps.len()), (3, 3));
+    for (here, there) in here.iter().zip(&there_steps) {
+        for key in ["reward", "loss", "entropy", "grad_norm", "kl", "completions/mean_length"] {
+            let number = |step: &serde_json::Value| step[key].as_f64().unwrap();
+            let (a, b) = (number(there), number(here));
+            assert!((a - b).abs() <= 1e-3 * b.abs().max(0.01), "{key}: {a} there, {b} here");
+        }
+        let gap = there["sampling/sampling_logp_difference/mean"].as_f64().unwrap();
+        assert!(gap < 1e-4, "sampler and trainer differ by {gap}");
+    }
+    // A run that was begun on a device goes on without it.
+    let output = program(home.path())
+        .args(["train", config.to_str().unwrap(), "--no-eval", "--resume", "--device", "cpu"])
+        .args(["--set", "train.max_steps=3"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

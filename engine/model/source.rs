@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use candle_core::Tensor;
+use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use super::config::ModelConfig;
@@ -30,6 +31,8 @@ pub struct ModelSource {
 enum Weights {
     Gguf(Box<Gguf>),
     Folder(Folder),
+    /// Of a shape alone.
+    Random(u64),
 }
 
 /// What `model info` tells of a model.
@@ -71,14 +74,21 @@ impl ModelSource {
         let config = match &weights {
             Weights::Gguf(g) => g.config()?,
             Weights::Folder(f) => f.config()?,
+            Weights::Random(_) => return Err(nowhere(path)),
         };
         let path = match &weights {
             Weights::Gguf(g) => g.path().to_path_buf(),
-            Weights::Folder(_) => path.to_path_buf(),
+            Weights::Folder(_) | Weights::Random(_) => path.to_path_buf(),
         };
         let source = Self { path, config, weights, digest: OnceLock::new() };
         source.check_tensors()?;
         Ok(source)
+    }
+
+    /// A model of a shape with random weights, for measuring speed where the real ones cannot be had. It has no tokenizer,
+    /// and its completions are noise.
+    pub fn random(config: ModelConfig, seed: u64) -> Self {
+        Self { path: "random".into(), config, weights: Weights::Random(seed), digest: OnceLock::new() }
     }
 
     /// The GGUF file or the folder.
@@ -110,6 +120,7 @@ impl ModelSource {
         match &self.weights {
             Weights::Gguf(g) => g.read(name, &self.config),
             Weights::Folder(f) => f.read(name),
+            Weights::Random(seed) => random(&self.config.tensor_shape(name).unwrap_or_default(), name, *seed),
         }
     }
 
@@ -121,6 +132,7 @@ impl ModelSource {
         let tokenizer = match &self.weights {
             Weights::Gguf(g) => g.tokenizer()?,
             Weights::Folder(_) => Tokenizer::from_file(&self.path.join("tokenizer.json"))?,
+            Weights::Random(_) => return Err(nowhere(&self.path)),
         };
         if tokenizer.vocab_size() > self.config.vocab_size {
             return Err(Error::model(
@@ -159,7 +171,7 @@ impl ModelSource {
     pub fn name(&self) -> String {
         let own = match &self.weights {
             Weights::Gguf(g) => g.name(),
-            Weights::Folder(_) => None,
+            Weights::Folder(_) | Weights::Random(_) => None,
         };
         own.or_else(|| Some(self.path.file_name()?.to_string_lossy().into_owned()))
             .unwrap_or_else(|| "model".to_owned())
@@ -170,6 +182,7 @@ impl ModelSource {
         let (format, mut types) = match &self.weights {
             Weights::Gguf(g) => ("gguf", g.types()),
             Weights::Folder(f) => ("safetensors", f.types()),
+            Weights::Random(_) => ("random", Vec::new()),
         };
         types.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let config = &self.config;
@@ -191,6 +204,7 @@ impl ModelSource {
         match &self.weights {
             Weights::Gguf(_) => vec![self.path.clone()],
             Weights::Folder(f) => f.files(),
+            Weights::Random(_) => Vec::new(),
         }
     }
 
@@ -198,6 +212,7 @@ impl ModelSource {
         match &self.weights {
             Weights::Gguf(g) => g.shape(hf_name),
             Weights::Folder(f) => f.shape(hf_name),
+            Weights::Random(_) => self.config.tensor_shape(hf_name),
         }
     }
 
@@ -225,6 +240,26 @@ impl ModelSource {
             )),
         }
     }
+}
+
+/// What a model of random weights lacks.
+fn nowhere(path: &Path) -> Error {
+    Error::model(path, "random weights come with no files", "open a real model")
+}
+
+/// A matrix of small values around 0; a norm of ones.
+fn random(shape: &[usize], name: &str, seed: u64) -> Result<Tensor> {
+    /// So many are drawn; longer tensors repeat them, each row from another place.
+    const DRAWN: usize = (1 << 20) - 3;
+    let count: usize = shape.iter().product();
+    if shape.len() < 2 && !name.ends_with("bias") {
+        return Ok(Tensor::ones(shape, candle_core::DType::F32, &candle_core::Device::Cpu)?);
+    }
+    let own = name.bytes().fold(seed, |hash, byte| hash.wrapping_mul(0x0100_0000_01B3) ^ u64::from(byte));
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(own);
+    let drawn: Vec<f32> = (0..count.min(DRAWN)).map(|_| rng.random_range(-0.04..0.04)).collect();
+    let values: Vec<f32> = drawn.iter().copied().cycle().take(count).collect();
+    Ok(Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?)
 }
 
 /// The one GGUF file of a folder without `config.json`.

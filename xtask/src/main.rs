@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the errands around the project that are not part of it.
 
+mod cuda;
 mod golden;
 mod peers;
 
@@ -13,6 +14,8 @@ cargo xtask golden                    lists the commands that make the golden va
 cargo xtask golden run [NAME…] [PLACEHOLDER=VALUE…]
                                       runs them, or those of the scripts named, in .venv
 cargo xtask peers [--json]            measures ours against TRL and llama.cpp, in turn, from .peers
+cargo xtask cuda                      compiles the GPU's kernels, and the programs that a GPU machine needs
+cargo xtask cuda --check              whether the committed kernels are those of their sources
 cargo xtask ci                        runs all steps of .ci/run
 cargo xtask help                      prints this
 ";
@@ -35,6 +38,8 @@ fn errand(arguments: &[String]) -> Result<()> {
         ["golden", "run", rest @ ..] => golden::run(&root(), rest),
         ["peers"] => peers::compare(&root(), false),
         ["peers", "--json"] => peers::compare(&root(), true),
+        ["cuda"] => cuda::build(&root(), false),
+        ["cuda", "--check"] => cuda::build(&root(), true),
         ["ci"] => run(Command::new("bash").arg(".ci/run").current_dir(root())),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -13,6 +13,8 @@ use querywright::model::{
     Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelSource, Objective, PromptTokens, SamplingConfig,
     Tape, generate, prefix,
 };
+use querywright::train::learner::{LearnerConfig, Rollout, RolloutBatch, Sample, learn};
+use querywright::train::loss::LossConfig;
 use querywright::types::Deadline;
 
 /// The emulated device runs one thing at a time.
@@ -95,7 +97,7 @@ fn learned(decoder: &Decoder, adapter: &Adapter, shared: &[u32]) -> (Vec<f32>, V
     let numbers = decoder.predicted(&tape, &predictions, 0.8).unwrap();
     let weights: Vec<(f32, f32)> =
         (0..numbers.len()).map(|i| (((i * 7) % 5) as f32 - 2.0, 0.1 * (i % 3) as f32)).collect();
-    let mut gradients = Decoder::zero_gradients(adapter.deltas());
+    let mut gradients = decoder.zero_gradients(adapter.deltas()).unwrap();
     let objective = Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled: &[] };
     let formed = decoder.backward(&tape, objective, adapter.deltas(), &mut gradients).unwrap();
     for ((formed, number), weight) in formed.iter().zip(&numbers).zip(&weights) {
@@ -104,7 +106,7 @@ fn learned(decoder: &Decoder, adapter: &Adapter, shared: &[u32]) -> (Vec<f32>, V
         assert!(gap < 1e-4, "both passes say the same: {gap}");
     }
     let logp = numbers.iter().map(|n| n.log_probability).collect();
-    (logp, numbers.iter().map(|n| n.entropy).collect(), adapter.flatten(&gradients))
+    (logp, numbers.iter().map(|n| n.entropy).collect(), gradients.read(adapter).unwrap())
 }
 
 #[test]
@@ -219,12 +221,13 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
     }
     // And with less than anything needs: an error with sizes, and the decoder goes on.
     emulator::limit(used(&small).div_ceil(1 << 20));
-    let long = Tape::of(&small, adapter.deltas(), &vec![3; 400], &borrowed(&groups())).unwrap();
-    let predictions = long.predictions(borrowed(&groups()).into_iter().map(|g| g.1));
-    let error = small.predicted(&long, &predictions, 1.0).unwrap_err().to_string();
+    let many: Vec<_> = (0..30).flat_map(|_| groups()).collect();
+    let large = Tape::of(&small, adapter.deltas(), &vec![3; 400], &borrowed(&many)).unwrap();
+    let predictions = large.predictions(borrowed(&many).into_iter().map(|g| g.1));
+    let error = small.predicted(&large, &predictions, 1.0).unwrap_err().to_string();
     emulator::limit(2048);
     assert!(error.starts_with("device cuda:0: out of memory: ") && error.contains("MiB are free; lower "), "{error}");
-    assert_eq!(small.predicted(&long, &predictions, 1.0).unwrap().len(), predictions.rows.len());
+    assert_eq!(small.predicted(&large, &predictions, 1.0).unwrap().len(), predictions.rows.len());
 }
 
 #[test]
@@ -253,6 +256,19 @@ fn what_cannot_run_there_is_refused_with_what_would() {
 /// The program on the emulated device.
 fn program(home: &Path) -> std::process::Command {
     let mut command = tiny::program(home);
+    if let Some(program) = std::env::var_os("QUERYWRIGHT_PROGRAM") {
+        // On a machine to which this program was copied.
+        let elsewhere = std::process::Command::new(program);
+        let settings: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
+        command = elsewhere;
+        command.current_dir(home);
+        for (name, value) in settings {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+    }
     if let Some(folder) = emulator::folder().filter(|_| !emulator::real()) {
         command.env("LD_LIBRARY_PATH", folder);
     }
@@ -296,11 +312,73 @@ fn a_run_learns_there_as_it_does_on_the_processor_and_goes_on_here() {
         let gap = there["sampling/sampling_logp_difference/mean"].as_f64().unwrap();
         assert!(gap < 1e-4, "sampler and trainer differ by {gap}");
     }
-    // A run that was begun on a device goes on without it.
+    // A run that was begun on a device goes on without it: the last step again, from the checkpoint before it.
+    std::fs::remove_dir_all(there.join("checkpoints/step-00000003")).unwrap();
+    std::fs::write(&config, tiny::config_text(&data, &there, 3)).unwrap();
     let output = program(home.path())
         .args(["train", config.to_str().unwrap(), "--no-eval", "--resume", "--device", "cpu"])
-        .args(["--set", "train.max_steps=3"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let again = steps(&there);
+    assert_eq!(again.len(), 3);
+    let reward = |step: &serde_json::Value| step["reward"].as_f64().unwrap();
+    assert!((reward(&again[2]) - reward(&there_steps[2])).abs() < 1e-3, "the third step is the same again");
+}
+
+#[test]
+fn the_optimiser_there_is_that_of_the_processor_and_its_state_comes_back() {
+    use querywright::train::optimizer::{AdamW, AdamWConfig};
+    let Some(_turn) = turn() else { return };
+    let pair = pair("tiny-qwen3", Precision::F32);
+    let config = LearnerConfig {
+        loss: LossConfig::default(),
+        temperature: 0.9,
+        max_grad_norm: 0.02,
+        num_iterations: 1,
+        term_credit_coef: 0.0,
+        micro_batch_tokens: 100,
+    };
+    let settings = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
+    let batch = || {
+        let rollouts = groups().into_iter().map(|(prompt, completions)| {
+            let sample = |(i, tokens): (usize, Vec<u32>)| Sample {
+                sampled_logp: vec![f32::NAN; tokens.len()],
+                sampled_entropy: vec![f32::NAN; tokens.len()],
+                tokens,
+                advantage: i as f32 - 0.7,
+                counterfactual: Default::default(),
+                truncated: false,
+                dropped: false,
+            };
+            Rollout { prompt, samples: completions.into_iter().enumerate().map(sample).collect() }
+        });
+        vec![RolloutBatch { rollouts: rollouts.collect(), tape: None }]
+    };
+    let run = |decoder: &Decoder, fetch: bool| {
+        let mut adapter = adapter(decoder, LoraConfig { r: 4, ..LoraConfig::default() }, 1);
+        let mut optimizer = AdamW::new(settings);
+        let mut norms = Vec::new();
+        for _ in 0..4 {
+            let report = learn(decoder, &mut adapter, &mut optimizer, 1e-3, &PREFIX, batch(), &config).unwrap();
+            assert!(report.rows > 0 && report.skipped_updates == 0);
+            norms.push(report.grad_norm as f32);
+            if fetch {
+                optimizer.fetch().unwrap();
+            }
+        }
+        optimizer.fetch().unwrap();
+        let values: Vec<f32> =
+            adapter.parameters().flat_map(|(_, v)| v.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect();
+        let moments: Vec<f32> = optimizer.moments.values().flat_map(|m| m.m.iter().chain(&m.v).copied()).collect();
+        assert_eq!(optimizer.step, 4);
+        (norms, values, moments)
+    };
+    let here = run(&pair.host, false);
+    let (there, fetched) = (run(&pair.device, false), run(&pair.device, true));
+    assert!(here.0[0] > config.max_grad_norm as f32, "the gradient is clipped");
+    for (name, a, b) in [("norms", &there.0, &here.0), ("values", &there.1, &here.1), ("moments", &there.2, &here.2)] {
+        assert!(distance(a, b) < 1e-4, "{name} are off by {}", distance(a, b));
+    }
+    assert_eq!(fetched, there, "bringing the state back changes nothing");
 }

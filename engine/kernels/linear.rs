@@ -69,15 +69,6 @@ impl LoraGradient {
         Self { a: vec![0.0; a.len()], b_transposed: vec![0.0; b.len()], rank: *rank }
     }
 
-    /// Adds a gradient of A (rank, input) and one of B (output, rank).
-    pub(crate) fn add(&mut self, a: &[f32], b: &[f32]) {
-        self.a.iter_mut().zip(a).for_each(|(to, d)| *to += d);
-        let output = self.b_transposed.len() / self.rank.max(1);
-        for (i, d) in b.iter().enumerate() {
-            self.b_transposed[i % self.rank * output + i / self.rank] += d;
-        }
-    }
-
     /// The gradient of B, (output, rank).
     pub fn b(&self) -> Vec<f32> {
         let output = self.b_transposed.len() / self.rank;

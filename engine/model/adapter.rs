@@ -165,6 +165,17 @@ impl Adapter {
         Ok(())
     }
 
+    /// Takes new values of all variables, in the order of [`parameters`](Self::parameters), and makes the deltas anew.
+    ///
+    /// # Errors
+    /// Values of another length than their variable.
+    pub fn set(&mut self, values: impl Iterator<Item = Vec<f32>>) -> Result<()> {
+        for ((_, variable), values) in self.parameters().zip(values) {
+            variable.set(&Tensor::from_vec(values, variable.shape(), variable.device())?)?;
+        }
+        self.refresh()
+    }
+
     /// Rank, scale and layers.
     pub fn config(&self) -> &LoraConfig {
         &self.config

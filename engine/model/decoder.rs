@@ -1,12 +1,12 @@
 //! A decoder where it runs: on the processor ([`HostDecoder`]) or on a GPU ([`DeviceDecoder`]). What generates and what
 //! learns goes through here and does not know which.
 
-use super::device::{DeviceDecoder, DeviceTape};
+use super::device::{DeviceDecoder, DeviceGradients, DeviceTape};
 use super::generate::PromptTokens;
-use super::host::{Deltas, Gradients, HostDecoder, Objective, Predictions, Recording};
+use super::host::{Deltas, HostDecoder, Objective, Predictions, Recording};
 use super::source::ModelSource;
 use super::tape::HostTape;
-use super::{GenerateOptions, ModelConfig, Projection};
+use super::{Adapter, GenerateOptions, ModelConfig, Projection};
 use crate::error::{Error, Result};
 use crate::kernels::device::{Device, DeviceInfo};
 use crate::kernels::{LoraGradient, Precision, TokenStatistics};
@@ -142,8 +142,14 @@ impl Decoder {
     }
 
     /// Gradients of zero for all deltas.
-    pub fn zero_gradients(deltas: &Deltas) -> Vec<[Option<LoraGradient>; Projection::COUNT]> {
-        HostDecoder::zero_gradients(deltas)
+    ///
+    /// # Errors
+    /// Too little memory on a device.
+    pub fn zero_gradients(&self, deltas: &Deltas) -> Result<GradientSum> {
+        Ok(match self {
+            Self::Host(_) => GradientSum::Host(HostDecoder::zero_gradients(deltas)),
+            Self::Device(device) => GradientSum::Device(device.zero_gradients(deltas)?),
+        })
     }
 
     /// Log-probabilities and entropies of predictions of a tape.
@@ -170,14 +176,38 @@ impl Decoder {
         tape: &Tape,
         objective: Objective<'_>,
         deltas: &Deltas,
-        gradients: &mut Gradients,
+        gradients: &mut GradientSum,
     ) -> Result<Vec<Option<TokenStatistics>>> {
-        match (self, tape) {
-            (Self::Host(host), Tape::Host(tape)) => {
+        match (self, tape, gradients) {
+            (Self::Host(host), Tape::Host(tape), GradientSum::Host(gradients)) => {
                 host.backward(tape.recording(), &tape.tree(), objective, deltas, gradients)
             }
-            (Self::Device(device), Tape::Device(tape)) => device.backward(tape, objective, deltas, gradients),
+            (Self::Device(device), Tape::Device(tape), GradientSum::Device(gradients)) => {
+                device.backward(tape, objective, deltas, gradients)
+            }
             _ => Err(elsewhere()),
+        }
+    }
+}
+
+/// Gradients of an adapter's factors, summed where the decoder runs.
+#[derive(Debug)]
+pub enum GradientSum {
+    /// By layer and projection.
+    Host(Vec<[Option<LoraGradient>; Projection::COUNT]>),
+    /// On the device.
+    Device(DeviceGradients),
+}
+
+impl GradientSum {
+    /// Those of each of the adapter's variables, in the order of [`Adapter::parameters`].
+    ///
+    /// # Errors
+    /// A device that is lost.
+    pub fn read(&self, adapter: &Adapter) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Self::Host(gradients) => Ok(adapter.flatten(gradients)),
+            Self::Device(gradients) => gradients.read(),
         }
     }
 }

@@ -17,8 +17,8 @@ mod tokenizer;
 pub use adapter::{Adapter, LoraConfig, Projection};
 pub use chat::{ChatTemplate, Message};
 pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Decoder, DeviceChoice, Tape};
-pub use device::{DeviceDecoder, DeviceTape};
+pub use decoder::{Decoder, DeviceChoice, GradientSum, Tape};
+pub use device::{DeviceDecoder, DeviceGradients, DeviceTape};
 pub use generate::{
     Completion, Finish, GenerateOptions, Prefix, PromptTokens, generate, generate_recorded, prefix, rows_of,
 };

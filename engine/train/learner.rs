@@ -1,13 +1,13 @@
 //! One optimiser step: log-probabilities, loss, gradient, update.
 
-use candle_core::Tensor;
+mod resident;
 
 use super::advantage::{Counterfactual, broadcast, term_credit};
 use super::loss::{Batch, LossConfig, LossOutput, Totals, policy_loss};
 use super::optimizer::{AdamW, Parameter, Update, clip_grad_norm};
 use crate::error::Result;
 use crate::kernels::TokenStatistics;
-use crate::model::{Adapter, Decoder, Deltas, Gradients, Objective, Predictions, Tape};
+use crate::model::{Adapter, Decoder, Deltas, GradientSum, Objective, Predictions, Tape};
 
 /// A completion that the policy learns from.
 #[derive(Debug, Clone)]
@@ -247,7 +247,7 @@ fn learn_inside(
     let totals: Totals = micros.iter().map(|m| m.batch(&[], &[], None).totals(&config.loss)).sum();
     let mut report = StepReport::default();
     for iteration in 0..config.num_iterations {
-        let mut gradients = Decoder::zero_gradients(adapter.deltas());
+        let mut gradients = decoder.zero_gradients(adapter.deltas())?;
         let mut outputs = Vec::with_capacity(micros.len());
         for micro in &mut micros {
             let pass = Pass { decoder, deltas: adapter.deltas(), config, totals, first: iteration == 0 };
@@ -262,16 +262,12 @@ fn learn_inside(
             outputs.push(pass.back(micro, tape, &mut gradients, &mut report)?);
         }
         report.loss = merge(&outputs);
-        let mut gradients = adapter.flatten(&gradients);
-        report.grad_norm = {
-            let mut views: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
-            clip_grad_norm(&mut views, config.max_grad_norm)
-        };
-        // No gradient at all: nothing was learned, and momentum must not move the weights in its place. (What is not a
-        // number goes on, and is counted as skipped.)
-        if report.grad_norm != 0.0 {
-            report.skipped_updates += usize::from(!update(adapter, optimizer, learning_rate, &gradients)?);
-        }
+        let updated = match &gradients {
+            GradientSum::Host(sum) => update(adapter, optimizer, learning_rate, adapter.flatten(sum), config),
+            GradientSum::Device(sum) => resident::update(adapter, optimizer, learning_rate, sum, config),
+        }?;
+        report.grad_norm = updated.grad_norm;
+        report.skipped_updates += usize::from(updated.skipped);
     }
     report.logp_difference /= report.compared.max(1) as f64;
     Ok(report)
@@ -295,7 +291,7 @@ impl Pass<'_> {
         &self,
         micro: &mut Micro<'_>,
         mut tape: Tape,
-        gradients: &mut Gradients,
+        gradients: &mut GradientSum,
         report: &mut StepReport,
     ) -> Result<LossOutput> {
         let predictions = tape.predictions(micro.completions());
@@ -380,25 +376,47 @@ fn split(rollouts: &[Rollout], limit: usize) -> impl Iterator<Item = &[Rollout]>
     })
 }
 
-/// Applies an update to the adapter's variables; false when it was skipped.
-fn update(adapter: &mut Adapter, optimizer: &mut AdamW, learning_rate: f64, gradients: &[Vec<f32>]) -> Result<bool> {
+/// What became of an update.
+struct Updated {
+    /// The gradient's norm before clipping.
+    grad_norm: f64,
+    /// Whether the gradient was not finite, so that nothing was changed.
+    skipped: bool,
+}
+
+/// Clips the gradient and applies an update to the adapter's variables.
+fn update(
+    adapter: &mut Adapter,
+    optimizer: &mut AdamW,
+    learning_rate: f64,
+    mut gradients: Vec<Vec<f32>>,
+    config: &LearnerConfig,
+) -> Result<Updated> {
+    let grad_norm = {
+        let mut views: Vec<&mut [f32]> = gradients.iter_mut().map(Vec::as_mut_slice).collect();
+        clip_grad_norm(&mut views, config.max_grad_norm)
+    };
+    // No gradient at all: nothing was learned, and momentum must not move the weights in its place. (What is not a
+    // number goes on, and is counted as skipped.)
+    if grad_norm == 0.0 {
+        return Ok(Updated { grad_norm, skipped: false });
+    }
+    optimizer.fetch()?;
     let mut values = Vec::with_capacity(gradients.len());
     for (name, variable) in adapter.parameters() {
         values.push((name, variable.flatten_all()?.to_vec1::<f32>()?));
     }
     let mut parameters: Vec<Parameter<'_>> = values
         .iter_mut()
-        .zip(gradients)
+        .zip(&gradients)
         .map(|((name, values), gradient)| Parameter { name, values, gradient })
         .collect();
     if optimizer.update(learning_rate, &mut parameters)? != Update::Applied {
-        return Ok(false);
+        return Ok(Updated { grad_norm, skipped: true });
     }
-    for ((_, variable), (_, values)) in adapter.parameters().zip(values) {
-        variable.set(&Tensor::from_vec(values, variable.shape(), variable.device())?)?;
-    }
-    adapter.refresh()?;
-    Ok(true)
+    let values = values.into_iter().map(|(_, values)| values);
+    adapter.set(values)?;
+    Ok(Updated { grad_norm, skipped: false })
 }
 
 /// Losses add up; means are weighted by tokens.

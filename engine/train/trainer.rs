@@ -357,7 +357,8 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    fn save(&self) -> Result<()> {
+    fn save(&mut self) -> Result<()> {
+        self.optimizer.fetch()?;
         let run = &self.config.train;
         let base = &self.materials.model_name;
         checkpoint::save(&run.output_dir, &self.state, &self.adapter, &self.optimizer, base, run.save_total_limit)?;

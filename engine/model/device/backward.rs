@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use super::gradients::DeviceGradients;
 use super::pass::{Activations, Sight, Stream, pairs};
 use super::tape::{Layout, tree};
 use super::{DeviceDecoder, DeviceTape, Group, Layer, State};
 use crate::error::Result;
 use crate::kernels::TokenStatistics;
 use crate::kernels::device::{Buffer, Format, Matrix, Tree};
-use crate::model::adapter::Projection;
-use crate::model::host::{Deltas, Gradients, Objective, Predictions};
+use crate::model::host::{Deltas, Objective, Predictions};
 
 /// The share of free memory that kept activations may take.
 const KEPT: (usize, usize) = (1, 2);
@@ -26,14 +26,6 @@ struct Forward {
     positions: Buffer,
     ends: (Buffer, Buffer),
     rows: usize,
-}
-
-/// Where gradients of the deltas are summed on the device, in single precision.
-struct Sums {
-    buffer: Buffer,
-    /// By layer and projection: where A's and B's begin, in values.
-    places: Vec<[Option<(usize, usize)>; Projection::COUNT]>,
-    count: usize,
 }
 
 /// Buffers of the way back.
@@ -74,7 +66,7 @@ impl DeviceDecoder {
         tape: &DeviceTape,
         objective: Objective<'_>,
         deltas: &Deltas,
-        gradients: &mut Gradients,
+        gradients: &DeviceGradients,
     ) -> Result<Vec<Option<TokenStatistics>>> {
         let Predictions { rows, targets } = objective.predictions;
         let mut formed: Vec<Option<TokenStatistics>> = vec![None; rows.len()];
@@ -87,14 +79,12 @@ impl DeviceDecoder {
         self.place(&mut state, deltas)?;
         self.make_room(&mut state, tape.rows(), true)?;
         let forward = self.run(&state, tape, true)?;
-        let sums = self.sums(&state, deltas)?;
         let back = self.back(&state, forward.rows)?;
         let found = self.head_backward(&forward, &back, &asked, objective)?;
         asked.iter().zip(found).for_each(|(i, found)| formed[*i] = Some(found));
         for index in (lowest..state.layers.len()).rev() {
-            self.block_backward(&state, index, &forward, &back, &sums, index == lowest)?;
+            self.block_backward(&state, index, &forward, &back, gradients, index == lowest)?;
         }
-        self.download(&state, &sums, gradients)?;
         Ok(formed)
     }
 
@@ -139,21 +129,6 @@ impl DeviceDecoder {
             self.block((index, layer), a, stream, (rows, positions.view()), Sight::Tree(tree(&ends, rows)))?;
         }
         Ok(Forward { stream, kept, positions, ends, rows })
-    }
-
-    fn sums(&self, state: &State, deltas: &Deltas) -> Result<Sums> {
-        let mut count = 0;
-        let mut place = |size: usize| {
-            count += size;
-            count - size
-        };
-        let mut places = vec![[None; Projection::COUNT]; state.layers.len()];
-        for (layer, deltas) in places.iter_mut().zip(deltas) {
-            for (to, delta) in layer.iter_mut().zip(deltas) {
-                *to = delta.as_ref().map(|d| (place(d.factors().0.len()), place(d.factors().1.len())));
-            }
-        }
-        Ok(Sums { buffer: self.device.zeros(4 * count)?, places, count })
     }
 
     fn back(&self, state: &State, rows: usize) -> Result<Back> {
@@ -234,7 +209,7 @@ impl DeviceDecoder {
         index: usize,
         forward: &Forward,
         back: &Back,
-        sums: &Sums,
+        sums: &DeviceGradients,
         lowest: bool,
     ) -> Result<()> {
         let (device, format, heads, rows) = (&self.device, self.format, self.heads, forward.rows);
@@ -291,7 +266,7 @@ impl DeviceDecoder {
         x: Matrix<'_>,
         dy: Matrix<'_>,
         dx: Matrix<'_>,
-        sums: &Sums,
+        sums: &DeviceGradients,
     ) -> Result<()> {
         let (device, bytes) = (&self.device, self.format.bytes());
         let whole = Matrix { columns: group.stride(), ..dx };
@@ -299,31 +274,16 @@ impl DeviceDecoder {
         let Some(low) = &group.low else { return Ok(()) };
         for part in &group.parts {
             let Some((from, rank)) = part.low else { continue };
-            let Some(Some((a, b))) = sums.places.get(index).map(|l| l[part.projection as usize]) else { continue };
+            let shape = (rank, group.input, part.output);
+            let Some((sum_a, sum_b)) = sums.of(index, part.projection, shape) else { continue };
             let gradient = Matrix { view: dx.view.from((group.input + from) * bytes), columns: rank, ..dx };
-            let sum = Matrix::new(sums.buffer.view().from(4 * a), Format::F32, rank, group.input);
-            device.multiply((gradient, true), (x, false), sum, 1.0, 1.0)?;
+            device.multiply((gradient, true), (x, false), sum_a, 1.0, 1.0)?;
             let reduced = Matrix { view: x.view.from((group.input + from) * bytes), columns: rank, ..x };
             let own = Matrix { view: dy.view.from(part.column * bytes), columns: part.output, ..dy };
-            let sum = Matrix::new(sums.buffer.view().from(4 * b), Format::F32, part.output, rank);
-            device.multiply((own, true), (reduced, false), sum, part.scale, 1.0)?;
+            device.multiply((own, true), (reduced, false), sum_b, part.scale, 1.0)?;
         }
         let all = Matrix { view: dx.view.from(group.input * bytes), columns: group.room, ..dx };
         let low = Matrix::new(low.view(), self.format, group.room, group.input);
         device.multiply((all, false), (low, false), dx, 1.0, 1.0)
-    }
-
-    /// Adds the sums to gradients on the host.
-    fn download(&self, state: &State, sums: &Sums, gradients: &mut Gradients) -> Result<()> {
-        let mut values = vec![0f32; sums.count];
-        self.device.read(sums.buffer.view(), &mut values)?;
-        for ((places, gradients), deltas) in sums.places.iter().zip(gradients).zip(&state.placed) {
-            for ((place, gradient), delta) in places.iter().zip(gradients).zip(deltas) {
-                let (Some((a, b)), Some(gradient), Some(delta)) = (place, gradient, delta) else { continue };
-                let (of_a, of_b) = delta.factors();
-                gradient.add(&values[*a..a + of_a.len()], &values[*b..b + of_b.len()]);
-            }
-        }
-        Ok(())
     }
 }

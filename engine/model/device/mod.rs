@@ -9,6 +9,7 @@
 
 mod backward;
 mod generate;
+mod gradients;
 mod pass;
 mod tape;
 
@@ -22,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::kernels::device::{Buffer, Device, DeviceInfo, Format, HeadShape, Matrix};
 use crate::kernels::{LoraDelta, Precision};
 use generate::Workspace;
+pub use gradients::DeviceGradients;
 pub use tape::DeviceTape;
 
 /// Layers that read the same rows, in the order of a block.

@@ -118,11 +118,11 @@ fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_form
         let weights: Vec<(f32, f32)> =
             (0..sampled.len()).map(|i| (((i * 7) % 5) as f32 - 2.0, entropy * (i % 3) as f32)).collect();
         let gradients = |sampled: &[crate::kernels::TokenStatistics]| {
-            let mut gradients = Decoder::zero_gradients(deltas);
+            let mut gradients = f.decoder.zero_gradients(deltas).unwrap();
             let objective =
                 crate::model::Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled };
             let formed = f.decoder.backward(&tape, objective, deltas, &mut gradients).unwrap();
-            (adapter.flatten(&gradients), formed.iter().flatten().count())
+            (gradients.read(&adapter).unwrap(), formed.iter().flatten().count())
         };
         let ((kept, few), (again, all)) = (gradients(&sampled), gradients(&[]));
         assert!(few > 0 && few < all / 4, "{few} of {all} were formed again");

@@ -12,7 +12,6 @@ use querywright::kernels::Precision;
 use querywright::kernels::device::{Device, Format, Matrix};
 use querywright::model::{Decoder, DeviceChoice, ModelConfig, ModelSource};
 
-#[allow(dead_code, reason = "shared with benches that use more of it")]
 mod workload;
 use workload::{Model, Shape, Step};
 

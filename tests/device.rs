@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use querywright::kernels::Precision;
 use querywright::model::{
-    Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelSource, Objective, PromptTokens, SamplingConfig,
-    Tape, generate, prefix,
+    Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, PromptTokens,
+    SamplingConfig, Tape, generate, prefix,
 };
 use querywright::train::learner::{LearnerConfig, Rollout, RolloutBatch, Sample, learn};
 use querywright::train::loss::LossConfig;
@@ -37,7 +37,10 @@ struct Pair {
 }
 
 fn pair(name: &str, precision: Precision) -> Pair {
-    let source = ModelSource::open(&golden(name)).unwrap();
+    pair_of(ModelSource::open(&golden(name)).unwrap(), precision)
+}
+
+fn pair_of(source: ModelSource, precision: Precision) -> Pair {
     let host = Decoder::load(&source, precision, &|_, _| {}).unwrap();
     let device = Decoder::load_on(DeviceChoice::Cuda(0), &source, precision, &|_, _| {}).unwrap();
     assert!(device.host().is_none() && host.host().is_some());
@@ -132,7 +135,7 @@ fn numbers_and_gradients_are_those_of_the_processor() {
                 let off = distance(&entropy_there, &entropy);
                 assert!(off < tolerance, "{what}: entropies are off by {off}");
                 let worst = gradients_there.iter().zip(&gradients).map(|(a, b)| distance(a, b)).fold(0.0, f32::max);
-                // What is rounded to bf16 on the way back adds up over the layers.
+                // A device keeps what goes back in bf16, too, not the factors of products alone as the processor does.
                 assert!(worst < 3.0 * tolerance, "{what}: gradients are off by {worst}");
                 println!(
                     "{what}: log-probabilities within {:.1e}, gradients within {worst:.1e}",
@@ -141,6 +144,85 @@ fn numbers_and_gradients_are_those_of_the_processor() {
             }
         }
     }
+}
+
+#[test]
+fn heads_of_every_width_and_sharing_are_attended_to() {
+    let Some(_turn) = turn() else { return };
+    // (values of a head, query heads, key heads): the widest, one that fills no tile of 16, one that no vector of 16 bytes
+    // divides, and as many queries to a key as there may be.
+    for (dim, queries, keys, family) in
+        [(128, 2, 1, "qwen2"), (80, 2, 2, "llama"), (18, 4, 2, "qwen3"), (16, 16, 1, "qwen3"), (64, 8, 1, "qwen2")]
+    {
+        let text = format!(
+            r#"{{"model_type": "{family}", "vocab_size": 300, "hidden_size": 48, "intermediate_size": 40,
+                "num_hidden_layers": 2, "num_attention_heads": {queries}, "num_key_value_heads": {keys},
+                "head_dim": {dim}, "max_position_embeddings": 512, "tie_word_embeddings": false}}"#
+        );
+        let config = ModelConfig::from_json(Path::new("config.json"), &text).unwrap();
+        for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 3e-2)] {
+            let pair = pair_of(ModelSource::random(config.clone(), 5), precision);
+            let adapter = adapter(&pair.host, LoraConfig { r: 3, ..LoraConfig::default() }, 8);
+            let (logp, _, gradients) = learned(&pair.host, &adapter, &PREFIX);
+            let (logp_there, _, gradients_there) = learned(&pair.device, &adapter, &PREFIX);
+            let what = format!("{queries} heads of {dim} over {keys}, {precision:?}");
+            assert!(distance(&logp_there, &logp) < tolerance, "{what}: {}", distance(&logp_there, &logp));
+            let off = distance(&gradients_there.concat(), &gradients.concat());
+            // A device keeps what goes back in bf16, too, not the factors of products alone as the processor does.
+            assert!(off < 3.0 * tolerance, "{what}: gradients are off by {off}");
+            // A step of decoding sees its keys by another kernel: what is drawn has the probability that a pass gives it.
+            let tokenizer = ModelSource::open(&golden("tiny-qwen3")).unwrap().tokenizer().unwrap();
+            let sampling = SamplingConfig { max_completion_length: 6, ..SamplingConfig::default() };
+            let options =
+                GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 5, deadline: Deadline::NONE };
+            let prompts: Vec<PromptTokens> = groups()
+                .into_iter()
+                .enumerate()
+                .map(|(i, (tokens, _))| PromptTokens { stream: i as u64, tokens })
+                .collect();
+            let deltas = adapter.deltas();
+            let shared = prefix(&pair.device, &PREFIX, deltas).unwrap();
+            let drawn = generate(&pair.device, &tokenizer, &shared, &prompts, deltas, &options).unwrap();
+            let fed: Vec<(&[u32], Vec<&[u32]>)> = prompts
+                .iter()
+                .zip(&drawn)
+                .map(|(p, group)| (p.tokens.as_slice(), group.iter().map(|c| c.tokens.as_slice()).collect()))
+                .collect();
+            let tape = Tape::of(&pair.device, deltas, &PREFIX, &fed).unwrap();
+            let predictions = tape.predictions(fed.into_iter().map(|g| g.1));
+            let again = pair.device.predicted(&tape, &predictions, 1.0).unwrap();
+            let said = drawn.iter().flatten().flat_map(|c| &c.log_probabilities);
+            for (said, again) in said.zip(&again) {
+                let gap = (said - again.log_probability).abs();
+                assert!(gap < tolerance, "{what}: sampler and trainer differ by {gap}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_pretrained_model_gives_the_same_numbers_there() {
+    let Some(_turn) = turn() else { return };
+    if !emulator::real() && std::env::var_os("QUERYWRIGHT_SLOW").is_none() {
+        println!("skipped: an emulated device takes minutes (QUERYWRIGHT_SLOW=1 makes it)");
+        return;
+    }
+    let path = match querywright::sources::model("smollm2-135m", &Default::default()) {
+        Ok(path) => path,
+        Err(error) => {
+            println!("skipped: {error}");
+            return;
+        }
+    };
+    let pair = pair_of(ModelSource::open(&path).unwrap(), Precision::Bf16);
+    let adapter = adapter(&pair.host, LoraConfig::default(), 8);
+    let (logp, entropy, gradients) = learned(&pair.host, &adapter, &[]);
+    let (logp_there, entropy_there, gradients_there) = learned(&pair.device, &adapter, &[]);
+    println!("log-probabilities within {:.1e}", distance(&logp_there, &logp));
+    assert!(distance(&logp_there, &logp) < 2e-2 && distance(&entropy_there, &entropy) < 2e-2);
+    let off = distance(&gradients_there.concat(), &gradients.concat());
+    println!("gradients within {off:.1e}");
+    assert!(off < 0.1, "gradients are off by {off}");
 }
 
 #[test]
@@ -241,6 +323,11 @@ fn what_cannot_run_there_is_refused_with_what_would() {
     assert!(error.contains("int8 on cuda:0") && error.contains("--device cpu"), "{error}");
     assert!(load(DeviceChoice::Auto, Precision::Int8).unwrap().host().is_some(), "8 bits run on the processor");
     assert!(load(DeviceChoice::Auto, Precision::Auto).unwrap().host().is_none(), "the device is there");
+    if !emulator::real() {
+        emulator::limit(20);
+        assert!(load(DeviceChoice::Auto, Precision::Auto).unwrap().host().is_some(), "and is too small by now");
+        emulator::limit(2048);
+    }
     let decoder = load(DeviceChoice::Cuda(0), Precision::Auto).unwrap();
     let wrong = [(&[5u32, 70_000][..], vec![&[1u32, 2][..]])];
     assert!(Tape::of(&decoder, &[], &[], &wrong).unwrap_err().to_string().contains("token 70000 lies outside"));

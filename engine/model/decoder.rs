@@ -63,6 +63,7 @@ impl<'de> serde::Deserialize<'de> for DeviceChoice {
 
 /// A decoder with frozen base weights.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a process holds one or two")]
 pub enum Decoder {
     /// On the processor.
     Host(HostDecoder),
@@ -89,16 +90,18 @@ impl Decoder {
         precision: Precision,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
-        let device = match choice {
-            DeviceChoice::Cpu => None,
-            DeviceChoice::Cuda(ordinal) => Some(Device::open(ordinal)?),
+        let there = |ordinal| DeviceDecoder::load(Device::open(ordinal)?, source, precision, progress);
+        match choice {
+            DeviceChoice::Cpu => Self::load(source, precision, progress),
+            DeviceChoice::Cuda(ordinal) => Ok(Self::Device(there(ordinal)?)),
             // Weights of 8 bits are asked for to run on the processor.
-            DeviceChoice::Auto if precision == Precision::Int8 => None,
-            DeviceChoice::Auto => Device::open(0).ok(),
-        };
-        match device {
-            Some(device) => Ok(Self::Device(DeviceDecoder::load(device, source, precision, progress)?)),
-            None => Self::load(source, precision, progress),
+            DeviceChoice::Auto if precision == Precision::Int8 => Self::load(source, precision, progress),
+            DeviceChoice::Auto => match there(0) {
+                Ok(device) => Ok(Self::Device(device)),
+                // None there, or one that this model does not fit on.
+                Err(Error::Device { .. }) => Self::load(source, precision, progress),
+                Err(error) => Err(error),
+            },
         }
     }
 

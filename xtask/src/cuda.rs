@@ -23,6 +23,18 @@ const CHECKED: [&str; 3] = ["sm_80", "sm_89", "sm_90"];
 
 const SOURCES: &str = "engine/kernels/device/cuda";
 
+/// The compiler cannot be fetched.
+#[derive(Debug)]
+pub struct Unavailable(String);
+
+impl std::fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no CUDA compiler: {}; set CUDA_HOME to a toolkit of version 13", self.0)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
 /// Compiles the kernels, looks at what the assembler says of them, and builds the programs. With `check`, nothing is
 /// changed: the committed kernels must be those of the sources.
 pub fn build(root: &Path, check: bool) -> Result<()> {
@@ -71,7 +83,7 @@ fn toolkit(root: &Path) -> Result<PathBuf> {
         eprintln!("fetching a CUDA compiler into {}", environment.display());
         let mut fetch = Command::new("python3");
         fetch.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]).arg(&environment).args(TOOLKIT);
-        crate::run(&mut fetch)?;
+        crate::run(&mut fetch).map_err(|error| Unavailable(format!("{error:#}")))?;
     }
     Ok(folder)
 }

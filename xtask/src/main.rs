@@ -26,7 +26,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
+            // What cannot be fetched says nothing of the project: 69, as sysexits' EX_UNAVAILABLE.
+            if error.is::<cuda::Unavailable>() { ExitCode::from(69) } else { ExitCode::FAILURE }
         }
     }
 }

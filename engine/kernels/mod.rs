@@ -6,8 +6,8 @@
 //! composition of plain operations. Each output row depends on its own input row alone and is summed in one fixed
 //! order, so results do not change with the batch that a row happens to travel in.
 //!
-//! `unsafe` lives in `tile` and `product` alone: vector instructions behind run-time detection, and disjoint writes of
-//! threads into one output.
+//! `unsafe` lives in `tile` and `product`: vector instructions behind run-time detection, and disjoint writes of threads
+//! into one output; and in [`device`], the door to GPUs.
 
 mod attention;
 pub mod device;

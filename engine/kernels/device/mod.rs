@@ -8,8 +8,10 @@
 
 #[cfg(not(feature = "cuda"))]
 mod absent;
+mod attention;
 #[cfg(feature = "cuda")]
 mod driver;
+mod head;
 mod memory;
 mod operations;
 
@@ -18,10 +20,12 @@ use std::sync::Arc;
 
 #[cfg(not(feature = "cuda"))]
 use absent::{Captured, Driver};
+pub use attention::{HeadShape, Rotation, Slot, Tree};
 #[cfg(feature = "cuda")]
 use driver::{Captured, Driver};
+pub use head::{AdamWConstants, Drawn};
 pub use memory::{Buffer, Plain, View};
-pub use operations::{AdamWConstants, Drawn, HeadShape, Matrix, Rotation, Slot, Tree};
+pub use operations::Matrix;
 
 use crate::error::Result;
 

@@ -1,0 +1,324 @@
+//! Attention: heads and who may see whom, the rotation of queries and keys, and the kernels of `cuda/attention.cuh`.
+
+use super::operations::{Matrix, address, int, named};
+use super::{Argument, Device, Format, View};
+use crate::error::{Error, Result};
+
+/// Query heads, key heads and values of a head (`Shape` in `cuda/rows.cuh`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadShape {
+    /// Query heads.
+    pub queries: i32,
+    /// Key heads, which is how many value heads there are, too.
+    pub keys: i32,
+    /// Values of a head.
+    pub dim: i32,
+}
+
+impl HeadShape {
+    /// Values of a row of queries.
+    pub fn query_width(self) -> usize {
+        (self.queries * self.dim) as usize
+    }
+
+    /// Values of a row of keys.
+    pub fn key_width(self) -> usize {
+        (self.keys * self.dim) as usize
+    }
+
+    /// Values of a row of queries, keys and values.
+    pub fn width(self) -> usize {
+        self.query_width() + 2 * self.key_width()
+    }
+}
+
+/// What a row of a decoding step may see: three stretches of the cache (`Slot` in `cuda/attention.cuh`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// Rows of the prefix, at the cache's beginning.
+    pub prefix: i32,
+    /// Where the prompt's rows begin.
+    pub prompt_from: i32,
+    /// How many there are.
+    pub prompt: i32,
+    /// Where the sequence's own rows begin.
+    pub own_from: i32,
+    /// How many there are, the new one included.
+    pub own: i32,
+}
+
+impl Slot {
+    /// As the kernel reads it.
+    pub fn values(self) -> [i32; 5] {
+        [self.prefix, self.prompt_from, self.prompt, self.own_from, self.own]
+    }
+}
+
+/// A packed tree of tokens, its rows in depth-first order.
+#[derive(Debug, Clone, Copy)]
+pub struct Tree<'a> {
+    /// For each row, the end of what continues it (i32).
+    pub ends: View<'a>,
+    /// The largest of these in each tile of [`Format::tile`] rows (i32).
+    pub tile_ends: View<'a>,
+    /// Rows.
+    pub rows: usize,
+}
+
+/// What [`Device::rotate`] needs to know of a model's layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation<'a> {
+    /// Format of the rows.
+    pub format: Format,
+    /// Their heads.
+    pub heads: HeadShape,
+    /// A bias of each value (f32), in models that have it.
+    pub bias: Option<View<'a>>,
+    /// The weights of the norm of query heads (f32), in models that have it.
+    pub query_norm: Option<View<'a>>,
+    /// The same of key heads.
+    pub key_norm: Option<View<'a>>,
+    /// Radians a position (f64), one for each pair of values of a head.
+    pub frequencies: View<'a>,
+    /// What the norms add.
+    pub eps: f64,
+}
+
+/// Threads of a block of attention.
+const ATTENTION: usize = 128;
+
+impl Device {
+    /// Bias, norms of heads and rotary positions of `rows` rows of queries, keys and values, from `raw` to `qkv` (which
+    /// may be the same). Where a cache is given, keys and values go there, too: to the rows that the i32 name.
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn rotate(
+        &self,
+        raw: View<'_>,
+        qkv: View<'_>,
+        how: &Rotation<'_>,
+        positions: View<'_>,
+        rows: usize,
+        cache: Option<(View<'_>, View<'_>)>,
+    ) -> Result<()> {
+        let op = "rotate";
+        self.check_rotation(op, how, positions, rows)?;
+        let bytes = rows * how.heads.width() * how.format.bytes();
+        self.need(op, raw, bytes)?;
+        self.need(op, qkv, bytes)?;
+        if let Some((_, cache_rows)) = cache {
+            self.need(op, cache_rows, 4 * rows)?;
+        }
+        let arguments = [
+            raw.into(),
+            qkv.into(),
+            address(how.bias),
+            address(how.query_norm),
+            address(how.key_norm),
+            positions.into(),
+            how.frequencies.into(),
+            Argument::Heads(how.heads),
+            Argument::Float(how.eps as f32),
+            address(cache.map(|c| c.0)),
+            address(cache.map(|c| c.1)),
+        ];
+        self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
+    }
+
+    /// The gradient through [`rotate`](Self::rotate), in place.
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn rotate_backward(
+        &self,
+        raw: View<'_>,
+        dqkv: View<'_>,
+        how: &Rotation<'_>,
+        positions: View<'_>,
+        rows: usize,
+    ) -> Result<()> {
+        let op = "rotate_backward";
+        self.check_rotation(op, how, positions, rows)?;
+        let bytes = rows * how.heads.width() * how.format.bytes();
+        self.need(op, raw, bytes)?;
+        self.need(op, dqkv, bytes)?;
+        let arguments = [
+            raw.into(),
+            dqkv.into(),
+            address(how.bias),
+            address(how.query_norm),
+            address(how.key_norm),
+            positions.into(),
+            how.frequencies.into(),
+            Argument::Heads(how.heads),
+            Argument::Float(how.eps as f32),
+        ];
+        self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
+    }
+
+    fn check_rotation(&self, op: &str, how: &Rotation<'_>, positions: View<'_>, rows: usize) -> Result<()> {
+        let dim = how.heads.dim as usize;
+        self.need(op, positions, 4 * rows)?;
+        self.need(op, how.frequencies, 8 * (dim / 2))?;
+        how.bias.map_or(Ok(()), |bias| self.need(op, bias, 4 * how.heads.width()))?;
+        [how.query_norm, how.key_norm].into_iter().flatten().try_for_each(|norm| self.need(op, norm, 4 * dim))
+    }
+
+    /// Attention of the rows from `first` on of a tree over all its rows: queries from `qkv` (rows, width), keys from
+    /// `keys` (tree rows, stride), values behind them. `log_sums` takes (rows, query heads) in f32 where it is wanted.
+    ///
+    /// # Errors
+    /// Heads that are too wide, operands that are too small.
+    #[allow(clippy::too_many_arguments, reason = "what asks, what is asked, who sees whom, and where it goes")]
+    pub fn attend_tree(
+        &self,
+        qkv: Matrix<'_>,
+        (keys, kv_stride): (View<'_>, usize),
+        tree: Tree<'_>,
+        first: usize,
+        heads: HeadShape,
+        out: Matrix<'_>,
+        log_sums: Option<View<'_>>,
+    ) -> Result<()> {
+        let (op, rows) = ("attend_tree", qkv.rows);
+        self.check_tree(op, &tree, qkv.format)?;
+        self.need(op, qkv.view, qkv.bytes())?;
+        let bytes = qkv.format.bytes();
+        self.need(op, keys, (tree.rows.saturating_sub(1) * kv_stride + 2 * heads.key_width()) * bytes)?;
+        self.need(op, out.view, out.bytes())?;
+        log_sums.map_or(Ok(()), |l| self.need(op, l, 4 * rows * heads.queries as usize))?;
+        let arguments = [
+            qkv.view.into(),
+            int(qkv.stride),
+            keys.into(),
+            keys.from(heads.key_width() * bytes).into(),
+            int(kv_stride),
+            tree.ends.into(),
+            tree.tile_ends.into(),
+            int(first),
+            int(rows),
+            Argument::Heads(heads),
+            Argument::Float(scale(heads)),
+            out.view.into(),
+            int(out.stride),
+            address(log_sums),
+        ];
+        let grid = (rows.div_ceil(qkv.format.tile()), heads.queries as usize);
+        self.run(&self.wide(op, heads, qkv.format)?, grid, ATTENTION, &arguments)
+    }
+
+    /// Attention of one new row of each sequence, over its stretches of a cache ([`Slot`], five i32 a row).
+    ///
+    /// # Errors
+    /// Heads that are too wide or too many to a key head, operands that are too small.
+    pub fn attend_one(
+        &self,
+        qkv: Matrix<'_>,
+        (keys, kv_stride): (View<'_>, usize),
+        slots: View<'_>,
+        heads: HeadShape,
+        out: Matrix<'_>,
+    ) -> Result<()> {
+        let (op, rows) = ("attend_one", qkv.rows);
+        self.need(op, qkv.view, qkv.bytes())?;
+        self.need(op, out.view, out.bytes())?;
+        self.need(op, slots, 20 * rows)?;
+        if heads.queries / heads.keys.max(1) > 16 {
+            let found = format!("{} query heads over {} key heads", heads.queries, heads.keys);
+            return Err(Error::device(self.name(), found, "at most 16 may share one; use --device cpu"));
+        }
+        let arguments = [
+            qkv.view.into(),
+            int(qkv.stride),
+            keys.into(),
+            keys.from(heads.key_width() * qkv.format.bytes()).into(),
+            int(kv_stride),
+            slots.into(),
+            Argument::Heads(heads),
+            Argument::Float(scale(heads)),
+            out.view.into(),
+            int(out.stride),
+        ];
+        self.run(&self.wide(op, heads, qkv.format)?, (rows, heads.keys as usize), ATTENTION, &arguments)
+    }
+
+    /// The way back through [`attend_tree`](Self::attend_tree) over a whole tree, whose keys and values are those of
+    /// `qkv`: `dqkv` takes the gradient of `qkv`. `out` and `dout` have the same stride; `delta` is room for (rows, query
+    /// heads) in f32.
+    ///
+    /// # Errors
+    /// Heads that are too wide, operands that are too small.
+    #[allow(clippy::too_many_arguments, reason = "what went in, what came out, and their gradients")]
+    pub fn attend_backward(
+        &self,
+        qkv: Matrix<'_>,
+        tree: Tree<'_>,
+        heads: HeadShape,
+        out: Matrix<'_>,
+        dout: Matrix<'_>,
+        log_sums: View<'_>,
+        delta: View<'_>,
+        dqkv: View<'_>,
+    ) -> Result<()> {
+        let (op, rows, format) = ("attend_backward", qkv.rows, qkv.format);
+        self.check_tree(op, &tree, format)?;
+        for matrix in [&qkv, &out, &dout] {
+            self.need(op, matrix.view, matrix.bytes())?;
+        }
+        self.need(op, dqkv, qkv.bytes())?;
+        self.need(op, log_sums, 4 * rows * heads.queries as usize)?;
+        self.need(op, delta, 4 * rows * heads.queries as usize)?;
+        if out.stride != dout.stride || tree.rows != rows {
+            return Err(Error::device(
+                self.name(),
+                "attention and its gradient differ in shape",
+                "report this as a bug",
+            ));
+        }
+        let arguments = [out.view.into(), dout.view.into(), int(out.stride), Argument::Heads(heads), delta.into()];
+        self.run(&named("attend_delta", format), (rows, 1), ATTENTION, &arguments)?;
+        let arguments = [
+            qkv.view.into(),
+            int(qkv.stride),
+            dout.view.into(),
+            int(dout.stride),
+            log_sums.into(),
+            delta.into(),
+            tree.ends.into(),
+            tree.tile_ends.into(),
+            int(rows),
+            Argument::Heads(heads),
+            Argument::Float(scale(heads)),
+            dqkv.into(),
+        ];
+        let tiles = rows.div_ceil(format.tile());
+        let queries = self.wide("attend_backward_queries", heads, format)?;
+        self.run(&queries, (tiles, heads.queries as usize), ATTENTION, &arguments)?;
+        let keys = self.wide("attend_backward_keys", heads, format)?;
+        self.run(&keys, (tiles, heads.keys as usize), ATTENTION, &arguments)
+    }
+
+    fn check_tree(&self, op: &str, tree: &Tree<'_>, format: Format) -> Result<()> {
+        self.need(op, tree.ends, 4 * tree.rows)?;
+        self.need(op, tree.tile_ends, 4 * tree.rows.div_ceil(format.tile()))
+    }
+
+    /// The kernel for heads of this width.
+    fn wide(&self, op: &str, heads: HeadShape, format: Format) -> Result<String> {
+        match heads.dim {
+            ..=64 => Ok(format!("{op}_64_{}", format.suffix())),
+            65..=128 => Ok(format!("{op}_128_{}", format.suffix())),
+            wider => {
+                let remedy = "at most 128 are supported; use --device cpu";
+                Err(Error::device(self.name(), format!("heads of {wider} values"), remedy))
+            }
+        }
+    }
+}
+
+fn scale(heads: HeadShape) -> f32 {
+    1.0 / (heads.dim as f32).sqrt()
+}

@@ -1,0 +1,152 @@
+//! From logits to statistics, gradients and tokens (`cuda/head.cuh`), and the optimiser (`cuda/optimizer.cuh`).
+
+use super::operations::{BLOCK, Matrix, int, named, threads};
+use super::{Argument, Device, View};
+use crate::error::Result;
+
+/// A drawn token (`Drawn` in `cuda/head.cuh`).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Drawn {
+    /// The token.
+    pub token: u32,
+    /// Its log-probability at the scale.
+    pub log_probability: f32,
+    /// Its distribution's entropy.
+    pub entropy: f32,
+}
+
+/// Numbers of an AdamW update (`AdamW` in `cuda/optimizer.cuh`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs, reason = "each is the optimiser's setting of that name, or as said")]
+pub struct AdamWConstants {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub weight_decay: f64,
+    /// `1 - beta1^t`.
+    pub correct1: f64,
+    /// `1 - beta2^t`.
+    pub correct2: f64,
+    /// What gradients are multiplied by.
+    pub factor: f64,
+}
+
+impl Device {
+    /// Log-probability and entropy (two f32 a row) of `targets` (u32) given `logits` (rows, vocabulary) in f32.
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn statistics(
+        &self,
+        logits: View<'_>,
+        targets: View<'_>,
+        out: View<'_>,
+        (rows, vocabulary): (usize, usize),
+        scale: f32,
+    ) -> Result<()> {
+        let op = "statistics";
+        self.need(op, logits, 4 * rows * vocabulary)?;
+        self.need(op, targets, 4 * rows)?;
+        self.need(op, out, 8 * rows)?;
+        let arguments = [logits.into(), targets.into(), out.into(), int(vocabulary), Argument::Float(scale)];
+        self.run("statistics_f32", (rows, 1), threads(vocabulary), &arguments)
+    }
+
+    /// As [`statistics`](Self::statistics), and the gradient of `Σ weights.0 · log p + weights.1 · entropy` with respect
+    /// to the logits; `weights` are two f32 a row.
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn slopes(
+        &self,
+        logits: View<'_>,
+        (targets, weights): (View<'_>, View<'_>),
+        out: View<'_>,
+        dlogits: Matrix<'_>,
+        scale: f32,
+    ) -> Result<()> {
+        let (op, rows, vocabulary) = ("slopes", dlogits.rows, dlogits.columns);
+        self.need(op, logits, 4 * rows * vocabulary)?;
+        self.need(op, targets, 4 * rows)?;
+        self.need(op, weights, 8 * rows)?;
+        self.need(op, out, 8 * rows)?;
+        self.need(op, dlogits.view, dlogits.bytes())?;
+        let arguments = [
+            logits.into(),
+            targets.into(),
+            weights.into(),
+            out.into(),
+            dlogits.view.into(),
+            int(vocabulary),
+            Argument::Float(scale),
+        ];
+        self.run(&named(op, dlogits.format), (rows, 1), threads(vocabulary), &arguments)
+    }
+
+    /// Draws a token a row: where the running sum of probabilities passes the row's uniform number (f64), or the
+    /// likeliest. `out` takes a u32 and two f32 a row: see [`Drawn`].
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn draw(
+        &self,
+        logits: View<'_>,
+        uniforms: View<'_>,
+        out: View<'_>,
+        (rows, vocabulary): (usize, usize),
+        scale: f32,
+        greedy: bool,
+    ) -> Result<()> {
+        let op = "draw";
+        self.need(op, logits, 4 * rows * vocabulary)?;
+        self.need(op, uniforms, 8 * rows)?;
+        self.need(op, out, 12 * rows)?;
+        let arguments = [
+            logits.into(),
+            uniforms.into(),
+            out.into(),
+            int(vocabulary),
+            Argument::Float(scale),
+            Argument::Int(i32::from(greedy)),
+        ];
+        self.run("draw_f32", (rows, 1), BLOCK, &arguments)
+    }
+
+    /// The sum of squares of `count` values in single precision, summed in double; not finite where one of them is not.
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn squares(&self, values: View<'_>, count: usize) -> Result<f64> {
+        const BLOCKS: usize = 256;
+        self.need("squares", values, 4 * count)?;
+        let partial = self.allocate(8 * BLOCKS)?;
+        let arguments = [values.into(), partial.view().into(), Argument::Long(count as i64)];
+        self.run("squares_f32", (BLOCKS, 1), BLOCK, &arguments)?;
+        let mut sums = [0f64; BLOCKS];
+        self.read(partial.view(), &mut sums)?;
+        Ok(sums.iter().sum())
+    }
+
+    /// One update of AdamW over `count` values in single precision.
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn adamw(
+        &self,
+        values: View<'_>,
+        gradient: View<'_>,
+        (m, v): (View<'_>, View<'_>),
+        count: usize,
+        constants: AdamWConstants,
+    ) -> Result<()> {
+        for view in [values, gradient, m, v] {
+            self.need("adamw", view, 4 * count)?;
+        }
+        let count_argument = Argument::Long(count as i64);
+        let arguments =
+            [values.into(), gradient.into(), m.into(), v.into(), count_argument, Argument::AdamW(constants)];
+        self.run("adamw_f32", (count.div_ceil(BLOCK), 1), BLOCK, &arguments)
+    }
+}

@@ -34,14 +34,13 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let small = words.iter().any(|w| w == "--small") || std::env::var_os("QUERYWRIGHT_SMALL").is_some();
     let names: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
-    let device = match Device::open(0) {
-        Ok(device) => device,
+    let info = match Device::open(0).and_then(|device| device.info()) {
+        Ok(info) => info,
         Err(error) => {
             println!("skipped: {error}");
             return Ok(());
         }
     };
-    let info = device.info()?;
     println!("{}", serde_json::json!({ "device": info.name, "capability": info.capability, "memory": info.total }));
     let all = ["peaks", "decode_135m", "step_135m", "decode_3b", "step_3b"];
     for name in if names.is_empty() { all.to_vec() } else { names } {
@@ -51,11 +50,11 @@ fn main() -> anyhow::Result<()> {
             _ => (SMOLLM2, 256),
         };
         match name.split('_').next() {
-            Some("peaks") => peaks(&device, small)?,
+            Some("peaks") => peaks(small)?,
             Some("step") => step(name, text, if small { SMALL } else { STEP })?,
             Some("decode") => {
                 for streams in if small { vec![3] } else { vec![1, 64, 384] } {
-                    decode(name, text, streams, tokens, &device)?;
+                    decode(name, text, streams, tokens)?;
                 }
             }
             _ => anyhow::bail!("{name} is not measured; there are {}", all.join(", ")),
@@ -92,7 +91,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// bf16 products of 8,192 x 8,192, and copies of 2 GiB (bytes read and written).
-fn peaks(device: &Device, small: bool) -> anyhow::Result<()> {
+fn peaks(small: bool) -> anyhow::Result<()> {
+    let device = Device::open(0)?;
     let n = if small { 64 } else { 8192 };
     // Random, not zeros: a card draws less power for those and runs faster.
     let values: Vec<f32> = (0..n * n).map(|i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect();
@@ -132,19 +132,19 @@ fn step(name: &str, text: &str, shape: Shape) -> anyhow::Result<()> {
     // There, and back to inputs; the weights are frozen.
     let operations = 4.0 * config.parameters() as f64 * tokens as f64;
     let seconds = median(readings.clone());
-    let memory = model.decoder.device()?.map(|info| info.total - info.free);
+    let memory = model.decoder.device()?.map(|info| info.peak);
     println!(
         "{}",
         serde_json::json!({
             "name": name, "unit": "seconds", "readings": readings, "median": seconds, "learned_tokens": tokens,
-            "teraflop_of_learning": operations / 1e12, "memory": memory,
+            "teraflop_of_learning": operations / 1e12, "peak_memory": memory,
         })
     );
     Ok(())
 }
 
 /// Tokens a second of so many streams behind one prompt, and how much of the memory's pace that is.
-fn decode(name: &str, text: &str, streams: usize, tokens: usize, device: &Device) -> anyhow::Result<()> {
+fn decode(name: &str, text: &str, streams: usize, tokens: usize) -> anyhow::Result<()> {
     let (model, config) = model(text)?;
     let length = tokens / 2;
     let whole = timed(5, || model.decode(streams, length).map(|_| ()))?;
@@ -157,7 +157,7 @@ fn decode(name: &str, text: &str, streams: usize, tokens: usize, device: &Device
         "{}",
         serde_json::json!({
             "name": name, "streams": streams, "seconds_a_step": seconds, "tokens_a_second": streams as f64 / seconds,
-            "gigabytes_a_second": bytes / seconds / 1e9, "device": device.name(),
+            "gigabytes_a_second": bytes / seconds / 1e9,
         })
     );
     Ok(())

@@ -184,6 +184,8 @@ fn a_configuration_that_makes_no_run_is_refused() {
         set("reward.measures={\"nDCG@0\"=1}", &["nDCG@0", "at least 1"]),
         set("curriculum.headroom_fraction=2", &["curriculum.headroom_fraction", "from 0"]),
         set("prompt.style=haiku", &["haiku", "few-shot"]),
+        set("model.device=gpu", &["gpu", "auto, cpu, or cuda:0"]),
+        set("model.device=cuda:4095", &["device cuda:4095", "--device cpu"]),
         case("train run.toml --split valid", &["there is no split \"valid\"", "dev, test, train"]),
         case("train run.toml --measures NDCG@10", &["NDCG@10", "nDCG@10"]),
     ];
@@ -271,6 +273,9 @@ fn an_argument_without_meaning_is_refused() {
         case("eval --data shop --rewriter identiti", &["identiti"]),
         case("eval --data shop --index a-file", &["a-file"]),
         case("eval --data shop --run-out no/such/folder/run", &["no/such/folder/run", "check the path"]),
+        case("search --data shop --rewriter MODEL --precision f64 kettle", &["--precision", "f64", "bf16"]),
+        case("search --data shop --rewriter MODEL --device gpu kettle", &["--device", "gpu", "auto, cpu, or cuda:0"]),
+        case("search --data shop --rewriter MODEL --device cuda:4095 kettle", &["device cuda:4095", "--device cpu"]),
         case("evil", &["evil", "eval"]),
         case("completions tcsh", &["tcsh", "bash"]),
     ];

@@ -124,7 +124,8 @@ impl<'a> Step<'a> {
             max_grad_norm: 1.0,
             num_iterations: 1,
             term_credit_coef: 0.0,
-            micro_batch_tokens: 4096,
+            // A device wants more rows at a time to be busy.
+            micro_batch_tokens: if decoder.host().is_some() { 4096 } else { 8192 },
         };
         learn(decoder, &mut self.adapter, &mut self.optimizer, 1e-4, &[], vec![batch], &config)?;
         Ok(tokens)

@@ -31,7 +31,6 @@ pub fn dataset(name: &str) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// How a rewriter's weights are held.
 /// How and where a rewriter's model runs.
 #[derive(clap::Args)]
 pub struct Weights {

@@ -70,7 +70,7 @@ pub struct Summary {
 /// `progress` is told how many queries are done.
 ///
 /// # Errors
-/// When there is no query or no measure.
+/// When there is no query or no measure, or the rewriter's device fails.
 pub fn system(
     rewriter: &dyn Rewriter,
     retriever: &dyn Retriever,
@@ -98,6 +98,10 @@ pub fn system(
     let (mut fallbacks, mut faults) = (0, 0);
     for ((query, judgements), answer) in queries.iter().zip(ranked) {
         fallbacks += usize::from(answer.fallback.is_some());
+        if let Some(error @ Error::Device { .. }) = answer.fallback {
+            // A rewriter that has lost its device has no scores of its own.
+            return Err(error);
+        }
         rewrites.push(answer.rewrite);
         let order = match answer.ranking {
             Ok(ranking) => {

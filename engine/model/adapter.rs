@@ -168,8 +168,12 @@ impl Adapter {
     /// Takes new values of all variables, in the order of [`parameters`](Self::parameters), and makes the deltas anew.
     ///
     /// # Errors
-    /// Values of another length than their variable.
-    pub fn set(&mut self, values: impl Iterator<Item = Vec<f32>>) -> Result<()> {
+    /// Values of another length than their variable, or not of all.
+    pub fn set(&mut self, values: impl ExactSizeIterator<Item = Vec<f32>>) -> Result<()> {
+        if values.len() != 2 * self.pairs.len() {
+            let found = format!("values of {} variables for {}", values.len(), 2 * self.pairs.len());
+            return Err(Error::argument("adapter", found, "give those of all"));
+        }
         for ((_, variable), values) in self.parameters().zip(values) {
             variable.set(&Tensor::from_vec(values, variable.shape(), variable.device())?)?;
         }

@@ -158,7 +158,7 @@ impl Decoder {
     /// Log-probabilities and entropies of predictions of a tape.
     ///
     /// # Errors
-    /// A token outside the vocabulary.
+    /// A token outside the vocabulary, a tape of another decoder; a device with too little memory, or that is lost.
     pub fn predicted(&self, tape: &Tape, predictions: &Predictions, temperature: f32) -> Result<Vec<TokenStatistics>> {
         match (self, tape) {
             (Self::Host(host), Tape::Host(tape)) => host.predicted(tape.recording(), predictions, temperature),
@@ -173,7 +173,7 @@ impl Decoder {
     /// weight and of which the sampler kept no distribution, and some of the others.
     ///
     /// # Errors
-    /// A token outside the vocabulary.
+    /// A token outside the vocabulary, a tape of another decoder; a device with too little memory, or that is lost.
     pub fn backward(
         &self,
         tape: &Tape,
@@ -249,10 +249,7 @@ impl Tape {
     ) -> Result<()> {
         match (decoder, self) {
             (Decoder::Host(host), Self::Host(tape)) => tape.replace(host, deltas, completions),
-            (Decoder::Device(_), Self::Device(tape)) => {
-                tape.replace(completions);
-                Ok(())
-            }
+            (Decoder::Device(device), Self::Device(tape)) => tape.replace(device, completions),
             _ => Err(elsewhere()),
         }
     }

@@ -214,15 +214,19 @@ impl Ending<'_> {
         {
             return Ok(Some((self.tokenizer.decode(before)?, Finish::Stop)));
         }
+        let forced = match () {
+            () if tokens.len() >= self.options.sampling.max_completion_length => Some(Finish::Length),
+            () => self.options.deadline.check().is_err().then_some(Finish::Deadline),
+        };
+        let stops = || self.options.stop.iter().filter(|s| !s.is_empty());
+        if forced.is_none() && stops().next().is_none() {
+            return Ok(None);
+        }
         let text = self.tokenizer.decode(tokens)?;
-        let stop = self.options.stop.iter().filter(|s| !s.is_empty()).filter_map(|s| text.find(s.as_str())).min();
-        if let Some(at) = stop {
-            return Ok(Some((text[..at].to_owned(), Finish::Stop)));
+        match stops().filter_map(|s| text.find(s.as_str())).min() {
+            Some(at) => Ok(Some((text[..at].to_owned(), Finish::Stop))),
+            None => Ok(forced.map(|finish| (text, finish))),
         }
-        if tokens.len() >= self.options.sampling.max_completion_length {
-            return Ok(Some((text, Finish::Length)));
-        }
-        Ok(self.options.deadline.check().is_err().then_some((text, Finish::Deadline)))
     }
 }
 

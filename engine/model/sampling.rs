@@ -61,7 +61,8 @@ impl SamplingConfig {
 }
 
 /// The randomness of one completion: depends on the seed, the prompt's and the completion's number alone, so that a
-/// completion is the same whatever batch it is drawn in.
+/// completion is the same whatever batch it is drawn in. (On a GPU, too, up to the rounding of products, whose order of
+/// sums may change with the batch.)
 #[derive(Debug, Clone)]
 pub(super) struct Sampler {
     rng: ChaCha8Rng,

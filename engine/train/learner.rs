@@ -197,7 +197,7 @@ fn shift(counterfactual: &Counterfactual, by: usize) -> Counterfactual {
 /// recorded, and every further iteration, is fed anew.
 ///
 /// # Errors
-/// A prompt that is too long, a token outside the vocabulary.
+/// A prompt that is too long, a token outside the vocabulary; a device with too little memory, or that is lost.
 pub fn learn(
     decoder: &Decoder,
     adapter: &mut Adapter,
@@ -207,6 +207,9 @@ pub fn learn(
     batches: Vec<RolloutBatch>,
     config: &LearnerConfig,
 ) -> Result<StepReport> {
+    if decoder.host().is_none() {
+        return learn_inside(decoder, adapter, optimizer, learning_rate, prefix, batches, config);
+    }
     // Inside the pool a parallel loop starts without waking anybody from outside.
     rayon::scope(|_| learn_inside(decoder, adapter, optimizer, learning_rate, prefix, batches, config))
 }
@@ -401,7 +404,6 @@ fn update(
     if grad_norm == 0.0 {
         return Ok(Updated { grad_norm, skipped: false });
     }
-    optimizer.fetch()?;
     let mut values = Vec::with_capacity(gradients.len());
     for (name, variable) in adapter.parameters() {
         values.push((name, variable.flatten_all()?.to_vec1::<f32>()?));

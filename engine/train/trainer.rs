@@ -323,7 +323,11 @@ impl<'a> Trainer<'a> {
         let queries: Vec<&Query> = m.dev.iter().map(|(q, _)| q).collect();
         let ranked = rank_all(&model, m.retriever.as_ref(), &queries, self.reward.depth(), DEV_BATCH, &|_| {});
         let mut scores = Vec::with_capacity(ranked.len());
-        for (ranked, (_, judgements)) in ranked.iter().zip(&m.dev) {
+        for (ranked, (_, judgements)) in ranked.into_iter().zip(&m.dev) {
+            if let Some(error @ Error::Device { .. }) = ranked.fallback {
+                // The raw queries' score is not the adapter's.
+                return Err(error);
+            }
             if let Ok(ranking) = &ranked.ranking {
                 let docs = trec_order(ranking, |doc| m.catalog.id(doc));
                 scores.push(self.dev_measure.score(&docs, judgements));

@@ -59,6 +59,7 @@ API cublasCreate_v2(void** handle) {
 }
 API cublasDestroy_v2(void*) { return 0; }
 API cublasSetStream_v2(void*, void*) { return 0; }
+API cublasSetMathMode(void*, int) { return 0; }
 API cublasSetWorkspace_v2(void*, void*, size_t) { return 0; }
 API cublasGemmEx(void*, int flip_a, int flip_b, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda, const void* b,
                  int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int, int) {

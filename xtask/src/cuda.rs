@@ -9,11 +9,14 @@ use anyhow::{Context, Result, bail};
 /// A compiler without a system-wide toolkit. Its version decides the oldest driver that reads the kernels.
 const TOOLKIT: [&str; 5] = [
     "nvidia-cuda-nvcc==13.0.88",
-    "nvidia-nvvm==13.0.*",
-    "nvidia-cuda-crt==13.0.*",
-    "nvidia-cuda-runtime==13.0.*",
-    "nvidia-cuda-cccl==13.0.*",
+    "nvidia-nvvm==13.0.88",
+    "nvidia-cuda-crt==13.0.88",
+    "nvidia-cuda-runtime==13.0.96",
+    "nvidia-cuda-cccl==13.0.85",
 ];
+
+/// What its compiler says of itself: another one gives other PTX.
+const COMPILER: &str = "V13.0.88";
 
 /// PTX for the oldest architecture with bf16; the driver compiles it for the device that is there.
 const ARCHITECTURE: &str = "compute_80";
@@ -29,7 +32,7 @@ pub struct Unavailable(String);
 
 impl std::fmt::Display for Unavailable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "no CUDA compiler: {}; set CUDA_HOME to a toolkit of version 13", self.0)
+        write!(f, "no CUDA compiler: {}; set CUDA_HOME to a toolkit whose nvcc is {COMPILER}", self.0)
     }
 }
 
@@ -70,10 +73,9 @@ pub fn build(root: &Path, check: bool) -> Result<()> {
 
 /// The folder of a toolkit: an installed one of the same version, or one in `target/cuda`.
 fn toolkit(root: &Path) -> Result<PathBuf> {
-    for name in ["CUDA_PATH", "CUDA_HOME"] {
-        if let Some(folder) = std::env::var_os(name).map(PathBuf::from)
-            && folder.join("bin/nvcc").is_file()
-        {
+    if let Some(folder) = std::env::var_os("CUDA_HOME").map(PathBuf::from) {
+        let said = Command::new(folder.join("bin/nvcc")).arg("--version").output();
+        if said.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(COMPILER)) {
             return Ok(folder);
         }
     }
@@ -155,7 +157,7 @@ fn programs(root: &Path, work: &Path) -> Result<()> {
     }
     println!(
         "{:.1} MB together. They need at run time: an NVIDIA device of compute capability 8.0 or newer, its driver \
-         (580 or newer; libcuda.so.1), and cuBLAS 13 (libcublas.so.13 with libcublasLt.so.13, on LD_LIBRARY_PATH: `pip \
+         (580 or newer; libcuda.so.1), and cuBLAS (libcublas.so.13 with libcublasLt.so.13, on LD_LIBRARY_PATH: `pip \
          install nvidia-cublas` has them). Nothing of the toolkit. docs/gpu.md says what to run there.",
         sum as f64 / 1e6
     );

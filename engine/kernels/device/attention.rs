@@ -95,7 +95,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn rotate(
+    pub(crate) fn rotate(
         &self,
         raw: View<'_>,
         qkv: View<'_>,
@@ -132,7 +132,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn rotate_backward(
+    pub(crate) fn rotate_backward(
         &self,
         raw: View<'_>,
         dqkv: View<'_>,
@@ -173,7 +173,7 @@ impl Device {
     /// # Errors
     /// Heads that are too wide, operands that are too small.
     #[allow(clippy::too_many_arguments, reason = "what asks, what is asked, who sees whom, and where it goes")]
-    pub fn attend_tree(
+    pub(crate) fn attend_tree(
         &self,
         qkv: Matrix<'_>,
         (keys, kv_stride): (View<'_>, usize),
@@ -214,7 +214,7 @@ impl Device {
     ///
     /// # Errors
     /// Heads that are too wide or too many to a key head, operands that are too small.
-    pub fn attend_one(
+    pub(crate) fn attend_one(
         &self,
         qkv: Matrix<'_>,
         (keys, kv_stride): (View<'_>, usize),
@@ -252,7 +252,7 @@ impl Device {
     /// # Errors
     /// Heads that are too wide, operands that are too small.
     #[allow(clippy::too_many_arguments, reason = "what went in, what came out, and their gradients")]
-    pub fn attend_backward(
+    pub(crate) fn attend_backward(
         &self,
         qkv: Matrix<'_>,
         tree: Tree<'_>,

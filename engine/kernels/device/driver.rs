@@ -4,13 +4,15 @@
 //! # Safety
 //! Everything here is `unsafe` for one reason: a device writes where it is told. What this module guarantees: calls are
 //! made with the device's context current, on its one stream, with the handles that it gave out. What its callers, all of
-//! them in `memory` and `operations`, guarantee: an address lies in an allocation that lives, and has the room that the
-//! operation needs (each operation checks its operands' sizes first).
+//! them in this folder, guarantee: an address lies in an allocation that lives, and an operand has the size that the
+//! operation needs, which is checked before each launch. Which rows an operand names is for who wrote those numbers to have
+//! checked: `model::device`, which makes them itself.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
@@ -24,6 +26,9 @@ const KERNELS: &[u8] = include_bytes!("cuda/kernels.ptx.gz");
 /// Bytes that cuBLAS may use; what NVIDIA advises for the newest devices.
 const WORKSPACE: usize = 32 << 20;
 
+/// The driver that reads the kernels' PTX: that of CUDA 13.0.
+const VERSION: i32 = 13_000;
+
 /// The oldest devices that multiply in bf16.
 const OLDEST: (i32, i32) = (8, 0);
 
@@ -34,24 +39,51 @@ pub(super) struct Driver {
     stream: Arc<CudaStream>,
     module: sys::CUmodule,
     functions: Mutex<HashMap<String, Function>>,
-    blas: blas_sys::cublasHandle_t,
+    blas: Mutex<Blas>,
     workspace: u64,
+    /// Held alone by who captures.
+    captures: RwLock<()>,
 }
+
+thread_local! {
+    /// Whether this thread captures.
+    static CAPTURES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// This thread captures as long as this lives.
+struct Capturing;
+
+impl Capturing {
+    fn begin() -> Self {
+        CAPTURES.set(true);
+        Self
+    }
+}
+
+impl Drop for Capturing {
+    fn drop(&mut self) {
+        CAPTURES.set(false);
+    }
+}
+
+/// cuBLAS's state.
+struct Blas(blas_sys::cublasHandle_t);
 
 /// A kernel.
 #[derive(Clone, Copy)]
 struct Function(sys::CUfunction);
 
-// SAFETY: the handles of driver and cuBLAS may be used from any thread as long as not two use them at once; `Device` holds
-// a lock around every sequence of calls.
+// SAFETY: the driver's functions and handles may be used from any thread, cuBLAS's handle from one at a time, which its lock
+// sees to.
 unsafe impl Send for Function {}
+unsafe impl Send for Blas {}
 unsafe impl Send for Driver {}
 unsafe impl Sync for Driver {}
 
 /// A sequence of launches that is sent to the device at once.
 pub(super) struct Captured(CudaGraph);
 
-// SAFETY: as for `Driver`.
+// SAFETY: a graph is sent from one thread at a time: it lies in a decoder's state, under that lock.
 unsafe impl Send for Captured {}
 
 impl Driver {
@@ -66,7 +98,14 @@ impl Driver {
         if !products {
             let remedy = "install it (pip install nvidia-cublas, or your system's CUDA 13 libraries) and put its folder \
                           into LD_LIBRARY_PATH, or use --device cpu";
-            return Err(Error::device(name, "cuBLAS 13 (libcublas.so.13) was not found", remedy));
+            return Err(Error::device(name, "cuBLAS (libcublas.so.13, or .12) was not found", remedy));
+        }
+        let mut version = 0;
+        // SAFETY: the library is there, and the number is ours.
+        let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+        if asked.is_err() || version < VERSION {
+            let found = format!("its driver is for CUDA {}.{}", version / 1000, version % 1000 / 10);
+            return Err(Error::device(name, found, "update NVIDIA's driver to 580 or newer, or use --device cpu"));
         }
         let opened = |e: DriverError| {
             let remedy = "nvidia-smi lists the devices that there are; give one of them, or --device cpu";
@@ -98,11 +137,23 @@ impl Driver {
         // SAFETY: a new handle, the stream of the same context, and an allocation of the size given.
         let workspace = unsafe {
             blas::set_stream(blas, stream.cu_stream().cast()).map_err(refused)?;
+            // Where a long sum is split over the chip, its parts stay in single precision.
+            let mode = blas_sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+            blas_sys::cublasSetMathMode(blas, mode).result().map_err(refused)?;
             let workspace = result::malloc_sync(WORKSPACE).map_err(opened)?;
             blas_sys::cublasSetWorkspace_v2(blas, workspace as *mut c_void, WORKSPACE).result().map_err(refused)?;
             workspace
         };
-        Ok(Self { name, context, stream, module, functions: Mutex::default(), blas, workspace })
+        Ok(Self {
+            name,
+            context,
+            stream,
+            module,
+            functions: Mutex::default(),
+            blas: Mutex::new(Blas(blas)),
+            workspace,
+            captures: RwLock::default(),
+        })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -117,12 +168,13 @@ impl Driver {
             capability: self.context.compute_capability().map_err(lost)?,
             free,
             total,
+            peak: 0,
         })
     }
 
     /// So many bytes, or none where they are not there.
     pub(super) fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        self.bind()?;
+        let _turn = self.enter()?;
         // SAFETY: the context is current.
         match unsafe { result::malloc_sync(bytes) } {
             Ok(address) => Ok(Some(address)),
@@ -134,14 +186,14 @@ impl Driver {
     /// Gives an allocation back. Nothing that uses it may come after this.
     pub(super) fn free(&self, address: u64) {
         // What cannot be freed is lost anyway, as is the device.
-        if self.bind().is_ok() {
+        if let Ok(_turn) = self.enter() {
             // SAFETY: from `allocate`, given back once; the driver waits for what is under way.
             let _ = unsafe { result::free_sync(address) };
         }
     }
 
     pub(super) fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
-        self.bind()?;
+        let _turn = self.enter()?;
         // SAFETY: the caller checked the room; pageable memory has been read when the call returns.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
             .map_err(|e| self.lost("copying to it", &e))
@@ -149,7 +201,7 @@ impl Driver {
 
     /// Waits for everything before it.
     pub(super) fn copy_out(&self, to: &mut [u8], from: u64) -> Result<()> {
-        self.bind()?;
+        let _turn = self.enter()?;
         // SAFETY: the caller checked the room, and nobody reads `to` before the stream has come to its end.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .and_then(|()| self.stream.synchronize())
@@ -157,14 +209,14 @@ impl Driver {
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        self.bind()?;
+        let _turn = self.enter()?;
         // SAFETY: the caller checked the room of both.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.lost("copying on it", &e))
     }
 
     pub(super) fn clear(&self, at: u64, bytes: usize) -> Result<()> {
-        self.bind()?;
+        let _turn = self.enter()?;
         // SAFETY: the caller checked the room.
         unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.lost("clearing memory", &e))
@@ -177,7 +229,7 @@ impl Driver {
         block: usize,
         arguments: &[Argument],
     ) -> Result<()> {
-        self.bind()?;
+        let _turn = self.enter()?;
         let failed = |e: DriverError| self.lost(&format!("kernel {kernel}"), &e);
         let function = {
             let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -194,14 +246,14 @@ impl Driver {
         };
         let mut parameters: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let (grid, block) = ((grid.0 as u32, grid.1 as u32, 1), (block as u32, 1, 1));
-        // SAFETY: the arguments are those of the kernel, in its order (`operations`); they are read during the call.
+        // SAFETY: the arguments are those of the kernel, in its order; they are read during the call.
         unsafe { result::launch_kernel(function.0, grid, block, 0, self.stream.cu_stream(), &mut parameters) }
             .map_err(failed)
     }
 
     /// `c = alpha · op(a) op(b) + beta · c` for matrices by rows; `op` flips where it is told.
     pub(super) fn multiply(&self, p: &super::operations::Gemm) -> Result<()> {
-        self.bind()?;
+        let _turn = self.enter()?;
         let kind = |format| match format {
             Format::F32 => blas_sys::cudaDataType_t::CUDA_R_32F,
             Format::Bf16 => blas_sys::cudaDataType_t::CUDA_R_16BF,
@@ -213,10 +265,11 @@ impl Driver {
         // cuBLAS thinks in columns: to it, a matrix by rows is its transpose, and the transposed product is the product
         // of the factors in the other order.
         let (m, n, k) = (p.columns as c_int, p.rows as c_int, p.inner as c_int);
+        let handle = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller checked sizes and strides of the three matrices; alpha and beta are read during the call.
         unsafe {
             blas::gemm_ex(
-                self.blas,
+                handle.0,
                 flip(p.flip_b),
                 flip(p.flip_a),
                 m,
@@ -243,6 +296,8 @@ impl Driver {
     /// What `work` launches, for sending again and again.
     pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Captured> {
         let failed = |e: DriverError| self.lost("capturing a graph", &e);
+        let _alone = self.captures.write().unwrap_or_else(PoisonError::into_inner);
+        let _mark = Capturing::begin();
         self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).map_err(failed)?;
         let worked = work();
         // Ends whatever happened, so that the stream can be used again.
@@ -253,15 +308,24 @@ impl Driver {
     }
 
     pub(super) fn send(&self, graph: &Captured) -> Result<()> {
+        let _turn = self.enter()?;
         graph.0.launch().map_err(|e| self.lost("a captured graph", &e))
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
+        let _turn = self.enter()?;
         self.stream.synchronize().map_err(|e| self.lost("waiting for it", &e))
     }
 
-    fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(|e| self.lost("binding its context", &e))
+    /// Makes the device's context current, and waits while another thread captures: what is launched then would end up in
+    /// its graph.
+    fn enter(&self) -> Result<Option<RwLockReadGuard<'_, ()>>> {
+        let turn = match CAPTURES.get() {
+            true => None,
+            false => Some(self.captures.read().unwrap_or_else(PoisonError::into_inner)),
+        };
+        self.context.bind_to_thread().map_err(|e| self.lost("binding its context", &e))?;
+        Ok(turn)
     }
 
     fn lost(&self, doing: &str, error: &DriverError) -> Error {
@@ -272,11 +336,11 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if self.bind().is_ok() {
+        if self.context.bind_to_thread().is_ok() {
             // SAFETY: each was made by `open` and is given back once; nothing uses them any more.
             unsafe {
                 let _ = self.stream.synchronize();
-                let _ = blas::destroy_handle(self.blas);
+                let _ = blas::destroy_handle(self.blas.get_mut().unwrap_or_else(PoisonError::into_inner).0);
                 let _ = result::free_sync(self.workspace);
                 let _ = result::module::unload(self.module);
             }

@@ -4,17 +4,6 @@ use super::operations::{BLOCK, Matrix, int, named, threads};
 use super::{Argument, Device, View};
 use crate::error::Result;
 
-/// A drawn token (`Drawn` in `cuda/head.cuh`).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Drawn {
-    /// The token.
-    pub token: u32,
-    /// Its log-probability at the scale.
-    pub log_probability: f32,
-    /// Its distribution's entropy.
-    pub entropy: f32,
-}
-
 /// Numbers of an AdamW update (`AdamW` in `cuda/optimizer.cuh`).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,7 +27,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn statistics(
+    pub(crate) fn statistics(
         &self,
         logits: View<'_>,
         targets: View<'_>,
@@ -59,7 +48,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn slopes(
+    pub(crate) fn slopes(
         &self,
         logits: View<'_>,
         (targets, weights): (View<'_>, View<'_>),
@@ -86,11 +75,12 @@ impl Device {
     }
 
     /// Draws a token a row: where the running sum of probabilities passes the row's uniform number (f64), or the
-    /// likeliest. `out` takes a u32 and two f32 a row: see [`Drawn`].
+    /// likeliest. `out` takes three words a row: the token (u32), its log-probability
+    /// at the scale and its distribution's entropy (f32).
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn draw(
+    pub(crate) fn draw(
         &self,
         logits: View<'_>,
         uniforms: View<'_>,
@@ -118,7 +108,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn squares(&self, values: View<'_>, count: usize) -> Result<f64> {
+    pub(crate) fn squares(&self, values: View<'_>, count: usize) -> Result<f64> {
         const BLOCKS: usize = 256;
         self.need("squares", values, 4 * count)?;
         let partial = self.allocate(8 * BLOCKS)?;
@@ -133,7 +123,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn adamw(
+    pub(crate) fn adamw(
         &self,
         values: View<'_>,
         gradient: View<'_>,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Device, Driver};
@@ -20,7 +21,7 @@ mod sealed {
 macro_rules! plain {
     ($($kind:ty),*) => { $(impl sealed::Plain for $kind {} impl Plain for $kind {})* };
 }
-plain!(f32, f64, i32, u32, i64, half::bf16);
+plain!(f32, f64, i32, u32);
 
 fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     // SAFETY: plain numbers have no padding, and every byte of them may be read.
@@ -36,11 +37,14 @@ fn bytes_of_mut<T: Plain>(values: &mut [T]) -> &mut [u8] {
 pub(super) struct Pool {
     driver: Driver,
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
+    /// Bytes of all buffers, now and at most.
+    used: AtomicUsize,
+    peak: AtomicUsize,
 }
 
 impl Pool {
     pub(super) fn new(driver: Driver) -> Self {
-        Self { driver, free: Mutex::default() }
+        Self { driver, free: Mutex::default(), used: AtomicUsize::new(0), peak: AtomicUsize::new(0) }
     }
 
     pub(super) fn driver(&self) -> &Driver {
@@ -55,6 +59,11 @@ impl Pool {
 
     fn take(&self, bytes: usize) -> Option<u64> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&bytes)?.pop()
+    }
+
+    /// Bytes of all buffers at most so far.
+    pub(super) fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
     }
 
     fn kept(&self) -> usize {
@@ -90,8 +99,9 @@ impl std::fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.entry(Pool::size(self.bytes)).or_default().push(self.address);
+        let size = Pool::size(self.bytes);
+        self.pool.used.fetch_sub(size, Ordering::Relaxed);
+        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).entry(size).or_default().push(self.address);
     }
 }
 
@@ -159,9 +169,12 @@ impl Device {
                     mib(info.free),
                     mib(info.total)
                 ),
-                "lower train.micro_batch_tokens, train.num_generations or max_completion_length, or free the device",
+                "free the device, take a smaller model or --device cpu; in training lower train.micro_batch_tokens, \
+                 train.num_generations or sampling.max_completion_length",
             ));
         };
+        let used = self.0.used.fetch_add(size, Ordering::Relaxed) + size;
+        self.0.peak.fetch_max(used, Ordering::Relaxed);
         Ok(Buffer { pool: self.0.clone(), address, bytes })
     }
 

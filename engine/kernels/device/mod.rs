@@ -23,7 +23,7 @@ use absent::{Captured, Driver};
 pub use attention::{HeadShape, Rotation, Slot, Tree};
 #[cfg(feature = "cuda")]
 use driver::{Captured, Driver};
-pub use head::{AdamWConstants, Drawn};
+pub use head::AdamWConstants;
 pub use memory::{Buffer, Plain, View};
 pub use operations::Matrix;
 
@@ -75,6 +75,8 @@ pub struct DeviceInfo {
     pub free: usize,
     /// Bytes of its memory.
     pub total: usize,
+    /// Bytes that this program's buffers took at most so far.
+    pub peak: usize,
 }
 
 /// An open device. Cheap to clone.
@@ -101,13 +103,18 @@ impl Device {
         self.driver().name()
     }
 
+    /// Whether this is a clone of another one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Its model and memory.
     ///
     /// # Errors
     /// A device that is lost.
     pub fn info(&self) -> Result<DeviceInfo> {
         let info = self.driver().info()?;
-        Ok(DeviceInfo { free: self.available()?, ..info })
+        Ok(DeviceInfo { free: self.available()?, peak: self.0.peak(), ..info })
     }
 
     /// Waits until everything launched is done.

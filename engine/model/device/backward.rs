@@ -9,7 +9,7 @@ use super::gradients::DeviceGradients;
 use super::pass::{Activations, Sight, Stream, pairs};
 use super::tape::{Layout, tree};
 use super::{DeviceDecoder, DeviceTape, Group, Layer, State};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::TokenStatistics;
 use crate::kernels::device::{Buffer, Format, Matrix, Tree};
 use crate::model::host::{Deltas, Objective, Predictions};
@@ -42,6 +42,17 @@ struct Back {
     delta: Buffer,
 }
 
+/// Refuses predictions by rows that the tape does not have.
+fn check(tape: &DeviceTape, predictions: &Predictions) -> Result<()> {
+    let (rows, wrong) = (tape.rows(), predictions.rows.iter().find(|row| **row >= tape.rows()));
+    if wrong.is_none() && predictions.rows.len() == predictions.targets.len() {
+        return Ok(());
+    }
+    let found =
+        format!("{} rows up to {wrong:?} of {rows} for {} tokens", predictions.rows.len(), predictions.targets.len());
+    Err(Error::argument("predictions", found, "ask the tape for its predictions"))
+}
+
 impl DeviceDecoder {
     pub(in crate::model) fn predicted(
         &self,
@@ -52,6 +63,7 @@ impl DeviceDecoder {
         if predictions.rows.is_empty() {
             return Ok(Vec::new());
         }
+        check(tape, predictions)?;
         let mut state = self.lock();
         self.place(&mut state, &tape.deltas)?;
         self.make_room(&mut state, tape.rows(), false)?;
@@ -75,6 +87,7 @@ impl DeviceDecoder {
         let lowest = deltas.iter().position(|layer| layer.iter().any(Option::is_some));
         let (Some(lowest), false) = (lowest, asked.is_empty()) else { return Ok(formed) };
         self.check(targets)?;
+        check(tape, objective.predictions)?;
         let mut state = self.lock();
         self.place(&mut state, deltas)?;
         self.make_room(&mut state, tape.rows(), true)?;
@@ -92,7 +105,10 @@ impl DeviceDecoder {
     fn make_room(&self, state: &mut State, rows: usize, learn: bool) -> Result<()> {
         let streams = if learn { state.layers.len() + 1 } else { 1 };
         let passes = if learn { 2 } else { 1 };
-        let needed = rows * (passes * self.activation_bytes(&state.layers) + 4 * streams * self.config.hidden_size);
+        let row = passes * self.activation_bytes(&state.layers) + 4 * streams * self.config.hidden_size;
+        let logits = self.head_rows() * self.config.vocab_size * 8;
+        // Buffers are up to an eighth larger than what they are asked to hold.
+        let needed = (rows * row + logits) / 8 * 9;
         if state.workspace.is_some() && needed > self.device.available()? {
             state.workspace = None;
         }

@@ -2,10 +2,14 @@
 //! graph.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
 
 use super::pass::{Activations, Sight, Stream};
 use super::tape::{Layout, tree};
-use super::{DeviceDecoder, State};
+use super::{DeviceDecoder, Layer, State};
 use crate::error::Result;
 use crate::kernels::device::{Buffer, Graph, Slot, View};
 use crate::model::generate::{Completion, Ending, Finish, GenerateOptions, PromptTokens};
@@ -15,8 +19,8 @@ use crate::model::sampling::{Draw, Sampler};
 /// Prompt tokens that one pass takes at most.
 const PREFILL: usize = 8192;
 
-/// The share of free memory that a call may take.
-const USED: (usize, usize) = (9, 10);
+/// The share of free memory that a call may take; buffers are up to an eighth larger than what they are asked to hold.
+const USED: (usize, usize) = (4, 5);
 
 /// Words of 32 bits that a row of a decoding step reads: its number in 0..1 (two of them), token, position, cache row and
 /// slot.
@@ -24,6 +28,8 @@ const CONTROL: usize = 10;
 
 /// Buffers of generation. They stay, with the graphs that know where they are, until larger ones are needed.
 pub(super) struct Workspace {
+    /// First, so that they are dropped before what they refer to.
+    graphs: HashMap<GraphKey, Graph>,
     /// Keys and values of each layer: (rows, 2 · key width).
     cache: Vec<Buffer>,
     rows: usize,
@@ -31,7 +37,6 @@ pub(super) struct Workspace {
     prefix: Vec<u32>,
     batch: usize,
     step: Step,
-    graphs: HashMap<GraphKey, Graph>,
 }
 
 impl Workspace {
@@ -169,15 +174,12 @@ impl DeviceDecoder {
         // One row more, where padding writes.
         let rows = prompt_rows + sequences * own_rows(call.options) + 1;
         self.make_workspace(state, rows, sequences)?;
-        let State { layers: _, workspace: Some(_), .. } = state else { return Ok(Vec::new()) };
         let mut active = self.prefill(state, call, prompt_rows)?;
         let mut results: Vec<Vec<Option<Completion>>> = vec![vec![None; call.options.completions]; call.prompts.len()];
         collect(&mut active, &mut results);
         while !active.is_empty() {
             let draws = self.step(state, call, &mut active)?;
-            for (a, draw) in active.iter_mut().zip(draws) {
-                a.take(draw, call.ending)?;
-            }
+            take(&mut active, draws, call.ending)?;
             collect(&mut active, &mut results);
         }
         Ok(results.into_iter().map(|of_prompt| of_prompt.into_iter().flatten().collect()).collect())
@@ -188,11 +190,18 @@ impl DeviceDecoder {
         if state.workspace.as_ref().is_some_and(|w| w.rows >= rows && w.batch >= batch) {
             return Ok(());
         }
-        // What there is goes first: both at once may not fit.
-        let (rows, batch) = match state.workspace.take() {
-            Some(old) => (rows.max(old.rows), batch.max(old.batch)),
-            None => (rows, batch),
-        };
+        // What there is goes first: both at once may not fit. It grows in both sizes, where that fits.
+        if let Some(old) = state.workspace.take() {
+            let (most_rows, most_batch) = (rows.max(old.rows), batch.max(old.batch));
+            drop(old);
+            if self.workspace_bytes(state, most_rows, most_batch) <= self.device.available()? / USED.1 * USED.0 {
+                return self.new_workspace(state, most_rows, most_batch);
+            }
+        }
+        self.new_workspace(state, rows, batch)
+    }
+
+    fn new_workspace(&self, state: &mut State, rows: usize, batch: usize) -> Result<()> {
         let bytes = rows * 2 * self.heads.key_width() * self.format.bytes();
         let cache = state.layers.iter().map(|_| self.device.allocate(bytes)).collect::<Result<_>>()?;
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
@@ -224,7 +233,13 @@ impl DeviceDecoder {
         }
         let ends = layout.upload_ends(device, self.format.tile())?;
         let mut active = Vec::with_capacity(call.prompts.len() * call.options.completions);
-        let (mut first, mut next) = (known, 0);
+        if known < call.prefix.len() {
+            // In a pass of its own: the passes over prompts then have the same shapes, and sums the same order, whether the
+            // prefix was there or not.
+            self.fill(layers, &workspace.cache, &layout, &ends, 0..call.prefix.len())?;
+            workspace.prefix = call.prefix.to_vec();
+        }
+        let (mut first, mut next) = (call.prefix.len(), 0);
         while next < call.prompts.len() {
             let (begin, mut end) = (next, first);
             while next < call.prompts.len() {
@@ -234,20 +249,7 @@ impl DeviceDecoder {
                 }
                 (end, next) = (after, next + 1);
             }
-            let rows = end - first;
-            let tokens = device.upload(&layout.tokens[first..end])?;
-            let positions = device.upload(&layout.positions[first..end])?;
-            let cache_rows: Vec<i32> = (first..end).map(|row| row as i32).collect();
-            let cache_rows = device.upload(&cache_rows)?;
-            let x = device.allocate(4 * rows * hidden)?;
-            let a = self.activations(layers, rows)?;
-            device.embed(self.embedding(), tokens.view(), x.view(), rows)?;
-            for (index, layer) in layers.iter().enumerate() {
-                let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
-                let sight =
-                    Sight::Cached { tree: tree(&ends, end), first, cache: &workspace.cache, rows: cache_rows.view() };
-                self.block((index, layer), &a, stream, (rows, positions.view()), sight)?;
-            }
+            let x = self.fill(layers, &workspace.cache, &layout, &ends, first..end)?;
             let mut fresh = Vec::new();
             let mut last_rows = Vec::new();
             for prompt in begin..next {
@@ -271,15 +273,37 @@ impl DeviceDecoder {
                 let (uniforms, drawn) = (device.upload(&uniforms)?, device.allocate(12 * fresh.len())?);
                 self.draw(call.how, logits.view(), uniforms.view(), drawn.view(), fresh.len())?;
                 let draws = self.drawn(call, logits.view(), drawn.view(), fresh)?;
-                for (a, draw) in fresh.iter_mut().zip(draws) {
-                    a.take(draw, call.ending)?;
-                }
+                take(fresh, draws, call.ending)?;
             }
             active.append(&mut fresh);
             first = end;
         }
-        workspace.prefix = call.prefix.to_vec();
         Ok(active)
+    }
+
+    /// A pass over rows of a layout whose keys and values go to the cache; gives their residual stream.
+    fn fill(
+        &self,
+        layers: &[Layer],
+        cache: &[Buffer],
+        layout: &Layout,
+        ends: &(Buffer, Buffer),
+        range: Range<usize>,
+    ) -> Result<Buffer> {
+        let (device, rows, first) = (&self.device, range.len(), range.start);
+        let tokens = device.upload(&layout.tokens[range.clone()])?;
+        let positions = device.upload(&layout.positions[range.clone()])?;
+        let cache_rows: Vec<i32> = range.clone().map(|row| row as i32).collect();
+        let cache_rows = device.upload(&cache_rows)?;
+        let x = device.allocate(4 * rows * self.config.hidden_size)?;
+        let a = self.activations(layers, rows)?;
+        device.embed(self.embedding(), tokens.view(), x.view(), rows)?;
+        for (index, layer) in layers.iter().enumerate() {
+            let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
+            let sight = Sight::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
+            self.block((index, layer), &a, stream, (rows, positions.view()), sight)?;
+        }
+        Ok(x)
     }
 
     /// The next token of every sequence.
@@ -411,6 +435,23 @@ impl Active {
         self.entropies.push(draw.statistics.entropy);
         self.ended = ending.of(&self.tokens)?;
         Ok(())
+    }
+}
+
+/// Gives every sequence its token. To find out which ones end, their texts are read, on all of the host's threads: the device
+/// waits.
+fn take(active: &mut [Active], draws: Vec<Draw>, ending: &Ending<'_>) -> Result<()> {
+    static READERS: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
+    // Who waits in a pool's thread may be given other work of that pool, which may want the decoder that is held here.
+    let readers = match rayon::current_thread_index() {
+        None => READERS.get_or_init(|| rayon::ThreadPoolBuilder::new().build().ok()).as_ref(),
+        Some(_) => None,
+    };
+    match readers {
+        Some(readers) => {
+            readers.install(|| active.par_iter_mut().zip(draws).try_for_each(|(a, draw)| a.take(draw, ending)))
+        }
+        None => active.iter_mut().zip(draws).try_for_each(|(a, draw)| a.take(draw, ending)),
     }
 }
 

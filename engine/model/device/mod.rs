@@ -61,8 +61,8 @@ impl std::fmt::Debug for DeviceDecoder {
 /// What passes change.
 struct State {
     layers: Vec<Layer>,
-    /// The deltas whose factors stand in the layers.
-    placed: Vec<[Option<LoraDelta>; Projection::COUNT]>,
+    /// The deltas whose factors stand in the layers; none while that is not known.
+    placed: Option<Vec<[Option<LoraDelta>; Projection::COUNT]>>,
     workspace: Option<Workspace>,
 }
 
@@ -125,7 +125,7 @@ impl DeviceDecoder {
             Precision::F32 => Format::F32,
             Precision::Auto | Precision::Bf16 => Format::Bf16,
             Precision::Int8 => {
-                let remedy = "weights of 8 bits are for the processor: use --precision auto, or --device cpu";
+                let remedy = "weights of 8 bits are for the processor: take precision auto, or device cpu";
                 return Err(Error::argument("precision", format!("int8 on {}", device.name()), remedy));
             }
         };
@@ -193,7 +193,7 @@ impl DeviceDecoder {
             head: (!config.tie_word_embeddings).then(|| table("lm_head.weight")).transpose()?,
             norm: vector("model.norm.weight")?,
             frequencies: device.upload(&config.rope_frequencies())?,
-            state: Mutex::new(State { layers, placed: Vec::new(), workspace: None }),
+            state: Mutex::new(State { layers, placed: Some(Vec::new()), workspace: None }),
             device,
             config,
             format,
@@ -246,33 +246,35 @@ impl DeviceDecoder {
             (None, None) => true,
             _ => false,
         };
-        let stand = state.placed.len() == deltas.len()
-            && state.placed.iter().zip(deltas).all(|(a, b)| a.iter().zip(b).all(|(a, b)| same(a, b)));
+        let stand = state.placed.as_ref().is_some_and(|placed| {
+            placed.len() == deltas.len()
+                && placed.iter().zip(deltas).all(|(a, b)| a.iter().zip(b).all(|(a, b)| same(a, b)))
+        });
         if stand {
             return Ok(());
         }
         // Half of them may stand there when something fails.
-        state.placed.clear();
+        state.placed = None;
         let State { layers, workspace, .. } = state;
         if let Some(workspace) = workspace {
             workspace.forget_prefix();
         }
-        let mut moved = false;
         for (index, layer) in layers.iter_mut().enumerate() {
             for group in &mut layer.groups {
-                moved |= self.place_group(group, deltas.get(index))?;
+                self.place_group(group, deltas.get(index), workspace)?;
             }
         }
-        if moved {
-            // Captured graphs know where the weights were.
-            *workspace = None;
-        }
-        state.placed = deltas.to_vec();
+        state.placed = Some(deltas.to_vec());
         Ok(())
     }
 
-    /// Whether the weights had to move to make room.
-    fn place_group(&self, group: &mut Group, deltas: Option<&[Option<LoraDelta>; Projection::COUNT]>) -> Result<bool> {
+    /// Writes the factors of a group's deltas; where they need more room, the weights move.
+    fn place_group(
+        &self,
+        group: &mut Group,
+        deltas: Option<&[Option<LoraDelta>; Projection::COUNT]>,
+        workspace: &mut Option<Workspace>,
+    ) -> Result<()> {
         let delta = |part: &Part| deltas.and_then(|d| d[part.projection as usize].as_ref());
         let mut needed = 0;
         for part in &mut group.parts {
@@ -281,16 +283,17 @@ impl DeviceDecoder {
             // Tensor cores want columns in eights.
             needed += delta(part).map_or(0, |d| d.rank().next_multiple_of(8));
         }
-        let (input, output, moved) = (group.input, group.output, needed > group.room);
-        if moved {
+        let (input, output) = (group.input, group.output);
+        if needed > group.room {
+            let low = self.device.allocate(needed * input * self.format.bytes())?;
             let weight = self.device.allocate(output * (input + needed) * self.format.bytes())?;
             let to = Matrix::new(weight.view(), self.format, output, input + needed).columns(0, input);
             self.device.move_rows(group.weight(self.format).columns(0, input), to)?;
-            group.weight = weight;
-            group.low = Some(self.device.allocate(needed * input * self.format.bytes())?);
-            group.room = needed;
+            // Captured graphs know where the weights were: they go before the weights do.
+            *workspace = None;
+            (group.weight, group.low, group.room) = (weight, Some(low), needed);
         }
-        let (Some(low), room) = (&group.low, group.room) else { return Ok(false) };
+        let (Some(low), room) = (&group.low, group.room) else { return Ok(()) };
         let mut a = vec![0f32; room * input];
         let mut b = vec![0f32; output * room];
         for part in &group.parts {
@@ -308,7 +311,6 @@ impl DeviceDecoder {
             self.device.place(Matrix::new(from.view(), Format::F32, to.rows, to.columns), to, 1.0)
         };
         put(&a, Matrix::new(low.view(), self.format, room, input))?;
-        put(&b, group.weight(self.format).columns(input, room))?;
-        Ok(moved)
+        put(&b, group.weight(self.format).columns(input, room))
     }
 }

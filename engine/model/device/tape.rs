@@ -93,12 +93,18 @@ impl DeviceTape {
         }
     }
 
-    pub(in crate::model) fn replace(&mut self, completions: &[(usize, usize, &[u32])]) {
+    pub(in crate::model) fn replace(
+        &mut self,
+        decoder: &DeviceDecoder,
+        completions: &[(usize, usize, &[u32])],
+    ) -> Result<()> {
         for (prompt, index, tokens) in completions {
+            decoder.check(tokens)?;
             if let Some(old) = self.prompts.get_mut(*prompt).and_then(|p| p.completions.get_mut(*index)) {
                 *old = fed(tokens).to_vec();
             }
         }
+        Ok(())
     }
 
     pub(in crate::model) fn retain(&mut self, prompts: &[usize]) {

@@ -4,15 +4,14 @@
 //! FOLDER/bm25-KEY/               an index; KEY is the digest of all that shapes it
 //!     manifest.json              written last: the key, and the size of every other file
 //!     …                          Tantivy's files
-//! FOLDER/.building-KEY-PID-N/    one that is being built, or was when its process died
+//! FOLDER/.building-KEY-RANDOM/   holds one that is being built, or was when its process died
 //! FOLDER/.lock-KEY               locked by who builds; empty, and stays
 //! ```
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::time::Duration;
 
 use tantivy::directory::MmapDirectory;
@@ -28,6 +27,10 @@ use crate::retrieve::analysis::ANALYSIS_VERSION;
 const MANIFEST: &str = "manifest.json";
 const BUILDING: &str = ".building-";
 const LOCK: &str = ".lock-";
+const FRESH: &str = "index";
+
+/// How often an index is built where others that build it, too, keep moving it away.
+const ATTEMPTS: usize = 3;
 
 /// An index that nobody has finished for so long was abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -55,30 +58,44 @@ pub(super) fn open_or_build(
     }
     fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let lock = folder.join(format!("{LOCK}{name}"));
-    let _builder = builder(&lock).map_err(|e| Error::write(&lock, e))?;
-    // Somebody else may have built it in the meantime.
-    if let Some(index) = opened() {
-        return Ok(index);
+    let builder = builder(&lock).map_err(|e| Error::write(&lock, e))?;
+    let mut first = None;
+    // Under a lock the first attempt counts. Without one another process may move an index away as soon as it is there.
+    for _ in 0..ATTEMPTS {
+        // Somebody else may have built it in the meantime.
+        if let Some(index) = opened() {
+            return Ok(index);
+        }
+        remove_dead(folder, name, &builder);
+        let prefix = format!("{BUILDING}{name}-");
+        let built = tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).and_then(|aside| {
+            build_aside(&aside.path().join(FRESH), &key, catalog, analyzer)?;
+            publish(aside.path(), &place)
+        });
+        first = first.or(built.err());
     }
-    remove_abandoned(folder);
-    let aside = unique(folder, name);
-    let published = build_aside(&aside, &key, catalog, analyzer).and_then(|()| publish(&aside, &place));
-    if published.is_err() {
-        // Best effort: the error that is reported is the one that came first.
-        let _ = fs::remove_dir_all(&aside);
-    }
-    published.map_err(|e| Error::write(&place, e))?;
-    open_at(&place, &open).map_err(|e| Error::read(&place, e))
+    opened().ok_or_else(|| match first {
+        Some(e) => Error::write(&place, e),
+        None => Error::read(&place, io::Error::other("the index does not open although it was just built")),
+    })
+}
+
+/// Who builds, and whether nobody else does.
+struct Builder {
+    /// Holds the lock until it is closed.
+    _file: File,
+    alone: bool,
 }
 
 /// Waits until nobody else, in this process or another, builds this index. The system takes the lock back when the file
-/// is closed, however its process ends.
-fn builder(path: &Path) -> io::Result<File> {
+/// is closed, however its process ends. Some file systems know no locks; there several may build at once.
+fn builder(path: &Path) -> io::Result<Builder> {
     let file = File::options().create(true).truncate(false).write(true).open(path)?;
-    match file.lock() {
-        // A file system without locks: two may build at once, and the later one replaces the earlier.
-        Err(e) if e.kind() != io::ErrorKind::Unsupported => Err(e),
-        _ => Ok(file),
+    loop {
+        match file.lock() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            locked => return Ok(Builder { _file: file, alone: locked.is_ok() }),
+        }
     }
 }
 
@@ -123,29 +140,24 @@ fn build_aside(aside: &Path, key: &str, catalog: &Catalog, analyzer: Analyzer) -
 /// Moves a finished index to its place. What is there is cut off or damaged and goes first, in a way that nobody sees
 /// half of it.
 fn publish(aside: &Path, place: &Path) -> io::Result<()> {
-    let grave = aside.with_extension("replaced");
-    match fs::rename(place, &grave) {
-        Ok(()) => fs::remove_dir_all(grave)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
+    match fs::rename(place, aside.join("replaced")) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
-    fs::rename(aside, place)?;
+    fs::rename(aside.join(FRESH), place)?;
     place.parent().map_or(Ok(()), sync_folder)
 }
 
-/// A folder name that no other process and no other thread uses.
-fn unique(folder: &Path, name: &str) -> PathBuf {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let (process, nth) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    folder.join(format!("{BUILDING}{name}-{process}-{nth}"))
-}
-
 /// Removes what processes left behind that died while they built. Failing at it harms nobody.
-fn remove_abandoned(folder: &Path) {
+fn remove_dead(folder: &Path, name: &str, builder: &Builder) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(BUILDING)) {
+    let ours = format!("{BUILDING}{name}-");
+    for entry in entries.flatten() {
+        let found = entry.file_name().to_string_lossy().into_owned();
         let age = entry.metadata().and_then(|m| m.modified()).map(|t| t.elapsed().unwrap_or_default());
-        if age.is_ok_and(|age| age > ABANDONED_AFTER) {
+        let abandoned = found.starts_with(BUILDING) && age.is_ok_and(|age| age > ABANDONED_AFTER);
+        // Who holds the lock knows that the builders of this index are dead; those of others may be at work.
+        if abandoned || (builder.alone && found.starts_with(&ours)) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

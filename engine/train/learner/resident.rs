@@ -24,14 +24,16 @@ pub(super) fn update(
     for (name, variable) in adapter.parameters() {
         values.push((name, variable.flatten_all()?.to_vec1::<f32>()?));
     }
-    // Somebody may have changed the adapter since, or it is another one.
-    let known = optimizer.resident.take().filter(|r| {
-        r.known.len() == values.len() && r.known.iter().zip(&values).all(|(known, (_, values))| known == values)
+    // Somebody may have changed the adapter since, or it is another one, or the last update was made on another device.
+    let stands = optimizer.resident.as_ref().is_some_and(|r| {
+        let same = |(known, (_, values)): (&Vec<f32>, &(String, Vec<f32>))| known == values;
+        r.device.is(device) && r.known.len() == values.len() && r.known.iter().zip(&values).all(same)
     });
-    let mut there = match known {
-        Some(there) => there,
-        None => settle(optimizer, values, gradients)?,
-    };
+    if !stands {
+        optimizer.fetch()?;
+        optimizer.resident = Some(settle(optimizer, values, gradients)?);
+    }
+    let Some(there) = &mut optimizer.resident else { return Ok(Updated { grad_norm, skipped: true }) };
     let steps = (optimizer.step + 1) as f64;
     let of = optimizer.config;
     let constants = AdamWConstants {
@@ -51,7 +53,6 @@ pub(super) fn update(
     there.known = there.parameters.iter().map(|(_, length)| rest.by_ref().take(*length).collect()).collect();
     adapter.set(there.known.iter().cloned())?;
     optimizer.step += 1;
-    optimizer.resident = Some(there);
     Ok(Updated { grad_norm, skipped: false })
 }
 
@@ -60,8 +61,9 @@ fn settle(optimizer: &AdamW, values: Vec<(String, Vec<f32>)>, gradients: &Device
     let device = gradients.device();
     let (mut all, mut m, mut v) = (Vec::new(), Vec::new(), Vec::new());
     for (name, values) in &values {
+        optimizer.check(name, values.len(), values.len())?;
         all.extend_from_slice(values);
-        match optimizer.moments.get(name).filter(|known| known.m.len() == values.len()) {
+        match optimizer.moments.get(name) {
             Some(known) => {
                 m.extend_from_slice(&known.m);
                 v.extend_from_slice(&known.v);

@@ -10,7 +10,7 @@
 
 constexpr int THREADS = 128, WARPS = 4;
 
-// Rows of queries and keys in a tile, by format. The host knows these numbers, too (`TILE`).
+// Rows of queries and keys in a tile, by format. The host knows these numbers, too (`Format::tile`).
 template <class T> struct TileOf;
 template <> struct TileOf<float> { static constexpr int ROWS = 16; };
 template <> struct TileOf<bf16> { static constexpr int ROWS = 32; };

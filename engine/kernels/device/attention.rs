@@ -67,7 +67,7 @@ pub struct Tree<'a> {
     pub rows: usize,
 }
 
-/// What [`Device::rotate`] needs to know of a model's layer.
+/// What the rotation of queries and keys needs to know of a model's layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
     /// Format of the rows.

@@ -265,9 +265,11 @@ fn learn_inside(
             outputs.push(pass.back(micro, tape, &mut gradients, &mut report)?);
         }
         report.loss = merge(&outputs);
-        let updated = match &gradients {
-            GradientSum::Host(sum) => update(adapter, optimizer, learning_rate, adapter.flatten(sum), config),
-            GradientSum::Device(sum) => resident::update(adapter, optimizer, learning_rate, sum, config),
+        let updated = match (&gradients, decoder) {
+            (GradientSum::Device(sum), Decoder::Device(decoder)) => {
+                resident::update(decoder, adapter, optimizer, learning_rate, sum, config)
+            }
+            _ => update(adapter, optimizer, learning_rate, gradients.read(adapter)?, config),
         }?;
         report.grad_norm = updated.grad_norm;
         report.skipped_updates += usize::from(updated.skipped);

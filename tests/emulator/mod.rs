@@ -34,6 +34,10 @@ pub fn real() -> bool {
 /// The folder with the emulated libraries, for the library path of a program; none, with the reason printed, where they
 /// cannot be built.
 pub fn folder() -> Option<PathBuf> {
+    if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
+        println!("skipped: the emulated device runs on x86-64 Linux");
+        return None;
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (ours, kernels) = (root.join("tests/emulator"), root.join("engine/kernels/device/cuda"));
     let mut hasher = DefaultHasher::new();

@@ -29,6 +29,11 @@ impl<'a> Matrix<'a> {
         Self { view: self.view.from(from * self.format.bytes()), columns, ..self }
     }
 
+    /// Rows `from..from + rows` of it.
+    pub fn rows(self, from: usize, rows: usize) -> Self {
+        Self { view: self.view.from(from * self.stride * self.format.bytes()), rows, ..self }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         match self.rows {
             0 => 0,

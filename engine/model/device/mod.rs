@@ -20,7 +20,7 @@ use super::config::ModelConfig;
 use super::host::Deltas;
 use super::source::ModelSource;
 use crate::error::{Error, Result};
-use crate::kernels::device::{Buffer, Device, DeviceInfo, Format, HeadShape, Matrix};
+use crate::kernels::device::{Buffer, Device, DeviceInfo, Format, HeadShape, Matrix, View};
 use crate::kernels::{LoraDelta, Precision};
 use generate::Workspace;
 pub use gradients::DeviceGradients;
@@ -265,6 +265,53 @@ impl DeviceDecoder {
             }
         }
         state.placed = Some(deltas.to_vec());
+        Ok(())
+    }
+
+    /// Writes the factors of deltas that an optimiser has on the device: `values` are those of all, one behind the other in the
+    /// order of [`Adapter::parameters`](crate::model::Adapter::parameters), in single precision. Where deltas of another shape
+    /// stand in the layers, nothing is written: the next pass takes these from the host.
+    ///
+    /// # Errors
+    /// Too few values, a device that is lost.
+    pub fn take_values(&self, deltas: &Deltas, values: View<'_>) -> Result<()> {
+        let alike = |a: &Option<LoraDelta>, b: &Option<LoraDelta>| match (a, b) {
+            (Some(a), Some(b)) => a.rank() == b.rank() && a.scale() == b.scale(),
+            (None, None) => true,
+            _ => false,
+        };
+        let mut state = self.lock();
+        let State { layers, placed, workspace } = &mut *state;
+        let fits = placed.as_ref().is_some_and(|placed| {
+            placed.len() == deltas.len()
+                && placed.iter().flatten().zip(deltas.iter().flatten()).all(|(a, b)| alike(a, b))
+        });
+        if !fits {
+            return Ok(());
+        }
+        // Half of them may stand there when something fails.
+        *placed = None;
+        if let Some(workspace) = workspace {
+            workspace.forget_prefix();
+        }
+        let mut rest = values;
+        let mut next = |rows: usize, columns: usize| {
+            let own = Matrix::new(rest, Format::F32, rows, columns);
+            rest = rest.from(4 * rows * columns);
+            own
+        };
+        for group in layers.iter().flat_map(|layer| &layer.groups) {
+            let Some(low) = &group.low else { continue };
+            for part in &group.parts {
+                let Some((from, rank)) = part.low else { continue };
+                let place = low.view().from(from * group.input * self.format.bytes());
+                let a = Matrix::new(place, self.format, rank, group.input);
+                self.device.place(next(rank, group.input), a, 1.0)?;
+                let b = group.weight(self.format).columns(group.input + from, rank).rows(part.column, part.output);
+                self.device.place(next(part.output, rank), b, part.scale)?;
+            }
+        }
+        *placed = Some(deltas.to_vec());
         Ok(())
     }
 

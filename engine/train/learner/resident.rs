@@ -1,14 +1,15 @@
-//! The update where the gradient is: on a device. Values and moments stay there from update to update; what others need
-//! of them, the values, comes back after each.
+//! The update where the gradient is: on a device. Values and moments stay there from update to update, and go from there
+//! to where the decoder reads them; the host gets a copy of the values for all that is saved and evaluated.
 
 use super::{LearnerConfig, Updated};
 use crate::error::Result;
 use crate::kernels::device::AdamWConstants;
-use crate::model::{Adapter, DeviceGradients};
+use crate::model::{Adapter, DeviceDecoder, DeviceGradients};
 use crate::train::optimizer::{AdamW, Resident, clip_factor};
 
 /// As the update on the host, and with its numbers.
 pub(super) fn update(
+    decoder: &DeviceDecoder,
     adapter: &mut Adapter,
     optimizer: &mut AdamW,
     learning_rate: f64,
@@ -52,6 +53,7 @@ pub(super) fn update(
     let mut rest = all.into_iter();
     there.known = there.parameters.iter().map(|(_, length)| rest.by_ref().take(*length).collect()).collect();
     adapter.set(there.known.iter().cloned())?;
+    decoder.take_values(adapter.deltas(), there.values.view())?;
     optimizer.step += 1;
     Ok(Updated { grad_norm, skipped: false })
 }

@@ -46,6 +46,8 @@ pub(super) enum Panels {
     Int8 {
         values: Vec<i8>,
         scales: Vec<f32>,
+        /// Where bytes have dot products: for each scale the sum of its values. The values of a column then lie in fours.
+        sums: Option<Vec<i16>>,
     },
     #[cfg(target_arch = "x86_64")]
     Bf16(Vec<u32>),
@@ -65,6 +67,16 @@ impl Panels {
 /// Words along the inner dimension of a panel with `inner` rows.
 pub(super) fn depth(inner: usize, bf16: bool) -> usize {
     if bf16 { inner.div_ceil(2) } else { inner }
+}
+
+/// Lines of a panel of 8-bit weights: whole fours, of which the last may be zeros.
+fn lines(inner: usize) -> usize {
+    inner.next_multiple_of(4)
+}
+
+/// Where value `i` of a column lies in a panel of 8-bit weights: in its line, or in fours of one column.
+fn int8_slot(i: usize, lane: usize, fours: bool) -> usize {
+    if fours { i / 4 * 4 * PANEL + lane * 4 + i % 4 } else { i * PANEL + lane }
 }
 
 /// Copies panels of `old` words to the beginnings of panels of `new` words.
@@ -120,11 +132,14 @@ impl PackedMatrix {
     /// Symmetric in each block: the largest value becomes 127.
     fn pack_int8(inner: usize, outer: usize, at: impl Fn(usize, usize) -> f32 + Sync) -> Self {
         let (panels, blocks) = (outer.div_ceil(PANEL), inner.div_ceil(BLOCK));
-        let mut values = vec![0i8; panels * inner * PANEL];
+        let fours = Isa::detect().has_byte_dots();
+        let mut values = vec![0i8; panels * lines(inner) * PANEL];
         let mut scales = vec![0f32; panels * blocks * PANEL];
-        let chunks = values.par_chunks_mut((inner * PANEL).max(1)).zip(scales.par_chunks_mut((blocks * PANEL).max(1)));
-        chunks.enumerate().for_each(|(panel, (values, scales))| {
-            for (slot, scale) in scales.iter_mut().enumerate() {
+        let mut sums = vec![0i16; scales.len()];
+        let blocks_of = (blocks * PANEL).max(1);
+        let chunks = values.par_chunks_mut((lines(inner) * PANEL).max(1)).zip(scales.par_chunks_mut(blocks_of));
+        chunks.zip(sums.par_chunks_mut(blocks_of)).enumerate().for_each(|(panel, ((values, scales), sums))| {
+            for (slot, (scale, sum)) in scales.iter_mut().zip(sums).enumerate() {
                 let (block, lane) = (slot / PANEL, slot % PANEL);
                 let (rows, column) = (block * BLOCK..inner.min((block + 1) * BLOCK), panel * PANEL + lane);
                 if column >= outer {
@@ -134,11 +149,13 @@ impl PackedMatrix {
                 *scale = largest / 127.0;
                 for i in rows {
                     // A block of zeros has the scale 0, and 0 / 0 is cast to 0.
-                    values[i * PANEL + lane] = (at(i, column) / *scale).round() as i8;
+                    let value = (at(i, column) / *scale).round() as i8;
+                    values[int8_slot(i, lane, fours)] = value;
+                    *sum += i16::from(value);
                 }
             }
         });
-        Self { inner, outer, room: inner, panels: Panels::Int8 { values, scales } }
+        Self { inner, outer, room: inner, panels: Panels::Int8 { values, scales, sums: fours.then_some(sums) } }
     }
 
     /// No columns yet, of `inner` values each; see [`push_column`](Self::push_column).
@@ -237,7 +254,9 @@ impl PackedMatrix {
     pub fn bytes(&self) -> usize {
         match &self.panels {
             Panels::F32(p) => p.len() * 4,
-            Panels::Int8 { values, scales } => values.len() + scales.len() * 4,
+            Panels::Int8 { values, scales, sums } => {
+                values.len() + scales.len() * 4 + sums.as_ref().map_or(0, |s| s.len() * 2)
+            }
             #[cfg(target_arch = "x86_64")]
             Panels::Bf16(p) => p.len() * 4,
         }
@@ -262,12 +281,19 @@ impl PackedMatrix {
         }
     }
 
-    /// The values of a panel from an inner row on that begins a block, and its scales from that block on.
-    pub(super) fn panel_int8(&self, panel: usize, from: usize) -> (&[i8], &[f32]) {
-        let Panels::Int8 { values, scales } = &self.panels else { return (&[], &[]) };
-        let blocks = self.inner.div_ceil(BLOCK);
-        let values = &values[(panel * self.inner + from) * PANEL..(panel + 1) * self.inner * PANEL];
-        (values, &scales[(panel * blocks + from / BLOCK) * PANEL..(panel + 1) * blocks * PANEL])
+    /// The values of a panel from an inner row on that begins a block, and its scales (and sums of values) from that block
+    /// on.
+    pub(super) fn panel_int8(&self, panel: usize, from: usize) -> (&[i8], &[f32], Option<&[i16]>) {
+        let Panels::Int8 { values, scales, sums } = &self.panels else { return (&[], &[], None) };
+        let (blocks, lines) = (self.inner.div_ceil(BLOCK), lines(self.inner));
+        let values = &values[(panel * lines + from) * PANEL..(panel + 1) * lines * PANEL];
+        let own = (panel * blocks + from / BLOCK) * PANEL..(panel + 1) * blocks * PANEL;
+        (values, &scales[own.clone()], sums.as_ref().map(|sums| &sums[own]))
+    }
+
+    /// Whether it multiplies by dot products of bytes.
+    pub(super) fn has_byte_dots(&self) -> bool {
+        matches!(self.panels, Panels::Int8 { sums: Some(_), .. })
     }
 
     /// The transpose, packed from the values held.
@@ -276,12 +302,12 @@ impl PackedMatrix {
             Panels::F32(p) => Self::pack(self.outer, self.inner, Precision::F32, |i, j| {
                 p[(i / PANEL * self.room + j) * PANEL + i % PANEL]
             }),
-            Panels::Int8 { values, scales } => {
-                let blocks = self.inner.div_ceil(BLOCK);
+            Panels::Int8 { values, scales, sums } => {
+                let (blocks, lines) = (self.inner.div_ceil(BLOCK), lines(self.inner));
                 Self::pack(self.outer, self.inner, Precision::Auto, |i, j| {
                     let (panel, lane) = (i / PANEL, i % PANEL);
                     let scale = scales[(panel * blocks + j / BLOCK) * PANEL + lane];
-                    scale * f32::from(values[(panel * self.inner + j) * PANEL + lane])
+                    scale * f32::from(values[panel * lines * PANEL + int8_slot(j, lane, sums.is_some())])
                 })
             }
             #[cfg(target_arch = "x86_64")]

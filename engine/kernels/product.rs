@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::packed::{PackedMatrix, Panels, depth};
 #[cfg(target_arch = "x86_64")]
-use super::tile::{Ahead, tile_bf16};
-use super::tile::{Factor, Isa, Output, PANEL, ROWS, outer_product, tile_f32, tile_int8, to_bf16_pairs};
+use super::tile::{Ahead, tile_bf16, tile_bytes};
+use super::tile::{Bytes, Factor, Isa, Output, PANEL, ROWS, outer_product, tile_f32, tile_int8, to_bf16_pairs};
 
 /// Rows that one task takes: their activations stay in the second-level cache while panels pass by.
 const ROW_BLOCK: usize = 16 * ROWS;
@@ -24,20 +24,37 @@ pub(super) struct Rows<'a> {
     /// In bf16 from the beginning.
     pairs: Option<&'a [u32]>,
     narrow: OnceLock<Vec<u32>>,
+    bytes: OnceLock<Bytes>,
 }
 
 impl<'a> Rows<'a> {
     /// Rows of `width` values, one behind the other.
     pub(super) fn new(values: &'a [f32], width: usize) -> Self {
         assert!(width > 0 && values.len().is_multiple_of(width), "{} values are not rows of {width}", values.len());
-        Self { values, count: values.len() / width, width, stride: width, pairs: None, narrow: OnceLock::new() }
+        Self {
+            values,
+            count: values.len() / width,
+            width,
+            stride: width,
+            pairs: None,
+            narrow: OnceLock::new(),
+            bytes: OnceLock::new(),
+        }
     }
 
     /// The columns `from..from + width` of rows of `stride` values.
     pub(super) fn columns(values: &'a [f32], stride: usize, from: usize, width: usize) -> Self {
         assert!(stride > 0 && values.len().is_multiple_of(stride) && from + width <= stride);
         let count = values.len() / stride;
-        Self { values: values.get(from..).unwrap_or(&[]), count, width, stride, pairs: None, narrow: OnceLock::new() }
+        Self {
+            values: values.get(from..).unwrap_or(&[]),
+            count,
+            width,
+            stride,
+            pairs: None,
+            narrow: OnceLock::new(),
+            bytes: OnceLock::new(),
+        }
     }
 
     /// Rows of `width` values that are in bf16 pairs already; for products with matrices in bf16 alone.
@@ -45,7 +62,15 @@ impl<'a> Rows<'a> {
         let words = width.div_ceil(2);
         assert!(words > 0 && pairs.len().is_multiple_of(words), "{} pairs are not rows of {width}", pairs.len());
         let count = pairs.len() / words;
-        Self { values: &[], count, width, stride: width, pairs: Some(pairs), narrow: OnceLock::new() }
+        Self {
+            values: &[],
+            count,
+            width,
+            stride: width,
+            pairs: Some(pairs),
+            narrow: OnceLock::new(),
+            bytes: OnceLock::new(),
+        }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -54,6 +79,11 @@ impl<'a> Rows<'a> {
 
     pub(super) fn row(&self, row: usize) -> &'a [f32] {
         &self.values[row * self.stride..row * self.stride + self.width]
+    }
+
+    /// All rows in bytes.
+    fn bytes(&self) -> &Bytes {
+        self.bytes.get_or_init(|| Bytes::new((0..self.count).map(|row| self.row(row)), self.width))
     }
 
     /// All rows in bf16 pairs.
@@ -121,6 +151,9 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
     for part in parts {
         part.factors.iter().filter(|f| f.1.is_bf16()).for_each(|(x, _)| {
             x.narrow(parallel);
+        });
+        part.factors.iter().filter(|f| f.1.has_byte_dots()).for_each(|(x, _)| {
+            x.bytes();
         });
         panels.extend((0..part.columns.div_ceil(PANEL)).map(|panel| (part, panel)));
     }
@@ -206,9 +239,15 @@ impl Tile {
                 unsafe { tile_f32(isa, &factor, self.rows, output) };
             }
             Panels::Int8 { .. } => {
-                let (panel, scales) = matrix.panel_int8(self.panel, from);
-                // SAFETY: as above.
-                unsafe { tile_int8(isa, (values(), x.stride), (panel, scales), inner, self.rows, output) };
+                let (panel, scales, sums) = matrix.panel_int8(self.panel, from);
+                // SAFETY: as above; sums exist only where the instructions were detected.
+                match sums {
+                    #[cfg(target_arch = "x86_64")]
+                    Some(sums) => unsafe {
+                        tile_bytes((x.bytes(), self.row, from), (panel, scales, sums), inner, self.rows, output);
+                    },
+                    _ => unsafe { tile_int8(isa, (values(), x.stride), (panel, scales), inner, self.rows, output) },
+                }
             }
             #[cfg(target_arch = "x86_64")]
             Panels::Bf16(_) => {

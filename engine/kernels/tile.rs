@@ -5,7 +5,9 @@
 
 mod int8;
 
-pub(super) use int8::{BLOCK, tile_int8};
+#[cfg(target_arch = "x86_64")]
+pub(super) use int8::tile_bytes;
+pub(super) use int8::{BLOCK, Bytes, tile_int8};
 
 /// Columns of a panel: two 512-bit registers of f32.
 pub(super) const PANEL: usize = 32;
@@ -47,6 +49,14 @@ impl Isa {
             }
             Self::Portable
         })
+    }
+
+    /// Whether dot products of bytes are native, too: on every machine so far that has those of bf16.
+    pub(super) fn has_byte_dots(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512Bf16 && is_x86_feature_detected!("avx512vnni");
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
     }
 
     /// Whether bf16 dot products are native.

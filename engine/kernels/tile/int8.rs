@@ -1,4 +1,8 @@
 //! The tile of 8-bit weights: few rows, for streams that wait for memory alone.
+//!
+//! Where the processor multiplies bytes (AVX512-VNNI), rows come as two bytes a value, too: 15 bits relative to the largest
+//! value of a block, more than bf16 keeps. A block's sum is then exact in 32 bits. Elsewhere weights are widened to single
+//! precision.
 
 use super::{Isa, Output, PANEL, store_row};
 
@@ -31,6 +35,10 @@ pub(in crate::kernels) unsafe fn tile_int8(
         }
     }
 }
+
+/// Bytes of weights that are called into the nearest cache ahead of their use.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 4096;
 
 /// Rows that are multiplied while a weight is in a register.
 const MOST: usize = 4;
@@ -131,4 +139,161 @@ unsafe fn int8_avx512<const M: usize>(x: [&[f32]; M], (values, scales): (&[i8], 
 unsafe fn int8_avx2<const M: usize>(x: [&[f32]; M], panel: (&[i8], &[f32]), output: Output) {
     // SAFETY: the caller's contract.
     unsafe { int8_rows::<M, true>(x, panel, output) }
+}
+
+/// Rows of activations in bytes: a value is `scale · (128 · high + low - MIDDLE)`, the scale that of its block.
+#[derive(Debug)]
+pub(in crate::kernels) struct Bytes {
+    high: Vec<u8>,
+    low: Vec<u8>,
+    /// A row's blocks, one behind the other.
+    scales: Vec<f32>,
+    /// Bytes of a row: whole fours.
+    width: usize,
+    blocks: usize,
+}
+
+/// What stands for 0.
+const MIDDLE: i32 = 1 << 14;
+
+impl Bytes {
+    /// From rows of `width` values.
+    pub(in crate::kernels) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Self {
+        let (count, wide, blocks) = (rows.len(), width.next_multiple_of(4), width.div_ceil(BLOCK));
+        let mut bytes = Self {
+            // Padding meets weights of zero.
+            high: vec![0; count * wide],
+            low: vec![0; count * wide],
+            scales: vec![0.0; count * blocks],
+            width: wide,
+            blocks,
+        };
+        for (r, row) in rows.enumerate() {
+            let own = r * wide..r * wide + width;
+            let (high, low) = (bytes.high[own.clone()].chunks_mut(BLOCK), bytes.low[own].chunks_mut(BLOCK));
+            let scales = &mut bytes.scales[r * blocks..];
+            for (((x, high), low), scale) in row.chunks(BLOCK).zip(high).zip(low).zip(scales) {
+                *scale = in_bytes(x, high, low);
+            }
+        }
+        bytes
+    }
+}
+
+/// Writes a block in bytes and gives its scale; not a number where a value is not finite, so that the products are not
+/// either.
+fn in_bytes(x: &[f32], high: &mut [u8], low: &mut [u8]) -> f32 {
+    /// Added to a number below 2^22, this leaves its nearest whole number in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let largest = x.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+    let finite = x.iter().all(|v| v.is_finite());
+    let factor = if largest > 0.0 && finite { (MIDDLE - 1) as f32 / largest } else { 0.0 };
+    for ((v, high), low) in x.iter().zip(high).zip(low) {
+        let whole = (v * factor + ROUND).to_bits() as i32 - ROUND.to_bits() as i32 + MIDDLE;
+        (*high, *low) = ((whole >> 7) as u8, (whole & 127) as u8);
+    }
+    if finite { largest / (MIDDLE - 1) as f32 } else { f32::NAN }
+}
+
+/// Rows from `row` on, from value `from` on (which begins a block), times a panel in fours.
+///
+/// # Safety
+/// AVX512-VNNI was detected; `rows` rows of `bytes` and of the output exist, and no other thread touches the latter.
+#[cfg(target_arch = "x86_64")]
+pub(in crate::kernels) unsafe fn tile_bytes(
+    (bytes, row, from): (&Bytes, usize, usize),
+    panel: (&[i8], &[f32], &[i16]),
+    inner: usize,
+    rows: usize,
+    output: Output,
+) {
+    for first in (0..rows).step_by(MOST) {
+        let at = (bytes, row + first, from);
+        // SAFETY: the caller's contract is passed on.
+        unsafe {
+            let output = Output { at: output.at.add(first * output.stride), ..output };
+            match rows - first {
+                1 => bytes_avx512::<1>(at, panel, inner, output),
+                2 => bytes_avx512::<2>(at, panel, inner, output),
+                3 => bytes_avx512::<3>(at, panel, inner, output),
+                _ => bytes_avx512::<MOST>(at, panel, inner, output),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn bytes_avx512<const M: usize>(
+    (bytes, row, from): (&Bytes, usize, usize),
+    (values, scales, of_values): (&[i8], &[f32], &[i16]),
+    inner: usize,
+    output: Output,
+) {
+    use std::arch::x86_64::*;
+    let (blocks, fours) = (inner.div_ceil(BLOCK), inner.div_ceil(4));
+    assert!(values.len() >= fours * 4 * PANEL && scales.len().min(of_values.len()) >= blocks * PANEL);
+    let own = |r: usize| (row + r) * bytes.width + from..(row + r + 1) * bytes.width;
+    let high: [&[u8]; M] = std::array::from_fn(|r| &bytes.high[own(r)]);
+    let low: [&[u8]; M] = std::array::from_fn(|r| &bytes.low[own(r)]);
+    assert!(high.iter().chain(&low).all(|row| row.len() >= fours * 4));
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    for block in 0..blocks {
+        let mut parts = [[_mm512_setzero_si512(); 4]; M];
+        for four in block * BLOCK / 4..fours.min((block + 1) * BLOCK / 4) {
+            // SAFETY: `four < fours`: the panel holds as many fours of 32 columns, each row as many fours (checked above).
+            unsafe {
+                let line = values.as_ptr().add(four * 4 * PANEL);
+                // A hint may point behind the end. The processor's own looking ahead ends with each page of 4 KiB.
+                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD));
+                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 64));
+                let (left, right) = (_mm512_loadu_si512(line.cast()), _mm512_loadu_si512(line.add(64).cast()));
+                for ((high, low), part) in high.iter().zip(&low).zip(&mut parts) {
+                    let high = _mm512_set1_epi32(high.as_ptr().add(four * 4).cast::<i32>().read_unaligned());
+                    let low = _mm512_set1_epi32(low.as_ptr().add(four * 4).cast::<i32>().read_unaligned());
+                    part[0] = _mm512_dpbusd_epi32(part[0], high, left);
+                    part[1] = _mm512_dpbusd_epi32(part[1], high, right);
+                    part[2] = _mm512_dpbusd_epi32(part[2], low, left);
+                    part[3] = _mm512_dpbusd_epi32(part[3], low, right);
+                }
+            }
+        }
+        for half in 0..2 {
+            // SAFETY: a block has PANEL = 32 scales and sums (checked above).
+            let (scale, middle) = unsafe {
+                let at = block * PANEL + half * 16;
+                let sums = _mm512_cvtepi16_epi32(_mm256_loadu_si256(of_values.as_ptr().add(at).cast()));
+                (_mm512_loadu_ps(scales.as_ptr().add(at)), _mm512_slli_epi32::<14>(sums))
+            };
+            for (r, (sum, part)) in sums.iter_mut().zip(&parts).enumerate() {
+                // At most 128 · 127 · 16,383 in size: it fits.
+                let whole = _mm512_add_epi32(_mm512_slli_epi32::<7>(part[half]), part[2 + half]);
+                let exact = _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, middle));
+                let own = bytes.scales[(row + r) * bytes.blocks + from / BLOCK + block];
+                sum[half] = _mm512_fmadd_ps(exact, _mm512_mul_ps(_mm512_set1_ps(own), scale), sum[half]);
+            }
+        }
+    }
+    // SAFETY: the caller's contract.
+    unsafe { super::store_avx512(&sums, output) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_comes_back_from_its_bytes() {
+        let row: Vec<f32> = (0..301).map(|i| ((i * 37) % 101) as f32 / 7.0 - 6.0).collect();
+        let bytes = Bytes::new([row.as_slice()].into_iter(), row.len());
+        for (i, v) in row.iter().enumerate() {
+            let scale = bytes.scales[i / BLOCK];
+            let whole = (i32::from(bytes.high[i]) << 7) + i32::from(bytes.low[i]) - MIDDLE;
+            assert!((whole as f32 * scale - v).abs() <= 0.51 * scale, "{i}: {v}");
+        }
+        let zeros = Bytes::new([[0f32; 8].as_slice()].into_iter(), 8);
+        assert!(zeros.scales[0] == 0.0 && zeros.high.iter().all(|h| *h == 128));
+        let broken = Bytes::new([[1f32, f32::NAN, 2.0].as_slice()].into_iter(), 3);
+        assert!(broken.scales[0].is_nan(), "what is no number stays none");
+    }
 }

@@ -38,7 +38,7 @@ pub(in crate::kernels) unsafe fn tile_int8(
 
 /// Bytes of weights that are called into the nearest cache ahead of their use.
 #[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 4096;
+const AHEAD: usize = 8192;
 
 /// Rows that are multiplied while a weight is in a register.
 const MOST: usize = 4;

@@ -135,6 +135,8 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
             // Of a matrix with more rows than `x` has columns, the first ones are taken.
             assert!(matrix.is_bf16() || x.pairs.is_none(), "rows in bf16 for a matrix that is not");
             assert!(x.width <= matrix.inner(), "rows do not fit the matrix");
+            // The sums that go with weights in bytes are those of whole blocks.
+            assert!(x.width == matrix.inner() || !matrix.has_byte_dots(), "some rows of a matrix in bytes");
             assert_eq!(x.count, rows, "the factors have other rows than the result");
             assert!(part.columns <= matrix.outer(), "a matrix has fewer columns than the part");
             work += rows * x.width * part.columns;

@@ -290,7 +290,9 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
     }
     let pair = pair("tiny-qwen3", Precision::F32);
     let adapter = adapter(&pair.host, LoraConfig { r: 4, ..LoraConfig::default() }, 2);
+    let peak = |decoder: &Decoder| decoder.device().unwrap().unwrap().peak;
     let (logp, _, gradients) = learned(&pair.device, &adapter, &PREFIX);
+    let roomy_learning = peak(&pair.device);
     let tokenizer = pair.source.tokenizer().unwrap();
     let prompts: Vec<PromptTokens> =
         (0..40).map(|i| PromptTokens { stream: i, tokens: vec![i as u32 + 1; 20] }).collect();
@@ -299,6 +301,7 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
     let shared = prefix(&pair.device, &PREFIX, adapter.deltas()).unwrap();
     let run = |decoder: &Decoder| generate(decoder, &tokenizer, &shared, &prompts, adapter.deltas(), &options).unwrap();
     let together = run(&pair.device);
+    let roomy = peak(&pair.device);
 
     let used = |decoder: &Decoder| {
         let info = decoder.device().unwrap().unwrap();
@@ -307,10 +310,13 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
     let small = Decoder::load_on(DeviceChoice::Cuda(0), &pair.source, Precision::F32, &|_, _| {}).unwrap();
     emulator::limit(used(&small).div_ceil(1 << 20) + 5);
     let again = run(&small);
+    println!("generation: {} bytes with room, {} without", roomy, peak(&small));
+    assert!(peak(&small) < roomy / 2, "prompts went in parts");
     for (a, b) in together.iter().flatten().zip(again.iter().flatten()) {
         assert_eq!(a.tokens, b.tokens);
     }
     let (logp_again, _, gradients_again) = learned(&small, &adapter, &PREFIX);
+    println!("learning: {} bytes with room, {} without", roomy_learning, peak(&small));
     assert!(distance(&logp_again, &logp) < 1e-6);
     for (a, b) in gradients_again.iter().zip(&gradients) {
         assert!(distance(a, b) < 1e-6, "what is computed again is the same");

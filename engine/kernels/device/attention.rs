@@ -105,26 +105,11 @@ impl Device {
         cache: Option<(View<'_>, View<'_>)>,
     ) -> Result<()> {
         let op = "rotate";
-        self.check_rotation(op, how, positions, rows)?;
-        let bytes = rows * how.heads.width() * how.format.bytes();
-        self.need(op, raw, bytes)?;
-        self.need(op, qkv, bytes)?;
+        let mut arguments = self.rotation(op, raw, qkv, how, positions, rows)?;
         if let Some((_, cache_rows)) = cache {
             self.need(op, cache_rows, 4 * rows)?;
         }
-        let arguments = [
-            raw.into(),
-            qkv.into(),
-            address(how.bias),
-            address(how.query_norm),
-            address(how.key_norm),
-            positions.into(),
-            how.frequencies.into(),
-            Argument::Heads(how.heads),
-            Argument::Float(how.eps as f32),
-            address(cache.map(|c| c.0)),
-            address(cache.map(|c| c.1)),
-        ];
+        arguments.extend([address(cache.map(|c| c.0)), address(cache.map(|c| c.1))]);
         self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
     }
 
@@ -141,13 +126,30 @@ impl Device {
         rows: usize,
     ) -> Result<()> {
         let op = "rotate_backward";
-        self.check_rotation(op, how, positions, rows)?;
-        let bytes = rows * how.heads.width() * how.format.bytes();
-        self.need(op, raw, bytes)?;
-        self.need(op, dqkv, bytes)?;
-        let arguments = [
+        let arguments = self.rotation(op, raw, dqkv, how, positions, rows)?;
+        self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
+    }
+
+    /// Checks what both directions take, and puts it into their order.
+    fn rotation(
+        &self,
+        op: &str,
+        raw: View<'_>,
+        turned: View<'_>,
+        how: &Rotation<'_>,
+        positions: View<'_>,
+        rows: usize,
+    ) -> Result<Vec<Argument>> {
+        let (dim, bytes) = (how.heads.dim as usize, rows * how.heads.width() * how.format.bytes());
+        let norms = [how.query_norm, how.key_norm].map(|norm| (norm, 4 * dim));
+        let optional = norms.into_iter().chain([(how.bias, 4 * how.heads.width())]);
+        let needed = [(raw, bytes), (turned, bytes), (positions, 4 * rows), (how.frequencies, 8 * (dim / 2))];
+        for (view, bytes) in optional.filter_map(|(view, bytes)| Some((view?, bytes))).chain(needed) {
+            self.need(op, view, bytes)?;
+        }
+        Ok(vec![
             raw.into(),
-            dqkv.into(),
+            turned.into(),
             address(how.bias),
             address(how.query_norm),
             address(how.key_norm),
@@ -155,16 +157,7 @@ impl Device {
             how.frequencies.into(),
             Argument::Heads(how.heads),
             Argument::Float(how.eps as f32),
-        ];
-        self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
-    }
-
-    fn check_rotation(&self, op: &str, how: &Rotation<'_>, positions: View<'_>, rows: usize) -> Result<()> {
-        let dim = how.heads.dim as usize;
-        self.need(op, positions, 4 * rows)?;
-        self.need(op, how.frequencies, 8 * (dim / 2))?;
-        how.bias.map_or(Ok(()), |bias| self.need(op, bias, 4 * how.heads.width()))?;
-        [how.query_norm, how.key_norm].into_iter().flatten().try_for_each(|norm| self.need(op, norm, 4 * dim))
+        ])
     }
 
     /// Attention of the rows from `first` on of a tree over all its rows: queries from `qkv` (rows, width), keys from

@@ -93,19 +93,33 @@
 //! - Several turns of search for one query: a rewrite is one step.
 #![deny(missing_docs)]
 
+#[path = "data/src/catalog/mod.rs"]
 pub mod catalog;
+#[path = "types/src/error.rs"]
 pub mod error;
+#[path = "evaluate/src/lib.rs"]
 pub mod evaluate;
+#[path = "kernels/src/lib.rs"]
 pub mod kernels;
+#[path = "data/src/metrics/mod.rs"]
 pub mod metrics;
+#[path = "model/src/lib.rs"]
 pub mod model;
+#[path = "plugin/src/lib.rs"]
 pub mod plugin;
+#[path = "retrieve/src/lib.rs"]
 pub mod retrieve;
+#[path = "rewrite/src/lib.rs"]
 pub mod rewrite;
+#[path = "cli/src/serve.rs"]
 pub mod serve;
+#[path = "sources/src/lib.rs"]
 pub mod sources;
+#[path = "stack/src/lib.rs"]
 pub mod stack;
+#[path = "train/src/lib.rs"]
 pub mod train;
+#[path = "types/src/lib.rs"]
 pub mod types;
 
 pub use error::{Error, Result};

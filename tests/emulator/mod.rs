@@ -39,7 +39,7 @@ pub fn folder() -> Option<PathBuf> {
         return None;
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (ours, kernels) = (root.join("tests/emulator"), root.join("engine/kernels/device/cuda"));
+    let (ours, kernels) = (root.join("tests/emulator"), root.join("engine/kernels/src/device/cuda"));
     let mut hasher = DefaultHasher::new();
     for folder in [&ours, &kernels] {
         let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();

@@ -24,7 +24,7 @@ const ARCHITECTURE: &str = "compute_80";
 /// What the kernels are assembled for here, to see that they fit: A100, L4 and RTX 40, H100 and H200.
 const CHECKED: [&str; 3] = ["sm_80", "sm_89", "sm_90"];
 
-const SOURCES: &str = "engine/kernels/device/cuda";
+const SOURCES: &str = "engine/kernels/src/device/cuda";
 
 /// The compiler cannot be fetched.
 #[derive(Debug)]

@@ -6,17 +6,17 @@
 mod retrieve {
     #[rustfmt::skip]
     #[allow(dead_code, reason = "the native side uses more of it")]
-    #[path = "../../../../engine/retrieve/analysis.rs"]
+    #[path = "../../../../engine/retrieve/src/analysis.rs"]
     pub mod analysis;
     #[rustfmt::skip]
     #[allow(dead_code, reason = "the native side uses more of it")]
-    #[path = "../../../../engine/retrieve/boolean.rs"]
+    #[path = "../../../../engine/retrieve/src/boolean.rs"]
     pub mod boolean;
     pub mod bm25 {
         pub mod index;
         #[rustfmt::skip]
         #[allow(dead_code, reason = "the native side uses more of it")]
-        #[path = "../../../../../engine/retrieve/bm25/score.rs"]
+        #[path = "../../../../../engine/retrieve/src/bm25/score.rs"]
         mod score;
     }
 }

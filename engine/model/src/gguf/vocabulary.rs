@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn golden() -> Golden {
-        serde_json::from_str(include_str!("../../../tests/golden/tokenizer-splits.json")).unwrap()
+        serde_json::from_str(include_str!("../../../../tests/golden/tokenizer-splits.json")).unwrap()
     }
 
     fn vocabulary<'a>(golden: &'a Golden, pre: &'a str) -> Vocabulary<'a> {

@@ -215,7 +215,7 @@ mod tests {
             add_generation_prompt: bool,
             text: String,
         }
-        let golden = include_str!("../../tests/golden/chat-smollm2.json");
+        let golden = include_str!("../../../tests/golden/chat-smollm2.json");
         let template = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
             {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face' }}\
             {{ '<|im_end|>\n' }}\
@@ -237,7 +237,7 @@ mod tests {
             messages: Vec<Message>,
             text: String,
         }
-        let cases: Vec<Case> = serde_json::from_str(include_str!("../../tests/golden/chat-idioms.json")).unwrap();
+        let cases: Vec<Case> = serde_json::from_str(include_str!("../../../tests/golden/chat-idioms.json")).unwrap();
         assert!(cases.len() > 10);
         for case in cases {
             let text = render(&case.template, &case.messages).unwrap_or_else(|e| panic!("{}: {e}", case.template));

@@ -199,7 +199,7 @@ fn check_ids(tokenizer: &Tokenizer, text: &str) -> usize {
 fn smollm2_cuts_strings_of_many_scripts_as_the_original_does() {
     let Some(model) = real_model() else { return };
     let tokenizer = model.tokenizer().unwrap();
-    assert_eq!(check_ids(&tokenizer, include_str!("../../../tests/golden/tokenizer-smollm2.json")), 300);
+    assert_eq!(check_ids(&tokenizer, include_str!("../../../../tests/golden/tokenizer-smollm2.json")), 300);
     let Some(folder) = std::env::var_os("QUERYWRIGHT_GOLDEN_DIR") else {
         println!("skipped: QUERYWRIGHT_GOLDEN_DIR does not name a folder with the large tokenizer-smollm2.json");
         return;
@@ -218,7 +218,7 @@ fn smollm2_s_shape_end_tokens_and_template_are_known() {
     let tokenizer = model.tokenizer().unwrap();
     assert_eq!((tokenizer.eos_ids(), tokenizer.pad_id()), (&[2, 0][..], Some(2)));
     let cases: Vec<serde_json::Value> =
-        serde_json::from_str(include_str!("../../../tests/golden/chat-smollm2.json")).unwrap();
+        serde_json::from_str(include_str!("../../../../tests/golden/chat-smollm2.json")).unwrap();
     for case in cases {
         let messages: Vec<super::super::chat::Message> = serde_json::from_value(case["messages"].clone()).unwrap();
         let open = case["add_generation_prompt"].as_bool().unwrap();

@@ -8,9 +8,9 @@
 
 use std::time::Instant;
 
-use querywright::kernels::Precision;
-use querywright::kernels::device::{Device, Format, Matrix};
+use querywright::model::Precision;
 use querywright::model::{Decoder, DeviceChoice, ModelConfig, ModelSource};
+use querywright_kernels::device::{Device, Format, Matrix};
 
 mod workload;
 use workload::{Model, Shape, Step};

@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use querywright::kernels::{PackedMatrix, Precision};
+use querywright_kernels::{PackedMatrix, Precision};
 
 fn products(c: &mut Criterion) {
     let (inner, outer) = (576, 1536);

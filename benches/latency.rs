@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use querywright::catalog::demo;
-use querywright::kernels::Precision;
+use querywright::model::Precision;
 use querywright::model::{GenerateOptions, PromptTokens, SamplingConfig, generate, prefix};
 use querywright::retrieve::{Bm25, Bm25Config};
 use querywright::rewrite::{PromptEncoder, Prompter};

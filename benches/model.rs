@@ -2,7 +2,7 @@
 //! completions x 32 tokens. Throughput is in tokens. `cargo xtask peers` sets the same against TRL and llama.cpp.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use querywright::kernels::Precision;
+use querywright::model::Precision;
 
 mod workload;
 use workload::{Model, Shape, Step};

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use querywright::kernels::Precision;
+use querywright::model::Precision;
 
 mod workload;
 use workload::{Model, Shape, Step};

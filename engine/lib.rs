@@ -93,34 +93,24 @@
 //! - Several turns of search for one query: a rewrite is one step.
 #![deny(missing_docs)]
 
-#[path = "data/src/catalog/mod.rs"]
-pub mod catalog;
-#[path = "types/src/error.rs"]
-pub mod error;
-#[path = "evaluate/src/lib.rs"]
-pub mod evaluate;
-#[path = "kernels/src/lib.rs"]
-pub mod kernels;
-#[path = "data/src/metrics/mod.rs"]
-pub mod metrics;
-#[path = "model/src/lib.rs"]
-pub mod model;
-#[path = "plugin/src/lib.rs"]
-pub mod plugin;
-#[path = "retrieve/src/lib.rs"]
-pub mod retrieve;
-#[path = "rewrite/src/lib.rs"]
-pub mod rewrite;
-#[path = "cli/src/serve.rs"]
-pub mod serve;
-#[path = "sources/src/lib.rs"]
-pub mod sources;
-#[path = "stack/src/lib.rs"]
-pub mod stack;
-#[path = "train/src/lib.rs"]
-pub mod train;
-#[path = "types/src/lib.rs"]
-pub mod types;
+#[cfg(feature = "data")]
+pub use querywright_data::{catalog, metrics};
+#[cfg(feature = "train")]
+pub use querywright_evaluate as evaluate;
+#[cfg(feature = "model")]
+pub use querywright_model as model;
+#[cfg(feature = "plugins")]
+pub use querywright_plugin_host as plugin;
+#[cfg(feature = "bm25")]
+pub use querywright_retrieve as retrieve;
+#[cfg(any(feature = "model", feature = "remote"))]
+pub use querywright_rewrite as rewrite;
+#[cfg(feature = "sources")]
+pub use querywright_sources as sources;
+pub use querywright_stack as stack;
+#[cfg(feature = "train")]
+pub use querywright_train as train;
+pub use querywright_types::{self as types, error};
 
 pub use error::{Error, Result};
 pub use stack::Stack;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use querywright::catalog::{Catalog, demo};
 use querywright::error::Fault;
-use querywright::rewrite::Identity;
+use querywright::stack::Identity;
 use querywright::types::{Hit, Ordinal, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
 use querywright::{Result, Stack};
 

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use querywright::catalog::{Dataset, demo};
 use querywright::evaluate::{self, Comparison};
-use querywright::kernels::Precision;
 use querywright::metrics::Measure;
+use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, ModelSource, SamplingConfig};
 use querywright::retrieve::Bm25;
-use querywright::rewrite::{Identity, LanguageModel, PromptEncoder, Prompter};
+use querywright::rewrite::{LanguageModel, PromptEncoder, Prompter};
+use querywright::stack::Identity;
 use querywright::train::log::{StepMetrics, name};
 use querywright::train::{Labelled, Materials, Observer, TrainConfig, Trainer};
 use querywright::types::{Judgements, Query, Retriever, Rewriter};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use querywright::catalog::demo;
 use querywright::plugin::{Grant, Limits, Plugin, PluginOptions, Services};
-use querywright::rewrite::Identity;
+use querywright::stack::Identity;
 use querywright::types::Retriever;
 use querywright::{Result, Stack};
 

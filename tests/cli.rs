@@ -125,8 +125,7 @@ fn the_demonstration_is_hard_for_bm25_and_within_reach_of_a_perfect_rewriter() {
         let found = system(rewriter, &index, &data.catalog, &judged, &[Measure::NDCG_10], 64, &|_| ()).unwrap();
         found.system.mean(Measure::NDCG_10).unwrap()
     };
-    let (raw, oracle) =
-        (ndcg(&querywright::rewrite::Identity), ndcg(&Oracle(demo::oracle_queries(demo::SEED).unwrap())));
+    let (raw, oracle) = (ndcg(&querywright::stack::Identity), ndcg(&Oracle(demo::oracle_queries(demo::SEED).unwrap())));
     assert!(raw <= 0.40, "raw {raw:.4}");
     println!("the demonstration: raw {raw:.4}, oracle {oracle:.4} nDCG@10");
     assert!(oracle >= 0.90, "oracle {oracle:.4}");
@@ -308,7 +307,7 @@ fn reporting_commands_are_quiet_without_a_terminal() {
 fn a_run_that_ranks_by_a_plugin_learns_the_same_as_one_that_ranks_natively() {
     let home = home();
     tiny::write_shop(&home.path().join("shop"));
-    let plugin = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/bm25/dist/bm25.wasm");
+    let plugin = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/bm25/dist/bm25.wasm");
     let adapter = |retriever: &str, run: &str| {
         let config = tiny::config_text(Path::new("shop"), Path::new(run), 2);
         std::fs::write(home.path().join("run.toml"), config).unwrap();

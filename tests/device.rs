@@ -8,7 +8,7 @@ mod tiny;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use querywright::kernels::Precision;
+use querywright::model::Precision;
 use querywright::model::{
     Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, PromptTokens,
     SamplingConfig, Tape, generate, prefix,
@@ -26,7 +26,7 @@ fn turn() -> Option<MutexGuard<'static, ()>> {
 }
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
 
 /// A model on both.

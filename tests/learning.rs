@@ -78,7 +78,7 @@ fn a_plugin_metered_by_fuel_gives_the_rewards_of_the_native_retriever_every_time
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("shop");
     tiny::write_shop(&data);
-    let component = concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/bm25/dist/bm25.wasm");
+    let component = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/bm25/dist/bm25.wasm");
     let run = |name: &str, plugin: bool| {
         let mut config = tiny::config(&data, &home.path().join(name), 4);
         // The user's words alone would always find the same: they weigh little, so that what the model adds decides.

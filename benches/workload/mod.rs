@@ -1,7 +1,7 @@
 //! What the benches measure: SmolLM2-135M on the shapes of the peers' scripts (`xtask/peers/`).
 #![allow(dead_code, reason = "every bench is a program of its own and takes what it needs")]
 
-use querywright::kernels::Precision;
+use querywright::model::Precision;
 use querywright::model::{
     Adapter, Decoder, GenerateOptions, LoraConfig, ModelSource, PromptTokens, SamplingConfig, Tokenizer, generate,
     generate_recorded, prefix,

@@ -38,7 +38,7 @@ pub fn folder() -> Option<PathBuf> {
         println!("skipped: the emulated device runs on x86-64 Linux");
         return None;
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let (ours, kernels) = (root.join("tests/emulator"), root.join("engine/kernels/src/device/cuda"));
     let mut hasher = DefaultHasher::new();
     for folder in [&ours, &kernels] {

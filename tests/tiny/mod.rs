@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use querywright::catalog::Dataset;
-use querywright::kernels::Precision;
+use querywright::model::Precision;
 use querywright::model::{Decoder, ModelSource};
 use querywright::retrieve::Bm25;
 use querywright::rewrite::{PromptEncoder, Prompter};
@@ -16,9 +16,9 @@ use querywright::train::{Labelled, Materials, Observer, TrainConfig};
 use querywright::types::Retriever;
 
 /// A random Qwen3 with two layers, a vocabulary of bytes and a context of 512 tokens.
-pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny-qwen3");
+pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-qwen3");
 /// The same as a GGUF file.
-pub const GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny-qwen3.gguf");
+pub const GGUF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-qwen3.gguf");
 
 /// A product and a need that shares no word with it.
 const SHOP: [(&str, &str); 16] = [

@@ -7,7 +7,7 @@ use querywright::catalog::Dataset;
 use querywright::evaluate::{Comparison, Evaluated, Report, samples, system};
 use querywright::metrics::Measure;
 use querywright::retrieve::{Rm3, Rm3Config};
-use querywright::rewrite::Identity;
+use querywright::stack::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::Rewriter;
 

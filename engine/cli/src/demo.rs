@@ -10,11 +10,11 @@ use crate::grant::Grants;
 use crate::{open, train};
 
 /// The configuration that the demonstration runs.
-const CONFIG: &str = include_str!("../../../examples/configs/demo.toml");
+const CONFIG: &str = include_str!("../assets/demo.toml");
 
 /// The plugin that ranks unless another retriever is named, and its manifest.
-const PLUGIN: &[u8] = include_bytes!("../../../plugins/bm25/dist/bm25.wasm");
-const MANIFEST: &str = include_str!("../../../plugins/bm25/dist/plugin.toml");
+const PLUGIN: &[u8] = include_bytes!("../assets/bm25/bm25.wasm");
+const MANIFEST: &str = include_str!("../assets/bm25/plugin.toml");
 
 /// Train on the embedded demonstration and show what was learned.
 ///

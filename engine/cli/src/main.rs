@@ -20,6 +20,7 @@ mod plugin;
 mod progress;
 mod rewrite;
 mod search;
+mod serve;
 mod train;
 
 use clap::{Parser, Subcommand};

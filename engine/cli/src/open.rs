@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::catalog::{Catalog, Dataset, demo};
-use querywright::kernels::Precision;
 use querywright::metrics::Measure;
+use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
-use querywright::rewrite::{Identity, LanguageModel, PromptConfig, PromptEncoder, Prompter};
+use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter};
 use querywright::sources::{self, PullOptions};
+use querywright::stack::Identity;
 use querywright::train::Labelled;
 use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};

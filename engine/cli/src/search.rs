@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<()> {
             let remedy = "give a query, or leave the option out to serve lines";
             return Err(querywright::Error::argument("--explain", "there is no query", remedy).into());
         }
-        querywright::serve::json_lines(&stack, args.k, std::io::stdin().lock(), std::io::stdout().lock())?;
+        crate::serve::json_lines(&stack, args.k, std::io::stdin().lock(), std::io::stdout().lock())?;
         return Ok(());
     };
     let answer = stack.search(query, args.k)?;

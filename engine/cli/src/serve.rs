@@ -8,8 +8,7 @@ use std::io::{BufRead, Write};
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
-use crate::stack::Stack;
+use querywright::{Error, Result, Stack};
 
 /// A line of a client.
 #[derive(Debug, Deserialize)]
@@ -71,8 +70,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::catalog::CatalogBuilder;
-    use crate::retrieve::{Bm25, Bm25Config};
+    use querywright::catalog::CatalogBuilder;
+    use querywright::retrieve::{Bm25, Bm25Config};
 
     #[test]
     fn every_line_gets_its_answer_and_a_bad_one_does_not_end_the_service() {

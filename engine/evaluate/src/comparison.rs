@@ -179,7 +179,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A system with made-up scores under nDCG@10 and R@10.
-    pub(in crate::evaluate) fn made_up(name: &str, values: &[f64]) -> System {
+    pub(crate) fn made_up(name: &str, values: &[f64]) -> System {
         System {
             name: name.into(),
             rewriter: name.into(),

@@ -9,6 +9,9 @@
 //! `unsafe` lives in `tile` and `product`: vector instructions behind run-time detection, and disjoint writes of threads
 //! into one output; and in [`device`], the door to GPUs.
 
+use crate as kernels;
+use querywright_types::error;
+
 mod attention;
 pub mod device;
 mod exp;

@@ -90,22 +90,22 @@ impl LoraDelta {
     }
 
     /// A (rank, input) and B (output, rank).
-    pub(crate) fn factors(&self) -> (&[f32], &[f32]) {
+    pub fn factors(&self) -> (&[f32], &[f32]) {
         (&self.0.a, &self.0.b)
     }
 
     /// Its rank.
-    pub(crate) fn rank(&self) -> usize {
+    pub fn rank(&self) -> usize {
         self.0.rank
     }
 
     /// What `x Aᵀ Bᵀ` is multiplied by.
-    pub(crate) fn scale(&self) -> f32 {
+    pub fn scale(&self) -> f32 {
         self.0.scale
     }
 
     /// Whether it is a clone of another one.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 

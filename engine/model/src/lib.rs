@@ -1,5 +1,9 @@
 //! The language model: decoder, adapters, tokenizer, sampling.
 
+use crate as model;
+use querywright_kernels as kernels;
+use querywright_types::{self as types, error};
+
 mod adapter;
 mod chat;
 mod config;
@@ -13,6 +17,8 @@ mod sampling;
 mod source;
 mod tape;
 mod tokenizer;
+
+pub use querywright_kernels::{Precision, TokenStatistics};
 
 pub use adapter::{Adapter, LoraConfig, Projection};
 pub use chat::{ChatTemplate, Message};

@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn tiny() -> Tokenizer {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny-qwen3/tokenizer.json");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-qwen3/tokenizer.json");
         Tokenizer::from_file(Path::new(path)).unwrap()
     }
 

@@ -38,7 +38,7 @@ impl Inspection {
     /// Reads a component; nothing of it is run.
     ///
     /// # Errors
-    /// [`Error::Plugin`](crate::Error::Plugin) where it is no component, or a broken one.
+    /// [`Error::Plugin`](crate::error::Error::Plugin) where it is no component, or a broken one.
     pub fn of(name: &str, bytes: &[u8]) -> Result<Self> {
         let build = "build it with `querywright plugin build`";
         if !bytes.starts_with(b"\0asm") {
@@ -99,7 +99,7 @@ impl Inspection {
     /// that a compiler would sit over.
     ///
     /// # Errors
-    /// [`Error::Plugin`](crate::Error::Plugin), naming both versions where they differ.
+    /// [`Error::Plugin`](crate::error::Error::Plugin), naming both versions where they differ.
     pub fn check(&self, name: &str) -> Result<()> {
         let wanted = format!("{PACKAGE}/{RECOMMENDER}@{VERSION}");
         if !self.exports.contains(&wanted) {

@@ -20,7 +20,7 @@
 //! The interfaces themselves are described in `wit/`.
 //!
 //! ```
-//! use querywright::plugin::{Grant, Manifest};
+//! use querywright_plugin_host::{Grant, Manifest};
 //!
 //! let manifest = Manifest::parse(
 //!     r#"
@@ -36,8 +36,11 @@
 //! )?;
 //! let capabilities = manifest.grant(&Grant { log: true, ..Grant::default() });
 //! assert!(capabilities.log && capabilities.http.is_empty());
-//! # Ok::<(), querywright::Error>(())
+//! # Ok::<(), querywright_types::Error>(())
 //! ```
+
+use querywright_data::catalog;
+use querywright_types::{self as types, error};
 
 mod answer;
 mod cache;

@@ -8,14 +8,14 @@
 //!                                      any other retriever ── guard::Guard ───┘
 //! ```
 
+use crate as retrieve;
+use querywright_data::catalog;
+use querywright_types::{self as types, error};
+
 pub mod analysis;
 pub mod bm25;
 pub mod boolean;
-pub mod fusion;
-pub mod guard;
 pub mod rm3;
 
 pub use bm25::{Bm25, Bm25Config};
-pub use fusion::{Fusion, reciprocal_rank_fusion};
-pub use guard::{BackOff, Guard, GuardCounts};
 pub use rm3::{Rm3, Rm3Config};

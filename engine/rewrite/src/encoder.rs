@@ -139,7 +139,7 @@ mod tests {
     use crate::types::{QueryLanguage, RetrieverCard};
 
     fn encoder(style: PromptStyle) -> (PromptEncoder, Tokenizer) {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-qwen3");
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
         let tokenizer = ModelSource::open(&path).unwrap().tokenizer().unwrap();
         let card = RetrieverCard {
             name: "bm25".into(),

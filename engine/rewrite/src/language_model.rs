@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::encoder::PromptEncoder;
 use super::prompt::{PromptConfig, Prompter};
 use crate::error::{Error, Result};
-use crate::kernels::Precision;
+use crate::model::Precision;
 use crate::model::{
     Adapter, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Prefix, PromptTokens, SamplingConfig,
     Tokenizer, generate, prefix,

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
     use crate::rewrite::compose::Mode;
     use crate::rewrite::prompt::PromptStyle;
-    use crate::sources::fake_server::{Answer, FakeServer};
+    use crate::fake_server::{Answer, FakeServer};
     use crate::types::QueryLanguage;
     use std::time::Instant;
 

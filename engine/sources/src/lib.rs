@@ -13,6 +13,9 @@
 //! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
 //! harms nobody. What is in the cache is used without asking the network again.
 
+use crate as sources;
+use querywright_types::error;
+
 mod archive;
 mod cache;
 mod hub;

@@ -216,7 +216,7 @@ fn the_semanlink_conversion_is_byte_for_byte_the_reference() {
 }
 
 fn shared_folder() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared"))
 }
 
 /// Fetches everything for real: `QUERYWRIGHT_NETWORK=1`.

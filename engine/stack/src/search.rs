@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cache::RewriteCache;
+use super::fusion::reciprocal_rank_fusion;
 use super::worker::{Workers, rewrite_one};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::retrieve::reciprocal_rank_fusion;
 use crate::types::{Deadline, Query, Ranking, Request, Retriever, Rewrite, Rewriter};
 
 /// A rewriter in front of a retriever. Cheap to share behind an `Arc`; safe to call from many threads.

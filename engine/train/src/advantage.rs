@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn advantages_equal_trls_formula_in_each_scaling_with_missing_rewards() {
-        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/grpo.json"));
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/grpo.json"));
         let golden = &serde_json::from_str::<serde_json::Value>(text).unwrap()["advantages"];
         let rewards: Vec<Option<f32>> = serde_json::from_value(golden["rewards"].clone()).unwrap();
         for case in golden["cases"].as_array().unwrap() {

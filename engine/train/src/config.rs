@@ -11,7 +11,7 @@ use super::optimizer::AdamWConfig;
 use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
 use crate::error::{Error, Result, nearest};
-use crate::kernels::Precision;
+use crate::model::Precision;
 use crate::model::{DeviceChoice, LoraConfig, SamplingConfig};
 use crate::retrieve::Bm25Config;
 use crate::rewrite::{PromptConfig, PromptStyle};

@@ -6,7 +6,7 @@ use super::advantage::{Counterfactual, broadcast, term_credit};
 use super::loss::{Batch, LossConfig, LossOutput, Totals, policy_loss};
 use super::optimizer::{AdamW, Parameter, Update, clip_grad_norm};
 use crate::error::Result;
-use crate::kernels::TokenStatistics;
+use crate::model::TokenStatistics;
 use crate::model::{Adapter, Decoder, Deltas, GradientSum, Objective, Predictions, Tape};
 
 /// A completion that the policy learns from.

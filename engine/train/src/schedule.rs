@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn rates_equal_those_of_transformers_and_stay_there_after_the_end() {
-        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/adamw.json"));
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/adamw.json"));
         let golden = serde_json::from_str::<serde_json::Value>(text).unwrap()["schedules"].take();
         let cases: Vec<Case> = serde_json::from_value(golden).unwrap();
         assert_eq!(cases.len(), 7);

@@ -3,10 +3,12 @@
 //! The way of the data, one direction: [`Query`] → [`Rewrite`] → [`Ranking`] → reward → advantage → gradient → adapter.
 
 mod contract;
+pub mod error;
 mod query;
 mod ranking;
 
 pub use contract::{Deadline, QueryLanguage, Retriever, RetrieverCard, Rewriter};
+pub use error::{Error, Result};
 pub use query::{Query, Request, Rewrite};
 pub use ranking::{Hit, Judgements, Ranking};
 

@@ -7,22 +7,22 @@ use querywright::Error;
 
 /// What a new plugin's folder holds: the template, and the SDK that it builds against.
 const FILES: &[(&str, &str)] = &[
-    ("Cargo.toml", include_str!("../../../../plugins/template/Cargo.toml")),
-    ("plugin.toml", include_str!("../../../../plugins/template/plugin.toml")),
-    ("README.md", include_str!("../../../../plugins/template/README.md")),
-    ("src/lib.rs", include_str!("../../../../plugins/template/src/lib.rs")),
+    ("Cargo.toml", include_str!("../../assets/template/manifest.toml")),
+    ("plugin.toml", include_str!("../../assets/template/plugin.toml")),
+    ("README.md", include_str!("../../assets/template/README.md")),
+    ("src/lib.rs", include_str!("../../assets/template/src/lib.rs")),
     (".gitignore", "/target\n"),
-    ("sdk/Cargo.toml", include_str!("../../../../plugins/sdk/Cargo.toml")),
-    ("sdk/src/lib.rs", include_str!("../../../../plugins/sdk/src/lib.rs")),
-    ("sdk/src/host.rs", include_str!("../../../../plugins/sdk/src/host.rs")),
-    ("sdk/src/testing.rs", include_str!("../../../../plugins/sdk/src/testing.rs")),
-    ("sdk/wit/artifact.wit", include_str!("../../../../plugins/sdk/wit/artifact.wit")),
-    ("sdk/wit/embed.wit", include_str!("../../../../plugins/sdk/wit/embed.wit")),
-    ("sdk/wit/http.wit", include_str!("../../../../plugins/sdk/wit/http.wit")),
-    ("sdk/wit/log.wit", include_str!("../../../../plugins/sdk/wit/log.wit")),
-    ("sdk/wit/recommender.wit", include_str!("../../../../plugins/sdk/wit/recommender.wit")),
-    ("sdk/wit/types.wit", include_str!("../../../../plugins/sdk/wit/types.wit")),
-    ("sdk/wit/world.wit", include_str!("../../../../plugins/sdk/wit/world.wit")),
+    ("sdk/Cargo.toml", include_str!("../../assets/sdk/manifest.toml")),
+    ("sdk/src/lib.rs", include_str!("../../assets/sdk/src/lib.rs")),
+    ("sdk/src/host.rs", include_str!("../../assets/sdk/src/host.rs")),
+    ("sdk/src/testing.rs", include_str!("../../assets/sdk/src/testing.rs")),
+    ("sdk/wit/artifact.wit", include_str!("../../assets/sdk/wit/artifact.wit")),
+    ("sdk/wit/embed.wit", include_str!("../../assets/sdk/wit/embed.wit")),
+    ("sdk/wit/http.wit", include_str!("../../assets/sdk/wit/http.wit")),
+    ("sdk/wit/log.wit", include_str!("../../assets/sdk/wit/log.wit")),
+    ("sdk/wit/recommender.wit", include_str!("../../assets/sdk/wit/recommender.wit")),
+    ("sdk/wit/types.wit", include_str!("../../assets/sdk/wit/types.wit")),
+    ("sdk/wit/world.wit", include_str!("../../assets/sdk/wit/world.wit")),
 ];
 
 /// The name that the template has.

@@ -447,7 +447,7 @@ fn a_run_that_cannot_be_read_or_written_says_why() {
 
 /// Where the real data sets lie; none, with a printed reason, where they are absent.
 fn real_data() -> Option<PathBuf> {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").to_owned();
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned();
     let path = Path::new(&std::env::var("QUERYWRIGHT_SHARED").unwrap_or(default)).join("data");
     if !path.is_dir() {
         println!("skipped: there are no data sets at {}", path.display());

@@ -33,7 +33,7 @@ struct GoldenTest {
 }
 
 fn golden() -> Golden {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/measures.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/measures.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -106,7 +106,7 @@ fn a_bad_measure_is_refused_with_what_would_be_right() {
         ("R", "such as \"R@10\""),
     ] {
         let error = name.parse::<Measure>().unwrap_err();
-        assert!(matches!(error, crate::Error::Argument { .. }));
+        assert!(matches!(error, crate::error::Error::Argument { .. }));
         assert!(error.to_string().contains(hint), "{name}: {error}");
     }
 }

@@ -95,7 +95,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn rotate(
+    pub fn rotate(
         &self,
         raw: View<'_>,
         qkv: View<'_>,
@@ -117,7 +117,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn rotate_backward(
+    pub fn rotate_backward(
         &self,
         raw: View<'_>,
         dqkv: View<'_>,
@@ -166,7 +166,7 @@ impl Device {
     /// # Errors
     /// Heads that are too wide, operands that are too small.
     #[allow(clippy::too_many_arguments, reason = "what asks, what is asked, who sees whom, and where it goes")]
-    pub(crate) fn attend_tree(
+    pub fn attend_tree(
         &self,
         qkv: Matrix<'_>,
         (keys, kv_stride): (View<'_>, usize),
@@ -207,7 +207,7 @@ impl Device {
     ///
     /// # Errors
     /// Heads that are too wide or too many to a key head, operands that are too small.
-    pub(crate) fn attend_one(
+    pub fn attend_one(
         &self,
         qkv: Matrix<'_>,
         (keys, kv_stride): (View<'_>, usize),
@@ -245,7 +245,7 @@ impl Device {
     /// # Errors
     /// Heads that are too wide, operands that are too small.
     #[allow(clippy::too_many_arguments, reason = "what went in, what came out, and their gradients")]
-    pub(crate) fn attend_backward(
+    pub fn attend_backward(
         &self,
         qkv: Matrix<'_>,
         tree: Tree<'_>,

@@ -27,7 +27,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn statistics(
+    pub fn statistics(
         &self,
         logits: View<'_>,
         targets: View<'_>,
@@ -48,7 +48,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn slopes(
+    pub fn slopes(
         &self,
         logits: View<'_>,
         (targets, weights): (View<'_>, View<'_>),
@@ -80,7 +80,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn draw(
+    pub fn draw(
         &self,
         logits: View<'_>,
         uniforms: View<'_>,
@@ -108,7 +108,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn squares(&self, values: View<'_>, count: usize) -> Result<f64> {
+    pub fn squares(&self, values: View<'_>, count: usize) -> Result<f64> {
         const BLOCKS: usize = 256;
         self.need("squares", values, 4 * count)?;
         let partial = self.allocate(8 * BLOCKS)?;
@@ -123,7 +123,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn adamw(
+    pub fn adamw(
         &self,
         values: View<'_>,
         gradient: View<'_>,

@@ -136,7 +136,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small. Tokens must lie inside the table; the caller has checked them.
-    pub(crate) fn embed(&self, table: Matrix<'_>, tokens: View<'_>, x: View<'_>, rows: usize) -> Result<()> {
+    pub fn embed(&self, table: Matrix<'_>, tokens: View<'_>, x: View<'_>, rows: usize) -> Result<()> {
         let (width, op) = (table.columns, "embed");
         self.need(op, table.view, table.bytes())?;
         self.need(op, tokens, 4 * rows)?;
@@ -149,7 +149,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn rms_norm(
+    pub fn rms_norm(
         &self,
         x: View<'_>,
         wanted: Option<View<'_>>,
@@ -180,7 +180,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn rms_norm_backward(
+    pub fn rms_norm_backward(
         &self,
         x: View<'_>,
         weight: View<'_>,
@@ -202,7 +202,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn swiglu(&self, gate_up: View<'_>, out: Matrix<'_>) -> Result<()> {
+    pub fn swiglu(&self, gate_up: View<'_>, out: Matrix<'_>) -> Result<()> {
         let (op, rows, wide) = ("swiglu", out.rows, out.columns);
         self.need(op, gate_up, rows * 2 * wide * out.format.bytes())?;
         self.need(op, out.view, out.bytes())?;
@@ -214,7 +214,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn swiglu_backward(&self, gate_up: View<'_>, dout: Matrix<'_>, dgate_up: View<'_>) -> Result<()> {
+    pub fn swiglu_backward(&self, gate_up: View<'_>, dout: Matrix<'_>, dgate_up: View<'_>) -> Result<()> {
         let (op, rows, wide) = ("swiglu_backward", dout.rows, dout.columns);
         self.need(op, gate_up, rows * 2 * wide * dout.format.bytes())?;
         self.need(op, dgate_up, rows * 2 * wide * dout.format.bytes())?;
@@ -251,7 +251,7 @@ impl Device {
     ///
     /// # Errors
     /// Shapes that differ, operands that are too small.
-    pub(crate) fn move_rows(&self, from: Matrix<'_>, to: Matrix<'_>) -> Result<()> {
+    pub fn move_rows(&self, from: Matrix<'_>, to: Matrix<'_>) -> Result<()> {
         let (op, rows, columns) = ("move", to.rows, to.columns);
         if (from.rows, from.columns, from.format) != (rows, columns, to.format) {
             let found = format!("{} x {} moved to {rows} x {columns}", from.rows, from.columns);
@@ -268,7 +268,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub(crate) fn gather_sums(
+    pub fn gather_sums(
         &self,
         from: View<'_>,
         (order, offsets, targets): (View<'_>, View<'_>, View<'_>),

@@ -7,13 +7,13 @@
 use super::{Isa, Output, PANEL, store_row};
 
 /// Values along the inner dimension that share a scale, in 8-bit weights.
-pub(in crate::kernels) const BLOCK: usize = 128;
+pub(crate) const BLOCK: usize = 128;
 
 /// As [`tile_f32`](super::tile_f32) with 8-bit weights: `panel` holds the weights, and a scale a column for each block of them.
 ///
 /// # Safety
 /// As [`tile_f32`](super::tile_f32) for rows and output; the panel's slices hold `inner` rows and their blocks' scales.
-pub(in crate::kernels) unsafe fn tile_int8(
+pub(crate) unsafe fn tile_int8(
     isa: Isa,
     (x, stride): (*const f32, usize),
     panel: (&[i8], &[f32]),
@@ -143,7 +143,7 @@ unsafe fn int8_avx2<const M: usize>(x: [&[f32]; M], panel: (&[i8], &[f32]), outp
 
 /// Rows of activations in bytes: a value is `scale · (128 · high + low - MIDDLE)`, the scale that of its block.
 #[derive(Debug)]
-pub(in crate::kernels) struct Bytes {
+pub(crate) struct Bytes {
     high: Vec<u8>,
     low: Vec<u8>,
     /// A row's blocks, one behind the other.
@@ -158,7 +158,7 @@ const MIDDLE: i32 = 1 << 14;
 
 impl Bytes {
     /// From rows of `width` values.
-    pub(in crate::kernels) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Self {
+    pub(crate) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Self {
         let (count, wide, blocks) = (rows.len(), width.next_multiple_of(4), width.div_ceil(BLOCK));
         let mut bytes = Self {
             // Padding meets weights of zero.
@@ -200,7 +200,7 @@ fn in_bytes(x: &[f32], high: &mut [u8], low: &mut [u8]) -> f32 {
 /// # Safety
 /// AVX512-VNNI was detected; `rows` rows of `bytes` and of the output exist, and no other thread touches the latter.
 #[cfg(target_arch = "x86_64")]
-pub(in crate::kernels) unsafe fn tile_bytes(
+pub(crate) unsafe fn tile_bytes(
     (bytes, row, from): (&Bytes, usize, usize),
     panel: (&[i8], &[f32], &[i16]),
     inner: usize,

@@ -54,7 +54,7 @@ fn check(tape: &DeviceTape, predictions: &Predictions) -> Result<()> {
 }
 
 impl DeviceDecoder {
-    pub(in crate::model) fn predicted(
+    pub(crate) fn predicted(
         &self,
         tape: &DeviceTape,
         predictions: &Predictions,
@@ -73,7 +73,7 @@ impl DeviceDecoder {
     }
 
     /// As [`Decoder::backward`](crate::model::Decoder::backward).
-    pub(in crate::model) fn backward(
+    pub(crate) fn backward(
         &self,
         tape: &DeviceTape,
         objective: Objective<'_>,

@@ -108,7 +108,7 @@ struct Call<'a> {
 }
 
 impl DeviceDecoder {
-    pub(in crate::model) fn generate(
+    pub(crate) fn generate(
         &self,
         prefix: &[u32],
         prompts: &[PromptTokens],

@@ -73,7 +73,7 @@ impl DeviceGradients {
 
 impl DeviceDecoder {
     /// Gradients of zero for these deltas.
-    pub(in crate::model) fn zero_gradients(&self, deltas: &Deltas) -> Result<DeviceGradients> {
+    pub(crate) fn zero_gradients(&self, deltas: &Deltas) -> Result<DeviceGradients> {
         let (mut lengths, mut end) = (Vec::new(), 0);
         let mut place = |length: usize| {
             lengths.push(length);

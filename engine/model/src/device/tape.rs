@@ -64,7 +64,7 @@ fn fed(completion: &[u32]) -> &[u32] {
 }
 
 impl DeviceTape {
-    pub(in crate::model) fn of(
+    pub(crate) fn of(
         decoder: &DeviceDecoder,
         deltas: &Deltas,
         prefix: &[u32],
@@ -93,11 +93,7 @@ impl DeviceTape {
         }
     }
 
-    pub(in crate::model) fn replace(
-        &mut self,
-        decoder: &DeviceDecoder,
-        completions: &[(usize, usize, &[u32])],
-    ) -> Result<()> {
+    pub(crate) fn replace(&mut self, decoder: &DeviceDecoder, completions: &[(usize, usize, &[u32])]) -> Result<()> {
         for (prompt, index, tokens) in completions {
             decoder.check(tokens)?;
             if let Some(old) = self.prompts.get_mut(*prompt).and_then(|p| p.completions.get_mut(*index)) {
@@ -107,15 +103,15 @@ impl DeviceTape {
         Ok(())
     }
 
-    pub(in crate::model) fn retain(&mut self, prompts: &[usize]) {
+    pub(crate) fn retain(&mut self, prompts: &[usize]) {
         self.prompts = prompts.iter().filter_map(|p| self.prompts.get(*p).cloned()).collect();
     }
 
-    pub(in crate::model) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.prefix.len() + self.prompts.iter().map(Prompt::rows).sum::<usize>()
     }
 
-    pub(in crate::model) fn predictions<'t>(&self, tokens: impl Iterator<Item = Vec<&'t [u32]>>) -> Predictions {
+    pub(crate) fn predictions<'t>(&self, tokens: impl Iterator<Item = Vec<&'t [u32]>>) -> Predictions {
         let mut predictions = Predictions::default();
         let mut row = self.prefix.len();
         for (prompt, completions) in self.prompts.iter().zip(tokens) {

@@ -10,7 +10,7 @@ struct Fixture {
 }
 
 fn fixture(precision: Precision) -> Fixture {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-qwen3");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
     let source = ModelSource::open(&path).unwrap();
     let tokenizer = source.tokenizer().unwrap();
     Fixture { decoder: Decoder::load(&source, precision, &|_, _| {}).unwrap(), tokenizer }
@@ -102,7 +102,7 @@ fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_form
         println!("skipped: no products in bf16 on this machine");
         return;
     }
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/peft-qwen3");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/peft-qwen3");
     let adapter = crate::model::Adapter::load(&path, f.decoder.config()).unwrap();
     let sampling = SamplingConfig { max_completion_length: 20, temperature: 0.8, ..Default::default() };
     let options = GenerateOptions { sampling: &sampling, completions: 3, stop: &[], seed: 4, deadline: Deadline::NONE };

@@ -5,7 +5,7 @@ use super::super::source::ModelSource;
 use super::*;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")).join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(name)
 }
 
 /// The largest difference relative to the largest value.

@@ -6,7 +6,7 @@ use super::*;
 use crate::model::{Adapter, HostTape, LoraConfig};
 
 fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
 }
 
 fn load(name: &str) -> HostDecoder {
@@ -103,7 +103,7 @@ fn python_peft_reads_our_adapter_and_computes_the_same_logits() {
     let folder = tempfile::tempdir().unwrap();
     adapter.save(folder.path(), "tiny-qwen3").unwrap();
     let ids = [3u32, 17, 200, 5, 9];
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("xtask/golden/adapter.py");
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../xtask/golden/adapter.py");
     let output = std::process::Command::new(python)
         .arg(script)
         .arg("check")

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use super::*;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")).join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden")).join(name)
 }
 
 fn refusal(path: &Path) -> String {

@@ -61,7 +61,7 @@ struct GoldenSetting {
 
 #[test]
 fn scores_are_those_of_bm25s_for_any_k1_and_b() {
-    let golden = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/bm25.json"));
+    let golden = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/bm25.json"));
     let golden: Golden = serde_json::from_str(golden).unwrap();
     let mut builder = CatalogBuilder::new();
     for (n, text) in golden.documents.iter().enumerate() {

@@ -163,5 +163,5 @@ fn place(_target: &Path, blob: &Path, copy: &Path) -> std::io::Result<()> {
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> String {
     // Borrowed here, owned by the crate's error: only its sentence is needed.
-    crate::Error::write(path, std::io::Error::new(error.kind(), error.to_string())).to_string()
+    crate::error::Error::write(path, std::io::Error::new(error.kind(), error.to_string())).to_string()
 }

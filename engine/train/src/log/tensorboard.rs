@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_those_that_tensorboard_itself_writes() {
-        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tensorboard.json"));
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tensorboard.json"));
         let golden = serde_json::from_str::<serde_json::Value>(text).unwrap();
         let values = [("train/reward".to_owned(), 0.25), ("train/kl".to_owned(), -1.5e-3)];
         let events =

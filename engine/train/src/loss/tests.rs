@@ -60,7 +60,7 @@ impl Case {
 }
 
 fn golden() -> Losses {
-    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/grpo.json"));
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/grpo.json"));
     serde_json::from_str::<Golden>(text).unwrap().losses
 }
 

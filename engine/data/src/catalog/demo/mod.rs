@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use generator::Shop;
 use vocabulary::{Split, Vocabulary};
 
-use crate::Result;
 use crate::catalog::{CatalogBuilder, Dataset, Qrels};
+use crate::error::Result;
 use crate::types::{Judgements, Ordinal, Query};
 
 /// The name of the data set, and of its place in the registry.

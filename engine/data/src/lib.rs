@@ -1,0 +1,7 @@
+//! Documents, queries, judgements and runs ([`catalog`]), and what a ranking is worth ([`metrics`]).
+#![deny(missing_docs)]
+
+pub mod catalog;
+pub mod metrics;
+
+use querywright_types::{self as types, error};

@@ -214,9 +214,9 @@ fn first_choice(answer: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake_server::{Answer, FakeServer};
     use crate::rewrite::compose::Mode;
     use crate::rewrite::prompt::PromptStyle;
-    use crate::fake_server::{Answer, FakeServer};
     use crate::types::QueryLanguage;
     use std::time::Instant;
 

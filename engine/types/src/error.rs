@@ -1,17 +1,20 @@
 //! What can go wrong, in one typed error.
 //!
 //! Every variant names *where* (file and line, configuration key, argument), *what was found* and *what would be
-//! right*, so that the sentence a user reads tells them what to do next. The one kind that the trainer treats apart is
-//! [`Fault`]: the environment (retriever, network, plugin) failed, which is never a reward.
+//! right*, so that the sentence a user reads tells them what to do next, and has a short [`code`](Error::code) for
+//! programs. The one kind that the trainer treats apart is [`Fault`]: the retriever failed, which is never a reward.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// The result of everything fallible in this crate.
+pub use crate::fault::{Fault, FaultKind};
+
+/// The result of everything fallible in this project.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the library.
-#[derive(Debug, thiserror::Error)]
+/// An error of the library. Cheap enough to clone: a fallback keeps it beside the answer.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a file.
@@ -22,7 +25,7 @@ pub enum Error {
         /// The file or folder.
         path: PathBuf,
         /// The system's own error.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// A data file holds something that cannot be used.
     #[error("{}{}: {found}; {remedy}", path.display(), at_line(*line))]
@@ -86,15 +89,33 @@ pub enum Error {
         /// What would be right.
         remedy: String,
     },
-    /// The environment failed: never a reward, never a ranking.
+    /// The retriever failed: never a reward, never a ranking.
     #[error(transparent)]
     Fault(#[from] Fault),
     /// A language model's answer broke the format that the prompt asked for.
     #[error("the rewrite has no usable query: {0}")]
     Format(String),
+    /// A rewriter broke its contract: it panicked, or gave no answer for a query.
+    #[error("rewriter {name}: {found}")]
+    Rewriter {
+        /// Its name.
+        name: String,
+        /// What it did.
+        found: String,
+    },
     /// The time allowed ran out.
     #[error("the deadline of {0:?} passed before a result was ready")]
     Deadline(Duration),
+    /// More was asked for at once than may wait.
+    #[error("{name} is overloaded: {found}; {remedy}")]
+    Overloaded {
+        /// What is overloaded: "rewriting".
+        name: String,
+        /// What was found.
+        found: String,
+        /// What would help.
+        remedy: String,
+    },
     /// The program found itself in a state that it rules out. No input should lead here.
     #[error("this is a bug in querywright: {place}: {found}; please report it")]
     Bug {
@@ -105,64 +126,24 @@ pub enum Error {
     },
     /// A tensor operation failed; a bug in this crate, or memory ran out.
     #[error("tensor operation: {0}")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(Arc<candle_core::Error>),
 }
 
-/// A failure of the environment: retriever, network or plugin. It is retried, then the sample is dropped and counted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{retriever}: {kind}: {detail}")]
-pub struct Fault {
-    /// Which retriever.
-    pub retriever: String,
-    /// What sort of failure.
-    pub kind: FaultKind,
-    /// The retriever's own words.
-    pub detail: String,
-}
-
-/// The sorts of environment failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum FaultKind {
-    /// No answer in time.
-    Timeout,
-    /// The other side could not be reached or broke off.
-    Network,
-    /// The answer could not be read.
-    Parse,
-    /// A plugin trapped or exceeded a limit.
-    Trap,
-    /// A plugin said that it cannot answer.
-    Refused,
-    /// It failed too often of late and is not asked for a while.
-    Resting,
-    /// The index itself failed.
-    Index,
-}
-
-impl std::fmt::Display for FaultKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Timeout => "timed out",
-            Self::Network => "network failure",
-            Self::Parse => "unreadable answer",
-            Self::Trap => "plugin trap",
-            Self::Refused => "refused",
-            Self::Resting => "resting",
-            Self::Index => "index failure",
-        })
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(Arc::new(error))
     }
 }
 
 impl Error {
     /// An unreadable file.
     pub fn read(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { action: "cannot read", path: path.as_ref().to_path_buf(), source }
+        Self::Io { action: "cannot read", path: path.as_ref().to_path_buf(), source: Arc::new(source) }
     }
 
     /// A file that could not be written.
     pub fn write(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { action: "cannot write", path: path.as_ref().to_path_buf(), source }
+        Self::Io { action: "cannot write", path: path.as_ref().to_path_buf(), source: Arc::new(source) }
     }
 
     /// A bad value of a key or an argument.
@@ -195,14 +176,35 @@ impl Error {
         Self::Bug { place, found: found.into() }
     }
 
-    /// Whether the environment failed (so that the sample must be dropped, not scored).
+    /// A short word for what sort of error this is, for programs, metrics and logs: "argument", "deadline", and for a
+    /// [`Fault`] the code of its [kind](FaultKind::code). Codes stay what they are from version to version.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::Data { .. } => "data",
+            Self::Argument { .. } => "argument",
+            Self::Model { .. } => "model",
+            Self::Fetch { .. } => "fetch",
+            Self::Plugin { .. } => "plugin",
+            Self::Device { .. } => "device",
+            Self::Fault(Fault { kind, .. }) => kind.code(),
+            Self::Format(_) => "format",
+            Self::Rewriter { .. } => "rewriter",
+            Self::Deadline(_) => "deadline",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Bug { .. } => "bug",
+            Self::Tensor(_) => "tensor",
+        }
+    }
+
+    /// Whether the retriever failed (so that the sample must be dropped, not scored).
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Fault(_))
     }
 
-    /// Whether the time allowed ran out.
+    /// Whether the time allowed ran out, here or at the retriever.
     pub fn is_deadline(&self) -> bool {
-        matches!(self, Self::Deadline(_))
+        matches!(self, Self::Deadline(_) | Self::Fault(Fault { kind: FaultKind::Timeout, .. }))
     }
 }
 

@@ -1,16 +1,29 @@
-//! The values that flow through the house, and the two contracts ([`Retriever`], [`Rewriter`]) that they flow between.
+//! The values that flow through Querywright, and the two contracts that they flow between.
 //!
-//! The way of the data, one direction: [`Query`] → [`Rewrite`] → [`Ranking`] → reward → advantage → gradient → adapter.
+//! The data flow has one direction: [`Query`] → [`Rewrite`] → [`Ranking`] → reward → advantage → gradient → adapter.
+//!
+//! Whoever has a search engine of their own implements [`Retriever`]: a [`RetrieverCard`] that says what it is, and one
+//! method that ranks a batch of [`Request`]s before a [`Deadline`]. Whoever has another way to rewrite queries implements
+//! [`Rewriter`]. This crate depends on serde and thiserror alone, so that either compiles in seconds.
+#![deny(missing_docs)]
 
+mod card;
+mod checked;
 mod contract;
+mod deadline;
 pub mod error;
+mod fault;
 mod query;
 mod ranking;
 
-pub use contract::{Deadline, QueryLanguage, Retriever, RetrieverCard, Rewriter};
+pub use card::{QueryLanguage, RetrieverCard};
+pub use checked::retrieve;
+pub use contract::{Documents, Retriever, Rewriter};
+pub use deadline::Deadline;
 pub use error::{Error, Result};
+pub use fault::{Fault, FaultKind};
 pub use query::{Query, Request, Rewrite};
-pub use ranking::{Hit, Judgements, Ranking};
+pub use ranking::{DocumentName, Hit, Judgements, Ranking};
 
-/// A document's position in its catalogue, counted from 0. Items cross every border as ordinals, never as strings.
+/// A document's position in its catalogue, counted from 0. Documents cross every boundary as ordinals, never as strings.
 pub type Ordinal = u32;

@@ -1,6 +1,6 @@
 //! What a user asks, what a rewriter makes of it, and what a retriever is given.
 
-use super::{Ordinal, QueryLanguage};
+use crate::{Ordinal, QueryLanguage};
 
 /// A user's query as it came in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

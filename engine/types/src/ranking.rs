@@ -1,6 +1,6 @@
 //! What a retriever answers, and what is known to be right.
 
-use super::Ordinal;
+use crate::Ordinal;
 
 /// One ranked document.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -9,6 +9,15 @@ pub struct Hit {
     pub doc: Ordinal,
     /// The retriever's score; higher is better. Always finite.
     pub score: f32,
+}
+
+/// What a document is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct DocumentName {
+    /// Its id.
+    pub id: String,
+    /// Its title; empty when it has none.
+    pub title: String,
 }
 
 /// Ranked documents, best first; every document at most once.

@@ -1,7 +1,8 @@
 //! Whole query sets through rewriter and retriever.
 
-use crate::error::{Error, Fault};
-use crate::types::{Deadline, Query, Ranking, Request, Retriever, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Fault, Query, Ranking, Request, Retriever, Rewrite, Rewriter, retrieve};
+
+use crate::worker::broken;
 
 /// What became of one query of a set.
 #[derive(Debug)]
@@ -10,7 +11,7 @@ pub struct Ranked {
     pub rewrite: Rewrite,
     /// Why the original query was searched for.
     pub fallback: Option<Error>,
-    /// What came back.
+    /// What came back, held to the contract of [`Retriever`].
     pub ranking: Result<Ranking, Fault>,
 }
 
@@ -26,18 +27,22 @@ pub fn rank_all(
     let mut all = Vec::with_capacity(queries.len());
     for part in queries.chunks(batch.max(1)) {
         let owned: Vec<Query> = part.iter().map(|q| (*q).clone()).collect();
-        let mut rewrites = rewriter.rewrite(&owned, Deadline::NONE).into_iter();
+        let mut rewrites = rewriter.rewrite(&owned, Deadline::NONE);
+        if rewrites.len() != part.len() {
+            // Nobody knows which rewrite belongs to which query.
+            let found = format!("it gave {} answers to {} queries", rewrites.len(), part.len());
+            rewrites = part.iter().map(|_| Err(broken(rewriter, &found))).collect();
+        }
         let (mut plans, mut requests) = (Vec::with_capacity(part.len()), Vec::with_capacity(part.len()));
-        for query in part {
-            let missing = || Err(Error::Format("the rewriter gave no answer for this query".into()));
-            let (rewrite, fallback) = match rewrites.next().unwrap_or_else(missing) {
+        for (query, rewrite) in part.iter().zip(rewrites) {
+            let (rewrite, fallback) = match rewrite {
                 Ok(rewrite) => (rewrite, None),
                 Err(error) => (Rewrite::plain(query.text.clone()), Some(error)),
             };
             requests.push(Request::new(query, &rewrite, k));
             plans.push((rewrite, fallback));
         }
-        let rankings = retriever.retrieve(&requests);
+        let rankings = retrieve(retriever, &requests, Deadline::NONE);
         all.extend(plans.into_iter().zip(rankings).map(|((rewrite, fallback), ranking)| Ranked {
             rewrite,
             fallback,

@@ -3,24 +3,24 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
-use crate::types::{Ordinal, Rewrite};
+use querywright_types::{Ordinal, Rewrite};
 
 /// Text and history: all that a rewrite depends on, the rewriter being the same.
 type Key = (String, Vec<Ordinal>);
 
 /// The newest rewrites, oldest out first.
 #[derive(Debug)]
-pub(super) struct RewriteCache {
+pub(crate) struct RewriteCache {
     entries: usize,
     held: Mutex<(HashMap<Key, Rewrite>, VecDeque<Key>)>,
 }
 
 impl RewriteCache {
-    pub(super) fn new(entries: usize) -> Self {
+    pub(crate) fn new(entries: usize) -> Self {
         Self { entries, held: Mutex::default() }
     }
 
-    pub(super) fn get(&self, text: &str, history: &[Ordinal]) -> Option<Rewrite> {
+    pub(crate) fn get(&self, text: &str, history: &[Ordinal]) -> Option<Rewrite> {
         if self.entries == 0 {
             return None;
         }
@@ -28,7 +28,7 @@ impl RewriteCache {
         held.0.get(&(text.to_owned(), history.to_vec())).cloned()
     }
 
-    pub(super) fn put(&self, text: &str, history: &[Ordinal], rewrite: &Rewrite) {
+    pub(crate) fn put(&self, text: &str, history: &[Ordinal], rewrite: &Rewrite) {
         if self.entries == 0 {
             return;
         }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Fault, Result};
-use crate::types::{Hit, Ordinal, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
+use querywright_types::{
+    Deadline, Error, Fault, Hit, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard, retrieve,
+};
 
 /// The constant of the formula: how little the first ranks stand out.
 const K: f64 = 60.0;
@@ -21,6 +22,12 @@ const LEAST_DEPTH: usize = 100;
 pub struct Fusion {
     retrievers: Vec<Arc<dyn Retriever>>,
     card: RetrieverCard,
+}
+
+impl std::fmt::Debug for Fusion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fusion").field("card", &self.card).finish_non_exhaustive()
+    }
 }
 
 impl Fusion {
@@ -46,15 +53,15 @@ impl Fusion {
         for card in cards() {
             hasher.update(format!("{}:{}", card.digest.len(), card.digest));
         }
-        let card = RetrieverCard {
-            name: format!("rrf({})", cards().map(|card| card.name.as_str()).collect::<Vec<_>>().join(",")),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            digest: hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
-            languages,
-            fields,
-            reads_history: cards().any(|card| card.reads_history),
-            content: first.content,
-        };
+        let name = format!("rrf({})", cards().map(|card| card.name.as_str()).collect::<Vec<_>>().join(","));
+        let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut card = RetrieverCard::new(name, digest)
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_languages(languages)
+            .with_fields(fields)
+            .with_history(cards().any(|card| card.reads_history))
+            .with_content(first.content);
+        card.documents = first.documents;
         Ok(Self { retrievers, card })
     }
 }
@@ -65,9 +72,9 @@ impl Retriever for Fusion {
     }
 
     /// A request fails where any retriever fails: a fusion of the others would be another ranking under the same name.
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let deeper: Vec<Request> = requests.iter().map(|r| Request { k: r.k.max(LEAST_DEPTH), ..r.clone() }).collect();
-        let mut answers: Vec<_> = self.retrievers.iter().map(|r| r.retrieve(&deeper).into_iter()).collect();
+        let mut answers: Vec<_> = self.retrievers.iter().map(|r| retrieve(r, &deeper, deadline).into_iter()).collect();
         requests
             .iter()
             .map(|request| {
@@ -95,8 +102,9 @@ pub fn reciprocal_rank_fusion(rankings: &[Ranking], k: usize) -> Ranking {
 
 #[cfg(test)]
 mod tests {
+    use querywright_types::FaultKind;
+
     use super::*;
-    use crate::error::FaultKind;
 
     /// Answers every request with the same documents.
     struct Fixed {
@@ -109,7 +117,7 @@ mod tests {
             &self.card
         }
 
-        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
             let ranking =
                 |docs: Vec<Ordinal>| Ranking { hits: docs.into_iter().map(|doc| Hit { doc, score: 1.0 }).collect() };
             requests.iter().map(|_| self.answer.clone().map(ranking)).collect()
@@ -117,15 +125,10 @@ mod tests {
     }
 
     fn fixed(name: &str, languages: &[QueryLanguage], answer: Result<Vec<Ordinal>, Fault>) -> Arc<dyn Retriever> {
-        let card = RetrieverCard {
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            digest: name.to_owned(),
-            languages: languages.to_vec(),
-            fields: vec![name.to_owned(), "title".to_owned()],
-            reads_history: name == "b",
-            content: "films".to_owned(),
-        };
+        let card = RetrieverCard::new(name, name)
+            .with_languages(languages.iter().copied())
+            .with_fields([name, "title"])
+            .with_history(name == "b");
         Arc::new(Fixed { card, answer })
     }
 
@@ -139,7 +142,7 @@ mod tests {
         let a = fixed("a", &[Boolean, Plain], Ok(vec![5, 3, 1]));
         let b = fixed("b", &[Plain, Natural], Ok(vec![9, 3]));
         let fusion = Fusion::new(vec![a, b]).unwrap();
-        let rankings = fusion.retrieve(&[request(3), request(1)]);
+        let rankings = fusion.retrieve(&[request(3), request(1)], Deadline::NONE);
         let hits = &rankings[0].as_ref().unwrap().hits;
         assert_eq!(hits.iter().map(|h| h.doc).collect::<Vec<_>>(), [3, 5, 9], "ties go to the lower ordinal");
         assert!((f64::from(hits[0].score) - 2.0 / 62.0).abs() < 1e-6);
@@ -156,7 +159,7 @@ mod tests {
         let a = fixed("a", &[QueryLanguage::Plain], Ok(vec![1]));
         let b = fixed("b", &[QueryLanguage::Natural], Err(broken.clone()));
         let fusion = Fusion::new(vec![a, b]).unwrap();
-        assert_eq!(fusion.retrieve(&[request(5)]), [Err(broken)]);
+        assert_eq!(fusion.retrieve(&[request(5)], Deadline::NONE), [Err(broken)]);
         assert_eq!(fusion.card().languages, [QueryLanguage::Plain]);
     }
 
@@ -168,7 +171,7 @@ mod tests {
             &self.0
         }
 
-        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
             let hit = |n: usize| Ranking { hits: vec![Hit { doc: n as Ordinal, score: 1.0 }] };
             (0..requests.len()).map(|n| if n == 0 { Err(self.1.clone()) } else { Ok(hit(n)) }).collect()
         }
@@ -179,7 +182,8 @@ mod tests {
         let fault = Fault { retriever: "a".to_owned(), kind: FaultKind::Network, detail: "reset".to_owned() };
         let card = fixed("a", &[QueryLanguage::Plain], Ok(vec![])).card().clone();
         let a = || Arc::new(FailsOnce(card.clone(), fault.clone())) as Arc<dyn Retriever>;
-        let rankings = Fusion::new(vec![a(), a()]).unwrap().retrieve(&[request(5), request(5), request(5)]);
+        let rankings =
+            Fusion::new(vec![a(), a()]).unwrap().retrieve(&[request(5), request(5), request(5)], Deadline::NONE);
         assert!(rankings[0].is_err());
         assert_eq!(rankings[1].as_ref().unwrap().hits[0].doc, 1);
         assert_eq!(rankings[2].as_ref().unwrap().hits, [Hit { doc: 2, score: (2.0 / 61.0) as f32 }]);

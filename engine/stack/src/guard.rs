@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Fault, FaultKind, Result};
-use crate::types::{Ranking, Request, Retriever, RetrieverCard};
+use querywright_types::{
+    Deadline, DocumentName, Fault, FaultKind, Ordinal, Ranking, Request, Result, Retriever, RetrieverCard, retrieve,
+};
 
 /// When a retriever rests, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +107,7 @@ impl Guard {
     }
 
     /// What the retriever itself says, or that it rests.
-    fn first(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn first(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let count = requests.len() as u64;
         self.requests.fetch_add(count, Ordering::Relaxed);
         let turn = match self.breaker(|breaker| breaker.ask(Instant::now())) {
@@ -119,7 +120,7 @@ impl Guard {
             }
         };
         let asked = Asked { guard: self, turn };
-        let answers = self.retriever.retrieve(requests);
+        let answers = retrieve(&self.retriever, requests, deadline);
         let failed = answers.iter().filter(|answer| answer.is_err()).count() as u64;
         self.faults.fetch_add(failed, Ordering::Relaxed);
         self.breaker(|breaker| {
@@ -136,11 +137,11 @@ impl Retriever for Guard {
         &self.card
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         if requests.is_empty() {
             return Vec::new();
         }
-        let mut answers = self.first(requests);
+        let mut answers = self.first(requests, deadline);
         let Some(stand_in) = &self.stand_in else { return answers };
         let unanswered: Vec<usize> =
             answers.iter().enumerate().filter(|(_, answer)| answer.is_err()).map(|(place, _)| place).collect();
@@ -148,13 +149,17 @@ impl Retriever for Guard {
             return answers;
         }
         let asked: Vec<Request> = unanswered.iter().filter_map(|&place| requests.get(place).cloned()).collect();
-        for (place, second) in unanswered.into_iter().zip(stand_in.retrieve(&asked)) {
+        for (place, second) in unanswered.into_iter().zip(retrieve(stand_in, &asked, deadline)) {
             if let (Some(answer), Ok(ranking)) = (answers.get_mut(place), second) {
                 *answer = Ok(ranking);
                 self.stood_in.fetch_add(1, Ordering::Relaxed);
             }
         }
         answers
+    }
+
+    fn document(&self, document: Ordinal) -> Option<DocumentName> {
+        self.retriever.document(document)
     }
 }
 
@@ -233,22 +238,14 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Hit, Query, Rewrite};
+    use querywright_types::{Hit, Query, Rewrite};
 
     /// Fails where the text says so; otherwise finds one document.
     struct Moody(RetrieverCard, u32, AtomicU64);
 
     impl Moody {
         fn new(name: &str, finds: u32) -> Arc<Self> {
-            let card = RetrieverCard {
-                name: name.to_owned(),
-                version: String::new(),
-                digest: name.to_owned(),
-                languages: vec![crate::types::QueryLanguage::Plain],
-                fields: Vec::new(),
-                reads_history: false,
-                content: String::new(),
-            };
+            let card = RetrieverCard::new(name, name);
             Arc::new(Self(card, finds, AtomicU64::new(0)))
         }
     }
@@ -258,7 +255,7 @@ mod tests {
             &self.0
         }
 
-        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
             self.2.fetch_add(requests.len() as u64, Ordering::Relaxed);
             let fault = Fault { retriever: self.0.name.clone(), kind: FaultKind::Network, detail: "down".to_owned() };
             let hits = |text: &str| match text.contains("fail") {
@@ -314,9 +311,9 @@ mod tests {
     fn without_a_stand_in_it_fails_closed_and_a_resting_retriever_is_not_asked() {
         let moody = Moody::new("moody", 7);
         let guard = Guard::new(moody.clone(), BackOff { faults: 2, ..BackOff::default() });
-        let answers = guard.retrieve(&[request("fine"), request("fail"), request("fail")]);
+        let answers = guard.retrieve(&[request("fine"), request("fail"), request("fail")], Deadline::NONE);
         assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_err());
-        let resting = guard.retrieve(&[request("fine")]).remove(0).unwrap_err();
+        let resting = guard.retrieve(&[request("fine")], Deadline::NONE).remove(0).unwrap_err();
         assert_eq!(resting.kind, FaultKind::Resting);
         assert_eq!(moody.2.load(Ordering::Relaxed), 3, "it was not asked while it rested");
         assert_eq!(guard.counts(), GuardCounts { requests: 4, faults: 2, rested: 1, stood_in: 0 });
@@ -327,12 +324,12 @@ mod tests {
         let (moody, steady) = (Moody::new("moody", 7), Moody::new("steady", 9));
         let guard = Guard::new(moody.clone(), BackOff { faults: 0, ..BackOff::default() }).with_stand_in(steady);
         assert_ne!(guard.card().digest, moody.card().digest, "what two answer is not what one answers");
-        let found = |text: &str| guard.retrieve(&[request(text)]).remove(0).map(|r| r.hits[0].doc);
+        let found = |text: &str| guard.retrieve(&[request(text)], Deadline::NONE).remove(0).map(|r| r.hits[0].doc);
         assert_eq!(found("fine").unwrap(), 7);
         assert_eq!(found("fail").unwrap_err().retriever, "moody", "where both fail, the first one's fault is told");
         let other = Arc::new(Quiet(moody.card().clone()));
         let guard = Guard::new(moody, BackOff { faults: 0, ..BackOff::default() }).with_stand_in(other);
-        let answers = guard.retrieve(&[request("fail"), request("fine"), request("fail")]);
+        let answers = guard.retrieve(&[request("fail"), request("fine"), request("fail")], Deadline::NONE);
         let sizes: Vec<usize> = answers.into_iter().map(|answer| answer.unwrap().hits.len()).collect();
         assert_eq!(sizes, [0, 1, 0], "the stand-in's empty rankings stand where they belong");
         assert_eq!(guard.counts(), GuardCounts { requests: 3, faults: 2, rested: 0, stood_in: 2 });
@@ -346,7 +343,7 @@ mod tests {
             &self.0
         }
 
-        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
             requests.iter().map(|_| Ok(Ranking::default())).collect()
         }
     }

@@ -1,7 +1,6 @@
 //! The rewriter that changes nothing: the baseline of every table, and what serving falls back to.
 
-use crate::error::Result;
-use crate::types::{Deadline, Query, Rewrite, Rewriter};
+use querywright_types::{Deadline, Query, Result, Rewrite, Rewriter};
 
 /// Hands the user's words on as they are, as plain words.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::Duration;
 
-use crate::error::{Error, Result};
-use crate::types::{Deadline, Query, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Query, Result, Rewrite, Rewriter};
 
 struct Job {
     query: Query,
@@ -14,13 +12,13 @@ struct Job {
 }
 
 /// Threads that rewrite; they end when this is dropped and their last job is done.
-pub(super) struct Workers {
+pub(crate) struct Workers {
     jobs: SyncSender<Job>,
 }
 
 impl Workers {
     /// Starts `threads` threads; as many jobs again may wait.
-    pub(super) fn start(rewriter: Arc<dyn Rewriter>, threads: usize) -> Result<Self> {
+    pub(crate) fn start(rewriter: Arc<dyn Rewriter>, threads: usize) -> Result<Self> {
         let (jobs, queue) = sync_channel::<Job>(threads);
         let queue = Arc::new(std::sync::Mutex::new(queue));
         for _ in 0..threads {
@@ -45,28 +43,48 @@ impl Workers {
         Ok(Self { jobs })
     }
 
-    /// A rewrite within `allowed`, or [`Error::Deadline`]. When all threads are busy and the queue is full, the answer
-    /// is the deadline's error at once.
-    pub(super) fn rewrite(&self, query: &Query, allowed: Duration) -> Result<Rewrite> {
+    /// A rewrite by the deadline, or [`Error::Deadline`]. When all threads are busy and the queue is full, the answer is
+    /// [`Error::Overloaded`] at once.
+    pub(crate) fn rewrite(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
         let (reply, answer) = sync_channel(1);
-        let job = Job { query: query.clone(), deadline: Deadline::after(allowed), reply };
+        let job = Job { query: query.clone(), deadline, reply };
         match self.jobs.try_send(job) {
             Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return Err(Error::Deadline(allowed)),
+            Err(TrySendError::Full(_)) => {
+                let found = "all threads are busy and the queue is full".to_owned();
+                let remedy = "add threads (rewrite_threads) or machines, or send fewer requests at once".to_owned();
+                return Err(Error::Overloaded { name: "rewriting".to_owned(), found, remedy });
+            }
+            Err(TrySendError::Disconnected(_)) => return Err(Error::bug("stack::worker", "the threads are gone")),
         }
-        match answer.recv_timeout(allowed) {
+        let left = deadline.left().unwrap_or(std::time::Duration::MAX);
+        match answer.recv_timeout(left) {
             Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout) => Err(Error::Deadline(allowed)),
-            Err(RecvTimeoutError::Disconnected) => Err(Error::Format("the rewriter's thread ended".into())),
+            Err(RecvTimeoutError::Timeout) => match deadline.check() {
+                Err(late) => Err(late),
+                Ok(()) => Err(Error::bug("stack::worker", "a wait ended before its deadline")),
+            },
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::bug("stack::worker", "a thread ended in the middle of a job"))
+            }
         }
     }
 }
 
 /// One query through a rewriter. One that panics costs its own query alone, not the thread.
-pub(super) fn rewrite_one(rewriter: &dyn Rewriter, query: &Query, deadline: Deadline) -> Result<Rewrite> {
+pub(crate) fn rewrite_one(rewriter: &dyn Rewriter, query: &Query, deadline: Deadline) -> Result<Rewrite> {
     let work = || rewriter.rewrite(std::slice::from_ref(query), deadline);
     let Ok(mut answers) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) else {
-        return Err(Error::Format("the rewriter panicked".into()));
+        return Err(broken(rewriter, "it panicked"));
     };
-    answers.pop().unwrap_or_else(|| Err(Error::Format("the rewriter gave no answer".into())))
+    match (answers.pop(), answers.len()) {
+        (Some(answer), 0) => answer,
+        (None, _) => Err(broken(rewriter, "it gave no answer")),
+        (Some(_), more) => Err(broken(rewriter, &format!("it gave {} answers to one query", more + 1))),
+    }
+}
+
+/// A rewriter that broke its contract.
+pub(crate) fn broken(rewriter: &dyn Rewriter, found: &str) -> Error {
+    Error::Rewriter { name: rewriter.name().to_owned(), found: found.to_owned() }
 }

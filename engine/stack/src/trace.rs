@@ -1,0 +1,97 @@
+//! What a search gives back, and what happened on the way.
+
+use querywright_types::{Error, Rewrite};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+/// A hit under its own name.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct NamedHit {
+    /// The document's id.
+    pub id: String,
+    /// Its title; empty when it has none.
+    pub title: String,
+    /// The retriever's score.
+    pub score: f32,
+}
+
+/// What a search gives back.
+#[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
+pub struct Answer {
+    /// The hits, best first.
+    pub hits: Vec<NamedHit>,
+    /// What happened on the way.
+    pub trace: Trace,
+}
+
+/// What happened to a query.
+#[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
+pub struct Trace {
+    /// The query as it came in.
+    pub query: String,
+    /// What was searched for.
+    pub searched: Rewrite,
+    /// How that came about.
+    pub outcome: TraceOutcome,
+    /// The rewriter's name.
+    pub rewriter: Option<String>,
+    /// The retriever's name.
+    pub retriever: String,
+    /// Milliseconds spent on the rewrite.
+    pub rewrite_ms: f64,
+    /// Milliseconds spent on retrieval.
+    pub retrieve_ms: f64,
+}
+
+/// How a search came to its text.
+///
+/// As JSON: `{"kind": "rewritten"}`, and for a fallback `{"kind": "fell_back", "code": "deadline", "reason": "…"}`, where
+/// the code is that of [`Error::code`].
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum TraceOutcome {
+    /// There is no rewriter.
+    Original,
+    /// The rewrite was searched for.
+    Rewritten,
+    /// A rewrite made before was searched for.
+    Cached,
+    /// The rewrite came late, failed, or could not be searched; the original query was searched for.
+    FellBack(Error),
+}
+
+impl TraceOutcome {
+    /// Why the original query was searched for in the place of a rewrite.
+    pub fn fallback(&self) -> Option<&Error> {
+        match self {
+            Self::FellBack(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// A short word: "original", "rewritten", "cached", "fell_back".
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Original => "original",
+            Self::Rewritten => "rewritten",
+            Self::Cached => "cached",
+            Self::FellBack(_) => "fell_back",
+        }
+    }
+}
+
+impl Serialize for TraceOutcome {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fallback = self.fallback();
+        let mut fields = serializer.serialize_struct("TraceOutcome", if fallback.is_some() { 3 } else { 1 })?;
+        fields.serialize_field("kind", self.kind())?;
+        if let Some(error) = fallback {
+            fields.serialize_field("code", error.code())?;
+            fields.serialize_field("reason", &error.to_string())?;
+        }
+        fields.end()
+    }
+}

@@ -1,55 +1,24 @@
-//! The host's side of the interfaces that plugins import: what is not granted is a typed answer, never a trap.
+//! The host functions that a plugin imports: log, embed, artifact, http. A call that was not granted gets a typed
+//! error, never a trap.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::contract::querywright::plugin::{artifact, embed, http, log, types};
-use super::meter::Meter;
-use super::services::{LogLevel, Services};
-use super::system::System;
-use super::{Capabilities, web};
+use wasmtime::Engine;
+use wasmtime::component::{Component, HasSelf, Linker};
 
-/// What an instance's calls to the host see.
-pub(super) struct State {
-    pub(super) id: Arc<str>,
-    pub(super) capabilities: Arc<Capabilities>,
-    pub(super) services: Arc<Services>,
-    pub(super) meter: Meter,
-    pub(super) system: System,
-    /// The end of what the call has said of errors: what a fault is explained with, granted or not.
-    pub(super) last_words: String,
-}
+use super::bindings::Plugin as World;
+use super::bindings::querywright::plugin::{artifact, embed, http, log, types};
+use super::services::LogLevel;
+use super::state::State;
+use super::{http as client, wasi};
 
-/// Bytes of the last words that are kept.
-const LAST_WORDS: usize = 400;
-
-impl State {
-    pub(super) fn new(id: &Arc<str>, capabilities: &Arc<Capabilities>, services: &Arc<Services>) -> Self {
-        let meter = Meter::new(capabilities.limits);
-        Self {
-            id: id.clone(),
-            capabilities: capabilities.clone(),
-            services: services.clone(),
-            meter,
-            system: System::default(),
-            last_words: String::new(),
-        }
-    }
-
-    /// A line for the log, where that was granted and the call has not said enough.
-    pub(super) fn log(&mut self, level: LogLevel, message: &str) {
-        if level == LogLevel::Error {
-            self.last_words.push_str(message);
-            self.last_words.push(' ');
-            let surplus = self.last_words.len().saturating_sub(LAST_WORDS);
-            let cut = (surplus..=self.last_words.len()).find(|&at| self.last_words.is_char_boundary(at));
-            self.last_words.drain(..cut.unwrap_or(0));
-        }
-        let Some(sink) = self.services.log.as_ref().filter(|_| self.capabilities.log) else { return };
-        // An empty line costs something, too.
-        if self.meter.take_log(message.len() + 16) {
-            sink(&self.id, level, &printable(message));
-        }
-    }
+/// All host functions that a component may import: those of the contract, and those of WASI that it names.
+pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    World::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+    wasi::add_to_linker(&mut linker, component)?;
+    Ok(linker)
 }
 
 impl types::Host for State {}
@@ -76,11 +45,17 @@ impl embed::Host for State {
         let Some(encoder) = self.services.encoder.clone().filter(|_| self.capabilities.embed) else {
             return Err(embed::EmbedError::Denied);
         };
-        let moved = texts.iter().map(|text| text.len() + 4 * encoder.dimensions()).sum();
-        if !self.meter.take(moved) {
+        let dimensions = encoder.dimensions();
+        let moved = texts.iter().map(|text| text.len() + 4 * dimensions).sum();
+        if !self.limiter.take_host_bytes(moved) {
             return Err(embed::EmbedError::TooLarge);
         }
-        encoder.encode(&texts).map_err(embed::EmbedError::Failed)
+        let vectors = encoder.encode(&texts).map_err(embed::EmbedError::Failed)?;
+        if vectors.len() != texts.len() || vectors.iter().any(|vector| vector.len() != dimensions) {
+            let found = format!("it gave {} vectors for {} texts", vectors.len(), texts.len());
+            return Err(embed::EmbedError::Failed(format!("{found}, not one of {dimensions} dimensions for each")));
+        }
+        Ok(vectors)
     }
 }
 
@@ -101,7 +76,7 @@ impl artifact::Host for State {
         let from = usize::try_from(offset).map_err(|_| artifact::ArtifactError::OutOfRange)?;
         let to = from.checked_add(length as usize).ok_or(artifact::ArtifactError::OutOfRange)?;
         let range = bytes.get(from..to).ok_or(artifact::ArtifactError::OutOfRange)?;
-        if !self.meter.take(range.len()) {
+        if !self.limiter.take_host_bytes(range.len()) {
             return Err(artifact::ArtifactError::TooLarge);
         }
         Ok(range.to_vec())
@@ -110,19 +85,45 @@ impl artifact::Host for State {
 
 impl http::Host for State {
     fn send(&mut self, request: http::Request) -> Result<http::Response, http::HttpError> {
-        let time = self.meter.left().min(std::time::Duration::from_millis(u64::from(request.timeout_ms)));
-        let most = usize::try_from(self.meter.bytes_left()).unwrap_or(usize::MAX);
-        let response = web::send(&self.capabilities.http, &request, time, most)?;
+        let time = self.limiter.time_left().min(Duration::from_millis(u64::from(request.timeout_ms)));
+        let most = usize::try_from(self.limiter.host_bytes_left()).unwrap_or(usize::MAX);
+        let response = client::send(&self.capabilities.http, &request, time, most)?;
         let headers = |list: &[http::Header]| list.iter().map(|h| h.name.len() + h.value.len()).sum::<usize>();
         let sent = request.url.len() + headers(&request.headers) + request.body.len();
-        if !self.meter.take(sent + headers(&response.headers) + response.body.len()) {
+        if !self.limiter.take_host_bytes(sent + headers(&response.headers) + response.body.len()) {
             return Err(http::HttpError::TooLarge);
         }
         Ok(response)
     }
 }
 
-/// Without control characters, which could rewrite a terminal or forge a line.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+#[cfg(test)]
+mod tests {
+    use super::super::capability::{Capabilities, Grant, Wanted};
+    use super::super::services::{Services, TextEncoder};
+    use super::embed::Host;
+    use super::*;
+
+    /// An encoder that leaves one text out.
+    struct OneTooFew;
+
+    impl TextEncoder for OneTooFew {
+        fn dimensions(&self) -> usize {
+            2
+        }
+        fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+            Ok(vec![vec![1.0, 0.0]; texts.len() - 1])
+        }
+    }
+
+    #[test]
+    fn an_encoder_that_leaves_a_text_out_is_an_error_and_not_a_shifted_list() {
+        let wanted = Wanted { embed: true, ..Wanted::default() };
+        let grant = Grant { embed: true, ..Grant::default() };
+        let capabilities: Capabilities = wanted.granted(&grant.limits, &grant);
+        let services = Services { encoder: Some(Arc::new(OneTooFew)), ..Services::default() };
+        let mut state = State::new(&"a".into(), &Arc::new(capabilities), &Arc::new(services));
+        let error = state.embed(vec!["x".into(), "y".into()]).unwrap_err();
+        assert!(format!("{error:?}").contains("1 vectors for 2 texts"), "{error:?}");
+    }
 }

@@ -1,225 +1,151 @@
-//! From a component to one that has already loaded the catalogue: instrument, load, commit, snapshot, compile.
+//! Loads the catalogue into an instance and takes a snapshot of its memory: instrument, compile, load, commit, snapshot.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Component, Instance, Lift, Linker, WasmList};
+use wasmtime::component::{Component, Instance};
 use wasmtime::{Engine, Store};
-use wasmtime_wizer::{ComponentInstanceState, Wizer};
 
-use super::contract::{self, Document, Field, Plugin as World};
-use super::interfaces::State;
-use super::runtime::{self, Allowance, Metering};
-use super::{Capabilities, Services, refusal, system};
+use super::bindings::{self, Document, Field, Plugin as World};
+use super::budget::Budget;
+use super::capability::Capabilities;
+use super::compile;
+use super::engine::{self, Metering};
+use super::failure::Failure;
+use super::host_functions::linker;
+use super::refusal::refusal;
+use super::services::Services;
+use super::snapshot::{Instrumented, cannot_snapshot};
+use super::state::State;
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// Documents that cross the border in one call.
+/// Documents in one call of `load`.
 const BATCH: usize = 1024;
 
-/// What is prepared, and for whom.
-pub(super) struct Preparation<'a> {
+/// Time to read the memory out. That is the work of the host, so it does not count against the plugin's limits.
+const SNAPSHOT_TIME: Duration = Duration::from_secs(3600);
+
+/// Which plugin loads which catalogue, and what it may do.
+pub(super) struct Loading<'a> {
     pub(super) id: &'a Arc<str>,
     pub(super) catalog: &'a Catalog,
     pub(super) capabilities: &'a Arc<Capabilities>,
     pub(super) services: &'a Arc<Services>,
     pub(super) metering: Metering,
-    /// Told how many documents of how many were loaded.
+    /// Called with the number of documents that were loaded, and the number of all.
     pub(super) progress: &'a (dyn Fn(usize, usize) + Sync),
 }
 
-/// Host functions for a component.
-pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<State>> {
-    let mut linker = Linker::new(engine);
-    World::add_to_linker::<_, wasmtime::component::HasSelf<State>>(&mut linker, |state| state)?;
-    system::add_to_linker(&mut linker, component)?;
-    Ok(linker)
-}
-
-/// Compiles on a thread of its own, so that a component that takes for ever is given up.
-pub(super) fn within<T: Send + 'static>(
-    name: &str,
-    ms: u64,
-    work: impl FnOnce() -> wasmtime::Result<T> + Send + 'static,
-) -> Result<T> {
-    let (to, from) = mpsc::channel();
-    let spawned = std::thread::Builder::new().name("plugin-compiler".into()).spawn(move || to.send(work()));
-    spawned.map_err(|e| refusal(name, format!("no thread to compile it: {e}"), "free some memory and try again"))?;
-    match from.recv_timeout(Duration::from_millis(ms)) {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(refusal(
-            name,
-            format!("it does not compile: {error:#}"),
-            "build it again, and check it with `plugin check`",
-        )),
-        Err(mpsc::RecvTimeoutError::Timeout) => Err(refusal(
-            name,
-            format!("it took longer than limits.compile_ms = {ms} to compile"),
-            "make it smaller, or raise the limit",
-        )),
-        Err(mpsc::RecvTimeoutError::Disconnected) => {
-            Err(refusal(name, "the compiler gave up on it", "report it with the component"))
-        }
+impl Loading<'_> {
+    /// The component as it is after `load` and `commit`, as bytes.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] if it cannot be instrumented or compiled, reaches a limit, returns a fault, or holds a WASI
+    /// handle after `commit`.
+    pub(super) fn snapshot(&self, component: &[u8]) -> Result<Vec<u8>> {
+        let limits = self.capabilities.limits;
+        let (instrumented, bytes) = Instrumented::new(self.id, component)?;
+        let engine = engine::for_loading(self.metering).map_err(|e| cannot_snapshot(self.id, &e))?;
+        let compiler = engine.clone();
+        let component = compile::within(self.id, limits.compile_ms, move || Component::new(&compiler, &bytes))?;
+        let mut store = Store::new(&engine, State::new(self.id, self.capabilities, self.services));
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(engine::hostcall_bytes(&limits));
+        let deadline = Instant::now() + Duration::from_millis(limits.load_ms);
+        let mut loader = Loader { loading: self, store, deadline };
+        let (instance, world) = loader.instantiate(&engine, &component)?;
+        loader.load(&world)?;
+        loader.commit(&world)?;
+        loader.allow_snapshot()?;
+        instrumented.snapshot(self.id, &mut loader.store, instance)
     }
 }
 
-impl Preparation<'_> {
-    /// The component after `load` and `commit`, as bytes of a component.
-    pub(super) fn snapshot(&self, bytes: &[u8]) -> Result<Vec<u8>> {
-        let limits = self.capabilities.limits;
-        let name: &str = self.id;
-        let unfit = |e: wasmtime::Error| {
-            refusal(name, format!("it cannot be pre-initialised: {e:#}"), "build it with one module, as the SDK does")
-        };
-        let mut wizer = Wizer::new();
-        wizer.keep_init_func(true);
-        let (context, instrumented) =
-            survive(name, || wizer.instrument_component(bytes)).and_then(|done| done.map_err(unfit))?;
-        let engine = runtime::preparing(self.metering).map_err(unfit)?;
-        let compiler = engine.clone();
-        let component = within(name, limits.compile_ms, move || Component::new(&compiler, &instrumented))?;
-        let mut store = Store::new(&engine, State::new(self.id, self.capabilities, self.services));
-        store.limiter(|state| &mut state.meter);
-        store.set_hostcall_fuel(runtime::crossing(&limits));
-        let end = Instant::now() + Duration::from_millis(limits.load_ms);
-        let allow = |store: &mut Store<State>| {
-            let time = end.saturating_duration_since(Instant::now());
-            runtime::allow(store, self.metering, Allowance { time, fuel: limits.load_fuel })
-        };
-        allow(&mut store).map_err(unfit)?;
-        let limit = match self.metering {
-            Metering::Clock => format!("limits.load_ms = {}", limits.load_ms),
-            Metering::Fuel => format!("limits.load_fuel = {}", limits.load_fuel),
-        };
-        let failed = |e: wasmtime::Error, store: &Store<State>, what: &str| {
-            let (_, detail) = runtime::explain(&e, store, &limit);
-            refusal(name, format!("{what} failed: {detail}"), "mend the plugin, or raise the limit that it names")
-        };
-        let refused = |fault: contract::Fault, what: &str| {
-            refusal(
-                name,
-                format!("{what} said: {}", super::answer::sentence(&fault)),
-                "give it what it needs, or mend the plugin",
-            )
-        };
-        let linker = linker(&engine, &component).map_err(unfit)?;
-        let instance = linker.instantiate(&mut store, &component).map_err(|e| failed(e, &store, "starting it"))?;
-        let plugin = World::new(&mut store, &instance)
+/// The instance that loads the catalogue.
+struct Loader<'a> {
+    loading: &'a Loading<'a>,
+    store: Store<State>,
+    /// When loading must be finished.
+    deadline: Instant,
+}
+
+impl Loader<'_> {
+    fn instantiate(&mut self, engine: &Engine, component: &Component) -> Result<(Instance, World)> {
+        let name = self.loading.id;
+        self.start_call()?;
+        let linker = linker(engine, component).map_err(|e| cannot_snapshot(name, &e))?;
+        let started = linker.instantiate(&mut self.store, component);
+        let instance = started.map_err(|e| self.failed(&e, "starting it"))?;
+        let world = World::new(&mut self.store, &instance)
             .map_err(|e| refusal(name, format!("{e:#}"), "build it against the contract's version"))?;
-        let recommender = plugin.querywright_plugin_recommender();
-        let all = self.catalog.len();
+        Ok((instance, world))
+    }
+
+    fn load(&mut self, world: &World) -> Result<()> {
+        let catalog = self.loading.catalog;
+        let all = catalog.len();
         let mut batch = Vec::with_capacity(BATCH.min(all));
-        for (item, document) in self.catalog.documents().enumerate() {
+        for (item, document) in catalog.documents().enumerate() {
             let fields =
                 document.fields().map(|(name, value)| Field { name: name.to_owned(), value: value.to_owned() });
             batch.push(Document { item: item as u32, id: document.id.to_owned(), fields: fields.collect() });
             if batch.len() == BATCH || item + 1 == all {
-                allow(&mut store).map_err(unfit)?;
-                let said = recommender.call_load(&mut store, &std::mem::take(&mut batch));
-                said.map_err(|e| failed(e, &store, "load"))?.map_err(|fault| refused(fault, "load"))?;
-                (self.progress)(item + 1, all);
+                self.start_call()?;
+                let documents = std::mem::take(&mut batch);
+                let result = world.querywright_plugin_recommender().call_load(&mut self.store, &documents);
+                self.checked(result, "load")?;
+                (self.loading.progress)(item + 1, all);
             }
         }
-        allow(&mut store).map_err(unfit)?;
-        let said = recommender.call_commit(&mut store);
-        said.map_err(|e| failed(e, &store, "commit"))?.map_err(|fault| refused(fault, "commit"))?;
-        // An instance that starts from this memory has no handles, and would trap over those that it remembers.
-        let held = store.data().system.handles();
+        Ok(())
+    }
+
+    fn commit(&mut self, world: &World) -> Result<()> {
+        self.start_call()?;
+        let result = world.querywright_plugin_recommender().call_commit(&mut self.store);
+        self.checked(result, "commit")?;
+        // An instance that starts from the snapshot has no handles. It would trap if its memory mentions one.
+        let held = self.store.data().wasi.handles;
         if held > 0 {
-            let found = format!("after `commit` it holds {held} handles of the system, as that of standard output");
-            return Err(refusal(name, found, "print, and use the system, in `recommend` alone"));
+            let found = format!("after `commit` it holds {held} WASI handles, such as that of standard output");
+            return Err(refusal(self.loading.id, found, "print, and use WASI, only in `recommend`"));
         }
-        // Reading the memory out is the host's doing, not the plugin's. It takes a page or two of its own.
-        store.data_mut().meter.make_room();
-        let time = Duration::from_secs(3600);
-        runtime::allow(&mut store, self.metering, Allowance { time, fuel: u64::MAX }).map_err(unfit)?;
-        store.set_hostcall_fuel(usize::MAX);
-        let mut state = Snapshot { store: &mut store, instance, missing: None };
-        let snapshot = survive(name, || block_on(wizer.snapshot_component(&context, &mut state)));
-        match state.missing {
-            Some(what) => Err(refusal(
-                name,
-                format!("its memory cannot be read out: {what}"),
-                "leave two pages free below the maximum of its memory",
-            )),
-            None => snapshot?.map_err(unfit),
-        }
-    }
-}
-
-/// Runs wizer, which takes some components that it does not expect for faults of its own and panics.
-fn survive<T>(name: &str, work: impl FnOnce() -> T) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
-        refusal(
-            name,
-            "it is built in a way that cannot be pre-initialised",
-            "build it with one module, as the SDK does",
-        )
-    })
-}
-
-/// How the memory of an instance is read out.
-struct Snapshot<'a> {
-    store: &'a mut Store<State>,
-    instance: Instance,
-    /// The first function that instrumenting should have added and that is not there or does not work. wizer's trait
-    /// has no error, so that it is given nothing in its place, and what it makes of that is thrown away.
-    missing: Option<String>,
-}
-
-impl Snapshot<'_> {
-    /// Calls one of the functions that instrumenting added; `then` gets nothing where that fails.
-    fn call<R: Lift + 'static, T>(
-        &mut self,
-        instance: &str,
-        function: &str,
-        then: impl FnOnce(&mut Store<State>, Option<R>) -> T,
-    ) -> T {
-        let found = (|| {
-            let (_, outer) = self.instance.get_export(&mut *self.store, None, instance)?;
-            let (_, inner) = self.instance.get_export(&mut *self.store, Some(&outer), function)?;
-            let function = self.instance.get_typed_func::<(), (R,)>(&mut *self.store, inner).ok()?;
-            function.call(&mut *self.store, ()).ok()
-        })();
-        if found.is_none() {
-            self.missing.get_or_insert(format!("{instance}#{function} does not work"));
-        }
-        then(self.store, found.map(|(value,)| value))
-    }
-}
-
-impl ComponentInstanceState for Snapshot<'_> {
-    async fn call_func_ret_list_u8(&mut self, instance: &str, func: &str, contents: impl FnOnce(&[u8]) + Send) {
-        self.call(instance, func, |store, list: Option<WasmList<u8>>| {
-            contents(list.as_ref().map_or(&[], |list| list.as_le_slice(&*store)));
-        });
+        Ok(())
     }
 
-    async fn call_func_ret_s32(&mut self, instance: &str, func: &str) -> i32 {
-        self.call(instance, func, |_, value| value.unwrap_or_default())
+    /// Lifts the limits, so that the memory can be read out.
+    fn allow_snapshot(&mut self) -> Result<()> {
+        self.store.data_mut().limiter.allow_snapshot();
+        self.store.set_hostcall_fuel(usize::MAX);
+        let budget = Budget { time: SNAPSHOT_TIME, fuel: u64::MAX };
+        let started = budget.start_call(&mut self.store, self.loading.metering);
+        started.map_err(|e| cannot_snapshot(self.loading.id, &e))
     }
 
-    async fn call_func_ret_s64(&mut self, instance: &str, func: &str) -> i64 {
-        self.call(instance, func, |_, value| value.unwrap_or_default())
+    /// Gives the next call the time that is left, and fuel of its own.
+    fn start_call(&mut self) -> Result<()> {
+        let time = self.deadline.saturating_duration_since(Instant::now());
+        let budget = Budget { time, fuel: self.loading.capabilities.limits.load_fuel };
+        let started = budget.start_call(&mut self.store, self.loading.metering);
+        started.map_err(|e| cannot_snapshot(self.loading.id, &e))
     }
 
-    async fn call_func_ret_f32(&mut self, instance: &str, func: &str) -> u32 {
-        self.call(instance, func, |_, value: Option<f32>| value.unwrap_or_default().to_bits())
+    /// The error of a call that trapped, reached a limit, or returned a fault.
+    fn checked(&self, result: wasmtime::Result<Result<(), bindings::Fault>>, call: &str) -> Result<()> {
+        result.map_err(|e| self.failed(&e, call))?.map_err(|fault| {
+            let found = format!("{call} returned a fault: {}", Failure::of_fault(&fault).detail);
+            refusal(self.loading.id, found, "give it what it needs, or fix the plugin")
+        })
     }
 
-    async fn call_func_ret_f64(&mut self, instance: &str, func: &str) -> u64 {
-        self.call(instance, func, |_, value: Option<f64>| value.unwrap_or_default().to_bits())
-    }
-}
-
-/// Runs a future that never waits for anything.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    loop {
-        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
+    fn failed(&self, error: &wasmtime::Error, call: &str) -> Error {
+        let limits = &self.loading.capabilities.limits;
+        let limit = match self.loading.metering {
+            Metering::Clock => format!("limits.load_ms = {}", limits.load_ms),
+            Metering::Fuel => format!("limits.load_fuel = {}", limits.load_fuel),
+        };
+        let detail = Failure::of_call(error, &self.store, &limit).detail;
+        refusal(self.loading.id, format!("{call} failed: {detail}"), "fix the plugin, or raise the limit that it names")
     }
 }

@@ -48,8 +48,8 @@ pub struct CheckCost {
     pub prepare_seconds: f64,
     /// Microseconds to start an instance: the median and the 99th percentile.
     pub start_us: [f64; 2],
-    /// Microseconds of a request on an instance that is reused, including the copies in and out of the sandbox: the median
-    /// and the 99th percentile.
+    /// Microseconds of a request on an instance that is reused, including the copies in and out of the sandbox: the
+    /// median and the 99th percentile.
     pub request_us: [f64; 2],
     /// Fuel of a request: the median and the 99th percentile.
     pub fuel: [f64; 2],
@@ -64,8 +64,8 @@ const EXCLUDING: usize = 50;
 /// Hits of an ordinary request.
 const K: usize = 10;
 
-/// Checks a component: loads it three times, and asks it ordinary requests (`texts`), awkward ones, and the ordinary ones
-/// in other ways.
+/// Checks a component: loads it three times, and asks it ordinary requests (`texts`), awkward ones, and the ordinary
+/// ones in other ways.
 ///
 /// # Errors
 /// Those of [`Plugin::from_bytes`], if it cannot be loaded at all.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::refusal::refusal;
 use crate::error::Result;
 
-/// Compiles on a thread of its own, and gives up after `ms` milliseconds. The thread cannot be stopped: it goes on until
-/// the compiler returns, and its result is dropped.
+/// Compiles on a thread of its own, and gives up after `ms` milliseconds. The thread cannot be stopped: it goes on
+/// until the compiler returns, and its result is dropped.
 pub(super) fn within<T: Send + 'static>(
     name: &str,
     ms: u64,

@@ -14,8 +14,8 @@ use super::bindings::querywright::plugin::http::{Header, HttpError, Method, Requ
 const RESERVED_HEADERS: [&str; 6] =
     ["host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "upgrade"];
 
-/// Sends a request. `granted` are hosts as a manifest spells them, `time` bounds the whole exchange, `most` the bytes of
-/// each body.
+/// Sends a request. `granted` are hosts as a manifest spells them, `time` bounds the whole exchange, `most` the bytes
+/// of each body.
 pub(super) fn send(
     granted: &BTreeSet<String>,
     request: &Request,
@@ -98,8 +98,8 @@ fn http_error(error: ureq::Error) -> HttpError {
     }
 }
 
-/// Resolves names to public addresses. The client connects to the addresses that this returns, so that a second answer of
-/// a name server cannot lead to another one.
+/// Resolves names to public addresses. The client connects to the addresses that this returns, so that a second answer
+/// of a name server cannot lead to another one.
 #[derive(Debug)]
 struct PublicResolver {
     allow_private: bool,

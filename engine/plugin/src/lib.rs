@@ -6,16 +6,16 @@
 //!  manifest ∩ grant ─────────┴──────────────┴──────────── host functions ──────────┘
 //! ```
 //!
-//! A [`Plugin`] is a [`Retriever`](crate::types::Retriever). It loads the catalogue once. Then the host takes a snapshot of
-//! its memory, and every instance starts from that. A trap, a limit that was reached, or an answer that breaks the contract
-//! is a typed [`Fault`](crate::error::Fault) of one request. The instance is dropped, and the next request gets a fresh one.
-//! [`check`] reports whether a component keeps the contract and what it costs. [`PluginSlot`] replaces a plugin by another
-//! one while it serves.
+//! A [`Plugin`] is a [`Retriever`](crate::types::Retriever). It loads the catalogue once. Then the host takes a
+//! snapshot of its memory, and every instance starts from that. A trap, a limit that was reached, or an answer that
+//! breaks the contract is a typed [`Fault`](crate::error::Fault) of one request. The instance is dropped, and the next
+//! request gets a fresh one. [`check`] reports whether a component keeps the contract and what it costs. [`PluginSlot`]
+//! replaces a plugin by another one while it serves.
 //!
 //! # Capabilities
 //!
-//! A plugin comes with a manifest, `plugin.toml`. It pins the component by its digest and names every host interface that
-//! the plugin asks for ([`Manifest`]). The embedder decides what plugins may have ([`Grant`]). A plugin gets the
+//! A plugin comes with a manifest, `plugin.toml`. It pins the component by its digest and names every host interface
+//! that the plugin asks for ([`Manifest`]). The embedder decides what plugins may have ([`Grant`]). A plugin gets the
 //! intersection of the two ([`Manifest::grant`] → [`Capabilities`]). `wit/` describes the interfaces.
 //!
 //! ```
@@ -44,7 +44,7 @@
 //! |---|---|
 //! | `limits`, `limiter`, `budget` | the settings; memory, tables and bytes of an instance; time and fuel of a call |
 //! | `manifest`, `capability`, `services` | what a plugin asks for, what it gets, what the embedder provides |
-//! | `inspect`, `load`, `snapshot`, `compile`, `cache` | the way from a file to a component that has loaded the catalogue |
+//! | `inspect`, `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
 //! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
 //! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |

@@ -1,4 +1,5 @@
-//! Loads the catalogue into an instance and takes a snapshot of its memory: instrument, compile, load, commit, snapshot.
+//! Loads the catalogue into an instance and takes a snapshot of its memory: instrument, compile, load, commit,
+//! snapshot.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -35,7 +35,8 @@ pub struct PluginOptions {
     /// How long an instance serves. Default: until it fails. With [`Metering::Fuel`] always one request.
     pub reuse: Reuse,
     /// Where compiled plugins are kept: a folder that only this user can write to. Default: none, so that a plugin is
-    /// compiled each time. Plugins with a host interface are not kept, because their memory depends on what it answered.
+    /// compiled each time. Plugins with a host interface are not kept, because their memory depends on what it
+    /// answered.
     pub cache: Option<PathBuf>,
     /// What the catalogue holds, in a few words for the rewriter's prompt. Empty: "documents".
     pub content: String,

@@ -20,8 +20,9 @@ impl PluginSlot {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Loads another plugin on the caller's thread while the old one serves, checks it, and then replaces the old one in
-    /// one step. The card of the new plugin may differ. Caches and prompts that were made from the old card are then stale.
+    /// Loads another plugin on the caller's thread while the old one serves, checks it, and then replaces the old one
+    /// in one step. The card of the new plugin may differ. Caches and prompts that were made from the old card are then
+    /// stale.
     ///
     /// # Errors
     /// Those of `load` and `check`. The old plugin then stays.

@@ -29,7 +29,8 @@ const MOST_REQUESTS: usize = 64;
 
 /// A plugin that has loaded a catalogue. Searching takes `&self` from any number of threads.
 ///
-/// A fault concerns one request only. The instance in which it happened is dropped, and the next request gets a fresh one.
+/// A fault concerns one request only. The instance in which it happened is dropped, and the next request gets a fresh
+/// one.
 pub struct Plugin {
     launcher: Launcher,
     pool: Pool,
@@ -46,7 +47,8 @@ impl std::fmt::Debug for Plugin {
 }
 
 impl Plugin {
-    /// Reads a component file and loads it. If the options have no manifest, a `plugin.toml` in the same folder is used.
+    /// Reads a component file and loads it. If the options have no manifest, a `plugin.toml` in the same folder is
+    /// used.
     ///
     /// # Errors
     /// Those of [`from_bytes`](Self::from_bytes), and a file that cannot be read.
@@ -62,9 +64,9 @@ impl Plugin {
         Self::from_bytes(&name, &bytes, catalog, options, &|_, _| {})
     }
 
-    /// Loads a component: checks it, lets it load the catalogue and commit, takes a snapshot of its memory, compiles that
-    /// and prepares a pool of instances. Errors call it by the id of its manifest, or by `name` without one. `progress` is
-    /// called with the number of documents that were loaded, and the number of all.
+    /// Loads a component: checks it, lets it load the catalogue and commit, takes a snapshot of its memory, compiles
+    /// that and prepares a pool of instances. Errors call it by the id of its manifest, or by `name` without one.
+    /// `progress` is called with the number of documents that were loaded, and the number of all.
     ///
     /// # Errors
     /// [`Error::Plugin`] if the component is not the one that the manifest pins, does not fit the contract, does not
@@ -163,8 +165,8 @@ impl Plugin {
         }
     }
 
-    /// Several requests in one call. If that call fails, each request gets a call of its own, so that a fault stays with
-    /// its request.
+    /// Several requests in one call. If that call fails, each request gets a call of its own, so that a fault stays
+    /// with its request.
     fn batch(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
         match self.call(requests) {
             Ok(answers) => answers,

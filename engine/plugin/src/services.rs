@@ -31,8 +31,8 @@ pub trait TextEncoder: Send + Sync {
     fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String>;
 }
 
-/// What the host interfaces use. Default: nothing. Then logs are dropped, and the other interfaces are denied even if they
-/// were granted.
+/// What the host interfaces use. Default: nothing. Then logs are dropped, and the other interfaces are denied even if
+/// they were granted.
 #[derive(Clone, Default)]
 pub struct Services {
     /// Where logs go.

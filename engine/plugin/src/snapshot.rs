@@ -1,5 +1,5 @@
-//! Turns a component into one that has already loaded the catalogue: wizer reads the memory of an instance and writes it
-//! into a new component.
+//! Turns a component into one that has already loaded the catalogue: wizer reads the memory of an instance and writes
+//! it into a new component.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
@@ -19,7 +19,8 @@ pub(super) struct Instrumented<'b> {
 }
 
 impl<'b> Instrumented<'b> {
-    /// Adds functions to a component that read its memory and its globals. The second value is that component, as bytes.
+    /// Adds functions to a component that read its memory and its globals. The second value is that component, as
+    /// bytes.
     pub(super) fn new(name: &str, component: &'b [u8]) -> Result<(Self, Vec<u8>)> {
         let mut wizer = Wizer::new();
         wizer.keep_init_func(true);

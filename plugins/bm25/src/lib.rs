@@ -1,8 +1,8 @@
-//! BM25 in the sandbox. Analysis, Boolean language and scoring are compiled from the source files of the native
-//! retriever; the index is the plugin's own. k1 is 1.2, b is 0.75. Rankings equal the native ones, except for the last
-//! bit of scores: the native logarithm is that of the C library, this one is that of Rust.
+//! BM25 in the sandbox: the analysis, the Boolean language and the scoring of the native retriever, compiled from the
+//! same files, over an index of its own. k1 is 1.2, b is 0.75. Rankings equal the native ones but for the last bit of
+//! scores: the logarithm is the C library's there and Rust's here.
 
-/// The source files that the native retriever and this plugin share, under the paths by which they import each other.
+/// Files that the native retriever and this plugin share, under the paths by which they import each other.
 mod retrieve {
     #[rustfmt::skip]
     #[allow(dead_code, reason = "the native side uses more of it")]
@@ -30,7 +30,7 @@ use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender,
 
 use retrieve::bm25::index::{Builder, TextIndex};
 
-/// BM25 over the loaded documents.
+/// BM25 over everything that was loaded.
 #[derive(Default)]
 pub struct Bm25 {
     builder: Builder,

@@ -1,4 +1,4 @@
-//! The inverted index in memory, with the functions that the scoring calls.
+//! The inverted index in memory, with what the scoring asks of it.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,16 +10,16 @@ use crate::retrieve::analysis::Analyzer;
 use crate::retrieve::boolean;
 use crate::types::Ordinal;
 
-/// The slot of all fields joined. The slots of the single fields follow.
+/// The index of all fields joined comes first, then one for each field.
 pub const CONTENTS: usize = 0;
 /// Positions between the fields of a document in the joined field, so that no phrase matches across two fields.
 const GAP_BETWEEN_FIELDS: u32 = 8;
-/// BM25's k1: how soon repetitions of a term stop adding to the score.
+/// How soon repeating a term stops to help.
 const K1: f64 = 1.2;
-/// BM25's b: how much the score of a document depends on its length.
+/// How much long documents are held back.
 const B: f64 = 0.75;
 
-/// Collects documents.
+/// Takes up documents.
 #[derive(Default)]
 pub struct Builder {
     names: Vec<String>,
@@ -31,11 +31,11 @@ pub struct Builder {
 #[derive(Default)]
 struct Slot {
     terms: HashMap<String, Postings>,
-    /// The number of words of each document, up to the last one that has any.
+    /// Words of each document, up to the last one that has any.
     lengths: Vec<u32>,
-    /// The number of documents with a word in this field: N in the formula of Lucene.
+    /// How many documents have a word here: Lucene's N.
     documents: u64,
-    /// k1 * (1 - b + b * length / average length) of each document.
+    /// k1 * (1 - b + b * length / average length), by document.
     norms: Vec<f32>,
 }
 
@@ -45,14 +45,14 @@ fn saturated(frequency: u32, norm: f32) -> f64 {
     frequency / (frequency + f64::from(norm))
 }
 
-/// The documents and positions of a term.
+/// Where a term stands.
 #[derive(Default)]
 struct Postings {
     /// Documents in order, each with its frequency.
     documents: Vec<(Ordinal, u32)>,
-    /// The saturated frequency in each document, computed once for all searches.
+    /// The saturated frequency of each: what every search needs, computed once.
     saturations: Vec<f64>,
-    /// The positions in each document, concatenated.
+    /// All positions, document by document.
     positions: Vec<u32>,
 }
 
@@ -86,8 +86,7 @@ impl Slot {
         }
     }
 
-    /// Calls `visit` with each document that holds the phrase, and how often. A word comes with its distance from the
-    /// beginning of the phrase.
+    /// How often the words stand at their distances, document by document.
     fn phrase_frequencies(&self, words: &[(u32, String)], mut visit: impl FnMut(Ordinal, u32)) {
         let mut cursors = Vec::with_capacity(words.len());
         for (offset, word) in words {
@@ -143,14 +142,14 @@ impl<'a> Cursor<'a> {
 }
 
 impl Builder {
-    /// Adds the next document.
+    /// Takes up the next document.
     pub fn add(&mut self, document: &Document) {
         let (analyzer, item) = (Analyzer::english(), document.item);
         self.documents = self.documents.max(item as usize + 1);
         if self.slots.is_empty() {
             self.slots.push(Slot::default());
         }
-        // The last position so far in the joined field; none before its first word.
+        // Where the next field begins in the joined one; none as long as nothing was said.
         let mut end: Option<u32> = None;
         for field in &document.fields {
             let slot = match self.names.iter().position(|name| *name == field.name) {
@@ -187,10 +186,7 @@ pub struct TextIndex {
 }
 
 impl TextIndex {
-    /// Ranks a request.
-    ///
-    /// # Errors
-    /// Never: the shared scoring can fail to read an index on disk, but this one is in memory.
+    /// Ranks a request. (The shared scoring may fail to read an index; this one never does.)
     pub fn search(&self, request: &Request) -> io::Result<Vec<Hit>> {
         let analyzer = Analyzer::english();
         let parsed = match request.language {
@@ -201,12 +197,12 @@ impl TextIndex {
         Ok(top(self.matches(&node)?.into_iter().map(|(item, score)| (item, score as f32)), request))
     }
 
-    /// The number of documents.
+    /// How many documents there are.
     pub(super) fn documents(&self) -> usize {
         self.documents
     }
 
-    /// The inverse document frequency of a leaf, as in Lucene. That of a phrase is the sum over its words.
+    /// The inverse document frequency of a leaf, as Lucene has it; a phrase has the sum of its words'.
     pub(super) fn idf(&self, leaf: &Leaf) -> io::Result<f64> {
         let Some(slot) = self.slots.get(leaf.slot) else { return Ok(0.0) };
         let idf = |(_, term): &(u32, String)| {
@@ -216,13 +212,13 @@ impl TextIndex {
         Ok(leaf.terms.iter().map(idf).sum())
     }
 
-    /// Calls `visit` with each document that holds the leaf, in order, and its saturated frequency there.
+    /// Calls `visit` with every document that holds the leaf, in order, and its saturated frequency there.
     pub(super) fn saturations(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, f64)) -> io::Result<()> {
         let Some(slot) = self.slots.get(leaf.slot) else { return Ok(()) };
         match leaf.terms.as_slice() {
             [(_, term)] => {
                 let Some(postings) = slot.terms.get(term) else { return Ok(()) };
-                // The host checks the clock or counts fuel in each iteration of a loop, so one iteration takes eight.
+                // The host counts or looks at the clock once a turn of a loop, so eight postings are one turn.
                 let (documents, last) = postings.documents.as_chunks::<8>();
                 let (saturations, rest) = postings.saturations.as_chunks::<8>();
                 for (documents, saturations) in documents.iter().zip(saturations) {

@@ -1,5 +1,5 @@
-//! Components that no compiler would make: modules written by hand, and modules of chance, around the border of the
-//! contract. For each a typed error, and a host that goes on.
+//! Components that no compiler would make: modules written by hand and random modules behind the exports of the contract.
+//! Each ends in an answer or a typed error, and the host goes on.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use wasm_smith::Config;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-/// As much of WASI as one of the modules needs.
+/// The part of WASI that the modules use.
 const WASI: [&str; 2] = [
     "package wasi:io@0.2.0; interface streams {
          resource output-stream {
@@ -34,10 +34,10 @@ const WASI: [&str; 2] = [
 
 const WORLDS: &str = "package forged:worlds;
      world plain { include querywright:plugin/plugin@0.1.0; }
-     world system { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; import wasi:io/streams@0.2.0;
+     world wasi { include querywright:plugin/plugin@0.1.0; import wasi:cli/stdout@0.2.0; import wasi:io/streams@0.2.0;
          import wasi:cli/environment@0.2.0; import wasi:cli/exit@0.2.0; }
-     interface door { open: func() -> u32; }
-     world elsewhere { include querywright:plugin/plugin@0.1.0; import door; }";
+     interface foreign { open: func() -> u32; }
+     world foreign-import { include querywright:plugin/plugin@0.1.0; import foreign; }";
 
 /// A core module as a component of the contract.
 fn component(module: &[u8], world: &str) -> Vec<u8> {
@@ -54,23 +54,23 @@ fn component(module: &[u8], world: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
-/// A plugin that finds the first document, but for what is put into it.
+/// A plugin that finds the first document, with parts that a test replaces.
 struct Forged {
-    /// Further fields of the module: tables, memories, functions.
+    /// More fields of the module: tables, memories, functions.
     fields: String,
-    /// What `load` does before it agrees.
+    /// Instructions of `load`, before it returns.
     load: String,
-    /// What `recommend` does before it answers.
+    /// Instructions of `recommend`, before it returns.
     before: String,
-    /// Address and length of the list of answers, of the first answer's hits, and the bytes at 64.
+    /// Address and length of the list of answers, and of the hits of the first answer.
     answers: (u32, u32),
     hits: (u32, u32),
-    /// What an allocation gives: the address `$at`, unless this says otherwise.
+    /// Instructions that return the address of an allocation, `$at` by default.
     allocated: String,
     world: &'static str,
-    /// Pages of its memory, at first and at most.
+    /// Pages of its memory: the initial number, and optionally the maximum.
     pages: &'static str,
-    /// Six bytes: the name on the card, and with a seventh its language.
+    /// The name on the card: six bytes. The byte after it is the query language.
     name: &'static str,
 }
 
@@ -121,7 +121,7 @@ impl Forged {
                 (func (export "{interface}#recommend") (param i32 i32) (result i32) (local $n i32) (local $h i32) {before} i32.const 16)
             )"#,
             imports = match self.world {
-                "system" => {
+                "wasi" => {
                     r#"(import "wasi:cli/stdout@0.2.0" "get-stdout" (func $get_stdout (result i32)))
                     (import "wasi:io/streams@0.2.0" "[resource-drop]output-stream" (func $drop_stream (param i32)))
                     (import "wasi:io/streams@0.2.0" "[method]output-stream.check-write"
@@ -132,7 +132,7 @@ impl Forged {
                     (import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))"#
                 }
                 "large" => r#"(import "wasi:cli/stdout@0.2.0" "get" (func $get (param i32)))"#,
-                "elsewhere" => r#"(import "forged:worlds/door" "open" (func $open (result i32)))"#,
+                "foreign-import" => r#"(import "forged:worlds/foreign" "open" (func $open (result i32)))"#,
                 _ => "",
             },
             name = self.name,
@@ -153,7 +153,7 @@ impl Forged {
     fn fault(&self) -> Fault {
         let plugin = self.plugin().unwrap();
         let fault = ask(&plugin).unwrap_err();
-        assert_eq!(ask(&plugin).unwrap_err().kind, fault.kind, "the next call meets a fresh instance");
+        assert_eq!(ask(&plugin).unwrap_err().kind, fault.kind, "the next call gets a fresh instance");
         fault
     }
 }
@@ -211,14 +211,14 @@ fn forged_lengths_and_addresses_are_traps() {
         let refused = Forged { name, ..Forged::default() }.plugin().map(|_| ()).unwrap_err();
         assert!(refused.contains("describe failed") && refused.contains("utf-8"), "a name of {name}: {refused}");
     }
-    // An answer list of the right length that tells of an unknown case.
+    // A list of answers of the right length, with an unknown variant case.
     let answers = Forged { answers: (128, 1), ..Forged::default() };
     assert_eq!(answers.fault().kind, FaultKind::Trap);
 }
 
 #[test]
 fn tables_and_memories_are_counted_together() {
-    // Tables that grow cannot be part of a snapshot, and are refused before anything runs.
+    // A table that grows cannot be part of a snapshot. It is refused before anything runs.
     let grow = "(loop $more
         ref.null func i32.const 1000 table.grow $t i32.const -1 i32.ne br_if $more) unreachable";
     let bomb = Forged { fields: "(table $t 1 funcref)".into(), before: grow.into(), ..Forged::default() };
@@ -243,8 +243,8 @@ fn tables_and_memories_are_counted_together() {
 }
 
 #[test]
-fn a_memory_that_is_full_is_read_out_or_refused_with_what_to_do() {
-    // All that the limit allows: 64 MiB have 1,024 pages.
+fn a_full_memory_is_read_out_or_refused_with_what_to_do() {
+    // The limit of 64 MiB is 1,024 pages.
     for pages in ["1024", "1023", "2 6"] {
         assert!(ask(&Forged { pages, ..Forged::default() }.plugin().unwrap()).is_ok(), "{pages}");
     }
@@ -258,7 +258,7 @@ fn a_memory_that_is_full_is_read_out_or_refused_with_what_to_do() {
 }
 
 #[test]
-fn what_the_pre_initialiser_does_not_expect_is_a_refusal() {
+fn a_component_that_wizer_does_not_support_is_refused() {
     for fields in ["(global $g (mut i32) (i32.const 0)) (func (export \"wizer-initialize\"))", "(tag $t (param i32))"] {
         let loaded = Forged { fields: fields.into(), ..Forged::default() }.plugin();
         match loaded {
@@ -266,7 +266,7 @@ fn what_the_pre_initialiser_does_not_expect_is_a_refusal() {
             Err(refused) => assert!(refused.starts_with("plugin forged: ") && refused.len() < 500, "{refused}"),
         }
     }
-    // Modules that wizer asserts to have exports, and one that imports a tag.
+    // wizer panics over modules without exports, and over one that imports a tag.
     for text in [
         "(component (core module $m (memory 1)) (core instance (instantiate $m)))",
         "(component (core module $m (global (mut i32) (i32.const 0))) (core instance (instantiate $m)))",
@@ -278,7 +278,7 @@ fn what_the_pre_initialiser_does_not_expect_is_a_refusal() {
 }
 
 #[test]
-fn answers_of_the_system_are_bounded_whatever_their_type() {
+fn return_values_of_wasi_are_bounded_whatever_their_type() {
     let wide = "x".repeat(90_000);
     let types = format!(
         "package wasi:cli@0.2.0;
@@ -300,7 +300,7 @@ fn answers_of_the_system_are_bounded_whatever_their_type() {
 }
 
 #[test]
-fn handles_of_the_system_are_bounded_and_do_not_outlive_the_snapshot() {
+fn wasi_handles_are_bounded_and_do_not_outlive_the_snapshot() {
     // Prints 300 times, each time through a handle of its own, and reads its arguments; in `load`, too.
     let print = "i32.const 300 local.set $n (loop $more
         call $get_stdout local.tee $h i32.const 512 call $check_write
@@ -308,7 +308,7 @@ fn handles_of_the_system_are_bounded_and_do_not_outlive_the_snapshot() {
         local.get $h call $drop_stream
         i32.const 512 call $get_arguments i32.const 516 i32.load if unreachable end
         local.get $n i32.const 1 i32.sub local.tee $n br_if $more)";
-    let honest = Forged { world: "system", load: print.into(), before: print.into(), ..Forged::default() };
+    let honest = Forged { world: "wasi", load: print.into(), before: print.into(), ..Forged::default() };
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let sink = lines.clone();
     let log: LogSink = Arc::new(move |_, _, line| sink.lock().unwrap().push(line.to_owned()));
@@ -330,18 +330,18 @@ fn handles_of_the_system_are_bounded_and_do_not_outlive_the_snapshot() {
         let lines = std::mem::take(&mut *lines.lock().unwrap());
         assert!(lines.len() == printed && lines.iter().all(|line| line == "forged"), "{} lines", lines.len());
     }
-    let exit = Forged { before: "i32.const 0 call $exit".into(), world: "system", ..Forged::default() }.fault();
+    let exit = Forged { before: "i32.const 0 call $exit".into(), world: "wasi", ..Forged::default() }.fault();
     assert!(exit.kind == FaultKind::Trap && exit.detail.contains("it called wasi:cli/exit#exit"), "{exit}");
     let leak = "(loop $more call $get_stdout drop br $more)";
-    let fault = Forged { before: leak.into(), world: "system", ..Forged::default() }.fault();
-    assert!(fault.kind == FaultKind::Trap && fault.detail.contains("256 handles"), "{fault}");
-    let once = Forged { load: "call $get_stdout drop".into(), world: "system", ..Forged::default() };
+    let fault = Forged { before: leak.into(), world: "wasi", ..Forged::default() }.fault();
+    assert!(fault.kind == FaultKind::Trap && fault.detail.contains("256 WASI handles"), "{fault}");
+    let once = Forged { load: "call $get_stdout drop".into(), world: "wasi", ..Forged::default() };
     let refused = once.plugin().map(|_| ()).unwrap_err();
-    assert!(refused.contains("holds 1 handles of the system"), "{refused}");
+    assert!(refused.contains("holds 1 WASI handles"), "{refused}");
 }
 
 #[test]
-fn what_is_slow_to_compile_is_given_up_in_time() {
+fn a_component_that_is_slow_to_compile_is_refused_in_time() {
     let sums = |count: usize| "local.get 0 local.get 1 i32.mul local.set 0\n".repeat(count);
     let fields = |count: usize| format!("(func (export \"slow\") (param i32 i32) {})", sums(count));
     let long = Forged { fields: fields(150_000), ..Forged::default() };
@@ -359,18 +359,18 @@ fn what_is_slow_to_compile_is_given_up_in_time() {
 }
 
 #[test]
-fn imports_that_nobody_declared_and_types_that_explode_are_refused_before_anything_runs() {
-    let door = Forged { world: "elsewhere", before: "call $open drop".into(), ..Forged::default() };
-    let refused = door.plugin().map(|_| ()).unwrap_err();
-    assert!(refused.contains("it imports forged:worlds/door, which no host provides"), "{refused}");
-    // Each type holds the one before it twice: a few hundred bytes that say 2^60.
+fn undeclared_imports_and_exponential_types_are_refused_before_anything_runs() {
+    let foreign = Forged { world: "foreign-import", before: "call $open drop".into(), ..Forged::default() };
+    let refused = foreign.plugin().map(|_| ()).unwrap_err();
+    assert!(refused.contains("it imports forged:worlds/foreign, which no host provides"), "{refused}");
+    // Each type holds the one before it twice: a few hundred bytes describe 2^60 values.
     let twice = |n: usize| format!("(type $t{n} (tuple $t{} $t{}))", n - 1, n - 1);
     let types: String = (1..60).map(twice).collect();
     let text = format!("(component (type $t0 (tuple u64 u64)) {types} (import \"x\" (func (param \"p\" $t59))))");
     let begun = Instant::now();
     let refused = plugin(&wat::parse_str(text).unwrap()).map(|_| ()).unwrap_err();
     assert!(refused.starts_with("plugin forged: it is broken") && refused.len() < 500, "{refused}");
-    // Components within components: each is a section of the one around it.
+    // Nested components: each is a section of the one around it.
     let mut deep = b"\0asm\x0d\0\x01\0".to_vec();
     for _ in 0..5_000 {
         let mut around = b"\0asm\x0d\0\x01\0\x04".to_vec();
@@ -388,7 +388,7 @@ fn imports_that_nobody_declared_and_types_that_explode_are_refused_before_anythi
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
 
-/// Modules of chance behind the exports of the contract; as many as `QUERYWRIGHT_CHANCE` says, 60 by default.
+/// Random modules behind the exports of the contract. `QUERYWRIGHT_CHANCE` sets their number, 60 by default.
 #[test]
 fn modules_of_chance_end_in_answers_or_typed_errors() {
     let count: u64 = std::env::var("QUERYWRIGHT_CHANCE").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
@@ -407,7 +407,7 @@ fn modules_of_chance_end_in_answers_or_typed_errors() {
             gc_enabled: false,
             exceptions_enabled: false,
             threads_enabled: false,
-            // What cannot be part of a snapshot is refused early; half of them shall get further.
+            // These features cannot be part of a snapshot and are refused early, so only half of the modules have them.
             bulk_memory_enabled: seed % 2 == 0,
             reference_types_enabled: seed % 2 == 0,
             simd_enabled: seed % 2 == 0,

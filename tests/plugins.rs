@@ -1,4 +1,4 @@
-//! The host against real components: one that ranks, one that asks for everything, one that does everything wrong.
+//! The plugin host with real components: one that ranks, one that calls every host interface, one that misbehaves.
 
 mod guests;
 
@@ -14,7 +14,7 @@ use querywright::plugin::{
 };
 use querywright::types::{Request, Retriever};
 
-/// Little of everything, so that faults come soon.
+/// Small limits, so that faults come soon.
 fn tight() -> Limits {
     Limits {
         memory_mib: 64,
@@ -69,7 +69,7 @@ fn faults_of_a_call_are_typed_and_the_next_call_is_right() {
 }
 
 #[test]
-fn gigantic_answers_end_in_an_error_and_not_in_the_hosts_memory() {
+fn a_gigantic_answer_is_an_error_that_stays_small() {
     let plugin = load("hostile", "", options(Metering::Clock)).unwrap();
     for text in ["huge-list", "huge-text"] {
         let fault = plugin.retrieve(&[request(text)]).remove(0).unwrap_err();
@@ -80,7 +80,7 @@ fn gigantic_answers_end_in_an_error_and_not_in_the_hosts_memory() {
 }
 
 #[test]
-fn one_bad_request_spoils_no_other_of_its_batch() {
+fn one_bad_request_does_not_affect_the_others_of_its_batch() {
     let plugin = load("hostile", "", options(Metering::Clock)).unwrap();
     let texts: Vec<&str> = ["fine", "trap", "fine", "nan", "fine", "loop", "fine", "fewer", "fine"].repeat(3);
     let answers = plugin.retrieve(&texts.iter().map(|text| request(text)).collect::<Vec<_>>());
@@ -91,7 +91,7 @@ fn one_bad_request_spoils_no_other_of_its_batch() {
 }
 
 #[test]
-fn a_plugin_that_cannot_load_is_refused_in_time_with_the_limit_that_it_hit() {
+fn a_plugin_that_cannot_load_is_refused_in_time_with_the_limit_that_it_reached() {
     for metering in [Metering::Clock, Metering::Fuel] {
         let out = if metering == Metering::Clock { "limits.load_ms = 500" } else { "limits.load_fuel = 200000000" };
         for (first, part) in [
@@ -101,7 +101,7 @@ fn a_plugin_that_cannot_load_is_refused_in_time_with_the_limit_that_it_hit() {
             ("commit:trap", "commit failed"),
             ("load:memory", "limits.memory_mib = 64"),
             ("commit:memory", "limits.memory_mib = 64"),
-            ("load:fault", "load said"),
+            ("load:fault", "load returned a fault"),
         ] {
             let error = load("hostile", first, options(metering)).map(|_| ()).unwrap_err();
             assert!(error.contains(part) && error.starts_with("plugin hostile: "), "{first}: {error}");
@@ -111,7 +111,7 @@ fn a_plugin_that_cannot_load_is_refused_in_time_with_the_limit_that_it_hit() {
 }
 
 #[test]
-fn state_is_seen_by_later_requests_only_where_instances_are_kept() {
+fn later_requests_see_state_only_if_instances_are_reused() {
     let ask = |reuse| {
         let plugin = load("hostile", "", PluginOptions { reuse, ..options(Metering::Clock) }).unwrap();
         let score = |text: &str| plugin.retrieve(&[request(text)]).remove(0).unwrap().hits[0].score;
@@ -119,15 +119,15 @@ fn state_is_seen_by_later_requests_only_where_instances_are_kept() {
         (score("recall"), score("count"))
     };
     assert_eq!(ask(Reuse::EachSearch), (0.0, 1.0));
-    assert_eq!(ask(Reuse::Searches(2)), (6.0, 1.0), "the third search finds a fresh instance");
+    assert_eq!(ask(Reuse::Searches(2)), (6.0, 1.0), "the third search gets a fresh instance");
     assert_eq!(ask(Reuse::UntilFault), (6.0, 3.0));
     let fuel = load("hostile", "", options(Metering::Fuel)).unwrap();
     let counts = fuel.retrieve(&vec![request("count"); 20]);
-    assert!(counts.into_iter().all(|answer| answer.unwrap().hits[0].score == 1.0), "with fuel nothing is kept");
+    assert!(counts.into_iter().all(|answer| answer.unwrap().hits[0].score == 1.0), "with fuel no instance is reused");
 }
 
 #[test]
-fn what_was_not_granted_is_a_typed_answer_and_what_was_granted_works() {
+fn an_interface_that_was_not_granted_is_a_typed_error_and_one_that_was_granted_works() {
     struct Ones;
     impl TextEncoder for Ones {
         fn dimensions(&self) -> usize {
@@ -188,14 +188,14 @@ fn what_was_not_granted_is_a_typed_answer_and_what_was_granted_works() {
         plugin.card().digest.clone()
     };
     assert_eq!(digest_with(b"one"), digest_with(b"one"));
-    assert_ne!(digest_with(b"one"), digest_with(b"two"), "caches must not serve what other weights ranked");
+    assert_ne!(digest_with(b"one"), digest_with(b"two"), "caches must not serve rankings of other weights");
     let few = Grant { limits: Limits { host_bytes: 4, ..Limits::default() }, ..all() };
     let said = ask(few, "artifact:weights");
     assert!(said.contains("TooLarge") || said.contains("fuel"), "{said}");
 }
 
 #[test]
-fn a_check_finds_out_who_remembers_breaks_the_contract_or_fails() {
+fn a_check_finds_plugins_that_remember_break_the_contract_or_fail() {
     let failed = |name: &str, texts: &[&str]| -> Vec<&'static str> {
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
         let report = check(name, &component(name), &catalog("second"), &options(Metering::Clock), &texts).unwrap();
@@ -212,7 +212,7 @@ fn a_check_finds_out_who_remembers_breaks_the_contract_or_fails() {
 }
 
 #[test]
-fn a_flood_of_logs_is_cut_off_and_cannot_rewrite_a_terminal() {
+fn excess_log_lines_are_dropped_and_have_no_control_characters() {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let sink = lines.clone();
     let manifest = Manifest {
@@ -239,7 +239,7 @@ fn a_flood_of_logs_is_cut_off_and_cannot_rewrite_a_terminal() {
 }
 
 #[test]
-fn files_that_are_no_plugins_are_refused_with_what_they_are() {
+fn a_file_that_is_not_a_plugin_is_refused_with_what_it_is() {
     let refusal = |bytes: &[u8]| {
         let loaded = Plugin::from_bytes("x", bytes, &catalog(""), PluginOptions::default(), &|_, _| {});
         loaded.map(|_| ()).unwrap_err().to_string()
@@ -250,7 +250,7 @@ fn files_that_are_no_plugins_are_refused_with_what_they_are() {
     assert!(refusal(b"\0asm\x01\0\0\0").contains("a core module"));
     assert!(refusal(&good[..good.len() / 2]).contains("broken"));
     assert!(refusal(b"\0asm\x0d\0\x01\0").contains("does not export querywright:plugin/recommender@0.1.0"));
-    // A byte changed in forty places, one at a time: an error or a plugin that still answers, never a panic.
+    // One changed byte, in forty places in turn: an error or a plugin that still answers, never a panic.
     for place in (8..good.len()).step_by(good.len() / 40) {
         let mut bytes = good.clone();
         bytes[place] ^= 0x55;
@@ -260,7 +260,7 @@ fn files_that_are_no_plugins_are_refused_with_what_they_are() {
     }
     let place = good.windows(17).rposition(|w| w == b"recommender@0.1.0").unwrap();
     let mut bytes = good.clone();
-    // The name of the export, wherever it stands, with another version of equal length.
+    // Another version in every copy of the export's name, of the same length.
     for at in 0..=place {
         if good[at..].starts_with(b"querywright:plugin/recommender@0.1.0") {
             bytes[at + 31..at + 36].copy_from_slice(b"0.9.0");
@@ -286,7 +286,7 @@ fn files_that_are_no_plugins_are_refused_with_what_they_are() {
 }
 
 #[test]
-fn a_pinned_digest_holds_and_a_cache_serves_only_what_was_written() {
+fn another_digest_is_refused_and_a_cache_serves_only_what_was_written() {
     let bytes = component("bm25");
     let shop = demo::demo(demo::SEED).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -302,10 +302,10 @@ fn a_pinned_digest_holds_and_a_cache_serves_only_what_was_written() {
     assert_eq!(ask(&load(&bytes).unwrap()), first, "from the cache");
     for damaged in [kept[..kept.len() / 2].to_vec(), [&kept[..100], &[0xAA; 64], &kept[164..]].concat(), Vec::new()] {
         std::fs::write(&entry, &damaged).unwrap();
-        assert_eq!(ask(&load(&bytes).unwrap()), first, "made anew");
+        assert_eq!(ask(&load(&bytes).unwrap()), first, "compiled again");
         assert_eq!(std::fs::read(&entry).unwrap().len(), kept.len());
     }
-    // Several first loads at the same time.
+    // Several loads at the same time, with an empty cache.
     std::fs::remove_file(&entry).unwrap();
     std::thread::scope(|scope| {
         let loads: Vec<_> = (0..4).map(|_| scope.spawn(|| ask(&load(&bytes).unwrap()))).collect();
@@ -321,15 +321,15 @@ fn a_pinned_digest_holds_and_a_cache_serves_only_what_was_written() {
     assert!(pinned(&manifest).unwrap_err().to_string().contains("fetch the plugin again"));
 }
 
-/// Resident memory of this process, in KiB; none where the system does not say.
+/// Resident memory of this process, in KiB. None if the system does not report it.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
 }
 
-/// As many requests as `QUERYWRIGHT_SOAK` says, 20,000 by default; one of a hundred is a fault.
+/// `QUERYWRIGHT_SOAK` sets the number of requests, 20,000 by default. One request of a hundred is a fault.
 #[test]
-fn a_soak_with_faults_keeps_memory_flat_and_answers_right() {
+fn a_soak_with_faults_keeps_memory_flat_and_answers_correct() {
     let count: usize = std::env::var("QUERYWRIGHT_SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000);
     let plugin = load("hostile", "", options(Metering::Clock)).unwrap();
     let faults = ["trap", "nan", "recurse", "unknown", "fewer"];
@@ -347,7 +347,7 @@ fn a_soak_with_faults_keeps_memory_flat_and_answers_right() {
     }
     if let (Some(before), Some(after)) = (before, resident()) {
         println!("{count} requests; {before} KiB after a quarter, {after} at the end");
-        // Other tests run in this process at the same time, so the bound is one for leaks and not for noise.
+        // Other tests run in this process at the same time, so the bound is wide: it finds leaks only.
         assert!(after < before + (256 << 10), "{before} KiB became {after}");
     }
 }

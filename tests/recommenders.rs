@@ -1,5 +1,5 @@
-//! The recommenders of `plugins/` in their sandbox, each against an oracle: the native retriever, the host's vectors,
-//! formulas written down as they stand, a search engine on a port.
+//! The recommenders of `plugins/` in the sandbox, each compared with an independent implementation: the native retriever,
+//! the vectors of the host, direct formulas, a search engine on a local port.
 
 mod guests;
 
@@ -39,7 +39,7 @@ fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
         {
             let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
             assert_eq!(ours.hits.len(), theirs.hits.len(), "{}", request.text);
-            // A logarithm may differ in its last bit, and then so may scores that are equal but for that.
+            // The two logarithms may differ in the last bit, so documents of nearly equal scores may change places.
             for (a, b) in ours.hits.iter().zip(&theirs.hits) {
                 assert!((a.score - b.score).abs() <= 1e-6 * a.score.abs(), "{}: {a:?} {b:?}", request.text);
                 same += usize::from(a.doc == b.doc);
@@ -52,7 +52,7 @@ fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
 
 #[test]
 fn the_dense_plugin_ranks_by_the_hosts_vectors() {
-    /// Counts letters: texts that share letters are near.
+    /// Counts letters, so that texts with the same letters have similar vectors.
     struct Letters;
     impl TextEncoder for Letters {
         fn dimensions(&self) -> usize {
@@ -88,7 +88,7 @@ fn the_dense_plugin_ranks_by_the_hosts_vectors() {
     }
 }
 
-/// Next items of real histories: the plugin with sessions as an artifact against its formula written down as it stands.
+/// Next items of real histories. The plugin gets the sessions as an artifact, and is compared with its formula.
 #[test]
 fn the_covisit_plugin_ranks_real_histories_as_its_formula_says() {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data/amazon-industrial");
@@ -104,14 +104,14 @@ fn the_covisit_plugin_ranks_real_histories_as_its_formula_says() {
     for query in data.split("train").unwrap() {
         let visits: Vec<u32> = query.history.iter().copied().chain([target(query)]).collect();
         for (place, item) in visits.iter().enumerate() {
-            // All on one day, so that no weight fades.
+            // All on one day, so that no weight decays.
             sessions.push_str(&format!("{}\t{}\t{place}\n", query.id, id(*item)));
             for (steps, later) in visits[place + 1..].iter().enumerate().take(10).filter(|(_, later)| *later != item) {
                 *weights.entry(*item).or_default().entry(*later).or_default() += 1.0 / (steps + 1) as f64;
             }
         }
     }
-    // Followers of an item, and the sum of all their weights; the hundred largest are kept.
+    // The hundred largest followers of each item, and the sum of the weights of all its followers.
     let followers: HashMap<u32, (f64, Vec<(u32, f64)>)> = weights
         .into_iter()
         .map(|(item, row)| {
@@ -165,7 +165,7 @@ fn the_covisit_plugin_ranks_real_histories_as_its_formula_says() {
 fn the_popularity_plugin_counts_within_its_window_in_the_sandbox() {
     const DAY: i64 = 86_400;
     let mut builder = CatalogBuilder::new();
-    // Item n was had n times lately, and 40 - n times long ago.
+    // Item n has n recent interactions, and 40 - n old ones.
     for n in 0..40 {
         let times = (0..n).map(|i| 100 * DAY - i).chain((n..40).map(|i| 50 * DAY - i));
         let text = times.map(|t| t.to_string()).collect::<Vec<_>>().join(" ");
@@ -193,13 +193,13 @@ fn the_popularity_plugin_counts_within_its_window_in_the_sandbox() {
     assert_eq!(ranked(&load(None)), [(0, 40.0), (1, 40.0), (2, 40.0), (3, 40.0), (4, 40.0)]);
 }
 
-/// A search engine that speaks `_search` on a port of this machine; it gives these answers in turn and tells what it was
-/// asked.
+/// A search engine with the `_search` endpoint on a local port. It sends these answers in turn, and the bodies of its
+/// requests to the receiver.
 fn engine(answers: &'static [(u16, &'static str)]) -> (String, std::sync::mpsc::Receiver<String>) {
     use std::io::{BufRead, BufReader, Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (tell, told) = std::sync::mpsc::channel();
+    let (sender, received) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for (status, body) in answers {
             let (mut stream, _) = listener.accept().unwrap();
@@ -213,21 +213,21 @@ fn engine(answers: &'static [(u16, &'static str)]) -> (String, std::sync::mpsc::
             }
             let mut asked = vec![0; length];
             reader.read_exact(&mut asked).unwrap();
-            tell.send(String::from_utf8(asked).unwrap()).unwrap();
+            sender.send(String::from_utf8(asked).unwrap()).unwrap();
             let head = format!("HTTP/1.1 {status} x\r\ncontent-type: application/json\r\nconnection: close\r\n");
             stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).unwrap();
         }
     });
-    (address, told)
+    (address, received)
 }
 
 #[test]
 fn the_remote_plugin_asks_a_search_engine_over_http() {
-    let (address, told) = engine(&[
+    let (address, received) = engine(&[
         (
             200,
             r#"{"timed_out": false, "_shards": {"total": 1, "successful": 1, "skipped": 0, "failed": 0},
-                "hits": {"hits": [{"_id": "b", "_score": 2.5}, {"_id": "elsewhere", "_score": 2.0},
+                "hits": {"hits": [{"_id": "b", "_score": 2.5}, {"_id": "unknown", "_score": 2.0},
                                   {"_id": "a", "_score": 1.0}]}}"#,
         ),
         (503, r#"{"error": "busy"}"#),
@@ -260,9 +260,9 @@ fn the_remote_plugin_asks_a_search_engine_over_http() {
     let plugin = load(&host);
     let ranking = ask(&plugin).unwrap();
     let hits: Vec<(u32, f32)> = ranking.hits.iter().map(|hit| (hit.doc, hit.score)).collect();
-    assert_eq!(hits, [(1, 2.5), (0, 1.0)], "what the catalogue lacks is passed over");
-    let asked = told.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert!(asked.contains("blue lamp") && asked.contains("\"c\""), "the excluded item goes along: {asked}");
+    assert_eq!(hits, [(1, 2.5), (0, 1.0)], "hits that the catalogue does not have are ignored");
+    let asked = received.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(asked.contains("blue lamp") && asked.contains("\"c\""), "the excluded item is sent: {asked}");
     let busy = ask(&plugin).unwrap_err();
     assert!(busy.detail.contains("503"), "{busy}");
     let gone = ask(&plugin).unwrap_err();

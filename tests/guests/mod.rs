@@ -1,5 +1,5 @@
-//! What the tests of plugins share: the built components, a small catalogue, a request.
-#![allow(dead_code, reason = "every suite is a program of its own and takes what it needs")]
+//! Fixtures for the tests of plugins: the built components, a small catalogue, a request.
+#![allow(dead_code, reason = "each test program uses some of these")]
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use querywright::catalog::{Catalog, CatalogBuilder};
 use querywright::plugin::{Inspection, Limits, Manifest, Wanted};
 use querywright::types::{QueryLanguage, Request};
 
-/// A file of a built plugin: of the committed one, or of another build where `QUERYWRIGHT_PLUGINS` names its folder.
+/// A file of a built plugin. `QUERYWRIGHT_PLUGINS` names the folder of another build than the committed one.
 pub fn built(name: &str, file: &str) -> PathBuf {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins");
     let root = std::env::var_os("QUERYWRIGHT_PLUGINS").map_or(committed, PathBuf::from);
@@ -25,12 +25,12 @@ pub fn digest(name: &str) -> String {
     Inspection::of(name, &component(name)).unwrap().sha256
 }
 
-/// A manifest that pins a plugin and asks for this.
+/// A manifest that pins a plugin and asks for `capabilities`.
 pub fn manifest(name: &str, capabilities: Wanted) -> Manifest {
     Manifest { id: name.into(), version: "0.1.0".into(), sha256: digest(name), capabilities, limits: Limits::default() }
 }
 
-/// A catalogue whose first document has this text.
+/// A catalogue of three documents. The first has this text.
 pub fn catalog(first: &str) -> Catalog {
     let mut builder = CatalogBuilder::new();
     for (id, text) in [("a", first), ("b", "second"), ("c", "third")] {
@@ -39,7 +39,7 @@ pub fn catalog(first: &str) -> Catalog {
     builder.finish()
 }
 
-/// Plain words, ten hits.
+/// A request in plain words for ten hits.
 pub fn request(text: &str) -> Request {
     Request { text: text.into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 10 }
 }

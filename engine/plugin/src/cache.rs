@@ -1,10 +1,9 @@
-//! Compiled plugins on disk: found by the digests of all that made them, checked before they are used.
+//! Compiled plugins on disk: found by a digest of everything that made them, checked before they are used.
 
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::hex;
 use crate::error::{Error, Result};
 
 /// A folder of compiled plugins that nobody else can write to.
@@ -12,17 +11,16 @@ use crate::error::{Error, Result};
 pub(super) struct Cache(PathBuf);
 
 impl Cache {
-    /// Opens a folder, made if it is missing.
+    /// Opens a folder, and creates it if it is missing.
     ///
     /// # Errors
-    /// When it cannot be made, or others can write to it: what lies there is run as machine code.
+    /// If it cannot be created, or if others can write to it: its files are run as machine code.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::{MetadataExt, PermissionsExt};
             let found = std::fs::symlink_metadata(folder).map_err(|e| Error::read(folder, e))?;
-            // A folder made just now has what the user's mask left; only the owner needs anything here.
             let mode = found.permissions().mode();
             let own = std::fs::metadata("/proc/self").map(|me| me.uid()).unwrap_or(found.uid());
             if !found.is_dir() || found.uid() != own || mode & 0o022 != 0 {
@@ -40,7 +38,7 @@ impl Cache {
         self.0.join(format!("{key}.compiled"))
     }
 
-    /// What is kept under a key; none where there is nothing, or not what was written.
+    /// The bytes under a key. None if there are none, or if they are not those that were written.
     pub(super) fn get(&self, key: &str) -> Option<Vec<u8>> {
         let mut bytes = std::fs::read(self.path(key)).ok()?;
         let digest: [u8; 32] = Sha256::digest(bytes.get(32..)?).into();
@@ -51,8 +49,8 @@ impl Cache {
         Some(bytes)
     }
 
-    /// Keeps something, in one step: whoever looks at the same time finds nothing or all of it. What cannot be kept is
-    /// made anew next time.
+    /// Writes bytes in one step: a reader at the same time finds nothing or all of them. A failure to write is ignored,
+    /// because the plugin is then compiled again next time.
     pub(super) fn put(&self, key: &str, bytes: &[u8]) {
         let write = || -> std::io::Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(&self.0)?;
@@ -66,43 +64,28 @@ impl Cache {
     }
 }
 
-/// A key from all that decides what is kept under it.
-pub(super) fn key(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hex(&hash.finalize())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_was_changed_on_disk_is_not_found() {
+    fn an_entry_that_was_changed_on_disk_is_not_found() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("own")).unwrap();
-        let key = key(&[b"a", b"b"]);
-        assert!(cache.get(&key).is_none());
-        cache.put(&key, b"machine code");
-        assert_eq!(cache.get(&key).unwrap(), b"machine code");
-        let path = cache.path(&key);
+        let key = "key";
+        assert!(cache.get(key).is_none());
+        cache.put(key, b"machine code");
+        assert_eq!(cache.get(key).unwrap(), b"machine code");
+        let path = cache.path(key);
         let mut bytes = std::fs::read(&path).unwrap();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert!(cache.get(&key).is_none(), "a flipped bit");
+        assert!(cache.get(key).is_none(), "a flipped bit");
         std::fs::write(&path, &bytes[..20]).unwrap();
-        assert!(cache.get(&key).is_none(), "a cut");
-        cache.put(&key, b"machine code");
-        assert_eq!(cache.get(&key).unwrap(), b"machine code");
-    }
-
-    #[test]
-    fn parts_of_a_key_do_not_run_into_each_other() {
-        assert_ne!(key(&[b"ab", b"c"]), key(&[b"a", b"bc"]));
+        assert!(cache.get(key).is_none(), "a cut");
+        cache.put(key, b"machine code");
+        assert_eq!(cache.get(key).unwrap(), b"machine code");
     }
 
     #[cfg(unix)]

@@ -1,10 +1,10 @@
-//! What is asked for, what is granted, and what both agree on.
+//! What a plugin asks for, what its embedder grants, and the intersection of both.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::Limits;
+use super::limits::Limits;
 use crate::error::{Error, Result};
 
 /// The `[capabilities]` of a manifest: the host interfaces that a plugin wants. Default: none.
@@ -15,13 +15,13 @@ pub struct Wanted {
     pub log: bool,
     /// The host's text encoder.
     pub embed: bool,
-    /// Read-only bytes that the host keeps, by name.
+    /// Names of read-only bytes that the host keeps.
     pub artifact: BTreeSet<String>,
-    /// Hosts that it wants to talk to over HTTP: `api.example.com` or `localhost:8080`, without a scheme or a path.
+    /// Hosts that it sends HTTP requests to: `api.example.com` or `localhost:8080`, without a scheme or a path.
     pub http: BTreeSet<String>,
 }
 
-/// What an embedder lets plugins have. Default: nothing, within the default limits.
+/// What an embedder allows plugins. Default: no host interface, and the default limits.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grant {
     /// Lines to the host's log.
@@ -30,13 +30,13 @@ pub struct Grant {
     pub embed: bool,
     /// Names of artifacts that may be read.
     pub artifact: BTreeSet<String>,
-    /// Hosts that may be talked to, spelled as in a manifest.
+    /// Hosts that HTTP requests may be sent to, spelled as in a manifest.
     pub http: BTreeSet<String>,
-    /// Ceilings.
+    /// Upper bounds on what a plugin uses.
     pub limits: Limits,
 }
 
-/// What a plugin may do: asked for and granted.
+/// What a plugin may do: what it asked for and was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
     /// Lines to the host's log.
@@ -45,28 +45,28 @@ pub struct Capabilities {
     pub embed: bool,
     /// Names of artifacts that may be read.
     pub artifact: BTreeSet<String>,
-    /// Hosts that may be talked to.
+    /// Hosts that HTTP requests may be sent to.
     pub http: BTreeSet<String>,
-    /// Ceilings.
+    /// Upper bounds on what a plugin uses.
     pub limits: Limits,
 }
 
 impl Capabilities {
-    /// Whether there is any host interface that it may use.
+    /// Whether it may use any host interface.
     pub fn any(&self) -> bool {
         self.log || self.embed || !self.artifact.is_empty() || !self.http.is_empty()
     }
 }
 
 impl Wanted {
-    /// Lower-cases the hosts and refuses what is no host or no name.
+    /// Lower-cases the hosts. Refuses hosts and artifact names that are not well formed.
     pub(super) fn checked(mut self) -> Result<Self> {
         self.http = self.http.iter().map(|host| host.to_ascii_lowercase()).collect();
         if let Some(host) = self.http.iter().find(|host| !is_host(host)) {
             let remedy = "write a host such as \"api.example.com\" or \"localhost:8080\", without scheme, path or *";
             return Err(Error::argument("capabilities.http", format!("\"{host}\" is not a host"), remedy));
         }
-        // An artifact's name may become a file's name.
+        // An embedder may use the name of an artifact as a file name.
         let plain = |name: &str| {
             !name.starts_with('.') && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
@@ -77,6 +77,7 @@ impl Wanted {
         Ok(self)
     }
 
+    /// The intersection with a grant, and the smaller of each limit.
     pub(super) fn granted(&self, limits: &Limits, grant: &Grant) -> Capabilities {
         let both =
             |wanted: &BTreeSet<String>, granted: &BTreeSet<String>| wanted.intersection(granted).cloned().collect();
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_gets_what_it_asked_for_and_was_granted_and_nothing_else() {
+    fn a_plugin_gets_only_what_it_asked_for_and_was_granted() {
         let wanted = Wanted { log: true, embed: false, artifact: set(&["a", "b"]), http: set(&["x.org", "y.org"]) };
         let limits = Limits { memory_mib: 512, call_ms: 10, ..Limits::default() };
         let grant = Grant {
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_and_artifact_names_that_could_reach_further_are_refused() {
+    fn hosts_and_artifact_names_that_could_name_something_else_are_refused() {
         for host in
             ["", "*", "*.org", "http://x.org", "x.org/path", "x.org:0", "x.org:99999", "a..b", "-x.org", "user@x.org"]
         {

@@ -1,11 +1,11 @@
-//! What a component says of itself before any of its code is compiled.
+//! What a component file holds, read before any of its code is compiled.
 
-use sha2::{Digest, Sha256};
 use wasmparser::{ComponentExternalKind, Parser, Payload};
 
-use super::contract::{IMPORTS, PACKAGE, RECOMMENDER, VERSION};
-use super::meter::MOST_PARTS;
-use super::{hex, refusal, system};
+use super::bindings::{IMPORTS, PACKAGE, RECOMMENDER, VERSION};
+use super::limiter::MOST_PARTS;
+use super::refusal::refusal;
+use super::{digest, wasi};
 use crate::error::Result;
 
 /// What a component file holds.
@@ -27,18 +27,18 @@ pub struct Inspection {
     pub tables: usize,
     /// Functions of all modules.
     pub functions: u32,
-    /// Bytes of the longest function: what a compiler needs time for.
+    /// Bytes of the longest function, which decides how long compiling takes.
     pub longest_function: usize,
 }
 
-/// Bytes of a function above which compiling it takes unreasonably long.
+/// Bytes of a function at most: a longer one takes unreasonably long to compile.
 const LONGEST_FUNCTION: usize = 1 << 20;
 
 impl Inspection {
-    /// Reads a component; nothing of it is run.
+    /// Reads a component without running it.
     ///
     /// # Errors
-    /// [`Error::Plugin`](crate::error::Error::Plugin) where it is no component, or a broken one.
+    /// [`Error::Plugin`](crate::error::Error::Plugin) if the bytes are no component, or a broken one.
     pub fn of(name: &str, bytes: &[u8]) -> Result<Self> {
         let build = "build it with `querywright plugin build`";
         if !bytes.starts_with(b"\0asm") {
@@ -51,7 +51,7 @@ impl Inspection {
             |e: wasmparser::BinaryReaderError| refusal(name, format!("it is broken: {e}"), "fetch or build it again");
         wasmparser::Validator::new().validate_all(bytes).map_err(broken)?;
         let mut found = Self {
-            sha256: hex(&Sha256::digest(bytes)),
+            sha256: digest::sha256(bytes),
             bytes: bytes.len(),
             imports: Vec::new(),
             exports: Vec::new(),
@@ -61,79 +61,54 @@ impl Inspection {
             functions: 0,
             longest_function: 0,
         };
+        found.count_parts(bytes).map_err(broken)?;
+        Ok(found)
+    }
+
+    fn count_parts(&mut self, bytes: &[u8]) -> Result<(), wasmparser::BinaryReaderError> {
+        // Imports and exports count at the top level only, not in nested modules and components.
         let mut depth = 0usize;
         for payload in Parser::new(0).parse_all(bytes) {
-            match payload.map_err(broken)? {
+            match payload? {
                 Payload::ModuleSection { .. } => {
-                    found.modules += 1;
+                    self.modules += 1;
                     depth += 1;
                 }
                 Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
-                Payload::MemorySection(section) => found.memories += section.count() as usize,
-                Payload::TableSection(section) => found.tables += section.count() as usize,
+                Payload::MemorySection(section) => self.memories += section.count() as usize,
+                Payload::TableSection(section) => self.tables += section.count() as usize,
                 Payload::CodeSectionEntry(body) => {
-                    found.functions += 1;
-                    found.longest_function = found.longest_function.max(body.range().len());
+                    self.functions += 1;
+                    self.longest_function = self.longest_function.max(body.range().len());
                 }
                 Payload::ComponentImportSection(section) if depth == 0 => {
                     for import in section {
-                        found.imports.push(import.map_err(broken)?.name.name.to_owned());
+                        self.imports.push(import?.name.name.to_owned());
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
-                        let export = export.map_err(broken)?;
+                        let export = export?;
                         if export.kind == ComponentExternalKind::Instance {
-                            found.exports.push(export.name.name.to_owned());
+                            self.exports.push(export.name.name.to_owned());
                         }
                     }
                 }
                 _ => {}
             }
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// Refuses what this host does not know: another version of the contract, imports that are not of it, functions
-    /// that a compiler would sit over.
+    /// Refuses a component that this host cannot run: another version of the contract, other imports, too many parts, a
+    /// function that is too long to compile.
     ///
     /// # Errors
-    /// [`Error::Plugin`](crate::error::Error::Plugin), naming both versions where they differ.
+    /// [`Error::Plugin`](crate::error::Error::Plugin). It names both versions of the contract if they differ.
     pub fn check(&self, name: &str) -> Result<()> {
-        let wanted = format!("{PACKAGE}/{RECOMMENDER}@{VERSION}");
-        if !self.exports.contains(&wanted) {
-            let own = format!("{PACKAGE}/{RECOMMENDER}@");
-            let found = match self.exports.iter().find_map(|export| export.strip_prefix(&own)) {
-                Some(version) => format!("it speaks version {version} of the contract, this host speaks {VERSION}"),
-                None => format!("it does not export {wanted}"),
-            };
-            let remedy = format!("build it against {PACKAGE}@{VERSION}, or use a host that speaks its version");
-            return Err(refusal(name, found, remedy));
-        }
-        for import in &self.imports {
-            let known = IMPORTS.iter().any(|interface| *import == format!("{PACKAGE}/{interface}@{VERSION}"));
-            if known || system::knows(import) {
-                continue;
-            }
-            let newer = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
-            let (found, remedy) = match newer {
-                Some((_, version)) => (
-                    format!("it imports {import}: version {version} of the contract, this host speaks {VERSION}"),
-                    format!("build it against {PACKAGE}@{VERSION}, or use a host that speaks its version"),
-                ),
-                None if import.starts_with("wasi:") => (
-                    format!("it imports {import}, and of WASI this host knows 0.2 without the web"),
-                    "build it for wasm32-unknown-unknown, as `querywright plugin build` does, or for wasm32-wasip2"
-                        .to_owned(),
-                ),
-                None => (
-                    format!("it imports {import}, which no host provides"),
-                    "import the contract's own interfaces alone".to_owned(),
-                ),
-            };
-            return Err(refusal(name, found, remedy));
-        }
+        self.check_export(name)?;
+        self.imports.iter().try_for_each(|import| check_import(name, import))?;
         for (what, count) in [("modules", self.modules), ("memories", self.memories), ("tables", self.tables)] {
             if count > MOST_PARTS {
                 let found = format!("it has {count} {what}, and {MOST_PARTS} are allowed");
@@ -146,4 +121,44 @@ impl Inspection {
         }
         Ok(())
     }
+
+    fn check_export(&self, name: &str) -> Result<()> {
+        let wanted = format!("{PACKAGE}/{RECOMMENDER}@{VERSION}");
+        if self.exports.contains(&wanted) {
+            return Ok(());
+        }
+        let unversioned = format!("{PACKAGE}/{RECOMMENDER}@");
+        let found = match self.exports.iter().find_map(|export| export.strip_prefix(&unversioned)) {
+            Some(version) => format!("it implements version {version} of the contract, this host {VERSION}"),
+            None => format!("it does not export {wanted}"),
+        };
+        Err(refusal(name, found, other_version()))
+    }
+}
+
+fn check_import(name: &str, import: &str) -> Result<()> {
+    let known = IMPORTS.iter().any(|interface| *import == format!("{PACKAGE}/{interface}@{VERSION}"));
+    if known || wasi::provides(import) {
+        return Ok(());
+    }
+    let of_contract = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
+    let (found, remedy) = match of_contract {
+        Some((_, version)) => (
+            format!("it imports {import}: version {version} of the contract, this host has {VERSION}"),
+            other_version(),
+        ),
+        None if import.starts_with("wasi:") => (
+            format!("it imports {import}, and this host has only WASI 0.2 without HTTP"),
+            "build it for wasm32-unknown-unknown, as `querywright plugin build` does, or for wasm32-wasip2".to_owned(),
+        ),
+        None => (
+            format!("it imports {import}, which no host provides"),
+            "import only the interfaces of the contract".to_owned(),
+        ),
+    };
+    Err(refusal(name, found, remedy))
+}
+
+fn other_version() -> String {
+    format!("build it against {PACKAGE}@{VERSION}, or use a host that implements its version")
 }

@@ -3,21 +3,20 @@
 //! ```text
 //! component ── inspect ── instrument ── load, commit ── snapshot ── compile ──> pool of instances ──> Ranking or Fault
 //!     │ digest, imports      │ wizer        │ limits                   │ cache     │ copy-on-write
-//!  manifest ∩ grant ─────────┴──────────────┴───────── host interfaces ────────────┘
+//!  manifest ∩ grant ─────────┴──────────────┴──────────── host functions ──────────┘
 //! ```
 //!
-//! A [`Plugin`] is a [`Retriever`](crate::types::Retriever). While it is prepared it loads the catalogue; then its memory
-//! is taken into a new component, from which every instance begins. A trap, a limit or an answer that breaks the contract
-//! is a typed [`Fault`](crate::error::Fault) of one request; the instance is thrown away and the next request finds another.
-//! [`check`] reports whether a component keeps the contract and what it costs; [`PluginSlot`] exchanges one for
-//! another.
+//! A [`Plugin`] is a [`Retriever`](crate::types::Retriever). It loads the catalogue once. Then the host takes a
+//! snapshot of its memory, and every instance starts from that. A trap, a limit that was reached, or an answer that
+//! breaks the contract is a typed [`Fault`](crate::error::Fault) of one request. The instance is dropped, and the next
+//! request gets a fresh one. [`check`] reports whether a component keeps the contract and what it costs. [`PluginSlot`]
+//! replaces a plugin by another one while it serves.
 //!
-//! # What it may do
+//! # Capabilities
 //!
-//! A plugin comes with a manifest, `plugin.toml`, that pins the component by its digest and names every host interface
-//! that it wants ([`Manifest`]). The embedder decides what plugins may have ([`Grant`]). A plugin gets the intersection
-//! of the two ([`Manifest::grant`] → [`Capabilities`]); nothing is allowed that was not both asked for and granted.
-//! The interfaces themselves are described in `wit/`.
+//! A plugin comes with a manifest, `plugin.toml`. It pins the component by its digest and names every host interface
+//! that the plugin asks for ([`Manifest`]). The embedder decides what plugins may have ([`Grant`]). A plugin gets the
+//! intersection of the two ([`Manifest::grant`] → [`Capabilities`]). `wit/` describes the interfaces.
 //!
 //! ```
 //! use querywright_plugin_host::{Grant, Manifest};
@@ -38,46 +37,57 @@
 //! assert!(capabilities.log && capabilities.http.is_empty());
 //! # Ok::<(), querywright_types::Error>(())
 //! ```
+//!
+//! # Where to find what
+//!
+//! | file | holds |
+//! |---|---|
+//! | `limits`, `limiter`, `budget` | the settings; memory, tables and bytes of an instance; time and fuel of a call |
+//! | `manifest`, `capability`, `services` | what a plugin asks for, what it gets, what the embedder provides |
+//! | `inspect`, `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
+//! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
+//! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
+//! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
 
 use querywright_data::catalog;
 use querywright_types::{self as types, error};
 
-mod answer;
+mod bindings;
+mod budget;
 mod cache;
 mod capability;
 mod check;
-mod contract;
-mod host;
+mod compile;
+mod digest;
+mod engine;
+mod failure;
+mod host_functions;
+mod http;
 mod inspect;
-mod interfaces;
+mod instance;
+mod limiter;
 mod limits;
+mod load;
 mod manifest;
-mod meter;
-mod prepare;
+mod options;
+mod pool;
+mod refusal;
 mod reload;
-mod runtime;
+mod retriever;
+mod sanitize;
 mod services;
-mod system;
-mod web;
+mod snapshot;
+mod state;
+mod validate;
+mod wasi;
 
 pub use capability::{Capabilities, Grant, Wanted};
 pub use check::{CheckCost, CheckItem, CheckReport, check};
-pub use host::{Plugin, PluginOptions, Reuse};
+pub use engine::Metering;
 pub use inspect::Inspection;
 pub use limits::Limits;
 pub use manifest::Manifest;
+pub use options::{PluginOptions, Reuse};
 pub use reload::PluginSlot;
-pub use runtime::Metering;
+pub use retriever::Plugin;
 pub use services::{LogLevel, LogSink, Services, TextEncoder};
-
-use crate::error::Error;
-
-/// A plugin that cannot be used.
-fn refusal(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Error {
-    Error::Plugin { name: name.to_owned(), found: found.into(), remedy: remedy.into() }
-}
-
-/// Lower-case hexadecimal digits.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

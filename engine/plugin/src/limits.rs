@@ -1,38 +1,41 @@
-//! How much a plugin may use.
+//! How much a plugin may use: the settings. `limiter.rs` and `budget.rs` enforce them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Ceilings of one plugin. In a manifest they are what the plugin needs, in a grant what it can have at most.
+/// Upper bounds on what one plugin uses. A manifest says what the plugin needs, a grant what it can have at most; the
+/// smaller value holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Length of the component file, in MiB. Default 32.
+    /// Size of the component file, in MiB. Default 32.
     pub component_mib: u64,
     /// Milliseconds that compiling may take. Default 60,000.
     pub compile_ms: u64,
-    /// Milliseconds that loading the catalogue may take, `commit` included. Default 60,000.
+    /// Milliseconds that loading the catalogue may take, including `commit`. Default 60,000.
     pub load_ms: u64,
-    /// Instructions, roughly, that one call of `load` or `commit` may take where fuel is counted. Default 1e12.
+    /// Fuel of one call of `load` or `commit`: roughly the number of instructions. Applies to `Metering::Fuel`.
+    /// Default 1e12.
     pub load_fuel: u64,
-    /// Linear memory of one instance, all its memories together, in MiB. Default 256.
+    /// Linear memory of one instance, in MiB, summed over all its memories. Default 256.
     pub memory_mib: u64,
-    /// Elements of all tables of one instance together. Default 20,000.
+    /// Table elements of one instance, summed over all its tables. Default 20,000.
     pub table_elements: u64,
-    /// Instances that may live at the same time. Default 8.
+    /// Instances that may exist at the same time. Default 8.
     pub instances: u64,
-    /// Milliseconds that one request may take; a call with several has as many times that. Default 1,000.
+    /// Milliseconds that one request may take. A call with n requests may take n times that. Default 1,000.
     pub call_ms: u64,
-    /// Instructions, roughly, that one request may take where fuel is counted. Default 2e9, about a second.
+    /// Fuel of one request: roughly the number of instructions. Applies to `Metering::Fuel`. Default 2e9, about a
+    /// second.
     pub fuel: u64,
-    /// Bytes that one call may move through host interfaces, both ways together. Default 16 MiB.
+    /// Bytes that one call may move through host interfaces, in both directions together. Default 16 MiB.
     pub host_bytes: u64,
     /// Bytes that one call may log. Default 64 KiB.
     pub log_bytes: u64,
 }
 
-/// What a 32-bit memory can have: 4 GiB.
+/// The size of a 32-bit memory: 4 GiB.
 const MOST_MIB: u64 = 4096;
 /// A day.
 const MOST_MS: u64 = 24 * 60 * 60 * 1000;
@@ -56,7 +59,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The smaller of each.
+    /// The smaller value of each limit.
     pub fn at_most(&self, other: &Self) -> Self {
         Self {
             component_mib: self.component_mib.min(other.component_mib),
@@ -73,10 +76,10 @@ impl Limits {
         }
     }
 
-    /// Refuses limits under which no plugin could run. A plugin can do without tables, logs and host calls.
+    /// Refuses limits under which no plugin could run. A plugin needs no tables, logs or host calls, so these may be 0.
     ///
     /// # Errors
-    /// When sizes, instances, fuel or times are 0, sizes beyond 4 GiB or times beyond a day.
+    /// [`Error::Argument`] if a size, a count, fuel or a time is 0, a size is above 4 GiB, or a time is above a day.
     pub fn validate(&self) -> Result<()> {
         for (key, value) in [
             ("component_mib", self.component_mib),

@@ -1,18 +1,19 @@
-//! `plugin.toml`.
+//! The manifest of a plugin, `plugin.toml`.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::{Capabilities, Grant, Limits, Wanted};
+use super::capability::{Capabilities, Grant, Wanted};
+use super::digest;
+use super::limits::Limits;
 use crate::error::{Error, Result, nearest};
 
-/// What a plugin says of itself before any of its code runs. Unknown keys are refused.
+/// What a plugin declares before any of its code runs. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Its name: lower-case letters, digits and dashes, with at most one slash: `attributes`, `acme/attributes`.
+    /// Its id: lower-case letters, digits and dashes, with at most one slash: `attributes`, `acme/attributes`.
     pub id: String,
     /// Its version, `MAJOR.MINOR.PATCH`.
     pub version: String,
@@ -21,7 +22,7 @@ pub struct Manifest {
     /// The host interfaces that it wants.
     #[serde(default)]
     pub capabilities: Wanted,
-    /// How much it needs.
+    /// How much it needs of each limited resource.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -30,44 +31,58 @@ impl Manifest {
     /// Reads a manifest file.
     ///
     /// # Errors
-    /// When the file cannot be read, is not TOML, lacks a key, has an unknown one, or a value cannot be used.
+    /// If the file cannot be read, is not TOML, lacks a key, has an unknown one, or has a value that cannot be used.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
         Self::parse(&text, &path.display().to_string())
     }
 
-    /// As [`read`](Self::read), from text; `shown` names the source in errors.
+    /// The manifest of a component file: `plugin.toml` in the same folder. None if there is no such file.
     ///
     /// # Errors
-    /// Those of [`read`](Self::read), without the file.
+    /// Those of [`read`](Self::read).
+    pub fn beside(component: &Path) -> Result<Option<Self>> {
+        let path = component.with_file_name("plugin.toml");
+        path.is_file().then(|| Self::read(&path)).transpose()
+    }
+
+    /// Parses the text of a manifest. `shown` names its source in errors.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), except for the file.
     pub fn parse(text: &str, shown: &str) -> Result<Self> {
         let mut manifest: Self = toml::from_str(text).map_err(|e| explain(shown, &e))?;
+        manifest.validate_identity(shown)?;
+        manifest.limits.validate()?;
+        manifest.capabilities = manifest.capabilities.checked()?;
+        Ok(manifest)
+    }
+
+    fn validate_identity(&self, shown: &str) -> Result<()> {
         let refuse = |key: &str, found: &str, remedy: &str| {
             Err(Error::argument(format!("{shown}: {key}"), format!("found \"{found}\""), remedy))
         };
         let word = |part: &str| {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
-        if manifest.id.split('/').count() > 2 || !manifest.id.split('/').all(word) {
-            return refuse("id", &manifest.id, "write a name such as \"acme/attributes\": a-z, 0-9, -, one / at most");
+        if self.id.split('/').count() > 2 || !self.id.split('/').all(word) {
+            return refuse("id", &self.id, "write a name such as \"acme/attributes\": a-z, 0-9, -, one / at most");
         }
-        if !is_version(&manifest.version) {
-            return refuse("version", &manifest.version, "write MAJOR.MINOR.PATCH, such as \"1.0.0\"");
+        if !is_version(&self.version) {
+            return refuse("version", &self.version, "write MAJOR.MINOR.PATCH, such as \"1.0.0\"");
         }
-        if manifest.sha256.len() != 64 || !manifest.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return refuse("sha256", &manifest.sha256, "write the 64 lower-case digits that `sha256sum` prints");
+        if self.sha256.len() != 64 || !self.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return refuse("sha256", &self.sha256, "write the 64 lower-case digits that `sha256sum` prints");
         }
-        manifest.limits.validate()?;
-        manifest.capabilities = manifest.capabilities.checked()?;
-        Ok(manifest)
+        Ok(())
     }
 
-    /// Checks that these bytes are the component that the manifest is about.
+    /// Checks that a component is the one that the manifest pins.
     ///
     /// # Errors
-    /// When their digest is another.
+    /// If its digest differs.
     pub fn verify(&self, component: &[u8]) -> Result<()> {
-        let digest = super::hex(&Sha256::digest(component));
+        let digest = digest::sha256(component);
         if digest == self.sha256 {
             return Ok(());
         }
@@ -84,7 +99,7 @@ impl Manifest {
     }
 }
 
-/// Three whole numbers, and after a dash or a plus whatever semantic versions may carry.
+/// Three whole numbers, then optionally a dash or a plus and the suffix of a semantic version.
 fn is_version(text: &str) -> bool {
     let (numbers, rest) = text.find(['-', '+']).map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])));
     let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
@@ -92,7 +107,7 @@ fn is_version(text: &str) -> bool {
     numbers.split('.').count() == 3 && numbers.split('.').all(number) && rest.is_none_or(plain)
 }
 
-/// Serde's sentence with its line, and the nearest known key for an unknown one.
+/// Serde's message with its line, and for an unknown key the nearest known one.
 fn explain(shown: &str, error: &toml::de::Error) -> Error {
     let quoted: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
     let remedy = match quoted.split_first() {
@@ -119,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_says_what_it_wants_and_the_rest_has_defaults() {
+    fn keys_that_a_manifest_leaves_out_have_defaults() {
         let got =
             parse("id = \"acme/bm25\"", "[capabilities]\nhttp = [\"a.org\"]\n[limits]\nmemory_mib = 64\n").unwrap();
         assert_eq!((got.id.as_str(), got.limits.memory_mib, got.limits.instances), ("acme/bm25", 64, 8));
@@ -136,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused_by_key() {
+    fn a_value_that_cannot_be_used_is_refused_with_its_key() {
         for (head, tail, part) in [
             ("id = \"a\"", "[capabilities]\nhtpp = []", "did you mean `http`"),
             ("id = \"a\"\ncapabilites = {}", "", "did you mean `capabilities`"),

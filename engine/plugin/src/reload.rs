@@ -1,30 +1,31 @@
-//! Another version of a plugin, without a pause.
+//! Replacing the plugin that serves by another version, without a pause.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::Plugin;
+use super::retriever::Plugin;
 use crate::error::Result;
 
-/// The plugin that serves now, and can be exchanged while it does.
+/// Holds the plugin that serves now. It can be replaced while it serves.
 #[derive(Debug)]
 pub struct PluginSlot(RwLock<Arc<Plugin>>);
 
 impl PluginSlot {
-    /// Serves with this one.
+    /// A slot that serves with this plugin.
     pub fn new(plugin: Plugin) -> Self {
         Self(RwLock::new(Arc::new(plugin)))
     }
 
-    /// The plugin that serves now. Whoever holds it goes on with it after an exchange.
+    /// The plugin that serves now. A caller may go on using it after a replacement.
     pub fn current(&self) -> Arc<Plugin> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Loads another one, here and now on the caller's thread while the old one serves, has it checked, and exchanges the
-    /// two in one step. The card of the new one may differ: caches and prompts that were made from the old card are stale.
+    /// Loads another plugin on the caller's thread while the old one serves, checks it, and then replaces the old one
+    /// in one step. The card of the new plugin may differ. Caches and prompts that were made from the old card are then
+    /// stale.
     ///
     /// # Errors
-    /// Those of `load` and `check`; the old one then stays.
+    /// Those of `load` and `check`. The old plugin then stays.
     pub fn reload(
         &self,
         load: impl FnOnce() -> Result<Plugin>,

@@ -1,35 +1,38 @@
-//! What the embedder provides behind the host interfaces.
+//! What the embedder provides behind the host interfaces: a log, a text encoder, artifacts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How important a line of a plugin's log is.
+/// The level of a line of a plugin's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Something failed.
     Error,
-    /// Something is not as it should be.
+    /// Something looks wrong.
     Warn,
     /// Something happened.
     Info,
-    /// Only its author wants to know.
+    /// Something that only the author of the plugin needs.
     Debug,
 }
 
-/// Takes a plugin's log: its id, the level and the line, without control characters.
+/// Receives a plugin's log: its id, the level and a line without control characters.
 pub type LogSink = Arc<dyn Fn(&str, LogLevel, &str) + Send + Sync>;
 
 /// A text encoder that plugins may call.
 pub trait TextEncoder: Send + Sync {
-    /// The length of every vector.
+    /// The number of elements of every vector.
     fn dimensions(&self) -> usize;
 
-    /// One vector a text, of length 1, in the order of the texts; or why not, in a sentence.
+    /// One vector of Euclidean length 1 for each text, in the order of the texts.
+    ///
+    /// # Errors
+    /// Why there are none, in a sentence.
     fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String>;
 }
 
-/// What stands behind the host interfaces. Default: nothing, so that a plugin's log goes nowhere and what it asks for is
-/// denied even where it was granted.
+/// What the host interfaces use. Default: nothing. Then logs are dropped, and the other interfaces are denied even if
+/// they were granted.
 #[derive(Clone, Default)]
 pub struct Services {
     /// Where logs go.

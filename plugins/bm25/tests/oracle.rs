@@ -1,10 +1,10 @@
-//! Rankings against scoring every document by the formula as it stands.
+//! Rankings, compared with a direct implementation of the formula.
 
 use bm25::Bm25;
 use querywright_plugin::testing::run;
 use querywright_plugin::{Document, QueryLanguage, Request};
 
-/// Words of a document's two fields. Analysis leaves the words alone: none is a stop word, none has an ending.
+/// The words of a document's two fields. Analysis does not change them: none is a stop word, none has a suffix.
 type Texts = [Vec<String>; 2];
 
 struct Random(u64);
@@ -15,7 +15,7 @@ impl Random {
         (self.0 >> 33) % end
     }
 
-    /// Low numbers are common, high ones rare.
+    /// Words with low numbers are common, those with high ones rare.
     fn word(&mut self) -> String {
         let end = 1 + self.below(40);
         format!("w{}", self.below(end))
@@ -30,7 +30,7 @@ fn texts(random: &mut Random) -> Vec<Texts> {
     (0..400).map(|_| [random.words(6), random.words(60)]).collect()
 }
 
-/// How often `phrase` stands in a document, never across its fields.
+/// How often a document holds `phrase`, within one field.
 fn frequency(texts: &Texts, phrase: &[String]) -> f64 {
     texts.iter().map(|text| text.windows(phrase.len()).filter(|window| *window == phrase).count()).sum::<usize>() as f64
 }
@@ -91,7 +91,7 @@ fn words_and_phrases_rank_as_the_formula_says() {
         let hits = answer.unwrap();
         assert_eq!(hits.len(), best.len().min(request.k as usize), "{request:?}");
         for (hit, best) in hits.iter().zip(best) {
-            // Sums in another order may round otherwise, so items of nearly equal scores may change places.
+            // Sums in another order may be rounded differently, so items of nearly equal scores may change places.
             assert!((f64::from(hit.score) - own(hit.item)).abs() < 1e-5, "{request:?} {hit:?} {}", own(hit.item));
             assert!((f64::from(hit.score) - best).abs() < 1e-5, "{request:?} {hit:?} {best}");
             compared += 1;

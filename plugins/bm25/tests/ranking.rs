@@ -1,4 +1,4 @@
-//! The plugin run natively. That it ranks as the native retriever does is tested where both are at hand.
+//! The plugin, run natively. `tests/recommenders.rs` of the engine compares it with the native retriever.
 
 use bm25::Bm25;
 use querywright_plugin::testing::run;

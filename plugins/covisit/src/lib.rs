@@ -1,21 +1,23 @@
-//! What people went on to after what you had: item-to-item co-visitation along sessions, recent sessions first.
+//! Item-to-item co-visitation: what other users visited after the items of the history, recent sessions first.
 //!
-//! Where session `s` has the items i1, i2, … in the order of time, each pair of an item i and a later item j at most
-//! [`REACH`] steps on adds to `w(i, j)`
+//! A session is a list of items in the order of time. Each pair of an item i and a later item j, at most [`REACH`]
+//! steps apart, adds to `w(i, j)`
 //!
 //! ```text
 //! 1 / steps * 2^(-age of j in days / HALF_LIFE_DAYS)
 //! ```
 //!
-//! where the age is counted back from the latest interaction of all (the sandbox has no clock). Then
-//! `p(i, j) = w(i, j) / sum over j of w(i, j)`, of which the [`NEIGHBOURS`] largest of each i are kept. The score of j is
-//! the sum of `FADING^n * p(i, j)` over the last [`REACH`] items i of the request's history, n counted back from the
-//! newest. Text is not read; an empty history has no hits.
+//! where the age is the time before the latest of all interactions (the sandbox has no clock). Then
+//! `p(i, j) = w(i, j) / sum over j of w(i, j)`, of which the [`NEIGHBOURS`] largest of each i are kept. The score of j
+//! is the sum of `FADING^n * p(i, j)` over the last [`REACH`] items i of the request's history, with n = 0 for the
+//! newest. The text of a request is not read. An empty history has no hits.
 //!
-//! Sessions come from the catalogue's field `interactions` of each item (`ann@1700000300 bob@1700000400`: session, @,
-//! Unix seconds; times without a session say nothing here), from the artifact `sessions.tsv` (a line an interaction:
-//! session, tab, the item's id in the catalogue, tab, Unix seconds; items that the catalogue lacks are passed over), or
-//! from both.
+//! Sessions come from two sources, which may be combined:
+//!
+//! - The field `interactions` of each document, such as `ann@1700000300 bob@1700000400`: session, @, Unix seconds.
+//!   Times without a session are ignored.
+//! - The artifact `sessions.tsv`, with one interaction on each line: session, tab, the item's id in the catalogue, tab,
+//!   Unix seconds. Items that the catalogue does not have are ignored.
 
 mod matrix;
 
@@ -26,13 +28,13 @@ use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender,
 
 use matrix::Matrix;
 
-/// Steps of a session over which two items belong together, and items of a history that are read.
+/// Most steps between two items of a session that count as a pair, and most items of a history that are read.
 pub const REACH: usize = 10;
-/// Days after which an interaction counts half.
+/// Days after which the weight of an interaction has halved.
 pub const HALF_LIFE_DAYS: f64 = 30.0;
-/// Followers that are kept of an item.
+/// Followers that are kept for each item.
 pub const NEIGHBOURS: usize = 100;
-/// What an item of the history counts against the one after it.
+/// The weight of an item of the history, relative to the item after it.
 pub const FADING: f64 = 0.8;
 /// The artifact with sessions.
 pub const SESSIONS: &str = "sessions.tsv";
@@ -41,13 +43,13 @@ const SECONDS_OF_A_DAY: f64 = 86_400.0;
 
 /// An item of a session.
 struct Interaction {
-    /// Which session, by its place in the order of their first mention.
+    /// The number of the session, in the order of first mention.
     session: u32,
     time: i64,
     item: u32,
 }
 
-/// Items by what came before them.
+/// Items by the items that precede them.
 #[derive(Default)]
 pub struct Covisit {
     ordinals: HashMap<String, u32>,
@@ -57,10 +59,10 @@ pub struct Covisit {
 }
 
 impl Covisit {
-    /// Takes up a file of sessions.
+    /// Reads the file of sessions.
     ///
     /// # Errors
-    /// A line that cannot be read, with its number.
+    /// [`Fault::Unreadable`] with the number of a line that cannot be read.
     pub fn read(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let unreadable = |line: usize, why: &str| Fault::Unreadable(format!("{SESSIONS}, line {}: {why}", line + 1));
         for (number, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
@@ -72,7 +74,7 @@ impl Covisit {
             let mut cells = line.split('\t');
             let (Some(session), Some(id), Some(time), None) = (cells.next(), cells.next(), cells.next(), cells.next())
             else {
-                return Err(unreadable(number, "session, item and time must stand there, with tabs between them"));
+                return Err(unreadable(number, "write session, item and time, separated by tabs"));
             };
             let time = time.parse().map_err(|_| unreadable(number, "the time must be Unix seconds"))?;
             if let Some(&item) = self.ordinals.get(id) {
@@ -94,7 +96,7 @@ impl Covisit {
     /// Counts which item follows which.
     pub fn count(&mut self) {
         let mut interactions = std::mem::take(&mut self.interactions);
-        // Of equal times the lower item goes first, so that the source's order of lines decides nothing.
+        // Equal times are ordered by item, so that the order of lines has no effect.
         interactions.sort_unstable_by_key(|i| (i.session, i.time, i.item));
         let latest = interactions.iter().map(|i| i.time).max().unwrap_or_default();
         let mut pairs = Vec::new();
@@ -147,7 +149,7 @@ impl Recommender for Covisit {
     }
 
     fn recommend(&mut self, request: &Request) -> Result<Vec<Hit>, Fault> {
-        // Sums in double precision in the order of the history: the same request has the same scores.
+        // Summed in double precision in the order of the history, so that the same request has the same scores.
         let mut scores: HashMap<u32, f64> = HashMap::new();
         let mut weight = 1.0;
         for item in request.history.iter().rev().take(REACH) {

@@ -1,4 +1,4 @@
-//! Against the formula written down as it stands.
+//! Scores, compared with a direct implementation of the formula.
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ fn catalog(interactions: &[String]) -> Vec<Document> {
     interactions.iter().enumerate().map(document).collect()
 }
 
-/// Scores by the formula, one pair after the other.
+/// Scores by the formula, pair by pair.
 fn oracle(sessions: &[Vec<(u32, i64)>], history: &[u32]) -> HashMap<u32, f64> {
     let latest = sessions.iter().flatten().map(|i| i.1).max().unwrap_or(0);
     let mut weights: HashMap<u32, HashMap<u32, f64>> = HashMap::new();
@@ -83,7 +83,7 @@ fn scores_are_those_of_the_formula() {
 }
 
 #[test]
-fn a_file_of_sessions_says_the_same_as_the_field() {
+fn a_file_of_sessions_gives_the_same_scores_as_the_field() {
     let ask = Request { history: vec![0], ..Request::plain("", 5) };
     let mut from_field = Covisit::default();
     from_field.load(catalog(&["a@1 b@100".into(), "a@2".into(), "b@200 77".into()])).unwrap();
@@ -94,16 +94,16 @@ fn a_file_of_sessions_says_the_same_as_the_field() {
     from_file.count();
     let found: Vec<_> = from_field.recommend(&ask).unwrap().iter().map(|h| (h.item, h.score)).collect();
     assert_eq!(found, from_file.recommend(&ask).unwrap().iter().map(|h| (h.item, h.score)).collect::<Vec<_>>());
-    assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [2, 1], "the later of two followers is ahead");
+    assert_eq!(found.iter().map(|f| f.0).collect::<Vec<_>>(), [2, 1], "the more recent of two followers comes first");
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_no_history_has_no_hits() {
-    let said = Covisit::default().load(catalog(&["ann@soon".into()]));
-    assert!(matches!(said, Err(Fault::Invalid(why)) if why.contains("d0") && why.contains("ann@soon")));
+fn a_line_that_cannot_be_read_is_named_and_an_empty_history_has_no_hits() {
+    let result = Covisit::default().load(catalog(&["ann@soon".into()]));
+    assert!(matches!(result, Err(Fault::Invalid(why)) if why.contains("d0") && why.contains("ann@soon")));
     for (bytes, line) in [(&b"a\td0\t1\na\td0"[..], "line 2"), (b"a\td0\tx", "line 1"), (b"\xff", "line 1")] {
-        let said = Covisit::default().read(bytes);
-        assert!(matches!(&said, Err(Fault::Unreadable(why)) if why.contains(line)), "{said:?}");
+        let result = Covisit::default().read(bytes);
+        assert!(matches!(&result, Err(Fault::Unreadable(why)) if why.contains(line)), "{result:?}");
     }
     let answers = run::<Covisit>(catalog(&["a@1".into(), "a@2".into()]), &[Request::plain("words", 3)]);
     assert_eq!(answers[0].as_ref().unwrap().len(), 0);

@@ -1,22 +1,20 @@
-//! Search by meaning: the host's encoder makes a vector of every document, and the nearest to the query's are found by
-//! comparing with all of them.
+//! Dense retrieval: exact nearest-neighbour search over the vectors of the host's encoder.
 //!
-//! The score is the inner product of two vectors of length 1, from -1 to 1. Exact: no index leaves anything out.
-//! Documents are encoded as they are loaded, not on `commit`: what a call may move through the host is limited
-//! (`limits.host_bytes`), and so a catalogue of any size gets through. A vector takes 4 bytes a dimension of the
-//! plugin's memory. A text of nothing but spaces has no meaning and no hits.
-//! The queries of a batch are encoded one by one: an encoder that pads a batch could round otherwise, and the same
-//! request must have the same answer in any company.
+//! The score is the inner product of two vectors of length 1, from -1 to 1. The query is compared with every document.
+//! Documents are encoded in `load`, not in `commit`, because `limits.host_bytes` bounds what one call may move through
+//! the host. A vector takes 4 bytes of the plugin's memory for each dimension. A blank text has no hits. The queries of
+//! a batch are encoded one by one: an encoder that pads a batch could round differently, and a request must have the
+//! same answer in any batch.
 
 use querywright_plugin::host::{self, EmbedError};
 use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender, Request, card, top};
 
-/// Texts that are encoded in one call.
+/// Texts in one call of the encoder.
 const BATCH: usize = 64;
 
-/// Where vectors come from.
+/// A text encoder.
 pub trait Encode: Default {
-    /// One vector a text, all of one length.
+    /// One vector for each text, all of the same length.
     ///
     /// # Errors
     /// Why there are none.
@@ -42,13 +40,13 @@ impl Encode for Host {
 pub struct Dense<E> {
     encoder: E,
     items: Vec<u32>,
-    /// One vector after the other.
+    /// The vectors of all items, concatenated.
     vectors: Vec<f32>,
     dimensions: usize,
 }
 
 impl<E: Encode> Dense<E> {
-    /// Vectors that can be trusted: one a text, all of the same length, finite.
+    /// Checked vectors: one for each text, all of the same length, finite.
     fn encode(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, Fault> {
         let vectors = self.encoder.encode(texts)?;
         if self.dimensions == 0 {
@@ -60,7 +58,7 @@ impl<E: Encode> Dense<E> {
         if vectors.len() == texts.len() && vectors.iter().all(fine) {
             Ok(vectors)
         } else {
-            Err(Fault::Unreadable(format!("the encoder made no {} vectors of equal length", texts.len())))
+            Err(Fault::Unreadable(format!("the encoder did not return {} vectors of equal length", texts.len())))
         }
     }
 
@@ -95,7 +93,7 @@ impl<E: Encode> Recommender for Dense<E> {
     }
 }
 
-/// The inner product of two vectors of equal length, in eight sums that the compiler keeps in vector registers.
+/// The inner product of two vectors of equal length, in eight partial sums that fit vector registers.
 #[cfg_attr(target_arch = "wasm32", target_feature(enable = "simd128"))]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, b) = (a.chunks_exact(8), b.chunks_exact(8));

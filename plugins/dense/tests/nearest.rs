@@ -1,13 +1,13 @@
-//! Against comparing with every document in double precision, with an encoder that hashes words.
+//! Rankings, compared with inner products in double precision. The encoder hashes words.
 
 use dense::{Dense, Encode, Host};
 use querywright_plugin::testing::run;
 use querywright_plugin::{Document, Fault, Recommender, Request};
 
-/// Neither a multiple of 8 nor below it.
+/// More than 8 and not a multiple of it, so that both loops of the inner product run.
 const DIMENSIONS: usize = 21;
 
-/// Each word turns some signs; vectors have length 1.
+/// Sums a pseudo-random vector for each word, then scales the sum to length 1.
 #[derive(Default)]
 struct Words;
 
@@ -40,7 +40,7 @@ fn catalog() -> Vec<Document> {
 }
 
 #[test]
-fn the_nearest_are_those_of_comparing_with_all() {
+fn the_nearest_documents_are_found() {
     let ask = |text: &str, k, exclude: &[u32]| Request { exclude: exclude.to_vec(), ..Request::plain(text, k) };
     let requests = [ask("w1 w2", 10, &[]), ask("w6", 400, &[0, 5, 299]), ask("w0 w0 w9", 1, &[0]), ask(" ", 5, &[])];
     let answers = run::<Dense<Words>>(catalog(), &requests);
@@ -58,7 +58,7 @@ fn the_nearest_are_those_of_comparing_with_all() {
         let mut best: Vec<f64> =
             (0..).zip(&scores).filter(|(item, _)| !request.exclude.contains(item)).map(|(_, s)| *s).collect();
         best.sort_by(|a, b| b.total_cmp(a));
-        assert_eq!(hits.len(), best.len().min(request.k as usize), "negative scores are scores, too");
+        assert_eq!(hits.len(), best.len().min(request.k as usize), "hits with negative scores count as well");
         for (hit, best) in hits.iter().zip(best) {
             assert!((f64::from(hit.score) - best).abs() < 1e-6 && (scores[hit.item as usize] - best).abs() < 1e-6);
         }
@@ -66,7 +66,7 @@ fn the_nearest_are_those_of_comparing_with_all() {
 }
 
 #[test]
-fn a_batch_is_answered_as_each_alone() {
+fn a_batch_has_the_same_answers_as_its_requests_alone() {
     let requests = ["w1", "w2 w3", "", "w1"].map(|text| Request::plain(text, 7));
     let scores = |answers: &[Result<Vec<querywright_plugin::Hit>, Fault>]| -> Vec<Vec<(u32, f32)>> {
         answers.iter().map(|a| a.as_ref().unwrap().iter().map(|h| (h.item, h.score)).collect()).collect()
@@ -77,7 +77,7 @@ fn a_batch_is_answered_as_each_alone() {
     assert_eq!(together, alone);
 }
 
-/// Makes vectors of other lengths than before.
+/// Returns longer vectors each time.
 #[derive(Default)]
 struct Careless(usize);
 
@@ -89,7 +89,7 @@ impl Encode for Careless {
 }
 
 #[test]
-fn a_denied_or_careless_encoder_is_a_fault() {
+fn a_denied_encoder_or_one_with_vectors_of_different_lengths_is_a_fault() {
     let denied = Dense::<Host>::default().load(catalog());
     assert!(matches!(denied, Err(Fault::Denied(what)) if what == "embed"));
     let careless = Dense::<Careless>::default().load(catalog());

@@ -1,4 +1,4 @@
-// Features that reach for a system are left out, but for `console.log` and the stacks of exceptions.
+// Leaves out the features that need an operating system, except for `console.log` and the stack of an exception.
 import { readFile, writeFile } from 'node:fs/promises';
 import { componentize } from '@bytecodealliance/componentize-js';
 

@@ -1,6 +1,6 @@
-"""Ranks documents by the words of the query that they hold, rare words counting most.
+"""Ranks documents by the words that they share with the query. Rare words count more.
 
-What is loaded is kept in the module: the host takes a snapshot of it after `commit`, and every search starts from there.
+State is kept in the module: the host takes a snapshot of it after `commit`, and every instance starts from that.
 """
 
 import math

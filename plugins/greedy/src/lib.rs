@@ -1,6 +1,7 @@
-//! Asks for everything that a host has and says what it got. For the host's tests.
+//! Calls every host interface and reports the result, for the host's tests.
 //!
-//! The request's text chooses: `log`, `embed`, `artifact:NAME`, or a URL. The answer is a fault in the plugin's own words.
+//! The text of the request chooses the interface: `log`, `embed`, `artifact:NAME`, or a URL. The answer is always a
+//! fault with the result as its text.
 
 use querywright_plugin::host::{self, Level, Method};
 use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender, Request, card};

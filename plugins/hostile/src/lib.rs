@@ -1,20 +1,20 @@
-//! A plugin that misbehaves on demand: what it does wrong is chosen by the text that it is given. For the host's tests.
+//! A plugin that misbehaves on demand, for the host's tests. The text that it gets chooses what it does wrong.
 //!
 //! | where | text | what happens |
 //! |---|---|---|
 //! | the first document's first field | `load:loop`, `commit:loop` | never returns |
 //! | | `load:trap`, `commit:trap` | traps |
-//! | | `load:memory`, `commit:memory` | takes memory without end |
-//! | | `load:crumbs`, `commit:crumbs` | takes memory without end, a few bytes at a time |
-//! | | `load:recurse`, `commit:recurse` | nests without end |
+//! | | `load:memory`, `commit:memory` | allocates without end |
+//! | | `load:crumbs`, `commit:crumbs` | allocates without end, a few bytes at a time |
+//! | | `load:recurse`, `commit:recurse` | recurses without end |
 //! | | `load:fault`, `commit:fault` | a fault of a million control characters |
 //! | a request's text | `loop`, `trap`, `recurse`, `memory`, `crumbs` | the same |
-//! | | `nan`, `infinite`, `minus-infinite` | a score that is no number |
+//! | | `nan`, `infinite`, `minus-infinite` | a score that is not finite |
 //! | | `unknown`, `duplicate`, `unsorted`, `excluded`, `many` | hits that break the contract |
 //! | | `fewer`, `more` | another number of answers than requests |
 //! | | `huge-list`, `huge-text` | five million hits; a fault of 50 million characters |
 //! | | `flood` | 100,000 lines of log with escape codes |
-//! | | `count` | how often it was asked, as a score: a state that is kept |
+//! | | `count` | how often it was called, as a score: a state that is kept |
 //! | | `remember:X`, `recall`, `repeat` | keeps X; gives its length as a score; says X as a fault |
 //! | | `address` | an address in its memory as a score |
 //! | anything else | | one hit: item 0 |
@@ -25,7 +25,7 @@ use querywright_plugin::bindings::exports::querywright::plugin::recommender::Gue
 use querywright_plugin::host::{Level, log};
 use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Request, card};
 
-/// What is kept from call to call.
+/// What is kept between calls.
 #[derive(Default)]
 struct State {
     first: String,
@@ -50,7 +50,7 @@ fn forever() -> ! {
 }
 
 fn trap() -> ! {
-    querywright_plugin::tell_panics();
+    querywright_plugin::log_panics();
     panic!("on demand")
 }
 
@@ -86,7 +86,7 @@ fn misbehave(what: &str) {
     }
 }
 
-/// What a terminal must never see.
+/// Control characters that must not reach a terminal.
 fn bells() -> Result<(), Fault> {
     Err(Fault::Invalid("\u{7}".repeat(1_000_000)))
 }

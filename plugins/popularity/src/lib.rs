@@ -1,37 +1,38 @@
-//! What most people had lately: one list for everybody, the baseline that every recommender has to beat.
+//! The most popular items of a recent window: the same list for everybody, and a baseline for every recommender.
 //!
-//! A plugin sees the catalogue, not the users, so the catalogue has to say who had what, in one of two fields:
+//! A plugin sees the catalogue, not the users. So the interactions come from one of two fields of the documents:
 //!
-//! - `interactions`: when the item was had, in Unix seconds with spaces between them, each with a session before it or
-//!   not: `1700000000 ann@1700000300`. The score is the number of times within the window.
-//! - `popularity`: a number that somebody else has counted. Read only where no document has `interactions`.
+//! - `interactions`: the times at which users interacted with the item, in Unix seconds, separated by spaces. Each may
+//!   have a session: `1700000000 ann@1700000300`. The score is the number of times within the window.
+//! - `popularity`: a count that was made before. Read only if no document has `interactions`.
 //!
-//! The artifact `window-days` holds the window's length in days as text (`30` or `0.5`); without it all interactions
-//! count. The window ends with the latest interaction of the catalogue: the sandbox has no clock, and the same
-//! catalogue must always rank the same. Items that nobody had within the window are not recommended. Text and history
-//! are not read; what a user had before is left out where the request excludes it.
+//! The artifact `window-days` holds the length of the window in days, as text (`30` or `0.5`). Without it all
+//! interactions count. The window ends with the latest interaction of the catalogue: the sandbox has no clock, and the
+//! same catalogue must always have the same ranking. Items without an interaction in the window are not recommended.
+//! The text and the history of a request are not read. Items that the user already has are left out if the request
+//! excludes them.
 
 use querywright_plugin::host::{self, ArtifactError};
 use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender, Request, card, rank};
 
-/// The artifact that holds the window's length in days.
+/// The artifact that holds the length of the window in days.
 pub const WINDOW: &str = "window-days";
 
 const SECONDS_OF_A_DAY: f64 = 86_400.0;
 
-/// Items by how often they were had.
+/// Items by their number of interactions.
 #[derive(Default)]
 pub struct Popularity {
-    /// Items with the times at which they were had.
+    /// Items, each with the time of one interaction.
     times: Vec<(u32, i64)>,
-    /// Items with what somebody else has counted.
+    /// Items with the count of the field `popularity`.
     counted: Vec<(u32, f32)>,
-    /// After `commit`: the items of any popularity, best first.
+    /// After `commit`: all items with a score above 0, best first.
     best: Vec<Hit>,
 }
 
 impl Popularity {
-    /// Counts what lies within so many days before the latest interaction; everything without a window.
+    /// Counts the interactions of the last `window_days` days before the latest one; all of them without a window.
     pub fn count(&mut self, window_days: Option<f64>) {
         let (mut times, counted) = (std::mem::take(&mut self.times), std::mem::take(&mut self.counted));
         let scores = match times.iter().map(|(_, time)| *time).max() {
@@ -40,7 +41,7 @@ impl Popularity {
                 if let Some(days) = window_days {
                     times.retain(|(_, time)| latest.abs_diff(*time) as f64 <= days * SECONDS_OF_A_DAY);
                 }
-                // Documents come in the order of their ordinals, so the times of an item are neighbours.
+                // Documents come in the order of their ordinals, so the times of an item are adjacent.
                 times.chunk_by(|a, b| a.0 == b.0).map(|chunk| (chunk[0].0, chunk.len() as f32)).collect()
             }
         };
@@ -88,10 +89,10 @@ impl Recommender for Popularity {
     }
 }
 
-/// The window's length as an artifact says it.
+/// Parses the artifact with the length of the window.
 ///
 /// # Errors
-/// Where it is no number above 0.
+/// If it is not a number above 0.
 pub fn days(bytes: &[u8]) -> Result<f64, Fault> {
     let days = str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok());
     days.filter(|days: &f64| days.is_finite() && *days > 0.0)

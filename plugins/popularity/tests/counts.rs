@@ -1,4 +1,4 @@
-//! Against counting by hand.
+//! The counts, compared with counting by hand.
 
 use popularity::{Popularity, days};
 use querywright_plugin::testing::run;
@@ -16,7 +16,7 @@ fn items(plugin: &mut Popularity, request: &Request) -> Vec<(u32, f32)> {
 }
 
 #[test]
-fn without_a_window_everything_counts_and_equals_go_by_ordinal() {
+fn without_a_window_all_interactions_count_and_equal_counts_are_ordered_by_ordinal() {
     let documents = catalog("interactions", &["1 2", "ann@5", "3 bob@4 9", "", "7"]);
     let request = Request { exclude: vec![0], ..Request::plain("whatever", 3) };
     let answers = run::<Popularity>(documents, &[request]);
@@ -49,17 +49,17 @@ fn a_window_ends_with_the_latest_interaction_and_agrees_with_counting_by_hand() 
 }
 
 #[test]
-fn counts_of_somebody_else_are_read_where_nobody_says_when() {
+fn counts_that_were_made_before_are_read_if_there_are_no_interactions() {
     let answers = run::<Popularity>(catalog("popularity", &["2.5", "", "10", "0"]), &[Request::plain("", 9)]);
     let found: Vec<u32> = answers[0].as_ref().unwrap().iter().map(|hit| hit.item).collect();
     assert_eq!(found, [2, 0]);
 }
 
 #[test]
-fn what_is_no_time_or_no_number_is_refused_with_the_documents_name() {
+fn a_bad_time_or_number_is_refused_with_the_id_of_its_document() {
     for (field, value) in [("interactions", "1 yesterday"), ("popularity", "NaN"), ("popularity", "-1")] {
-        let said = Popularity::default().load(catalog(field, &["", value]));
-        assert!(matches!(&said, Err(Fault::Invalid(why)) if why.contains("d1") && why.contains(field)), "{said:?}");
+        let loaded = Popularity::default().load(catalog(field, &["", value]));
+        assert!(matches!(&loaded, Err(Fault::Invalid(why)) if why.contains("d1") && why.contains(field)), "{loaded:?}");
     }
     assert_eq!(days(b" 30\n").ok(), Some(30.0));
     for wrong in [&b""[..], b"0", b"-3", b"inf", b"\xff"] {

@@ -1,22 +1,22 @@
-//! Asks a search engine that speaks Elasticsearch's `_search` (Elasticsearch, OpenSearch) over HTTP.
+//! Searches with a remote engine over HTTP, through the `_search` endpoint of Elasticsearch or OpenSearch.
 //!
-//! The artifact `remote.json` says where, and the host must grant it and the URL's host:
+//! The artifact `remote.json` has the settings. The embedder must grant the artifact and the host of the URL:
 //!
 //! ```json
 //! {"url": "http://localhost:9200/films/_search", "fields": ["title^2", "text"], "timeout_ms": 800,
 //!  "headers": {"Authorization": "ApiKey …"}}
 //! ```
 //!
-//! `url` is needed; without `fields` the engine's default fields are searched; `timeout_ms` is 1,000 by default. An
-//! unknown key is refused.
+//! `url` is required. Without `fields` the engine searches its default fields. The default of `timeout_ms` is 1,000.
+//! Unknown keys are refused.
 //!
-//! Plain and natural queries become a `multi_match`, Boolean ones a `query_string`. A Boolean query that the engine
-//! refuses (status 400) is asked again as plain words. Documents are the catalogue's where the engine's `_id` is the
-//! catalogue's id; the rest is passed over. Excluded items are excluded by the engine, so that it still finds `k`. No
-//! request asks for more than [`MOST_HITS`] hits, which is the most that an engine gives by default.
+//! Plain and natural queries become a `multi_match`, Boolean queries a `query_string`. A Boolean query that the engine
+//! refuses (status 400) is sent again as plain words. A hit is the document of the catalogue whose id equals the
+//! engine's `_id`. Hits that the catalogue does not have are ignored. The engine excludes the excluded items, so that
+//! it still finds `k` others. A request asks for [`MOST_HITS`] hits at most, which is the default limit of an engine.
 //!
-//! An answer that is not whole (`timed_out`, failed shards) is a fault, not a shorter ranking: half an answer must not
-//! teach anything.
+//! An incomplete response (`timed_out`, failed shards) is a fault, not a shorter ranking: a reward must not come from
+//! it.
 
 mod settings;
 mod wire;
@@ -28,19 +28,19 @@ use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender,
 
 pub use settings::{SETTINGS, Settings};
 
-/// Hits that are asked for at most: `index.max_result_window` of an engine that nobody configured.
+/// Hits that a request asks for at most: the default of `index.max_result_window`.
 pub const MOST_HITS: usize = 10_000;
 
-/// How requests get to the engine and answers back.
+/// The HTTP client.
 pub trait Send: Default {
-    /// Sends a request and waits.
+    /// Sends a request and waits for the response.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why there is no response.
     fn send(&mut self, request: &host::Request) -> Result<host::Response, HttpError>;
 }
 
-/// Through the host.
+/// The HTTP client of the host.
 #[derive(Default)]
 pub struct Host;
 
@@ -50,7 +50,7 @@ impl Send for Host {
     }
 }
 
-/// A search engine elsewhere.
+/// A remote search engine.
 #[derive(Default)]
 pub struct Remote<S> {
     engine: S,
@@ -60,10 +60,10 @@ pub struct Remote<S> {
 }
 
 impl<S: Send> Remote<S> {
-    /// Takes the settings.
+    /// Reads the settings.
     ///
     /// # Errors
-    /// Where they cannot be read, and why.
+    /// Those of [`Settings::parse`].
     pub fn configure(&mut self, json: &[u8]) -> Result<(), Fault> {
         self.settings = Settings::parse(json)?;
         Ok(())
@@ -77,7 +77,7 @@ impl<S: Send> Remote<S> {
             HttpError::Timeout => Fault::Timeout,
             HttpError::Network(why) => Fault::Network(why),
             HttpError::InvalidUrl(why) => Fault::Internal(format!("{SETTINGS}: url: {why}")),
-            HttpError::TooLarge => Fault::Internal("the answer exceeds limits.host_bytes".into()),
+            HttpError::TooLarge => Fault::Internal("the response exceeds limits.host_bytes".into()),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Where the engine is, from the artifact `remote.json`.
+//! The settings of the engine, from the artifact `remote.json`.
 
 use querywright_plugin::Fault;
 use querywright_plugin::host::{Header, Method, Request};
@@ -12,34 +12,36 @@ pub const SETTINGS: &str = "remote.json";
 pub struct Settings {
     /// `http://HOST/INDEX/_search`.
     pub url: String,
-    /// Fields to search, each with a boost or not (`title^2`); the engine's own choice where there is none.
+    /// Fields to search, each with an optional boost (`title^2`). Empty: the engine's default fields.
     pub fields: Vec<String>,
-    /// Sent with every request.
+    /// Headers of every request.
     pub headers: Vec<(String, String)>,
-    /// Milliseconds to wait for an answer. Default 1,000.
+    /// Milliseconds to wait for a response. Default 1,000.
     pub timeout_ms: u32,
 }
 
 impl Settings {
-    /// Reads them.
+    /// Parses the artifact.
     ///
     /// # Errors
     /// [`Fault::Unreadable`], which names the key and what would be right.
     pub fn parse(json: &[u8]) -> Result<Self, Fault> {
         let wrong = |why: &str| Fault::Unreadable(format!("artifact {SETTINGS}: {why}"));
-        let Ok(Value::Object(object)) = serde_json::from_slice(json) else { return Err(wrong("it is no JSON object")) };
+        let Ok(Value::Object(object)) = serde_json::from_slice(json) else {
+            return Err(wrong("it is not a JSON object"));
+        };
         let mut settings = Self { timeout_ms: 1_000, ..Self::default() };
         for (key, value) in &object {
             match key.as_str() {
-                "url" => settings.url = text(value).ok_or_else(|| wrong("url must be a text"))?,
+                "url" => settings.url = string(value).ok_or_else(|| wrong("url must be a string"))?,
                 "fields" => {
-                    let fields = value.as_array().and_then(|list| list.iter().map(text).collect());
-                    settings.fields = fields.ok_or_else(|| wrong("fields must be a list of texts"))?;
+                    let fields = value.as_array().and_then(|list| list.iter().map(string).collect());
+                    settings.fields = fields.ok_or_else(|| wrong("fields must be a list of strings"))?;
                 }
                 "headers" => {
-                    let named = |(name, value): (&String, &Value)| Some((name.clone(), text(value)?));
+                    let named = |(name, value): (&String, &Value)| Some((name.clone(), string(value)?));
                     let headers = value.as_object().and_then(|object| object.iter().map(named).collect());
-                    settings.headers = headers.ok_or_else(|| wrong("headers must be an object of texts"))?;
+                    settings.headers = headers.ok_or_else(|| wrong("headers must be an object of strings"))?;
                 }
                 "timeout_ms" => {
                     let ms = value.as_u64().and_then(|ms| u32::try_from(ms).ok()).filter(|ms| *ms > 0);
@@ -66,6 +68,6 @@ impl Settings {
     }
 }
 
-fn text(value: &Value) -> Option<String> {
+fn string(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }

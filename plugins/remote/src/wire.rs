@@ -1,4 +1,4 @@
-//! Elasticsearch's `_search`: what is sent and what comes back.
+//! Requests and responses of Elasticsearch's `_search`.
 
 use querywright_plugin::host::Response;
 use querywright_plugin::{Fault, Request};
@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::{MOST_HITS, Settings};
 
-/// Characters of an engine's words that go into a fault.
-const LONGEST_WORDS: usize = 300;
+/// Characters of an error response that a fault quotes.
+const LONGEST_EXCERPT: usize = 300;
 
-/// The body of a search; `boolean` lets operators count.
+/// The body of a search. With `boolean` the engine reads the text as a Boolean query.
 pub(crate) fn search<'a>(
     settings: &Settings,
     request: &Request,
@@ -30,18 +30,18 @@ pub(crate) fn search<'a>(
     json!({"size": size, "_source": false, "track_total_hits": false, "query": query}).to_string().into_bytes()
 }
 
-/// Ids and scores of an answer.
+/// Ids and scores of a response.
 ///
 /// # Errors
-/// Where it is no answer, or not a whole one.
+/// If the response is an error, incomplete, or cannot be parsed.
 pub(crate) fn answer(response: &Response) -> Result<Vec<(String, f32)>, Fault> {
     match response.status {
         200 => {}
         408 | 504 => return Err(Fault::Timeout),
         status @ (429 | 500..) => return Err(Fault::Network(format!("status {status}"))),
         status => {
-            let words: String = String::from_utf8_lossy(&response.body).chars().take(LONGEST_WORDS).collect();
-            return Err(Fault::Internal(format!("status {status}: {words}")));
+            let excerpt: String = String::from_utf8_lossy(&response.body).chars().take(LONGEST_EXCERPT).collect();
+            return Err(Fault::Internal(format!("status {status}: {excerpt}")));
         }
     }
     let body: Value = serde_json::from_slice(&response.body).map_err(|e| Fault::Unreadable(e.to_string()))?;

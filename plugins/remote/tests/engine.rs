@@ -1,4 +1,4 @@
-//! Against an engine of a few lines that answers from memory.
+//! The plugin with an engine of a few lines that answers from memory.
 
 use std::collections::VecDeque;
 
@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 
 const TEXTS: [&str; 5] = ["tea pot", "coffee pot", "tea tea kettle", "chair", "pot pot pot of tea"];
 
-/// Counts words; refuses an open bracket in a Boolean query, as an engine does. Knows a document more than the catalogue.
+/// Counts words. Refuses a Boolean query with an open bracket, as an engine does. Has one document more than the
+/// catalogue.
 #[derive(Default)]
 struct Engine {
     sent: Vec<Value>,
-    /// Answers that go out first, in place of true ones.
+    /// Responses that are sent first, instead of computed ones.
     prepared: VecDeque<Result<Response, HttpError>>,
 }
 
@@ -54,7 +55,7 @@ impl Send for Engine {
     }
 }
 
-/// An engine behind the plugin that can be looked at afterwards.
+/// An engine that the test can inspect after the plugin has used it.
 #[derive(Default)]
 struct Shared;
 
@@ -81,7 +82,7 @@ fn pairs(hits: Result<Vec<Hit>, Fault>) -> Vec<(u32, f32)> {
 }
 
 #[test]
-fn rankings_are_the_engines_without_what_is_excluded_or_not_in_the_catalogue() {
+fn rankings_are_the_engines_without_items_that_are_excluded_or_not_in_the_catalogue() {
     let mut plugin = plugin();
     // By hand: tea and pot in d0 1+1, d1 0+1, d2 2+0, d4 1+3; d5 is unknown here.
     let all = [(4, 4.0), (0, 2.0), (2, 2.0), (1, 1.0)];
@@ -98,7 +99,7 @@ fn rankings_are_the_engines_without_what_is_excluded_or_not_in_the_catalogue() {
 }
 
 #[test]
-fn a_boolean_query_that_the_engine_refuses_is_asked_as_plain_words() {
+fn a_boolean_query_that_the_engine_refuses_is_sent_as_plain_words() {
     let mut plugin = plugin();
     let boolean = |text: &str| Request { language: QueryLanguage::Boolean, ..Request::plain(text, 10) };
     assert_eq!(pairs(plugin.recommend(&boolean("chair"))), [(3, 1.0)]);
@@ -110,7 +111,7 @@ fn a_boolean_query_that_the_engine_refuses_is_asked_as_plain_words() {
 }
 
 #[test]
-fn what_is_no_whole_answer_is_a_fault_of_its_kind() {
+fn an_incomplete_or_failed_response_is_a_fault_of_its_kind() {
     type Is = fn(&Fault) -> bool;
     let cases: [(Result<Response, HttpError>, Is); 11] = [
         (Err(HttpError::Denied), |f| matches!(f, Fault::Denied(what) if what == "http")),
@@ -146,8 +147,8 @@ fn settings_that_cannot_be_used_are_named() {
         (r#"{"url": "u", "timeout_ms": 0}"#, "timeout_ms"),
         (r#"{"url": "u", "feilds": []}"#, "feilds"),
     ] {
-        let said = Settings::parse(json.as_bytes());
-        assert!(matches!(&said, Err(Fault::Unreadable(why)) if why.contains(named)), "{json}: {said:?}");
+        let result = Settings::parse(json.as_bytes());
+        assert!(matches!(&result, Err(Fault::Unreadable(why)) if why.contains(named)), "{json}: {result:?}");
     }
     assert!(matches!(Remote::<Host>::default().commit(), Err(Fault::Denied(what)) if what == "artifact remote.json"));
 }

@@ -1,12 +1,12 @@
-//! The SDK carries the contract along, so that a new plugin's folder is complete. It must stay the one of the host.
+//! The SDK has a copy of the contract, so that the folder of a new plugin is complete. The copy must equal the host's.
 
 use std::path::Path;
 
 #[test]
-fn the_sdks_contract_is_the_hosts() {
+fn the_sdks_copy_of_the_contract_is_the_hosts() {
     let (own, hosts) = (Path::new("wit"), Path::new("../../wit"));
     if !hosts.is_dir() {
-        return; // Copied into a plugin of its own.
+        return; // This is a copy of the SDK in the folder of a plugin.
     }
     let names = |folder: &Path| {
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());

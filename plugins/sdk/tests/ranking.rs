@@ -1,4 +1,4 @@
-//! What `rank` and `top` promise, against sorting everything.
+//! `rank` and `top`, compared with sorting all items.
 
 use querywright_plugin::{Hit, Request, rank, top};
 
@@ -7,7 +7,7 @@ fn items(hits: &[Hit]) -> Vec<u32> {
 }
 
 #[test]
-fn the_best_that_are_not_excluded_come_first_and_equals_by_ordinal() {
+fn the_best_items_that_are_not_excluded_come_first_and_equal_scores_by_ordinal() {
     let scored: Vec<(u32, f32)> = (0..500).rev().map(|item| (item, (item * 7919 % 23) as f32 - 5.0)).collect();
     for k in [1, 2, 10, 499, 500, 501, u32::MAX] {
         let request = Request { exclude: vec![9, 1, 400, 1], ..Request::plain("", k) };
@@ -22,7 +22,7 @@ fn the_best_that_are_not_excluded_come_first_and_equals_by_ordinal() {
 }
 
 #[test]
-fn what_is_not_finite_is_left_out() {
+fn scores_that_are_not_finite_are_left_out() {
     let scored = [(0, f32::NAN), (1, f32::INFINITY), (2, f32::NEG_INFINITY), (3, -1.0), (4, 0.0), (5, 2.0)];
     assert_eq!(items(&top(scored, &Request::plain("", 9))), [5, 4, 3]);
     assert_eq!(items(&rank(scored, &Request::plain("", 9))), [5]);

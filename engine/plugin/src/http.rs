@@ -1,4 +1,4 @@
-//! HTTP on behalf of a plugin: to hosts that were granted, to nobody's inner network, within time and size.
+//! HTTP on behalf of a plugin: only to hosts that were granted, to no private network, within a time and a size.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -8,47 +8,27 @@ use std::time::Duration;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::contract::querywright::plugin::http::{Header, HttpError, Method, Request, Response};
+use super::bindings::querywright::plugin::http::{Header, HttpError, Method, Request, Response};
 
-/// Headers that would let a plugin speak for another host or break the framing.
-const OURS: [&str; 6] = ["host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "upgrade"];
+/// Headers that would let a plugin speak for another host or break the framing of HTTP. They are left out.
+const RESERVED_HEADERS: [&str; 6] =
+    ["host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "upgrade"];
 
-/// Sends a request; `granted` are hosts as a manifest spells them.
+/// Sends a request. `granted` are hosts as a manifest spells them, `time` bounds the whole exchange, `most` the bytes
+/// of each body.
 pub(super) fn send(
     granted: &BTreeSet<String>,
     request: &Request,
     time: Duration,
     most: usize,
 ) -> Result<Response, HttpError> {
-    let invalid = |why: &str| HttpError::InvalidUrl(why.to_owned());
-    let uri: ureq::http::Uri = request.url.parse().map_err(|e| invalid(&format!("{e}")))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return Err(invalid("it begins with neither http:// nor https://"));
-    }
-    let authority = uri.authority().ok_or_else(|| invalid("it names no host"))?;
-    if authority.as_str().contains('@') {
-        return Err(invalid("it holds a user's name"));
-    }
-    let host = authority.as_str().to_ascii_lowercase();
-    if !granted.contains(&host) {
-        return Err(HttpError::Denied);
-    }
+    let (uri, spelled_out) = granted_uri(&request.url, granted)?;
     if time.is_zero() {
         return Err(HttpError::Timeout);
     }
     if request.body.len() > most {
         return Err(HttpError::TooLarge);
     }
-    // An address that the embedder spelled out is meant; a name must not lead inside.
-    let literal = authority.host().parse::<IpAddr>().is_ok() || authority.host().eq_ignore_ascii_case("localhost");
-    let config = ureq::Agent::config_builder()
-        .timeout_global(Some(time))
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .http_status_as_error(false)
-        .proxy(None)
-        .build();
-    let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Outside { literal });
     let mut builder = ureq::http::Request::builder().uri(uri).method(match request.method {
         Method::Get => ureq::http::Method::GET,
         Method::Post => ureq::http::Method::POST,
@@ -56,30 +36,61 @@ pub(super) fn send(
         Method::Delete => ureq::http::Method::DELETE,
     });
     for Header { name, value } in &request.headers {
-        if !OURS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+        if !RESERVED_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
             builder = builder.header(name, value);
         }
     }
-    let sent = builder.body(request.body.as_slice()).map_err(|e| invalid(&e.to_string()))?;
-    let answer = agent.run(sent).map_err(explain)?;
+    let sent = builder.body(request.body.as_slice()).map_err(|e| HttpError::InvalidUrl(e.to_string()))?;
+    let answer = agent(time, spelled_out).run(sent).map_err(http_error)?;
     let headers = answer.headers().iter().filter_map(|(name, value)| {
         let value = value.to_str().ok()?.to_owned();
         Some(Header { name: name.as_str().to_owned(), value })
     });
     let (status, headers) = (answer.status().as_u16(), headers.collect());
-    let mut body = Vec::new();
+    Ok(Response { status, headers, body: read_body(answer.into_body(), most)? })
+}
+
+/// The URL if its host was granted, and whether that host is an address or `localhost` instead of a name.
+fn granted_uri(url: &str, granted: &BTreeSet<String>) -> Result<(ureq::http::Uri, bool), HttpError> {
+    let invalid = |why: &str| HttpError::InvalidUrl(why.to_owned());
+    let uri: ureq::http::Uri = url.parse().map_err(|e| invalid(&format!("{e}")))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(invalid("it begins with neither http:// nor https://"));
+    }
+    let authority = uri.authority().ok_or_else(|| invalid("it names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(invalid("it holds a user's name"));
+    }
+    if !granted.contains(&authority.as_str().to_ascii_lowercase()) {
+        return Err(HttpError::Denied);
+    }
+    let spelled_out = authority.host().parse::<IpAddr>().is_ok() || authority.host().eq_ignore_ascii_case("localhost");
+    Ok((uri, spelled_out))
+}
+
+/// A client without redirects and proxies. It reaches private addresses only if the embedder spelled the address out.
+fn agent(time: Duration, allow_private: bool) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(time))
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .proxy(None)
+        .build();
+    ureq::Agent::with_parts(config, DefaultConnector::default(), PublicResolver { allow_private })
+}
+
+fn read_body(body: ureq::Body, most: usize) -> Result<Vec<u8>, HttpError> {
+    let mut bytes = Vec::new();
     let limit = most.saturating_add(1) as u64;
-    answer.into_body().into_reader().take(limit).read_to_end(&mut body).map_err(|e| match e.kind() {
+    body.into_reader().take(limit).read_to_end(&mut bytes).map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => HttpError::Timeout,
         _ => HttpError::Network(e.to_string()),
     })?;
-    if body.len() > most {
-        return Err(HttpError::TooLarge);
-    }
-    Ok(Response { status, headers, body })
+    if bytes.len() > most { Err(HttpError::TooLarge) } else { Ok(bytes) }
 }
 
-fn explain(error: ureq::Error) -> HttpError {
+fn http_error(error: ureq::Error) -> HttpError {
     match error {
         ureq::Error::Timeout(_) => HttpError::Timeout,
         ureq::Error::HostNotFound => HttpError::Network("no public address has this name".into()),
@@ -87,14 +98,14 @@ fn explain(error: ureq::Error) -> HttpError {
     }
 }
 
-/// Resolves names to addresses outside. What was resolved is what is connected to, so no second answer of a name
-/// server can lead elsewhere.
+/// Resolves names to public addresses. The client connects to the addresses that this returns, so that a second answer
+/// of a name server cannot lead to another one.
 #[derive(Debug)]
-struct Outside {
-    literal: bool,
+struct PublicResolver {
+    allow_private: bool,
 }
 
-impl Resolver for Outside {
+impl Resolver for PublicResolver {
     fn resolve(
         &self,
         uri: &ureq::http::Uri,
@@ -102,15 +113,15 @@ impl Resolver for Outside {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let found = DefaultResolver::default().resolve(uri, config, timeout)?;
-        let mut outside = self.empty();
-        for address in found.iter().filter(|a: &&SocketAddr| self.literal || is_public(a.ip())) {
-            outside.push(*address);
+        let mut public = self.empty();
+        for address in found.iter().filter(|a: &&SocketAddr| self.allow_private || is_public(a.ip())) {
+            public.push(*address);
         }
-        if outside.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(outside) }
+        if public.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(public) }
     }
 }
 
-/// Whether an address belongs to the open network.
+/// Whether an address is on the public internet.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {

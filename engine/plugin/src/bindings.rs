@@ -6,11 +6,11 @@ wasmtime::component::bindgen!({ path: "wit", world: "plugin" });
 pub(super) use self::querywright::plugin::types::{Field, QueryLanguage};
 pub(super) use exports::querywright::plugin::recommender::{Card, Document, Fault, Hit, Request};
 
-/// The package that this host speaks.
+/// The WIT package that this host implements.
 pub(super) const PACKAGE: &str = "querywright:plugin";
-/// Its version.
+/// The version of that package.
 pub(super) const VERSION: &str = "0.1.0";
 /// The interface that a plugin exports.
 pub(super) const RECOMMENDER: &str = "recommender";
-/// The interfaces that a plugin may import: those with functions, and the types.
+/// The interfaces that a plugin may import: those with functions, and `types`.
 pub(super) const IMPORTS: [&str; 5] = ["types", "log", "embed", "artifact", "http"];

@@ -1,0 +1,73 @@
+//! Why a call failed, in the host's terms: a kind of fault, and a sentence that names the trap or the limit.
+
+use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
+
+use super::bindings;
+use super::engine::STACK;
+use super::sanitize::excerpt;
+use super::state::State;
+use crate::error::FaultKind;
+
+/// Frames of a backtrace that an error shows.
+const FRAMES: usize = 8;
+
+/// A call that failed as a whole.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) kind: FaultKind,
+    pub(super) detail: String,
+}
+
+impl Failure {
+    pub(super) fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+
+    /// A call that wasmtime ended. `limit` names the limit on its time or fuel. The sentence has the plugin's own
+    /// backtrace and the end of its error log.
+    pub(super) fn of_call(error: &wasmtime::Error, store: &Store<State>, limit: &str) -> Self {
+        let state = store.data();
+        let reached = state.limiter.reached().map_or(String::new(), |limit| format!(" after it reached {limit}"));
+        let logged = excerpt(state.error_log.trim());
+        let logged = if logged.is_empty() { logged } else { format!("; it logged: {logged}") };
+        let context = format!("{logged}{}", backtrace(error));
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => Self::new(FaultKind::Timeout, format!("it ran longer than {limit}{context}")),
+            Some(Trap::OutOfFuel) => Self::new(FaultKind::Trap, format!("it used up {limit}{context}")),
+            Some(Trap::StackOverflow) => {
+                let detail = format!("its calls are nested too deeply for a stack of {} KiB", STACK >> 10);
+                Self::new(FaultKind::Trap, detail)
+            }
+            Some(trap) => Self::new(FaultKind::Trap, format!("{trap}{reached}{context}")),
+            None => Self::new(FaultKind::Trap, format!("{}{reached}{context}", error.root_cause())),
+        }
+    }
+
+    /// A fault that the plugin returned.
+    pub(super) fn of_fault(fault: &bindings::Fault) -> Self {
+        use bindings::Fault;
+        match fault {
+            Fault::NotReady => Self::new(FaultKind::Refused, "it is not ready"),
+            Fault::Invalid(why) => Self::new(FaultKind::Refused, format!("the input cannot be used: {}", excerpt(why))),
+            Fault::Denied(interface) => {
+                Self::new(FaultKind::Refused, format!("it needs {}, which was not granted", excerpt(interface)))
+            }
+            Fault::Timeout => Self::new(FaultKind::Timeout, "a remote server did not answer in time"),
+            Fault::Network(why) => {
+                Self::new(FaultKind::Network, format!("a remote server could not be reached: {}", excerpt(why)))
+            }
+            Fault::Unreadable(why) => {
+                Self::new(FaultKind::Parse, format!("a remote answer could not be read: {}", excerpt(why)))
+            }
+            Fault::Internal(why) => Self::new(FaultKind::Refused, excerpt(why)),
+        }
+    }
+}
+
+fn backtrace(error: &wasmtime::Error) -> String {
+    let Some(trace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let frame =
+        |frame: &FrameInfo| frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), excerpt);
+    let frames: Vec<String> = trace.frames().iter().take(FRAMES).map(frame).collect();
+    if frames.is_empty() { String::new() } else { format!("; in {}", frames.join(" < ")) }
+}

@@ -1,0 +1,129 @@
+//! The host functions that a plugin imports: log, embed, artifact, http. A call that was not granted gets a typed
+//! error, never a trap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::Engine;
+use wasmtime::component::{Component, HasSelf, Linker};
+
+use super::bindings::Plugin as World;
+use super::bindings::querywright::plugin::{artifact, embed, http, log, types};
+use super::services::LogLevel;
+use super::state::State;
+use super::{http as client, wasi};
+
+/// All host functions that a component may import: those of the contract, and those of WASI that it names.
+pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    World::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+    wasi::add_to_linker(&mut linker, component)?;
+    Ok(linker)
+}
+
+impl types::Host for State {}
+
+impl log::Host for State {
+    fn write(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Error => LogLevel::Error,
+            log::Level::Warn => LogLevel::Warn,
+            log::Level::Info => LogLevel::Info,
+            log::Level::Debug => LogLevel::Debug,
+        };
+        self.log(level, &message);
+    }
+}
+
+impl embed::Host for State {
+    fn dimensions(&mut self) -> u32 {
+        let encoder = self.services.encoder.as_ref().filter(|_| self.capabilities.embed);
+        encoder.map_or(0, |e| e.dimensions().try_into().unwrap_or(0))
+    }
+
+    fn embed(&mut self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, embed::EmbedError> {
+        let Some(encoder) = self.services.encoder.clone().filter(|_| self.capabilities.embed) else {
+            return Err(embed::EmbedError::Denied);
+        };
+        let dimensions = encoder.dimensions();
+        let moved = texts.iter().map(|text| text.len() + 4 * dimensions).sum();
+        if !self.limiter.take_host_bytes(moved) {
+            return Err(embed::EmbedError::TooLarge);
+        }
+        let vectors = encoder.encode(&texts).map_err(embed::EmbedError::Failed)?;
+        if vectors.len() != texts.len() || vectors.iter().any(|vector| vector.len() != dimensions) {
+            let found = format!("it gave {} vectors for {} texts", vectors.len(), texts.len());
+            return Err(embed::EmbedError::Failed(format!("{found}, not one of {dimensions} dimensions for each")));
+        }
+        Ok(vectors)
+    }
+}
+
+impl State {
+    fn artifact(&self, name: &str) -> Result<Arc<[u8]>, artifact::ArtifactError> {
+        let granted = self.capabilities.artifact.contains(name).then_some(());
+        granted.and_then(|()| self.services.artifacts.get(name).cloned()).ok_or(artifact::ArtifactError::Unknown)
+    }
+}
+
+impl artifact::Host for State {
+    fn size(&mut self, name: String) -> Result<u64, artifact::ArtifactError> {
+        Ok(self.artifact(&name)?.len() as u64)
+    }
+
+    fn read(&mut self, name: String, offset: u64, length: u32) -> Result<Vec<u8>, artifact::ArtifactError> {
+        let bytes = self.artifact(&name)?;
+        let from = usize::try_from(offset).map_err(|_| artifact::ArtifactError::OutOfRange)?;
+        let to = from.checked_add(length as usize).ok_or(artifact::ArtifactError::OutOfRange)?;
+        let range = bytes.get(from..to).ok_or(artifact::ArtifactError::OutOfRange)?;
+        if !self.limiter.take_host_bytes(range.len()) {
+            return Err(artifact::ArtifactError::TooLarge);
+        }
+        Ok(range.to_vec())
+    }
+}
+
+impl http::Host for State {
+    fn send(&mut self, request: http::Request) -> Result<http::Response, http::HttpError> {
+        let time = self.limiter.time_left().min(Duration::from_millis(u64::from(request.timeout_ms)));
+        let most = usize::try_from(self.limiter.host_bytes_left()).unwrap_or(usize::MAX);
+        let response = client::send(&self.capabilities.http, &request, time, most)?;
+        let headers = |list: &[http::Header]| list.iter().map(|h| h.name.len() + h.value.len()).sum::<usize>();
+        let sent = request.url.len() + headers(&request.headers) + request.body.len();
+        if !self.limiter.take_host_bytes(sent + headers(&response.headers) + response.body.len()) {
+            return Err(http::HttpError::TooLarge);
+        }
+        Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::capability::{Capabilities, Grant, Wanted};
+    use super::super::services::{Services, TextEncoder};
+    use super::embed::Host;
+    use super::*;
+
+    /// An encoder that leaves one text out.
+    struct OneTooFew;
+
+    impl TextEncoder for OneTooFew {
+        fn dimensions(&self) -> usize {
+            2
+        }
+        fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+            Ok(vec![vec![1.0, 0.0]; texts.len() - 1])
+        }
+    }
+
+    #[test]
+    fn an_encoder_that_leaves_a_text_out_is_an_error_and_not_a_shifted_list() {
+        let wanted = Wanted { embed: true, ..Wanted::default() };
+        let grant = Grant { embed: true, ..Grant::default() };
+        let capabilities: Capabilities = wanted.granted(&grant.limits, &grant);
+        let services = Services { encoder: Some(Arc::new(OneTooFew)), ..Services::default() };
+        let mut state = State::new(&"a".into(), &Arc::new(capabilities), &Arc::new(services));
+        let error = state.embed(vec!["x".into(), "y".into()]).unwrap_err();
+        assert!(format!("{error:?}").contains("1 vectors for 2 texts"), "{error:?}");
+    }
+}

@@ -1,0 +1,8 @@
+//! The error of a plugin that cannot be used.
+
+use crate::error::Error;
+
+/// [`Error::Plugin`]: what was found, and what would be right.
+pub(super) fn refusal(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Error {
+    Error::Plugin { name: name.to_owned(), found: found.into(), remedy: remedy.into() }
+}

@@ -1,0 +1,304 @@
+//! A plugin as a retriever: loaded once, then served from a pool of instances.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::cache::Cache;
+use super::capability::{Capabilities, Wanted};
+use super::engine::{self, Metering};
+use super::failure::Failure;
+use super::inspect::Inspection;
+use super::instance::{Instance, Launcher};
+use super::load::Loading;
+use super::manifest::Manifest;
+use super::options::{PluginOptions, Reuse};
+use super::pool::{Permit, Pool};
+use super::refusal::refusal;
+use super::{compile, digest, validate};
+use crate::catalog::Catalog;
+use crate::error::{Error, Fault, FaultKind, Result};
+use crate::types::{QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
+
+/// Requests in one call of `recommend` at most.
+const MOST_REQUESTS: usize = 64;
+
+/// A plugin that has loaded a catalogue. Searching takes `&self` from any number of threads.
+///
+/// A fault concerns one request only. The instance in which it happened is dropped, and the next request gets a fresh
+/// one.
+pub struct Plugin {
+    launcher: Launcher,
+    pool: Pool,
+    reuse: Reuse,
+    /// The size of the catalogue.
+    documents: usize,
+    card: RetrieverCard,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin").field("id", &self.launcher.id).field("card", &self.card).finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    /// Reads a component file and loads it. If the options have no manifest, a `plugin.toml` in the same folder is
+    /// used.
+    ///
+    /// # Errors
+    /// Those of [`from_bytes`](Self::from_bytes), and a file that cannot be read.
+    pub fn open(path: &Path, catalog: &Catalog, mut options: PluginOptions) -> Result<Self> {
+        let limit = options.grant.limits.component_mib;
+        let size = std::fs::metadata(path).map_err(|e| Error::read(path, e))?.len();
+        let name = path.file_stem().map_or_else(|| "plugin".into(), |stem| stem.to_string_lossy().into_owned());
+        check_size(&name, size, limit)?;
+        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        if options.manifest.is_none() {
+            options.manifest = Manifest::beside(path)?;
+        }
+        Self::from_bytes(&name, &bytes, catalog, options, &|_, _| {})
+    }
+
+    /// Loads a component: checks it, lets it load the catalogue and commit, takes a snapshot of its memory, compiles
+    /// that and prepares a pool of instances. Errors call it by the id of its manifest, or by `name` without one.
+    /// `progress` is called with the number of documents that were loaded, and the number of all.
+    ///
+    /// # Errors
+    /// [`Error::Plugin`] if the component is not the one that the manifest pins, does not fit the contract, does not
+    /// compile, or does not load within the limits. None of its code runs after that.
+    pub fn from_bytes(
+        name: &str,
+        bytes: &[u8],
+        catalog: &Catalog,
+        options: PluginOptions,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<Self> {
+        let PluginOptions { manifest, grant, services, metering, reuse, cache, content } = options;
+        grant.limits.validate()?;
+        let id: Arc<str> = manifest.as_ref().map_or(name, |m| m.id.as_str()).into();
+        check_size(&id, bytes.len() as u64, grant.limits.component_mib)?;
+        if let Some(manifest) = &manifest {
+            manifest.verify(bytes)?;
+        }
+        let capabilities = Arc::new(match &manifest {
+            Some(manifest) => manifest.grant(&grant),
+            None => Wanted::default().granted(&grant.limits, &grant),
+        });
+        let inspection = Inspection::of(&id, bytes)?;
+        inspection.check(&id)?;
+        let services = Arc::new(services);
+        let engine = engine::for_serving(metering, &capabilities.limits, &inspection).map_err(|e| no_pool(&id, &e))?;
+        let loading =
+            Loading { id: &id, catalog, capabilities: &capabilities, services: &services, metering, progress };
+        let component = component(&loading, bytes, &inspection.sha256, &engine, cache.as_deref())?;
+        let launcher = Launcher::new(id, capabilities, services, metering, &component)?;
+        let content = if content.is_empty() { "documents" } else { &content };
+        Ok(Self {
+            card: card(&launcher, catalog, &inspection.sha256, content)?,
+            pool: Pool::new(launcher.capabilities.limits.instances),
+            launcher,
+            reuse: if metering == Metering::Fuel { Reuse::EachSearch } else { reuse },
+            documents: catalog.len(),
+        })
+    }
+
+    /// Starts instances until `count` are idle, so that the first requests need not start one. Fewer are started if the
+    /// limits allow no more beside those that work.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] if an instance does not start.
+    pub fn warm(&self, count: usize) -> Result<()> {
+        // While this holds the permits, no request takes the instances that are idle.
+        let permits: Vec<Permit<'_>> = (0..count).map_while(|_| self.pool.acquire(Duration::ZERO)).collect();
+        for _ in self.pool.idle()..permits.len() {
+            let fresh = self.launcher.start().map_err(|failure| self.fault(failure))?;
+            self.pool.keep(fresh);
+        }
+        Ok(())
+    }
+
+    /// What it may do and use.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.launcher.capabilities
+    }
+
+    /// One call with several requests. The error is that of the whole call.
+    fn call(&self, requests: &[Request]) -> Result<Vec<Result<Ranking, Fault>>, Failure> {
+        let limits = &self.launcher.capabilities.limits;
+        let _permit = self.pool.acquire(Duration::from_millis(limits.call_ms)).ok_or_else(|| {
+            Failure::new(FaultKind::Timeout, format!("all of limits.instances = {} were busy", limits.instances))
+        })?;
+        let mut instance = match self.pool.take_idle() {
+            Some(instance) => instance,
+            None => self.launcher.start()?,
+        };
+        self.launcher.start_call(&mut instance, requests.len())?;
+        let answers = self.launcher.recommend(&mut instance, requests)?;
+        let checked: Vec<Result<Ranking, Fault>> = answers
+            .iter()
+            .zip(requests)
+            .map(|(answer, request)| match answer {
+                Ok(hits) => validate::ranking(hits, request, self.documents)
+                    .map_err(|why| self.fault(Failure::new(FaultKind::Parse, why))),
+                Err(fault) => Err(self.fault(Failure::of_fault(fault))),
+            })
+            .collect();
+        instance.served = instance.served.saturating_add(1);
+        if self.may_serve_again(&instance, &checked) {
+            self.pool.keep(instance);
+        }
+        Ok(checked)
+    }
+
+    fn may_serve_again(&self, instance: &Instance, answers: &[Result<Ranking, Fault>]) -> bool {
+        let breaks_the_contract =
+            |answer: &Result<Ranking, Fault>| answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Parse);
+        match self.reuse {
+            Reuse::EachSearch => false,
+            Reuse::Searches(most) => instance.served < most,
+            Reuse::UntilFault => !answers.iter().any(breaks_the_contract),
+        }
+    }
+
+    /// Several requests in one call. If that call fails, each request gets a call of its own, so that a fault stays
+    /// with its request.
+    fn batch(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        match self.call(requests) {
+            Ok(answers) => answers,
+            Err(failure) if requests.len() == 1 => vec![Err(self.fault(failure))],
+            Err(_) => requests.iter().flat_map(|request| self.batch(std::slice::from_ref(request))).collect(),
+        }
+    }
+
+    fn fault(&self, failure: Failure) -> Fault {
+        Fault { retriever: self.card.name.clone(), kind: failure.kind, detail: failure.detail }
+    }
+
+    /// What a request costs on a fresh instance. None if it fails.
+    pub(super) fn measure(&self, request: &Request) -> Option<RequestCost> {
+        let begun = Instant::now();
+        let mut instance = self.launcher.start().ok()?;
+        let start_us = begun.elapsed().as_secs_f64() * 1e6;
+        self.launcher.start_call(&mut instance, 1).ok()?;
+        let before = instance.fuel().unwrap_or(0);
+        self.launcher.recommend(&mut instance, std::slice::from_ref(request)).ok()?;
+        let fuel = before - instance.fuel().unwrap_or(0);
+        Some(RequestCost { start_us, fuel, memory: instance.memory() })
+    }
+}
+
+/// What one request cost on a fresh instance.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RequestCost {
+    /// Microseconds to start the instance.
+    pub(super) start_us: f64,
+    /// Fuel of the request; 0 if it is not counted.
+    pub(super) fuel: u64,
+    /// Bytes of linear memory of the instance after the request.
+    pub(super) memory: u64,
+}
+
+impl Retriever for Plugin {
+    fn card(&self) -> &RetrieverCard {
+        &self.card
+    }
+
+    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        let size = match self.reuse {
+            Reuse::EachSearch => 1,
+            _ => requests.len().div_ceil(rayon::current_num_threads()).clamp(1, MOST_REQUESTS),
+        };
+        if requests.len() <= size {
+            return self.batch(requests);
+        }
+        requests.par_chunks(size).flat_map_iter(|batch| self.batch(batch)).collect()
+    }
+}
+
+fn check_size(name: &str, bytes: u64, limit_mib: u64) -> Result<()> {
+    if bytes > limit_mib << 20 {
+        let found = format!("it has {bytes} bytes, and limits.component_mib = {limit_mib}");
+        return Err(refusal(name, found, "build it for size (opt-level, lto, strip), or raise the limit"));
+    }
+    Ok(())
+}
+
+fn no_pool(name: &str, error: &wasmtime::Error) -> Error {
+    refusal(name, format!("{error:#}"), "lower limits.instances, or use fewer memories")
+}
+
+/// The component with the catalogue in its memory, compiled for `engine`: from the cache, or loaded and compiled now.
+fn component(
+    loading: &Loading<'_>,
+    bytes: &[u8],
+    sha256: &str,
+    engine: &Engine,
+    cache: Option<&Path>,
+) -> Result<Component> {
+    // With a host interface the memory depends on what that interface answered.
+    let cacheable = !loading.capabilities.any();
+    let cache = cache.filter(|_| cacheable).map(Cache::open).transpose()?;
+    let key = cache_key(loading, sha256, engine);
+    let compiled = match cache.as_ref().and_then(|cache| cache.get(&key)) {
+        Some(compiled) => compiled,
+        None => {
+            let snapshot = loading.snapshot(bytes)?;
+            let (compiler, limit) = (engine.clone(), loading.capabilities.limits.compile_ms);
+            let compiled = compile::within(loading.id, limit, move || compiler.precompile_component(&snapshot))?;
+            if let Some(cache) = &cache {
+                cache.put(&key, &compiled);
+            }
+            compiled
+        }
+    };
+    // SAFETY: these bytes were compiled by this very engine, in this process or in one that wrote them to the cache
+    // under the digest of component, catalogue, engine and limits. The cache is a folder that only this user can
+    // write to, and the bytes in memory are those whose digest was checked.
+    unsafe { Component::deserialize(engine, &compiled) }.map_err(|e| no_pool(loading.id, &e))
+}
+
+/// The cache key of a compiled plugin: a digest of everything that its machine code and its memory depend on.
+fn cache_key(loading: &Loading<'_>, sha256: &str, engine: &Engine) -> String {
+    use std::hash::{Hash, Hasher};
+
+    /// Collects what is hashed, as bytes.
+    struct Bytes(Vec<u8>);
+    impl Hasher for Bytes {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut compatibility = Bytes(Vec::new());
+    engine.precompile_compatibility_hash().hash(&mut compatibility);
+    let limits = format!("{:?}", loading.capabilities.limits);
+    let version = env!("CARGO_PKG_VERSION").as_bytes();
+    let catalog = loading.catalog.digest().as_bytes();
+    digest::of_parts(&[version, &compatibility.0, sha256.as_bytes(), catalog, limits.as_bytes()])
+}
+
+/// The card of a loaded plugin, with a digest of everything that its rankings depend on.
+fn card(launcher: &Launcher, catalog: &Catalog, sha256: &str, content: &str) -> Result<RetrieverCard> {
+    let mut parts = vec![sha256.as_bytes(), catalog.digest().as_bytes()];
+    for name in &launcher.capabilities.artifact {
+        parts.extend([name.as_bytes(), launcher.services.artifacts.get(name).map_or(&[][..], |bytes| &bytes[..])]);
+    }
+    let described = launcher
+        .start()
+        .and_then(|mut instance| launcher.describe(&mut instance))
+        .map_err(|failure| failure.detail)
+        .and_then(|card| validate::card(&card, digest::of_parts(&parts), content));
+    let mut card = described.map_err(|detail| refusal(&launcher.id, detail, "fix `describe`"))?;
+    // `describe` may be called before anything was loaded, so a plugin cannot name the fields of the catalogue there.
+    if card.languages.contains(&QueryLanguage::Boolean) && card.fields.is_empty() {
+        card.fields = catalog.field_names().to_vec();
+    }
+    Ok(card)
+}

@@ -95,6 +95,8 @@
 
 #[path = "data/src/catalog/mod.rs"]
 pub mod catalog;
+#[path = "data/src/digest.rs"]
+pub mod digest;
 #[path = "types/src/error.rs"]
 pub mod error;
 #[path = "evaluate/src/lib.rs"]
@@ -117,6 +119,8 @@ pub mod serve;
 pub mod sources;
 #[path = "stack/src/lib.rs"]
 pub mod stack;
+#[path = "text/src/lib.rs"]
+pub mod text;
 #[path = "train/src/lib.rs"]
 pub mod train;
 #[path = "types/src/lib.rs"]

@@ -2,15 +2,12 @@
 //! policies for retrievers that fail.
 //!
 //! ```text
-//! Request ─ boolean::parse ─┐                      ┌─ bm25::Bm25 (Retriever) ─┐
-//!           plain words ────┴─ analysis::Analyzer ─┤                          ├─ fusion::Fusion (Retriever)
-//!                                                  └─ rm3::Rm3  (Rewriter)    │
-//!                                      any other retriever ── guard::Guard ───┘
+//! Request ── text: analysis, queries, formula ──┬─ bm25::Bm25 (Retriever) ─┐
+//!                                               └─ rm3::Rm3 (Rewriter)     ├─ fusion::Fusion (Retriever)
+//!                                   any other retriever ── guard::Guard ───┘
 //! ```
 
-pub mod analysis;
 pub mod bm25;
-pub mod boolean;
 pub mod fusion;
 pub mod guard;
 pub mod rm3;

@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod catalog;
+pub mod digest;
 pub mod metrics;
 
 use querywright_types::{self as types, error};

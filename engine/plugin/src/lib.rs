@@ -49,7 +49,7 @@
 //! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
 
-use querywright_data::catalog;
+use querywright_data::{catalog, digest};
 use querywright_types::{self as types, error};
 
 mod bindings;
@@ -58,7 +58,6 @@ mod cache;
 mod capability;
 mod check;
 mod compile;
-mod digest;
 mod engine;
 mod failure;
 mod host_functions;

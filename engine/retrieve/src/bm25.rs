@@ -1,36 +1,31 @@
 //! BM25 over a Tantivy index: the native sparse retriever.
 //!
-//! The score of a document is the sum over the query's terms of
-//! `weight * ln(1 + (N - n + 0.5) / (n + 0.5)) * tf / (tf + k1 * (1 - b + b * length / average length))`,
-//! which is Lucene's form (the constant factor k1 + 1 of the textbook is left out, the order is the same), with exact
-//! document lengths. N counts the documents that have the field at all. A phrase counts as one term whose inverse
-//! document frequency is the sum of its words'. Equal scores are ordered by ordinal.
+//! The formula is that of [`crate::text::bm25`], with exact document lengths. Equal scores are ordered by ordinal.
 //!
 //! All text fields of a document together are the field `contents`, where words without a field are looked for.
 
 mod disk;
 mod explain;
 mod index;
-mod score;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use tantivy::TantivyError;
 use tantivy::directory::RamDirectory;
 
 pub use explain::{Contribution, Explanation};
-pub use score::MOST_TERMS;
 
-use super::analysis::{ANALYSIS_VERSION, Analyzer};
-use super::boolean;
 use crate::catalog::Catalog;
+use crate::digest::sha256_of;
 use crate::error::{Error, Fault, FaultKind, Result};
+use crate::text::analysis::{ANALYSIS_VERSION, Analyzer};
+use crate::text::bm25::{InvertedIndex, Match, matches};
+use crate::text::boolean;
+use crate::text::query::{CONTENTS, Compiler, Node};
 use crate::types::{Hit, Ordinal, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
 use index::TextIndex;
-use score::{Compiler, Match, Node};
 
 /// The settings of [`Bm25`].
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -48,8 +43,8 @@ pub struct Bm25Config {
     /// wraps every query into `(contents:…)` and then takes the whole for a bag of words: operators, quotes and
     /// brackets do nothing; where the query begins with a letter its first word fuses with `contents:` into a word
     /// that no document holds and is lost; where it does not, the word "contents" is searched for as well. Default
-    /// false.
-    #[serde(rename = "rec-r1-contents-prefix")]
+    /// false. The spelling with hyphens is still read.
+    #[serde(alias = "rec-r1-contents-prefix")]
     pub rec_r1_contents_prefix: bool,
 }
 
@@ -133,7 +128,7 @@ impl Bm25 {
     fn new(catalog: Arc<Catalog>, config: Bm25Config, analyzer: Analyzer, index: TextIndex) -> Self {
         let other =
             if config.language == QueryLanguage::Boolean { QueryLanguage::Plain } else { QueryLanguage::Boolean };
-        let digest = digest(&[
+        let digest = sha256_of(&[
             "bm25",
             &index::FORMAT_VERSION.to_string(),
             ANALYSIS_VERSION,
@@ -174,7 +169,7 @@ impl Bm25 {
     /// # Errors
     /// When the index cannot be read.
     pub fn document_frequency(&self, stem: &str) -> Result<u64, Fault> {
-        self.index.document_frequency(index::CONTENTS, stem).map_err(|e| unreadable(&e))
+        self.index.document_frequency(CONTENTS, stem).map_err(|e| unreadable(&e))
     }
 
     /// Ranks one request.
@@ -182,8 +177,8 @@ impl Bm25 {
     /// # Errors
     /// When the index cannot be read.
     pub fn search(&self, request: &Request) -> Result<Ranking, Fault> {
-        let matches = self.index.matches(&self.parse(request)).map_err(|e| unreadable(&e))?;
-        Ok(best(matches, request))
+        let found = matches(&self.index, &self.parse(request)).map_err(|e| unreadable(&e))?;
+        Ok(best(found, request))
     }
 
     /// Why a document scores what it scores.
@@ -242,16 +237,6 @@ fn best(matches: Vec<Match>, request: &Request) -> Ranking {
     }
     hits.sort_unstable_by(order);
     Ranking { hits }
-}
-
-/// SHA-256 over parts, each with its length before it so that no two lists are the same bytes.
-fn digest(parts: &[&str]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update((part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unreadable(error: &std::io::Error) -> Fault {

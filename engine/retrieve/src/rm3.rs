@@ -163,7 +163,7 @@ impl Rm3 {
         Ok(holding <= MOST_COMMON * self.index.catalog().len() as f64)
     }
 
-    /// How often each stem is in a text; takes note of the words that stand for it.
+    /// How often each stem is in a text; records the words that stand for it in `surfaces`.
     fn count(&self, text: &str, surfaces: &mut Surfaces) -> BTreeMap<String, u32> {
         let mut counts = BTreeMap::new();
         for token in self.index.analyzer().tokens(text) {

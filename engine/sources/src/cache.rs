@@ -2,14 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use super::registry::Known;
+use querywright_types::hex;
 use crate::error::{Error, Result};
 
 /// What a killed process left in the staging folder is removed after this time.
@@ -47,8 +46,8 @@ impl Cache {
         Ok(Staging { path })
     }
 
-    /// Moves the complete folder `from` to `to` below the cache. Where somebody else was faster, theirs stays: it
-    /// passed the same checks.
+    /// Moves the complete folder `from` to `to` below the cache. Where another process was faster, its folder
+    /// stays: it passed the same checks.
     pub(super) fn commit(&self, from: &Path, to: &Path) -> Result<()> {
         sync_tree(from)?;
         let to = self.root.join(to);
@@ -112,19 +111,9 @@ pub(super) fn unique() -> String {
 
 /// The SHA-256 of a file, in lower-case hexadecimal.
 pub(super) fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            n => hasher.update(buffer.get(..n).unwrap_or_default()),
-        }
-    }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    std::io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(hex(hasher.finalize()))
 }
 
 /// An error unless the file has this digest.
@@ -135,16 +124,6 @@ pub(super) fn verify(path: &Path, expected: &str) -> Result<(), String> {
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     Err(format!("{name} has the sha256 {found}, and {expected} is the right one: the download was cut off or altered"))
-}
-
-/// Leaves a note beside the files: origin, licence, conversion.
-pub(super) fn write_source_note(folder: &Path, known: &Known, conversion: &str) -> Result<(), String> {
-    let path = folder.join("SOURCE.md");
-    let note = format!(
-        "# {}\n\n{}\n\n## Source\n{}, sha256 {}\n\n## Licence\n{}\n\n## Conversion\n{conversion}\n",
-        known.name, known.description, known.package, known.package.sha256, known.licence
-    );
-    fs::write(&path, note).map_err(|e| Error::write(&path, e).to_string())
 }
 
 /// Syncs every file and folder of a tree, the leaves first.

@@ -6,74 +6,24 @@
 //!                    /snapshots/COMMIT/FILE      a link to them
 //! ```
 //! A file appears under its name only when all of its bytes are there, and weights come after everything else: a
-//! snapshot with weights is a whole one. A snapshot in the cache is used as it is; newer commits of its branch are not
+//! snapshot with weights is complete. A snapshot in the cache is used as it is; newer commits of its branch are not
 //! looked for.
 
 mod choose;
 mod download;
+pub(super) mod repository;
 
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use super::cache::{user_cache, variable};
-use super::{Kind, Progress, PullOptions};
-use crate::error::{Error, Result};
+use super::options::{Kind, Progress, PullOptions};
+use crate::error::Result;
 use choose::{FileInfo, Listing};
 use download::Http;
+use repository::{Repository, is_plain_path};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
-
-/// A repository of the hub, at a revision, and perhaps one file of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Repository {
-    kind: Kind,
-    id: String,
-    revision: String,
-    file: Option<String>,
-}
-
-impl Repository {
-    /// Reads `owner/name`, then perhaps `/path/of/file`, then perhaps `@revision`.
-    pub(super) fn parse(kind: Kind, address: &str) -> Result<Self> {
-        let bad = |found: &str| {
-            Error::argument(
-                format!("hf:{address}"),
-                found,
-                "write hf:owner/name, hf:owner/name/file.gguf or hf:owner/name@revision",
-            )
-        };
-        let (path, revision) = address.split_once('@').unwrap_or((address, "main"));
-        let mut parts = path.splitn(3, '/');
-        let (Some(owner), Some(name), file) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(bad("no owner and name"));
-        };
-        let word = |s: &str| {
-            !s.is_empty() && !s.starts_with('.') && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
-        if !word(owner) || !word(name) {
-            return Err(bad("the owner or the name has a character that names on the hub do not have"));
-        }
-        if !revision.split('/').all(word) {
-            return Err(bad("the revision is not a branch, tag or commit"));
-        }
-        if file.is_some_and(|file| !is_plain_path(file)) {
-            return Err(bad("the file is not a path inside the repository"));
-        }
-        Ok(Self { kind, id: format!("{owner}/{name}"), revision: revision.to_owned(), file: file.map(str::to_owned) })
-    }
-
-    /// "models" or "datasets".
-    fn shelf(&self) -> &'static str {
-        match self.kind {
-            Kind::Model => "models",
-            Kind::Data => "datasets",
-        }
-    }
-
-    fn cache_folder(&self) -> String {
-        format!("{}--{}", self.shelf(), self.id.replace('/', "--"))
-    }
-}
 
 /// The hub and its cache.
 pub(super) struct Hub {
@@ -121,59 +71,54 @@ impl Hub {
         let commit = fs::read_to_string(folder.join("refs").join(&repository.revision));
         let commit = commit.map_or_else(|_| repository.revision.clone(), |commit| commit.trim().to_owned());
         // The file of a branch could hold anything; only a plain name may become part of a path.
-        is_plain_path(&commit).then(|| choose::whole(repository, &folder.join("snapshots").join(commit)))?
+        is_plain_path(&commit).then(|| choose::complete(repository, &folder.join("snapshots").join(commit)))?
     }
 
     fn fetch(&self, repository: &Repository, options: &PullOptions<'_>) -> Result<PathBuf, String> {
         let http = Http::new(self.token.clone());
-        let (shelf, id) = (repository.shelf(), &repository.id);
+        let (kind, id) = (repository.plural(), &repository.id);
         let revision = repository.revision.replace('/', "%2F");
         options.tell(Progress::Step(&format!("asking the Hugging Face hub for {id}")));
         let listing: Listing =
-            http.json(&format!("{}/api/{shelf}/{id}/revision/{revision}?blobs=true", self.endpoint))?;
+            http.json(&format!("{}/api/{kind}/{id}/revision/{revision}?blobs=true", self.endpoint))?;
         if !is_plain_path(&listing.sha) || listing.sha.contains('/') {
             return Err(format!("the commit {:?} is no commit", listing.sha));
         }
         let files = choose::files(repository, &listing)?;
         let folder = self.cache.join(repository.cache_folder());
         let snapshot = folder.join("snapshots").join(&listing.sha);
-        // The resolve addresses of models have no shelf.
+        // The resolve addresses of models do not name their kind.
         let prefix = if repository.kind == Kind::Data { "datasets/" } else { "" };
+        let target = Target { http, blobs: folder.join("blobs"), snapshot: snapshot.clone(), options };
         for file in files {
             let address = format!("{}/{prefix}{id}/resolve/{}/{}", self.endpoint, listing.sha, encoded(&file.name));
-            self.fetch_file(&http, &address, file, &folder, &snapshot, options)
-                .map_err(|answer| format!("{}: {answer}", file.name))?;
+            target.fetch(&address, file).map_err(|answer| format!("{}: {answer}", file.name))?;
         }
         let reference = folder.join("refs").join(&repository.revision);
         download::write_whole(&reference, listing.sha.as_bytes())?;
-        choose::whole(repository, &snapshot)
+        choose::complete(repository, &snapshot)
             .ok_or_else(|| "the repository has no weights or data that can be read".to_owned())
-    }
-
-    fn fetch_file(
-        &self,
-        http: &Http,
-        address: &str,
-        file: &FileInfo,
-        folder: &Path,
-        snapshot: &Path,
-        options: &PullOptions<'_>,
-    ) -> Result<(), String> {
-        let name = file.digest().filter(|digest| is_plain_path(digest) && !digest.contains('/'));
-        let name = name.ok_or("the hub gave no digest for it")?;
-        let blob = folder.join("blobs").join(name);
-        if !blob.exists() {
-            http.download(address, file, &blob, options)?;
-        }
-        download::link(&blob, &snapshot.join(&file.name), file.name.matches('/').count())
     }
 }
 
-/// Whether a path stays where it is put: relative, without `..`.
-fn is_plain_path(path: &str) -> bool {
-    !path.is_empty()
-        && !path.contains(['\\', '\0'])
-        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
+/// Where the files of one snapshot go.
+struct Target<'a> {
+    http: Http,
+    blobs: PathBuf,
+    snapshot: PathBuf,
+    options: &'a PullOptions<'a>,
+}
+
+impl Target<'_> {
+    /// Fetches a file from `address` unless its bytes are in the cache already.
+    fn fetch(&self, address: &str, file: &FileInfo) -> Result<(), String> {
+        let name = file.digest().filter(|digest| is_plain_path(digest) && !digest.contains('/'));
+        let blob = self.blobs.join(name.ok_or("the hub gave no digest for it")?);
+        if !blob.exists() {
+            self.http.download(address, file, &blob, self.options)?;
+        }
+        download::link(&blob, &self.snapshot.join(&file.name), file.name.matches('/').count())
+    }
 }
 
 /// A file name as part of an address.

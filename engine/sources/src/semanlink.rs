@@ -32,7 +32,7 @@ const LONGEST_TAG: usize = 1500;
 /// The tag of every paper says nothing.
 const TAG_OF_ALL_PAPERS: &str = "arxiv_doc";
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(default)]
 struct Bookmark {
     document: String,
@@ -43,21 +43,6 @@ struct Bookmark {
     date: String,
     arxiv_title: String,
     arxiv_summary: String,
-}
-
-impl Default for Bookmark {
-    fn default() -> Self {
-        let empty = String::new;
-        Self {
-            document: empty(),
-            tag: Vec::new(),
-            title: empty(),
-            comment: empty(),
-            date: empty(),
-            arxiv_title: empty(),
-            arxiv_summary: empty(),
-        }
-    }
 }
 
 impl Bookmark {

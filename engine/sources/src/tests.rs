@@ -206,7 +206,7 @@ fn the_semanlink_conversion_is_byte_for_byte_the_reference() {
         let folder = tempfile::tempdir().unwrap();
         let known = REGISTRY.iter().find(|k| k.name == name).unwrap();
         cache::verify(&archive, known.package.sha256).unwrap();
-        registry::unpack(known, &archive, &folder.path().join("unpacked"), folder.path()).unwrap();
+        package::unpack(known, &archive, &folder.path().join("unpacked"), folder.path()).unwrap();
         for file in ["corpus.jsonl", "queries.jsonl", "qrels.tsv", "train.txt", "dev.txt", "test.txt"] {
             let ours = fs::read(folder.path().join(file)).unwrap();
             let reference = fs::read(shared.join("data").join(name).join(file)).unwrap();

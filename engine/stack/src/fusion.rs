@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use querywright_types::{
-    Deadline, Error, Fault, Hit, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard, retrieve,
+    Deadline, Error, Fault, Hit, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard, hex, retrieve,
 };
 
 /// The constant of the formula: how little the first ranks stand out.
@@ -54,7 +54,7 @@ impl Fusion {
             hasher.update(format!("{}:{}", card.digest.len(), card.digest));
         }
         let name = format!("rrf({})", cards().map(|card| card.name.as_str()).collect::<Vec<_>>().join(","));
-        let digest: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = hex(hasher.finalize());
         let mut card = RetrieverCard::new(name, digest)
             .with_version(env!("CARGO_PKG_VERSION"))
             .with_languages(languages)

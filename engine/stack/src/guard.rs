@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use querywright_types::{
-    Deadline, DocumentName, Fault, FaultKind, Ordinal, Ranking, Request, Result, Retriever, RetrieverCard, retrieve,
+    Deadline, DocumentName, Fault, FaultKind, Ordinal, Ranking, Request, Result, Retriever, RetrieverCard, hex, retrieve,
 };
 
 /// When a retriever rests, and for how long.
@@ -85,8 +85,7 @@ impl Guard {
     /// Has another retriever of the same catalogue answer what the first one cannot.
     pub fn with_stand_in(mut self, stand_in: Arc<dyn Retriever>) -> Self {
         let digests = [self.retriever.card().digest.as_str(), stand_in.card().digest.as_str()];
-        let digest = Sha256::digest(digests.join("\n").as_bytes());
-        self.card.digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.card.digest = hex(Sha256::digest(digests.join("\n").as_bytes()));
         self.stand_in = Some(stand_in);
         self
     }

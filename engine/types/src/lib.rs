@@ -13,6 +13,7 @@ mod contract;
 mod deadline;
 pub mod error;
 mod fault;
+mod hex;
 mod query;
 mod ranking;
 
@@ -22,6 +23,7 @@ pub use contract::{Documents, Retriever, Rewriter};
 pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use fault::{Fault, FaultKind};
+pub use hex::hex;
 pub use query::{Query, Request, Rewrite};
 pub use ranking::{DocumentName, Hit, Judgements, Ranking};
 

@@ -2,33 +2,11 @@
 //! same files, over an index of its own. k1 is 1.2, b is 0.75. Rankings equal the native ones but for the last bit of
 //! scores: the logarithm is the C library's there and Rust's here.
 
-/// Files that the native retriever and this plugin share, under the paths by which they import each other.
-mod retrieve {
-    #[rustfmt::skip]
-    #[allow(dead_code, reason = "the native side uses more of it")]
-    #[path = "../../../../engine/retrieve/src/analysis.rs"]
-    pub mod analysis;
-    #[rustfmt::skip]
-    #[allow(dead_code, reason = "the native side uses more of it")]
-    #[path = "../../../../engine/retrieve/src/boolean.rs"]
-    pub mod boolean;
-    pub mod bm25 {
-        pub mod index;
-        #[rustfmt::skip]
-        #[allow(dead_code, reason = "the native side uses more of it")]
-        #[path = "../../../../../engine/retrieve/src/bm25/score.rs"]
-        mod score;
-    }
-}
-
-mod types {
-    /// A document's position in the catalogue.
-    pub type Ordinal = u32;
-}
+mod index;
 
 use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender, Request};
 
-use retrieve::bm25::index::{Builder, TextIndex};
+use index::{Builder, TextIndex};
 
 /// BM25 over everything that was loaded.
 #[derive(Default)]

@@ -1,7 +1,7 @@
 //! Text in blocks that are never moved.
 
-/// Pieces of text, numbered from 0. One growing string would stand twice in memory each time it moves to a larger
-/// place; here full blocks stay where they are, and an unfinished block is at most an eighth of the text before it. So
+/// Pieces of text, numbered from 0. One growing string would be in memory twice each time it moves to a larger
+/// allocation; here full blocks stay where they are, and an unfinished block is at most an eighth of the text before it. So
 /// the peak while building stays near the text itself. A piece adds 4 bytes to its text.
 #[derive(Debug, Default)]
 pub(super) struct Arena {

@@ -1,11 +1,11 @@
 //! A catalogue with queries, judgements and splits.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
+use super::documents::Catalog;
 use super::lines::quoted;
-use super::{Catalog, Qrels, folder, recbole};
+use super::qrels::Qrels;
 use crate::error::{Error, Result, nearest};
 use crate::types::Query;
 
@@ -28,38 +28,10 @@ pub struct Dataset {
 const APART: [&str; 3] = ["train", "dev", "test"];
 
 impl Dataset {
-    /// Opens a folder of any of the layouts in the [module's table](super).
-    ///
-    /// # Errors
-    /// When the folder has none of these layouts, or a file is missing, empty or malformed, ids stand twice, or
-    /// judgements, lists or histories name what is not there. The error names the file and the line.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let entries = std::fs::read_dir(path).map_err(|e| Error::read(path, e))?;
-        let mut interactions = false;
-        for entry in entries {
-            let entry = entry.map_err(|e| Error::read(path, e))?;
-            interactions |= entry.path().extension().is_some_and(|extension| extension == "inter");
-        }
-        if path.join("corpus.jsonl").exists() {
-            folder::open(path)
-        } else if interactions {
-            recbole::open(path)
-        } else {
-            Err(Error::data(
-                path,
-                None,
-                "there is neither corpus.jsonl nor a .inter file in this folder",
-                "a data folder holds corpus.jsonl, queries.jsonl, qrels.tsv and lists such as test.txt; a BEIR folder \
-                 holds corpus.jsonl, queries.jsonl and qrels/test.tsv; a RecBole folder holds NAME.inter and NAME.item",
-            ))
-        }
-    }
-
     /// A data set of parts that are in memory. `splits` are names with lists of query ids.
     ///
     /// # Errors
-    /// When query ids stand twice, a split or the judgements name a query that is not there, judgements or histories
+    /// When query ids repeat, a split or the judgements name a query that is not there, judgements or histories
     /// name a document that is not there, or two of train, dev and test share a query.
     pub fn from_parts(
         name: impl Into<String>,
@@ -102,10 +74,10 @@ impl Dataset {
                 members.push(*position);
             }
         }
-        let mut home: HashMap<usize, &str> = HashMap::new();
+        let mut split_of: HashMap<usize, &str> = HashMap::new();
         for split in APART {
             for position in named.get(split).into_iter().flatten() {
-                if let Some(other) = home.insert(*position, split) {
+                if let Some(other) = split_of.insert(*position, split) {
                     let id = quoted(&queries[*position].id);
                     let found = match other == split {
                         true => format!("the split {split} lists the query {id} twice"),
@@ -121,7 +93,7 @@ impl Dataset {
     /// The queries of one split, in the order of its list.
     ///
     /// # Errors
-    /// When there is no such split (the error lists those that exist), or it is empty.
+    /// When there is no such split (the error lists those that exist), it is empty, or `queries` was shortened since.
     pub fn split(&self, name: &str) -> Result<Vec<&Query>> {
         let Some(positions) = self.splits.get(name) else {
             let known: Vec<&str> = self.split_names().collect();
@@ -139,18 +111,20 @@ impl Dataset {
                 "choose another split, or list query ids in it",
             ));
         }
-        Ok(positions.iter().filter_map(|position| self.queries.get(*position)).collect())
+        let query = |position: &usize| {
+            self.queries.get(*position).ok_or_else(|| {
+                Error::argument(
+                    "split",
+                    format!("the split \"{name}\" of {} lists a query that was taken out of it", self.name),
+                    "leave the queries as they are, or make a data set of those that stay",
+                )
+            })
+        };
+        positions.iter().map(query).collect()
     }
 
     /// The names of the splits, sorted.
     pub fn split_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.splits.keys().map(String::as_str)
     }
-}
-
-/// The name of a data set: that of its folder.
-pub(super) fn name_of(folder: &Path) -> String {
-    let real = folder.canonicalize();
-    let named = real.as_deref().unwrap_or(folder).file_name();
-    named.map_or_else(|| "data".to_owned(), |name| name.to_string_lossy().into_owned())
 }

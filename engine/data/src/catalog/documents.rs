@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::arena::Arena;
 use super::ids::IdTable;
+use querywright_types::hex;
 use crate::error::{Error, Result};
 use crate::types::Ordinal;
 
@@ -110,7 +111,7 @@ impl Catalog {
         self.store.arena.len()
     }
 
-    /// Bytes of memory taken, text included.
+    /// Bytes of memory allocated, text included.
     pub fn memory_bytes(&self) -> usize {
         let Store { arena, entries, ends, named, names } = &self.store;
         arena.allocated()
@@ -226,7 +227,7 @@ impl CatalogBuilder {
         self.store.entries.shrink_to_fit();
         self.store.ends.shrink_to_fit();
         self.store.named.shrink_to_fit();
-        Catalog { store: self.store, table: self.table, digest: format!("{:x}", self.hasher.finalize()) }
+        Catalog { store: self.store, table: self.table, digest: hex(self.hasher.finalize()) }
     }
 
     /// The number of a field's name; none when there are too many names.
@@ -240,17 +241,17 @@ impl CatalogBuilder {
         Some(number)
     }
 
-    /// Lengths go before texts, so that no two different catalogues feed the same bytes.
+    /// Lengths go before texts, so that no two different catalogues hash the same bytes.
     fn hash(&mut self, ordinal: Ordinal) {
         let hasher = &mut self.hasher;
-        let mut feed = |text: &str| {
+        let mut update = |text: &str| {
             hasher.update((text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         };
-        feed(self.store.id(ordinal));
+        update(self.store.id(ordinal));
         for (name, value) in self.store.fields(ordinal) {
-            feed(name);
-            feed(value);
+            update(name);
+            update(value);
         }
         self.hasher.update(u64::MAX.to_le_bytes());
     }

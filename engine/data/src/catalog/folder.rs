@@ -1,12 +1,13 @@
 //! Data folders and BEIR's layout: `corpus.jsonl`, `queries.jsonl`, judgements and splits.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::dataset::name_of;
+use super::dataset::Dataset;
 use super::lines::{Lines, quoted};
-use super::qrels::{self, Layout};
-use super::{Dataset, Qrels, records};
+use super::paths::{files, name_of, stem};
+use super::qrels::{self, Layout, Qrels};
+use super::records;
 use crate::error::{Error, Result};
 
 /// Opens a folder that holds `corpus.jsonl`.
@@ -74,22 +75,4 @@ fn read_lists(path: &Path, known: &HashSet<&str>) -> Result<Vec<(String, Vec<Str
         splits.push((stem(&file), ids));
     }
     Ok(splits)
-}
-
-/// The files of a folder with this extension, sorted by name. Hidden files do not count.
-pub(super) fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(|e| Error::read(folder, e))? {
-        let path = entry.map_err(|e| Error::read(folder, e))?.path();
-        if path.extension().is_some_and(|e| e == extension) && !stem(&path).starts_with('.') && path.is_file() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The name of a file without its extension.
-pub(super) fn stem(file: &Path) -> String {
-    file.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }

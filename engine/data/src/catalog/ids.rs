@@ -44,6 +44,7 @@ impl IdTable {
         known.into_iter().filter(|known| *known != FREE).for_each(|known| self.place(id_of(known), known));
     }
 
+    /// A slot is always free: at least a quarter of them while ids are added, and one in eight after [`shrink`](Self::shrink).
     fn place(&mut self, id: &str, ordinal: Ordinal) {
         if let Some(slot) = self.probe(id).find(|slot| self.slots[*slot] == FREE) {
             self.slots[slot] = ordinal;

@@ -19,6 +19,8 @@ mod documents;
 mod folder;
 mod ids;
 mod lines;
+mod open;
+mod paths;
 mod qrels;
 mod recbole;
 mod records;

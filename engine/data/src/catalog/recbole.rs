@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::dataset::name_of;
-use super::folder::{files, stem};
+use super::dataset::Dataset;
+use super::documents::{Catalog, CatalogBuilder};
 use super::lines::{Line, Lines, quoted};
+use super::paths::{files, name_of, stem};
+use super::qrels::Qrels;
 use super::records::at_line;
-use super::{Catalog, CatalogBuilder, Dataset, Qrels};
 use crate::error::{Error, Result, nearest};
 use crate::types::{Judgements, Ordinal, Query};
 

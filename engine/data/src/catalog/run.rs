@@ -67,8 +67,8 @@ impl Run {
     }
 
     /// Writes a TREC run, sorted by query id, hits in trec_eval's order, ranks counted from 1. Scores are written in
-    /// the shortest form that reads back as the same `f32`, so whoever reads the file and sorts it gets this order
-    /// again, and trec_eval's numbers are those of `metrics::trec_order`.
+    /// the shortest form that reads back as the same `f32`, so that sorting what was read gives this order again,
+    /// and trec_eval's numbers are those of `metrics::trec_order`.
     ///
     /// # Errors
     /// When the file cannot be written, an id or the tag holds white space, or a score is not finite.

@@ -9,7 +9,7 @@ use crate::types::{Judgements, Ordinal};
 
 /// What a measure looks at; with a cutoff it becomes a [`Measure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum MeasureKind {
     /// `nDCG`: discounted gain over that of the ideal ranking (Järvelin and Kekäläinen 2002; linear gain).
     Ndcg,
     /// `R`: the share of the relevant documents that is found.
@@ -22,11 +22,11 @@ pub enum Family {
     AveragePrecision,
     /// `HR`, which ir_measures calls `Success`: 1 when a relevant document is among the first k.
     HitRate,
-    /// `Judged`: the share of the first k hits that carries any judgement; fewer hits than k are a smaller whole.
+    /// `Judged`: the share of the first k hits that carries any judgement; with fewer than k hits, the share of those.
     Judged,
 }
 
-impl Family {
+impl MeasureKind {
     const ALL: [Self; 7] = [
         Self::Ndcg,
         Self::Recall,
@@ -56,22 +56,22 @@ impl Family {
     }
 }
 
-/// One ranking measure: a [`Family`] and, mostly, a cutoff. Parsed from and displayed as its ir_measures name:
+/// One ranking measure: a [`MeasureKind`] and, mostly, a cutoff. Parsed from and displayed as its ir_measures name:
 /// `nDCG@10`, `R@100`, `P@5`, `RR`, `RR@10`, `AP`, `AP@100`, `HR@10` (or `Success@10`), `Judged@10`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Measure {
-    family: Family,
+    kind: MeasureKind,
     cutoff: Option<NonZeroUsize>,
 }
 
 impl Measure {
     /// nDCG over the first 10, the usual measure of search.
-    pub const NDCG_10: Self = Self { family: Family::Ndcg, cutoff: NonZeroUsize::new(10) };
+    pub const NDCG_10: Self = Self { kind: MeasureKind::Ndcg, cutoff: NonZeroUsize::new(10) };
 
     /// What it looks at.
-    pub fn family(&self) -> Family {
-        self.family
+    pub fn kind(&self) -> MeasureKind {
+        self.kind
     }
 
     /// How many places it looks at; none when it looks at the whole ranking.
@@ -86,24 +86,24 @@ impl Measure {
         let top = &ranked[..ranked.len().min(depth)];
         let relevant = |doc: &Ordinal| judgements.grade(*doc).is_some_and(|grade| grade > 0);
         let found = || top.iter().filter(|doc| relevant(doc)).count();
-        match self.family {
-            Family::Ndcg => {
+        match self.kind {
+            MeasureKind::Ndcg => {
                 let gained = discounted(top.iter().map(|doc| judgements.grade(*doc).unwrap_or(0)));
                 let mut ideal: Vec<i32> =
                     judgements.iter().map(|(_, grade)| grade).filter(|grade| *grade > 0).collect();
                 ideal.sort_unstable_by(|a, b| b.cmp(a));
                 share(gained, discounted(ideal.into_iter().take(depth)))
             }
-            Family::Recall => share(found() as f64, judgements.relevant() as f64),
-            Family::Precision => share(found() as f64, depth as f64),
-            Family::ReciprocalRank => top.iter().position(relevant).map_or(0.0, |place| 1.0 / (place + 1) as f64),
-            Family::AveragePrecision => {
+            MeasureKind::Recall => share(found() as f64, judgements.relevant() as f64),
+            MeasureKind::Precision => share(found() as f64, depth as f64),
+            MeasureKind::ReciprocalRank => top.iter().position(relevant).map_or(0.0, |place| 1.0 / (place + 1) as f64),
+            MeasureKind::AveragePrecision => {
                 let ranks = top.iter().enumerate().filter(|(_, doc)| relevant(doc)).map(|(place, _)| place + 1);
                 let precisions: f64 = ranks.enumerate().map(|(before, rank)| (before + 1) as f64 / rank as f64).sum();
                 share(precisions, judgements.relevant() as f64)
             }
-            Family::HitRate => f64::from(u8::from(top.iter().any(relevant))),
-            Family::Judged => {
+            MeasureKind::HitRate => f64::from(u8::from(top.iter().any(relevant))),
+            MeasureKind::Judged => {
                 let judged = top.iter().filter(|doc| judgements.grade(**doc).is_some()).count();
                 share(judged as f64, top.len() as f64)
             }
@@ -124,8 +124,8 @@ fn share(part: f64, whole: f64) -> f64 {
 impl fmt::Display for Measure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cutoff {
-            Some(k) => write!(f, "{}@{k}", self.family.name()),
-            None => f.write_str(self.family.name()),
+            Some(k) => write!(f, "{}@{k}", self.kind.name()),
+            None => f.write_str(self.kind.name()),
         }
     }
 }
@@ -139,8 +139,8 @@ impl FromStr for Measure {
             Some((stem, cutoff)) => (stem, Some(cutoff)),
             None => (name, None),
         };
-        let family = Family::ALL.into_iter().find(|family| family.name() == stem);
-        let Some(family) = family.or((stem == "Success").then_some(Family::HitRate)) else {
+        let kind = MeasureKind::ALL.into_iter().find(|kind| kind.name() == stem);
+        let Some(kind) = kind.or((stem == "Success").then_some(MeasureKind::HitRate)) else {
             let at = cutoff.map_or(String::new(), |k| format!("@{k}"));
             let hint = suggestion(stem).map_or(String::new(), |near| format!("did you mean \"{near}{at}\"? "));
             return refuse(
@@ -151,7 +151,7 @@ impl FromStr for Measure {
             );
         };
         let cutoff = match cutoff.map(|k| (k, k.parse::<usize>())) {
-            None if family.may_lack_cutoff() => None,
+            None if kind.may_lack_cutoff() => None,
             None => {
                 return refuse(
                     format!("\"{name}\" has no cutoff"),
@@ -168,11 +168,11 @@ impl FromStr for Measure {
                 }
             },
         };
-        Ok(Self { family, cutoff })
+        Ok(Self { kind, cutoff })
     }
 }
 
-/// The name that somebody who wrote `stem` most likely meant.
+/// The name that was most likely meant by `stem`.
 fn suggestion(stem: &str) -> Option<&'static str> {
     let lower = stem.to_lowercase();
     Some(match lower.as_str() {
@@ -185,7 +185,7 @@ fn suggestion(stem: &str) -> Option<&'static str> {
         "judgement" | "judgments" => "Judged",
         _ => {
             let near = nearest(&lower, ["ndcg", "r", "p", "rr", "ap", "hr", "judged"])?;
-            return Family::ALL.into_iter().map(Family::name).find(|name| name.eq_ignore_ascii_case(near));
+            return MeasureKind::ALL.into_iter().map(MeasureKind::name).find(|name| name.eq_ignore_ascii_case(near));
         }
     })
 }

@@ -21,7 +21,7 @@ mod measure;
 mod order;
 pub mod significance;
 
-pub use measure::{Family, Measure};
+pub use measure::{Measure, MeasureKind};
 pub use order::trec_order;
 
 #[cfg(test)]

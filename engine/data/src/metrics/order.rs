@@ -7,7 +7,7 @@ use crate::types::{Ordinal, Ranking};
 /// a run file counts for nothing there.
 ///
 /// Scores are compared as `f32`, which is how trec_eval and pytrec_eval hold them: two scores that differ only in
-/// double precision are a tie there and here. Of a document that stands twice the better place counts.
+/// double precision are a tie there and here. Of a document that occurs twice the better place counts.
 pub fn trec_order<'a>(ranking: &Ranking, id_of: impl Fn(Ordinal) -> &'a str) -> Vec<Ordinal> {
     let mut hits = ranking.hits.clone();
     // Adding 0 turns -0 into +0, which are equal to trec_eval but not to a total order.

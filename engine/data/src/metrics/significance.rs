@@ -1,6 +1,6 @@
 //! Whether a difference between two systems, measured on the same queries, is more than chance.
 //!
-//! Everything here works on one value a query, the two systems' values in the same order. Whatever draws at random
+//! Everything here works on one value a query, the two systems' values in the same order. What uses random numbers
 //! takes a seed and gives the same answer on every machine. For the choice of tests see Smucker, Allan and Carterette,
 //! "A comparison of statistical significance tests for information retrieval evaluation" (CIKM 2007).
 
@@ -115,7 +115,7 @@ pub struct Interval {
 }
 
 /// The percentile bootstrap interval of the mean (Efron 1979): the middle `level` (0.95 for a 95% interval) of the
-/// means of `rounds` samples drawn with replacement. For a paired difference, give the differences.
+/// means of `rounds` random samples with replacement. For a paired difference, give the differences.
 ///
 /// # Errors
 /// When there is no value, a value is not finite, `level` is not between 0 and 1, or `rounds` is 0.
@@ -128,9 +128,9 @@ pub fn bootstrap_mean(values: &[f64], level: f64, rounds: usize, seed: u64) -> R
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut means: Vec<f64> = (0..rounds)
         .map(|_| {
-            // Drawn as u32 so that 32-bit and 64-bit machines draw alike.
-            let drawn = |_| values[random.random_range(0..values.len() as u32) as usize];
-            (0..values.len()).map(drawn).sum::<f64>() / values.len() as f64
+            // Sampled as u32 so that 32-bit and 64-bit machines get the same sample.
+            let sampled = |_| values[random.random_range(0..values.len() as u32) as usize];
+            (0..values.len()).map(sampled).sum::<f64>() / values.len() as f64
         })
         .collect();
     means.sort_unstable_by(f64::total_cmp);
@@ -188,7 +188,7 @@ fn usable(name: &str, values: &[f64]) -> Result<()> {
 
 fn at_least_one_round(rounds: usize) -> Result<()> {
     match rounds {
-        0 => Err(Error::argument("rounds", "found 0", "draw at least once; 10000 is usual")),
+        0 => Err(Error::argument("rounds", "found 0", "ask for at least one round; 10000 is usual")),
         _ => Ok(()),
     }
 }

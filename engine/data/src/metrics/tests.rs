@@ -158,7 +158,7 @@ fn the_same_difference_on_every_query_is_certain() {
 }
 
 #[test]
-fn a_seed_decides_what_is_drawn() {
+fn a_seed_decides_what_is_sampled() {
     let (a, b): (Vec<f64>, Vec<f64>) = (0..100).map(|i| (f64::from(i % 7), f64::from(i % 5) + 0.8)).unzip();
     assert_eq!(bootstrap_mean(&a, 0.9, 500, 3).unwrap(), bootstrap_mean(&a, 0.9, 500, 3).unwrap());
     assert_ne!(bootstrap_mean(&a, 0.9, 500, 3).unwrap(), bootstrap_mean(&a, 0.9, 500, 4).unwrap());

@@ -1,4 +1,4 @@
-//! Indexes on disk: built aside, published in one step, checked when opened.
+//! Indexes on disk: built in a temporary folder, published in one step, checked when opened.
 //!
 //! ```text
 //! FOLDER/bm25-KEY/               an index; KEY is the digest of all that shapes it
@@ -19,10 +19,10 @@ use tantivy::directory::error::{OpenReadError, OpenWriteError};
 use tantivy::{Index, TantivyError};
 
 use super::index::{self, FORMAT_VERSION, TextIndex};
-use super::{Analyzer, digest};
 use crate::catalog::Catalog;
+use crate::digest::sha256_of;
 use crate::error::{Error, Result};
-use crate::retrieve::analysis::ANALYSIS_VERSION;
+use crate::text::analysis::{ANALYSIS_VERSION, Analyzer};
 
 const MANIFEST: &str = "manifest.json";
 const BUILDING: &str = ".building-";
@@ -32,7 +32,7 @@ const FRESH: &str = "index";
 /// How often an index is built where others that build it, too, keep moving it away.
 const ATTEMPTS: usize = 3;
 
-/// An index that nobody has finished for so long was abandoned.
+/// An index that is unfinished after this time was abandoned.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -42,17 +42,17 @@ struct Manifest {
     files: BTreeMap<String, u64>,
 }
 
-/// Opens the index of a catalogue with `open`, after building it when there is none that is whole.
+/// Opens the index of a catalogue with `open`, after building it when there is no complete one.
 pub(super) fn open_or_build(
     folder: &Path,
     catalog: &Catalog,
     analyzer: Analyzer,
     open: impl Fn(&Index) -> tantivy::Result<TextIndex>,
 ) -> Result<TextIndex> {
-    let key = digest(&[&FORMAT_VERSION.to_string(), ANALYSIS_VERSION, catalog.digest()]);
+    let key = sha256_of(&[&FORMAT_VERSION.to_string(), ANALYSIS_VERSION, catalog.digest()]);
     let name = key.get(..16).unwrap_or(&key);
     let place = folder.join(format!("bm25-{name}"));
-    let opened = || is_whole(&place, &key).then(|| open_at(&place, &open).ok()).flatten();
+    let opened = || is_complete(&place, &key).then(|| open_at(&place, &open).ok()).flatten();
     if let Some(index) = opened() {
         return Ok(index);
     }
@@ -68,9 +68,9 @@ pub(super) fn open_or_build(
         }
         remove_dead(folder, name, &builder);
         let prefix = format!("{BUILDING}{name}-");
-        let built = tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).and_then(|aside| {
-            build_aside(&aside.path().join(FRESH), &key, catalog, analyzer)?;
-            publish(aside.path(), &place)
+        let built = tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).and_then(|temporary| {
+            build_in(&temporary.path().join(FRESH), &key, catalog, analyzer)?;
+            publish(temporary.path(), &place)
         });
         first = first.or(built.err());
     }
@@ -80,15 +80,16 @@ pub(super) fn open_or_build(
     })
 }
 
-/// Who builds, and whether nobody else does.
+/// The right to build an index.
 struct Builder {
     /// Holds the lock until it is closed.
     _file: File,
+    /// Whether nobody else builds it at the same time.
     alone: bool,
 }
 
-/// Waits until nobody else, in this process or another, builds this index. The system takes the lock back when the file
-/// is closed, however its process ends. Some file systems know no locks; there several may build at once.
+/// Waits until no other thread or process builds this index. The system releases the lock when the file is closed,
+/// however its process ends. Some file systems have no locks; there several processes may build at once.
 fn builder(path: &Path) -> io::Result<Builder> {
     let file = File::options().create(true).truncate(false).write(true).open(path)?;
     loop {
@@ -105,13 +106,13 @@ fn open_at(place: &Path, open: impl Fn(&Index) -> tantivy::Result<TextIndex>) ->
 }
 
 /// Whether a manifest for this key is there and every file has the size that it names.
-fn is_whole(place: &Path, key: &str) -> bool {
+fn is_complete(place: &Path, key: &str) -> bool {
     let Ok(text) = fs::read(place.join(MANIFEST)) else { return false };
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return false };
     manifest.key == key && sizes(place).is_ok_and(|found| manifest.files.iter().all(|f| found.get(f.0) == Some(f.1)))
 }
 
-/// The files of an index and their sizes, hidden ones (locks) and the manifest aside.
+/// The files of an index and their sizes, without hidden ones (locks) and the manifest.
 fn sizes(place: &Path) -> io::Result<BTreeMap<String, u64>> {
     let mut sizes = BTreeMap::new();
     for entry in fs::read_dir(place)? {
@@ -124,31 +125,31 @@ fn sizes(place: &Path) -> io::Result<BTreeMap<String, u64>> {
     Ok(sizes)
 }
 
-fn build_aside(aside: &Path, key: &str, catalog: &Catalog, analyzer: Analyzer) -> io::Result<()> {
-    fs::create_dir_all(aside)?;
-    let directory = MmapDirectory::open(aside).map_err(|e| into_io(e.into()))?;
+fn build_in(temporary: &Path, key: &str, catalog: &Catalog, analyzer: Analyzer) -> io::Result<()> {
+    fs::create_dir_all(temporary)?;
+    let directory = MmapDirectory::open(temporary).map_err(|e| into_io(e.into()))?;
     index::build(Box::new(directory), catalog, analyzer).map_err(into_io)?;
-    let manifest = Manifest { key: key.to_owned(), files: sizes(aside)? };
-    let (draft, name) = (aside.join(format!("{MANIFEST}.draft")), aside.join(MANIFEST));
+    let manifest = Manifest { key: key.to_owned(), files: sizes(temporary)? };
+    let (draft, name) = (temporary.join(format!("{MANIFEST}.draft")), temporary.join(MANIFEST));
     let mut file = File::create(&draft)?;
     file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;
     file.sync_all()?;
     fs::rename(draft, name)?;
-    sync_folder(aside)
+    sync_folder(temporary)
 }
 
-/// Moves a finished index to its place. What is there is cut off or damaged and goes first, in a way that nobody sees
-/// half of it.
-fn publish(aside: &Path, place: &Path) -> io::Result<()> {
-    match fs::rename(place, aside.join("replaced")) {
+/// Moves a finished index to its place. What is there is truncated or damaged; it is moved away first by one rename, so
+/// that no process sees half of it.
+fn publish(temporary: &Path, place: &Path) -> io::Result<()> {
+    match fs::rename(place, temporary.join("replaced")) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    fs::rename(aside.join(FRESH), place)?;
+    fs::rename(temporary.join(FRESH), place)?;
     place.parent().map_or(Ok(()), sync_folder)
 }
 
-/// Removes what processes left behind that died while they built. Failing at it harms nobody.
+/// Removes what processes left behind that died while they built. The index at hand does not depend on it.
 fn remove_dead(folder: &Path, name: &str, builder: &Builder) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let ours = format!("{BUILDING}{name}-");
@@ -156,7 +157,8 @@ fn remove_dead(folder: &Path, name: &str, builder: &Builder) {
         let found = entry.file_name().to_string_lossy().into_owned();
         let age = entry.metadata().and_then(|m| m.modified()).map(|t| t.elapsed().unwrap_or_default());
         let abandoned = found.starts_with(BUILDING) && age.is_ok_and(|age| age > ABANDONED_AFTER);
-        // Who holds the lock knows that the builders of this index are dead; those of others may be at work.
+        // The holder of the lock knows that earlier builders of this index are dead. Those of other indexes may still
+        // be running.
         if abandoned || (builder.alone && found.starts_with(&ours)) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -168,13 +170,13 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Elsewhere a folder cannot be opened as a file, and renames are durable in the order in which they were made.
+/// On other systems a folder cannot be opened as a file, and renames are durable in the order in which they were made.
 #[cfg(not(unix))]
 fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The system's error inside Tantivy's, so that a full disk is told as one.
+/// The system's error inside Tantivy's, so that a full disk is reported as one.
 fn into_io(error: TantivyError) -> io::Error {
     let kind = match &error {
         TantivyError::IoError(e) => e.kind(),

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 
-use super::index::{CONTENTS, CONTENTS_NAME, TextIndex};
-use super::score::{Leaf, Node};
+use super::index::{CONTENTS_NAME, TextIndex};
+use crate::text::bm25::leaf_idf;
+use crate::text::query::{CONTENTS, Leaf, Node};
 use crate::types::Ordinal;
 
 /// The parts of a document's score for one request.
@@ -113,8 +114,8 @@ impl TextIndex {
         if frequency == 0 {
             return Ok(None);
         }
-        let (idf, saturated) = (self.idf(leaf)?, self.saturated(leaf.slot, document, frequency));
-        let field = if leaf.slot == CONTENTS { None } else { fields.get(leaf.slot - 1) };
+        let (idf, saturated) = (leaf_idf(self, leaf)?, self.saturation(leaf.field, document, frequency)?);
+        let field = if leaf.field == CONTENTS { None } else { fields.get(leaf.field - 1) };
         let words = leaf.terms.iter().map(|t| t.1.as_str()).collect::<Vec<_>>().join(" ");
         let quote = if leaf.terms.len() > 1 { "\"" } else { "" };
         Ok(Some(Contribution {

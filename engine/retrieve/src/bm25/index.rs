@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 
 use tantivy::directory::Directory;
-use tantivy::postings::Postings;
+use tantivy::postings::{Postings, SegmentPostings};
 use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 use tantivy::tokenizer::{TextAnalyzer, Token, TokenStream, Tokenizer, TokenizerManager};
 use tantivy::{
@@ -17,16 +17,15 @@ use tantivy::{
     TantivyError, Term,
 };
 
-use super::score::Leaf;
 use crate::catalog::Catalog;
-use crate::retrieve::analysis::Analyzer;
+use crate::text::DocId;
+use crate::text::analysis::Analyzer;
+use crate::text::bm25::{InvertedIndex, LengthNorms};
+use crate::text::query::{CONTENTS, Leaf};
 use crate::types::Ordinal;
 
 /// Raise with every change of what is written below.
 pub(super) const FORMAT_VERSION: u32 = 1;
-
-/// The index of all fields joined comes first, then one for each field.
-pub(super) const CONTENTS: usize = 0;
 
 /// The name of the joined field in queries.
 pub(super) const CONTENTS_NAME: &str = "contents";
@@ -40,6 +39,7 @@ const WRITER_BYTES: usize = 15_000_000;
 /// An index that is open for searching.
 pub(super) struct TextIndex {
     documents: usize,
+    /// The joined field first, then one for each field of the catalogue.
     fields: Vec<FieldIndex>,
 }
 
@@ -47,10 +47,7 @@ pub(super) struct TextIndex {
 struct FieldIndex {
     field: Field,
     postings: Arc<InvertedIndexReader>,
-    /// How many documents have a word in this field: Lucene's N.
-    documents: u64,
-    /// k1 * (1 - b + b * length / average length), by document.
-    norms: Vec<f32>,
+    norms: LengthNorms,
 }
 
 /// Writes the index of a catalogue into an empty directory.
@@ -72,19 +69,14 @@ pub(super) fn build(directory: Box<dyn Directory>, catalog: &Catalog, analyzer: 
                 contents.push_str(GAP_BETWEEN_FIELDS);
             }
             contents.push_str(&analysed);
-            let slot = names.iter().position(|n| n == name).map_or(CONTENTS, |n| n + 1);
-            for slot in [CONTENTS, slot] {
-                if let Some(counted) = counts.get_mut(slot) {
-                    *counted += count;
-                }
-            }
-            if let Some(&field) = texts.get(slot).filter(|_| slot != CONTENTS) {
-                document.add_text(field, analysed);
-            }
+            let Some(place) = names.iter().position(|n| n == name) else {
+                return Err(TantivyError::InternalError(format!("the catalogue does not name its field {name:?}")));
+            };
+            counts[CONTENTS] += count;
+            counts[place + 1] += count;
+            document.add_text(texts[place + 1], analysed);
         }
-        if let Some(&field) = texts.first() {
-            document.add_text(field, contents);
-        }
+        document.add_text(texts[CONTENTS], contents);
         for (&field, &count) in lengths.iter().zip(&counts) {
             document.add_u64(field, count);
         }
@@ -111,17 +103,17 @@ fn schema(named: usize) -> (Schema, Vec<Field>, Vec<Field>) {
     (schema.build(), texts, lengths)
 }
 
-fn text_name(slot: usize) -> String {
-    format!("text{slot}")
+fn text_name(field: usize) -> String {
+    format!("text{field}")
 }
 
-fn length_name(slot: usize) -> String {
-    format!("length{slot}")
+fn length_name(field: usize) -> String {
+    format!("length{field}")
 }
 
 /// The terms of a text, each behind the position that it stands at, and how many there are.
 ///
-/// Analysis is the dearest step and each text goes into two fields, so it is done once and handed over as terms with
+/// Analysis is the most expensive step and each text goes into two fields, so it is done once and handed over as terms with
 /// one space between positions: "the cat of Rome" is " cat  rome". No term holds a space.
 fn analysed(analyzer: Analyzer, text: &str) -> (String, u64) {
     let (mut analysed, mut position, mut count) = (String::with_capacity(text.len()), 0, 0);
@@ -192,40 +184,13 @@ impl TextIndex {
         if segment.max_doc() as usize != documents {
             return Err(TantivyError::InternalError(format!("{} documents, not {documents}", segment.max_doc())));
         }
-        let fields = (0..=named).map(|slot| FieldIndex::open(&segment, slot, k1, b)).collect::<Result<_, _>>()?;
+        let fields = (0..=named).map(|field| FieldIndex::open(&segment, field, k1, b)).collect::<Result<_, _>>()?;
         Ok(Self { documents, fields })
     }
 
-    /// How many documents there are.
-    pub(super) fn documents(&self) -> usize {
-        self.documents
-    }
-
-    /// How many documents hold a term in a field.
-    pub(super) fn document_frequency(&self, slot: usize, term: &str) -> io::Result<u64> {
-        let Some(field) = self.fields.get(slot) else { return Ok(0) };
-        field.postings.doc_freq(&field.term(term)).map(u64::from)
-    }
-
-    /// The inverse document frequency of a leaf, as Lucene has it; a phrase has the sum of its words'.
-    pub(super) fn idf(&self, leaf: &Leaf) -> io::Result<f64> {
-        let documents = self.fields.get(leaf.slot).map_or(0, |f| f.documents) as f64;
-        let mut sum = 0.0;
-        for (_, term) in &leaf.terms {
-            let holding = self.document_frequency(leaf.slot, term)? as f64;
-            sum += (1.0 + (documents - holding + 0.5) / (holding + 0.5)).ln();
-        }
-        Ok(sum)
-    }
-
-    /// Calls `visit` with every document that holds the leaf, in order, and its saturated frequency there.
-    pub(super) fn saturations(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, f64)) -> io::Result<()> {
-        self.frequencies(leaf, |document, frequency| visit(document, self.saturated(leaf.slot, document, frequency)))
-    }
-
-    /// The same with how often each document holds it.
-    pub(super) fn frequencies(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, u32)) -> io::Result<()> {
-        let Some(field) = self.fields.get(leaf.slot) else { return Ok(()) };
+    /// Calls `visit` with every document that holds the leaf, in order, and how often it does.
+    pub(super) fn frequencies(&self, leaf: &Leaf, mut visit: impl FnMut(DocId, u32)) -> io::Result<()> {
+        let field = self.field(leaf.field)?;
         match leaf.terms.as_slice() {
             [] => Ok(()),
             [(_, term)] => {
@@ -243,24 +208,47 @@ impl TextIndex {
         }
     }
 
-    /// A word's saturated frequency: tf / (tf + norm), between 0 and 1.
-    pub(super) fn saturated(&self, slot: usize, document: Ordinal, frequency: u32) -> f64 {
-        let norm = self.fields.get(slot).and_then(|f| f.norms.get(document as usize)).copied().unwrap_or_default();
-        let frequency = f64::from(frequency);
-        frequency / (frequency + f64::from(norm))
+    /// The saturated frequency of a term in a document.
+    pub(super) fn saturation(&self, field: usize, document: DocId, frequency: u32) -> io::Result<f64> {
+        Ok(self.field(field)?.norms.saturation(document, frequency))
+    }
+
+    /// A field by its number; a query is compiled from the names of these fields, so it knows no other.
+    fn field(&self, number: usize) -> io::Result<&FieldIndex> {
+        let fields = self.fields.len();
+        self.fields
+            .get(number)
+            .ok_or_else(|| io::Error::other(format!("the query asks for field {number} of an index of {fields}")))
+    }
+}
+
+impl InvertedIndex for TextIndex {
+    fn documents(&self) -> usize {
+        self.documents
+    }
+
+    fn documents_with_field(&self, field: usize) -> io::Result<u64> {
+        Ok(self.field(field)?.norms.documents())
+    }
+
+    fn document_frequency(&self, field: usize, term: &str) -> io::Result<u64> {
+        let field = self.field(field)?;
+        field.postings.doc_freq(&field.term(term)).map(u64::from)
+    }
+
+    fn saturations(&self, leaf: &Leaf, mut visit: impl FnMut(DocId, f64)) -> io::Result<()> {
+        let norms = &self.field(leaf.field)?.norms;
+        self.frequencies(leaf, |document, frequency| visit(document, norms.saturation(document, frequency)))
     }
 }
 
 impl FieldIndex {
-    fn open(segment: &SegmentReader, slot: usize, k1: f32, b: f32) -> tantivy::Result<Self> {
-        let field = segment.schema().get_field(&text_name(slot))?;
-        let column = segment.fast_fields().u64(&length_name(slot))?.first_or_default_col(0);
-        let lengths = || (0..segment.max_doc()).map(|document| column.get_val(document));
-        let documents = lengths().filter(|&length| length > 0).count() as u64;
-        let average = lengths().sum::<u64>() as f64 / documents.max(1) as f64;
-        let (k1, b) = (f64::from(k1), f64::from(b));
-        let norms = lengths().map(|length| (k1 * (1.0 - b + b * length as f64 / average.max(1.0))) as f32).collect();
-        Ok(Self { field, postings: segment.inverted_index(field)?, documents, norms })
+    fn open(segment: &SegmentReader, number: usize, k1: f32, b: f32) -> tantivy::Result<Self> {
+        let field = segment.schema().get_field(&text_name(number))?;
+        let column = segment.fast_fields().u64(&length_name(number))?.first_or_default_col(0);
+        let lengths = (0..segment.max_doc()).map(|document| column.get_val(document));
+        let norms = LengthNorms::new(lengths, f64::from(k1), f64::from(b));
+        Ok(Self { field, postings: segment.inverted_index(field)?, norms })
     }
 
     fn term(&self, term: &str) -> Term {
@@ -268,7 +256,7 @@ impl FieldIndex {
     }
 
     /// How often the words stand at their distances: documents that hold all of them, then their positions.
-    fn phrase_frequencies(&self, words: &[(u32, String)], mut visit: impl FnMut(Ordinal, u32)) -> io::Result<()> {
+    fn phrase_frequencies(&self, words: &[(u32, String)], mut visit: impl FnMut(DocId, u32)) -> io::Result<()> {
         let mut cursors = Vec::with_capacity(words.len());
         for (offset, word) in words {
             let option = IndexRecordOption::WithFreqsAndPositions;
@@ -279,36 +267,42 @@ impl FieldIndex {
         let mut positions: Vec<u32> = Vec::new();
         let mut document = 0;
         loop {
-            // Every cursor moves to `document`; one that lands beyond sets a new aim for all.
-            let mut aim = document;
+            // Every cursor moves to `document`; one that lands beyond it sets a new target for all.
+            let mut target = document;
             for (_, cursor) in &mut cursors {
-                aim = aim.max(if cursor.doc() < aim { cursor.seek(aim) } else { cursor.doc() });
+                target = target.max(if cursor.doc() < target { cursor.seek(target) } else { cursor.doc() });
             }
-            if aim == TERMINATED {
+            if target == TERMINATED {
                 return Ok(());
             }
-            if aim > document {
-                document = aim;
+            if target > document {
+                document = target;
                 continue;
             }
             if cursors.iter().all(|(_, cursor)| cursor.doc() == document) {
-                for (nth, (offset, cursor)) in cursors.iter_mut().enumerate() {
-                    positions.clear();
-                    cursor.append_positions_with_offset(0, &mut positions);
-                    let begins = positions.iter().filter_map(|p| p.checked_sub(*offset));
-                    if nth == 0 {
-                        starts.clear();
-                        starts.extend(begins);
-                    } else {
-                        let begins: Vec<u32> = begins.collect();
-                        starts.retain(|start| begins.binary_search(start).is_ok());
-                    }
-                }
+                phrase_starts(&mut cursors, &mut starts, &mut positions);
                 if !starts.is_empty() {
                     visit(document, starts.len() as u32);
                 }
             }
             document += 1;
+        }
+    }
+}
+
+/// Fills `starts` with the positions at which the phrase begins in the document that all cursors stand at. `positions`
+/// is memory to work in.
+fn phrase_starts(cursors: &mut [(u32, SegmentPostings)], starts: &mut Vec<u32>, positions: &mut Vec<u32>) {
+    for (nth, (offset, cursor)) in cursors.iter_mut().enumerate() {
+        positions.clear();
+        cursor.append_positions_with_offset(0, positions);
+        let begins = positions.iter().filter_map(|p| p.checked_sub(*offset));
+        if nth == 0 {
+            starts.clear();
+            starts.extend(begins);
+        } else {
+            let begins: Vec<u32> = begins.collect();
+            starts.retain(|start| begins.binary_search(start).is_ok());
         }
     }
 }

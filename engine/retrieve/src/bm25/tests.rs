@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::CatalogBuilder;
+use crate::text::query::MOST_TERMS;
 
 const FILMS: [(&str, &str, &str); 6] = [
     ("The Dark Knight", "Batman fights the Joker in Gotham", "action crime"),
@@ -278,9 +279,11 @@ fn settings_without_meaning_are_refused_with_their_name() {
     let natural = Bm25Config { language: QueryLanguage::Natural, ..Bm25Config::default() };
     assert!(refused(natural).starts_with("language: natural"));
     assert!(serde_json::from_str::<Bm25Config>(r#"{"k2": 1}"#).is_err());
-    let json = r#"{"k1": 0.9, "language": "boolean", "rec-r1-contents-prefix": true}"#;
-    let config: Bm25Config = serde_json::from_str(json).unwrap();
-    assert!(config.rec_r1_contents_prefix && config.b == 0.75 && config.language == QueryLanguage::Boolean);
+    for name in ["rec_r1_contents_prefix", "rec-r1-contents-prefix"] {
+        let json = format!(r#"{{"k1": 0.9, "language": "boolean", "{name}": true}}"#);
+        let config: Bm25Config = serde_json::from_str(&json).unwrap();
+        assert!(config.rec_r1_contents_prefix && config.b == 0.75 && config.language == QueryLanguage::Boolean);
+    }
 }
 
 #[test]
@@ -346,7 +349,7 @@ fn an_index_that_was_cut_off_anywhere_is_built_anew() {
     let folder = tempfile::tempdir().unwrap();
     on_disk(folder.path());
     let place = only_index(folder.path());
-    // Tantivy draws the names of its files anew with every build; their order stays.
+    // Tantivy gives its files new random names with every build; their order stays.
     let files = || {
         let mut files: Vec<_> = fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()).collect();
         files.retain(|f| !f.file_name().unwrap().to_string_lossy().starts_with('.'));

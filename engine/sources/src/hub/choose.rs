@@ -1,12 +1,12 @@
-//! Which files of a repository are wanted, and when a snapshot has them all.
+//! Which files of a repository are wanted, and when a snapshot is complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Repository, is_plain_path};
-use crate::sources::Kind;
+use super::repository::{Repository, is_plain_path};
+use crate::sources::options::Kind;
 
 /// The hub's answer on a revision.
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ impl FileInfo {
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The files to fetch, weights last, so that a snapshot with weights is a whole one.
+/// The files to fetch, weights last, so that a snapshot with weights is complete.
 pub(super) fn files<'l>(repository: &Repository, listing: &'l Listing) -> Result<Vec<&'l FileInfo>, String> {
     let safe = || listing.siblings.iter().filter(|file| is_plain_path(&file.name));
     if let Some(wanted) = &repository.file {
@@ -91,8 +91,8 @@ pub(super) fn files<'l>(repository: &Repository, listing: &'l Listing) -> Result
     Ok(chosen)
 }
 
-/// The path to hand out when the snapshot is whole: the folder, or the one file.
-pub(super) fn whole(repository: &Repository, snapshot: &Path) -> Option<PathBuf> {
+/// The path to hand out when the snapshot is complete: the folder, or the one file.
+pub(super) fn complete(repository: &Repository, snapshot: &Path) -> Option<PathBuf> {
     if let Some(file) = &repository.file {
         return Some(snapshot.join(file)).filter(|path| path.is_file());
     }

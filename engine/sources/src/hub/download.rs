@@ -8,8 +8,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::choose::FileInfo;
-use crate::sources::cache::{hex, sync_folder, unique};
-use crate::sources::{Progress, PullOptions};
+use querywright_types::hex;
+use crate::sources::cache::{sync_folder, unique};
+use crate::sources::options::{Progress, PullOptions};
 
 /// A connection that does not stand within this time is given up.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -72,18 +73,18 @@ impl Http {
         options: &PullOptions<'_>,
     ) -> Result<(), String> {
         let total = file.size.unwrap_or(0);
-        let patience = ANSWER + Duration::from_secs(total / SLOWEST_BYTES_PER_SECOND);
-        let answer = self.get(address, patience)?;
+        let allowed = ANSWER + Duration::from_secs(total / SLOWEST_BYTES_PER_SECOND);
+        let answer = self.get(address, allowed)?;
         let partial = Partial::beside(blob)?;
         let mut out = File::create(&partial.0).map_err(|e| cannot_write(&partial.0, &e))?;
         let mut reader = answer.into_body().into_reader();
         let (mut hasher, mut done, mut buffer) = (Sha256::new(), 0_u64, vec![0; 1 << 16]);
         loop {
             let n = reader.read(&mut buffer).map_err(|e| format!("broke off after {done} of {total} bytes: {e}"))?;
-            let bytes = buffer.get(..n).unwrap_or_default();
-            if bytes.is_empty() {
+            if n == 0 {
                 break;
             }
+            let bytes = &buffer[..n];
             out.write_all(bytes).map_err(|e| cannot_write(&partial.0, &e))?;
             hasher.update(bytes);
             done += n as u64;
@@ -92,7 +93,7 @@ impl Http {
         if file.size.is_some_and(|size| size != done) {
             return Err(format!("broke off after {done} of {total} bytes"));
         }
-        let found = hex(&hasher.finalize());
+        let found = hex(hasher.finalize());
         if let Some(right) = file.sha256().filter(|right| *right != found) {
             return Err(format!("has the sha256 {found}, and {right} is the right one"));
         }
@@ -115,7 +116,7 @@ impl Partial {
     fn into_place(self, path: &Path) -> Result<(), String> {
         match fs::rename(&self.0, path) {
             Ok(()) => sync_folder(path.parent().unwrap_or(path)).map_err(|e| e.to_string()),
-            // Somebody else was faster, and on this system a rename does not replace.
+            // Another process was faster, and on this system a rename does not replace.
             Err(_) if path.exists() => Ok(()),
             Err(e) => Err(cannot_write(path, &e)),
         }
@@ -137,8 +138,8 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
     partial.into_place(path)
 }
 
-/// Shows the blob under `path`, which lies `depth` folders deep in its snapshot: a relative link, so that the cache can
-/// be moved; a copy where the system has no links.
+/// Links `path` to the blob. `path` lies `depth` folders deep in its snapshot. The link is relative, so that the
+/// cache can be moved; it is a copy where the system has no links.
 pub(super) fn link(blob: &Path, path: &Path, depth: usize) -> Result<(), String> {
     if path.exists() {
         return Ok(());

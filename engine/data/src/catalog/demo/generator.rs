@@ -33,7 +33,7 @@ pub(super) struct Product {
 
 /// A shopper's request.
 #[derive(Debug, Clone)]
-pub(super) struct Shopper {
+pub(super) struct ShopperRequest {
     pub split: Split,
     pub id: String,
     /// What the shopper writes.
@@ -48,25 +48,25 @@ pub(super) struct Shopper {
 #[derive(Debug, Clone)]
 pub(super) struct Shop {
     pub products: Vec<Product>,
-    pub requests: Vec<Shopper>,
+    pub requests: Vec<ShopperRequest>,
 }
 
 /// Generates the demonstration. The same seed gives the same bytes on every machine.
 pub(super) fn generate(words: &Vocabulary, seed: u64) -> Shop {
-    let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+    let mut random = Random(ChaCha8Rng::seed_from_u64(seed));
     let mut products = Vec::new();
-    for kind in 0..words.types.len() {
-        stock(words, kind, &mut dice, &mut products);
+    for (kind, of) in words.types.iter().enumerate() {
+        products.extend(stock(words, kind, of, &mut random));
     }
     // Ties in a ranking go by position: no type may come first by accident of the tables' order.
-    dice.shuffle(&mut products);
+    random.shuffle(&mut products);
     for (i, product) in products.iter_mut().enumerate() {
         product.id = format!("p{:04}", i + 1);
     }
     let mut requests = Vec::new();
     for split in Split::ALL {
-        let mut asked = ask(words, split, &products, &mut dice);
-        dice.shuffle(&mut asked);
+        let mut asked = ask(words, split, &products, &mut random);
+        random.shuffle(&mut asked);
         for (i, request) in asked.iter_mut().enumerate() {
             request.id = format!("{}-{:04}", split.name(), i + 1);
         }
@@ -76,8 +76,7 @@ pub(super) fn generate(words: &Vocabulary, seed: u64) -> Shop {
 }
 
 /// The products of one type: different combinations of its attribute values, each of another brand while brands last.
-fn stock(words: &Vocabulary, kind: usize, dice: &mut Dice, products: &mut Vec<Product>) {
-    let Some(of) = words.types.get(kind) else { return };
+fn stock(words: &Vocabulary, kind: usize, of: &ProductType, random: &mut Random) -> Vec<Product> {
     let mut variants: Vec<Vec<(String, String)>> = vec![Vec::new()];
     for (name, values) in &of.attributes {
         variants = variants
@@ -85,52 +84,54 @@ fn stock(words: &Vocabulary, kind: usize, dice: &mut Dice, products: &mut Vec<Pr
             .flat_map(|v| values.iter().map(|x| v.iter().cloned().chain([(name.clone(), x.clone())]).collect()))
             .collect();
     }
-    dice.shuffle(&mut variants);
+    random.shuffle(&mut variants);
     let mut brands = words.shop.brands.clone();
-    dice.shuffle(&mut brands);
+    random.shuffle(&mut brands);
+    let mut products = Vec::with_capacity(PRODUCTS_PER_TYPE);
     for (attributes, brand) in variants.into_iter().take(PRODUCTS_PER_TYPE).zip(brands.iter().cycle()) {
         let mut shown: Vec<&str> = attributes.iter().map(|a| a.1.as_str()).collect();
-        dice.shuffle(&mut shown);
+        random.shuffle(&mut shown);
         shown.truncate(2);
         products.push(Product {
             kind,
             id: String::new(),
             title: format!("{brand} {} {}", title_case(&shown.join(" ")), title_case(&of.name)),
-            text: describe(words, of, dice),
+            text: describe(words, of, random),
             brand: brand.clone(),
             category: of.category.clone(),
             attributes,
         });
     }
+    products
 }
 
 /// A description: what it is and for whom, some features, and talk.
-fn describe(words: &Vocabulary, of: &ProductType, dice: &mut Dice) -> String {
+fn describe(words: &Vocabulary, of: &ProductType, random: &mut Random) -> String {
     format!(
         "{} for {}. This {} comes with {}. {}",
-        capitalise(&dice.pick(&of.synonyms, 1).concat()),
-        dice.pick(&of.uses, 2).join(" and "),
+        capitalise(&random.pick(&of.synonyms, 1).concat()),
+        random.pick(&of.uses, 2).join(" and "),
         of.name,
-        dice.pick(&of.features, 3).join(", "),
-        dice.pick(&words.shop.talk, 2).join(" "),
+        random.pick(&of.features, 3).join(", "),
+        random.pick(&words.shop.talk, 2).join(" "),
     )
 }
 
 /// The requests of one split: one for each need phrase of each type.
-fn ask(words: &Vocabulary, split: Split, products: &[Product], dice: &mut Dice) -> Vec<Shopper> {
+fn ask(words: &Vocabulary, split: Split, products: &[Product], random: &mut Random) -> Vec<ShopperRequest> {
     let frames = words.frames.of(split);
     let mut requests = Vec::new();
     for (kind, of) in words.types.iter().enumerate() {
         let wishes: Vec<&Wish> =
             words.wishes.iter().filter(|w| of.attributes.values().flatten().any(|v| *v == w.value)).collect();
         for need in of.needs.of(split) {
-            let wish = if dice.below(100) < WISHES_PER_CENT { dice.pick(&wishes, 1).pop() } else { None };
+            let wish = if random.below(100) < WISHES_PER_CENT { random.pick(&wishes, 1).pop() } else { None };
             let frame = match wish {
-                Some(_) => dice.pick(&frames.wish, 1),
-                None => dice.pick(&frames.plain, 1),
+                Some(_) => random.pick(&frames.wish, 1),
+                None => random.pick(&frames.plain, 1),
             };
-            let clause = wish.map_or(String::new(), |w| dice.pick(w.clauses.of(split), 1).concat());
-            requests.push(Shopper {
+            let clause = wish.map_or(String::new(), |w| random.pick(w.clauses.of(split), 1).concat());
+            requests.push(ShopperRequest {
                 split,
                 id: String::new(),
                 text: frame
@@ -165,10 +166,10 @@ fn title_case(text: &str) -> String {
     text.split(' ').map(capitalise).collect::<Vec<_>>().join(" ")
 }
 
-/// Randomness drawn straight from the cipher's words, so that the data do not change with a library's way of sampling.
-struct Dice(ChaCha8Rng);
+/// Random numbers made of the generator's own output, so that the data do not change with a library's way of sampling.
+struct Random(ChaCha8Rng);
 
-impl Dice {
+impl Random {
     /// A number below `n` (0 when `n` is 0); the bias of n / 2^32 does not matter here.
     fn below(&mut self, n: usize) -> usize {
         ((u64::from(self.0.next_u32()) * n as u64) >> 32) as usize

@@ -22,7 +22,9 @@ use std::collections::BTreeMap;
 use generator::Shop;
 use vocabulary::{Split, Vocabulary};
 
-use crate::catalog::{CatalogBuilder, Dataset, Qrels};
+use super::dataset::Dataset;
+use super::documents::CatalogBuilder;
+use super::qrels::Qrels;
 use crate::error::Result;
 use crate::types::{Judgements, Ordinal, Query};
 
@@ -60,7 +62,7 @@ pub fn demo(seed: u64) -> Result<Dataset> {
     }
     let members = |split| requests.iter().filter(|r| r.split == split).map(|r| r.id.clone()).collect();
     let splits = Split::ALL.map(|split| (split.name().to_owned(), members(split)));
-    let query = |r: &generator::Shopper| Query { id: r.id.clone(), text: r.text.clone(), history: Vec::new() };
+    let query = |r: &generator::ShopperRequest| Query { id: r.id.clone(), text: r.text.clone(), history: Vec::new() };
     Dataset::from_parts(NAME, catalog.finish(), requests.iter().map(query).collect(), qrels, splits)
 }
 

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::vocabulary::{ProductType, Split, Vocabulary};
 use super::{SEED, demo, oracle_queries};
+use querywright_types::hex;
 
 /// A test phrase shares at most this part of its content words (Jaccard, stemmed) with a phrase of another split.
 const OVERLAP: f64 = 1.0 / 3.0;
@@ -166,7 +167,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_gives_others() {
                 hash.update(format!("{doc} {grade}\n"));
             }
         }
-        (data.catalog.digest()[..16].to_owned(), format!("{:x}", hash.finalize())[..16].to_owned())
+        (data.catalog.digest()[..16].to_owned(), hex(hash.finalize())[..16].to_owned())
     };
     // If a change of the words or of the generator is meant, the README's figures change with these.
     assert_eq!(digest(SEED), ("64d3ce3e80ad7d9c".to_owned(), "6178e58fba8a4196".to_owned()));

@@ -150,6 +150,11 @@ impl Vocabulary {
 fn parse<T: DeserializeOwned>((file, text): (&str, &str)) -> Result<T> {
     toml::from_str(text).map_err(|e: toml::de::Error| {
         let line = e.span().map(|s| 1 + text.bytes().take(s.start).filter(|b| *b == b'\n').count() as u64);
-        Error::data(file, line, e.message(), "the demonstration's tables must match engine/catalog/demo/vocabulary.rs")
+        Error::data(
+            file,
+            line,
+            e.message(),
+            "the demonstration's tables must match the types of vocabulary.rs beside them",
+        )
     })
 }

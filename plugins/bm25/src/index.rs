@@ -5,13 +5,12 @@ use std::io;
 
 use querywright_plugin::{Document, Hit, QueryLanguage, Request, top};
 
-use super::score::{Compiler, Leaf, Node};
-use crate::retrieve::analysis::Analyzer;
-use crate::retrieve::boolean;
-use crate::types::Ordinal;
+use querywright_text::DocId;
+use querywright_text::analysis::Analyzer;
+use querywright_text::bm25::{InvertedIndex, LengthNorms, matches};
+use querywright_text::boolean;
+use querywright_text::query::{CONTENTS, Compiler, Leaf, Node};
 
-/// The index of all fields joined comes first, then one for each field.
-pub const CONTENTS: usize = 0;
 /// Positions between the fields of a document in the joined field, so that no phrase matches across two fields.
 const GAP_BETWEEN_FIELDS: u32 = 8;
 /// How soon repeating a term stops to help.
@@ -33,23 +32,14 @@ struct Slot {
     terms: HashMap<String, Postings>,
     /// Words of each document, up to the last one that has any.
     lengths: Vec<u32>,
-    /// How many documents have a word here: Lucene's N.
-    documents: u64,
-    /// k1 * (1 - b + b * length / average length), by document.
-    norms: Vec<f32>,
-}
-
-/// A word's saturated frequency: tf / (tf + norm), between 0 and 1.
-fn saturated(frequency: u32, norm: f32) -> f64 {
-    let frequency = f64::from(frequency);
-    frequency / (frequency + f64::from(norm))
+    norms: LengthNorms,
 }
 
 /// Where a term stands.
 #[derive(Default)]
 struct Postings {
     /// Documents in order, each with its frequency.
-    documents: Vec<(Ordinal, u32)>,
+    documents: Vec<(DocId, u32)>,
     /// The saturated frequency of each: what every search needs, computed once.
     saturations: Vec<f64>,
     /// All positions, document by document.
@@ -57,7 +47,7 @@ struct Postings {
 }
 
 impl Slot {
-    fn add(&mut self, document: Ordinal, term: String, position: u32) {
+    fn add(&mut self, document: DocId, term: String, position: u32) {
         let postings = self.terms.entry(term).or_default();
         match postings.documents.last_mut() {
             Some((last, frequency)) if *last == document => *frequency += 1,
@@ -74,20 +64,15 @@ impl Slot {
     fn finish(&mut self, documents: usize) {
         let mut lengths = std::mem::take(&mut self.lengths);
         lengths.resize(documents, 0);
-        self.documents = lengths.iter().filter(|length| **length > 0).count() as u64;
-        let sum: u64 = lengths.iter().map(|length| u64::from(*length)).sum();
-        let average = sum as f64 / self.documents.max(1) as f64;
-        let norm = |length: &u32| (K1 * (1.0 - B + B * f64::from(*length) / average.max(1.0))) as f32;
-        self.norms = lengths.iter().map(norm).collect();
-        let norm = |document: Ordinal| self.norms.get(document as usize).copied().unwrap_or_default();
+        self.norms = LengthNorms::new(lengths.into_iter().map(u64::from), K1, B);
         for postings in self.terms.values_mut() {
-            let saturation = |(document, frequency): &(Ordinal, u32)| saturated(*frequency, norm(*document));
+            let saturation = |(document, frequency): &(DocId, u32)| self.norms.saturation(*document, *frequency);
             postings.saturations = postings.documents.iter().map(saturation).collect();
         }
     }
 
     /// How often the words stand at their distances, document by document.
-    fn phrase_frequencies(&self, words: &[(u32, String)], mut visit: impl FnMut(Ordinal, u32)) {
+    fn phrase_frequencies(&self, words: &[(u32, String)], mut visit: impl FnMut(DocId, u32)) {
         let mut cursors = Vec::with_capacity(words.len());
         for (offset, word) in words {
             let Some(postings) = self.terms.get(word) else { return };
@@ -122,7 +107,7 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn here(&self) -> Option<(Ordinal, &'a [u32])> {
+    fn here(&self) -> Option<(DocId, &'a [u32])> {
         let (document, frequency) = *self.postings.documents.get(self.place)?;
         Some((document, self.postings.positions.get(self.from..self.from + frequency as usize)?))
     }
@@ -134,7 +119,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn seek(&mut self, document: Ordinal) {
+    fn seek(&mut self, document: DocId) {
         while self.postings.documents.get(self.place).is_some_and(|found| found.0 < document) {
             self.advance();
         }
@@ -194,27 +179,27 @@ impl TextIndex {
             QueryLanguage::Plain | QueryLanguage::Natural => None,
         };
         let node: Node = parsed.unwrap_or_else(|| Compiler::new(analyzer).plain(analyzer.tokens(&request.text)));
-        Ok(top(self.matches(&node)?.into_iter().map(|(item, score)| (item, score as f32)), request))
+        Ok(top(matches(self, &node)?.into_iter().map(|(item, score)| (item, score as f32)), request))
     }
+}
 
-    /// How many documents there are.
-    pub(super) fn documents(&self) -> usize {
+impl InvertedIndex for TextIndex {
+    fn documents(&self) -> usize {
         self.documents
     }
 
-    /// The inverse document frequency of a leaf, as Lucene has it; a phrase has the sum of its words'.
-    pub(super) fn idf(&self, leaf: &Leaf) -> io::Result<f64> {
-        let Some(slot) = self.slots.get(leaf.slot) else { return Ok(0.0) };
-        let idf = |(_, term): &(u32, String)| {
-            let holding = slot.terms.get(term).map_or(0, |postings| postings.documents.len()) as f64;
-            (1.0 + (slot.documents as f64 - holding + 0.5) / (holding + 0.5)).ln()
-        };
-        Ok(leaf.terms.iter().map(idf).sum())
+    fn documents_with_field(&self, field: usize) -> io::Result<u64> {
+        Ok(self.slots.get(field).map_or(0, |slot| slot.norms.documents()))
     }
 
-    /// Calls `visit` with every document that holds the leaf, in order, and its saturated frequency there.
-    pub(super) fn saturations(&self, leaf: &Leaf, mut visit: impl FnMut(Ordinal, f64)) -> io::Result<()> {
-        let Some(slot) = self.slots.get(leaf.slot) else { return Ok(()) };
+    fn document_frequency(&self, field: usize, term: &str) -> io::Result<u64> {
+        let postings = self.slots.get(field).and_then(|slot| slot.terms.get(term));
+        Ok(postings.map_or(0, |postings| postings.documents.len() as u64))
+    }
+
+    fn saturations(&self, leaf: &Leaf, mut visit: impl FnMut(DocId, f64)) -> io::Result<()> {
+        // Without documents there are no fields.
+        let Some(slot) = self.slots.get(leaf.field) else { return Ok(()) };
         match leaf.terms.as_slice() {
             [(_, term)] => {
                 let Some(postings) = slot.terms.get(term) else { return Ok(()) };
@@ -229,8 +214,7 @@ impl TextIndex {
                 last.iter().zip(rest).for_each(|((document, _), saturation)| visit(*document, *saturation));
             }
             words => slot.phrase_frequencies(words, |document, frequency| {
-                let norm = slot.norms.get(document as usize).copied().unwrap_or_default();
-                visit(document, saturated(frequency, norm));
+                visit(document, slot.norms.saturation(document, frequency));
             }),
         }
         Ok(())

@@ -11,7 +11,7 @@
 //! | `a^2`, `"a b"^0.5`, `(a b)^3` | the score of that part times the number, at most [`LARGEST_BOOST`] |
 //!
 //! `NOT a` removes documents from what its bracket matches otherwise, as in Lucene; `a AND (NOT b)` is `a NOT b`.
-//! Whatever makes no sense is read as far as it does: open quotes and brackets are closed at the end, operators with
+//! Malformed parts are read as far as possible: open quotes and brackets are closed at the end, operators with
 //! nothing to work on are ignored, brackets nested deeper than [`DEEPEST_NESTING`] group no further. A query with
 //! nothing but NOT has no clause to search with; the retriever then takes the text as plain words.
 //!
@@ -68,7 +68,7 @@ impl<'q> Group<'q> {
         self.must.is_empty() && self.should.is_empty()
     }
 
-    /// Files an operand; a bracket that holds nothing but NOT lends its NOT to this one.
+    /// Adds an operand to its list. A bracket that holds nothing but NOT passes its NOT to this group.
     fn add(&mut self, operand: Operand<'q>) {
         let mut clause = operand.clause;
         let mut forbidden = operand.forbidden;

@@ -35,7 +35,7 @@ fn not_binds_tighter_than_and_which_binds_tighter_than_or() {
 }
 
 #[test]
-fn a_bracket_of_nothing_but_not_lends_it_to_the_bracket_around_it() {
+fn a_bracket_of_nothing_but_not_passes_it_to_the_bracket_around_it() {
     assert_eq!(show("a AND (NOT b)"), "[|[a||[|b|]]|]");
     assert_eq!(show("NOT (NOT a)"), "[|[|a|]|]");
     assert_eq!(show("NOT NOT a"), "[|a|]");

@@ -11,8 +11,8 @@
 use frostem::{Algorithm, Stemmer};
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Part of every key that depends on analysis: raise it with any change of the terms that a text yields.
-pub(super) const ANALYSIS_VERSION: &str = "english-porter-1";
+/// Part of every key that depends on analysis: raise it with every change of the terms that a text yields.
+pub const ANALYSIS_VERSION: &str = "english-porter-1";
 
 /// Words longer than this many bytes are noise (base64, hashes) and are not indexed.
 const LONGEST_WORD: usize = 255;
@@ -64,7 +64,7 @@ impl Analyzer {
     }
 
     /// The terms of `text` by UAX #29 to the letter: a colon between two letters joins them, as in Lucene.
-    pub(super) fn tokens_joined_by_colons<'t>(&self, text: &'t str) -> impl Iterator<Item = Token<'t>> + use<'t> {
+    pub fn tokens_joined_by_colons<'t>(&self, text: &'t str) -> impl Iterator<Item = Token<'t>> + use<'t> {
         self.terms(text.unicode_words())
     }
 

@@ -137,3 +137,40 @@ impl Rewriter for LanguageModel {
         queries.iter().zip(&completions).map(rewrite).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::QueryLanguage;
+    use std::time::Duration;
+
+    fn rewriter() -> LanguageModel {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-qwen3");
+        let card = RetrieverCard {
+            name: "bm25".into(),
+            version: "1".into(),
+            digest: "d".into(),
+            languages: vec![QueryLanguage::Plain],
+            fields: vec![],
+            reads_history: false,
+            content: "garden tools".into(),
+        };
+        LanguageModel::open(&model, None, &card).unwrap()
+    }
+
+    #[test]
+    fn each_query_has_one_rewrite_and_no_query_has_none() {
+        let (rewriter, queries) = (rewriter(), ["cut the hedge", "dig", "rake"].map(Query::text));
+        assert_eq!(rewriter.completions(&queries, Deadline::NONE).unwrap().len(), 3);
+        assert_eq!(rewriter.rewrite(&queries, Deadline::NONE).len(), 3);
+        assert!(rewriter.rewrite(&[], Deadline::NONE).is_empty());
+    }
+
+    #[test]
+    fn past_the_deadline_each_query_has_an_error_that_says_so() {
+        let past = Deadline::after(Duration::ZERO);
+        let rewrites = rewriter().rewrite(&[Query::text("cut the hedge"), Query::text("dig")], past);
+        assert_eq!(rewrites.len(), 2);
+        assert!(rewrites.iter().all(|r| r.as_ref().is_err_and(Error::is_deadline)), "{rewrites:?}");
+    }
+}

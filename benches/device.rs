@@ -1,10 +1,11 @@
-//! The model on a GPU: seconds and throughput of a GRPO step and of decoding, for random weights of the shapes of
-//! SmolLM2-135M and Qwen2.5-3B, beside the card's own peaks, measured in the same call. One line of JSON a measurement.
+//! The model on a GPU: seconds and throughput of a GRPO step and of decoding, next to the GPU's peak rates, measured in
+//! the same call. The weights are random, in the shapes of SmolLM2-135M and Qwen2.5-3B. Each measurement is a line of
+//! JSON.
 //!
 //!     cargo bench --features cuda --bench device -- peaks|step_135m|step_3b|decode_135m|decode_3b [--small]
 //!
-//! The step is that of `xtask/peers/trl_gpu.py`: 32 prompts of 256 tokens, 12 completions of 128 each, LoRA of rank 16 on
-//! all linear layers, bf16. `--small` makes one that an emulated device gets through.
+//! The step has the shape of `xtask/peers/trl_gpu.py`: 32 prompts of 256 tokens, 12 completions of 128 each, LoRA of rank
+//! 16 on all linear layers, bf16. `--small` (or `QUERYWRIGHT_SMALL`) makes it small enough for an emulated device.
 
 use std::time::Instant;
 
@@ -31,9 +32,9 @@ const STEP: Shape = Shape { prompts: 32, completions: 12, length: 128, prompt: 2
 const SMALL: Shape = Shape { prompts: 2, completions: 3, length: 5, prompt: 20 };
 
 fn main() -> anyhow::Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    let small = words.iter().any(|w| w == "--small") || std::env::var_os("QUERYWRIGHT_SMALL").is_some();
-    let names: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let small = arguments.iter().any(|w| w == "--small") || std::env::var_os("QUERYWRIGHT_SMALL").is_some();
+    let names: Vec<&str> = arguments.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
     let info = match Device::open(0).and_then(|device| device.info()) {
         Ok(info) => info,
         Err(error) => {
@@ -63,7 +64,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A model of random weights; the tokenizer is the tests', which reads any token.
+/// A model with random weights. The tokenizer of the tests decodes any token.
 fn model(text: &str) -> anyhow::Result<(Model, ModelConfig)> {
     let config = ModelConfig::from_json(std::path::Path::new("config.json"), text)?;
     let source = ModelSource::random(config.clone(), 0);
@@ -73,7 +74,7 @@ fn model(text: &str) -> anyhow::Result<(Model, ModelConfig)> {
     Ok((Model { decoder, tokenizer }, config))
 }
 
-/// Seconds of each of some repetitions, after two that do not count.
+/// Seconds of each of `times` repetitions, after two for warm-up.
 fn timed(times: usize, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
     work()?;
     work()?;
@@ -90,11 +91,11 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// bf16 products of 8,192 x 8,192, and copies of 2 GiB (bytes read and written).
+/// The GPU's peak rates: bf16 products of 8,192 x 8,192 matrices, and copies of 2 GiB (bytes read plus bytes written).
 fn peaks(small: bool) -> anyhow::Result<()> {
     let device = Device::open(0)?;
     let n = if small { 64 } else { 8192 };
-    // Random, not zeros: a card draws less power for those and runs faster.
+    // Not zeros: a GPU takes less power for those and runs at a higher clock.
     let values: Vec<f32> = (0..n * n).map(|i: usize| ((i * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect();
     let single = device.upload(&values)?;
     let bytes = n * n * 2;
@@ -123,13 +124,13 @@ fn peaks(small: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A GRPO step: sampling, learning, the update.
+/// A GRPO step: sampling, forward and backward pass, update.
 fn step(name: &str, text: &str, shape: Shape) -> anyhow::Result<()> {
     let (model, config) = model(text)?;
     let mut step = Step::new(&model)?;
     let readings = timed(5, || step.run(shape).map(|_| ()))?;
     let tokens = shape.prompts * (shape.prompt + shape.completions * (shape.length - 1));
-    // There, and back to inputs; the weights are frozen.
+    // Two operations a weight in the forward pass, two for the gradients of inputs. The weights are frozen.
     let operations = 4.0 * config.parameters() as f64 * tokens as f64;
     let seconds = median(readings.clone());
     let memory = model.decoder.device()?.map(|info| info.peak);
@@ -143,14 +144,14 @@ fn step(name: &str, text: &str, shape: Shape) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tokens a second of so many streams behind one prompt, and how much of the memory's pace that is.
+/// Tokens a second of `streams` streams after one prompt, and the memory traffic that they need.
 fn decode(name: &str, text: &str, streams: usize, tokens: usize) -> anyhow::Result<()> {
     let (model, config) = model(text)?;
     let length = tokens / 2;
     let whole = timed(5, || model.decode(streams, length).map(|_| ()))?;
     let first = timed(5, || model.decode(streams, 1).map(|_| ()))?;
     let seconds = (median(whole) - median(first)) / (length - 1) as f64;
-    // What a step must read: all weights once, and every stream's own keys and values (half of them on average).
+    // A step reads all weights once, and each stream's own keys and values (half of the final number on average).
     let kv = 2 * config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim;
     let bytes = 2.0 * config.parameters() as f64 + (streams * length / 2 + 64) as f64 * kv as f64;
     println!(

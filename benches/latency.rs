@@ -1,6 +1,6 @@
-//! Milliseconds of one rewrite as a server sees it: one query at a time, the prompt's fixed part cached, 12 tokens (no stop
-//! ends it early), greedy, SmolLM2-135M in bf16 and in 8 bits, over the demonstration's 192 test requests. Prints the median and
-//! the 99th percentile of all calls after a warm-up of 16.
+//! Milliseconds of one rewrite in a server: one query at a time, the prompt's shared part cached, 12 tokens (no stop
+//! string ends it early), greedy, SmolLM2-135M in bf16 and in 8 bits, over the demonstration's 192 test requests. Prints
+//! the median and the 99th percentile of all calls after a warm-up of 16.
 //!
 //!     cargo bench --bench latency
 
@@ -33,14 +33,14 @@ fn main() -> anyhow::Result<()> {
         let prompter = Prompter::new(config.prompt.clone(), bm25.card())?;
         let encoder = PromptEncoder::new(prompter, tokenizer.clone())?;
         let sampling = SamplingConfig::greedy(12);
-        let fixed = prefix(&decoder, encoder.prefix(), &[])?;
+        let shared = prefix(&decoder, encoder.prefix(), &[])?;
         let options =
             GenerateOptions { sampling: &sampling, completions: 1, stop: &[], seed: 0, deadline: Deadline::NONE };
         let (mut milliseconds, mut tokens) = (Vec::new(), 0);
         for (index, query) in shop.split("test")?.into_iter().enumerate() {
             let start = Instant::now();
             let prompt = [PromptTokens { stream: 0, tokens: encoder.encode(query)? }];
-            let completions = generate(&decoder, &tokenizer, &fixed, &prompt, &[], &options)?.concat();
+            let completions = generate(&decoder, &tokenizer, &shared, &prompt, &[], &options)?.concat();
             if index >= 16 {
                 milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
                 tokens += completions.iter().map(|c| c.tokens.len()).sum::<usize>();

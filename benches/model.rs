@@ -1,5 +1,7 @@
-//! SmolLM2-135M as a whole: prefill of 512 tokens, decoding of 1 and of 64 streams, a step of GRPO with 8 prompts x 8
-//! completions x 32 tokens. Throughput is in tokens. `cargo xtask peers` sets the same against TRL and llama.cpp.
+//! SmolLM2-135M end to end: prefill of 512 tokens, decoding of 1 and of 64 streams, a GRPO step of 8 prompts x 8
+//! completions x 32 tokens. Throughput is in tokens. `cargo xtask peers` compares the same with TRL and llama.cpp.
+//!
+//!     cargo bench --bench model
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use querywright::model::Precision;

@@ -1,5 +1,5 @@
-//! Our side of `cargo xtask peers`: one measurement a call, printed as a line of JSON. Measures SmolLM2-135M against
-//! TRL (one GRPO step) and llama.cpp (prefill, decoding) on the same shapes.
+//! Querywright's part of `cargo xtask peers`, which compares SmolLM2-135M with TRL (a GRPO step) and llama.cpp (prefill,
+//! decoding) on the same shapes. Each measurement is a line of JSON.
 //!
 //!     cargo bench --bench peers -- grpo_step|decode_64|prefill_512|decode_1
 
@@ -31,14 +31,14 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Seconds a token after the first one: what a generation of `length` tokens takes beyond one of a single token.
+/// Seconds a token, without the first: the difference between generating `length` tokens and a single one.
 fn decoding(model: &Model, streams: usize, length: usize) -> anyhow::Result<Vec<f64>> {
     let whole = timed(5, || model.decode(streams, length).map(|_| 1))?;
     let first = timed(5, || model.decode(streams, 1).map(|_| 1))?;
     Ok(whole.iter().zip(first).map(|(w, f)| (w - f) / (streams * (length - 1)) as f64).collect())
 }
 
-/// Seconds a unit of work of each repetition, after one that does not count.
+/// Seconds a unit of work in each of `times` repetitions, after one for warm-up.
 fn timed(times: usize, mut work: impl FnMut() -> anyhow::Result<usize>) -> anyhow::Result<Vec<f64>> {
     work()?;
     (0..times)
@@ -50,7 +50,7 @@ fn timed(times: usize, mut work: impl FnMut() -> anyhow::Result<usize>) -> anyho
         .collect()
 }
 
-/// The largest resident memory of this process so far, in KiB.
+/// The peak resident memory of this process, in KiB.
 fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok())

@@ -1,5 +1,5 @@
-//! How a step of GRPO with SmolLM2-135M grows: seconds against prompts, completion length, prompt length and threads, one
-//! of them changed at a time, and milliseconds a token, which should stay the same. Medians of three.
+//! How a GRPO step with SmolLM2-135M scales: seconds by prompts, completion length, prompt length and threads, one of
+//! them varied at a time, and milliseconds a token, which should stay constant. Medians of three.
 //!
 //!     cargo bench --bench scaling
 

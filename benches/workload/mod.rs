@@ -1,5 +1,6 @@
-//! What the benches measure: SmolLM2-135M on the shapes of the peers' scripts (`xtask/peers/`).
-#![allow(dead_code, reason = "every bench is a program of its own and takes what it needs")]
+//! The workload of the benches: SmolLM2-135M on the shapes of the scripts that measure TRL and llama.cpp
+//! (`xtask/peers/`).
+#![allow(dead_code, reason = "each bench is its own program and uses a part of this")]
 
 use querywright::model::Precision;
 use querywright::model::{
@@ -12,42 +13,45 @@ use querywright::train::loss::LossConfig;
 use querywright::train::optimizer::{AdamW, AdamWConfig};
 use querywright::types::Deadline;
 
-/// The model with its tokenizer.
+/// A model with its tokenizer.
 pub struct Model {
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
 }
 
-/// The shape of a step.
+/// The shape of a GRPO step.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
+    /// Prompts in a batch.
     pub prompts: usize,
+    /// Completions of each prompt.
     pub completions: usize,
-    /// Tokens of each completion: nothing ends early.
+    /// Tokens of each completion. None ends early.
     pub length: usize,
     /// Tokens of each prompt.
     pub prompt: usize,
 }
 
 impl Shape {
-    /// That of the peer's step: 8 prompts of about 48 tokens, 8 completions of 32 tokens each.
+    /// The shape of TRL's step in `xtask/peers/`: 8 prompts of about 48 tokens, 8 completions of 32 tokens each.
     pub const PEER: Self = Self { prompts: 8, completions: 8, length: 32, prompt: 48 };
 
-    /// Tokens that are fed.
+    /// Tokens of prompts and completions in one teacher-forced pass.
     pub fn tokens(self) -> usize {
         self.prompts * (self.prompt + self.completions * self.length)
     }
 }
 
 impl Model {
-    /// Weights in bf16 where that is native; in 8 bits for serving one stream.
+    /// SmolLM2-135M from the cache, else fetched. [`Precision::Auto`] is bf16 where the processor has it;
+    /// [`Precision::Int8`] serves a single stream.
     pub fn load(precision: Precision) -> anyhow::Result<Self> {
         let path = sources::model("smollm2-135m", &PullOptions::default())?;
         let source = ModelSource::open(&path)?;
         Ok(Self { decoder: Decoder::load(&source, precision, &|_, _| {})?, tokenizer: source.tokenizer()? })
     }
 
-    /// Prompts of so many tokens; no two begin alike.
+    /// `count` prompts of `tokens` tokens each. No two begin with the same token.
     pub fn prompts(&self, count: usize, tokens: usize) -> Vec<PromptTokens> {
         let vocabulary = self.decoder.config().vocab_size;
         let token = |prompt: usize, i: usize| ((1_000 + prompt * 131 + i * 17) % vocabulary) as u32;
@@ -55,7 +59,7 @@ impl Model {
         (0..count).map(prompt).collect()
     }
 
-    /// Feeds a prompt of so many tokens and forms the logits behind its end.
+    /// The forward pass over a prompt of `tokens` tokens, and the logits after its last token.
     pub fn prefill(&self, tokens: usize) -> anyhow::Result<f32> {
         let prompt = &self.prompts(1, tokens)[0].tokens;
         let Some(decoder) = self.decoder.host() else { return Ok(0.0) };
@@ -64,7 +68,7 @@ impl Model {
         Ok(decoder.logits(&hidden[hidden.len() - decoder.config().hidden_size..])[0])
     }
 
-    /// `streams` completions of `length` tokens behind one shared prompt, nothing ending early.
+    /// `streams` completions of `length` tokens after one prompt of 64. None ends early.
     pub fn decode(&self, streams: usize, length: usize) -> anyhow::Result<usize> {
         let sampling = SamplingConfig { max_completion_length: length, ..SamplingConfig::default() };
         let options =
@@ -75,7 +79,7 @@ impl Model {
     }
 }
 
-/// A step of GRPO with everything that a run keeps between its steps.
+/// A GRPO step with the state that a run keeps between steps.
 pub struct Step<'a> {
     model: &'a Model,
     adapter: Adapter,
@@ -90,7 +94,7 @@ impl<'a> Step<'a> {
         Ok(Self { model, adapter, optimizer: AdamW::new(AdamWConfig::default()), seed: 0 })
     }
 
-    /// Samples, scores by a made-up reward, and learns. Gives the tokens sampled.
+    /// Samples, scores with an artificial reward and updates the adapter. Returns the number of sampled tokens.
     pub fn run(&mut self, shape: Shape) -> anyhow::Result<usize> {
         self.seed += 1;
         let sampling = SamplingConfig { max_completion_length: shape.length, ..SamplingConfig::default() };
@@ -124,7 +128,7 @@ impl<'a> Step<'a> {
             max_grad_norm: 1.0,
             num_iterations: 1,
             term_credit_coef: 0.0,
-            // A device wants more rows at a time to be busy.
+            // A GPU needs more rows at a time than a processor to be busy.
             micro_batch_tokens: if decoder.host().is_some() { 4096 } else { 8192 },
         };
         learn(decoder, &mut self.adapter, &mut self.optimizer, 1e-4, &[], vec![batch], &config)?;

@@ -1,5 +1,5 @@
-//! A plugin whose answer is any bytes: what it returns to the host is its memory from 16 on, which is the request's
-//! text, two characters a byte.
+//! A plugin that returns arbitrary bytes. Its result is its memory from address 16, which holds the request's text, two
+//! characters a byte.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! Any bytes as a component, the committed ones with changes among them (give `plugins/*/dist` as a corpus).
+//! Arbitrary bytes as a component. With `plugins/*/dist` as a corpus these include mutated real components.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,4 +1,5 @@
-//! Any text as a manifest, a run's configuration, a completion; any bytes as a model file: an error or a value.
+//! Arbitrary text as a plugin's manifest and as a run's configuration, arbitrary bytes as a GGUF file. Each is read or
+//! refused with an error.
 #![no_main]
 
 use std::io::Write;

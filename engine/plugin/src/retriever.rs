@@ -281,7 +281,7 @@ fn cache_key(loading: &Loading<'_>, sha256: &str, engine: &Engine) -> String {
     let limits = format!("{:?}", loading.capabilities.limits);
     let version = env!("CARGO_PKG_VERSION").as_bytes();
     let catalog = loading.catalog.digest().as_bytes();
-    digest::of_parts(&[version, &compatibility.0, sha256.as_bytes(), catalog, limits.as_bytes()])
+    digest::sha256_of(&[version, &compatibility.0, sha256.as_bytes(), catalog, limits.as_bytes()])
 }
 
 /// The card of a loaded plugin, with a digest of everything that its rankings depend on.
@@ -294,7 +294,7 @@ fn card(launcher: &Launcher, catalog: &Catalog, sha256: &str, content: &str) -> 
         .start()
         .and_then(|mut instance| launcher.describe(&mut instance))
         .map_err(|failure| failure.detail)
-        .and_then(|card| validate::card(&card, digest::of_parts(&parts), content));
+        .and_then(|card| validate::card(&card, digest::sha256_of(&parts), content));
     let mut card = described.map_err(|detail| refusal(&launcher.id, detail, "fix `describe`"))?;
     // `describe` may be called before anything was loaded, so a plugin cannot name the fields of the catalogue there.
     if card.languages.contains(&QueryLanguage::Boolean) && card.fields.is_empty() {

@@ -1,19 +1,19 @@
-//! From what the model generated to what the retriever is given.
+//! Composing the text for the retriever from the query and what the model generated.
 
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::terms::{Term, terms};
+use super::query_terms::{QueryTerm, terms};
 use crate::types::{Query, QueryLanguage, Rewrite};
 
-/// What becomes of the user's own words.
+/// Whether the user's own words are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// What the model writes replaces them.
+    /// The generated query replaces them.
     Rewrite,
-    /// They stay, weighted, and the model's terms are added: it starts near the raw query, however weak the model.
+    /// They are kept, with a weight, and the generated terms are added. Even a weak model starts near the raw query.
     #[default]
     Expand,
 }
@@ -21,13 +21,13 @@ pub enum Mode {
 /// Composes rewrites in one language of a retriever.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Composer {
-    /// What becomes of the user's own words.
+    /// Whether the user's own words are kept.
     pub mode: Mode,
     /// The language to write in.
     pub language: QueryLanguage,
-    /// How much an original word counts against a generated term, in [`Mode::Expand`].
+    /// The weight of an original word relative to a generated term, in [`Mode::Expand`].
     pub original_weight: f32,
-    /// At most so many generated terms are used.
+    /// The largest number of generated terms that are used.
     pub max_terms: usize,
 }
 
@@ -41,9 +41,8 @@ impl Composer {
     /// | expand, plain | the original, `weight` (rounded) times, then the terms' words |
     /// | expand, natural | the original, a full stop, `generated` up to `max_terms` terms |
     ///
-    /// In expand mode a generated term that stands in the original counts once more: the model can say which of the
-    /// user's words matter. Terms that came before are left out, and so are negated ones. Where
-    /// nothing was generated, the original alone is the text.
+    /// In expand mode a generated term that also occurs in the original counts once more, so the model can stress some of
+    /// the user's words. Repeated and negated terms are left out. Where nothing was generated, the text is the original.
     pub fn compose(&self, query: &Query, generated: &str) -> Rewrite {
         let original = folded(&query.text);
         let generated = self.bounded(generated);
@@ -59,7 +58,7 @@ impl Composer {
             }
             QueryLanguage::Plain => {
                 let mut parts = vec![original.as_str(); self.original_weight.round().clamp(1.0, 100.0) as usize];
-                let added: Vec<String> = added(generated).iter().map(Term::words).collect();
+                let added: Vec<String> = added(generated).iter().map(QueryTerm::words).collect();
                 parts.extend(added.iter().map(String::as_str));
                 self.written(&parts.join(" "))
             }
@@ -81,7 +80,7 @@ impl Composer {
         Rewrite { text: text.to_owned(), language: self.language }
     }
 
-    /// The part of a text that holds its first `max_terms` terms; all of it where it has no more.
+    /// The beginning of a text that holds its first `max_terms` terms; all of it where it has no more.
     fn bounded<'t>(&self, text: &'t str) -> &'t str {
         let terms = terms(text);
         if terms.len() <= self.max_terms {
@@ -92,15 +91,15 @@ impl Composer {
     }
 }
 
-/// The generated terms, each once.
-fn added(generated: &str) -> Vec<Term> {
+/// The generated terms without negated and repeated ones.
+fn added(generated: &str) -> Vec<QueryTerm> {
     let mut seen: HashSet<String> = HashSet::new();
     let mut found = terms(generated);
     found.retain(|term| !term.negated && seen.insert(term.words().to_lowercase()) && !term.words().is_empty());
     found
 }
 
-/// A user's words with nothing left that a Boolean language could read as an operator.
+/// A user's words, without anything that a Boolean language could read as an operator.
 fn escaped(text: &str) -> String {
     let bare = text.replace(|c: char| "()[]{}\"^:\\+-!~*?/&|<>=".contains(c), " ");
     let words = bare.split_whitespace().map(|word| match word {

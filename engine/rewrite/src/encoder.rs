@@ -1,80 +1,36 @@
-//! Prompts in tokens for one model, and its answers as rewrites.
+//! Prompts in the tokens of one model.
 
-use std::ops::Range;
-
-use super::answer::FormatFault;
-use super::prompt::{Prompt, PromptStyle, Prompter};
-use super::terms::without_term;
+use super::prompt::{ChatMessage, Prompt, PromptStyle};
+use super::prompter::Prompter;
+use super::reading::Reading;
 use crate::error::{Error, Result};
 use crate::model::{Message, Tokenizer};
-use crate::types::{Query, Rewrite};
+use crate::types::Query;
 
-/// Stands for the request while a chat template is rendered; a request never holds it, being cleaned of it.
-const MARK: &str = "\u{E000}";
+/// The placeholder of the request while the chat template is rendered. It is a private-use character, and requests are
+/// cleaned of it.
+const PLACEHOLDER: &str = "\u{E000}";
 
-/// A [`Prompter`] for one model: its prompts in tokens, the part that all prompts share apart.
+/// A [`Prompter`] for one model. It encodes the part that all prompts share once.
 pub struct PromptEncoder {
     prompter: Prompter,
     tokenizer: Tokenizer,
     prefix: Vec<u32>,
-    /// What a chat template puts behind the request.
+    /// What the chat template renders after the request.
     suffix: String,
     stop: Vec<String>,
 }
 
-/// What a completion was read as.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Reading {
-    /// The rewrite; none where no query could be read.
-    pub rewrite: Option<Rewrite>,
-    /// In what way the format was broken. Where there is a rewrite all the same, it serves but earns nothing.
-    pub broken: Option<FormatFault>,
-    /// The generated terms, for credit by counterfactual retrieval.
-    pub terms: Vec<TermReading>,
-}
-
-impl Reading {
-    /// The rewrite, where the format was kept: what training rewards.
-    pub fn earning(&self) -> Option<&Rewrite> {
-        self.rewrite.as_ref().filter(|_| self.broken.is_none())
-    }
-}
-
-/// A generated term.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TermReading {
-    /// Where it stands in the completion, in bytes.
-    pub span: Range<usize>,
-    /// The rewrite without it.
-    pub without: Rewrite,
-}
-
-/// Terms whose worth is asked for at most: the cost of the credit is bounded by it.
-const MOST_TERMS: usize = 16;
-
 impl PromptEncoder {
-    /// Encodes what all prompts share.
+    /// Encodes the part that all prompts share.
     ///
     /// # Errors
-    /// When a conversation is asked for and the model has no chat template, or the template fails.
+    /// [`Error::Argument`] when the style is a conversation and the model has no chat template, or its template fails.
     pub fn new(prompter: Prompter, tokenizer: Tokenizer) -> Result<Self> {
         let stop = prompter.stop_strings().iter().map(|s| (*s).to_owned()).collect();
         let (prefix, suffix) = match prompter.prompt(&Query::default())? {
             Prompt::Completion { prefix, .. } => (prefix, String::new()),
-            Prompt::Chat { mut messages } => {
-                let Some(template) = tokenizer.chat_template() else {
-                    let remedy = "set style = \"few-shot\", or take an instruct model";
-                    return Err(Error::argument("prompt.style", "the model has no chat template", remedy));
-                };
-                messages.pop();
-                messages.push(Message::new("user", MARK));
-                let text = template.render(&messages, true)?;
-                let Some((prefix, suffix)) = text.split_once(MARK) else {
-                    let remedy = "set style = \"few-shot\"";
-                    return Err(Error::argument("prompt.style", "the model's chat template hides the request", remedy));
-                };
-                (prefix.to_owned(), suffix.to_owned())
-            }
+            Prompt::Chat { messages } => around_request(&tokenizer, &messages)?,
         };
         let prefix = tokenizer.encode(&prefix, true)?;
         Ok(Self { prompter, tokenizer, prefix, suffix, stop })
@@ -85,18 +41,26 @@ impl PromptEncoder {
         &self.prefix
     }
 
-    /// The tokens of a query's own part.
+    /// The tokens of a query's own part, which follow [`prefix`](Self::prefix).
+    ///
+    /// # Errors
+    /// Those of [`Prompter::prompt`] and of the tokenizer.
     pub fn encode(&self, query: &Query) -> Result<Vec<u32>> {
         match self.prompter.prompt(query)? {
             Prompt::Completion { query, .. } => self.tokenizer.encode(&query, false),
-            Prompt::Chat { mut messages } => {
-                let request = messages.pop().map(|m| m.content.replace(MARK, " ")).unwrap_or_default();
+            Prompt::Chat { messages } => {
+                let last = messages.last().ok_or_else(empty_conversation)?;
+                let request = last.content.replace(PLACEHOLDER, " ");
                 self.tokenizer.encode(&format!("{request}{}", self.suffix), false)
             }
         }
     }
 
-    /// An answer that somebody else gives, in tokens, its end included; none where the style wants more than a line.
+    /// The tokens of an answer that the model did not sample, with the token that ends it: for relevance-feedback
+    /// injection. None where the style asks for more than one line.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
     pub fn answer(&self, text: &str) -> Result<Option<Vec<u32>>> {
         match self.prompter.config().style {
             PromptStyle::FewShot => Ok(Some(self.tokenizer.encode(&format!(" {text}\n"), false)?)),
@@ -104,31 +68,46 @@ impl PromptEncoder {
         }
     }
 
-    /// Texts that end an answer.
+    /// The texts that end a completion.
     pub fn stop(&self) -> &[String] {
         &self.stop
     }
 
-    /// The prompts in text.
+    /// The prompts as text.
     pub fn prompter(&self) -> &Prompter {
         &self.prompter
     }
 
-    /// Reads a completion.
+    /// Reads a completion, as [`Prompter::read`] does.
     pub fn read(&self, query: &Query, completion: &str) -> Reading {
-        let answer = self.prompter.parse(completion);
-        let composer = self.prompter.composer();
-        let Some(generated) = &answer.query else {
-            return Reading { rewrite: None, broken: answer.broken, terms: Vec::new() };
-        };
-        let found = answer.terms(completion).into_iter().take(MOST_TERMS).enumerate();
-        let term = |(index, term): (usize, super::terms::Term)| TermReading {
-            span: term.span,
-            without: composer.compose(query, &without_term(generated, index)),
-        };
-        let terms = if answer.broken.is_some() { Vec::new() } else { found.map(term).collect() };
-        Reading { rewrite: Some(composer.compose(query, generated)), broken: answer.broken, terms }
+        self.prompter.read(query, completion)
     }
+}
+
+/// What the model's chat template renders before and after the last message.
+fn around_request(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<(String, String)> {
+    let Some(template) = tokenizer.chat_template() else {
+        let remedy = "set style = \"few-shot\", or take an instruct model";
+        return Err(Error::argument("prompt.style", "the model has no chat template", remedy));
+    };
+    let mut messages = model_messages(messages);
+    let request = messages.last_mut().ok_or_else(empty_conversation)?;
+    request.content = PLACEHOLDER.to_owned();
+    let text = template.render(&messages, true)?;
+    let Some((before, after)) = text.split_once(PLACEHOLDER) else {
+        let remedy = "set style = \"few-shot\"";
+        return Err(Error::argument("prompt.style", "the model's chat template hides the request", remedy));
+    };
+    Ok((before.to_owned(), after.to_owned()))
+}
+
+/// A conversation as the model's chat template takes it.
+fn model_messages(messages: &[ChatMessage]) -> Vec<Message> {
+    messages.iter().map(|message| Message::new(message.role.as_str(), message.content.as_str())).collect()
+}
+
+fn empty_conversation() -> Error {
+    Error::bug("prompt encoder", "a conversation without messages")
 }
 
 #[cfg(test)]
@@ -155,29 +134,18 @@ mod tests {
     }
 
     #[test]
-    fn prefix_and_own_part_spell_the_whole_prompt_in_every_style() {
+    fn the_tokens_of_prefix_and_query_are_those_of_the_whole_prompt_in_every_style() {
         for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
             let (encoder, tokenizer) = encoder(style);
             let query = Query::text("something to cut the hedge");
             let whole = match encoder.prompter().prompt(&query).unwrap() {
                 Prompt::Completion { prefix, query } => prefix + &query,
-                Prompt::Chat { messages } => tokenizer.chat_template().unwrap().render(&messages, true).unwrap(),
+                Prompt::Chat { messages } => {
+                    tokenizer.chat_template().unwrap().render(&model_messages(&messages), true).unwrap()
+                }
             };
             let tokens = [encoder.prefix(), &encoder.encode(&query).unwrap()].concat();
             assert_eq!(tokens, tokenizer.encode(&whole, true).unwrap(), "{style:?}: {whole}");
         }
-    }
-
-    #[test]
-    fn a_reading_knows_what_the_rewrite_would_be_without_each_term() {
-        let (encoder, _) = encoder(PromptStyle::FewShot);
-        let completion = " hedge trimmer cordless\n";
-        let reading = encoder.read(&Query::text("cut the hedge"), completion);
-        assert!(reading.rewrite.unwrap().text.ends_with("trimmer cordless"));
-        let spans: Vec<&str> = reading.terms.iter().map(|t| &completion[t.span.clone()]).collect();
-        assert_eq!(spans, ["hedge", "trimmer", "cordless"]);
-        assert!(
-            reading.terms[1].without.text.ends_with("cordless") && !reading.terms[1].without.text.contains("trimmer")
-        );
     }
 }

@@ -1,19 +1,20 @@
-//! The language model as a rewriter.
+//! A local language model as a rewriter.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::encoder::PromptEncoder;
-use super::prompt::{PromptConfig, Prompter};
+use super::prompt::PromptConfig;
+use super::prompter::Prompter;
 use crate::error::{Error, Result};
 use crate::model::Precision;
 use crate::model::{
-    Adapter, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Prefix, PromptTokens, SamplingConfig,
-    Tokenizer, generate, prefix,
+    Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Prefix, PromptTokens,
+    SamplingConfig, Tokenizer, generate, prefix,
 };
 use crate::types::{Deadline, Query, RetrieverCard, Rewrite, Rewriter};
 
-/// A decoder, with or without an adapter, behind a prompt. The prompt's fixed part is computed once and kept.
+/// A decoder with its prompts, with or without an adapter. The part that all prompts share is computed once and kept.
 pub struct LanguageModel {
     name: String,
     decoder: Arc<Decoder>,
@@ -25,7 +26,10 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// A rewriter under this name. `sampling` is greedy for serving and evaluation.
+    /// A rewriter with this name. `sampling` is greedy for serving and evaluation.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when `sampling` does not validate.
     pub fn new(
         name: impl Into<String>,
         decoder: Arc<Decoder>,
@@ -38,20 +42,21 @@ impl LanguageModel {
         Ok(Self { name: name.into(), decoder, tokenizer, encoder, adapter, sampling, prefix: OnceLock::new() })
     }
 
-    /// Opens a model (a GGUF file or a Hugging Face folder) and, where one is given, an adapter for rewriting queries to
-    /// the retriever of `card`. The prompt is the one that the adapter was trained with.
+    /// Opens a model (a GGUF file or a Hugging Face folder) and an optional adapter, to rewrite queries for the retriever
+    /// of `card`. The prompt is the one that the adapter was trained with.
     ///
     /// # Errors
-    /// A model or an adapter that cannot be read, or that do not fit each other.
+    /// [`Error::Io`] and [`Error::Model`] when the model or the adapter cannot be read, or when they do not fit each
+    /// other. [`Error::Argument`] when the adapter's prompt does not fit the card or the model.
     pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
         Self::open_with(model, adapter, card, Precision::Auto, DeviceChoice::Auto)
     }
 
-    /// As [`open`](Self::open), with weights held in `precision` ([`Precision::Int8`] takes half the memory of bf16), on
-    /// `device`. [`open`](Self::open) takes [`Precision::Auto`] and [`DeviceChoice::Auto`].
+    /// Like [`open`](Self::open), with weights in `precision` and on `device`. [`Precision::Int8`] takes half the memory
+    /// of bf16. [`open`](Self::open) takes [`Precision::Auto`] and [`DeviceChoice::Auto`].
     ///
     /// # Errors
-    /// Those of [`open`](Self::open), and a device that cannot be used.
+    /// Those of [`open`](Self::open), and [`Error::Device`] when the device cannot be used.
     pub fn open_with(
         model: &Path,
         adapter: Option<&Path>,
@@ -77,13 +82,16 @@ impl LanguageModel {
         self.adapter.as_ref().map_or(&[], Adapter::deltas)
     }
 
-    /// What the model says to each query, before it is read.
-    pub fn completions(&self, queries: &[Query], deadline: Deadline) -> Result<Vec<crate::model::Completion>> {
+    /// The model's completions, one a query, before they are parsed.
+    ///
+    /// # Errors
+    /// Those of [`PromptEncoder::encode`] and of the model.
+    pub fn completions(&self, queries: &[Query], deadline: Deadline) -> Result<Vec<Completion>> {
         let shared = match self.prefix.get() {
             Some(shared) => shared,
             None => {
-                let made = prefix(&self.decoder, self.encoder.prefix(), self.deltas())?;
-                self.prefix.get_or_init(|| made)
+                let computed = prefix(&self.decoder, self.encoder.prefix(), self.deltas())?;
+                self.prefix.get_or_init(|| computed)
             }
         };
         let mut prompts = Vec::with_capacity(queries.len());
@@ -93,7 +101,12 @@ impl LanguageModel {
         let options =
             GenerateOptions { sampling: &self.sampling, completions: 1, stop: self.encoder.stop(), seed: 0, deadline };
         let groups = generate(&self.decoder, &self.tokenizer, shared, &prompts, self.deltas(), &options)?;
-        Ok(groups.into_iter().flatten().collect())
+        let completions: Vec<Completion> = groups.into_iter().flatten().collect();
+        if completions.len() != queries.len() {
+            let found = format!("{} completions for {} queries", completions.len(), queries.len());
+            return Err(Error::bug("language model", found));
+        }
+        Ok(completions)
     }
 }
 
@@ -103,21 +116,61 @@ impl Rewriter for LanguageModel {
     }
 
     fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
+        if queries.is_empty() {
+            return Vec::new();
+        }
         let completions = match self.completions(queries, deadline) {
             Ok(completions) => completions,
-            // One bad query (a prompt that is too long) must not spoil the others of its batch.
+            // One bad query (a prompt that is too long) must not fail the others of its batch.
             Err(_) if queries.len() > 1 => {
                 return queries.iter().flat_map(|q| self.rewrite(std::slice::from_ref(q), deadline)).collect();
             }
             Err(error) => return vec![Err(error)],
         };
-        let read = |(query, completion): (&Query, &crate::model::Completion)| {
+        let rewrite = |(query, completion): (&Query, &Completion)| {
             if completion.finish == Finish::Deadline {
-                return Err(deadline.check().err().unwrap_or_else(|| Error::Format("the deadline passed".into())));
+                deadline.check()?;
+                return Err(Error::bug("language model", "generation ended at a deadline that has not passed"));
             }
-            let reading = self.encoder.read(query, &completion.text);
-            reading.rewrite.ok_or_else(|| Error::Format(reading.broken.map_or(String::new(), |f| f.to_string())))
+            self.encoder.prompter().rewrite(query, &completion.text)
         };
-        queries.iter().zip(&completions).map(read).collect()
+        queries.iter().zip(&completions).map(rewrite).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::QueryLanguage;
+    use std::time::Duration;
+
+    fn rewriter() -> LanguageModel {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-qwen3");
+        let card = RetrieverCard {
+            name: "bm25".into(),
+            version: "1".into(),
+            digest: "d".into(),
+            languages: vec![QueryLanguage::Plain],
+            fields: vec![],
+            reads_history: false,
+            content: "garden tools".into(),
+        };
+        LanguageModel::open(&model, None, &card).unwrap()
+    }
+
+    #[test]
+    fn each_query_has_one_rewrite_and_no_query_has_none() {
+        let (rewriter, queries) = (rewriter(), ["cut the hedge", "dig", "rake"].map(Query::text));
+        assert_eq!(rewriter.completions(&queries, Deadline::NONE).unwrap().len(), 3);
+        assert_eq!(rewriter.rewrite(&queries, Deadline::NONE).len(), 3);
+        assert!(rewriter.rewrite(&[], Deadline::NONE).is_empty());
+    }
+
+    #[test]
+    fn past_the_deadline_each_query_has_an_error_that_says_so() {
+        let past = Deadline::after(Duration::ZERO);
+        let rewrites = rewriter().rewrite(&[Query::text("cut the hedge"), Query::text("dig")], past);
+        assert_eq!(rewrites.len(), 2);
+        assert!(rewrites.iter().all(|r| r.as_ref().is_err_and(Error::is_deadline)), "{rewrites:?}");
     }
 }

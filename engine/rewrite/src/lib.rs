@@ -1,27 +1,39 @@
-//! Text to text: what turns a query into a better one.
+//! Rewriting queries: from the user's query to a text for the retriever.
 //!
-//! A [`Prompter`] builds prompts from the retriever's card and reads answers, as text; a [`PromptEncoder`] does so in
-//! one model's tokens. [`LanguageModel`] and [`Remote`] rewrite by them; [`Identity`] is the raw query.
+//! A [`Prompter`] renders prompts from the retriever's card, reads completions and composes rewrites, all as text. It
+//! needs neither a model nor a network. With the feature `model`, `PromptEncoder` does the same in the tokens of one
+//! model, for `LanguageModel` and for training. With the feature `remote`, `Remote` asks a server.
+#![deny(missing_docs)]
 
-use crate as rewrite;
+#[cfg(feature = "model")]
 use querywright_model as model;
 use querywright_types::{self as types, error};
 
-mod answer;
 mod compose;
+#[cfg(feature = "model")]
 mod encoder;
+#[cfg(feature = "model")]
 mod language_model;
+mod parse;
 mod prompt;
+mod prompter;
+mod query_terms;
+mod reading;
+#[cfg(feature = "remote")]
 mod remote;
-mod terms;
 
-pub use answer::{Answer, FormatFault};
 pub use compose::{Composer, Mode};
-pub use encoder::{PromptEncoder, Reading, TermReading};
+#[cfg(feature = "model")]
+pub use encoder::PromptEncoder;
+#[cfg(feature = "model")]
 pub use language_model::LanguageModel;
-pub use prompt::{Example, Prompt, PromptConfig, PromptStyle, Prompter, Task, Titles};
+pub use parse::{FormatFault, ParsedCompletion};
+pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task};
+pub use prompter::{Prompter, Titles};
+pub use query_terms::{QueryTerm, terms, without_term};
+pub use reading::{Reading, TermReading};
+#[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteConfig};
-pub use terms::{Term, terms, without_term};
 
 #[cfg(test)]
 #[path = "../../sources/src/fake_server.rs"]

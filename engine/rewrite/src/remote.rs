@@ -7,17 +7,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::prompt::{Prompt, PromptConfig, Prompter, Titles};
+use super::prompt::{ChatMessage, Prompt, PromptConfig, Role};
+use super::prompter::{Prompter, Titles};
 use crate::error::{Error, Fault, FaultKind, Result};
-use crate::model::Message;
 use crate::types::{Deadline, Query, RetrieverCard, Rewrite, Rewriter};
 
-/// At most so many characters of a server's complaint go into an error.
-const COMPLAINT_CHARS: usize = 300;
-/// An answer larger than this is refused.
-const LARGEST_ANSWER: u64 = 4 << 20;
+/// Characters of a server's error message that an error quotes, at most.
+const QUOTED_CHARS: usize = 300;
+/// Bytes of a response, at most.
+const MAX_RESPONSE_BYTES: u64 = 4 << 20;
 
-/// How to reach and ask the model. Unknown keys are refused.
+/// The address of the model and the options of a request. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RemoteConfig {
@@ -25,17 +25,17 @@ pub struct RemoteConfig {
     pub url: String,
     /// The model's name on the server.
     pub model: String,
-    /// The environment variable that holds the key. Default: none, for servers that want no key.
+    /// The environment variable that holds the API key. Default: none, for servers without keys.
     pub api_key_env: Option<String>,
     /// Sampling temperature. Default: 0.
     pub temperature: f32,
-    /// New tokens at most. Default: 64; reasoning needs more.
+    /// New tokens, at most. Default: 64; reasoning needs more.
     pub max_tokens: usize,
-    /// Requests under way at a time. Default: 4.
+    /// Concurrent requests, at most. Default: 4.
     pub parallel: usize,
     /// Seconds that one request may take where the deadline leaves more. Default: 60.
     pub timeout_seconds: f64,
-    /// How prompts are made and answers used.
+    /// How prompts are rendered and answers used.
     pub prompt: PromptConfig,
 }
 
@@ -54,105 +54,122 @@ impl Default for RemoteConfig {
     }
 }
 
-/// The rewriter that asks a remote model.
+impl RemoteConfig {
+    /// Checks every key but `prompt`, which [`Remote::new`] checks against the retriever's card.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] names the key (`remote.url`), its value and what would be right.
+    pub fn validate(&self) -> Result<()> {
+        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+            let remedy = "give http://HOST:PORT/v1 or https://HOST/v1";
+            return Err(Error::argument("remote.url", format!("{:?}", self.url), remedy));
+        }
+        if self.model.is_empty() {
+            let remedy = "give the model's name on the server";
+            return Err(Error::argument("remote.model", "empty", remedy));
+        }
+        for (key, value) in [("remote.parallel", self.parallel), ("remote.max_tokens", self.max_tokens)] {
+            if value == 0 {
+                return Err(Error::argument(key, "0", "give at least 1"));
+            }
+        }
+        self.timeout().map(drop)
+    }
+
+    fn timeout(&self) -> Result<Duration> {
+        let timeout = Duration::try_from_secs_f64(self.timeout_seconds).ok().filter(|timeout| !timeout.is_zero());
+        timeout.ok_or_else(|| {
+            let found = self.timeout_seconds.to_string();
+            Error::argument("remote.timeout_seconds", found, "give a number of seconds above 0")
+        })
+    }
+
+    fn api_key(&self) -> Result<Option<String>> {
+        let Some(variable) = &self.api_key_env else { return Ok(None) };
+        let key = std::env::var(variable).map_err(|_| {
+            let found = format!("the variable {variable} is not set");
+            Error::argument("remote.api_key_env", found, "export it, or leave this key out")
+        })?;
+        Ok(Some(key))
+    }
+}
+
+/// A rewriter that asks a remote model.
 pub struct Remote {
     name: String,
     config: RemoteConfig,
-    key: Option<String>,
+    api_key: Option<String>,
     timeout: Duration,
     prompter: Prompter,
     agent: ureq::Agent,
 }
 
 impl Remote {
-    /// Checks the configuration; nothing is sent yet.
+    /// Checks the configuration. Sends nothing yet.
     ///
     /// # Errors
     /// [`Error::Argument`] names the key that cannot be used.
     pub fn new(config: RemoteConfig, card: &RetrieverCard) -> Result<Self> {
-        if !config.url.starts_with("http://") && !config.url.starts_with("https://") {
-            return Err(Error::argument(
-                "url",
-                format!("{:?}", config.url),
-                "give http://HOST:PORT/v1 or https://HOST/v1",
-            ));
-        }
-        if config.model.is_empty() {
-            return Err(Error::argument("model", "empty", "give the name that the server knows the model by"));
-        }
-        if config.parallel == 0 || config.max_tokens == 0 {
-            return Err(Error::argument("parallel, max_tokens", "0", "give at least 1 of each"));
-        }
-        let timeout = Duration::try_from_secs_f64(config.timeout_seconds).ok().filter(|timeout| !timeout.is_zero());
-        let timeout = timeout.ok_or_else(|| {
-            Error::argument("timeout_seconds", config.timeout_seconds.to_string(), "give a number of seconds above 0")
-        })?;
-        let key = match &config.api_key_env {
-            None => None,
-            Some(name) => Some(std::env::var(name).map_err(|_| {
-                Error::argument(
-                    "api_key_env",
-                    format!("the variable {name} is not set"),
-                    "export it, or leave the key out",
-                )
-            })?),
-        };
+        config.validate()?;
+        let (timeout, api_key) = (config.timeout()?, config.api_key()?);
         let prompter = Prompter::new(config.prompt.clone(), card)?;
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("querywright/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Ok(Self { name: format!("remote:{}", config.model), config, key, timeout, prompter, agent })
+        Ok(Self { name: format!("remote:{}", config.model), config, api_key, timeout, prompter, agent })
     }
 
-    /// With the titles of items, which the history of a query needs.
+    /// Sets the source of titles for the items in a query's history.
     pub fn with_titles(mut self, titles: Titles) -> Self {
         self.prompter = self.prompter.with_titles(titles);
         self
     }
 
-    fn ask(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
+    fn rewrite_one(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
         deadline.check()?;
-        let (messages, raw_text) = match self.prompter.prompt(query)? {
-            Prompt::Completion { prefix, query } => (vec![Message::new("user", prefix + &query)], true),
-            Prompt::Chat { messages } => (messages, false),
+        let (messages, stop) = match self.prompter.prompt(query)? {
+            Prompt::Completion { prefix, query } => {
+                (vec![ChatMessage::new(Role::User, prefix + &query)], Some(self.prompter.stop_strings()))
+            }
+            Prompt::Chat { messages } => (messages, None),
         };
         let mut body = Map::new();
         body.insert("model".into(), json!(self.config.model));
         body.insert("messages".into(), json!(messages));
         body.insert("temperature".into(), json!(self.config.temperature));
         body.insert("max_tokens".into(), json!(self.config.max_tokens));
-        if raw_text {
-            body.insert("stop".into(), json!(self.prompter.stop_strings()));
+        if let Some(stop) = stop {
+            body.insert("stop".into(), json!(stop));
         }
         let completion = self.post(&Value::from(body), deadline)?;
         self.prompter.rewrite(query, &completion)
     }
 
-    /// Sends a request; the text of the first choice.
+    /// Sends a request and returns the text of the first choice.
     fn post(&self, body: &Value, deadline: Deadline) -> Result<String> {
         let url = format!("{}/chat/completions", self.config.url.trim_end_matches('/'));
-        // The client takes a zero for "no limit".
+        // To the HTTP client a zero means "no limit".
         let left = deadline.left().map_or(self.timeout, |left| left.min(self.timeout)).max(Duration::from_millis(1));
         let mut request = self.agent.post(&url).header("Content-Type", "application/json");
-        if let Some(key) = &self.key {
+        if let Some(key) = &self.api_key {
             request = request.header("Authorization", format!("Bearer {key}"));
         }
-        let answer = request.config().timeout_global(Some(left)).build().send(body.to_string().as_bytes());
-        let mut answer = answer.map_err(|e| self.broken_off(&e, deadline))?;
-        let text = answer.body_mut().with_config().limit(LARGEST_ANSWER).read_to_vec();
-        let text = text.map_err(|e| self.broken_off(&e, deadline))?;
-        if !answer.status().is_success() {
-            let said: String = String::from_utf8_lossy(&text).chars().take(COMPLAINT_CHARS).collect();
-            return Err(self.fault(FaultKind::Network, format!("{url} answered {}: {said}", answer.status())));
+        let response = request.config().timeout_global(Some(left)).build().send(body.to_string().as_bytes());
+        let mut response = response.map_err(|e| self.transport_error(&e, deadline))?;
+        let text = response.body_mut().with_config().limit(MAX_RESPONSE_BYTES).read_to_vec();
+        let text = text.map_err(|e| self.transport_error(&e, deadline))?;
+        if !response.status().is_success() {
+            let quoted: String = String::from_utf8_lossy(&text).chars().take(QUOTED_CHARS).collect();
+            return Err(self.fault(FaultKind::Network, format!("{url} answered {}: {quoted}", response.status())));
         }
         first_choice(&text).map_err(|found| self.fault(FaultKind::Parse, format!("{url}: {found}")))
     }
 
-    fn broken_off(&self, error: &ureq::Error, deadline: Deadline) -> Error {
-        if let Err(late) = deadline.check() {
-            return late;
+    fn transport_error(&self, error: &ureq::Error, deadline: Deadline) -> Error {
+        if let Err(expired) = deadline.check() {
+            return expired;
         }
         let kind = match error {
             ureq::Error::Timeout(_) => FaultKind::Timeout,
@@ -173,41 +190,42 @@ impl Rewriter for Remote {
 
     fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
         let next = AtomicUsize::new(0);
-        let answers: Mutex<Vec<(usize, Result<Rewrite>)>> = Mutex::new(Vec::with_capacity(queries.len()));
+        let rewrites: Mutex<Vec<(usize, Result<Rewrite>)>> = Mutex::new(Vec::with_capacity(queries.len()));
         std::thread::scope(|scope| {
             for _ in 0..self.config.parallel.min(queries.len()) {
                 scope.spawn(|| {
                     loop {
                         let index = next.fetch_add(1, Ordering::Relaxed);
                         let Some(query) = queries.get(index) else { return };
-                        let answer = self.ask(query, deadline);
-                        answers.lock().unwrap_or_else(PoisonError::into_inner).push((index, answer));
+                        let rewrite = self.rewrite_one(query, deadline);
+                        rewrites.lock().unwrap_or_else(PoisonError::into_inner).push((index, rewrite));
                     }
                 });
             }
         });
-        let mut answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
-        answers.sort_by_key(|(index, _)| *index);
-        answers.into_iter().map(|(_, answer)| answer).collect()
+        let mut rewrites = rewrites.into_inner().unwrap_or_else(PoisonError::into_inner);
+        rewrites.sort_by_key(|(index, _)| *index);
+        rewrites.into_iter().map(|(_, rewrite)| rewrite).collect()
     }
 }
 
-/// The text of the first choice of an answer.
-fn first_choice(answer: &[u8]) -> Result<String, String> {
+/// The text of the first choice of a response.
+fn first_choice(response: &[u8]) -> Result<String, String> {
     #[derive(Deserialize)]
-    struct Answer {
+    struct ChatCompletion {
         choices: Vec<Choice>,
     }
     #[derive(Deserialize)]
     struct Choice {
-        message: Said,
+        message: AssistantMessage,
     }
     #[derive(Deserialize)]
-    struct Said {
+    struct AssistantMessage {
         content: Option<String>,
     }
-    let answer: Answer = serde_json::from_slice(answer).map_err(|e| format!("not a chat completion: {e}"))?;
-    let first = answer.choices.into_iter().next().ok_or("a chat completion without choices")?;
+    let completion: ChatCompletion =
+        serde_json::from_slice(response).map_err(|e| format!("not a chat completion: {e}"))?;
+    let first = completion.choices.into_iter().next().ok_or("a chat completion without choices")?;
     Ok(first.message.content.unwrap_or_default())
 }
 
@@ -242,7 +260,7 @@ mod tests {
         FakeServer::start([("/v1/chat/completions".to_owned(), answer)].into())
     }
 
-    fn said(content: &str) -> Answer {
+    fn completion(content: &str) -> Answer {
         Answer::ok(json!({"choices": [{"message": {"role": "assistant", "content": content}}]}).to_string())
     }
 
@@ -251,8 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn each_query_is_asked_for_and_answered() {
-        let server = server(said("tomato broth\n"));
+    fn each_query_is_one_request_and_one_rewrite() {
+        let server = server(completion("tomato broth\n"));
         let remote = remote(&server.address, PromptStyle::Chat);
         let answers = remote.rewrite(&queries(9), Deadline::NONE);
         assert_eq!(answers.len(), 9);
@@ -266,8 +284,8 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_prompt_is_one_message_that_stops_at_the_line() {
-        let server = server(said(" tomato broth"));
+    fn a_completion_prompt_is_one_message_that_stops_at_the_end_of_the_line() {
+        let server = server(completion(" tomato broth"));
         let answer = remote(&server.address, PromptStyle::FewShot).rewrite(&queries(1), Deadline::NONE).remove(0);
         assert_eq!(answer.unwrap(), Rewrite::plain("tomato broth"));
         let body: Value = serde_json::from_str(&server.seen()[0].body).unwrap();
@@ -276,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong_is_named_by_kind() {
+    fn each_failure_has_its_kind() {
         let kind =
             |url: &str, style| match remote(url, style).rewrite(&queries(1), Deadline::NONE).remove(0).unwrap_err() {
                 Error::Fault(fault) => (fault.kind, fault.detail),
@@ -288,13 +306,13 @@ mod tests {
         assert_eq!(kind(&server(Answer::ok("{\"choices\": []}")).address, PromptStyle::Chat).0, FaultKind::Parse);
         assert_eq!(kind("http://127.0.0.1:1", PromptStyle::Chat).0, FaultKind::Network);
         let empty =
-            remote(&server(said("  ")).address, PromptStyle::Chat).rewrite(&queries(1), Deadline::NONE).remove(0);
+            remote(&server(completion("  ")).address, PromptStyle::Chat).rewrite(&queries(1), Deadline::NONE).remove(0);
         assert!(matches!(empty, Err(Error::Format(_))));
     }
 
     #[test]
     fn a_slow_server_does_not_outlast_the_deadline() {
-        let server = server(Answer { delay: Duration::from_secs(3), ..said("late") });
+        let server = server(Answer { delay: Duration::from_secs(3), ..completion("late") });
         let remote = remote(&server.address, PromptStyle::Chat);
         let start = Instant::now();
         let answers = remote.rewrite(&queries(6), Deadline::after(Duration::from_millis(200)));
@@ -303,8 +321,18 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_a_scheme_is_refused() {
-        let config = RemoteConfig { url: "localhost:1".into(), model: "m".into(), ..RemoteConfig::default() };
-        assert!(Remote::new(config, &card()).err().unwrap().to_string().contains("http://HOST:PORT/v1"));
+    fn a_key_that_cannot_be_used_is_named_with_its_section() {
+        let good =
+            || RemoteConfig { url: "http://localhost:1/v1".into(), model: "m".into(), ..RemoteConfig::default() };
+        let error = |config: RemoteConfig| Remote::new(config, &card()).err().unwrap().to_string();
+        let message = error(RemoteConfig { url: "localhost:1".into(), ..good() });
+        assert!(message.starts_with("remote.url: ") && message.contains("http://HOST:PORT/v1"), "{message}");
+        assert!(error(RemoteConfig { model: String::new(), ..good() }).starts_with("remote.model: "));
+        assert!(error(RemoteConfig { parallel: 0, ..good() }).starts_with("remote.parallel: 0"));
+        assert!(error(RemoteConfig { max_tokens: 0, ..good() }).starts_with("remote.max_tokens: 0"));
+        assert!(error(RemoteConfig { timeout_seconds: f64::NAN, ..good() }).starts_with("remote.timeout_seconds: NaN"));
+        let unset = Some("QUERYWRIGHT_TEST_UNSET_KEY".to_owned());
+        assert!(error(RemoteConfig { api_key_env: unset, ..good() }).starts_with("remote.api_key_env: "));
+        assert!(Remote::new(good(), &card()).is_ok());
     }
 }

@@ -1,8 +1,8 @@
-//! The rewriter that changes nothing: the baseline of every table, and what serving falls back to.
+//! The rewriter that returns the query unchanged: the baseline of every results table.
 
 use querywright_types::{Deadline, Query, Result, Rewrite, Rewriter};
 
-/// Hands the user's words on as they are, as plain words.
+/// Returns the user's words unchanged, as a query of plain words.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Identity;
 
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_query_comes_back_as_it_was_even_after_the_deadline() {
+    fn every_query_is_returned_unchanged_even_after_the_deadline() {
         let queries = [Query::text("a AND b"), Query::text("")];
         let past = Deadline::after(std::time::Duration::ZERO);
         let texts: Vec<Rewrite> = Identity.rewrite(&queries, past).into_iter().map(|r| r.unwrap()).collect();

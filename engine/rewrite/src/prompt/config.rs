@@ -1,40 +1,39 @@
-//! The configuration of prompts.
+//! The configuration of prompts: the section `prompt` of a run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::examples;
 use crate::error::{Error, Result};
 use crate::rewrite::compose::Mode;
 use crate::types::{QueryLanguage, RetrieverCard};
 
-/// The form of prompt and answer.
+/// The form of prompts and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PromptStyle {
-    /// A text to complete, with examples; the answer is the rest of the line. For small and base models.
+    /// A text to complete, with examples. The answer is the rest of the line. For small and base models.
     #[default]
     FewShot,
-    /// A conversation; the answer is one line.
+    /// A conversation. The answer is one line.
     Chat,
-    /// A conversation; the answer is reasoning between think tags, then JSON with the key `query` between answer tags.
+    /// A conversation. The answer is reasoning between think tags, then JSON with the key `query` between answer tags.
     ThinkAnswer,
 }
 
-/// What the queries are for.
+/// The task that queries serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Task {
-    /// A request in words is to be found.
+    /// Find what a request in words asks for.
     #[default]
     Search,
-    /// Sequential recommendation: the titles of a history are given, the next item is to be found.
+    /// Sequential recommendation: find the next item after a history, given as titles.
     Recommend,
 }
 
-/// An example of a request and the query that it should become.
+/// A request with the query that it should become.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
@@ -51,38 +50,38 @@ pub struct Example {
     pub thought: String,
 }
 
-/// How prompts are made and answers used. Unknown keys are refused.
+/// How prompts are rendered and answers used. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PromptConfig {
-    /// The form of prompt and answer. Default: `few-shot`.
+    /// The form of prompts and answers. Default: `few-shot`.
     pub style: PromptStyle,
-    /// What becomes of the user's own words. Default: `expand`.
+    /// Whether the user's own words are kept. Default: `expand`.
     pub mode: Mode,
-    /// What the queries are for. Default: `search`.
+    /// The task that queries serve. Default: `search`.
     pub task: Task,
     /// The query language to ask for, one of the retriever's. Default: the one that the retriever prefers.
     pub language: Option<QueryLanguage>,
-    /// What the catalogue holds, in a few words. Default: what the retriever's card says.
+    /// The content of the catalogue in a few words. Default: the `content` of the retriever's card.
     pub content: Option<String>,
-    /// The examples. Default: three built-in ones that show the style of the task, mode and language, about bees, bread
-    /// and lullabies; an empty list means none.
+    /// The examples. Default: three built-in ones for the task, mode and language, about bees, bread and lullabies. An
+    /// empty list means none.
     pub examples: Option<Vec<Example>>,
     /// A template file in place of the built-in one of the style.
     pub template: Option<PathBuf>,
-    /// Characters of a request that the prompt shows; the first ones are kept. Default: 400 (about 100 tokens).
+    /// Characters of a request in the prompt, at most; the first ones are kept. Default: 400 (about 100 tokens).
     pub max_request_chars: usize,
-    /// Titles of a history that the prompt shows; the last ones are kept. Default: 10.
+    /// Titles of a history in the prompt, at most; the last ones are kept. Default: 10.
     pub max_history: usize,
-    /// Characters of a title that the prompt shows; the first ones are kept. Default: 100.
+    /// Characters of a title in the prompt, at most; the first ones are kept. Default: 100.
     pub max_title_chars: usize,
-    /// How much an original word counts against a generated term in the mode `expand`: a boost where the retriever
-    /// reads boosts, else a number of repetitions. Default: 2, so that a wrong term costs little. Above 0, at most 100.
+    /// The weight of an original word relative to a generated term in the mode `expand`: a boost where the retriever
+    /// reads boosts, otherwise a number of repetitions. Above 0, at most 100. Default: 2, so a wrong term costs little.
     pub original_weight: f32,
-    /// Generated terms that are used at most, so that no policy drifts to endless expansion. Default: 32.
+    /// Generated terms that are used, at most, so that no policy drifts to endless expansion. Default: 32.
     pub max_terms: usize,
-    /// Tokens of an answer at most, in serving and evaluation. Default: 32; training sets it to the length that it
-    /// sampled with.
+    /// Tokens of an answer, at most, in serving and evaluation. Default: 32. Training sets it to its
+    /// `max_completion_length`.
     pub max_answer_tokens: usize,
 }
 
@@ -107,17 +106,23 @@ impl Default for PromptConfig {
 }
 
 impl PromptConfig {
-    /// The file beside an adapter that says how the model was asked when it was trained.
+    /// The file in an adapter's folder with the prompt configuration that the adapter was trained with.
     pub const FILE: &str = "prompt.toml";
 
     /// Writes [`Self::FILE`] into an adapter's folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(Self::FILE);
         let text = toml::to_string(self).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
         fs::write(&path, text).map_err(|e| Error::write(&path, e))
     }
 
-    /// Reads [`Self::FILE`] of an adapter's folder; none where there is none (an adapter of another program).
+    /// Reads [`Self::FILE`] of an adapter's folder. None where the file is missing, as with adapters of other programs.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::Model`] when its content cannot be used.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(Self::FILE);
         let text = match fs::read_to_string(&path) {
@@ -128,17 +133,17 @@ impl PromptConfig {
         toml::from_str(&text).map(Some).map_err(|e| Error::model(&path, e.message().to_owned(), remedy))
     }
 
-    /// Checks every key against the card; the language to ask for.
+    /// Checks every key, against the card where it matters. Returns the query language to ask for.
     ///
     /// # Errors
-    /// [`Error::Argument`] names the key, its value and what would be right.
+    /// [`Error::Argument`] names the key (`prompt.style`), its value and what would be right.
     pub fn validate(&self, card: &RetrieverCard) -> Result<QueryLanguage> {
         for (key, value) in [
-            ("max_request_chars", self.max_request_chars),
-            ("max_history", self.max_history),
-            ("max_title_chars", self.max_title_chars),
-            ("max_terms", self.max_terms),
-            ("max_answer_tokens", self.max_answer_tokens),
+            ("prompt.max_request_chars", self.max_request_chars),
+            ("prompt.max_history", self.max_history),
+            ("prompt.max_title_chars", self.max_title_chars),
+            ("prompt.max_terms", self.max_terms),
+            ("prompt.max_answer_tokens", self.max_answer_tokens),
         ] {
             if value == 0 {
                 return Err(Error::argument(key, "0", "give at least 1"));
@@ -146,12 +151,12 @@ impl PromptConfig {
         }
         if !(self.original_weight > 0.0 && self.original_weight <= 100.0) {
             let found = self.original_weight.to_string();
-            return Err(Error::argument("original_weight", found, "give a number above 0 and at most 100"));
+            return Err(Error::argument("prompt.original_weight", found, "give a number above 0 and at most 100"));
         }
         for (index, example) in self.examples.iter().flatten().enumerate() {
             let bad = |found| {
                 let remedy = "give the task search a `request`, the task recommend a `history`, and both a `search`";
-                Err(Error::argument(format!("examples[{index}]"), found, remedy))
+                Err(Error::argument(format!("prompt.examples[{index}]"), found, remedy))
             };
             match self.task {
                 _ if example.search.trim().is_empty() => return bad("`search` is empty"),
@@ -165,32 +170,10 @@ impl PromptConfig {
             None => Ok(card.languages.first().copied().unwrap_or_default()),
             Some(language) if card.languages.contains(&language) => Ok(language),
             Some(language) => Err(Error::argument(
-                "language",
+                "prompt.language",
                 format!("{language:?}, which the retriever {} does not read", card.name),
                 format!("it reads {:?}", card.languages),
             )),
         }
-    }
-
-    /// The examples to show.
-    pub(super) fn examples(&self, language: QueryLanguage) -> Result<Vec<Example>> {
-        match &self.examples {
-            Some(given) => Ok(given.clone()),
-            None => examples::built_in(self.task, self.mode, language),
-        }
-    }
-
-    /// The name and the text of the template.
-    pub(super) fn template_source(&self) -> Result<(String, String)> {
-        if let Some(path) = &self.template {
-            let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
-            return Ok((path.display().to_string(), text));
-        }
-        let (name, text) = match self.style {
-            PromptStyle::FewShot => ("few_shot.jinja", include_str!("../templates/few_shot.jinja")),
-            PromptStyle::Chat => ("chat.jinja", include_str!("../templates/chat.jinja")),
-            PromptStyle::ThinkAnswer => ("think_answer.jinja", include_str!("../templates/think_answer.jinja")),
-        };
-        Ok((name.to_owned(), text.to_owned()))
     }
 }

@@ -1,17 +1,17 @@
-//! The built-in examples: general knowledge, so that they stand in nobody's catalogue.
+//! The examples that a prompt shows. The built-in ones are general knowledge, so that no catalogue holds them.
 
 use serde::Deserialize;
 
-use super::{Example, Task};
+use super::config::{Example, PromptConfig, Task};
 use crate::error::{Error, Result};
 use crate::rewrite::compose::Mode;
 use crate::types::QueryLanguage;
 
-const EXAMPLES: &str = include_str!("../templates/examples.json");
+const BUILT_IN: &str = include_str!("../templates/examples.json");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Examples {
+struct BuiltIn {
     rewrite: ByLanguage,
     expand: ByLanguage,
     recommend: ByLanguage,
@@ -25,11 +25,13 @@ struct ByLanguage {
     natural: Vec<Example>,
 }
 
-/// The examples for a task, mode and language.
-pub(super) fn built_in(task: Task, mode: Mode, language: QueryLanguage) -> Result<Vec<Example>> {
-    let all: Examples = serde_json::from_str(EXAMPLES)
-        .map_err(|e| Error::argument("examples.json", e.to_string(), "mend the file that was built in"))?;
-    let by_language = match (task, mode) {
+/// The examples of a configuration, else the built-in ones of its task, mode and language.
+pub fn examples(config: &PromptConfig, language: QueryLanguage) -> Result<Vec<Example>> {
+    if let Some(given) = &config.examples {
+        return Ok(given.clone());
+    }
+    let all: BuiltIn = serde_json::from_str(BUILT_IN).map_err(|e| Error::bug("built-in examples", e.to_string()))?;
+    let by_language = match (config.task, config.mode) {
         (Task::Recommend, _) => all.recommend,
         (Task::Search, Mode::Rewrite) => all.rewrite,
         (Task::Search, Mode::Expand) => all.expand,

@@ -1,24 +1,25 @@
-//! The terms of a generated query, where they stand, and the query without one of them.
+//! The terms of a generated query, their places, and the query without one of them.
 //!
-//! One reading for every query language: quotes make a phrase, `field:`, `^boost`, `+` and `-` belong to their term,
-//! `field:(a b)` stands for `field:a field:b`, upper-case AND, OR and NOT are operators, commas and semicolons separate.
-//! It only cuts a text into pieces, so it never fails; what the pieces mean is the retriever's matter.
+//! The syntax is the same for every query language. Quotes make a phrase. `field:`, `^boost`, `+` and `-` belong to their
+//! term. `field:(a b)` means `field:a field:b`. Upper-case AND, OR and NOT are operators. Commas and semicolons separate.
+//! This is a lexer only, so it never fails. The retriever decides what a term means.
 
 use std::ops::Range;
 
-/// A term: a word or a phrase with what belongs to it.
+/// A term of a query: a word or a phrase with its field, sign and boost.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Term {
-    /// With quotes, field and boost, without punctuation around it. As written; the field may stand before a bracket.
+pub struct QueryTerm {
+    /// As written, with quotes, field and boost, without surrounding punctuation. The field of an enclosing bracket is
+    /// put in front.
     pub text: String,
-    /// Where, in bytes of the text that was read; without the field that stands before a bracket.
+    /// Its place in the query, in bytes, without the field of an enclosing bracket.
     pub span: Range<usize>,
-    /// Whether NOT or `-` stands before it.
+    /// Whether NOT or `-` precedes it.
     pub negated: bool,
 }
 
-impl Term {
-    /// The bare words, for retrievers that read nothing else.
+impl QueryTerm {
+    /// The words alone, for retrievers that read plain words.
     pub fn words(&self) -> String {
         let bare = self.text.trim_start_matches(['+', '-']);
         let bare = match bare.rfind('^') {
@@ -29,73 +30,75 @@ impl Term {
     }
 }
 
-/// All terms of a text, in their order.
-pub fn terms(text: &str) -> Vec<Term> {
-    let pieces = pieces(text);
-    let mut found = Vec::with_capacity(pieces.len());
+/// All terms of a query, in order.
+pub fn terms(text: &str) -> Vec<QueryTerm> {
+    let lexemes = lexemes(text);
+    let mut found = Vec::with_capacity(lexemes.len());
     let mut after_not = false;
-    // The field before each bracket that is open.
+    // The field of each open bracket; empty where it has none.
     let mut fields: Vec<&str> = Vec::new();
-    for piece in &pieces {
-        match piece.kind {
-            Kind::Term => {
-                let raw = piece.of(text);
+    for lexeme in &lexemes {
+        match lexeme.kind {
+            LexemeKind::Term => {
+                let raw = lexeme.of(text);
                 let field = fields.iter().rev().find(|f| !f.is_empty()).filter(|_| !raw.contains(':'));
-                found.push(Term {
+                found.push(QueryTerm {
                     text: [field.copied().unwrap_or(""), raw].concat(),
-                    span: piece.span.clone(),
+                    span: lexeme.span.clone(),
                     negated: after_not || raw.starts_with('-'),
                 });
                 after_not = false;
             }
-            Kind::Not => after_not = true,
-            // NOT before a bracket negates the first term of it at least; operators in between are noise.
-            Kind::Open => fields.push(piece.of(text).trim_end_matches('(')),
-            Kind::Close => drop(fields.pop()),
-            Kind::AndOr => {}
+            LexemeKind::Not => after_not = true,
+            // NOT before a bracket negates only the first term inside. Operators in between are ignored.
+            LexemeKind::Open => fields.push(lexeme.of(text).trim_end_matches('(')),
+            LexemeKind::Close => drop(fields.pop()),
+            LexemeKind::AndOr => {}
         }
     }
     found
 }
 
-/// The text without its term number `index` (as [`terms`] counts), and without the operators and brackets that then
-/// have nothing to work on. The text as it is, one space between the pieces, when there is no such term.
+/// The query without its term number `index` (in the order of [`terms`]), and without operators and brackets that lose
+/// their last operand. All of the query, with single spaces, where there is no such term.
 pub fn without_term(text: &str, index: usize) -> String {
-    let mut pieces = pieces(text);
-    let at = pieces.iter().enumerate().filter(|(_, piece)| piece.kind == Kind::Term).map(|(at, _)| at).nth(index);
+    let mut lexemes = lexemes(text);
+    let at =
+        lexemes.iter().enumerate().filter(|(_, lexeme)| lexeme.kind == LexemeKind::Term).map(|(at, _)| at).nth(index);
     if let Some(at) = at {
-        remove(&mut pieces, at);
+        remove(&mut lexemes, at);
     }
     let mut out = String::with_capacity(text.len());
     let mut tight = true;
-    for piece in &pieces {
-        if !tight && piece.kind != Kind::Close {
+    for lexeme in &lexemes {
+        if !tight && lexeme.kind != LexemeKind::Close {
             out.push(' ');
         }
-        out.push_str(piece.of(text));
-        tight = piece.kind == Kind::Open;
+        out.push_str(lexeme.of(text));
+        tight = lexeme.kind == LexemeKind::Open;
     }
     out
 }
 
-/// Removes the piece at `at`; then a NOT before it, one operator beside it, and brackets left empty around it.
-fn remove(pieces: &mut Vec<Piece>, mut at: usize) {
-    pieces.remove(at);
+/// Removes the lexeme at `at`, then a NOT before it, one operator beside it, and brackets left empty around it.
+fn remove(lexemes: &mut Vec<Lexeme>, mut at: usize) {
+    lexemes.remove(at);
     loop {
-        let kind = |pieces: &Vec<Piece>, at: Option<usize>| at.and_then(|at| pieces.get(at)).map(|piece| piece.kind);
+        let kind =
+            |lexemes: &Vec<Lexeme>, at: Option<usize>| at.and_then(|at| lexemes.get(at)).map(|lexeme| lexeme.kind);
         let before = at.checked_sub(1);
-        match (kind(pieces, before), kind(pieces, Some(at))) {
-            (Some(Kind::Not), _) => at = drop_at(pieces, at - 1),
-            (Some(Kind::AndOr), _) => {
-                drop_at(pieces, at - 1);
+        match (kind(lexemes, before), kind(lexemes, Some(at))) {
+            (Some(LexemeKind::Not), _) => at = drop_at(lexemes, at - 1),
+            (Some(LexemeKind::AndOr), _) => {
+                drop_at(lexemes, at - 1);
                 return;
             }
-            (Some(Kind::Open), Some(Kind::Close)) => {
-                pieces.remove(at);
-                at = drop_at(pieces, at - 1);
+            (Some(LexemeKind::Open), Some(LexemeKind::Close)) => {
+                lexemes.remove(at);
+                at = drop_at(lexemes, at - 1);
             }
-            (None | Some(Kind::Open), Some(Kind::AndOr)) => {
-                pieces.remove(at);
+            (None | Some(LexemeKind::Open), Some(LexemeKind::AndOr)) => {
+                lexemes.remove(at);
                 return;
             }
             _ => return,
@@ -103,13 +106,13 @@ fn remove(pieces: &mut Vec<Piece>, mut at: usize) {
     }
 }
 
-fn drop_at(pieces: &mut Vec<Piece>, at: usize) -> usize {
-    pieces.remove(at);
+fn drop_at(lexemes: &mut Vec<Lexeme>, at: usize) -> usize {
+    lexemes.remove(at);
     at
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum LexemeKind {
     Term,
     AndOr,
     Not,
@@ -118,42 +121,42 @@ enum Kind {
 }
 
 #[derive(Debug)]
-struct Piece {
-    kind: Kind,
+struct Lexeme {
+    kind: LexemeKind,
     span: Range<usize>,
 }
 
-impl Piece {
+impl Lexeme {
     fn of<'t>(&self, text: &'t str) -> &'t str {
         text.get(self.span.clone()).unwrap_or("")
     }
 }
 
-fn pieces(text: &str) -> Vec<Piece> {
+fn lexemes(text: &str) -> Vec<Lexeme> {
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
         let end = at + c.len_utf8();
         at = match c {
             '(' => {
-                found.push(Piece { kind: Kind::Open, span: at..end });
+                found.push(Lexeme { kind: LexemeKind::Open, span: at..end });
                 end
             }
             ')' => {
                 let end = end + boost_length(text.get(end..).unwrap_or(""));
-                found.push(Piece { kind: Kind::Close, span: at..end });
+                found.push(Lexeme { kind: LexemeKind::Close, span: at..end });
                 end
             }
             c if is_separator(c) => end,
             _ if field_length(text, at) > 0 => {
                 let end = at + field_length(text, at) + 1;
-                found.push(Piece { kind: Kind::Open, span: at..end });
+                found.push(Lexeme { kind: LexemeKind::Open, span: at..end });
                 end
             }
             _ => {
                 let end = term_end(text, at);
-                if let Some(piece) = term(text, at..end) {
-                    found.push(piece);
+                if let Some(lexeme) = term_or_operator(text, at..end) {
+                    found.push(lexeme);
                 }
                 end
             }
@@ -162,7 +165,7 @@ fn pieces(text: &str) -> Vec<Piece> {
     found
 }
 
-/// The length of `field:` at `start` when a bracket follows, else 0.
+/// The length of `field:` at `start` when a bracket follows, otherwise 0.
 fn field_length(text: &str, start: usize) -> usize {
     let rest = text.get(start..).unwrap_or("");
     let name = rest.len() - rest.trim_start_matches(|c: char| c.is_alphanumeric() || "_-".contains(c)).len();
@@ -170,7 +173,7 @@ fn field_length(text: &str, start: usize) -> usize {
     if name > 0 && bracket { name + 1 } else { 0 }
 }
 
-/// Where the term that starts at `start` ends; always after `start`.
+/// The end of the term that starts at `start`; always greater than `start`.
 fn term_end(text: &str, start: usize) -> usize {
     let rest = text.get(start..).unwrap_or("");
     for (at, c) in rest.char_indices() {
@@ -183,7 +186,7 @@ fn term_end(text: &str, start: usize) -> usize {
                     let end = at + close + 2;
                     start + end + boost_length(rest.get(end..).unwrap_or(""))
                 }
-                // A quote that closes nothing is noise.
+                // A quote without a partner is ignored.
                 _ => start + if at == 0 { 1 } else { at },
             };
         }
@@ -194,22 +197,22 @@ fn term_end(text: &str, start: usize) -> usize {
     start + rest.len()
 }
 
-/// The piece in `span`, without punctuation around it; none when nothing is left.
-fn term(text: &str, span: Range<usize>) -> Option<Piece> {
+/// The lexeme in `span`, without surrounding punctuation; none where nothing is left.
+fn term_or_operator(text: &str, span: Range<usize>) -> Option<Lexeme> {
     let raw = text.get(span.clone())?;
     match raw {
-        "AND" | "OR" => return Some(Piece { kind: Kind::AndOr, span }),
-        "NOT" => return Some(Piece { kind: Kind::Not, span }),
+        "AND" | "OR" => return Some(Lexeme { kind: LexemeKind::AndOr, span }),
+        "NOT" => return Some(Lexeme { kind: LexemeKind::Not, span }),
         _ => {}
     }
-    let noise = |c: char| ".!?:'`*…".contains(c);
-    let head = raw.len() - raw.trim_start_matches(noise).len();
-    let kept = raw.get(head..)?.trim_end_matches(noise);
+    let punctuation = |c: char| ".!?:'`*…".contains(c);
+    let head = raw.len() - raw.trim_start_matches(punctuation).len();
+    let kept = raw.get(head..)?.trim_end_matches(punctuation);
     if !kept.chars().any(char::is_alphanumeric) {
         return None;
     }
     let start = span.start + head;
-    Some(Piece { kind: Kind::Term, span: start..start + kept.len() })
+    Some(Lexeme { kind: LexemeKind::Term, span: start..start + kept.len() })
 }
 
 fn is_separator(c: char) -> bool {
@@ -220,7 +223,7 @@ fn is_boost(text: &str) -> bool {
     text.len() > 1 && boost_length(text) == text.len()
 }
 
-/// The length of `^2.5` at the start of a text, 0 when there is none.
+/// The length of `^2.5` at the start of a text, otherwise 0.
 fn boost_length(text: &str) -> usize {
     let Some(number) = text.strip_prefix('^') else { return 0 };
     let digits = number.len() - number.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
@@ -247,7 +250,7 @@ mod tests {
         assert_eq!(texts(query), [r#"title:"cradle song"^2"#, "a^3", "-b", r#""c d""#, "+e"]);
         let negated: Vec<bool> = terms(query).iter().map(|t| t.negated).collect();
         assert_eq!(negated, [false, false, true, true, false]);
-        let words: Vec<String> = terms(query).iter().map(Term::words).collect();
+        let words: Vec<String> = terms(query).iter().map(QueryTerm::words).collect();
         assert_eq!(words, ["title: cradle song", "a", "b", "c d", "e"]);
     }
 
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_quote_is_noise() {
+    fn a_quote_without_a_partner_is_ignored() {
         assert_eq!(texts("\"open quote and 5\" x"), ["\"open quote and 5\"", "x"]);
         assert_eq!(texts("a \"open quote"), ["a", "open", "quote"]);
         assert_eq!(texts("5\" pipe"), ["5", "pipe"]);
@@ -284,7 +287,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_is_read_and_each_removal_leaves_the_other_terms(text in "[ \"()a-cé:^2,+AND OT-]{0,40}") {
+        fn every_text_is_split_into_terms_that_stand_at_their_spans(text in "[ \"()a-cé:^2,+AND OT-]{0,40}") {
             let all = texts(&text);
             for (i, term) in terms(&text).iter().enumerate() {
                 prop_assert!(term.text.ends_with(&text[term.span.clone()]));
@@ -304,7 +307,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_at_all_is_read(text in "\\PC*") {
+        fn no_text_makes_the_lexer_fail(text in "\\PC*") {
             for i in 0..terms(&text).len() {
                 without_term(&text, i);
             }

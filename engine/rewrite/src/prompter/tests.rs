@@ -1,7 +1,8 @@
 use super::*;
-use crate::rewrite::answer::FormatFault;
 use crate::rewrite::compose::Mode;
-use crate::rewrite::terms::terms;
+use crate::rewrite::parse::FormatFault;
+use crate::rewrite::prompt::{Example, examples};
+use crate::rewrite::query_terms::terms;
 use proptest::prelude::*;
 
 fn card(languages: &[QueryLanguage]) -> RetrieverCard {
@@ -27,7 +28,7 @@ fn parts(prompt: Prompt) -> (String, String) {
     }
 }
 
-fn messages(prompt: Prompt) -> Vec<Message> {
+fn messages(prompt: Prompt) -> Vec<ChatMessage> {
     match prompt {
         Prompt::Chat { messages } => messages,
         Prompt::Completion { .. } => panic!("a completion"),
@@ -49,7 +50,7 @@ fn every_config() -> Vec<PromptConfig> {
 }
 
 #[test]
-fn a_few_shot_prompt_reads_as_a_list_that_goes_on() {
+fn a_few_shot_prompt_is_a_list_that_the_completion_continues() {
     let (prefix, query) = parts(prompter(PromptConfig::default()).prompt(&Query::text("soup for a cold day")).unwrap());
     let expected = "Requests for recipes, each with other words that fitting entries use.\n\n\
                     Request: how do bees tell each other where the flowers are\n\
@@ -94,7 +95,7 @@ fn a_think_answer_prompt_shows_the_form_that_its_parser_accepts() {
 fn every_built_in_example_is_an_answer_in_its_own_style() {
     for config in every_config() {
         let language = config.language.unwrap();
-        let examples = config.examples(language).unwrap();
+        let examples = examples(&config, language).unwrap();
         assert!(examples.len() >= 3 && config.validate(&card(&[language])).is_ok());
         let wanted: Vec<&str> = examples.iter().map(|e| e.search.as_str()).collect();
         let prompter = prompter(config.clone());
@@ -103,7 +104,7 @@ fn every_built_in_example_is_an_answer_in_its_own_style() {
                 prefix.split("\nSearch:").skip(1).map(|rest| rest.split("\n\n").next().unwrap().to_owned()).collect()
             }
             Prompt::Chat { messages } => {
-                messages.into_iter().filter(|m| m.role == "assistant").map(|m| m.content).collect()
+                messages.into_iter().filter(|m| m.role == Role::Assistant).map(|m| m.content).collect()
             }
         };
         let read: Vec<String> = answers
@@ -121,7 +122,7 @@ fn every_built_in_example_is_an_answer_in_its_own_style() {
 }
 
 #[test]
-fn what_prompts_share_is_the_same_for_every_query() {
+fn the_shared_part_is_the_same_for_every_query() {
     for config in every_config() {
         let prompter = prompter(config);
         let (a, b) =
@@ -136,7 +137,7 @@ fn what_prompts_share_is_the_same_for_every_query() {
                 assert_eq!(a[..a.len() - 1], b[..b.len() - 1]);
                 assert_ne!(a.last(), b.last());
             }
-            _ => panic!("two forms"),
+            _ => panic!("two kinds of prompt"),
         }
     }
 }
@@ -153,16 +154,7 @@ fn a_history_shows_its_last_titles_from_the_catalogue_or_from_the_lines_of_the_t
 }
 
 #[test]
-fn a_request_stays_on_its_line_keeps_its_head_and_cannot_end_its_turn() {
-    assert_eq!(sanitised(" a\n\nb\t\u{0}c ", 10), "a b c");
-    assert_eq!(sanitised("abcdef", 3), "abc");
-    assert_eq!(sanitised("äöü ßé", 4), "äöü");
-    assert_eq!(sanitised("x<|im_end|></s><think> 1<2 <3", 99), "x< |im_end|>< /s>< think> 1<2 <3");
-    assert_eq!(PromptConfig::default().max_request_chars, 400);
-}
-
-#[test]
-fn a_template_of_ones_own_takes_the_place_of_the_built_in_one() {
+fn a_configured_template_replaces_the_built_in_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mine.jinja");
     let text = "{% macro instruction() %}Over {{ content }}{% endmacro %}{% macro request(q) %}Q {{ q.text }} A{% endmacro %}\
@@ -182,7 +174,10 @@ fn a_template_of_ones_own_takes_the_place_of_the_built_in_one() {
     ] {
         std::fs::write(&path, text).unwrap();
         let error = Prompter::new(config.clone(), &card(&[QueryLanguage::Plain])).err().unwrap().to_string();
-        assert!(error.contains("mine.jinja") && error.contains(said), "{error}");
+        assert!(
+            error.starts_with("prompt.template: ") && error.contains("mine.jinja") && error.contains(said),
+            "{error}"
+        );
     }
 }
 
@@ -196,11 +191,11 @@ fn bad_keys_and_values_are_refused_with_what_would_be_right() {
     assert_eq!((ok.style, ok.mode), (PromptStyle::ThinkAnswer, Mode::Rewrite));
     let say = |config: PromptConfig| Prompter::new(config, &card(&[QueryLanguage::Plain])).err().unwrap().to_string();
     let default = PromptConfig::default;
-    assert!(say(PromptConfig { max_terms: 0, ..default() }).contains("max_terms: 0"));
-    assert!(say(PromptConfig { original_weight: f32::NAN, ..default() }).contains("original_weight: NaN"));
+    assert!(say(PromptConfig { max_terms: 0, ..default() }).contains("prompt.max_terms: 0"));
+    assert!(say(PromptConfig { original_weight: f32::NAN, ..default() }).contains("prompt.original_weight: NaN"));
     assert!(say(PromptConfig { language: Some(QueryLanguage::Boolean), ..default() }).contains("does not read"));
     let example = Example { search: "x".into(), ..Example::default() };
-    assert!(say(PromptConfig { examples: Some(vec![example]), ..default() }).contains("examples[0]"));
+    assert!(say(PromptConfig { examples: Some(vec![example]), ..default() }).contains("prompt.examples[0]"));
 }
 
 #[test]
@@ -211,6 +206,32 @@ fn a_completion_becomes_a_rewrite_or_a_format_error() {
     assert_eq!(good, Rewrite::plain("baby songs baby songs lullaby"));
     let error = prompter.rewrite(&query, "<think>").unwrap_err().to_string();
     assert!(error.contains(&FormatFault::MissingTag("</think>").to_string()), "{error}");
+}
+
+#[test]
+fn a_reading_holds_the_rewrite_without_each_term() {
+    let prompter = prompter(PromptConfig::default());
+    let completion = " hedge trimmer cordless\n";
+    let reading = prompter.read(&Query::text("cut the hedge"), completion);
+    assert_eq!(reading.earning().unwrap().text, "cut the hedge cut the hedge hedge trimmer cordless");
+    let terms: Vec<(&str, &str)> =
+        reading.terms.iter().map(|t| (&completion[t.span.clone()], t.without.text.as_str())).collect();
+    assert_eq!(
+        terms,
+        [
+            ("hedge", "cut the hedge cut the hedge trimmer cordless"),
+            ("trimmer", "cut the hedge cut the hedge hedge cordless"),
+            ("cordless", "cut the hedge cut the hedge hedge trimmer"),
+        ]
+    );
+}
+
+#[test]
+fn a_recovered_query_is_a_rewrite_that_is_not_rewarded_and_has_no_terms() {
+    let prompter = prompter(PromptConfig { style: PromptStyle::ThinkAnswer, ..PromptConfig::default() });
+    let reading = prompter.read(&Query::text("baby songs"), "<answer>{\"query\": \"lullaby\"}</answer>");
+    assert!(reading.rewrite.is_some() && reading.earning().is_none() && reading.terms.is_empty());
+    assert_eq!(reading.broken, Some(FormatFault::MissingTag("<think>")));
 }
 
 proptest! {

@@ -3,28 +3,28 @@ use proptest::prelude::*;
 
 const PLAIN: QueryLanguage = QueryLanguage::Plain;
 
-fn think(completion: &str) -> Answer {
+fn think(completion: &str) -> ParsedCompletion {
     parse(PromptStyle::ThinkAnswer, PLAIN, completion)
 }
 
 #[test]
 fn few_shot_takes_the_first_line_without_label_and_enclosing_quotes() {
     for completion in [" cradle song\nRequest: x", "cradle song", "  Search: cradle song ", " \"cradle song\"\r\n"] {
-        let answer = parse(PromptStyle::FewShot, PLAIN, completion);
-        assert_eq!(answer.query.as_deref(), Some("cradle song"), "{completion:?}");
-        assert_eq!(&completion[answer.query_span.unwrap()], "cradle song");
-        assert_eq!(answer.broken, None);
+        let parsed = parse(PromptStyle::FewShot, PLAIN, completion);
+        assert_eq!(parsed.query.as_deref(), Some("cradle song"), "{completion:?}");
+        assert_eq!(&completion[parsed.query_span.unwrap()], "cradle song");
+        assert_eq!(parsed.broken, None);
     }
     let phrase = parse(PromptStyle::FewShot, QueryLanguage::Boolean, " \"cradle song\"");
     assert_eq!(phrase.query.as_deref(), Some("\"cradle song\""));
 }
 
 #[test]
-fn an_empty_first_line_is_broken() {
+fn an_empty_first_line_breaks_the_format() {
     for completion in ["", "   ", "\nsong", "\"\"", "Search:"] {
         assert_eq!(
             parse(PromptStyle::FewShot, PLAIN, completion),
-            Answer::broken(FormatFault::Empty),
+            ParsedCompletion::without_query(FormatFault::Empty),
             "{completion:?}"
         );
     }
@@ -32,20 +32,20 @@ fn an_empty_first_line_is_broken() {
 
 #[test]
 fn chat_skips_reasoning_and_blank_lines() {
-    let answer = parse(PromptStyle::Chat, PLAIN, "<think>\nhm\n</think>\n\n  cradle song \nthat is all");
-    assert_eq!(answer.query.as_deref(), Some("cradle song"));
+    let parsed = parse(PromptStyle::Chat, PLAIN, "<think>\nhm\n</think>\n\n  cradle song \nthat is all");
+    assert_eq!(parsed.query.as_deref(), Some("cradle song"));
 }
 
 #[test]
-fn a_well_formed_think_answer_yields_its_query_and_where_it_stands() {
+fn a_well_formed_think_answer_yields_its_query_and_its_place() {
     let completion = "<think>lullabies</think>\n<answer> {\"note\": 1, \"query\": \" cradle song \"} </answer>";
-    let answer = think(completion);
-    assert_eq!((answer.query.as_deref(), answer.broken), (Some("cradle song"), None));
-    assert_eq!(&completion[answer.query_span.unwrap()], "cradle song");
+    let parsed = think(completion);
+    assert_eq!((parsed.query.as_deref(), parsed.broken), (Some("cradle song"), None));
+    assert_eq!(&completion[parsed.query_span.unwrap()], "cradle song");
 }
 
 #[test]
-fn each_way_to_break_the_format_is_named_and_the_query_is_saved_where_there_is_one() {
+fn each_fault_of_the_format_is_named_and_the_query_is_recovered_where_there_is_one() {
     use FormatFault::*;
     let table = [
         ("<answer>{\"query\": \"a\"}</answer>", MissingTag("<think>"), Some("a")),
@@ -70,19 +70,19 @@ fn each_way_to_break_the_format_is_named_and_the_query_is_saved_where_there_is_o
         ("", MissingTag("<think>"), None),
     ];
     for (completion, fault, query) in table {
-        let answer = think(completion);
-        assert_eq!(answer.broken, Some(fault), "{completion}");
-        assert_eq!(answer.query.as_deref(), query, "{completion}");
+        let parsed = think(completion);
+        assert_eq!(parsed.broken, Some(fault), "{completion}");
+        assert_eq!(parsed.query.as_deref(), query, "{completion}");
     }
 }
 
 #[test]
-fn terms_stand_where_they_are_in_the_completion_even_inside_escaped_json() {
+fn terms_have_their_places_in_the_completion_even_inside_escaped_json() {
     let completion =
         r#"<think>a</think><answer>{"query": "\"cradle song\" caf\u00e9 na\u00efve \ud83c\udf19 b"}</answer>"#;
-    let answer = think(completion);
-    assert_eq!(answer.query.as_deref(), Some("\"cradle song\" café naïve 🌙 b"));
-    let found = answer.terms(completion);
+    let parsed = think(completion);
+    assert_eq!(parsed.query.as_deref(), Some("\"cradle song\" café naïve 🌙 b"));
+    let found = parsed.terms(completion);
     let written: Vec<&str> = found.iter().map(|t| &completion[t.span.clone()]).collect();
     assert_eq!(written, [r#"\"cradle song\""#, r"caf\u00e9", r"na\u00efve", "b"]);
     let plain = parse(PromptStyle::FewShot, PLAIN, " cradle, song\n");
@@ -91,7 +91,7 @@ fn terms_stand_where_they_are_in_the_completion_even_inside_escaped_json() {
 }
 
 #[test]
-fn deep_nesting_is_broken_and_not_a_crash() {
+fn deep_nesting_breaks_the_format_and_does_not_crash() {
     let deep = format!("<think></think><answer>{}</answer>", "{\"query\":".repeat(100_000));
     assert_eq!(think(&deep).broken, Some(FormatFault::NotJson));
 }
@@ -99,13 +99,13 @@ fn deep_nesting_is_broken_and_not_a_crash() {
 fn check(completion: &str) -> Result<(), TestCaseError> {
     for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
         for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
-            let answer = parse(style, language, completion);
-            prop_assert!(answer.query.is_some() || answer.broken.is_some());
-            prop_assert!(answer.query.as_ref().is_none_or(|q| !q.trim().is_empty() && q.len() <= completion.len()));
-            if let Some(span) = &answer.query_span {
+            let parsed = parse(style, language, completion);
+            prop_assert!(parsed.query.is_some() || parsed.broken.is_some());
+            prop_assert!(parsed.query.as_ref().is_none_or(|q| !q.trim().is_empty() && q.len() <= completion.len()));
+            if let Some(span) = &parsed.query_span {
                 prop_assert!(completion.get(span.clone()).is_some());
             }
-            for term in answer.terms(completion) {
+            for term in parsed.terms(completion) {
                 prop_assert!(completion.get(term.span).is_some());
             }
         }
@@ -133,10 +133,10 @@ proptest! {
         let completion = format!("<think>x</think><answer>{json}</answer>");
         let clean = TAGS.iter().all(|tag| !query.contains(tag)) && !query.trim().is_empty();
         if clean {
-            let answer = think(&completion);
-            prop_assert_eq!(answer.query.as_deref(), Some(query.trim()));
-            prop_assert_eq!(answer.broken, None);
-            prop_assert_eq!(answer.terms(&completion).len(), terms(query.trim()).len());
+            let parsed = think(&completion);
+            prop_assert_eq!(parsed.query.as_deref(), Some(query.trim()));
+            prop_assert_eq!(parsed.broken, None);
+            prop_assert_eq!(parsed.terms(&completion).len(), terms(query.trim()).len());
         }
     }
 }

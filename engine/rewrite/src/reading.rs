@@ -1,0 +1,57 @@
+//! A completion as a rewrite, and the rewrites without each of its terms.
+
+use std::ops::Range;
+
+use super::compose::Composer;
+use super::parse::{FormatFault, ParsedCompletion};
+use super::query_terms::without_term;
+use crate::types::{Query, Rewrite};
+
+/// Terms of a completion that get a counterfactual rewrite, at most. It bounds the number of retrievals per completion.
+const MAX_COUNTERFACTUALS: usize = 16;
+
+/// A completion after parsing and composing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// The rewrite; none where the completion holds no query.
+    pub rewrite: Option<Rewrite>,
+    /// How the format was broken. A rewrite in a broken format is served, but not rewarded.
+    pub broken: Option<FormatFault>,
+    /// The generated terms, for credit by counterfactual retrieval. Empty where the format was broken.
+    pub terms: Vec<TermReading>,
+}
+
+impl Reading {
+    /// Composes the rewrite of a parsed completion and its counterfactuals.
+    pub(super) fn new(parsed: &ParsedCompletion, completion: &str, query: &Query, composer: &Composer) -> Self {
+        let Some(generated) = &parsed.query else {
+            return Self { rewrite: None, broken: parsed.broken, terms: Vec::new() };
+        };
+        let terms = match parsed.broken {
+            Some(_) => Vec::new(),
+            None => parsed.terms(completion),
+        };
+        let counterfactual =
+            |(index, span)| TermReading { span, without: composer.compose(query, &without_term(generated, index)) };
+        let spans = terms.into_iter().map(|term| term.span).take(MAX_COUNTERFACTUALS);
+        Self {
+            rewrite: Some(composer.compose(query, generated)),
+            broken: parsed.broken,
+            terms: spans.enumerate().map(counterfactual).collect(),
+        }
+    }
+
+    /// The rewrite, where the format was kept: what training rewards.
+    pub fn earning(&self) -> Option<&Rewrite> {
+        self.rewrite.as_ref().filter(|_| self.broken.is_none())
+    }
+}
+
+/// A generated term and the rewrite without it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TermReading {
+    /// Its place in the completion, in bytes.
+    pub span: Range<usize>,
+    /// The rewrite without it.
+    pub without: Rewrite,
+}

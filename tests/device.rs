@@ -226,16 +226,10 @@ fn heads_of_every_width_and_sharing_are_attended_to() {
 fn the_pretrained_model_gives_the_same_numbers_there() {
     let Some(_turn) = turn() else { return };
     if !emulator::real() && std::env::var_os("QUERYWRIGHT_SLOW").is_none() {
-        println!("skipped: an emulated device takes a minute (QUERYWRIGHT_SLOW=1 makes it)");
+        querywright_testing::skipped("an emulated device takes a minute for it: set QUERYWRIGHT_SLOW=1");
         return;
     }
-    let path = match querywright::sources::model("smollm2-135m", &Default::default()) {
-        Ok(path) => path,
-        Err(error) => {
-            println!("skipped: {error}");
-            return;
-        }
-    };
+    let Some(path) = querywright_testing::model() else { return };
     let pair = pair_of(ModelSource::open(&path).unwrap(), Precision::Bf16);
     let adapter = adapter(&pair.host, LoraConfig::default(), 8);
     let (logp, entropy, gradients) = learned(&pair.host, &adapter, &[]);
@@ -293,7 +287,7 @@ fn the_same_seeds_give_the_same_completions_as_on_the_processor() {
 fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
     let Some(_turn) = turn() else { return };
     if emulator::real() {
-        println!("skipped: a real device has the memory that it has");
+        querywright_testing::skipped("a real device has the memory that it has");
         return;
     }
     let pair = pair("tiny-qwen3", Precision::F32);
@@ -391,7 +385,7 @@ fn program(home: &Path) -> std::process::Command {
         }
     }
     if !emulator::real()
-        && let Some(folder) = emulator::folder()
+        && let Ok(folder) = emulator::folder()
     {
         command.env("LD_LIBRARY_PATH", folder);
     }

@@ -4,7 +4,6 @@
 mod guests;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,11 +90,7 @@ fn the_dense_plugin_ranks_by_the_hosts_vectors() {
 /// Next items of real histories. The plugin gets the sessions as an artifact, and is compared with its formula.
 #[test]
 fn the_covisit_plugin_ranks_real_histories_as_its_formula_says() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data/amazon-industrial");
-    if !folder.is_dir() {
-        println!("skipped: {} is not there", folder.display());
-        return;
-    }
+    let Some(folder) = querywright_testing::data("amazon-industrial") else { return };
     let data = Dataset::open(&folder).unwrap();
     let target = |query: &Query| data.qrels.get(&query.id).unwrap().iter().find(|j| j.1 > 0).unwrap().0;
     let id = |item: u32| data.catalog.document(item).id;

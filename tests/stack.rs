@@ -1,5 +1,5 @@
-//! The front door holds its promises whatever happens behind it: a rewrite that is late, wrong or broken costs the
-//! searcher nothing but the rewrite.
+//! A stack keeps its promises whatever fails behind it: a rewrite that is late, wrong or broken costs a search nothing
+//! but that rewrite.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -159,17 +159,17 @@ fn a_rewrite_that_fails_falls_back_with_its_reason() {
 
 #[test]
 fn a_rewriter_that_gives_no_answer_falls_back() {
-    struct Silent;
-    impl Rewriter for Silent {
+    struct Empty;
+    impl Rewriter for Empty {
         fn name(&self) -> &str {
-            "silent"
+            "empty"
         }
 
         fn rewrite(&self, _: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
             Vec::new()
         }
     }
-    fell_back(&stack().rewriter(Silent).build().unwrap().search("mat", 5).unwrap(), "no answer");
+    fell_back(&stack().rewriter(Empty).build().unwrap().search("mat", 5).unwrap(), "no answer");
 }
 
 #[test]

@@ -11,9 +11,9 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-/// Whether there is a device to test with; where there is none, why is printed.
+/// Whether there is a device to test with; where there is none, the test that asked is skipped with the reason.
 pub fn device() -> bool {
-    static LOADED: OnceLock<Option<(Library, Library)>> = OnceLock::new();
+    static LOADED: OnceLock<Result<(Library, Library), String>> = OnceLock::new();
     if real() {
         return true;
     }
@@ -21,9 +21,9 @@ pub fn device() -> bool {
         let folder = folder()?;
         // SAFETY: libraries that were built from this repository. The engine finds them by the names they carry.
         let open = |name: &str| unsafe { Library::open(Some(folder.join(name)), RTLD_NOW | RTLD_GLOBAL) };
-        Some((open("libcuda.so").unwrap(), open("libcublas.so").unwrap()))
+        Ok((open("libcuda.so").unwrap(), open("libcublas.so").unwrap()))
     };
-    LOADED.get_or_init(load).is_some()
+    LOADED.get_or_init(load).as_ref().inspect_err(querywright_testing::skipped).is_ok()
 }
 
 /// Whether the tests run on a real device.
@@ -31,12 +31,10 @@ pub fn real() -> bool {
     std::env::var_os("QUERYWRIGHT_GPU").is_some()
 }
 
-/// The folder with the emulated libraries, for the library path of a program; none, with the reason printed, where they
-/// cannot be built.
-pub fn folder() -> Option<PathBuf> {
+/// The folder with the emulated libraries, for the library path of a program; the reason, where they cannot be built.
+pub fn folder() -> Result<PathBuf, String> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {
-        println!("skipped: the emulated device runs on x86-64 Linux");
-        return None;
+        return Err("the emulated device runs on x86-64 Linux".into());
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let (ours, kernels) = (root.join("tests/emulator"), root.join("engine/kernels/src/device/cuda"));
@@ -48,7 +46,7 @@ pub fn folder() -> Option<PathBuf> {
     }
     let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("emulator-{:016x}", hasher.finish()));
     if place.is_dir() {
-        return Some(place);
+        return Ok(place);
     }
     // Built aside and moved in one step: several suites may come here at once.
     let aside = place.with_extension(std::process::id().to_string());
@@ -59,21 +57,17 @@ pub fn folder() -> Option<PathBuf> {
         command.arg(format!("-Wl,-soname,{name}")).arg("-I").arg(&ours).arg("-I").arg(&kernels);
         command.arg(ours.join(source)).args(further).arg("-o").arg(aside.join(name));
         match command.output() {
-            Ok(output) if output.status.success() => true,
+            Ok(output) if output.status.success() => Ok(()),
             Ok(output) => panic!("the emulator does not compile: {}", String::from_utf8_lossy(&output.stderr)),
-            Err(e) => {
-                println!("skipped: no C++ compiler for the emulated device ({e})");
-                false
-            }
+            Err(e) => Err(format!("there is no C++ compiler for the emulated device: {e}")),
         }
     };
     let linked = [format!("-L{}", aside.display()), "-lcuda".to_owned()];
-    if !(compile("libcuda.so", "cuda.cpp", &[]) && compile("libcublas.so", "cublas.cpp", &linked)) {
-        return None;
-    }
+    compile("libcuda.so", "cuda.cpp", &[])?;
+    compile("libcublas.so", "cublas.cpp", &linked)?;
     // Where another suite was faster, its libraries are the same.
     let _ = fs::rename(&aside, &place);
-    Some(place)
+    Ok(place)
 }
 
 /// How much memory the emulated device has from now on.

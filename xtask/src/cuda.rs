@@ -138,9 +138,9 @@ fn programs(root: &Path, work: &Path) -> Result<()> {
         Ok(artifacts.filter_map(|a| a["executable"].as_str().map(PathBuf::from)).collect())
     };
     let built = [
-        ("querywright", cargo(&["build", "--release", "--bin", "querywright"])?),
-        ("device-bench", cargo(&["bench", "--no-run", "--bench", "device"])?),
-        ("device-tests", cargo(&["test", "--no-run", "--release", "--test", "device"])?),
+        ("querywright", cargo(&["build", "--release", "--package", "querywright-cli", "--bin", "querywright"])?),
+        ("device-bench", cargo(&["bench", "--no-run", "--workspace", "--bench", "device"])?),
+        ("device-tests", cargo(&["test", "--no-run", "--release", "--workspace", "--test", "device"])?),
     ];
     let mut sum = 0;
     for (name, executables) in built {

@@ -38,7 +38,10 @@ pub fn compare(root: &Path, json: bool) -> Result<()> {
     };
     let own = |names: &[&str]| {
         let mut command = Command::new("cargo");
-        command.args(["bench", "--quiet", "--bench", "peers", "--"]).args(names).current_dir(root);
+        command
+            .args(["bench", "--quiet", "--package", "querywright", "--bench", "peers", "--"])
+            .args(names)
+            .current_dir(root);
         command
     };
     let (model, folder) = (model.display().to_string(), folder.display().to_string());
@@ -130,7 +133,8 @@ fn environment(root: &Path) -> Result<PathBuf> {
 /// The GGUF file, fetched by our own program.
 fn model(root: &Path) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--release", "--", "model", "pull", "smollm2-135m", "--json"]).current_dir(root);
+    command.args(["run", "--quiet", "--release", "--package", "querywright-cli", "--"]);
+    command.args(["model", "pull", "smollm2-135m", "--json"]).current_dir(root);
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     let said: Value = serde_json::from_slice(&output.stdout).context("`model pull --json` said no JSON")?;
     let Some(path) = said["path"].as_str() else { bail!("`model pull --json` names no path: {said}") };

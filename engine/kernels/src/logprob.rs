@@ -247,7 +247,7 @@ mod tests {
         let tokens: Vec<u32> = (0..150).map(|i| (i * 7) % 301).collect();
         let head = FrozenLinear::new(&w, None, Precision::Bf16).unwrap();
         if !head.is_bf16() {
-            println!("skipped: no products in bf16 on this machine");
+            querywright_testing::skipped("this machine has no products in bf16");
             return;
         }
         let mut logits = vec![0.0; 150 * 301];

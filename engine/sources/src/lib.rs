@@ -98,18 +98,6 @@ pub fn list() -> Result<Vec<Entry>> {
     Ok(Sources::from_environment()?.entries())
 }
 
-/// The model that tests run on, fetched once; none where no registry answers, and the reason is printed.
-/// `QUERYWRIGHT_TEST_MODEL` names another copy.
-#[cfg(test)]
-pub(crate) fn test_model() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("QUERYWRIGHT_TEST_MODEL") {
-        return Some(path.into());
-    }
-    static FETCHED: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
-    let fetch = || model("smollm2-135m", &PullOptions::default()).inspect_err(|e| println!("skipped: {e}")).ok();
-    FETCHED.get_or_init(fetch).clone()
-}
-
 /// The places that things are fetched from and kept in. The functions above take them from the environment.
 struct Sources {
     cache: Cache,

@@ -195,13 +195,11 @@ fn unknown_names_get_the_nearest_known_one_and_paths_are_taken_as_they_are() {
 /// The Semanlink archive, unpacked, is read from the folder that this variable names.
 #[test]
 fn the_semanlink_conversion_is_byte_for_byte_the_reference() {
-    let shared = std::env::var("QUERYWRIGHT_SHARED").map_or_else(|_| shared_folder(), PathBuf::from);
-    let Some(archive) =
-        std::env::var_os("QUERYWRIGHT_CHERCHE").map(PathBuf::from).filter(|p| p.exists() && shared.exists())
-    else {
-        println!("skipped: needs the data folders and QUERYWRIGHT_CHERCHE=path of cherche-2.2.1.tar.gz");
+    let purpose = "it names the file cherche-2.2.1.tar.gz";
+    let Some(archive) = querywright_testing::variable("QUERYWRIGHT_CHERCHE", purpose).map(PathBuf::from) else {
         return;
     };
+    let Some(references) = querywright_testing::data("") else { return };
     for name in ["semanlink-tags", "semanlink-arxiv"] {
         let folder = tempfile::tempdir().unwrap();
         let known = REGISTRY.iter().find(|k| k.name == name).unwrap();
@@ -209,23 +207,17 @@ fn the_semanlink_conversion_is_byte_for_byte_the_reference() {
         package::unpack(known, &archive, &folder.path().join("unpacked"), folder.path()).unwrap();
         for file in ["corpus.jsonl", "queries.jsonl", "qrels.tsv", "train.txt", "dev.txt", "test.txt"] {
             let ours = fs::read(folder.path().join(file)).unwrap();
-            let reference = fs::read(shared.join("data").join(name).join(file)).unwrap();
+            let reference = fs::read(references.join(name).join(file)).unwrap();
             assert!(ours == reference, "{name}/{file} differs");
         }
     }
 }
 
-fn shared_folder() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared"))
-}
-
 /// Fetches everything for real: `QUERYWRIGHT_NETWORK=1`.
 #[test]
 fn every_package_of_the_table_can_be_fetched() {
-    if std::env::var_os("QUERYWRIGHT_NETWORK").is_none() {
-        println!("skipped: set QUERYWRIGHT_NETWORK=1 to download about 180 MB");
-        return;
-    }
+    let purpose = "with it about 180 MB are downloaded";
+    let Some(_) = querywright_testing::variable("QUERYWRIGHT_NETWORK", purpose) else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut sources = sources(folder.path(), NOBODY, "");
     sources.clients = Clients::default();

@@ -1,7 +1,5 @@
 //! The readers end to end: good folders, bad folders, real folders.
 
-use std::path::{Path, PathBuf};
-
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -445,20 +443,9 @@ fn a_run_that_cannot_be_read_or_written_says_why() {
     assert!(write("t", "q", f32::NAN).unwrap_err().to_string().contains("must be finite"));
 }
 
-/// Where the real data sets lie; none, with a printed reason, where they are absent.
-fn real_data() -> Option<PathBuf> {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").to_owned();
-    let path = Path::new(&std::env::var("QUERYWRIGHT_SHARED").unwrap_or(default)).join("data");
-    if !path.is_dir() {
-        println!("skipped: there are no data sets at {}", path.display());
-        return None;
-    }
-    Some(path)
-}
-
 #[test]
 fn the_real_data_sets_hold_what_their_description_says_in_less_than_twice_their_text() {
-    let Some(path) = real_data() else { return };
+    let Some(path) = querywright_testing::data("") else { return };
     for (name, documents, queries, judgements, splits) in [
         ("msrd-movies", 9_750, 16_279, 384_381, &[("train", 11_650), ("dev", 1_638), ("test", 2_991)][..]),
         (

@@ -99,7 +99,7 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
 fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_forms_logits_again() {
     let f = fixture(Precision::Auto);
     if !f.host().keeps_distributions() {
-        println!("skipped: no products in bf16 on this machine");
+        querywright_testing::skipped("this machine has no products in bf16");
         return;
     }
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/peft-qwen3");

@@ -89,10 +89,8 @@ fn an_adapter_of_peft_gives_the_logits_of_peft_and_survives_a_round_trip() {
 
 #[test]
 fn python_peft_reads_our_adapter_and_computes_the_same_logits() {
-    let Ok(python) = std::env::var("QUERYWRIGHT_PEFT_PYTHON") else {
-        println!("skipped: QUERYWRIGHT_PEFT_PYTHON names no Python with torch, transformers and peft");
-        return;
-    };
+    let purpose = "it names a Python with torch, transformers and peft";
+    let Some(python) = querywright_testing::variable("QUERYWRIGHT_PEFT_PYTHON", purpose) else { return };
     let decoder = load("tiny-qwen3");
     let config = LoraConfig { r: 3, lora_alpha: 7.0, target_modules: vec!["q_proj".into(), "down_proj".into()] };
     let mut adapter = Adapter::new(decoder.config(), config, 5).unwrap();
@@ -210,7 +208,7 @@ struct SmolCase {
 
 #[test]
 fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
-    let Some(path) = crate::sources::test_model() else { return };
+    let Some(path) = querywright_testing::model() else { return };
     let decoder = HostDecoder::load(&ModelSource::open(&path).unwrap(), Precision::F32, &|_, _| {}).unwrap();
     let text = std::fs::read_to_string(golden("logits-smollm2.json")).unwrap();
     let want: SmolGolden = serde_json::from_str(&text).unwrap();

@@ -181,7 +181,7 @@ fn the_digest_follows_the_content_and_not_the_place() {
 
 /// SmolLM2, for the tests on a real model; none where it cannot be fetched.
 fn real_model() -> Option<ModelSource> {
-    Some(ModelSource::open(&crate::sources::test_model()?).unwrap())
+    Some(ModelSource::open(&querywright_testing::model()?).unwrap())
 }
 
 fn check_ids(tokenizer: &Tokenizer, text: &str) -> usize {
@@ -200,10 +200,14 @@ fn smollm2_cuts_strings_of_many_scripts_as_the_original_does() {
     let Some(model) = real_model() else { return };
     let tokenizer = model.tokenizer().unwrap();
     assert_eq!(check_ids(&tokenizer, include_str!("../../../../tests/golden/tokenizer-smollm2.json")), 300);
-    let Some(folder) = std::env::var_os("QUERYWRIGHT_GOLDEN_DIR") else {
-        println!("skipped: QUERYWRIGHT_GOLDEN_DIR does not name a folder with the large tokenizer-smollm2.json");
-        return;
-    };
+}
+
+#[test]
+fn smollm2_cuts_all_strings_of_the_large_collection_as_the_original_does() {
+    let purpose = "it names a folder with the large tokenizer-smollm2.json";
+    let Some(folder) = querywright_testing::variable("QUERYWRIGHT_GOLDEN_DIR", purpose) else { return };
+    let Some(model) = real_model() else { return };
+    let tokenizer = model.tokenizer().unwrap();
     let large = std::fs::read_to_string(Path::new(&folder).join("tokenizer-smollm2.json")).unwrap();
     println!("{} strings agree", check_ids(&tokenizer, &large));
 }
@@ -228,10 +232,9 @@ fn smollm2_s_shape_end_tokens_and_template_are_known() {
 
 #[test]
 fn smollm2_s_weights_are_those_that_transformers_dequantises() {
-    let (Some(model), Some(folder)) = (real_model(), std::env::var_os("QUERYWRIGHT_TEST_MODEL_HF")) else {
-        println!("skipped: QUERYWRIGHT_TEST_MODEL_HF does not name the same model saved by transformers in f32");
-        return;
-    };
+    let purpose = "it names the same model, saved by transformers in f32";
+    let Some(folder) = querywright_testing::variable("QUERYWRIGHT_TEST_MODEL_HF", purpose) else { return };
+    let Some(model) = real_model() else { return };
     let folder = ModelSource::open(Path::new(&folder)).unwrap();
     for name in model.config().tensor_names() {
         assert_eq!(values(&model.tensor(&name).unwrap()), values(&folder.tensor(&name).unwrap()), "{name}");

@@ -11,7 +11,7 @@ use querywright::catalog::{Catalog, CatalogBuilder};
 use querywright::error::{Fault, FaultKind};
 use querywright::plugin::{Grant, Limits, Metering, Plugin, PluginOptions, Reuse};
 use querywright::retrieve::{Bm25, Bm25Config};
-use querywright::types::{Hit, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
+use querywright::types::{Deadline, Hit, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
 use rand::{Rng, SeedableRng};
 use tantivy::schema::{IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 
@@ -115,15 +115,7 @@ impl Tantivy {
             writer.add_document(tantivy::doc!(text => document.text_of_all_fields()))?;
         }
         writer.commit()?;
-        let card = RetrieverCard {
-            name: "tantivy".into(),
-            version: String::new(),
-            digest: "tantivy".into(),
-            languages: vec![QueryLanguage::Plain],
-            fields: Vec::new(),
-            reads_history: false,
-            content: String::new(),
-        };
+        let card = RetrieverCard::new("tantivy", "tantivy");
         let parser = tantivy::query::QueryParser::for_index(&index, vec![text]);
         Ok(Self { card, searcher: index.reader()?.searcher(), parser })
     }
@@ -134,7 +126,7 @@ impl Retriever for Tantivy {
         &self.card
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let answer = |request: &Request| {
             let (query, _) = self.parser.parse_query_lenient(&request.text);
             let best = tantivy::collector::TopDocs::with_limit(request.k).order_by_score();
@@ -178,7 +170,7 @@ fn proportional() -> Option<u64> {
 fn one_by_one(retriever: &dyn Retriever, requests: &[Request]) -> anyhow::Result<f64> {
     let begun = Instant::now();
     for request in requests {
-        for answer in retriever.retrieve(std::slice::from_ref(request)) {
+        for answer in retriever.retrieve(std::slice::from_ref(request), Deadline::NONE) {
             std::hint::black_box(answer?);
         }
     }

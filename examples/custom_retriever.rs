@@ -9,7 +9,7 @@ use std::sync::Arc;
 use querywright::catalog::{Catalog, demo};
 use querywright::error::Fault;
 use querywright::stack::Identity;
-use querywright::types::{Hit, Ordinal, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
+use querywright::types::{Deadline, Hit, Ordinal, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
 use querywright::{Result, Stack};
 
 /// Ranks products by how many words of the request their titles hold.
@@ -20,16 +20,11 @@ struct Titles {
 
 impl Titles {
     fn new(catalog: &Arc<Catalog>) -> Self {
-        let card = RetrieverCard {
-            name: "titles".into(),
-            version: "1".into(),
-            // Keys the caches: it must change when a ranking could.
-            digest: format!("titles-1-{}", catalog.digest()),
-            languages: vec![QueryLanguage::Plain],
-            fields: Vec::new(),
-            reads_history: false,
-            content: "products of a shop".into(),
-        };
+        // The digest keys the caches: it must change when a ranking could.
+        let card = RetrieverCard::new("titles", format!("titles-1-{}", catalog.digest()))
+            .with_languages([QueryLanguage::Plain])
+            .with_content("products of a shop")
+            .with_documents(catalog.len());
         Self { card, titles: catalog.documents().map(|document| document.title().to_lowercase()).collect() }
     }
 
@@ -52,7 +47,7 @@ impl Retriever for Titles {
         &self.card
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         requests.iter().map(|request| Ok(self.rank(request))).collect()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use querywright::catalog::demo;
 use querywright::plugin::{Plugin, PluginOptions, PluginSlot};
-use querywright::types::{QueryLanguage, Request, Retriever};
+use querywright::types::{Deadline, QueryLanguage, Request, Retriever};
 use querywright::{Error, Result};
 
 fn main() -> Result<()> {
@@ -29,11 +29,13 @@ fn main() -> Result<()> {
         let server = scope.spawn(|| {
             let mut served = 0;
             while !stop.load(Ordering::Relaxed) {
-                served += usize::from(slot.current().retrieve(std::slice::from_ref(&request))[0].is_ok());
+                served +=
+                    usize::from(slot.current().retrieve(std::slice::from_ref(&request), Deadline::NONE)[0].is_ok());
             }
             served
         });
-        let answers = |plugin: &Plugin| match plugin.retrieve(std::slice::from_ref(&request)).remove(0) {
+        let answers = |plugin: &Plugin| match plugin.retrieve(std::slice::from_ref(&request), Deadline::NONE).remove(0)
+        {
             Ok(ranking) if !ranking.hits.is_empty() => Ok(()),
             Ok(_) => Err(Error::argument("the new plugin", "it finds nothing", "keep the old one")),
             Err(fault) => Err(fault.into()),

@@ -4,7 +4,9 @@
 mod tiny;
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
 use querywright::catalog::{Dataset, Run, demo};
 use querywright::evaluate::system;
@@ -195,15 +197,46 @@ fn models_and_data_sets_are_listed_and_described() {
     assert_eq!((&own["name"], &own["documents"]), (&"shop".into(), &16.into()));
 }
 
+/// Starts `serve --stdio` over a shop, sends it `lines`, and reads the answers.
+#[test]
+fn serve_answers_each_line_of_standard_input_in_its_order() {
+    let home = home();
+    tiny::write_shop(&home.path().join("shop"));
+    let mut command = tiny::program(home.path());
+    command.args(["serve", "--stdio", "--data", "shop", "-k", "1"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut serving = command.spawn().unwrap();
+    let lines = b"{\"query\": \"steel kettle\"}\nnonsense\n{\"query\": \"dome tent\", \"k\": 2}\n";
+    serving.stdin.take().unwrap().write_all(lines).unwrap();
+    let output = serving.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let answers: Vec<Value> = output
+        .stdout
+        .split(|b| *b == b'\n')
+        .filter(|l| !l.is_empty())
+        .map(|l| serde_json::from_slice(l).unwrap())
+        .collect();
+    assert_eq!(
+        (answers.len(), &answers[0]["hits"][0]["id"], &answers[2]["hits"][0]["id"]),
+        (3, &"d0".into(), &"d15".into())
+    );
+    assert_eq!(
+        (&answers[0]["trace"]["outcome"]["kind"], &answers[1]["code"]),
+        (&"rewritten".into(), &"argument".into())
+    );
+    let refused = tiny::run(home.path(), &["serve", "--data", "shop"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--stdio"));
+}
+
 #[test]
 fn every_command_shows_examples_and_shells_can_complete_them() {
     let home = home();
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 14] = [
         &["demo"],
         &["train"],
         &["eval"],
         &["rewrite"],
         &["search"],
+        &["serve"],
         &["completions"],
         &["model", "list"],
         &["model", "pull"],

@@ -10,7 +10,7 @@ use querywright::plugin::{Metering, Plugin, PluginOptions};
 use querywright::retrieve::Bm25;
 use querywright::train::log::{CompletionRecord, CompletionsLog, StepMetrics, name};
 use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
-use querywright::types::{Hit, Judgements, Ranking, Request, Retriever, RetrieverCard};
+use querywright::types::{Deadline, Hit, Judgements, Ranking, Request, Retriever, RetrieverCard};
 use tiny::Watched;
 
 /// The smallest run: no feature but GRPO itself.
@@ -40,7 +40,7 @@ impl Retriever for LikesVowels {
         &self.0
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let answer = |request: &Request| {
             let missing = 6 - request.text.chars().filter(|c| "aeiou".contains(*c)).count().min(6) as u32;
             let docs = (1..=missing).chain([0]);
@@ -140,7 +140,7 @@ impl Retriever for BadLine {
         self.inner.card()
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let one = |request: &Request| {
             if (self.fails)(&request.text) {
                 let detail = "the line is cut".to_owned();
@@ -221,7 +221,7 @@ impl Retriever for Hiccup {
         self.inner.card()
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let mut seen = self.seen.lock().unwrap();
         let mut one = |request: &Request| match seen.insert(request.text.clone()) {
             true => Err(Fault { retriever: "bm25".into(), kind: FaultKind::Timeout, detail: "busy".into() }),

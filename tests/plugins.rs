@@ -12,7 +12,7 @@ use querywright::error::FaultKind;
 use querywright::plugin::{
     Grant, Limits, LogLevel, Manifest, Metering, Plugin, PluginOptions, Reuse, Services, TextEncoder, Wanted, check,
 };
-use querywright::types::{Request, Retriever};
+use querywright::types::{Deadline, Request, Retriever};
 
 /// Small limits, so that faults come soon.
 fn tight() -> Limits {
@@ -46,25 +46,32 @@ fn faults_of_a_call_are_typed_and_the_next_call_is_right() {
             ("trap", FaultKind::Trap, "on demand"),
             ("recurse", FaultKind::Trap, "in function"),
             ("memory", FaultKind::Trap, "limits.memory_mib = 64"),
-            ("nan", FaultKind::Parse, "score NaN"),
-            ("infinite", FaultKind::Parse, "score inf"),
-            ("unknown", FaultKind::Parse, "item 4294967295, and the catalogue has 3"),
-            ("duplicate", FaultKind::Parse, "second time"),
-            ("unsorted", FaultKind::Parse, "higher score"),
-            ("many", FaultKind::Parse, "11 hits where at most 10"),
-            ("fewer", FaultKind::Parse, "0 answers to 1"),
-            ("more", FaultKind::Parse, "2 answers to 1"),
+            ("nan", FaultKind::Contract, "score NaN"),
+            ("infinite", FaultKind::Contract, "score inf"),
+            ("unknown", FaultKind::Contract, "document 4294967295, and there are 3"),
+            ("duplicate", FaultKind::Contract, "twice"),
+            ("unsorted", FaultKind::Contract, "higher score"),
+            ("many", FaultKind::Contract, "11 hits where at most 10"),
+            ("fewer", FaultKind::Contract, "0 answers to 1"),
+            ("more", FaultKind::Contract, "2 answers to 1"),
         ] {
             let begun = Instant::now();
-            let fault = plugin.retrieve(&[request(text)]).remove(0).unwrap_err();
+            let fault = plugin.retrieve(&[request(text)], Deadline::NONE).remove(0).unwrap_err();
             assert_eq!(fault.kind, kind, "{text}: {fault}");
             assert!(fault.detail.contains(part), "{text}: {fault}");
             assert!(begun.elapsed() < Duration::from_secs(20), "{text} took {:?}", begun.elapsed());
-            let next = plugin.retrieve(&[request("fine")]).remove(0).unwrap();
+            let next = plugin.retrieve(&[request("fine")], Deadline::NONE).remove(0).unwrap();
             assert_eq!(next.hits[0].doc, 0, "after {text}");
         }
         let excluded = Request { exclude: vec![1], ..request("excluded") };
-        assert!(plugin.retrieve(&[excluded]).remove(0).unwrap_err().detail.contains("item 1, which was excluded"));
+        assert!(
+            plugin
+                .retrieve(&[excluded], Deadline::NONE)
+                .remove(0)
+                .unwrap_err()
+                .detail
+                .contains("document 1, which was excluded")
+        );
     }
 }
 
@@ -72,10 +79,10 @@ fn faults_of_a_call_are_typed_and_the_next_call_is_right() {
 fn a_gigantic_answer_is_an_error_that_stays_small() {
     let plugin = load("hostile", "", options(Metering::Clock)).unwrap();
     for text in ["huge-list", "huge-text"] {
-        let fault = plugin.retrieve(&[request(text)]).remove(0).unwrap_err();
+        let fault = plugin.retrieve(&[request(text)], Deadline::NONE).remove(0).unwrap_err();
         assert!(fault.detail.len() < 1000, "{text}: {} bytes", fault.detail.len());
         assert!(!fault.detail.contains('\u{1b}'), "{text}");
-        assert!(plugin.retrieve(&[request("fine")]).remove(0).is_ok());
+        assert!(plugin.retrieve(&[request("fine")], Deadline::NONE).remove(0).is_ok());
     }
 }
 
@@ -83,7 +90,7 @@ fn a_gigantic_answer_is_an_error_that_stays_small() {
 fn one_bad_request_does_not_affect_the_others_of_its_batch() {
     let plugin = load("hostile", "", options(Metering::Clock)).unwrap();
     let texts: Vec<&str> = ["fine", "trap", "fine", "nan", "fine", "loop", "fine", "fewer", "fine"].repeat(3);
-    let answers = plugin.retrieve(&texts.iter().map(|text| request(text)).collect::<Vec<_>>());
+    let answers = plugin.retrieve(&texts.iter().map(|text| request(text)).collect::<Vec<_>>(), Deadline::NONE);
     assert_eq!(answers.len(), texts.len());
     for (text, answer) in texts.iter().zip(&answers) {
         assert_eq!(answer.is_ok(), *text == "fine", "{text}: {answer:?}");
@@ -114,7 +121,7 @@ fn a_plugin_that_cannot_load_is_refused_in_time_with_the_limit_that_it_reached()
 fn later_requests_see_state_only_if_instances_are_reused() {
     let ask = |reuse| {
         let plugin = load("hostile", "", PluginOptions { reuse, ..options(Metering::Clock) }).unwrap();
-        let score = |text: &str| plugin.retrieve(&[request(text)]).remove(0).unwrap().hits[0].score;
+        let score = |text: &str| plugin.retrieve(&[request(text)], Deadline::NONE).remove(0).unwrap().hits[0].score;
         score("remember:secret");
         (score("recall"), score("count"))
     };
@@ -122,7 +129,7 @@ fn later_requests_see_state_only_if_instances_are_reused() {
     assert_eq!(ask(Reuse::Searches(2)), (6.0, 1.0), "the third search gets a fresh instance");
     assert_eq!(ask(Reuse::UntilFault), (6.0, 3.0));
     let fuel = load("hostile", "", options(Metering::Fuel)).unwrap();
-    let counts = fuel.retrieve(&vec![request("count"); 20]);
+    let counts = fuel.retrieve(&vec![request("count"); 20], Deadline::NONE);
     assert!(counts.into_iter().all(|answer| answer.unwrap().hits[0].score == 1.0), "with fuel no instance is reused");
 }
 
@@ -156,7 +163,7 @@ fn an_interface_that_was_not_granted_is_a_typed_error_and_one_that_was_granted_w
             ..PluginOptions::default()
         };
         let plugin = Plugin::from_bytes("greedy", &bytes, &catalog(""), options, &|_, _| {}).unwrap();
-        plugin.retrieve(&[request(text)]).remove(0).unwrap_err().detail
+        plugin.retrieve(&[request(text)], Deadline::NONE).remove(0).unwrap_err().detail
     };
     let nothing = Grant::default;
     assert_eq!(ask(nothing(), "log"), "done");
@@ -232,7 +239,7 @@ fn excess_log_lines_are_dropped_and_have_no_control_characters() {
         ..PluginOptions::default()
     };
     let plugin = load("hostile", "", options).unwrap();
-    assert!(plugin.retrieve(&[request("flood")]).remove(0).is_ok());
+    assert!(plugin.retrieve(&[request("flood")], Deadline::NONE).remove(0).is_ok());
     let lines = lines.lock().unwrap();
     assert!((100..5_000).contains(&lines.len()), "{}", lines.len());
     assert!(lines.iter().all(|line| !line.chars().any(char::is_control)));
@@ -255,7 +262,7 @@ fn a_file_that_is_not_a_plugin_is_refused_with_what_it_is() {
         let mut bytes = good.clone();
         bytes[place] ^= 0x55;
         if let Ok(plugin) = Plugin::from_bytes("x", &bytes, &catalog(""), options(Metering::Clock), &|_, _| {}) {
-            drop(plugin.retrieve(&[request("fine")]));
+            drop(plugin.retrieve(&[request("fine")], Deadline::NONE));
         }
     }
     let place = good.windows(17).rposition(|w| w == b"recommender@0.1.0").unwrap();
@@ -295,7 +302,7 @@ fn another_digest_is_refused_and_a_cache_serves_only_what_was_written() {
         let options = PluginOptions { cache: Some(own.clone()), ..PluginOptions::default() };
         Plugin::from_bytes("bm25", bytes, &shop.catalog, options, &|_, _| {})
     };
-    let ask = |plugin: &Plugin| plugin.retrieve(&[request("cold feet in bed")]).remove(0).unwrap();
+    let ask = |plugin: &Plugin| plugin.retrieve(&[request("cold feet in bed")], Deadline::NONE).remove(0).unwrap();
     let first = ask(&load(&bytes).unwrap());
     let entry = std::fs::read_dir(&own).unwrap().next().unwrap().unwrap().path();
     let kept = std::fs::read(&entry).unwrap();
@@ -337,7 +344,7 @@ fn a_soak_with_faults_keeps_memory_flat_and_answers_correct() {
     for turn in 0..count / 100 {
         let mut batch = vec![request("fine"); 100];
         batch[turn % 100] = request(faults[turn % faults.len()]);
-        for (place, answer) in plugin.retrieve(&batch).into_iter().enumerate() {
+        for (place, answer) in plugin.retrieve(&batch, Deadline::NONE).into_iter().enumerate() {
             assert_eq!(answer.is_ok(), place != turn % 100, "turn {turn}, request {place}: {answer:?}");
             assert!(answer.is_err() || answer.unwrap().hits[0].doc == 0);
         }

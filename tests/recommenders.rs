@@ -12,7 +12,7 @@ use querywright::catalog::{CatalogBuilder, Dataset, demo};
 use querywright::error::FaultKind;
 use querywright::plugin::{Grant, Manifest, Metering, Plugin, PluginOptions, Services, TextEncoder, Wanted};
 use querywright::retrieve::{Bm25, Bm25Config};
-use querywright::types::{Query, QueryLanguage, Request, Retriever, Rewrite};
+use querywright::types::{Deadline, Query, QueryLanguage, Request, Retriever, Rewrite};
 
 #[test]
 fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
@@ -34,7 +34,10 @@ fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
             }
         }
         let (mut found, mut same) = (0, 0);
-        for ((request, ours), theirs) in requests.iter().zip(native.retrieve(&requests)).zip(plugin.retrieve(&requests))
+        for ((request, ours), theirs) in requests
+            .iter()
+            .zip(native.retrieve(&requests, Deadline::NONE))
+            .zip(plugin.retrieve(&requests, Deadline::NONE))
         {
             let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
             assert_eq!(ours.hits.len(), theirs.hits.len(), "{}", request.text);
@@ -76,7 +79,7 @@ fn the_dense_plugin_ranks_by_the_hosts_vectors() {
     };
     let plugin = Plugin::from_bytes("dense", &component("dense"), &shop.catalog, options, &|_, _| {}).unwrap();
     let query = "a warm blanket";
-    let found = plugin.retrieve(&[request(query)]).remove(0).unwrap();
+    let found = plugin.retrieve(&[request(query)], Deadline::NONE).remove(0).unwrap();
     assert_eq!(found.hits.len(), 10);
     let wanted = letters(query);
     let score = |text: &str| letters(text).iter().zip(&wanted).map(|(a, b)| a * b).sum::<f32>();
@@ -139,7 +142,7 @@ fn the_covisit_plugin_ranks_real_histories_as_its_formula_says() {
     let queries: Vec<&Query> = data.split("test").unwrap().into_iter().take(1_000).collect();
     let requests: Vec<Request> = queries.iter().map(|q| Request::new(q, &Rewrite::plain(""), 10)).collect();
     let (mut hits, mut found) = (0, 0);
-    for (query, answer) in queries.iter().zip(plugin.retrieve(&requests)) {
+    for (query, answer) in queries.iter().zip(plugin.retrieve(&requests, Deadline::NONE)) {
         let (ranking, scores) = (answer.unwrap(), scores(&query.history));
         assert_eq!(ranking.hits.len(), scores.len().min(10), "{}", query.id);
         let mut best: Vec<f64> = scores.values().copied().collect();
@@ -181,7 +184,7 @@ fn the_popularity_plugin_counts_within_its_window_in_the_sandbox() {
     };
     let ranked = |plugin: &Plugin| {
         let request = Request { exclude: vec![38], k: 5, ..request("anything") };
-        let ranking = plugin.retrieve(&[request]).remove(0).unwrap();
+        let ranking = plugin.retrieve(&[request], Deadline::NONE).remove(0).unwrap();
         ranking.hits.iter().map(|hit| (hit.doc, hit.score)).collect::<Vec<_>>()
     };
     assert_eq!(ranked(&load(Some("7"))), [(39, 39.0), (37, 37.0), (36, 36.0), (35, 35.0), (34, 34.0)]);
@@ -249,7 +252,9 @@ fn the_remote_plugin_asks_a_search_engine_over_http() {
         };
         Plugin::from_bytes("remote", &component("remote"), &catalog("first"), options, &|_, _| {}).unwrap()
     };
-    let ask = |plugin: &Plugin| plugin.retrieve(&[Request { exclude: vec![2], ..request("blue lamp") }]).remove(0);
+    let ask = |plugin: &Plugin| {
+        plugin.retrieve(&[Request { exclude: vec![2], ..request("blue lamp") }], Deadline::NONE).remove(0)
+    };
     let denied = ask(&load(&[])).unwrap_err();
     assert!(denied.kind == FaultKind::Refused && denied.detail.contains("http"), "{denied}");
     let plugin = load(&host);

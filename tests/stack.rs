@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use querywright::catalog::{Catalog, CatalogBuilder};
 use querywright::error::{Error, Fault, FaultKind, Result};
 use querywright::retrieve::{Bm25, Bm25Config};
-use querywright::stack::{Answer, Stack, StackBuilder, TraceOutcome};
-use querywright::types::{Deadline, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite, Rewriter};
+use querywright::stack::{Answer, SearchOptions, Stack, StackBuilder, TraceOutcome};
+use querywright::types::{
+    Deadline, DocumentName, Hit, Ordinal, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite, Rewriter,
+};
 
 const DEADLINE: Duration = Duration::from_millis(100);
 /// Machines that test are busy: what the deadline promises is checked with this margin.
@@ -61,7 +63,7 @@ impl Retriever for Fails {
         self.inner.card()
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let one = |request: &Request| match (self.fails)(&request.text) {
             true => Err(Fault { retriever: "bm25".into(), kind: FaultKind::Network, detail: "the line is cut".into() }),
             false => self.inner.search(request),
@@ -74,13 +76,21 @@ fn ids(answer: &Answer) -> Vec<&str> {
     answer.hits.iter().map(|hit| hit.id.as_str()).collect()
 }
 
-/// The original query was searched for, and the trace says why.
-fn fell_back(answer: &Answer, reason: &str) {
+/// The original query was searched for, and the trace says why, in words and as a code.
+fn fell_back(answer: &Answer, code: &str, reason: &str) {
     assert_eq!(answer.trace.searched, Rewrite::plain(answer.trace.query.clone()));
-    match &answer.trace.outcome {
-        TraceOutcome::FellBack(why) => assert!(why.contains(reason), "\"{why}\" should say \"{reason}\""),
-        other => panic!("{other:?} where it should have fallen back"),
-    }
+    let Some(error) = answer.trace.outcome.fallback() else {
+        panic!("{:?} where it should have fallen back", answer.trace.outcome)
+    };
+    let why = error.to_string();
+    assert!(why.contains(reason), "\"{why}\" should say \"{reason}\"");
+    assert_eq!(error.code(), code, "{why}");
+    let json = serde_json::to_value(&answer.trace.outcome).unwrap();
+    assert_eq!(json, serde_json::json!({ "kind": "fell_back", "code": code, "reason": why }));
+}
+
+fn rewritten(answer: &Answer) -> bool {
+    answer.trace.outcome.kind() == "rewritten"
 }
 
 #[test]
@@ -88,14 +98,14 @@ fn a_rewrite_is_searched_for_and_the_trace_tells_it() {
     let answer = stack().rewriter(By(to_lamp)).deadline(SOON).build().unwrap().search("see at night", 5).unwrap();
     assert_eq!(ids(&answer), ["lamp"]);
     assert_eq!((answer.hits[0].title.as_str(), answer.trace.query.as_str()), ("reading lamp", "see at night"));
-    assert_eq!((&answer.trace.outcome, &answer.trace.searched), (&TraceOutcome::Rewritten, &Rewrite::plain("lamp")));
+    assert_eq!((answer.trace.outcome.kind(), &answer.trace.searched), ("rewritten", &Rewrite::plain("lamp")));
     assert_eq!((answer.trace.rewriter.as_deref(), answer.trace.retriever.as_str()), (Some("by closure"), "bm25"));
 }
 
 #[test]
 fn without_a_rewriter_the_original_query_is_searched_for() {
     let answer = stack().build().unwrap().search("mat", 5).unwrap();
-    assert_eq!(answer.trace.outcome, TraceOutcome::Original);
+    assert!(matches!(answer.trace.outcome, TraceOutcome::Original));
     assert_eq!(answer.hits.len(), 2);
 }
 
@@ -108,8 +118,9 @@ fn a_rewrite_that_comes_late_is_not_waited_for() {
     let stack = stack().rewriter(sleeper).deadline(DEADLINE).build().unwrap();
     let start = Instant::now();
     let answer = stack.search("mat", 5).unwrap();
-    assert!(start.elapsed() >= DEADLINE && start.elapsed() < SOON, "{:?}", start.elapsed());
-    fell_back(&answer, "deadline of 100ms");
+    // A quarter of the 100 ms is kept for retrieval.
+    assert!(start.elapsed() >= DEADLINE * 3 / 4 && start.elapsed() < SOON, "{:?}", start.elapsed());
+    fell_back(&answer, "deadline", "deadline of 75ms");
     assert_eq!(answer.hits.len(), 2);
 }
 
@@ -128,10 +139,10 @@ fn a_full_queue_falls_back_at_once_and_a_free_one_rewrites_again() {
         })
     };
     let stack = stack().rewriter(rewriter).deadline(DEADLINE).build().unwrap();
-    fell_back(&stack.search("mat one", 5).unwrap(), "deadline");
-    fell_back(&stack.search("mat two", 5).unwrap(), "deadline");
+    fell_back(&stack.search("mat one", 5).unwrap(), "deadline", "deadline");
+    fell_back(&stack.search("mat two", 5).unwrap(), "deadline", "deadline");
     let start = Instant::now();
-    fell_back(&stack.search("mat three", 5).unwrap(), "deadline");
+    fell_back(&stack.search("mat three", 5).unwrap(), "overloaded", "the queue is full");
     assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
     assert_eq!(calls.load(Ordering::SeqCst), 1, "nothing else was begun");
     gate.wait();
@@ -139,11 +150,11 @@ fn a_full_queue_falls_back_at_once_and_a_free_one_rewrites_again() {
     let start = Instant::now();
     let answer = loop {
         let answer = stack.search("mat four", 5).unwrap();
-        if answer.trace.outcome == TraceOutcome::Rewritten || start.elapsed() > SOON {
+        if rewritten(&answer) || start.elapsed() > SOON {
             break answer;
         }
     };
-    assert_eq!(answer.trace.outcome, TraceOutcome::Rewritten);
+    assert!(rewritten(&answer));
     assert_eq!(ids(&answer), ["lamp"]);
 }
 
@@ -152,7 +163,7 @@ fn a_rewrite_that_fails_falls_back_with_its_reason() {
     let broken = || By(|_: &Query| Err(Error::Format("the tag <answer> is missing".into())));
     for builder in [stack(), stack().deadline(SOON)] {
         let answer = builder.rewriter(broken()).build().unwrap().search("mat", 5).unwrap();
-        fell_back(&answer, "the tag <answer> is missing");
+        fell_back(&answer, "format", "the tag <answer> is missing");
         assert_eq!(answer.hits.len(), 2);
     }
 }
@@ -169,7 +180,7 @@ fn a_rewriter_that_gives_no_answer_falls_back() {
             Vec::new()
         }
     }
-    fell_back(&stack().rewriter(Empty).build().unwrap().search("mat", 5).unwrap(), "no answer");
+    fell_back(&stack().rewriter(Empty).build().unwrap().search("mat", 5).unwrap(), "rewriter", "no answer");
 }
 
 #[test]
@@ -181,7 +192,7 @@ fn a_rewriter_that_panics_costs_its_own_query_alone() {
         });
         let stack = builder.rewriter(moody).build().unwrap();
         for _ in 0..3 {
-            fell_back(&stack.search("mat", 5).unwrap(), "panicked");
+            fell_back(&stack.search("mat", 5).unwrap(), "rewriter", "panicked");
         }
         assert_eq!(ids(&stack.search("see at night", 5).unwrap()), ["lamp"]);
     }
@@ -193,7 +204,7 @@ fn a_rewrite_that_the_retriever_fails_for_falls_back_to_the_original() {
     let retriever = Fails { inner: bm25(&catalog), fails: |text| text == "lamp" };
     let stack = Stack::builder().catalog(catalog).retriever(retriever).rewriter(By(to_lamp)).build().unwrap();
     let answer = stack.search("mat", 5).unwrap();
-    fell_back(&answer, "the line is cut");
+    fell_back(&answer, "network", "the line is cut");
     assert_eq!(answer.hits.len(), 2);
 }
 
@@ -222,16 +233,14 @@ fn a_rewrite_made_before_is_taken_from_the_cache_until_newer_ones_push_it_out() 
         })
     };
     let stack = stack().rewriter(rewriter).cache(2).build().unwrap();
-    let outcome = |text: &str| stack.search(text, 5).unwrap().trace.outcome;
-    assert_eq!((outcome("one"), outcome("one"), outcome("two")), {
-        (TraceOutcome::Rewritten, TraceOutcome::Cached, TraceOutcome::Rewritten)
-    });
-    assert_eq!(outcome("three"), TraceOutcome::Rewritten);
-    assert_eq!((outcome("two"), outcome("one")), (TraceOutcome::Cached, TraceOutcome::Rewritten));
+    let outcome = |text: &str| stack.search(text, 5).unwrap().trace.outcome.kind();
+    assert_eq!((outcome("one"), outcome("one"), outcome("two")), { ("rewritten", "cached", "rewritten") });
+    assert_eq!(outcome("three"), "rewritten");
+    assert_eq!((outcome("two"), outcome("one")), ("cached", "rewritten"));
     assert_eq!(calls.load(Ordering::SeqCst), 4);
     // Another history is another query.
     let with_history = Query { history: vec![0], ..Query::text("one") };
-    assert_eq!(stack.search_query(&with_history, 5).unwrap().trace.outcome, TraceOutcome::Rewritten);
+    assert!(rewritten(&stack.search_query(&with_history, 5).unwrap()));
 }
 
 #[test]
@@ -242,8 +251,8 @@ fn a_failed_rewrite_is_tried_again_the_next_time() {
         _ => to_lamp(query),
     });
     let stack = stack().rewriter(rewriter).cache(8).build().unwrap();
-    fell_back(&stack.search("mat", 5).unwrap(), "not today");
-    assert_eq!(stack.search("mat", 5).unwrap().trace.outcome, TraceOutcome::Rewritten);
+    fell_back(&stack.search("mat", 5).unwrap(), "format", "not today");
+    assert!(rewritten(&stack.search("mat", 5).unwrap()));
 }
 
 #[test]
@@ -283,8 +292,8 @@ fn many_threads_may_search_one_stack() {
         .collect();
     for search in searches {
         let answer = search.join().unwrap();
-        let rewritten = answer.trace.outcome == TraceOutcome::Rewritten;
-        assert!(rewritten || matches!(answer.trace.outcome, TraceOutcome::FellBack(_)));
+        let rewritten = rewritten(&answer);
+        assert!(rewritten || answer.trace.outcome.fallback().is_some());
         assert_eq!(ids(&answer).contains(&"lamp"), rewritten);
         *outcomes.entry(rewritten).or_default() += 1;
     }
@@ -295,12 +304,112 @@ fn many_threads_may_search_one_stack() {
 fn what_makes_no_stack_or_no_search_is_refused_by_name() {
     let refused = |builder: StackBuilder| builder.build().err().expect("refused").to_string();
     let catalog = catalog();
-    let none = refused(Stack::builder().retriever(bm25(&catalog)));
-    assert!(none.contains("catalog") && none.contains(".catalog(…)"), "{none}");
     let none = refused(Stack::builder().catalog(catalog));
     assert!(none.contains(".retriever(…)"), "{none}");
+    let reserve = refused(stack().rewriter(By(to_lamp)).deadline(DEADLINE).reserve(DEADLINE));
+    assert!(reserve.contains("reserve: found 100ms") && reserve.contains("less than the deadline"), "{reserve}");
     let threads = refused(stack().rewriter(By(to_lamp)).deadline(SOON).rewrite_threads(0));
     assert!(threads.contains("rewrite_threads") && threads.contains("at least 1"), "{threads}");
     let zero = stack().build().unwrap().search("mat", 0).unwrap_err().to_string();
     assert!(zero.contains('k') && zero.contains("found 0") && zero.contains("at least 1"), "{zero}");
+}
+
+/// A remote engine, as far as the stack sees: it names its hits itself, and does what it is told with a request.
+struct Remote {
+    card: RetrieverCard,
+    answer: fn(&Request, Deadline) -> Result<Vec<Ordinal>, Fault>,
+}
+
+impl Remote {
+    fn new(answer: fn(&Request, Deadline) -> Result<Vec<Ordinal>, Fault>) -> Self {
+        Self { card: RetrieverCard::new("remote", "1"), answer }
+    }
+}
+
+impl Retriever for Remote {
+    fn card(&self) -> &RetrieverCard {
+        &self.card
+    }
+
+    fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
+        let hits = |docs: Vec<Ordinal>| Ranking { hits: docs.into_iter().map(|doc| Hit { doc, score: 1.0 }).collect() };
+        requests.iter().map(|request| (self.answer)(request, deadline).map(hits)).collect()
+    }
+
+    fn document(&self, document: Ordinal) -> Option<DocumentName> {
+        (document < 100).then(|| DocumentName { id: format!("r{document}"), title: String::new() })
+    }
+}
+
+#[test]
+fn without_a_catalogue_the_retriever_names_its_hits_itself() {
+    let stack = Stack::builder().retriever(Remote::new(|_, _| Ok(vec![7, 3]))).build().unwrap();
+    assert_eq!(ids(&stack.search("x", 5).unwrap()), ["r7", "r3"]);
+    let stack = Stack::builder().retriever(Remote::new(|_, _| Ok(vec![7, 100]))).build().unwrap();
+    let error = stack.search("x", 5).unwrap_err();
+    assert!(error.code() == "contract" && error.to_string().contains("document 100 and no name for it"), "{error}");
+}
+
+#[test]
+fn the_retriever_gets_the_deadline_of_the_whole_request() {
+    let remote = || {
+        Remote::new(|_, deadline| match deadline.left() {
+            Some(left) if left <= DEADLINE => Ok(vec![1]),
+            Some(_) => Ok(vec![2]),
+            None => Ok(vec![3]),
+        })
+    };
+    let slow = || {
+        By(|_: &Query| {
+            std::thread::sleep(DEADLINE * 4);
+            Ok(Rewrite::plain("late"))
+        })
+    };
+    let found = |builder: StackBuilder, options: &SearchOptions| {
+        let answer = builder.build().unwrap().search_with(&Query::text("x"), options).unwrap();
+        (ids(&answer)[0].to_owned(), answer.trace.outcome.kind())
+    };
+    let options = SearchOptions::new(1);
+    assert_eq!(found(Stack::builder().retriever(remote()), &options), ("r3".into(), "original"));
+    // After the rewrite's time is over the retriever has what was kept for it.
+    let builder = Stack::builder().retriever(remote()).rewriter(slow()).deadline(DEADLINE * 2).reserve(DEADLINE);
+    assert_eq!(found(builder, &options), ("r1".into(), "fell_back"));
+    // A request may have less time than the stack allows, and never more.
+    let stack = || Stack::builder().retriever(remote()).deadline(SOON * 10);
+    assert_eq!(found(stack(), &options.clone().deadline(DEADLINE)), ("r1".into(), "original"));
+    assert_eq!(found(stack(), &options.deadline(Duration::MAX)), ("r2".into(), "original"));
+}
+
+#[test]
+fn a_retriever_that_lets_the_deadline_pass_is_a_fault_of_time() {
+    let late = Remote::new(|_, deadline| {
+        std::thread::sleep(DEADLINE);
+        deadline.check_for("remote").map(|()| vec![1])
+    });
+    let error = Stack::builder().retriever(late).deadline(DEADLINE / 2).build().unwrap().search("x", 1).unwrap_err();
+    assert!(error.is_deadline() && error.code() == "timeout", "{error}");
+}
+
+#[test]
+fn an_answer_that_breaks_the_contract_never_reaches_the_searcher() {
+    for (answer, part) in [
+        ((|_, _| Ok(vec![1, 1])) as fn(&Request, Deadline) -> Result<Vec<Ordinal>, Fault>, "document 1 twice"),
+        (|_, _| Ok(vec![0, 1, 2, 3, 4, 5]), "6 hits where at most 5"),
+        (|_, _| Ok(vec![9]), "document 9, which was excluded"),
+    ] {
+        let stack = Stack::builder().retriever(Remote::new(answer)).build().unwrap();
+        let error = stack.search_with(&Query::text("x"), &SearchOptions::new(5).exclude([9])).unwrap_err();
+        assert!(error.code() == "contract" && error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_retriever_and_a_rewriter_may_be_shared() {
+    let catalog = catalog();
+    let retriever: Arc<dyn Retriever> = Arc::new(bm25(&catalog));
+    let rewriter: Arc<dyn Rewriter> = Arc::new(By(to_lamp));
+    let stack = || Stack::builder().catalog(catalog.clone()).retriever(retriever.clone()).rewriter(rewriter.clone());
+    for stack in [stack().build().unwrap(), stack().build().unwrap()] {
+        assert_eq!(ids(&stack.search("see at night", 5).unwrap()), ["lamp"]);
+    }
 }

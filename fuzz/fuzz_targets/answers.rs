@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use querywright::catalog::CatalogBuilder;
 use querywright::plugin::{Plugin, PluginOptions};
-use querywright::types::{QueryLanguage, Request, Retriever};
+use querywright::types::{Deadline, QueryLanguage, Request, Retriever};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -58,7 +58,7 @@ fuzz_target!(|bytes: &[u8]| {
     let nibble = |n: u8| char::from(b'0' + n);
     let text: String = bytes.iter().take(4000).flat_map(|b| [nibble(b >> 4), nibble(b & 15)]).collect();
     let request = Request { text, language: QueryLanguage::Plain, history: vec![], exclude: vec![1], k: 2 };
-    let answers = PLUGIN.retrieve(&[request]);
+    let answers = PLUGIN.retrieve(&[request], Deadline::NONE);
     assert_eq!(answers.len(), 1);
     if let Ok(ranking) = &answers[0] {
         assert!(ranking.hits.len() <= 2);

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use libfuzzer_sys::fuzz_target;
 use querywright::catalog::demo;
 use querywright::retrieve::{Bm25, Bm25Config};
-use querywright::types::{QueryLanguage, Request, Retriever};
+use querywright::types::{Deadline, QueryLanguage, Request, Retriever};
 
 static BM25: LazyLock<Bm25> = LazyLock::new(|| {
     let shop = demo::demo(demo::SEED).expect("the shop");
@@ -17,7 +17,7 @@ static BM25: LazyLock<Bm25> = LazyLock::new(|| {
 fuzz_target!(|text: &str| {
     for language in [QueryLanguage::Plain, QueryLanguage::Boolean] {
         let request = Request { text: text.to_owned(), language, history: vec![], exclude: vec![3], k: 7 };
-        let ranking = BM25.retrieve(std::slice::from_ref(&request)).remove(0).expect("every text is a query");
+        let ranking = BM25.retrieve(std::slice::from_ref(&request), Deadline::NONE).remove(0).expect("every text is a query");
         assert!(ranking.hits.len() <= 7 && ranking.hits.iter().all(|hit| hit.doc != 3 && hit.score.is_finite()));
         if let Some(best) = ranking.hits.first() {
             drop(BM25.explain(&request, best.doc));

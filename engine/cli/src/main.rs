@@ -21,6 +21,7 @@ mod progress;
 mod rewrite;
 mod search;
 mod serve;
+mod stack;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +50,8 @@ enum Command {
     Rewrite(rewrite::Args),
     /// Search a data set
     Search(search::Args),
+    /// Serve a data set to another process
+    Serve(serve::Args),
     /// List, fetch and describe models
     #[command(subcommand)]
     Model(model::Command),
@@ -69,6 +72,7 @@ fn main() -> std::process::ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Rewrite(args) => rewrite::run(args),
         Command::Search(args) => search::run(args),
+        Command::Serve(args) => serve::run(args),
         Command::Model(command) => model::run(command),
         Command::Plugin(command) => plugin::run(command),
         Command::Data(command) => data::run(command),

@@ -1,14 +1,36 @@
-//! Serving a stack to another process: JSON lines in, JSON lines out.
-//!
-//! One request a line, `{"query": "…", "k": 10}` (`k` may be absent), one answer a line in the same order: what
-//! [`Stack::search`] gives, or `{"error": "…"}`. A line that cannot be read is answered by an error and the next one is
-//! served; nothing that a client writes ends the loop but the end of its input.
+//! `serve`: a stack for another process. For now over JSON lines.
 
 use std::io::{BufRead, Write};
 
 use serde::Deserialize;
 
 use querywright::{Error, Result, Stack};
+
+use crate::stack::StackArgs;
+
+/// Serve a data set to another process.
+///
+/// With --stdio: JSON lines. One request a line, {"query": "…", "k": 10} (k may be absent), one answer a line in the same
+/// order: the hits and what happened, or {"error": "…", "code": "…"}. A line that cannot be read is answered by an error and
+/// the next one is served; nothing that a client writes ends the service but the end of its input.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  echo '{\"query\": \"cold feet in bed\"}' | querywright serve --stdio --data demo
+  querywright serve --stdio --data demo --rewriter smollm2-135m+runs/demo/best --deadline 300 < requests.jsonl")]
+pub struct Args {
+    /// Serve JSON lines on standard input and output
+    #[arg(long, required = true)]
+    stdio: bool,
+    #[command(flatten)]
+    stack: StackArgs,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let Args { stdio: _, stack } = args;
+    let opened = stack.open()?;
+    json_lines(&opened.stack, stack.k, std::io::stdin().lock(), std::io::stdout().lock())?;
+    Ok(())
+}
 
 /// A line of a client.
 #[derive(Debug, Deserialize)]
@@ -26,7 +48,7 @@ const LONGEST_LINE: u64 = 1 << 20;
 ///
 /// # Errors
 /// When `input` cannot be read or `output` not be written: the client is gone.
-pub fn json_lines(stack: &Stack, k: usize, mut input: impl BufRead, mut output: impl Write) -> Result<u64> {
+fn json_lines(stack: &Stack, k: usize, mut input: impl BufRead, mut output: impl Write) -> Result<u64> {
     let mut served = 0;
     let mut line = Vec::new();
     loop {
@@ -49,7 +71,7 @@ pub fn json_lines(stack: &Stack, k: usize, mut input: impl BufRead, mut output: 
         };
         let object = match answer {
             Ok(answer) => answer,
-            Err(error) => serde_json::json!({ "error": error.to_string() }),
+            Err(error) => serde_json::json!({ "error": error.to_string(), "code": error.code() }),
         };
         writeln!(output, "{object}").and_then(|()| output.flush()).map_err(|e| Error::write("standard output", e))?;
         served += 1;
@@ -94,6 +116,7 @@ mod tests {
             .collect();
         assert_eq!(answers[0]["hits"][0]["id"], "a");
         assert_eq!(answers[0]["hits"].as_array().unwrap().len(), 2);
+        assert_eq!(answers[1]["code"], "argument");
         assert!(answers[1]["error"].as_str().unwrap().contains("query"));
         assert!(answers[2]["error"].as_str().unwrap().contains("1 MiB"));
         assert!(answers[3]["error"].as_str().unwrap().contains("found 0"));

@@ -4,5 +4,3 @@
 pub mod catalog;
 pub mod digest;
 pub mod metrics;
-
-use querywright_types::{self as types, error};

@@ -215,7 +215,7 @@ mod tests {
             &self.0
         }
 
-        fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
             let answer = |request: &Request| {
                 assert_eq!(request.k, 5);
                 let hits = match request.text.as_str() {
@@ -234,15 +234,7 @@ mod tests {
     }
 
     fn heart() -> Heart {
-        Heart(RetrieverCard {
-            name: "heart".into(),
-            version: "1".into(),
-            digest: "0".into(),
-            languages: vec![Default::default()],
-            fields: vec![],
-            reads_history: false,
-            content: "things".into(),
-        })
+        Heart(RetrieverCard::new("heart", "0").with_version("1").with_content("things"))
     }
 
     fn catalog() -> Catalog {

@@ -7,6 +7,7 @@ use wasmtime::Store;
 use super::engine::{Metering, TICK};
 use super::limits::Limits;
 use super::state::State;
+use querywright_types::Deadline;
 
 /// What one call may use.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,11 @@ impl Budget {
             time: Duration::from_millis(limits.call_ms.saturating_mul(times)),
             fuel: limits.fuel.saturating_mul(times),
         }
+    }
+
+    /// The same budget, but no more time than the deadline leaves.
+    pub(super) fn until(self, deadline: Deadline) -> Self {
+        Self { time: deadline.left().map_or(self.time, |left| left.min(self.time)), ..self }
     }
 
     /// Gives a store this budget for its next call.

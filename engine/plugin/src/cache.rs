@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// A folder of compiled plugins that nobody else can write to.
 #[derive(Debug, Clone)]

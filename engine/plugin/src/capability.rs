@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::limits::Limits;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The `[capabilities]` of a manifest: the host interfaces that a plugin wants. Default: none.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -9,9 +9,8 @@ use super::inspect::Inspection;
 use super::limits::Limits;
 use super::options::{PluginOptions, Reuse};
 use super::retriever::{Plugin, RequestCost};
-use crate::catalog::Catalog;
-use crate::error::{Error, Fault, Result};
-use crate::types::{QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
+use querywright_data::catalog::Catalog;
+use querywright_types::{Deadline, Error, Fault, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard};
 
 /// What a check found.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -84,7 +83,7 @@ pub fn check(
     let begun = Instant::now();
     let plugin = load(Metering::Clock, Reuse::UntilFault)?;
     let ordinary: Vec<Request> = texts.iter().map(|text| request(&plugin, catalog, text)).collect();
-    drop(ordinary.first().map(|first| plugin.retrieve(std::slice::from_ref(first))));
+    drop(ordinary.first().map(|first| plugin.retrieve(std::slice::from_ref(first), Deadline::NONE)));
     let prepare_seconds = begun.elapsed().as_secs_f64();
 
     let answers = one_by_one(&plugin, &ordinary)?;
@@ -214,7 +213,7 @@ fn cost(prepare_seconds: f64, plugin: &Plugin, counted: &Plugin, ordinary: &[Req
     let mut request_us = Vec::with_capacity(ordinary.len());
     for request in ordinary {
         let begun = Instant::now();
-        drop(plugin.retrieve(std::slice::from_ref(request)));
+        drop(plugin.retrieve(std::slice::from_ref(request), Deadline::NONE));
         request_us.push(begun.elapsed().as_secs_f64() * 1e6);
     }
     let fresh: Vec<RequestCost> = ordinary.iter().filter_map(|request| counted.measure(request)).collect();
@@ -235,7 +234,7 @@ fn percentiles(mut values: Vec<f64>) -> [f64; 2] {
 
 /// One answer to each request, in one call.
 fn retrieve(plugin: &Plugin, requests: &[Request]) -> Result<Answers> {
-    let answers = plugin.retrieve(requests);
+    let answers = plugin.retrieve(requests, Deadline::NONE);
     if answers.len() == requests.len() {
         return Ok(answers);
     }

@@ -4,7 +4,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use super::refusal::refusal;
-use crate::error::Result;
+use querywright_types::Result;
 
 /// Compiles on a thread of its own, and gives up after `ms` milliseconds. The thread cannot be stopped: it goes on
 /// until the compiler returns, and its result is dropped.

@@ -6,7 +6,7 @@ use super::bindings;
 use super::engine::STACK;
 use super::sanitize::excerpt;
 use super::state::State;
-use crate::error::FaultKind;
+use querywright_types::FaultKind;
 
 /// Frames of a backtrace that an error shows.
 const FRAMES: usize = 8;

@@ -5,8 +5,9 @@ use wasmparser::{ComponentExternalKind, Parser, Payload};
 use super::bindings::{IMPORTS, PACKAGE, RECOMMENDER, VERSION};
 use super::limiter::MOST_PARTS;
 use super::refusal::refusal;
-use super::{digest, wasi};
-use crate::error::Result;
+use super::wasi;
+use querywright_data::digest;
+use querywright_types::Result;
 
 /// What a component file holds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -38,7 +39,7 @@ impl Inspection {
     /// Reads a component without running it.
     ///
     /// # Errors
-    /// [`Error::Plugin`](crate::error::Error::Plugin) if the bytes are no component, or a broken one.
+    /// [`Error::Plugin`](querywright_types::Error::Plugin) if the bytes are no component, or a broken one.
     pub fn of(name: &str, bytes: &[u8]) -> Result<Self> {
         let build = "build it with `querywright plugin build`";
         if !bytes.starts_with(b"\0asm") {
@@ -105,7 +106,7 @@ impl Inspection {
     /// function that is too long to compile.
     ///
     /// # Errors
-    /// [`Error::Plugin`](crate::error::Error::Plugin). It names both versions of the contract if they differ.
+    /// [`Error::Plugin`](querywright_types::Error::Plugin). It names both versions of the contract if they differ.
     pub fn check(&self, name: &str) -> Result<()> {
         self.check_export(name)?;
         self.imports.iter().try_for_each(|import| check_import(name, import))?;

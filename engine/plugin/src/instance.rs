@@ -15,8 +15,7 @@ use super::refusal::refusal;
 use super::services::Services;
 use super::state::State;
 use super::validate;
-use crate::error::{FaultKind, Result};
-use crate::types::Request;
+use querywright_types::{Deadline, FaultKind, Request, Result};
 
 /// An instance, and how many calls it has served.
 pub(super) struct Instance {
@@ -85,7 +84,7 @@ impl Launcher {
 
     /// The plugin's card, as it describes itself.
     pub(super) fn describe(&self, instance: &mut Instance) -> Result<bindings::Card, Failure> {
-        self.start_call(instance, 1)?;
+        self.start_call(instance, 1, Deadline::NONE)?;
         let card = instance.world.querywright_plugin_recommender().call_describe(&mut instance.store);
         card.map_err(|e| {
             let failure = self.failed(&e, &instance.store);
@@ -93,11 +92,18 @@ impl Launcher {
         })
     }
 
-    /// Gives an instance the budget of a call with this many requests.
-    pub(super) fn start_call(&self, instance: &mut Instance, requests: usize) -> Result<(), Failure> {
+    /// Gives an instance the budget of a call with this many requests. On the clock it ends at the deadline at the
+    /// latest; fuel does not depend on time.
+    pub(super) fn start_call(
+        &self,
+        instance: &mut Instance,
+        requests: usize,
+        deadline: Deadline,
+    ) -> Result<(), Failure> {
         instance.store.data_mut().wasi.start_call();
         instance.store.data_mut().error_log.clear();
-        let started = self.budget(requests).start_call(&mut instance.store, self.metering);
+        let budget = self.budget(requests).until(deadline);
+        let started = budget.start_call(&mut instance.store, self.metering);
         started.map_err(|e| self.failed(&e, &instance.store))
     }
 
@@ -109,7 +115,7 @@ impl Launcher {
         let answers = answers.map_err(|e| self.failed(&e, &instance.store))?;
         if answers.len() != requests.len() {
             let detail = format!("it gave {} answers to {} requests", answers.len(), requests.len());
-            return Err(Failure::new(FaultKind::Parse, detail));
+            return Err(Failure::new(FaultKind::Contract, detail));
         }
         Ok(answers)
     }

@@ -6,9 +6,9 @@
 //!  manifest ∩ grant ─────────┴──────────────┴──────────── host functions ──────────┘
 //! ```
 //!
-//! A [`Plugin`] is a [`Retriever`](crate::types::Retriever). It loads the catalogue once. Then the host takes a
+//! A [`Plugin`] is a [`Retriever`](querywright_types::Retriever). It loads the catalogue once. Then the host takes a
 //! snapshot of its memory, and every instance starts from that. A trap, a limit that was reached, or an answer that
-//! breaks the contract is a typed [`Fault`](crate::error::Fault) of one request. The instance is dropped, and the next
+//! breaks the contract is a typed [`Fault`](querywright_types::Fault) of one request. The instance is dropped, and the next
 //! request gets a fresh one. [`check`] reports whether a component keeps the contract and what it costs. [`PluginSlot`]
 //! replaces a plugin by another one while it serves.
 //!
@@ -48,9 +48,6 @@
 //! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
 //! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
-
-use querywright_data::{catalog, digest};
-use querywright_types::{self as types, error};
 
 mod bindings;
 mod budget;

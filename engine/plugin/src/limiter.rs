@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use wasmtime::ResourceLimiter;
 
 use super::limits::Limits;
-use crate::error::Error;
+use querywright_types::Error;
 
 /// Memories, tables and core modules that one component may have, each.
 pub(super) const MOST_PARTS: usize = 64;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// Upper bounds on what one plugin uses. A manifest says what the plugin needs, a grant what it can have at most; the
 /// smaller value holds.

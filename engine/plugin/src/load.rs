@@ -18,8 +18,8 @@ use super::refusal::refusal;
 use super::services::Services;
 use super::snapshot::{Instrumented, cannot_snapshot};
 use super::state::State;
-use crate::catalog::Catalog;
-use crate::error::{Error, Result};
+use querywright_data::catalog::Catalog;
+use querywright_types::{Error, Result};
 
 /// Documents in one call of `load`.
 const BATCH: usize = 1024;

@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::capability::{Capabilities, Grant, Wanted};
-use super::digest;
 use super::limits::Limits;
-use crate::error::{Error, Result, nearest};
+use querywright_data::digest;
+use querywright_types::{Error, Result, nearest};
 
 /// What a plugin declares before any of its code runs. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::retriever::Plugin;
-use crate::error::Result;
+use querywright_types::Result;
 
 /// Holds the plugin that serves now. It can be replaced while it serves.
 #[derive(Debug)]

@@ -19,10 +19,12 @@ use super::manifest::Manifest;
 use super::options::{PluginOptions, Reuse};
 use super::pool::{Permit, Pool};
 use super::refusal::refusal;
-use super::{compile, digest, validate};
-use crate::catalog::Catalog;
-use crate::error::{Error, Fault, FaultKind, Result};
-use crate::types::{QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
+use super::{compile, validate};
+use querywright_data::catalog::Catalog;
+use querywright_data::digest;
+use querywright_types::{
+    Deadline, Error, Fault, FaultKind, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard,
+};
 
 /// Requests in one call of `recommend` at most.
 const MOST_REQUESTS: usize = 64;
@@ -128,23 +130,27 @@ impl Plugin {
     }
 
     /// One call with several requests. The error is that of the whole call.
-    fn call(&self, requests: &[Request]) -> Result<Vec<Result<Ranking, Fault>>, Failure> {
+    fn call(&self, requests: &[Request], deadline: Deadline) -> Result<Vec<Result<Ranking, Fault>>, Failure> {
         let limits = &self.launcher.capabilities.limits;
-        let _permit = self.pool.acquire(Duration::from_millis(limits.call_ms)).ok_or_else(|| {
-            Failure::new(FaultKind::Timeout, format!("all of limits.instances = {} were busy", limits.instances))
-        })?;
+        let late = |fault: Fault| Failure::new(fault.kind, fault.detail);
+        deadline.check_for(&self.card.name).map_err(late)?;
+        let patience = Duration::from_millis(limits.call_ms);
+        let _permit =
+            self.pool.acquire(deadline.left().map_or(patience, |left| left.min(patience))).ok_or_else(|| {
+                Failure::new(FaultKind::Timeout, format!("all of limits.instances = {} were busy", limits.instances))
+            })?;
         let mut instance = match self.pool.take_idle() {
             Some(instance) => instance,
             None => self.launcher.start()?,
         };
-        self.launcher.start_call(&mut instance, requests.len())?;
+        self.launcher.start_call(&mut instance, requests.len(), deadline)?;
         let answers = self.launcher.recommend(&mut instance, requests)?;
         let checked: Vec<Result<Ranking, Fault>> = answers
             .iter()
             .zip(requests)
             .map(|(answer, request)| match answer {
                 Ok(hits) => validate::ranking(hits, request, self.documents)
-                    .map_err(|why| self.fault(Failure::new(FaultKind::Parse, why))),
+                    .map_err(|why| self.fault(Failure::new(FaultKind::Contract, why))),
                 Err(fault) => Err(self.fault(Failure::of_fault(fault))),
             })
             .collect();
@@ -157,7 +163,7 @@ impl Plugin {
 
     fn may_serve_again(&self, instance: &Instance, answers: &[Result<Ranking, Fault>]) -> bool {
         let breaks_the_contract =
-            |answer: &Result<Ranking, Fault>| answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Parse);
+            |answer: &Result<Ranking, Fault>| answer.as_ref().is_err_and(|fault| fault.kind == FaultKind::Contract);
         match self.reuse {
             Reuse::EachSearch => false,
             Reuse::Searches(most) => instance.served < most,
@@ -167,11 +173,11 @@ impl Plugin {
 
     /// Several requests in one call. If that call fails, each request gets a call of its own, so that a fault stays
     /// with its request.
-    fn batch(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
-        match self.call(requests) {
+    fn batch(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
+        match self.call(requests, deadline) {
             Ok(answers) => answers,
             Err(failure) if requests.len() == 1 => vec![Err(self.fault(failure))],
-            Err(_) => requests.iter().flat_map(|request| self.batch(std::slice::from_ref(request))).collect(),
+            Err(_) => requests.iter().flat_map(|request| self.batch(std::slice::from_ref(request), deadline)).collect(),
         }
     }
 
@@ -184,7 +190,7 @@ impl Plugin {
         let begun = Instant::now();
         let mut instance = self.launcher.start().ok()?;
         let start_us = begun.elapsed().as_secs_f64() * 1e6;
-        self.launcher.start_call(&mut instance, 1).ok()?;
+        self.launcher.start_call(&mut instance, 1, Deadline::NONE).ok()?;
         let before = instance.fuel().unwrap_or(0);
         self.launcher.recommend(&mut instance, std::slice::from_ref(request)).ok()?;
         let fuel = before - instance.fuel().unwrap_or(0);
@@ -208,15 +214,15 @@ impl Retriever for Plugin {
         &self.card
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let size = match self.reuse {
             Reuse::EachSearch => 1,
             _ => requests.len().div_ceil(rayon::current_num_threads()).clamp(1, MOST_REQUESTS),
         };
         if requests.len() <= size {
-            return self.batch(requests);
+            return self.batch(requests, deadline);
         }
-        requests.par_chunks(size).flat_map_iter(|batch| self.batch(batch)).collect()
+        requests.par_chunks(size).flat_map_iter(|batch| self.batch(batch, deadline)).collect()
     }
 }
 
@@ -300,5 +306,6 @@ fn card(launcher: &Launcher, catalog: &Catalog, sha256: &str, content: &str) -> 
     if card.languages.contains(&QueryLanguage::Boolean) && card.fields.is_empty() {
         card.fields = catalog.field_names().to_vec();
     }
+    card.documents = Some(catalog.len());
     Ok(card)
 }

@@ -10,7 +10,7 @@ use wasmtime_wizer::{ComponentContext, ComponentInstanceState, Wizer};
 
 use super::refusal::refusal;
 use super::state::State;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// What wizer knows of a component that it added functions to.
 pub(super) struct Instrumented<'b> {

@@ -2,7 +2,7 @@
 
 use super::bindings::{self, Card};
 use super::sanitize::excerpt;
-use crate::types::{Hit, QueryLanguage, Ranking, Request, RetrieverCard};
+use querywright_types::{Hit, QueryLanguage, Ranking, Request, RetrieverCard};
 
 /// Fields that a card may name.
 const MOST_FIELDS: usize = 64;
@@ -25,29 +25,8 @@ pub(super) fn request(request: &Request) -> bindings::Request {
 /// The ranking of one request, if its hits keep the contract: at most k, in the catalogue, each once, none excluded,
 /// finite scores, best first. `documents` is the size of the catalogue.
 pub(super) fn ranking(hits: &[bindings::Hit], request: &Request, documents: usize) -> Result<Ranking, String> {
-    if hits.len() > request.k {
-        return Err(format!("it gave {} hits where at most {} were asked for", hits.len(), request.k));
-    }
-    let mut seen = std::collections::HashSet::with_capacity(hits.len());
-    for (rank, hit) in hits.iter().enumerate() {
-        let place = rank + 1;
-        if hit.item as usize >= documents {
-            return Err(format!("hit {place} is item {}, and the catalogue has {documents}", hit.item));
-        }
-        if !hit.score.is_finite() {
-            return Err(format!("hit {place} has the score {}", hit.score));
-        }
-        if rank > 0 && hit.score > hits[rank - 1].score {
-            return Err(format!("hit {place} has a higher score than the one before it"));
-        }
-        if !seen.insert(hit.item) {
-            return Err(format!("hit {place} is item {} for the second time", hit.item));
-        }
-    }
-    if let Some(excluded) = request.exclude.iter().find(|item| seen.contains(item)) {
-        return Err(format!("it gave item {excluded}, which was excluded"));
-    }
-    Ok(Ranking { hits: hits.iter().map(|hit| Hit { doc: hit.item, score: hit.score }).collect() })
+    let ranking = Ranking { hits: hits.iter().map(|hit| Hit { doc: hit.item, score: hit.score }).collect() };
+    ranking.check(request, Some(documents)).map(|()| ranking)
 }
 
 /// The card for rewriters and runs, if it can be used. `content` says what the catalogue holds.
@@ -76,15 +55,12 @@ pub(super) fn card(card: &Card, digest: String, content: &str) -> Result<Retriev
     if card.fields.len() > MOST_FIELDS {
         return Err(format!("its card names {} fields, and {MOST_FIELDS} are allowed", card.fields.len()));
     }
-    Ok(RetrieverCard {
-        name: excerpt(card.name.trim()),
-        version: excerpt(&card.version),
-        digest,
-        languages,
-        fields: card.fields.iter().map(|field| excerpt(field)).collect(),
-        reads_history: card.reads_history,
-        content: content.to_owned(),
-    })
+    Ok(RetrieverCard::new(excerpt(card.name.trim()), digest)
+        .with_version(excerpt(&card.version))
+        .with_languages(languages)
+        .with_fields(card.fields.iter().map(|field| excerpt(field)))
+        .with_history(card.reads_history)
+        .with_content(content))
 }
 
 #[cfg(test)]
@@ -103,12 +79,12 @@ mod tests {
         assert!(ranking(&[], &request, 5).unwrap().hits.is_empty());
         for (list, part) in [
             (vec![(0, 1.0), (1, 1.0), (2, 1.0), (3, 1.0)], "4 hits where at most 3"),
-            (vec![(0, 1.0), (5, 0.5)], "hit 2 is item 5, and the catalogue has 5"),
+            (vec![(0, 1.0), (5, 0.5)], "hit 2 is document 5, and there are 5"),
             (vec![(0, f32::NAN)], "hit 1 has the score NaN"),
             (vec![(0, f32::INFINITY)], "hit 1 has the score inf"),
             (vec![(0, 1.0), (1, 2.0)], "hit 2 has a higher score"),
-            (vec![(3, 1.0), (3, 1.0)], "item 3 for the second time"),
-            (vec![(4, 1.0)], "item 4, which was excluded"),
+            (vec![(3, 1.0), (3, 1.0)], "document 3 twice"),
+            (vec![(4, 1.0)], "document 4, which was excluded"),
         ] {
             let error = ranking(&hits(&list), &request, 5).unwrap_err();
             assert!(error.contains(part), "{part}: {error}");

@@ -19,7 +19,7 @@ use wasmtime::component::{Component, Linker, LinkerInstance, Resource, ResourceT
 
 use super::services::LogLevel;
 use super::state::State;
-use crate::error::Error;
+use querywright_types::Error;
 
 /// The packages of WASI that exist here.
 const PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];

@@ -1,6 +1,6 @@
 //! BM25 over a Tantivy index: the native sparse retriever.
 //!
-//! The formula is that of [`crate::text::bm25`], with exact document lengths. Equal scores are ordered by ordinal.
+//! The formula is that of [`querywright_text::bm25`], with exact document lengths. Equal scores are ordered by ordinal.
 //!
 //! All text fields of a document together are the field `contents`, where words without a field are looked for.
 
@@ -17,15 +17,16 @@ use tantivy::directory::RamDirectory;
 
 pub use explain::{Contribution, Explanation};
 
-use crate::catalog::Catalog;
-use crate::digest::sha256_of;
-use crate::error::{Error, Fault, FaultKind, Result};
-use crate::text::analysis::{ANALYSIS_VERSION, Analyzer};
-use crate::text::bm25::{InvertedIndex, Match, matches};
-use crate::text::boolean;
-use crate::text::query::{CONTENTS, Compiler, Node};
-use crate::types::{Hit, Ordinal, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
 use index::TextIndex;
+use querywright_data::catalog::Catalog;
+use querywright_data::digest::sha256_of;
+use querywright_text::analysis::{ANALYSIS_VERSION, Analyzer};
+use querywright_text::bm25::{InvertedIndex, Match, matches};
+use querywright_text::boolean;
+use querywright_text::query::{CONTENTS, Compiler, Node};
+use querywright_types::{
+    Deadline, Error, Fault, FaultKind, Hit, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard,
+};
 
 /// The settings of [`Bm25`].
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -137,15 +138,12 @@ impl Bm25 {
             &config.b.to_string(),
             &config.rec_r1_contents_prefix.to_string(),
         ]);
-        let card = RetrieverCard {
-            name: "bm25".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            digest,
-            languages: vec![config.language, other],
-            fields: catalog.field_names().to_vec(),
-            reads_history: false,
-            content: config.content.clone(),
-        };
+        let card = RetrieverCard::new("bm25", digest)
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .with_languages([config.language, other])
+            .with_fields(catalog.field_names().iter().cloned())
+            .with_content(config.content.clone())
+            .with_documents(catalog.len());
         Self { catalog, config, analyzer, index, card }
     }
 
@@ -208,11 +206,12 @@ impl Retriever for Bm25 {
         &self.card
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
+        let search = |request: &Request| deadline.check_for(&self.card.name).and_then(|()| self.search(request));
         match requests {
             // Handing a single request to the pool costs more than many a search.
-            [request] => vec![self.search(request)],
-            _ => requests.par_iter().map(|request| self.search(request)).collect(),
+            [request] => vec![search(request)],
+            _ => requests.par_iter().map(search).collect(),
         }
     }
 }

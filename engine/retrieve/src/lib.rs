@@ -2,10 +2,6 @@
 //! rewriter).
 #![deny(missing_docs)]
 
-use querywright_data::{catalog, digest};
-use querywright_text as text;
-use querywright_types::{self as types, error};
-
 pub mod bm25;
 pub mod rm3;
 

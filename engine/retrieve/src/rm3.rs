@@ -23,8 +23,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::bm25::Bm25;
-use crate::error::{Error, Result};
-use crate::types::{Deadline, Ordinal, Query, QueryLanguage, Request, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Ordinal, Query, QueryLanguage, Request, Result, Rewrite, Rewriter};
 
 /// Words in more than this share of the documents are no expansion terms.
 const MOST_COMMON: f64 = 0.1;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::query_terms::{QueryTerm, terms};
-use crate::types::{Query, QueryLanguage, Rewrite};
+use querywright_types::{Query, QueryLanguage, Rewrite};
 
 /// Whether the user's own words are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -3,9 +3,8 @@
 use super::prompt::{ChatMessage, Prompt, PromptStyle};
 use super::prompter::Prompter;
 use super::reading::Reading;
-use crate::error::{Error, Result};
-use crate::model::{Message, Tokenizer};
-use crate::types::Query;
+use querywright_model::{Message, Tokenizer};
+use querywright_types::{Error, Query, Result};
 
 /// The placeholder of the request while the chat template is rendered. It is a private-use character, and requests are
 /// cleaned of it.
@@ -113,22 +112,14 @@ fn empty_conversation() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ModelSource;
-    use crate::rewrite::PromptConfig;
-    use crate::types::{QueryLanguage, RetrieverCard};
+    use crate::PromptConfig;
+    use querywright_model::ModelSource;
+    use querywright_types::RetrieverCard;
 
     fn encoder(style: PromptStyle) -> (PromptEncoder, Tokenizer) {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
         let tokenizer = ModelSource::open(&path).unwrap().tokenizer().unwrap();
-        let card = RetrieverCard {
-            name: "bm25".into(),
-            version: "1".into(),
-            digest: "d".into(),
-            languages: vec![QueryLanguage::Plain],
-            fields: vec![],
-            reads_history: false,
-            content: "garden tools".into(),
-        };
+        let card = RetrieverCard::new("bm25", "d").with_version("1").with_content("garden tools");
         let prompter = Prompter::new(PromptConfig { style, ..Default::default() }, &card).unwrap();
         (PromptEncoder::new(prompter, tokenizer.clone()).unwrap(), tokenizer)
     }

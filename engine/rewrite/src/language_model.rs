@@ -6,13 +6,11 @@ use std::sync::{Arc, OnceLock};
 use super::encoder::PromptEncoder;
 use super::prompt::PromptConfig;
 use super::prompter::Prompter;
-use crate::error::{Error, Result};
-use crate::model::Precision;
-use crate::model::{
-    Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Prefix, PromptTokens,
-    SamplingConfig, Tokenizer, generate, prefix,
+use querywright_model::{
+    Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Precision, Prefix,
+    PromptTokens, SamplingConfig, Tokenizer, generate, prefix,
 };
-use crate::types::{Deadline, Query, RetrieverCard, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
 /// A decoder with its prompts, with or without an adapter. The part that all prompts share is computed once and kept.
 pub struct LanguageModel {
@@ -141,20 +139,11 @@ impl Rewriter for LanguageModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::QueryLanguage;
     use std::time::Duration;
 
     fn rewriter() -> LanguageModel {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-qwen3");
-        let card = RetrieverCard {
-            name: "bm25".into(),
-            version: "1".into(),
-            digest: "d".into(),
-            languages: vec![QueryLanguage::Plain],
-            fields: vec![],
-            reads_history: false,
-            content: "garden tools".into(),
-        };
+        let card = RetrieverCard::new("bm25", "d").with_version("1").with_content("garden tools");
         LanguageModel::open(&model, None, &card).unwrap()
     }
 

@@ -5,10 +5,6 @@
 //! model, for `LanguageModel` and for training. With the feature `remote`, `Remote` asks a server.
 #![deny(missing_docs)]
 
-#[cfg(feature = "model")]
-use querywright_model as model;
-use querywright_types::{self as types, error};
-
 mod compose;
 #[cfg(feature = "model")]
 mod encoder;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::prompt::PromptStyle;
 use super::query_terms::{QueryTerm, terms};
-use crate::types::QueryLanguage;
+use querywright_types::QueryLanguage;
 
 /// A parsed completion.
 #[derive(Debug, Clone, PartialEq, Eq)]

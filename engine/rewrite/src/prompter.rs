@@ -6,8 +6,7 @@ use super::compose::Composer;
 use super::parse::{ParsedCompletion, parse};
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template, sanitised};
 use super::reading::Reading;
-use crate::error::{Error, Result};
-use crate::types::{Ordinal, Query, QueryLanguage, RetrieverCard, Rewrite};
+use querywright_types::{Error, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
 
 /// Gives the title of an item of the catalogue.
 pub type Titles = Arc<dyn Fn(Ordinal) -> String + Send + Sync>;

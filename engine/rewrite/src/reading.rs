@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::compose::Composer;
 use super::parse::{FormatFault, ParsedCompletion};
 use super::query_terms::without_term;
-use crate::types::{Query, Rewrite};
+use querywright_types::{Query, Rewrite};
 
 /// Terms of a completion that get a counterfactual rewrite, at most. It bounds the number of retrievals per completion.
 const MAX_COUNTERFACTUALS: usize = 16;

@@ -9,8 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::prompt::{ChatMessage, Prompt, PromptConfig, Role};
 use super::prompter::{Prompter, Titles};
-use crate::error::{Error, Fault, FaultKind, Result};
-use crate::types::{Deadline, Query, RetrieverCard, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Fault, FaultKind, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
 /// Characters of a server's error message that an error quotes, at most.
 const QUOTED_CHARS: usize = 300;
@@ -232,22 +231,13 @@ fn first_choice(response: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compose::Mode;
     use crate::fake_server::{Answer, FakeServer};
-    use crate::rewrite::compose::Mode;
-    use crate::rewrite::prompt::PromptStyle;
-    use crate::types::QueryLanguage;
+    use crate::prompt::PromptStyle;
     use std::time::Instant;
 
     fn card() -> RetrieverCard {
-        RetrieverCard {
-            name: "bm25".into(),
-            version: "1".into(),
-            digest: "d".into(),
-            languages: vec![QueryLanguage::Plain],
-            fields: Vec::new(),
-            reads_history: false,
-            content: "recipes".into(),
-        }
+        RetrieverCard::new("bm25", "d").with_version("1").with_content("recipes")
     }
 
     fn remote(url: &str, style: PromptStyle) -> Remote {

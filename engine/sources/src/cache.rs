@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
-use querywright_types::hex;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result, hex};
 
 /// What a killed process left in the staging folder is removed after this time.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);

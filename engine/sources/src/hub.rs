@@ -18,9 +18,9 @@ use std::path::PathBuf;
 
 use super::cache::{user_cache, variable};
 use super::options::{Kind, Progress, PullOptions};
-use crate::error::Result;
 use choose::{FileInfo, Listing};
 use download::Http;
+use querywright_types::Result;
 use repository::{Repository, is_plain_path};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";

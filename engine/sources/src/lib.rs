@@ -13,9 +13,6 @@
 //! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
 //! does no harm. What is in the cache is used without asking the network again.
 
-use crate as sources;
-use querywright_types::error;
-
 mod archive;
 mod cache;
 mod hub;
@@ -36,11 +33,11 @@ use serde::Serialize;
 
 pub use options::{Kind, Progress, PullOptions};
 
-use crate::error::{Error, Result, nearest};
 use cache::Cache;
 use hub::Hub;
 use hub::repository::Repository;
 use pypi::Clients;
+use querywright_types::{Error, Result, nearest};
 use registry::{Known, REGISTRY};
 
 /// One name of the table of sources.

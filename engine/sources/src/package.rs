@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::registry::{CHERCHE_FOLDER, Content, Known, base_name};
 use super::{archive, cache, semanlink};
-use crate::error::Error;
+use querywright_types::Error;
 
 /// Makes the content of a `known` thing in the folder `result` from its verified archive, by way of the folder
 /// `unpacked`; says how it was converted.

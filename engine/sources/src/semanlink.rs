@@ -11,7 +11,7 @@ use md5::{Digest, Md5};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// What [`tags`] does, for the note beside the data.
 pub(super) const TAGS_CONVERSION: &str = "document = title (the paper's, where there is one) + comment and abstract, \

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use querywright_types::{
-    Deadline, Error, Fault, Hit, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard, hex, retrieve,
+    Deadline, Error, Fault, Hit, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard, hex,
+    retrieve,
 };
 
 /// The constant of the formula: how little the first ranks stand out.

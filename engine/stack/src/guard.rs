@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use querywright_types::{
-    Deadline, DocumentName, Fault, FaultKind, Ordinal, Ranking, Request, Result, Retriever, RetrieverCard, hex, retrieve,
+    Deadline, DocumentName, Fault, FaultKind, Ordinal, Ranking, Request, Result, Retriever, RetrieverCard, hex,
+    retrieve,
 };
 
 /// When a retriever rests, and for how long.

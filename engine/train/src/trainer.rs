@@ -20,7 +20,7 @@ use crate::metrics::{Measure, trec_order};
 use crate::model::{Adapter, DeviceChoice, SamplingConfig};
 use crate::rewrite::LanguageModel;
 use crate::stack::rank_all;
-use crate::types::{Query, Request, Rewrite};
+use crate::types::{Deadline, Query, Request, Rewrite, retrieve};
 
 /// Who watches a run.
 pub trait Observer {
@@ -374,7 +374,7 @@ impl<'a> Trainer<'a> {
 fn raw_scores(materials: &Materials, measure: Measure, k: usize) -> Vec<Option<f64>> {
     let request = |(query, _): &Labelled| Request::new(query, &Rewrite::plain(query.text.clone()), k);
     let requests: Vec<Request> = materials.train.iter().map(request).collect();
-    let rankings = materials.retriever.retrieve(&requests);
+    let rankings = retrieve(materials.retriever.as_ref(), &requests, Deadline::NONE);
     let score = |(ranking, (_, judgements)): (Result<crate::types::Ranking, _>, &Labelled)| {
         let docs: Vec<u32> = ranking.ok()?.hits.iter().map(|h| h.doc).collect();
         Some(measure.score(&docs, judgements))

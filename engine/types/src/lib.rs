@@ -21,7 +21,7 @@ pub use card::{QueryLanguage, RetrieverCard};
 pub use checked::retrieve;
 pub use contract::{Documents, Retriever, Rewriter};
 pub use deadline::Deadline;
-pub use error::{Error, Result};
+pub use error::{Error, Result, nearest};
 pub use fault::{Fault, FaultKind};
 pub use hex::hex;
 pub use query::{Query, Request, Rewrite};

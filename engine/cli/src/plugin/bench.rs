@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use querywright::plugin::{Plugin, PluginOptions, Reuse};
 use querywright::retrieve::Bm25Config;
-use querywright::types::{Query, Request, Retriever, Rewrite};
+use querywright::types::{Deadline, Query, Request, Retriever, Rewrite};
 
 use crate::grant::{self, Grants};
 use crate::{open, progress};
@@ -46,7 +46,7 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
         for request in &requests {
             for ((_, retriever), times) in rows.iter().zip(&mut times) {
                 let begun = Instant::now();
-                let answer = retriever.retrieve(std::slice::from_ref(request));
+                let answer = retriever.retrieve(std::slice::from_ref(request), Deadline::NONE);
                 let taken = begun.elapsed().as_secs_f64() * 1e6;
                 if let Some(Err(fault)) = answer.into_iter().next() {
                     return Err(querywright::Error::from(fault).into());

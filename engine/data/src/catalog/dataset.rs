@@ -6,8 +6,7 @@ use std::sync::Arc;
 use super::documents::Catalog;
 use super::lines::quoted;
 use super::qrels::Qrels;
-use crate::error::{Error, Result, nearest};
-use crate::types::Query;
+use querywright_types::{Error, Query, Result, nearest};
 
 /// What a rewriter is trained and measured on.
 #[derive(Debug, Clone)]

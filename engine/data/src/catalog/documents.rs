@@ -4,9 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::arena::Arena;
 use super::ids::IdTable;
-use querywright_types::hex;
-use crate::error::{Error, Result};
-use crate::types::Ordinal;
+use querywright_types::{DocumentName, Documents, Error, Ordinal, Result, hex};
 
 /// Documents with ids and named text fields, in a fixed order, read-only once built.
 ///
@@ -54,6 +52,16 @@ impl Store {
             let end = self.ends[field];
             let value = self.arena.text(ordinal, std::mem::replace(&mut start, end), end);
             (self.names[self.named[field] as usize].as_str(), value)
+        })
+    }
+}
+
+impl Documents for Catalog {
+    fn document(&self, document: Ordinal) -> Option<DocumentName> {
+        let known = (document as usize) < self.len();
+        known.then(|| DocumentName {
+            id: self.id(document).to_owned(),
+            title: self.document(document).title().to_owned(),
         })
     }
 }

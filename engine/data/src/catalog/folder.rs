@@ -8,7 +8,7 @@ use super::lines::{Lines, quoted};
 use super::paths::{files, name_of, stem};
 use super::qrels::{self, Layout, Qrels};
 use super::records;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// Opens a folder that holds `corpus.jsonl`.
 pub(super) fn open(path: &Path) -> Result<Dataset> {

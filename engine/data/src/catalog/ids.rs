@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use crate::types::Ordinal;
+use querywright_types::Ordinal;
 
 /// An open-addressed hash table of ordinals; the ids themselves stay with the documents and are asked for by ordinal.
 /// It takes 4.6 bytes a document once shrunk, 11 at most before. The hash is keyed at random, so no list of ids can be

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The longest line that is read: no file may fill the memory because it lacks line ends.
 const LONGEST_LINE: u64 = 64 << 20;

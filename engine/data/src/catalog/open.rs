@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::dataset::Dataset;
 use super::{folder, recbole};
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 impl Dataset {
     /// Opens a folder of any of the layouts in the [module's table](super).

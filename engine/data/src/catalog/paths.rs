@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The name of a data set: that of its folder.
 pub(super) fn name_of(folder: &Path) -> String {

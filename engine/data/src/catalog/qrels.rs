@@ -7,8 +7,7 @@ use std::path::Path;
 
 use super::documents::Catalog;
 use super::lines::{Line, Lines, quoted};
-use crate::error::{Error, Result};
-use crate::types::{Judgements, Ordinal};
+use querywright_types::{Error, Judgements, Ordinal, Result};
 
 /// The judgements of all queries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -13,8 +13,7 @@ use super::lines::{Line, Lines, quoted};
 use super::paths::{files, name_of, stem};
 use super::qrels::Qrels;
 use super::records::at_line;
-use crate::error::{Error, Result, nearest};
-use crate::types::{Judgements, Ordinal, Query};
+use querywright_types::{Error, Judgements, Ordinal, Query, Result, nearest};
 
 /// How many earlier items the history of a query holds at most.
 const HISTORY: usize = 10;

@@ -7,8 +7,7 @@ use serde_json::{Map, Value};
 
 use super::documents::{Catalog, CatalogBuilder};
 use super::lines::{Line, Lines, quoted};
-use crate::error::{Error, Result};
-use crate::types::{Ordinal, Query};
+use querywright_types::{Error, Ordinal, Query, Result};
 
 /// Reads `corpus.jsonl`. Everything besides the id that holds text is a field: strings, numbers as they are written,
 /// lists of both joined by spaces. Other values (null, true, objects) and empty strings are passed over.

@@ -8,8 +8,7 @@ use std::path::Path;
 use super::documents::Catalog;
 use super::lines::{Lines, quoted};
 use super::qrels::one_word;
-use crate::error::{Error, Result};
-use crate::types::{Hit, Ranking};
+use querywright_types::{Error, Hit, Ranking, Result};
 
 /// What one system answered to each query.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -4,8 +4,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::error::Error;
-use crate::types::{Hit, Judgements, Query, Ranking};
+use querywright_types::{Error, Hit, Judgements, Query, Ranking};
 
 const CORPUS: &str = r#"{"id":"a", "title": "Hammer", "text": "drives nails", "year":1999, "tags": ["steel", "tool", 5]}
 {"id": "b", "title": "Saw", "price": 12.5, "gone": null, "flag": true, "meta": {"x": 1}, "text": ""}

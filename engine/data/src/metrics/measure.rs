@@ -4,8 +4,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
-use crate::error::{Error, Result, nearest};
-use crate::types::{Judgements, Ordinal};
+use querywright_types::{Error, Judgements, Ordinal, Result, nearest};
 
 /// What a measure looks at; with a cutoff it becomes a [`Measure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,6 +1,6 @@
 //! trec_eval's order of a ranking.
 
-use crate::types::{Ordinal, Ranking};
+use querywright_types::{Ordinal, Ranking};
 
 /// The documents of a ranking in the order in which trec_eval looks at them: score descending, equal scores by
 /// document id descending (byte by byte). The order of the hits themselves counts for nothing, as the rank column of

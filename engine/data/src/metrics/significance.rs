@@ -8,7 +8,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// How two systems differ, query by query.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]

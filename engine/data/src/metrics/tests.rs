@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::significance::{PairedDifference, bootstrap_mean, holm, paired_t_test, randomisation_test};
 use super::*;
-use crate::types::{Hit, Judgements, Ordinal, Ranking};
+use querywright_types::{Hit, Judgements, Ordinal, Ranking};
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -106,7 +106,7 @@ fn a_bad_measure_is_refused_with_what_would_be_right() {
         ("R", "such as \"R@10\""),
     ] {
         let error = name.parse::<Measure>().unwrap_err();
-        assert!(matches!(error, crate::error::Error::Argument { .. }));
+        assert!(matches!(error, querywright_types::Error::Argument { .. }));
         assert!(error.to_string().contains(hint), "{name}: {error}");
     }
 }

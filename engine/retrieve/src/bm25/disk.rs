@@ -19,10 +19,10 @@ use tantivy::directory::error::{OpenReadError, OpenWriteError};
 use tantivy::{Index, TantivyError};
 
 use super::index::{self, FORMAT_VERSION, TextIndex};
-use crate::catalog::Catalog;
-use crate::digest::sha256_of;
-use crate::error::{Error, Result};
-use crate::text::analysis::{ANALYSIS_VERSION, Analyzer};
+use querywright_data::catalog::Catalog;
+use querywright_data::digest::sha256_of;
+use querywright_text::analysis::{ANALYSIS_VERSION, Analyzer};
+use querywright_types::{Error, Result};
 
 const MANIFEST: &str = "manifest.json";
 const BUILDING: &str = ".building-";

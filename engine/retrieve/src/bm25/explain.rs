@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 
 use super::index::{CONTENTS_NAME, TextIndex};
-use crate::text::bm25::leaf_idf;
-use crate::text::query::{CONTENTS, Leaf, Node};
-use crate::types::Ordinal;
+use querywright_text::bm25::leaf_idf;
+use querywright_text::query::{CONTENTS, Leaf, Node};
+use querywright_types::Ordinal;
 
 /// The parts of a document's score for one request.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]

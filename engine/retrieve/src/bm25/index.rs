@@ -17,12 +17,12 @@ use tantivy::{
     TantivyError, Term,
 };
 
-use crate::catalog::Catalog;
-use crate::text::DocId;
-use crate::text::analysis::Analyzer;
-use crate::text::bm25::{InvertedIndex, LengthNorms};
-use crate::text::query::{CONTENTS, Leaf};
-use crate::types::Ordinal;
+use querywright_data::catalog::Catalog;
+use querywright_text::DocId;
+use querywright_text::analysis::Analyzer;
+use querywright_text::bm25::{InvertedIndex, LengthNorms};
+use querywright_text::query::{CONTENTS, Leaf};
+use querywright_types::Ordinal;
 
 /// Raise with every change of what is written below.
 pub(super) const FORMAT_VERSION: u32 = 1;

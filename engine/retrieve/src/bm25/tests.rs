@@ -4,8 +4,8 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::CatalogBuilder;
-use crate::text::query::MOST_TERMS;
+use querywright_data::catalog::CatalogBuilder;
+use querywright_text::query::MOST_TERMS;
 
 const FILMS: [(&str, &str, &str); 6] = [
     ("The Dark Knight", "Batman fights the Joker in Gotham", "action crime"),
@@ -229,8 +229,8 @@ fn a_batch_is_answered_in_order_and_like_single_requests() {
     let requests: Vec<Request> =
         ["batman", "joker", "", "crime", "dark knight"].map(|t| request(t, QueryLanguage::Plain)).to_vec();
     let single: Vec<_> = requests.iter().map(|r| index.search(r)).collect();
-    assert_eq!(index.retrieve(&requests), single);
-    assert_eq!(index.retrieve(&requests[..1]), single[..1]);
+    assert_eq!(index.retrieve(&requests, Deadline::NONE), single);
+    assert_eq!(index.retrieve(&requests[..1], Deadline::NONE), single[..1]);
 }
 
 #[test]

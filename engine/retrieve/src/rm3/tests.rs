@@ -1,6 +1,6 @@
 use super::super::Bm25Config;
 use super::*;
-use crate::catalog::CatalogBuilder;
+use querywright_data::catalog::CatalogBuilder;
 
 /// 60 documents of 12 topics; "common" is in half of them.
 fn index() -> Arc<Bm25> {

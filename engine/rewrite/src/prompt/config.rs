@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::rewrite::compose::Mode;
-use crate::types::{QueryLanguage, RetrieverCard};
+use crate::compose::Mode;
+use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 
 /// The form of prompts and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]

@@ -3,9 +3,8 @@
 use serde::Deserialize;
 
 use super::config::{Example, PromptConfig, Task};
-use crate::error::{Error, Result};
-use crate::rewrite::compose::Mode;
-use crate::types::QueryLanguage;
+use crate::compose::Mode;
+use querywright_types::{Error, QueryLanguage, Result};
 
 const BUILT_IN: &str = include_str!("../templates/examples.json");
 

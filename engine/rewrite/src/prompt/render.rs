@@ -8,8 +8,7 @@ use serde::Serialize;
 use super::config::{PromptConfig, PromptStyle};
 use super::examples::examples;
 use super::message::{ChatMessage, Prompt, Role};
-use crate::error::{Error, Result};
-use crate::types::{QueryLanguage, RetrieverCard};
+use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 
 /// The argument of a template's `request` macro.
 #[derive(Serialize)]

@@ -1,20 +1,16 @@
 use super::*;
-use crate::rewrite::compose::Mode;
-use crate::rewrite::parse::FormatFault;
-use crate::rewrite::prompt::{Example, examples};
-use crate::rewrite::query_terms::terms;
+use crate::compose::Mode;
+use crate::parse::FormatFault;
+use crate::prompt::{Example, examples};
+use crate::query_terms::terms;
 use proptest::prelude::*;
 
 fn card(languages: &[QueryLanguage]) -> RetrieverCard {
-    RetrieverCard {
-        name: "bm25".into(),
-        version: "1".into(),
-        digest: "d".into(),
-        languages: languages.to_vec(),
-        fields: vec!["title".into(), "text".into()],
-        reads_history: false,
-        content: "recipes".into(),
-    }
+    RetrieverCard::new("bm25", "d")
+        .with_version("1")
+        .with_languages(languages.to_vec())
+        .with_fields(["title", "text"])
+        .with_content("recipes")
 }
 
 fn prompter(config: PromptConfig) -> Prompter {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::repository::{Repository, is_plain_path};
-use crate::sources::options::Kind;
+use crate::options::Kind;
 
 /// The hub's answer on a revision.
 #[derive(Deserialize)]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::choose::FileInfo;
+use crate::cache::{sync_folder, unique};
+use crate::options::{Progress, PullOptions};
 use querywright_types::hex;
-use crate::sources::cache::{sync_folder, unique};
-use crate::sources::options::{Progress, PullOptions};
 
 /// A connection that does not stand within this time is given up.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -164,5 +164,5 @@ fn place(_target: &Path, blob: &Path, copy: &Path) -> std::io::Result<()> {
 
 fn cannot_write(path: &Path, error: &std::io::Error) -> String {
     // Borrowed here, owned by the crate's error: only its sentence is needed.
-    crate::error::Error::write(path, std::io::Error::new(error.kind(), error.to_string())).to_string()
+    querywright_types::Error::write(path, std::io::Error::new(error.kind(), error.to_string())).to_string()
 }

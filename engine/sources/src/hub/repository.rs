@@ -2,8 +2,8 @@
 
 use std::path::{Component, Path};
 
-use crate::error::{Error, Result};
-use crate::sources::options::Kind;
+use crate::options::Kind;
+use querywright_types::{Error, Result};
 
 /// A repository of the hub, at a revision, and perhaps one file of it.
 #[derive(Debug, Clone, PartialEq, Eq)]

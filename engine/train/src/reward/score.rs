@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::cache::{Key, Scores, key};
 use super::{Reward, RewardCache, RewardFunction};
-use crate::error::{Fault, FaultKind};
-use crate::types::{Judgements, Ordinal, Query, Request, Retriever, Rewrite};
+use crate::error::Fault;
+use crate::types::{Deadline, Judgements, Ordinal, Query, Request, Retriever, Rewrite, retrieve};
 
 /// One completion to be scored.
 #[derive(Debug, Clone, Copy)]
@@ -114,14 +114,9 @@ impl RewardFunction {
         mut found: impl FnMut(Key, Scores),
     ) -> (Vec<Pending<'a>>, Vec<Fault>) {
         let requests: Vec<Request> = pending.iter().map(|p| p.request.clone()).collect();
-        let mut answers = retriever.retrieve(&requests).into_iter();
+        let answers = retrieve(retriever, &requests, Deadline::NONE);
         let (mut failed, mut faults) = (Vec::new(), Vec::new());
-        for request in pending {
-            // A retriever that gives too few answers broke its contract: that is its failure, not the rewrite's.
-            let answer = answers.next().unwrap_or_else(|| {
-                let detail = "fewer answers than requests".to_owned();
-                Err(Fault { retriever: retriever.card().name.clone(), kind: FaultKind::Parse, detail })
-            });
+        for (request, answer) in pending.into_iter().zip(answers) {
             match answer {
                 Ok(ranking) => {
                     let ranked: Vec<Ordinal> = ranking.hits.iter().map(|hit| hit.doc).collect();

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::error::{Fault, FaultKind};
-use crate::types::{Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
+use crate::types::{Deadline, Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
 
 /// Ranks the documents whose numbers stand in the text; fails as often as told for texts that hold "fail".
 struct Numbers {
@@ -14,15 +14,7 @@ struct Numbers {
 
 impl Numbers {
     fn new(failures: usize) -> Self {
-        let card = RetrieverCard {
-            name: "numbers".into(),
-            version: "1".into(),
-            digest: "d".into(),
-            languages: vec![QueryLanguage::Plain],
-            fields: Vec::new(),
-            reads_history: false,
-            content: "numbers".into(),
-        };
+        let card = RetrieverCard::new("numbers", "d").with_version("1").with_content("numbers");
         Self { card, failures: Mutex::new(failures), calls: Mutex::default(), short: false }
     }
 
@@ -36,7 +28,7 @@ impl Retriever for Numbers {
         &self.card
     }
 
-    fn retrieve(&self, requests: &[Request]) -> Vec<Result<Ranking, Fault>> {
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         self.calls.lock().unwrap().push(requests.len());
         let mut failures = self.failures.lock().unwrap();
         let answer = |request: &Request| {

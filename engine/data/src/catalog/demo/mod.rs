@@ -25,8 +25,7 @@ use vocabulary::{Split, Vocabulary};
 use super::dataset::Dataset;
 use super::documents::CatalogBuilder;
 use super::qrels::Qrels;
-use crate::error::Result;
-use crate::types::{Judgements, Ordinal, Query};
+use querywright_types::{Judgements, Ordinal, Query, Result};
 
 /// The name of the data set, and of its place in the registry.
 pub const NAME: &str = "demo";

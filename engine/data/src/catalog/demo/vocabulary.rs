@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The departments, each a table of product types.
 const DEPARTMENTS: [(&str, &str); 10] = [

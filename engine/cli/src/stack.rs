@@ -1,0 +1,61 @@
+//! The stack that `search` and `serve` put together.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use querywright::catalog::Dataset;
+use querywright::stack::Stack;
+
+use crate::grant::Grants;
+use crate::open::{self, Ranker};
+
+/// What is searched, and how.
+#[derive(clap::Args)]
+pub struct StackArgs {
+    /// A data folder, a registry name, or demo
+    #[arg(long, default_value = "demo")]
+    data: String,
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
+    #[arg(long, default_value = "bm25")]
+    retriever: String,
+    /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
+    #[arg(long, default_value = "identity")]
+    rewriter: String,
+    #[command(flatten)]
+    weights: open::Weights,
+    /// Hits at most
+    #[arg(short, long, default_value_t = 10)]
+    pub k: usize,
+    /// Milliseconds that a search may take, rewrite and retrieval together; a rewrite that is not ready after three
+    /// quarters of them is not waited for, and the query is searched for as it is
+    #[arg(long, value_name = "MS")]
+    deadline: Option<u64>,
+    /// Keep the index in this folder and open it again next time
+    #[arg(long, value_name = "DIR")]
+    index: Option<PathBuf>,
+    #[command(flatten)]
+    grants: Grants,
+}
+
+/// A stack, and what it was made of.
+pub struct Opened {
+    pub dataset: Dataset,
+    pub ranker: Ranker,
+    pub stack: Stack,
+}
+
+impl StackArgs {
+    pub fn open(&self) -> Result<Opened> {
+        let dataset = open::dataset(&self.data)?;
+        let ranker = open::retriever(&self.retriever, &dataset.catalog, self.index.as_deref(), &self.grants)?;
+        let rewriter = open::rewriter(&self.rewriter, &ranker, None, &self.weights)?;
+        let mut builder =
+            Stack::builder().catalog(dataset.catalog.clone()).retriever(ranker.retriever.clone()).rewriter(rewriter);
+        if let Some(ms) = self.deadline {
+            builder = builder.deadline(Duration::from_millis(ms));
+        }
+        let stack = builder.build()?;
+        Ok(Opened { dataset, ranker, stack })
+    }
+}

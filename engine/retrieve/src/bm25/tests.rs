@@ -284,6 +284,8 @@ fn settings_without_meaning_are_refused_with_their_name() {
         let config: Bm25Config = serde_json::from_str(&json).unwrap();
         assert!(config.rec_r1_contents_prefix && config.b == 0.75 && config.language == QueryLanguage::Boolean);
     }
+    let written = serde_json::to_value(Bm25Config::default()).unwrap();
+    assert_eq!(written["rec-r1-contents-prefix"], false, "checkpoints of earlier versions resume");
 }
 
 #[test]

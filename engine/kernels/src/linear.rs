@@ -1,4 +1,4 @@
-//! A frozen linear layer, alone or with a low-rank delta that learns.
+//! A frozen linear layer, alone or with a low-rank delta that is trained.
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +20,7 @@ pub struct FrozenLinear {
 struct Weight {
     /// Input to output.
     forward: PackedMatrix,
-    /// Output gradient to input gradient; packed when the first gradient asks for it.
+    /// Output gradient to input gradient; packed at the first backward pass.
     backward: OnceLock<PackedMatrix>,
     bias: Option<Vec<f32>>,
 }
@@ -37,7 +37,7 @@ struct Delta {
     b: Vec<f32>,
     rank: usize,
     scale: f32,
-    /// Packed for layers in bf16, and for those in f32, when the first one asks.
+    /// Packed for layers in f32, and for those in bf16, at the first use.
     packed: [OnceLock<PackedDelta>; 2],
 }
 

@@ -131,7 +131,7 @@ impl Product<'_> {
     /// # Safety
     /// No other thread touches these rows of these panels' columns.
     unsafe fn add_block(&self, panels: &[(&Part<'_>, usize)], inner_block: usize, rows: Range<usize>) {
-        // Tiles of equal height: 64 rows are 6 tiles of 10 or 11, not 5 of 12 and a low one.
+        // Tiles of equal height: 64 rows are 6 tiles of 10 or 11, not 5 of 12 and a short one.
         let tiles = rows.len().div_ceil(ROWS);
         let edge = |n: usize| rows.start + rows.len() * n / tiles;
         for (index, (part, panel)) in panels.iter().enumerate() {

@@ -102,7 +102,7 @@ impl Output {
     pub(super) fn add_scaled_row(self, row: &[f32], scale: f32) {
         assert!(self.rows > 0, "a tile without rows has no first one");
         // SAFETY: there is a first row (asserted above), `Target::tile` asserted that it has `columns` values, and its
-        // caller promised that nobody else touches them.
+        // caller promised that no other thread touches them.
         add_scaled(unsafe { std::slice::from_raw_parts_mut(self.at, self.columns) }, row, scale);
     }
 
@@ -124,7 +124,7 @@ impl Output {
                 // SAFETY: `r < M` rows exist (asserted above), and the mask keeps reads and writes inside the `columns`
                 // values of a row, which `Target::tile` asserted.
                 unsafe {
-                    // Wrapping: the second half of a narrow panel begins beyond the row, where its empty mask touches
+                    // Wrapping: the second half of a half-empty panel begins beyond the row, where its empty mask touches
                     // nothing.
                     let at = self.at.wrapping_add(r * self.stride + half * 16);
                     let value = match self.accumulate {

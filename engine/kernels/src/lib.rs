@@ -1,29 +1,37 @@
-//! Fused operations for a decoder whose base weights are frozen, each with its way back.
+//! Fused operations for a decoder whose base weights are frozen, each with its backward pass.
 //!
-//! Base weights are packed once ([`PackedMatrix`]) in panels of 32 columns, in f32 or in bf16 pairs for the
-//! `vdpbf16ps` instruction; activations and sums are always f32. Operations work on slices: rows of values, one behind
-//! the other. Every way back is checked in its tests against finite differences, and every way there against a
+//! Base weights are packed once ([`PackedMatrix`]) in panels of 32 columns, in f32, in 8-bit blocks, or in bf16 pairs for
+//! the `vdpbf16ps` instruction; activations and sums are always f32. Operations work on slices: rows of values, one behind
+//! the other. Every backward pass is checked in its tests against finite differences, and every forward pass against a
 //! composition of plain operations. Each output row depends on its own input row alone and is summed in one fixed
-//! order, so results do not change with the batch that a row happens to travel in.
+//! order, so results do not change with the batch that a row happens to be in.
 //!
-//! `unsafe` lives in `tile` and `product`: vector instructions behind run-time detection, and disjoint writes of threads
-//! into one output; and in [`device`], the door to GPUs.
+//! Operands whose lengths do not fit each other are refused by an assertion with a message, in release builds too, once a
+//! call or a tile. `unsafe` lives in `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`: vector instructions
+//! behind run-time detection, and disjoint writes of threads into one output; and in [`device`], which talks to GPUs.
 
 use crate as kernels;
 use querywright_types::error;
 
 mod attention;
+mod bf16;
 pub mod device;
-mod exp;
+mod growing;
+mod int8;
+mod isa;
 mod linear;
 mod logprob;
 mod norm;
+mod outer_product;
 mod packed;
 mod product;
 mod rope;
+mod rows;
+mod softmax;
 mod storage;
 mod swiglu;
 mod tile;
+mod vector;
 
 #[cfg(test)]
 mod oracle;
@@ -31,7 +39,6 @@ mod oracle;
 pub(crate) use oracle::tensor as test_tensor;
 
 pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
-pub use exp::{Distribution, Partition, partition, softmax};
 pub use linear::{FrozenLinear, LoraDelta, LoraGradient, Placed, apply, apply_backward};
 pub use logprob::{
     DrawnDistribution, DrawnToken, TokenStatistics, drawn_backward, log_probabilities, log_probabilities_backward,
@@ -39,4 +46,5 @@ pub use logprob::{
 pub use norm::RmsNorm;
 pub use packed::{PackedMatrix, Precision};
 pub use rope::{Angles, RopeTable};
+pub use softmax::{Distribution, Partition, partition, softmax};
 pub use swiglu::{swiglu, swiglu_backward};

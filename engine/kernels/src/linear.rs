@@ -1,11 +1,13 @@
-//! A frozen linear layer, alone or with a low-rank delta that learns.
+//! A frozen linear layer, alone or with a low-rank delta that is trained.
 
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Result, Tensor};
 
+use super::outer_product::add_outer_product;
 use super::packed::{PackedMatrix, Precision};
-use super::product::{Part, Rows, add_outer_product, sum_of_products};
+use super::product::{Part, sum_of_products};
+use super::rows::Rows;
 use super::storage::with_values;
 
 /// `y = x Wᵀ + b` with W frozen. Cheap to clone.
@@ -18,7 +20,7 @@ pub struct FrozenLinear {
 struct Weight {
     /// Input to output.
     forward: PackedMatrix,
-    /// Output gradient to input gradient; packed when the first gradient asks for it.
+    /// Output gradient to input gradient; packed at the first backward pass.
     backward: OnceLock<PackedMatrix>,
     bias: Option<Vec<f32>>,
 }
@@ -35,7 +37,7 @@ struct Delta {
     b: Vec<f32>,
     rank: usize,
     scale: f32,
-    /// Packed for layers in bf16, and for those in f32, when the first one asks.
+    /// Packed for layers in f32, and for those in bf16, at the first use.
     packed: [OnceLock<PackedDelta>; 2],
 }
 
@@ -47,9 +49,9 @@ struct PackedDelta {
     /// s Bᵀ: rank to output.
     up: PackedMatrix,
     /// s B: output gradient to rank.
-    back_down: PackedMatrix,
+    backward_down: PackedMatrix,
     /// A: rank to input gradient.
-    back_up: PackedMatrix,
+    backward_up: PackedMatrix,
 }
 
 /// The gradients of a delta's factors.
@@ -77,13 +79,19 @@ impl LoraGradient {
 }
 
 impl LoraDelta {
-    /// From A of shape (rank, input) and B of shape (output, rank). The values are taken now: a delta is made anew
-    /// after each step of the optimiser.
+    /// From A of shape (rank, input) and B of shape (output, rank). The values are copied: a new delta is made after
+    /// each step of the optimiser.
+    ///
+    /// # Errors
+    /// Factors that are no matrices of the same rank.
     pub fn new(a: &Tensor, b: &Tensor, scale: f32) -> Result<Self> {
         let (rank, _) = a.dims2()?;
         let (_, rank_of_b) = b.dims2()?;
         if rank != rank_of_b {
             candle_core::bail!("A has rank {rank} and B has rank {rank_of_b}");
+        }
+        if rank == 0 {
+            candle_core::bail!("the factors have rank 0");
         }
         let (a, b) = (with_values(a, <[f32]>::to_vec)?, with_values(b, <[f32]>::to_vec)?);
         Ok(Self(Arc::new(Delta { a, b, rank, scale, packed: [OnceLock::new(), OnceLock::new()] })))
@@ -118,12 +126,12 @@ impl LoraDelta {
         if let Some(packed) = cell.get() {
             return packed;
         }
-        // Outside the cell, as for the layers.
+        // Outside the cell, as in `FrozenLinear::backward_matrix`.
         let packed = PackedDelta {
             down: PackedMatrix::pack(input, rank, precision, |i, j| a[j * input + i]),
             up: PackedMatrix::pack(rank, output, precision, |i, j| scale * b[j * rank + i]),
-            back_down: PackedMatrix::pack(output, rank, precision, |i, j| scale * b[i * rank + j]),
-            back_up: PackedMatrix::pack(rank, input, precision, |i, j| a[i * input + j]),
+            backward_down: PackedMatrix::pack(output, rank, precision, |i, j| scale * b[i * rank + j]),
+            backward_up: PackedMatrix::pack(rank, input, precision, |i, j| a[i * input + j]),
         };
         cell.get_or_init(|| packed)
     }
@@ -141,10 +149,16 @@ pub struct Placed<'a> {
 
 impl FrozenLinear {
     /// Packs a weight of shape (output, input) as checkpoints hold it, and a bias of shape (output).
+    ///
+    /// # Errors
+    /// A weight that is no matrix, a bias of another length than its output.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, precision: Precision) -> Result<Self> {
         let (output, input) = weight.dims2()?;
         let forward = with_values(weight, |w| PackedMatrix::pack(input, output, precision, |i, j| w[j * input + i]))?;
         let bias = bias.map(|b| with_values(b, <[f32]>::to_vec)).transpose()?;
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != output) {
+            candle_core::bail!("a bias of {} values for an output of {output}", bias.len());
+        }
         Ok(Self { weight: Arc::new(Weight { forward, backward: OnceLock::new(), bias }) })
     }
 
@@ -184,8 +198,7 @@ impl FrozenLinear {
 /// Applies layers that read the same rows `x` (rows, input): each writes its columns of `y`, rows of `stride` values,
 /// or adds to them.
 pub fn apply(layers: &[Placed<'_>], x: &[f32], y: &mut [f32], stride: usize, add: bool) {
-    let Some(first) = layers.first() else { return };
-    let x = Rows::new(x, first.layer.input());
+    let x = Rows::new(x, common_input(layers));
     let mut add = add;
     if layers.iter().any(|l| l.layer.weight.bias.is_some()) {
         if !add {
@@ -199,13 +212,13 @@ pub fn apply(layers: &[Placed<'_>], x: &[f32], y: &mut [f32], stride: usize, add
             }
         }
     }
-    let (low, ranks) = lows(layers, &x);
-    let lows = low_rows(layers, &low, ranks);
+    let (low, ranks) = low_rank_inputs(layers, &x);
+    let lows = low_rank_rows(layers, &low, ranks);
     let mut factors = Vec::with_capacity(layers.len());
     for (placed, low) in layers.iter().zip(&lows) {
-        let mut sum = vec![(&x, placed.layer.forward_matrix())];
+        let mut sum = vec![(&x, placed.layer.forward_matrix().view())];
         if let (Some(low), Some(packed)) = (low, placed.packed()) {
-            sum.push((low, &packed.up));
+            sum.push((low, packed.up.view()));
         }
         factors.push(sum);
     }
@@ -213,8 +226,9 @@ pub fn apply(layers: &[Placed<'_>], x: &[f32], y: &mut [f32], stride: usize, add
     sum_of_products(&parts, y, stride, add, true);
 }
 
-/// The way back: from `dy`, laid out as `y` was, adds the gradients of the deltas to `gradients` (one for each layer
-/// that has a delta) and writes the gradient of `x`. `dx` is none where nobody wants it.
+/// The backward pass of [`apply`]: from `dy`, laid out as `y` was, adds the gradients of the deltas to `gradients` (one
+/// place for each layer, empty where it has no delta or the delta is not trained) and writes the gradient of `x`. `dx`
+/// is none where the gradient is not needed.
 ///
 /// With `l = x Aᵀ` and `g = s dy B`: dA = gᵀ x, dBᵀ = s lᵀ dy, dx = Σ over layers of dy W + g A.
 pub fn apply_backward(
@@ -225,21 +239,23 @@ pub fn apply_backward(
     gradients: &mut [Option<&mut LoraGradient>],
     dx: Option<&mut [f32]>,
 ) {
-    let Some(first) = layers.first() else { return };
-    let input = first.layer.input();
+    let input = common_input(layers);
+    assert_eq!(layers.len(), gradients.len(), "a gradient, or none, for each layer");
     let x = Rows::new(x, input);
     let dys: Vec<Rows<'_>> = layers.iter().map(|l| Rows::columns(dy, stride, l.column, l.layer.output())).collect();
     let each: Vec<&Rows<'_>> = dys.iter().collect();
-    let (g, ranks) = into_ranks(layers, &each, |packed| &packed.back_down);
-    let gs = low_rows(layers, &g, ranks);
+    let (g, ranks) = low_rank_products(layers, &each, |packed| &packed.backward_down);
+    let gs = low_rank_rows(layers, &g, ranks);
     if gradients.iter().any(Option::is_some) {
-        let (mut low, ranks) = lows(layers, &x);
+        let (mut low, ranks) = low_rank_inputs(layers, &x);
         let scales: Vec<f32> =
             layers.iter().flat_map(|l| l.delta.map(|d| vec![d.0.scale; d.0.rank])).flatten().collect();
         low.chunks_exact_mut(ranks.max(1)).for_each(|row| row.iter_mut().zip(&scales).for_each(|(l, s)| *l *= s));
-        let lows = low_rows(layers, &low, ranks);
+        let lows = low_rank_rows(layers, &low, ranks);
         for (((gradient, dy), g), low) in gradients.iter_mut().zip(&dys).zip(&gs).zip(&lows) {
-            if let (Some(gradient), Some(g), Some(low)) = (gradient, g, low) {
+            let Some(gradient) = gradient else { continue };
+            assert!(g.is_some() && low.is_some(), "a gradient for a layer without a delta");
+            if let (Some(g), Some(low)) = (g, low) {
                 add_outer_product(g, &x, &mut gradient.a);
                 add_outer_product(low, dy, &mut gradient.b_transposed);
             }
@@ -248,17 +264,24 @@ pub fn apply_backward(
     let Some(dx) = dx else { return };
     let mut sum = Vec::with_capacity(2 * layers.len());
     for ((placed, dy), g) in layers.iter().zip(&dys).zip(&gs) {
-        sum.push((dy, placed.layer.backward_matrix()));
+        sum.push((dy, placed.layer.backward_matrix().view()));
         if let (Some(g), Some(packed)) = (g, placed.packed()) {
-            sum.push((g, &packed.back_up));
+            sum.push((g, packed.backward_up.view()));
         }
     }
     sum_of_products(&[Part::whole(0, &sum)], dx, input, false, true);
 }
 
+/// The length of the rows that all these layers read.
+fn common_input(layers: &[Placed<'_>]) -> usize {
+    let input = layers.first().map_or(0, |first| first.layer.input());
+    assert!(input > 0 && layers.iter().all(|l| l.layer.input() == input), "layers that read the same rows");
+    input
+}
+
 impl Placed<'_> {
     fn packed(&self) -> Option<&PackedDelta> {
-        self.delta.map(|delta| delta.packed(self.layer.forward_matrix().is_bf16()))
+        self.delta.map(|delta| delta.packed(self.layer.is_bf16()))
     }
 
     fn rank(&self) -> usize {
@@ -267,19 +290,20 @@ impl Placed<'_> {
 }
 
 /// `x Aᵀ` of all layers side by side, and the number of columns.
-fn lows(layers: &[Placed<'_>], x: &Rows<'_>) -> (Vec<f32>, usize) {
-    into_ranks(layers, &vec![x; layers.len()], |packed| &packed.down)
+fn low_rank_inputs(layers: &[Placed<'_>], x: &Rows<'_>) -> (Vec<f32>, usize) {
+    low_rank_products(layers, &vec![x; layers.len()], |packed| &packed.down)
 }
 
 /// The products of each layer's rows with a factor of its delta, side by side, and the number of columns.
-fn into_ranks(
+fn low_rank_products(
     layers: &[Placed<'_>],
     rows: &[&Rows<'_>],
     factor: fn(&PackedDelta) -> &PackedMatrix,
 ) -> (Vec<f32>, usize) {
     let ranks: usize = layers.iter().map(Placed::rank).sum();
     let mut product = vec![0.0; rows.first().map_or(0, |r| r.count()) * ranks];
-    let factors: Vec<_> = layers.iter().zip(rows).map(|(l, rows)| l.packed().map(|p| [(*rows, factor(p))])).collect();
+    let factors: Vec<_> =
+        layers.iter().zip(rows).map(|(l, rows)| l.packed().map(|p| [(*rows, factor(p).view())])).collect();
     let mut parts = Vec::with_capacity(layers.len());
     let mut column = 0;
     for (placed, factors) in layers.iter().zip(&factors) {
@@ -293,7 +317,7 @@ fn into_ranks(
 }
 
 /// Each layer's columns of rows that hold those of all layers side by side.
-fn low_rows<'v>(layers: &[Placed<'_>], low: &'v [f32], ranks: usize) -> Vec<Option<Rows<'v>>> {
+fn low_rank_rows<'v>(layers: &[Placed<'_>], low: &'v [f32], ranks: usize) -> Vec<Option<Rows<'v>>> {
     let mut column = 0;
     let own = |placed: &Placed<'_>| {
         column += placed.rank();

@@ -1,16 +1,19 @@
-//! The head: hidden states to log-probabilities of given tokens, without ever holding all logits; and the way back,
-//! from logits that are formed again or from distributions that the sampler kept.
+//! The output head: hidden states to log-probabilities of given tokens, without ever holding all logits; and its backward
+//! pass, from recomputed logits or from distributions that the sampler kept.
 
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::exp::{add_scaled, exp, exp_minus_into, partition};
+use super::bf16::to_bf16_pairs;
+use super::isa::vectorised;
 use super::linear::FrozenLinear;
-use super::product::{Part, Rows, sum_of_products};
-use super::tile::{to_bf16_pairs, vectorised};
+use super::product::{Part, sum_of_products};
+use super::rows::Rows;
+use super::softmax::{exp, exp_minus_into, partition};
+use super::vector::add_scaled;
 
-/// What is known of a token in its distribution.
+/// A token's log-probability, and the entropy of the distribution that it belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct TokenStatistics {
     /// The logarithm of its probability, at the temperature given.
@@ -34,10 +37,10 @@ pub fn log_probabilities(
 }
 
 /// Adds the gradient of `Σ weights.0 · log p + weights.1 · entropy` with respect to the hidden states to `dhidden`,
-/// forming the logits again; gives the statistics, too.
+/// recomputing the logits. Gives the statistics as well.
 ///
 /// With p = softmax(z / T) and H its entropy, d log p_t / dz = (1_t − p) / T and dH / dz_j = −p_j (log p_j + H) / T: one
-/// row of slopes for both, and one product with the head's weight.
+/// row of gradients for both, and one product with the head's weight.
 pub fn log_probabilities_backward(
     head: &FrozenLinear,
     hidden: &[f32],
@@ -47,21 +50,23 @@ pub fn log_probabilities_backward(
     dhidden: &mut [f32],
 ) -> Vec<TokenStatistics> {
     let (width, scale) = (head.input(), 1.0 / temperature);
+    assert_eq!(weights.len(), tokens.len(), "a weight a token");
+    assert_eq!(dhidden.len(), hidden.len(), "a gradient a hidden state");
     chunks(head, hidden, tokens, temperature, &mut |first, logits, found| {
         let vocabulary = head.output();
         let rows = logits.par_chunks_exact_mut(vocabulary).zip(found).zip(&tokens[first..]).zip(&weights[first..]);
         rows.for_each(|(((row, (log_sum, entropy)), token), (c, e))| {
-            slopes(row, scale, *log_sum, c + e * entropy, *e);
+            logit_gradients(row, scale, *log_sum, c + e * entropy, *e);
             row[*token as usize] += c * scale;
         });
         let rows = Rows::new(logits, vocabulary);
         let out = &mut dhidden[first * width..(first + found.len()) * width];
-        sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix())])], out, width, true, true);
+        sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix().view())])], out, width, true, true);
     })
 }
 
-/// A distribution that was drawn from, in bf16 pairs as products read them: two bytes a token of the vocabulary. With
-/// it the way back through the head is one product; to form the logits again would be a second one.
+/// A distribution that was sampled from, in bf16 pairs as products read them: two bytes a token of the vocabulary. With
+/// it the backward pass through the head is one product; recomputing the logits would be a second one.
 #[derive(Debug, Clone)]
 pub struct DrawnDistribution(Arc<Vec<u32>>);
 
@@ -69,58 +74,60 @@ impl DrawnDistribution {
     /// `exp(scale · logit − log_sum)` of a row of logits.
     pub fn new(logits: &[f32], scale: f32, log_sum: f32) -> Self {
         let mut pairs = vec![0; logits.len().div_ceil(2)];
-        let mut stretch = [0.0; 2 * STRETCH];
-        for (pairs, logits) in pairs.chunks_mut(STRETCH).zip(logits.chunks(2 * STRETCH)) {
-            let stretch = &mut stretch[..logits.len()];
-            exp_minus_into(logits, stretch, scale, log_sum);
-            to_bf16_pairs(stretch, pairs);
+        let mut probabilities = [0.0; 2 * SEGMENT];
+        for (pairs, logits) in pairs.chunks_mut(SEGMENT).zip(logits.chunks(2 * SEGMENT)) {
+            let probabilities = &mut probabilities[..logits.len()];
+            exp_minus_into(logits, probabilities, scale, log_sum);
+            to_bf16_pairs(probabilities, pairs);
         }
         Self(Arc::new(pairs))
     }
 }
 
 /// Pairs that are converted while they are in the nearest cache.
-const STRETCH: usize = 512;
+const SEGMENT: usize = 512;
 
-/// A token that was drawn, and what it weighs in `Σ weights.0 · log p + weights.1 · entropy`.
+/// A token that was sampled, and what it weighs in `Σ weights.0 · log p + weights.1 · entropy`.
 #[derive(Debug, Clone, Copy)]
 pub struct DrawnToken<'a> {
-    /// What it was drawn from.
+    /// What it was sampled from.
     pub distribution: &'a DrawnDistribution,
     /// The token.
     pub token: u32,
-    /// What was found when it was drawn.
+    /// Its statistics when it was sampled.
     pub statistics: TokenStatistics,
     /// The weights of its log-probability and of the entropy.
     pub weights: (f32, f32),
 }
 
 impl DrawnToken<'_> {
-    /// The slopes of −T times the sum, over [`factor`](Self::factor): p − 1_t where the entropy has no weight, so that
-    /// the distribution is taken as it is.
-    fn slopes(&self, pairs: &mut [u32]) {
+    /// The gradients of −T times the sum with respect to the logits, over [`factor`](Self::factor): p − 1_t where the
+    /// entropy has no weight, so that the distribution is taken as it is.
+    fn logit_gradients(&self, pairs: &mut [u32]) {
+        assert_eq!(pairs.len(), self.distribution.0.len(), "the distribution is over another vocabulary than the head");
         let ((c, e), TokenStatistics { log_probability, entropy }) = (self.weights, self.statistics);
-        let slope = if e == 0.0 {
+        let own = if e == 0.0 {
             pairs.copy_from_slice(&self.distribution.0);
             log_probability.exp() - 1.0
         } else {
             let (both, logs) = (c + e * entropy, logarithms());
-            let slope = |half: u32| {
+            let gradient = |half: u32| {
                 let p = f32::from_bits(half << 16);
-                p * (both + e * logs.get(half as usize).copied().unwrap_or(0.0))
+                // What the table does not hold is no probability; its logarithm shows that.
+                p * (both + e * logs.get(half as usize).copied().unwrap_or_else(|| p.ln()))
             };
-            let mut stretch = [0.0; 2 * STRETCH];
-            for (to, from) in pairs.chunks_mut(STRETCH).zip(self.distribution.0.chunks(STRETCH)) {
-                for (two, pair) in stretch.chunks_exact_mut(2).zip(from) {
-                    two.copy_from_slice(&[slope(pair & 0xFFFF), slope(pair >> 16)]);
+            let mut gradients = [0.0; 2 * SEGMENT];
+            for (to, from) in pairs.chunks_mut(SEGMENT).zip(self.distribution.0.chunks(SEGMENT)) {
+                for (two, pair) in gradients.chunks_exact_mut(2).zip(from) {
+                    two.copy_from_slice(&[gradient(pair & 0xFFFF), gradient(pair >> 16)]);
                 }
-                to_bf16_pairs(&stretch[..2 * from.len()], to);
+                to_bf16_pairs(&gradients[..2 * from.len()], to);
             }
             log_probability.exp() * (both + e * log_probability) - c
         };
-        // The token's own slope from its exact log-probability: rounded, a p near 1 would leave nothing of p − 1.
+        // The token's own gradient from its exact log-probability: rounded, a p near 1 would leave nothing of p − 1.
         let (at, shift) = (self.token as usize / 2, 16 * (self.token % 2));
-        pairs[at] = pairs[at] & !(0xFFFF << shift) | u32::from(half::bf16::from_f32(slope).to_bits()) << shift;
+        pairs[at] = pairs[at] & !(0xFFFF << shift) | u32::from(half::bf16::from_f32(own).to_bits()) << shift;
     }
 
     fn factor(&self) -> f32 {
@@ -140,23 +147,23 @@ fn logarithms() -> &'static [f32] {
 /// As [`log_probabilities_backward`] for tokens whose distributions were kept, with a head in bf16.
 pub fn drawn_backward(head: &FrozenLinear, drawn: &[DrawnToken<'_>], temperature: f32, dhidden: &mut [f32]) {
     let (width, vocabulary) = (head.input(), head.output());
-    assert_eq!(dhidden.len(), drawn.len() * width, "a hidden state a token");
+    assert_eq!(dhidden.len(), drawn.len() * width, "a gradient a token");
     let words = vocabulary.div_ceil(2);
     let mut pairs = vec![0; CHUNK.min(drawn.len()) * words];
     let mut products = vec![0.0; CHUNK.min(drawn.len()) * width];
     for (drawn, dhidden) in drawn.chunks(CHUNK).zip(dhidden.chunks_mut(CHUNK * width)) {
         let (pairs, products) = (&mut pairs[..drawn.len() * words], &mut products[..drawn.len() * width]);
-        pairs.par_chunks_exact_mut(words).zip(drawn).for_each(|(pairs, token)| token.slopes(pairs));
+        pairs.par_chunks_exact_mut(words).zip(drawn).for_each(|(pairs, token)| token.logit_gradients(pairs));
         let rows = Rows::in_bf16(pairs, vocabulary);
-        sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix())])], products, width, false, true);
+        sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix().view())])], products, width, false, true);
         for ((to, from), token) in dhidden.chunks_exact_mut(width).zip(products.chunks_exact(width)).zip(drawn) {
             add_scaled(to, from, -token.factor() / temperature);
         }
     }
 }
 
-/// Takes a chunk: its first row, the logits, and each row's log-sum and entropy.
-type Take<'a> = dyn FnMut(usize, &mut [f32], &[(f32, f32)]) + 'a;
+/// Receives a chunk: its first row, the logits, and each row's log-sum and entropy.
+type EachChunk<'a> = dyn FnMut(usize, &mut [f32], &[(f32, f32)]) + 'a;
 
 /// Works through the rows in chunks and hands each of them over.
 fn chunks(
@@ -164,7 +171,7 @@ fn chunks(
     hidden: &[f32],
     tokens: &[u32],
     temperature: f32,
-    then: &mut Take<'_>,
+    then: &mut EachChunk<'_>,
 ) -> Vec<TokenStatistics> {
     let (width, vocabulary, scale) = (head.input(), head.output(), 1.0 / temperature);
     assert_eq!(hidden.len(), tokens.len() * width, "a hidden state a token");
@@ -189,17 +196,17 @@ fn chunks(
 }
 
 #[inline(always)]
-fn slopes_body(row: &mut [f32], scale: f32, log_sum: f32, both: f32, entropy: f32) {
+fn logit_gradients_body(row: &mut [f32], scale: f32, log_sum: f32, both: f32, entropy: f32) {
     for z in row {
         let log = *z * scale - log_sum;
-        // e^-80 is nothing, but times infinity it would be no number.
+        // e^-80 rounds to nothing, but times infinity it would be NaN.
         *z = if log > -80.0 { -scale * exp(log) * (both + entropy * log) } else { 0.0 };
     }
 }
 
 vectorised! {
     /// From logits z to `−scale p (both + entropy log p)` with `log p = scale z − log_sum`.
-    fn slopes(row: &mut [f32], scale: f32, log_sum: f32, both: f32, entropy: f32) => slopes_body
+    fn logit_gradients(row: &mut [f32], scale: f32, log_sum: f32, both: f32, entropy: f32) => logit_gradients_body
 }
 
 #[cfg(test)]
@@ -237,11 +244,11 @@ mod tests {
         assert!(distance(&pairs(&got), &composed(&w, &hidden, &tokens, 0.7)) < 2e-5);
         let (weights, mut dhidden) = (vec![(1.0, 0.5); 400], vec![0.0; 400 * 16]);
         let again = log_probabilities_backward(&head, &values(&hidden), &tokens, 0.7, &weights, &mut dhidden);
-        assert_eq!(got, again, "both ways see the same numbers");
+        assert_eq!(got, again, "forward and backward pass see the same numbers");
     }
 
     #[test]
-    fn the_way_back_from_kept_distributions_is_that_from_logits_formed_again() {
+    fn the_backward_pass_from_kept_distributions_equals_that_from_recomputed_logits() {
         // An odd vocabulary, more rows than a chunk, tokens likely and unlikely.
         let (w, hidden) = (tensor(&[301, 16], 1), values(&(tensor(&[150, 16], 2) * 3.0).unwrap()));
         let tokens: Vec<u32> = (0..150).map(|i| (i * 7) % 301).collect();

@@ -3,11 +3,11 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::exp::{dot, scaled_product};
 use super::storage::with_values;
+use super::vector::{dot, scaled_product};
 
-/// A frozen RMSNorm over stretches of as many values as its weight has. Longer rows are normalised stretch by stretch:
-/// heads.
+/// A frozen RMSNorm over groups of as many values as its weight has. Longer rows are normalised group by group, as the
+/// heads of queries and keys are.
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
     weight: Vec<f32>,
@@ -23,9 +23,10 @@ impl RmsNorm {
         Ok(Self { weight: with_values(weight, <[f32]>::to_vec)?, eps })
     }
 
-    /// Normalises every stretch of `x`.
+    /// Normalises every group of `x`.
     pub fn apply(&self, x: &[f32], y: &mut [f32]) {
-        let width = self.weight.len();
+        let width = self.check(x.len());
+        assert_eq!(x.len(), y.len(), "normalised values go to other rows");
         let one = |(y, x): (&mut [f32], &[f32])| scaled_product(y, x, &self.weight, self.inverse(x));
         if x.len() < 2 * TASK {
             y.chunks_exact_mut(width).zip(x.chunks_exact(width)).for_each(one);
@@ -37,6 +38,8 @@ impl RmsNorm {
 
     /// As [`apply`](Self::apply) in place, on the columns `columns` of rows of `stride` values.
     pub fn apply_columns(&self, values: &mut [f32], stride: usize, columns: std::ops::Range<usize>) {
+        self.check(columns.len());
+        assert!(values.len().is_multiple_of(stride), "{} values are not rows of {stride}", values.len());
         values.par_chunks_exact_mut(stride).with_min_len(TASK.div_ceil(stride)).for_each(|row| {
             for head in row[columns.clone()].chunks_exact_mut(self.weight.len()) {
                 let inverse = self.inverse(head);
@@ -47,7 +50,8 @@ impl RmsNorm {
 
     /// Adds the gradient of `x` to `dx`, given that of the result.
     pub fn add_backward(&self, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-        let width = self.weight.len();
+        let width = self.check(x.len());
+        assert!(x.len() == dy.len() && x.len() == dx.len(), "values and gradients differ in length");
         let rows = dx.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).zip(dy.par_chunks_exact(width));
         rows.with_min_len(TASK.div_ceil(width)).for_each(|((dx, x), dy)| self.row_backward(x, dy, dx));
     }
@@ -62,7 +66,13 @@ impl RmsNorm {
         stride: usize,
         columns: std::ops::Range<usize>,
     ) {
-        let width = self.weight.len();
+        let width = self.check(columns.len());
+        assert!(
+            values.len() / stride == x.len() / x_stride && values.len().is_multiple_of(stride),
+            "{} gradients in rows of {stride} for {} values in rows of {x_stride}",
+            values.len(),
+            x.len()
+        );
         let rows = values.par_chunks_exact_mut(stride).zip(x.par_chunks_exact(x_stride));
         rows.with_min_len(TASK.div_ceil(stride)).for_each(|(row, x)| {
             let x = &x[columns.clone()];
@@ -79,12 +89,20 @@ impl RmsNorm {
         let inverse = self.inverse(x);
         let mut g = vec![0.0; x.len()];
         scaled_product(&mut g, dy, &self.weight, 1.0);
-        let pull = dot(&g, x) / self.weight.len() as f32 * inverse * inverse;
+        let projection = dot(&g, x) / self.weight.len() as f32 * inverse * inverse;
         for ((dx, g), x) in dx.iter_mut().zip(&g).zip(x) {
-            *dx += inverse * (g - x * pull);
+            *dx += inverse * (g - x * projection);
         }
     }
 
+    /// Asserts that so many values are whole groups; gives the width of one.
+    fn check(&self, values: usize) -> usize {
+        let width = self.weight.len();
+        assert!(width > 0 && values.is_multiple_of(width), "{values} values are not groups of {width}");
+        width
+    }
+
+    /// `1 / sqrt(mean(row²) + eps)`
     fn inverse(&self, row: &[f32]) -> f32 {
         (1.0 / (f64::from(dot(row, row)) / row.len() as f64 + self.eps).sqrt()) as f32
     }

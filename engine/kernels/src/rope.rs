@@ -1,5 +1,5 @@
-//! Rotary position embedding (arXiv 2104.09864), in the form of the Llama family: value i of a head turns with value
-//! i + half.
+//! Rotary position embedding (arXiv 2104.09864), in the form of the Llama family: value i of a head is rotated
+//! with value i + half.
 
 use rayon::prelude::*;
 
@@ -31,18 +31,32 @@ impl RopeTable {
             .collect()
     }
 
-    /// Turns the first `columns` values of rows of `stride` values, head by head, in place.
+    /// Rotates the first `columns` values of rows of `stride` values, head by head, in place.
     pub fn rotate(&self, values: &mut [f32], stride: usize, columns: usize, angles: &Angles) {
-        self.turn(values, stride, columns, angles, 1.0);
+        self.rotate_by(values, stride, columns, angles, 1.0);
     }
 
-    /// Turns back: the gradient's way through [`rotate`](Self::rotate).
+    /// The inverse of [`rotate`](Self::rotate), which is its backward pass.
     pub fn rotate_back(&self, values: &mut [f32], stride: usize, columns: usize, angles: &Angles) {
-        self.turn(values, stride, columns, angles, -1.0);
+        self.rotate_by(values, stride, columns, angles, -1.0);
     }
 
-    fn turn(&self, values: &mut [f32], stride: usize, columns: usize, angles: &Angles, sign: f32) {
+    fn rotate_by(&self, values: &mut [f32], stride: usize, columns: usize, angles: &Angles, sign: f32) {
         let half = self.frequencies.len();
+        assert!(
+            stride > 0
+                && half > 0
+                && values.len() / stride * half == angles.len()
+                && values.len().is_multiple_of(stride),
+            "{} values in rows of {stride} for {} angles of {half} frequencies",
+            values.len(),
+            angles.len()
+        );
+        assert!(
+            columns <= stride && columns.is_multiple_of(2 * half),
+            "{columns} columns are not heads of {}",
+            2 * half
+        );
         let rows = values.par_chunks_exact_mut(stride).zip(angles.par_chunks_exact(half)).with_min_len(16);
         rows.for_each(|(row, angles)| {
             for head in row[..columns].chunks_exact_mut(2 * half) {
@@ -66,26 +80,26 @@ mod tests {
     fn a_rotation_keeps_lengths_and_depends_on_the_distance_alone() {
         let table = RopeTable::new(vec![1.0, 0.1]);
         let (q, k) = (noise(4, 1), noise(4, 2));
-        let turned = |x: &[f32], p: usize| {
+        let rotated = |x: &[f32], p: usize| {
             let mut x = x.to_vec();
             table.rotate(&mut x, 4, 4, &table.angles(&[p]));
             x
         };
-        let score = |p, r| turned(&q, p).iter().zip(turned(&k, r)).map(|(a, b)| a * b).sum::<f32>();
+        let score = |p, r| rotated(&q, p).iter().zip(rotated(&k, r)).map(|(a, b)| a * b).sum::<f32>();
         assert!((score(7, 3) - score(14, 10)).abs() < 1e-5);
         assert!((score(7, 3) - score(7, 4)).abs() > 1e-3);
     }
 
     #[test]
-    fn turning_back_undoes_a_rotation_and_leaves_other_columns_alone() {
+    fn the_backward_pass_undoes_a_rotation_and_leaves_other_columns_alone() {
         let table = RopeTable::new(vec![1.0, 0.1]);
         let (values, angles) = (noise(3 * 11, 1), table.angles(&[0, 5, 9]));
-        let mut turned = values.clone();
-        table.rotate(&mut turned, 11, 8, &angles);
-        assert!(distance(&turned, &values) > 0.1);
-        assert!(turned.chunks(11).zip(values.chunks(11)).all(|(a, b)| a[8..] == b[8..]));
+        let mut rotated = values.clone();
+        table.rotate(&mut rotated, 11, 8, &angles);
+        assert!(distance(&rotated, &values) > 0.1);
+        assert!(rotated.chunks(11).zip(values.chunks(11)).all(|(a, b)| a[8..] == b[8..]));
         // A rotation's gradient is its inverse, since the inverse of an orthogonal matrix is its transpose.
-        table.rotate_back(&mut turned, 11, 8, &angles);
-        assert!(distance(&turned, &values) < 1e-5);
+        table.rotate_back(&mut rotated, 11, 8, &angles);
+        assert!(distance(&rotated, &values) < 1e-5);
     }
 }

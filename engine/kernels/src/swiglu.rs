@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::exp::exp;
-use super::tile::vectorised;
+use super::isa::vectorised;
+use super::softmax::exp;
 
 #[inline(always)]
 fn forward_body(gate: &[f32], up: &[f32], out: &mut [f32]) {
@@ -30,6 +30,7 @@ const ROWS: usize = 8;
 
 /// From rows of `width` gates and `width` ups to rows of `width` values.
 pub fn swiglu(gate_up: &[f32], width: usize, out: &mut [f32]) {
+    check(gate_up, width, out);
     out.par_chunks_exact_mut(width).zip(gate_up.par_chunks_exact(2 * width)).with_min_len(ROWS).for_each(
         |(out, gate_up)| {
             let (gate, up) = gate_up.split_at(width);
@@ -40,11 +41,18 @@ pub fn swiglu(gate_up: &[f32], width: usize, out: &mut [f32]) {
 
 /// The gradient of gates and ups, given that of the result.
 pub fn swiglu_backward(gate_up: &[f32], width: usize, grad: &[f32], dgate_up: &mut [f32]) {
+    check(gate_up, width, grad);
+    assert_eq!(gate_up.len(), dgate_up.len(), "gates and ups have other rows than their gradient");
     let rows = dgate_up.par_chunks_exact_mut(2 * width).zip(gate_up.par_chunks_exact(2 * width));
     rows.zip(grad.par_chunks_exact(width)).with_min_len(ROWS).for_each(|((dgate_up, gate_up), grad)| {
         let ((gate, up), (dgate, dup)) = (gate_up.split_at(width), dgate_up.split_at_mut(width));
         backward(gate, up, grad, dgate, dup);
     });
+}
+
+fn check(gate_up: &[f32], width: usize, values: &[f32]) {
+    assert!(width > 0 && values.len().is_multiple_of(width), "{} values are not rows of {width}", values.len());
+    assert_eq!(gate_up.len(), 2 * values.len(), "gates and ups have other rows than the values");
 }
 
 #[cfg(test)]

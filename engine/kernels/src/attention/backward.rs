@@ -1,32 +1,35 @@
-//! The way back through attention, stretch by stretch of a tree.
+//! The backward pass of attention, segment by segment of a tree.
 
 use rayon::prelude::*;
 
-use super::Heads;
-use crate::kernels::exp::{dot, exp_minus};
-use crate::kernels::packed::PackedMatrix;
-use crate::kernels::product::{Part, Rows, add_outer_product, sum_of_products};
+use super::heads::Heads;
+use crate::kernels::growing::GrowingMatrix;
+use crate::kernels::outer_product::add_outer_product;
+use crate::kernels::product::{Part, sum_of_products};
+use crate::kernels::rows::Rows;
+use crate::kernels::softmax::exp_minus;
+use crate::kernels::vector::dot;
 
-/// A stretch of tokens that attend to each other and to the stretches above.
+/// A segment of tokens that attend to each other and to the segments above.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// The stretch that this one continues; comes earlier in the list.
+    /// The segment that this one continues; comes earlier in the list.
     pub parent: Option<usize>,
     /// Its rows in a recording, in the order of its tokens.
     pub rows: Vec<usize>,
 }
 
-/// Stretches, parents before children.
+/// Segments, parents before children.
 pub type Tree = Vec<Node>;
 
 /// Query rows that one task takes.
 const CHUNK: usize = 256;
 
-/// A stretch's keys under some of the queries that see them.
+/// A segment's keys under some of the queries that see them.
 struct Task<'a> {
     node: &'a Node,
     head: usize,
-    /// Rows with the number of keys of the stretch that each sees.
+    /// Rows with the number of keys of the segment that each sees.
     queries: &'a [(usize, usize)],
 }
 
@@ -37,7 +40,7 @@ struct Gradients {
     values: Vec<f32>,
 }
 
-/// What was recorded on the way there, and the gradient of the result.
+/// What the forward pass recorded, and the gradient of the result.
 #[derive(Clone, Copy)]
 pub struct Attended<'a> {
     /// Rows of queries, keys and values.
@@ -52,10 +55,18 @@ pub struct Attended<'a> {
 
 /// Adds the gradient of rows of queries, keys and values to `dqkv`.
 ///
-/// Probabilities are formed again rather than kept. With P the probabilities and D = rowsum(dO ∘ O): dV = Pᵀ dO,
-/// dS = P ∘ (dO Vᵀ − D), dQ = dS K / √d, dK = dSᵀ Q / √d (arXiv 2205.14135, appendix B). Each row sees one stretch of
+/// Probabilities are recomputed rather than kept. With P the probabilities and D = rowsum(dO ∘ O): dV = Pᵀ dO,
+/// dS = P ∘ (dO Vᵀ − D), dQ = dS K / √d, dK = dSᵀ Q / √d (arXiv 2205.14135, appendix B). Each row sees one segment of
 /// every depth, so a depth's tasks write gradients of different queries; the order of all sums is fixed.
 pub fn attend_backward(heads: Heads, tree: &Tree, recorded: Attended<'_>, dqkv: &mut [f32]) {
+    let rows = recorded.qkv.len() / heads.width();
+    assert_eq!(recorded.qkv.len(), dqkv.len(), "a gradient for each query, key and value");
+    assert!(recorded.out.len() == rows * heads.queries * heads.dim && recorded.out.len() == recorded.grad.len());
+    assert_eq!(recorded.log_sums.len(), rows * heads.queries, "a log-sum for each query");
+    assert!(
+        tree.iter().enumerate().all(|(i, node)| node.parent.is_none_or(|p| p < i)),
+        "a parent comes before its children"
+    );
     let mut seen: Vec<Vec<(usize, usize)>> =
         tree.iter().map(|node| node.rows.iter().enumerate().map(|(i, row)| (*row, i + 1)).collect()).collect();
     let mut depths = vec![0; tree.len()];
@@ -91,10 +102,10 @@ impl Task<'_> {
         let queries = heads.gather(qkv, width, self.head, rows());
         let outs = heads.gather(out, heads.queries * dim, self.head, rows());
         let grads = heads.gather(grad, heads.queries * dim, self.head, rows());
-        // Keys and values as columns, for scores; keys as rows, for the way from scores to queries.
-        let matrix = |bf16| (PackedMatrix::columns(dim, bf16), PackedMatrix::columns(dim, bf16));
+        // Keys and values as columns, for scores and their gradients; keys as rows, for the gradients of queries.
+        let matrix = |bf16| (GrowingMatrix::columns(dim, bf16), GrowingMatrix::columns(dim, bf16));
         let (mut keys, mut values) = matrix(heads.bf16);
-        let mut rows_of_keys = PackedMatrix::rows(dim, length, heads.bf16);
+        let mut rows_of_keys = GrowingMatrix::rows(dim, length, heads.bf16);
         for row in &self.node.rows {
             let row = &qkv[row * width..(row + 1) * width];
             let key = &row[heads.key(self.head)..][..dim];
@@ -103,9 +114,9 @@ impl Task<'_> {
             values.push_column(&row[heads.value(self.head)..][..dim]);
         }
         let count = self.queries.len() * group;
-        let product = |x: &Rows<'_>, m: &PackedMatrix| {
+        let product = |x: &Rows<'_>, m: &GrowingMatrix| {
             let mut product = vec![0.0; count * m.outer()];
-            sum_of_products(&[Part::whole(0, &[(x, m)])], &mut product, m.outer(), false, false);
+            sum_of_products(&[Part::whole(0, &[(x, m.view())])], &mut product, m.outer(), false, false);
             product
         };
         let (queries, grads) = (Rows::new(&queries, dim), Rows::new(&grads, dim));
@@ -117,16 +128,16 @@ impl Task<'_> {
             let (seen, hidden) = weights.split_at_mut(visible);
             exp_minus(seen, heads.scale(), log_sum);
             hidden.fill(0.0);
-            let pull = dot(grads.row(index), &outs[index * dim..][..dim]);
+            let delta = dot(grads.row(index), &outs[index * dim..][..dim]);
             for (ds, p) in ds.iter_mut().zip(weights.iter()) {
-                *ds = p * (*ds - pull) * heads.scale();
+                *ds = p * (*ds - delta) * heads.scale();
             }
         }
         let (mut keys, mut values) = (vec![0.0; length * dim], vec![0.0; length * dim]);
-        let slopes = Rows::new(&ds, length);
-        add_outer_product(&slopes, &queries, &mut keys);
+        let ds = Rows::new(&ds, length);
+        add_outer_product(&ds, &queries, &mut keys);
         add_outer_product(&Rows::new(&weights, length), &grads, &mut values);
-        let queries = product(&slopes, &rows_of_keys);
+        let queries = product(&ds, &rows_of_keys);
         Gradients { queries, keys, values }
     }
 

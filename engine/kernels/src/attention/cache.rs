@@ -2,30 +2,30 @@
 
 use std::sync::Arc;
 
-use super::Heads;
-use crate::kernels::packed::PackedMatrix;
+use super::heads::Heads;
+use crate::kernels::growing::GrowingMatrix;
 
 /// Keys and values of one head, packed for products as they come: keys as (dim, positions), values as (positions, dim).
 #[derive(Debug, Clone)]
-pub(super) struct Stretch {
-    pub(super) keys: PackedMatrix,
-    pub(super) values: PackedMatrix,
+pub(super) struct KeysValues {
+    pub(super) keys: GrowingMatrix,
+    pub(super) values: GrowingMatrix,
 }
 
-impl Stretch {
-    /// None yet, with room for some positions.
-    pub(super) fn new(heads: Heads, room: usize) -> Self {
+impl KeysValues {
+    /// No positions yet, and room for some.
+    pub(super) fn new(heads: Heads, capacity: usize) -> Self {
         let Heads { dim, bf16, .. } = heads;
-        Self { keys: PackedMatrix::columns(dim, bf16), values: PackedMatrix::rows(dim, room, bf16) }
+        Self { keys: GrowingMatrix::columns(dim, bf16), values: GrowingMatrix::rows(dim, capacity, bf16) }
     }
 }
 
-/// The keys and values of a finished stretch of tokens in every layer; shared by all that continues it.
+/// The keys and values of a finished segment of tokens in every layer, shared by all that continues it.
 #[derive(Debug)]
 pub struct Cache {
     len: usize,
     /// By layer and key head.
-    pub(super) layers: Vec<Vec<Stretch>>,
+    pub(super) layers: Vec<Vec<KeysValues>>,
 }
 
 impl Cache {
@@ -45,7 +45,7 @@ impl Cache {
 pub struct Continuation {
     caches: Vec<Arc<Cache>>,
     /// By layer and key head; a layer has none before its first token.
-    own: Vec<Vec<Stretch>>,
+    own: Vec<Vec<KeysValues>>,
     len: usize,
 }
 
@@ -65,12 +65,13 @@ impl Continuation {
         self.len += tokens;
     }
 
-    /// Forgets the last `tokens` that it has seen of its own: a draft that was not taken.
+    /// Forgets the last `tokens` that it has seen of its own: a draft that was not accepted.
     pub fn forget(&mut self, tokens: usize) {
-        self.len = self.len.saturating_sub(tokens);
-        for stretch in self.own.iter_mut().flatten() {
-            stretch.keys.truncate_columns(self.len);
-            stretch.values.truncate_rows(self.len);
+        assert!(tokens <= self.len, "{tokens} tokens are forgotten of {}", self.len);
+        self.len -= tokens;
+        for own in self.own.iter_mut().flatten() {
+            own.keys.truncate_columns(self.len);
+            own.values.truncate_rows(self.len);
         }
     }
 
@@ -94,18 +95,18 @@ impl Continuation {
         let own = &mut self.own[layer];
         if own.is_empty() {
             let rows = qkv.len() / heads.width();
-            own.extend((0..heads.keys).map(|_| Stretch::new(heads, rows)));
+            own.extend((0..heads.keys).map(|_| KeysValues::new(heads, rows)));
         }
         for row in qkv.chunks_exact(heads.width()) {
-            for (head, stretch) in own.iter_mut().enumerate() {
-                stretch.keys.push_column(&row[heads.key(head)..][..heads.dim]);
-                stretch.values.push_row(&row[heads.value(head)..][..heads.dim]);
+            for (head, own) in own.iter_mut().enumerate() {
+                own.keys.push_column(&row[heads.key(head)..][..heads.dim]);
+                own.values.push_row(&row[heads.value(head)..][..heads.dim]);
             }
         }
     }
 
     /// The own keys and values of a head.
-    pub(super) fn own(&self, layer: usize, head: usize) -> &Stretch {
+    pub(super) fn own(&self, layer: usize, head: usize) -> &KeysValues {
         &self.own[layer][head]
     }
 

@@ -7,12 +7,12 @@ use crate::kernels::oracle::{check_gradients, distance, noise, tensor};
 
 const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 8, bf16: false };
 
-/// (first row, rows, parent) of stretches.
-const STRETCHES: [(usize, usize, Option<usize>); 6] =
+/// (first row, rows, parent) of segments.
+const SEGMENTS: [(usize, usize, Option<usize>); 6] =
     [(0, 5, None), (5, 3, Some(0)), (8, 2, Some(0)), (10, 4, Some(1)), (14, 1, Some(1)), (15, 6, Some(2))];
 
 fn tree() -> Tree {
-    STRETCHES
+    SEGMENTS
         .iter()
         .map(|(first, len, parent)| Node { parent: *parent, rows: (*first..first + len).collect() })
         .collect()
@@ -39,7 +39,7 @@ fn plain(qkv: &Tensor) -> Vec<f32> {
     Tensor::cat(&heads, 1).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Passes of stretches over a set of rows, each a list of (sequence, first row, rows).
+/// Passes of segments over a set of rows, each a list of (sequence, first row, rows).
 struct Passes {
     qkv: Vec<f32>,
     out: Vec<f32>,
@@ -69,7 +69,7 @@ impl Passes {
         }
     }
 
-    /// All stretches, level by level; with `steps` the leaves token by token where they can.
+    /// All segments, level by level; with `steps` the leaves token by token where they can.
     fn all(qkv: Vec<f32>, steps: bool) -> Self {
         let mut passes = Self::new(qkv);
         let mut root = [Continuation::new(vec![], 1)];
@@ -98,9 +98,9 @@ fn every_path_of_a_tree_is_attended_as_if_it_stood_alone() {
     let values: Vec<f32> = qkv.flatten_all().unwrap().to_vec1().unwrap();
     for steps in [false, true] {
         let got = Passes::all(values.clone(), steps);
-        for (first, len, mut parent) in STRETCHES {
+        for (first, len, mut parent) in SEGMENTS {
             let mut path = vec![qkv.narrow(0, first, len).unwrap()];
-            while let Some((first, len, above)) = parent.map(|p| STRETCHES[p]) {
+            while let Some((first, len, above)) = parent.map(|p| SEGMENTS[p]) {
                 path.insert(0, qkv.narrow(0, first, len).unwrap());
                 parent = above;
             }
@@ -158,7 +158,7 @@ fn queries_keys_and_values_have_gradients() {
 }
 
 #[test]
-fn a_stretch_seen_by_many_queries_collects_the_gradients_of_all() {
+fn a_segment_seen_by_many_queries_collects_the_gradients_of_all() {
     // One token whose keys and values 700 completions see: more queries than one task takes.
     let many = 700;
     let width = HEADS.width();

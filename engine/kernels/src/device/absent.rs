@@ -1,8 +1,6 @@
-//! What stands in for the door to CUDA in a build without the feature: no device can be opened, so nothing can be done
-//! with one.
+//! The driver in a build without the feature `cuda`: no device can be opened, so no operation on one can be reached.
 
-use super::operations::Gemm;
-use super::{Argument, DeviceInfo};
+use super::interface::{Argument, DeviceInfo, Gemm};
 use crate::error::{Error, Result};
 
 pub(super) enum Driver {}

@@ -1,39 +1,12 @@
-//! Attention: heads and who may see whom, the rotation of queries and keys, and the kernels of `cuda/attention.cuh`.
+//! Attention: which keys a query sees, the rotation of queries and keys, and the kernels of `cuda/attention.cuh`.
 
+use super::handle::Device;
+use super::interface::{Argument, Format, HeadShape};
 use super::operations::{Matrix, address, int, named};
-use super::{Argument, Device, Format, View};
+use super::pool::View;
 use crate::error::{Error, Result};
 
-/// Query heads, key heads and values of a head (`Shape` in `cuda/rows.cuh`).
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadShape {
-    /// Query heads.
-    pub queries: i32,
-    /// Key heads, which is how many value heads there are, too.
-    pub keys: i32,
-    /// Values of a head.
-    pub dim: i32,
-}
-
-impl HeadShape {
-    /// Values of a row of queries.
-    pub fn query_width(self) -> usize {
-        (self.queries * self.dim) as usize
-    }
-
-    /// Values of a row of keys.
-    pub fn key_width(self) -> usize {
-        (self.keys * self.dim) as usize
-    }
-
-    /// Values of a row of queries, keys and values.
-    pub fn width(self) -> usize {
-        self.query_width() + 2 * self.key_width()
-    }
-}
-
-/// What a row of a decoding step may see: three stretches of the cache (`Slot` in `cuda/attention.cuh`).
+/// The keys that a row of a decoding step sees: three ranges of the cache's rows (`Slot` in `cuda/attention.cuh`).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Slot {
@@ -67,7 +40,7 @@ pub struct Tree<'a> {
     pub rows: usize,
 }
 
-/// What the rotation of queries and keys needs to know of a model's layer.
+/// The operands of the rotation that belong to a model's layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
     /// Format of the rows.
@@ -82,7 +55,7 @@ pub struct Rotation<'a> {
     pub key_norm: Option<View<'a>>,
     /// Radians a position (f64), one for each pair of values of a head.
     pub frequencies: View<'a>,
-    /// What the norms add.
+    /// The epsilon of the norms.
     pub eps: f64,
 }
 
@@ -130,12 +103,12 @@ impl Device {
         self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
     }
 
-    /// Checks what both directions take, and puts it into their order.
+    /// Checks the operands of both directions, and puts them into their order.
     fn rotation(
         &self,
-        op: &str,
+        op: &'static str,
         raw: View<'_>,
-        turned: View<'_>,
+        rotated: View<'_>,
         how: &Rotation<'_>,
         positions: View<'_>,
         rows: usize,
@@ -143,13 +116,13 @@ impl Device {
         let (dim, bytes) = (how.heads.dim as usize, rows * how.heads.width() * how.format.bytes());
         let norms = [how.query_norm, how.key_norm].map(|norm| (norm, 4 * dim));
         let optional = norms.into_iter().chain([(how.bias, 4 * how.heads.width())]);
-        let needed = [(raw, bytes), (turned, bytes), (positions, 4 * rows), (how.frequencies, 8 * (dim / 2))];
+        let needed = [(raw, bytes), (rotated, bytes), (positions, 4 * rows), (how.frequencies, 8 * (dim / 2))];
         for (view, bytes) in optional.filter_map(|(view, bytes)| Some((view?, bytes))).chain(needed) {
             self.need(op, view, bytes)?;
         }
         Ok(vec![
             raw.into(),
-            turned.into(),
+            rotated.into(),
             address(how.bias),
             address(how.query_norm),
             address(how.key_norm),
@@ -161,12 +134,15 @@ impl Device {
     }
 
     /// Attention of the rows from `first` on of a tree over all its rows: queries from `qkv` (rows, width), keys from
-    /// `keys` (tree rows, stride), values behind them. `log_sums` takes (rows, query heads) in f32 where it is wanted.
+    /// `keys` (tree rows, stride), values behind them. `log_sums` takes (rows, query heads) in f32; none where it is not needed.
     ///
     /// # Errors
     /// Heads that are too wide, operands that are too small.
-    #[allow(clippy::too_many_arguments, reason = "what asks, what is asked, who sees whom, and where it goes")]
-    pub fn attend_tree(
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "queries, keys, the tree that relates them, and the results are operands of one kernel"
+    )]
+    pub(crate) fn attend_tree(
         &self,
         qkv: Matrix<'_>,
         (keys, kv_stride): (View<'_>, usize),
@@ -185,25 +161,25 @@ impl Device {
         log_sums.map_or(Ok(()), |l| self.need(op, l, 4 * rows * heads.queries as usize))?;
         let arguments = [
             qkv.view.into(),
-            int(qkv.stride),
+            int(qkv.stride)?,
             keys.into(),
             keys.from(heads.key_width() * bytes).into(),
-            int(kv_stride),
+            int(kv_stride)?,
             tree.ends.into(),
             tree.tile_ends.into(),
-            int(first),
-            int(rows),
+            int(first)?,
+            int(rows)?,
             Argument::Heads(heads),
             Argument::Float(scale(heads)),
             out.view.into(),
-            int(out.stride),
+            int(out.stride)?,
             address(log_sums),
         ];
         let grid = (rows.div_ceil(qkv.format.tile()), heads.queries as usize);
         self.run(&self.wide(op, heads, qkv.format)?, grid, ATTENTION, &arguments)
     }
 
-    /// Attention of one new row of each sequence, over its stretches of a cache ([`Slot`], five i32 a row).
+    /// Attention of one new row of each sequence, over its ranges of a cache ([`Slot`], five i32 a row).
     ///
     /// # Errors
     /// Heads that are too wide or too many to a key head, operands that are too small.
@@ -225,27 +201,30 @@ impl Device {
         }
         let arguments = [
             qkv.view.into(),
-            int(qkv.stride),
+            int(qkv.stride)?,
             keys.into(),
             keys.from(heads.key_width() * qkv.format.bytes()).into(),
-            int(kv_stride),
+            int(kv_stride)?,
             slots.into(),
             Argument::Heads(heads),
             Argument::Float(scale(heads)),
             out.view.into(),
-            int(out.stride),
+            int(out.stride)?,
         ];
         self.run(&self.wide(op, heads, qkv.format)?, (rows, heads.keys as usize), ATTENTION, &arguments)
     }
 
-    /// The way back through [`attend_tree`](Self::attend_tree) over a whole tree, whose keys and values are those of
-    /// `qkv`: `dqkv` takes the gradient of `qkv`. `out` and `dout` have the same stride; `delta` is room for (rows, query
+    /// The backward pass of [`attend_tree`](Self::attend_tree) over a whole tree, whose keys and values are those of
+    /// `qkv`: `dqkv` takes the gradient of `qkv`. `out` and `dout` have the same stride; `delta` is scratch space for (rows, query
     /// heads) in f32.
     ///
     /// # Errors
     /// Heads that are too wide, operands that are too small.
-    #[allow(clippy::too_many_arguments, reason = "what went in, what came out, and their gradients")]
-    pub fn attend_backward(
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "inputs, results and their gradients are operands of one chain of kernels"
+    )]
+    pub(crate) fn attend_backward(
         &self,
         qkv: Matrix<'_>,
         tree: Tree<'_>,
@@ -265,24 +244,24 @@ impl Device {
         self.need(op, log_sums, 4 * rows * heads.queries as usize)?;
         self.need(op, delta, 4 * rows * heads.queries as usize)?;
         if out.stride != dout.stride || tree.rows != rows {
-            return Err(Error::device(
-                self.name(),
-                "attention and its gradient differ in shape",
-                "report this as a bug",
-            ));
+            let found = format!(
+                "{rows} rows in a tree of {}; results {} values apart, their gradients {}",
+                tree.rows, out.stride, dout.stride
+            );
+            return Err(Error::bug(op, found));
         }
-        let arguments = [out.view.into(), dout.view.into(), int(out.stride), Argument::Heads(heads), delta.into()];
+        let arguments = [out.view.into(), dout.view.into(), int(out.stride)?, Argument::Heads(heads), delta.into()];
         self.run(&named("attend_delta", format), (rows, 1), ATTENTION, &arguments)?;
         let arguments = [
             qkv.view.into(),
-            int(qkv.stride),
+            int(qkv.stride)?,
             dout.view.into(),
-            int(dout.stride),
+            int(dout.stride)?,
             log_sums.into(),
             delta.into(),
             tree.ends.into(),
             tree.tile_ends.into(),
-            int(rows),
+            int(rows)?,
             Argument::Heads(heads),
             Argument::Float(scale(heads)),
             dqkv.into(),
@@ -294,7 +273,7 @@ impl Device {
         self.run(&keys, (tiles, heads.keys as usize), ATTENTION, &arguments)
     }
 
-    fn check_tree(&self, op: &str, tree: &Tree<'_>, format: Format) -> Result<()> {
+    fn check_tree(&self, op: &'static str, tree: &Tree<'_>, format: Format) -> Result<()> {
         self.need(op, tree.ends, 4 * tree.rows)?;
         self.need(op, tree.tile_ends, 4 * tree.rows.div_ceil(format.tile()))
     }

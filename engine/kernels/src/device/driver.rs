@@ -1,12 +1,12 @@
-//! The door to CUDA: the driver's and cuBLAS's functions as they are, behind calls that cannot be misused from inside
-//! this crate. Both libraries are looked for when a device is opened.
+//! CUDA: the functions of NVIDIA's driver and of cuBLAS, behind calls that cannot be misused from inside this crate. Both
+//! libraries are looked for when a device is opened.
 //!
 //! # Safety
-//! Everything here is `unsafe` for one reason: a device writes where it is told. What this module guarantees: calls are
-//! made with the device's context current, on its one stream, with the handles that it gave out. What its callers, all of
-//! them in this folder, guarantee: an address lies in an allocation that lives, and an operand has the size that the
-//! operation needs, which is checked before each launch. Which rows an operand names is for who wrote those numbers to have
-//! checked: `model::device`, which makes them itself.
+//! Everything here is `unsafe` for one reason: a device writes where it is told. This module guarantees that calls are
+//! made with the device's context current, on its one stream, with the handles that it gave out. Its callers, all of them
+//! in this folder, guarantee that an address lies in an allocation that lives, and that an operand has the size that the
+//! operation needs: `Device::need` checks it before each launch, in release builds too. Row numbers inside operands are
+//! not checked here: `model::device` makes them and keeps them in range.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
-use super::{Argument, DeviceInfo, Format};
+use super::interface::{Argument, DeviceInfo, Format, Gemm};
 use crate::error::{Error, Result};
 
 /// The kernels in PTX, which the driver compiles for its device. Made by `cargo xtask cuda` from `cuda/kernels.cu`.
@@ -26,7 +26,7 @@ const KERNELS: &[u8] = include_bytes!("cuda/kernels.ptx.gz");
 /// Bytes that cuBLAS may use; what NVIDIA advises for the newest devices.
 const WORKSPACE: usize = 32 << 20;
 
-/// The driver that reads the kernels' PTX: that of CUDA 13.0.
+/// The oldest driver that reads the kernels' PTX: that of CUDA 13.0.
 const VERSION: i32 = 13_000;
 
 /// The oldest devices that multiply in bf16.
@@ -41,16 +41,16 @@ pub(super) struct Driver {
     functions: Mutex<HashMap<String, Function>>,
     blas: Mutex<Blas>,
     workspace: u64,
-    /// Held alone by who captures.
+    /// Written by the thread that captures, read by all others that launch.
     captures: RwLock<()>,
 }
 
 thread_local! {
-    /// Whether this thread captures.
+    /// Whether this thread captures a graph.
     static CAPTURES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// This thread captures as long as this lives.
+/// This thread captures a graph as long as this lives.
 struct Capturing;
 
 impl Capturing {
@@ -80,36 +80,19 @@ unsafe impl Send for Blas {}
 unsafe impl Send for Driver {}
 unsafe impl Sync for Driver {}
 
-/// A sequence of launches that is sent to the device at once.
+/// A sequence of launches that the device takes as one.
 pub(super) struct Captured(CudaGraph);
 
-// SAFETY: a graph is sent from one thread at a time: it lies in a decoder's state, under that lock.
+// SAFETY: a graph is launched from one thread at a time: it lies in a decoder's state, under that lock.
 unsafe impl Send for Captured {}
 
 impl Driver {
     pub(super) fn open(ordinal: usize) -> Result<Self> {
         let name = format!("cuda:{ordinal}");
-        // SAFETY: loads libraries by name, as every program that uses the device does.
-        let (driver, products) = unsafe { (sys::is_culib_present(), blas_sys::is_culib_present()) };
-        if !driver {
-            let remedy = "install NVIDIA's driver (580 or newer), or use --device cpu";
-            return Err(Error::device(name, "NVIDIA's driver (libcuda) is not on this machine", remedy));
-        }
-        if !products {
-            let remedy = "install it (pip install nvidia-cublas, or your system's CUDA 13 libraries) and put its folder \
-                          into LD_LIBRARY_PATH, or use --device cpu";
-            return Err(Error::device(name, "cuBLAS (libcublas.so.13, or .12) was not found", remedy));
-        }
-        let mut version = 0;
-        // SAFETY: the library is there, and the number is ours.
-        let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
-        if asked.is_err() || version < VERSION {
-            let found = format!("its driver is for CUDA {}.{}", version / 1000, version % 1000 / 10);
-            return Err(Error::device(name, found, "update NVIDIA's driver to 580 or newer, or use --device cpu"));
-        }
+        check_libraries(&name)?;
         let opened = |e: DriverError| {
             let remedy = "nvidia-smi lists the devices that there are; give one of them, or --device cpu";
-            Error::device(format!("cuda:{ordinal}"), format!("cannot be opened ({})", said(&e)), remedy)
+            Error::device(&name, format!("cannot be opened ({})", message(&e)), remedy)
         };
         let context = CudaContext::new(ordinal).map_err(opened)?;
         let capability = context.compute_capability().map_err(opened)?;
@@ -117,21 +100,12 @@ impl Driver {
             let found = format!("has compute capability {}.{}", capability.0, capability.1);
             return Err(Error::device(name, found, "8.0 (Ampere) or newer is needed; use --device cpu"));
         }
-        // SAFETY: there is one stream, so nothing has to be waited for.
+        // SAFETY: there is one stream, so no event has to be waited for.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(opened)?;
-        let mut text = Vec::new();
-        flate2::read::GzDecoder::new(KERNELS)
-            .read_to_end(&mut text)
-            .map_err(|e| Error::device(&name, format!("the program's kernels are damaged: {e}"), "build it again"))?;
-        text.push(0);
-        // SAFETY: PTX that ends with a zero.
-        let module = unsafe { result::module::load_data(text.as_ptr().cast()) }.map_err(|e| {
-            let found = format!("the driver cannot compile the kernels ({})", said(&e));
-            Error::device(&name, found, "update NVIDIA's driver to 580 or newer, or use --device cpu")
-        })?;
+        let module = load_kernels(&name)?;
         let refused = |e: blas::CublasError| {
-            Error::device(format!("cuda:{ordinal}"), format!("cuBLAS cannot be started ({e:?})"), "free device memory")
+            Error::device(&name, format!("cuBLAS cannot be started ({e:?})"), "free device memory")
         };
         let blas = blas::create_handle().map_err(refused)?;
         // SAFETY: a new handle, the stream of the same context, and an allocation of the size given.
@@ -174,7 +148,7 @@ impl Driver {
 
     /// So many bytes, or none where they are not there.
     pub(super) fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        let _turn = self.enter()?;
+        let _entered = self.enter()?;
         // SAFETY: the context is current.
         match unsafe { result::malloc_sync(bytes) } {
             Ok(address) => Ok(Some(address)),
@@ -186,38 +160,38 @@ impl Driver {
     /// Gives an allocation back. Nothing that uses it may come after this.
     pub(super) fn free(&self, address: u64) {
         // What cannot be freed is lost anyway, as is the device.
-        if let Ok(_turn) = self.enter() {
+        if let Ok(_entered) = self.enter() {
             // SAFETY: from `allocate`, given back once; the driver waits for what is under way.
             let _ = unsafe { result::free_sync(address) };
         }
     }
 
     pub(super) fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
-        let _turn = self.enter()?;
-        // SAFETY: the caller checked the room; pageable memory has been read when the call returns.
+        let _entered = self.enter()?;
+        // SAFETY: the caller checked the size; pageable memory has been read when the call returns.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
             .map_err(|e| self.lost("copying to it", &e))
     }
 
     /// Waits for everything before it.
     pub(super) fn copy_out(&self, to: &mut [u8], from: u64) -> Result<()> {
-        let _turn = self.enter()?;
-        // SAFETY: the caller checked the room, and nobody reads `to` before the stream has come to its end.
+        let _entered = self.enter()?;
+        // SAFETY: the caller checked the size, and `to` is not read before the stream has finished.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .and_then(|()| self.stream.synchronize())
             .map_err(|e| self.lost("copying from it", &e))
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        let _turn = self.enter()?;
-        // SAFETY: the caller checked the room of both.
+        let _entered = self.enter()?;
+        // SAFETY: the caller checked the sizes of both.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.lost("copying on it", &e))
     }
 
     pub(super) fn clear(&self, at: u64, bytes: usize) -> Result<()> {
-        let _turn = self.enter()?;
-        // SAFETY: the caller checked the room.
+        let _entered = self.enter()?;
+        // SAFETY: the caller checked the size.
         unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }
             .map_err(|e| self.lost("clearing memory", &e))
     }
@@ -229,14 +203,15 @@ impl Driver {
         block: usize,
         arguments: &[Argument],
     ) -> Result<()> {
-        let _turn = self.enter()?;
+        let _entered = self.enter()?;
         let failed = |e: DriverError| self.lost(&format!("kernel {kernel}"), &e);
         let function = {
             let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
             match functions.get(kernel) {
                 Some(function) => *function,
                 None => {
-                    let name = CString::new(kernel).unwrap_or_default();
+                    let name = CString::new(kernel)
+                        .map_err(|_| Error::bug("launch of a kernel", format!("the name {kernel:?} holds a zero")))?;
                     // SAFETY: the module that `open` loaded.
                     let found = Function(unsafe { result::module::get_function(self.module, name) }.map_err(failed)?);
                     functions.insert(kernel.to_owned(), found);
@@ -245,15 +220,15 @@ impl Driver {
             }
         };
         let mut parameters: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
-        let (grid, block) = ((grid.0 as u32, grid.1 as u32, 1), (block as u32, 1, 1));
+        let (grid, block) = ((size(grid.0)?, size(grid.1)?, 1), (size(block)?, 1, 1));
         // SAFETY: the arguments are those of the kernel, in its order; they are read during the call.
         unsafe { result::launch_kernel(function.0, grid, block, 0, self.stream.cu_stream(), &mut parameters) }
             .map_err(failed)
     }
 
-    /// `c = alpha · op(a) op(b) + beta · c` for matrices by rows; `op` flips where it is told.
-    pub(super) fn multiply(&self, p: &super::operations::Gemm) -> Result<()> {
-        let _turn = self.enter()?;
+    /// `c = alpha · op(a) op(b) + beta · c` for matrices by rows; `op` transposes a factor if its flag is set.
+    pub(super) fn multiply(&self, p: &Gemm) -> Result<()> {
+        let _entered = self.enter()?;
         let kind = |format| match format {
             Format::F32 => blas_sys::cudaDataType_t::CUDA_R_32F,
             Format::Bf16 => blas_sys::cudaDataType_t::CUDA_R_16BF,
@@ -262,9 +237,10 @@ impl Driver {
             true => blas_sys::cublasOperation_t::CUBLAS_OP_T,
             false => blas_sys::cublasOperation_t::CUBLAS_OP_N,
         };
-        // cuBLAS thinks in columns: to it, a matrix by rows is its transpose, and the transposed product is the product
-        // of the factors in the other order.
-        let (m, n, k) = (p.columns as c_int, p.rows as c_int, p.inner as c_int);
+        // cuBLAS expects matrices by columns: to it, a matrix by rows is its transpose, and the transposed product is the
+        // product of the factors in the other order.
+        let (m, n, k): (c_int, c_int, c_int) = (size(p.columns)?, size(p.rows)?, size(p.inner)?);
+        let strides: [c_int; 3] = [size(p.b_stride)?, size(p.a_stride)?, size(p.c_stride)?];
         let handle = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller checked sizes and strides of the three matrices; alpha and beta are read during the call.
         unsafe {
@@ -278,14 +254,14 @@ impl Driver {
                 (&raw const p.alpha).cast(),
                 p.b as *const c_void,
                 kind(p.factors),
-                p.b_stride as c_int,
+                strides[0],
                 p.a as *const c_void,
                 kind(p.factors),
-                p.a_stride as c_int,
+                strides[1],
                 (&raw const p.beta).cast(),
                 p.c as *mut c_void,
                 kind(p.result),
-                p.c_stride as c_int,
+                strides[2],
                 blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
@@ -293,7 +269,7 @@ impl Driver {
         .map_err(|e| Error::device(&self.name, format!("cuBLAS failed ({e:?}) at {p:?}"), "report this as a bug"))
     }
 
-    /// What `work` launches, for sending again and again.
+    /// What `work` launches, captured to be launched again as one.
     pub(super) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Captured> {
         let failed = |e: DriverError| self.lost("capturing a graph", &e);
         let _alone = self.captures.write().unwrap_or_else(PoisonError::into_inner);
@@ -304,33 +280,33 @@ impl Driver {
         let captured = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
         worked?;
         let graph = captured.map_err(failed)?;
-        graph.map(Captured).ok_or_else(|| Error::device(&self.name, "captured nothing", "report this as a bug"))
+        graph.map(Captured).ok_or_else(|| Error::bug("capture of a graph", "nothing was launched"))
     }
 
     pub(super) fn send(&self, graph: &Captured) -> Result<()> {
-        let _turn = self.enter()?;
+        let _entered = self.enter()?;
         graph.0.launch().map_err(|e| self.lost("a captured graph", &e))
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
-        let _turn = self.enter()?;
+        let _entered = self.enter()?;
         self.stream.synchronize().map_err(|e| self.lost("waiting for it", &e))
     }
 
     /// Makes the device's context current, and waits while another thread captures: what is launched then would end up in
     /// its graph.
     fn enter(&self) -> Result<Option<RwLockReadGuard<'_, ()>>> {
-        let turn = match CAPTURES.get() {
+        let guard = match CAPTURES.get() {
             true => None,
             false => Some(self.captures.read().unwrap_or_else(PoisonError::into_inner)),
         };
         self.context.bind_to_thread().map_err(|e| self.lost("binding its context", &e))?;
-        Ok(turn)
+        Ok(guard)
     }
 
     fn lost(&self, doing: &str, error: &DriverError) -> Error {
-        let remedy = "run it again; where it comes again, run under compute-sanitizer and report what it says";
-        Error::device(&self.name, format!("failed at {doing} ({})", said(error)), remedy)
+        let remedy = "run it again; if it fails again, run it under compute-sanitizer and report the output";
+        Error::device(&self.name, format!("failed at {doing} ({})", message(error)), remedy)
     }
 }
 
@@ -348,7 +324,49 @@ impl Drop for Driver {
     }
 }
 
-/// The driver's words for an error.
-fn said(error: &DriverError) -> String {
+/// Refuses a machine without the driver, with one that is too old, or without cuBLAS.
+fn check_libraries(name: &str) -> Result<()> {
+    // SAFETY: loads libraries by name, as every program that uses the device does.
+    let (driver, products) = unsafe { (sys::is_culib_present(), blas_sys::is_culib_present()) };
+    if !driver {
+        let remedy = "install NVIDIA's driver (580 or newer), or use --device cpu";
+        return Err(Error::device(name, "NVIDIA's driver (libcuda) is not on this machine", remedy));
+    }
+    if !products {
+        let remedy = "install it (pip install nvidia-cublas, or your system's CUDA 13 libraries) and put its folder \
+                      into LD_LIBRARY_PATH, or use --device cpu";
+        return Err(Error::device(name, "cuBLAS (libcublas.so.13, or .12) was not found", remedy));
+    }
+    let mut version = 0;
+    // SAFETY: the library is there, and the number is ours.
+    let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
+    if asked.is_err() || version < VERSION {
+        let found = format!("its driver is for CUDA {}.{}", version / 1000, version % 1000 / 10);
+        return Err(Error::device(name, found, "update NVIDIA's driver to 580 or newer, or use --device cpu"));
+    }
+    Ok(())
+}
+
+/// Has the driver compile the kernels for the device whose context is current.
+fn load_kernels(name: &str) -> Result<sys::CUmodule> {
+    let mut text = Vec::new();
+    flate2::read::GzDecoder::new(KERNELS)
+        .read_to_end(&mut text)
+        .map_err(|e| Error::device(name, format!("the program's kernels are damaged: {e}"), "build it again"))?;
+    text.push(0);
+    // SAFETY: PTX that ends with a zero.
+    unsafe { result::module::load_data(text.as_ptr().cast()) }.map_err(|e| {
+        let found = format!("the driver cannot compile the kernels ({})", message(&e));
+        Error::device(name, found, "update NVIDIA's driver to 580 or newer, or use --device cpu")
+    })
+}
+
+/// A size as the driver takes it.
+fn size<T: TryFrom<usize>>(value: usize) -> Result<T> {
+    T::try_from(value).map_err(|_| Error::bug("launch of a kernel", format!("a size of {value}")))
+}
+
+/// The driver's message for an error.
+fn message(error: &DriverError) -> String {
     error.error_string().map_or_else(|_| format!("{error:?}"), |text| text.to_string_lossy().into_owned())
 }

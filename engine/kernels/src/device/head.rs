@@ -1,26 +1,10 @@
-//! From logits to statistics, gradients and tokens (`cuda/head.cuh`), and the optimiser (`cuda/optimizer.cuh`).
+//! From logits to statistics, gradients and sampled tokens (`cuda/head.cuh`), and the optimiser (`cuda/optimizer.cuh`).
 
+use super::handle::Device;
+use super::interface::{AdamWConstants, Argument};
 use super::operations::{BLOCK, Matrix, int, named, threads};
-use super::{Argument, Device, View};
+use super::pool::View;
 use crate::error::Result;
-
-/// Numbers of an AdamW update (`AdamW` in `cuda/optimizer.cuh`).
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs, reason = "each is the optimiser's setting of that name, or as said")]
-pub struct AdamWConstants {
-    pub learning_rate: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub epsilon: f64,
-    pub weight_decay: f64,
-    /// `1 - beta1^t`.
-    pub correct1: f64,
-    /// `1 - beta2^t`.
-    pub correct2: f64,
-    /// What gradients are multiplied by.
-    pub factor: f64,
-}
 
 impl Device {
     /// Log-probability and entropy (two f32 a row) of `targets` (u32) given `logits` (rows, vocabulary) in f32.
@@ -39,7 +23,7 @@ impl Device {
         self.need(op, logits, 4 * rows * vocabulary)?;
         self.need(op, targets, 4 * rows)?;
         self.need(op, out, 8 * rows)?;
-        let arguments = [logits.into(), targets.into(), out.into(), int(vocabulary), Argument::Float(scale)];
+        let arguments = [logits.into(), targets.into(), out.into(), int(vocabulary)?, Argument::Float(scale)];
         self.run("statistics_f32", (rows, 1), threads(vocabulary), &arguments)
     }
 
@@ -68,14 +52,14 @@ impl Device {
             weights.into(),
             out.into(),
             dlogits.view.into(),
-            int(vocabulary),
+            int(vocabulary)?,
             Argument::Float(scale),
         ];
         self.run(&named(op, dlogits.format), (rows, 1), threads(vocabulary), &arguments)
     }
 
-    /// Draws a token a row: where the running sum of probabilities passes the row's uniform number (f64), or the
-    /// likeliest. `out` takes three words a row: the token (u32), its log-probability
+    /// Samples a token a row: where the running sum of probabilities passes the row's uniform number (f64), or the
+    /// most probable one. `out` takes three words a row: the token (u32), its log-probability
     /// at the scale and its distribution's entropy (f32).
     ///
     /// # Errors
@@ -97,7 +81,7 @@ impl Device {
             logits.into(),
             uniforms.into(),
             out.into(),
-            int(vocabulary),
+            int(vocabulary)?,
             Argument::Float(scale),
             Argument::Int(i32::from(greedy)),
         ];

@@ -1,6 +1,8 @@
-//! Matrices, products, and what is done row by row or value by value: what each kernel takes, checked, and its launch.
+//! Matrices, products, and operations row by row or value by value: each checks its operands and launches its kernel.
 
-use super::{Argument, Device, Format, View};
+use super::handle::Device;
+use super::interface::{Argument, Format, Gemm};
+use super::pool::View;
 use crate::error::{Error, Result};
 
 /// A matrix by rows.
@@ -8,7 +10,7 @@ use crate::error::{Error, Result};
 pub struct Matrix<'a> {
     /// Where it begins.
     pub view: View<'a>,
-    /// What it holds.
+    /// Format of its values.
     pub format: Format,
     /// Rows.
     pub rows: usize,
@@ -42,32 +44,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// A product, as the driver takes it.
-#[derive(Debug)]
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "the driver reads it"))]
-pub(super) struct Gemm {
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) inner: usize,
-    pub(super) factors: Format,
-    pub(super) result: Format,
-    pub(super) alpha: f32,
-    pub(super) beta: f32,
-    pub(super) a: u64,
-    pub(super) a_stride: usize,
-    pub(super) flip_a: bool,
-    pub(super) b: u64,
-    pub(super) b_stride: usize,
-    pub(super) flip_b: bool,
-    pub(super) c: u64,
-    pub(super) c_stride: usize,
-}
-
 /// Values that one thread block of a value-by-value kernel takes.
 pub(super) const BLOCK: usize = 256;
 
-pub(super) fn int(value: usize) -> Argument {
-    Argument::Int(value as i32)
+/// A size as kernels take it.
+pub(super) fn int(value: usize) -> Result<Argument> {
+    let int = i32::try_from(value);
+    int.map(Argument::Int).map_err(|_| Error::bug("a kernel's argument", format!("{value} exceeds 32 bits")))
 }
 
 impl From<View<'_>> for Argument {
@@ -86,7 +69,7 @@ pub(super) fn threads(width: usize) -> usize {
 }
 
 impl Device {
-    /// `c = alpha · op(a) op(b) + beta · c`, where `op` flips the factor where it is told.
+    /// `c = alpha · op(a) op(b) + beta · c`, where `op` transposes the factor if its flag is set.
     ///
     /// # Errors
     /// Shapes that do not fit, operands that are too small.
@@ -98,14 +81,14 @@ impl Device {
         alpha: f32,
         beta: f32,
     ) -> Result<()> {
-        let turned = |m: &Matrix<'_>, flip: bool| if flip { (m.columns, m.rows) } else { (m.rows, m.columns) };
-        let ((rows, inner), (inner_b, columns)) = (turned(&a, flip_a), turned(&b, flip_b));
+        let shape = |m: &Matrix<'_>, flip: bool| if flip { (m.columns, m.rows) } else { (m.rows, m.columns) };
+        let ((rows, inner), (inner_b, columns)) = (shape(&a, flip_a), shape(&b, flip_b));
         if inner != inner_b || (rows, columns) != (c.rows, c.columns) || a.format != b.format {
             let found = format!(
                 "a product of {rows} x {inner} ({:?}) and {inner_b} x {columns} ({:?}) into {} x {}",
                 a.format, b.format, c.rows, c.columns
             );
-            return Err(Error::device(self.name(), found, "report this as a bug"));
+            return Err(Error::bug("a product", found));
         }
         for matrix in [&a, &b, &c] {
             self.need("a product", matrix.view, matrix.bytes())?;
@@ -141,36 +124,36 @@ impl Device {
         self.need(op, table.view, table.bytes())?;
         self.need(op, tokens, 4 * rows)?;
         self.need(op, x, 4 * rows * width)?;
-        let arguments = [table.view.into(), tokens.into(), x.into(), int(width)];
+        let arguments = [table.view.into(), tokens.into(), x.into(), int(width)?];
         self.run(&named(op, table.format), (rows, 1), threads(width), &arguments)
     }
 
-    /// `out = x / sqrt(mean(x²) + eps) · weight`, row by row; of the rows of `x` that `wanted` (i32) names, or of all.
+    /// `out = x / sqrt(mean(x²) + eps) · weight`, row by row; of the rows of `x` that `selected` (i32) names, or of all.
     ///
     /// # Errors
     /// Operands that are too small.
     pub fn rms_norm(
         &self,
         x: View<'_>,
-        wanted: Option<View<'_>>,
+        selected: Option<View<'_>>,
         weight: View<'_>,
         out: Matrix<'_>,
         eps: f64,
     ) -> Result<()> {
         let (op, rows, width) = ("rms_norm", out.rows, out.columns);
-        match wanted {
-            Some(wanted) => self.need(op, wanted, 4 * rows)?,
+        match selected {
+            Some(selected) => self.need(op, selected, 4 * rows)?,
             None => self.need(op, x, 4 * rows * width)?,
         }
         self.need(op, weight, 4 * width)?;
         self.need(op, out.view, out.bytes())?;
         let arguments = [
             x.into(),
-            address(wanted),
+            address(selected),
             weight.into(),
             out.view.into(),
-            int(width),
-            int(out.stride),
+            int(width)?,
+            int(out.stride)?,
             Argument::Float(eps as f32),
         ];
         self.run(&named(op, out.format), (rows, 1), threads(width), &arguments)
@@ -194,7 +177,7 @@ impl Device {
         self.need(op, weight, 4 * width)?;
         self.need(op, dy.view, dy.bytes())?;
         let eps = Argument::Float(eps as f32);
-        let arguments = [x.into(), weight.into(), dy.view.into(), dx.into(), int(width), int(dy.stride), eps];
+        let arguments = [x.into(), weight.into(), dy.view.into(), dx.into(), int(width)?, int(dy.stride)?, eps];
         self.run(&named(op, dy.format), (rows, 1), threads(width), &arguments)
     }
 
@@ -206,7 +189,7 @@ impl Device {
         let (op, rows, wide) = ("swiglu", out.rows, out.columns);
         self.need(op, gate_up, rows * 2 * wide * out.format.bytes())?;
         self.need(op, out.view, out.bytes())?;
-        let arguments = [gate_up.into(), out.view.into(), int(wide), int(out.stride), int(rows)];
+        let arguments = [gate_up.into(), out.view.into(), int(wide)?, int(out.stride)?, int(rows)?];
         self.run(&named(op, out.format), ((rows * wide).div_ceil(BLOCK), 1), BLOCK, &arguments)
     }
 
@@ -219,7 +202,7 @@ impl Device {
         self.need(op, gate_up, rows * 2 * wide * dout.format.bytes())?;
         self.need(op, dgate_up, rows * 2 * wide * dout.format.bytes())?;
         self.need(op, dout.view, dout.bytes())?;
-        let arguments = [gate_up.into(), dout.view.into(), dgate_up.into(), int(wide), int(dout.stride), int(rows)];
+        let arguments = [gate_up.into(), dout.view.into(), dgate_up.into(), int(wide)?, int(dout.stride)?, int(rows)?];
         self.run(&named(op, dout.format), ((rows * wide).div_ceil(BLOCK), 1), BLOCK, &arguments)
     }
 
@@ -231,17 +214,17 @@ impl Device {
         let (op, rows, columns) = ("place", to.rows, to.columns);
         if (from.rows, from.columns, from.format) != (rows, columns, Format::F32) {
             let found = format!("{} x {} placed on {rows} x {columns}", from.rows, from.columns);
-            return Err(Error::device(self.name(), found, "report this as a bug"));
+            return Err(Error::bug(op, found));
         }
         self.need(op, from.view, from.bytes())?;
         self.need(op, to.view, to.bytes())?;
         let arguments = [
             from.view.into(),
             to.view.into(),
-            int(rows),
-            int(columns),
-            int(from.stride),
-            int(to.stride),
+            int(rows)?,
+            int(columns)?,
+            int(from.stride)?,
+            int(to.stride)?,
             Argument::Float(factor),
         ];
         self.run(&named(op, to.format), ((rows * columns).div_ceil(BLOCK), 1), BLOCK, &arguments)
@@ -255,11 +238,12 @@ impl Device {
         let (op, rows, columns) = ("move", to.rows, to.columns);
         if (from.rows, from.columns, from.format) != (rows, columns, to.format) {
             let found = format!("{} x {} moved to {rows} x {columns}", from.rows, from.columns);
-            return Err(Error::device(self.name(), found, "report this as a bug"));
+            return Err(Error::bug(op, found));
         }
         self.need(op, from.view, from.bytes())?;
         self.need(op, to.view, to.bytes())?;
-        let arguments = [from.view.into(), to.view.into(), int(rows), int(columns), int(from.stride), int(to.stride)];
+        let arguments =
+            [from.view.into(), to.view.into(), int(rows)?, int(columns)?, int(from.stride)?, int(to.stride)?];
         self.run(&named(op, to.format), ((rows * columns).div_ceil(BLOCK), 1), BLOCK, &arguments)
     }
 
@@ -278,7 +262,7 @@ impl Device {
     ) -> Result<()> {
         self.need("gather_sums", offsets, 4 * (count + 1))?;
         self.need("gather_sums", targets, 4 * count)?;
-        let arguments = [from.into(), order.into(), offsets.into(), targets.into(), to.into(), int(width)];
+        let arguments = [from.into(), order.into(), offsets.into(), targets.into(), to.into(), int(width)?];
         self.run("gather_sums_f32", (count, 1), threads(width), &arguments)
     }
 

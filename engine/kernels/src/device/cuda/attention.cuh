@@ -1,16 +1,16 @@
-// Attention over packed trees of tokens, and its way back, in tiles (arXiv 2205.14135), deterministic.
+// Attention over packed trees of tokens, and its backward pass, in tiles (arXiv 2205.14135), deterministic.
 //
 // Rows lie in depth-first order: a prefix, a prompt that continues it, the prompt's completions, the next prompt. All
 // that continues row k then lies in k..ends[k], so row q may see row k exactly where k <= q < ends[k].
 //
 // 128 threads a block. Products run on tensor cores for bf16 (16 x 16 x 16, sums in single precision), and as plain
-// loops for single precision, which is there to check the former.
+// loops for single precision, which serves to check the former.
 #pragma once
 #include "common.cuh"
 
 constexpr int THREADS = 128, WARPS = 4;
 
-// Rows of queries and keys in a tile, by format. The host knows these numbers, too (`Format::tile`).
+// Rows of queries and keys in a tile, by format. The host has the same numbers (`Format::tile`).
 template <class T> struct TileOf;
 template <> struct TileOf<float> { static constexpr int ROWS = 16; };
 template <> struct TileOf<bf16> { static constexpr int ROWS = 32; };
@@ -42,7 +42,7 @@ template <int M, int N> struct Sums<bf16, M, N> {
         for (int i = 0; i < MINE; i++)
             if (tile(i) < COUNT) wmma::store_matrix_sync(to + corner(tile(i), stride), part[i], stride, wmma::mem_row_major);
     }
-    // += a b, over K. Where A_FLIPPED, a is stored as (K, M); where B_FLIPPED, b as (N, K).
+    // += a b, over K. With A_FLIPPED, a is stored as (K, M), transposed; with B_FLIPPED, b as (N, K).
     template <int K, bool A_FLIPPED, bool B_FLIPPED> __device__ void add(const bf16* a, int a_stride, const bf16* b, int b_stride) {
 #pragma unroll
         for (int i = 0; i < MINE; i++) {
@@ -135,7 +135,7 @@ struct TreeKeys {
     }
 };
 
-// The keys of one sequence: stretches of the cache, its prefix, its prompt and its own rows.
+// The keys of one sequence: three ranges of the cache's rows, its prefix, its prompt and its own.
 struct SequenceKeys {
     int prefix, prompt_from, prompt, own_from, own;
     int tile_rows;
@@ -332,7 +332,7 @@ __device__ void attend_backward_queries(const T* qkv, int stride, const T* dout,
 }
 
 // The gradients of keys and values. A block is (tile of keys, key head): it goes through all queries that see its keys,
-// head by head of those that share them.
+// head by head among those that share them.
 template <class T, int D>
 __device__ void attend_backward_keys(const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,
                                      const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {

@@ -1,4 +1,4 @@
-// From logits: statistics of tokens, their gradient, and drawing.
+// From logits: statistics of tokens, their gradient, and sampling.
 #pragma once
 #include "common.cuh"
 
@@ -61,8 +61,8 @@ struct Drawn {
     float log_probability, entropy;
 };
 
-// Draws a token a row: where the running sum of probabilities, in the order of the vocabulary, passes uniforms[row];
-// the first likeliest one where `greedy`. The statistics are those at `scale`. One block of 256 threads a row.
+// Samples a token a row: where the running sum of probabilities, in the order of the vocabulary, passes uniforms[row];
+// the first of the most probable ones where `greedy`. The statistics are those at `scale`. One block of 256 threads a row.
 __device__ inline void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy) {
     __shared__ double sums[256];
     __shared__ int best[256];

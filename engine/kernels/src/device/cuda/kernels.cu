@@ -1,4 +1,4 @@
-// The kernels by name. `cargo xtask cuda` compiles this file to kernels.ptx, which is what the engine carries.
+// The kernels by name. `cargo xtask cuda` compiles this file to kernels.ptx, which the engine embeds.
 #include "rows.cuh"
 #include "head.cuh"
 #include "optimizer.cuh"

@@ -19,7 +19,7 @@ struct AdamW {
 __device__ inline void adamw(float* values, const float* gradient, float* m, float* v, long long count, AdamW c) {
     long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
-    // As on the CPU: what is kept is single, what is computed double.
+    // As on the CPU: stored in single precision, computed in double.
     double g = c.factor == 1.0 ? double(gradient[i]) : double(float(double(gradient[i]) * c.factor));
     m[i] = float(c.beta1 * m[i] + (1.0 - c.beta1) * g);
     v[i] = float(c.beta2 * v[i] + (1.0 - c.beta2) * g * g);

@@ -1,4 +1,4 @@
-// What is done row by row, or value by value: embedding, norms, rotation, activation, conversions.
+// Operations row by row, or value by value: embedding, norms, rotation, activation, conversions.
 #pragma once
 #include "common.cuh"
 
@@ -8,8 +8,8 @@ template <class T> __device__ void embed(const T* table, const uint32_t* tokens,
     for (int i = threadIdx.x; i < width; i += blockDim.x) x[size_t(blockIdx.x) * width + i] = number(from[i]);
 }
 
-// out = x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467). One block a row; `rows` names the rows of x that are
-// wanted, or is null for all.
+// out = x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467). One block a row; `rows` names the rows of x to
+// normalise, or is null for all.
 template <class T>
 __device__ void rms_norm(const float* x, const int* rows, const float* weight, T* out, int width, int stride, float eps) {
     x += size_t(rows ? rows[blockIdx.x] : int(blockIdx.x)) * width;
@@ -41,7 +41,7 @@ struct Shape {
     int queries, keys, dim;
 };
 
-// Adds the bias, normalises heads where the model does (norms of width dim), and turns queries and keys by their
+// Adds the bias, normalises heads where the model does (norms of width dim), and rotates queries and keys by their
 // position: value i with value i + dim/2 (arXiv 2104.09864). `raw` and `qkv` may be the same. Where a cache is given,
 // keys and values also go to row `cache_rows[row]` of it, keys first. One block of 128 threads a row, a warp a head.
 template <class T>

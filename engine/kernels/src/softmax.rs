@@ -1,6 +1,6 @@
-//! Exponentials and softmax over slices, written so that the compiler vectorises them.
+//! Exponentials, softmax and sampling over rows of logits, written so that the compiler vectorises them.
 
-use super::tile::vectorised;
+use super::isa::vectorised;
 
 /// e^x by range reduction and a degree-6 polynomial; relative error below 3e-7 on -87..88, 0 below, clamped above.
 #[inline(always)]
@@ -44,8 +44,8 @@ fn max_of(row: &[f32]) -> f32 {
 
 /// Adds e^(scale · logit − max) to the sums; gives it.
 #[inline(always)]
-fn take_in(logit: f32, scale: f32, max: f32, sum: &mut f32, moment: &mut f32) -> f32 {
-    // The floor keeps 0 · −∞ out of the moment; e^-100 adds nothing to it.
+fn accumulate(logit: f32, scale: f32, max: f32, sum: &mut f32, moment: &mut f32) -> f32 {
+    // The lower bound keeps 0 · −∞ out of the moment; e^-100 adds nothing to it.
     let shifted = (logit * scale - max).max(-100.0);
     let e = exp(shifted);
     *sum += e;
@@ -60,17 +60,17 @@ fn exp_shifted_body(row: &mut [f32], scale: f32) -> Partition {
     let (blocks, rest) = row.as_chunks_mut::<LANES>();
     for block in blocks {
         for ((sum, moment), v) in sums.iter_mut().zip(&mut moments).zip(block.iter_mut()) {
-            *v = take_in(*v, scale, max, sum, moment);
+            *v = accumulate(*v, scale, max, sum, moment);
         }
     }
     let (mut sum, mut moment) = (sums.iter().sum::<f32>(), moments.iter().sum::<f32>());
     for v in rest {
-        *v = take_in(*v, scale, max, &mut sum, &mut moment);
+        *v = accumulate(*v, scale, max, &mut sum, &mut moment);
     }
     Partition { max, sum, moment }
 }
 
-/// What a row of exponentials adds up to.
+/// The sums of a row of exponentials.
 pub struct Partition {
     /// The largest scaled logit m.
     pub max: f32,
@@ -103,31 +103,31 @@ pub fn softmax(row: &mut [f32], scale: f32) {
     row.iter_mut().for_each(|p| *p *= inverse);
 }
 
-/// What the exponentials of a row of logits add up to, for a positive scale.
+/// The sums of the exponentials of a row of logits, for a positive scale.
 pub fn partition(row: &[f32], scale: f32) -> Partition {
     Distribution::new(row, scale).partition
 }
 
-/// Logits whose sum is looked at in one piece when an index is drawn.
-const DRAWN: usize = 256;
+/// Logits of a segment: sampling skips whole segments by their sums.
+const SEGMENT: usize = 256;
 
-/// A row's partition, and the sums of e^(scale · logit − max) of its stretches, for drawing an index.
+/// A row's partition, and the sums of e^(scale · logit − max) over its segments, for sampling an index.
 pub struct Distribution<'a> {
     row: &'a [f32],
     scale: f32,
     sums: Vec<f32>,
-    /// What the whole row adds up to.
+    /// The sums over the whole row.
     pub partition: Partition,
 }
 
 impl<'a> Distribution<'a> {
-    /// Of a row of logits, for a positive scale. The probabilities are never written down.
+    /// Of a row of logits, for a positive scale. The probabilities are not stored.
     pub fn new(row: &'a [f32], scale: f32) -> Self {
-        let mut sums = Vec::with_capacity(row.len().div_ceil(DRAWN));
+        let mut sums = Vec::with_capacity(row.len().div_ceil(SEGMENT));
         let max = maximum(row) * scale;
         let mut whole = Partition { max, sum: 0.0, moment: 0.0 };
-        for stretch in row.chunks(DRAWN) {
-            let (sum, moment) = sum_exp(stretch, scale, max);
+        for segment in row.chunks(SEGMENT) {
+            let (sum, moment) = sum_exp(segment, scale, max);
             whole.sum += sum;
             whole.moment += moment;
             sums.push(sum);
@@ -135,19 +135,20 @@ impl<'a> Distribution<'a> {
         Self { row, scale, sums, partition: whole }
     }
 
-    /// The index at which the running sum of probabilities passes `u`, which lies in 0..1.
+    /// Samples: the index at which the running sum of probabilities passes `u`, which lies in 0..1. The logits must be
+    /// finite or −∞, and one of them finite.
     pub fn draw(&self, u: f64) -> usize {
         let mut left = u * self.sums.iter().map(|s| f64::from(*s)).sum::<f64>();
-        // Where rounding leaves a gap at the end, the last stretch that has any weight is taken.
+        // Where rounding leaves a gap at the end, the last segment that has any weight is taken.
         let last = self.sums.iter().rposition(|s| *s > 0.0).unwrap_or(0);
-        let mut stretch = 0;
-        while stretch < last && left >= f64::from(self.sums[stretch]) {
-            left -= f64::from(self.sums[stretch]);
-            stretch += 1;
+        let mut segment = 0;
+        while segment < last && left >= f64::from(self.sums[segment]) {
+            left -= f64::from(self.sums[segment]);
+            segment += 1;
         }
-        let from = stretch * DRAWN;
+        let from = segment * SEGMENT;
         let mut chosen = from;
-        for (index, v) in self.row.iter().enumerate().skip(from).take(DRAWN) {
+        for (index, v) in self.row.iter().enumerate().skip(from).take(SEGMENT) {
             let p = f64::from(exp(*v * self.scale - self.partition.max));
             if p > 0.0 {
                 chosen = index;
@@ -172,12 +173,12 @@ fn sum_exp_body(row: &[f32], scale: f32, max: f32) -> (f32, f32) {
     let (blocks, rest) = row.as_chunks::<LANES>();
     for block in blocks {
         for ((sum, moment), v) in sums.iter_mut().zip(&mut moments).zip(block) {
-            take_in(*v, scale, max, sum, moment);
+            accumulate(*v, scale, max, sum, moment);
         }
     }
     let (mut sum, mut moment) = (sums.iter().sum::<f32>(), moments.iter().sum::<f32>());
     for v in rest {
-        take_in(*v, scale, max, &mut sum, &mut moment);
+        accumulate(*v, scale, max, &mut sum, &mut moment);
     }
     (sum, moment)
 }
@@ -185,47 +186,6 @@ fn sum_exp_body(row: &[f32], scale: f32, max: f32) -> (f32, f32) {
 vectorised! {
     /// Σ e^s and Σ s e^s with s = scale · logit − max.
     fn sum_exp(row: &[f32], scale: f32, max: f32) -> (f32, f32) => sum_exp_body
-}
-
-#[inline(always)]
-fn dot_body(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0f32; LANES];
-    let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
-        }
-    }
-    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
-}
-
-vectorised! {
-    /// The scalar product of two rows of equal length.
-    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 => dot_body
-}
-
-#[inline(always)]
-fn add_scaled_body(to: &mut [f32], from: &[f32], scale: f32) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to += scale * from;
-    }
-}
-
-vectorised! {
-    /// `to += scale * from`.
-    pub(super) fn add_scaled(to: &mut [f32], from: &[f32], scale: f32) => add_scaled_body
-}
-
-#[inline(always)]
-fn scaled_product_body(to: &mut [f32], a: &[f32], b: &[f32], scale: f32) {
-    for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-        *to = a * scale * b;
-    }
-}
-
-vectorised! {
-    /// `to = scale · a ∘ b`
-    pub(super) fn scaled_product(to: &mut [f32], a: &[f32], b: &[f32], scale: f32) => scaled_product_body
 }
 
 #[inline(always)]
@@ -237,6 +197,7 @@ fn exp_minus_body(row: &mut [f32], scale: f32, minus: f32) {
 
 #[inline(always)]
 fn exp_minus_into_body(from: &[f32], to: &mut [f32], scale: f32, minus: f32) {
+    assert_eq!(from.len(), to.len(), "exponentials of a row go to one of another length");
     for (to, v) in to.iter_mut().zip(from) {
         *to = exp(*v * scale - minus);
     }

@@ -1,42 +1,64 @@
 //! The tile of 8-bit weights: few rows, for streams that wait for memory alone.
 //!
-//! Where the processor multiplies bytes (AVX512-VNNI), rows come as two bytes a value, too: 15 bits relative to the largest
-//! value of a block, more than bf16 keeps. A block's sum is then exact in 32 bits. Elsewhere weights are widened to single
-//! precision.
+//! Where the processor multiplies bytes (AVX512-VNNI), activations are held in bytes as well, two a value: 15 bits
+//! relative to the largest value of a block, more than bf16 keeps. A block's sum is then exact in 32 bits. On other
+//! processors weights are widened to single precision.
 
-use super::{Isa, Output, PANEL, store_row};
+use super::isa::Isa;
+use super::tile::{Output, PANEL};
 
 /// Values along the inner dimension that share a scale, in 8-bit weights.
-pub(crate) const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 128;
 
-/// As [`tile_f32`](super::tile_f32) with 8-bit weights: `panel` holds the weights, and a scale a column for each block of them.
+/// A panel of 8-bit weights, from a line on that begins a block.
+#[derive(Clone, Copy)]
+pub(super) struct Int8Panel<'a> {
+    /// Lines of [`PANEL`] weights; with `sums`, groups of four lines, the four weights of a column side by side.
+    pub(super) weights: &'a [i8],
+    /// For each block a scale a column.
+    pub(super) scales: &'a [f32],
+    /// For each scale the sum of its weights, where products are formed in bytes.
+    pub(super) sums: Option<&'a [i16]>,
+}
+
+/// As [`tile_f32`](super::tile::tile_f32) with 8-bit weights, of which the first `inner` lines are multiplied.
 ///
 /// # Safety
-/// As [`tile_f32`](super::tile_f32) for rows and output; the panel's slices hold `inner` rows and their blocks' scales.
-pub(crate) unsafe fn tile_int8(
+/// The instructions of `isa` were detected.
+pub(super) unsafe fn tile_int8(
     isa: Isa,
-    (x, stride): (*const f32, usize),
-    panel: (&[i8], &[f32]),
+    (x, stride): (&[f32], usize),
+    panel: Int8Panel<'_>,
     inner: usize,
-    rows: usize,
     output: Output,
 ) {
+    let rows = output.rows();
+    assert!(
+        rows > 0 && x.len() >= (rows - 1) * stride + inner,
+        "{rows} rows of {inner}, {stride} apart, in {}",
+        x.len()
+    );
+    assert!(
+        panel.weights.len() >= inner * PANEL && panel.scales.len() >= inner.div_ceil(BLOCK) * PANEL,
+        "{inner} lines in a panel of {} weights and {} scales",
+        panel.weights.len(),
+        panel.scales.len()
+    );
     for first in (0..rows).step_by(MOST) {
-        // SAFETY: the caller's contract is passed on.
+        let (x, output) = ((&x[first * stride..], stride), output.skip_rows(first));
+        // SAFETY: the instructions were detected; rows and panel were asserted above.
         unsafe {
-            let x = x.add(first * stride);
-            let output = Output { at: output.at.add(first * output.stride), ..output };
             match rows - first {
-                1 => few::<1>(isa, (x, stride), panel, inner, output),
-                2 => few::<2>(isa, (x, stride), panel, inner, output),
-                3 => few::<3>(isa, (x, stride), panel, inner, output),
-                _ => few::<MOST>(isa, (x, stride), panel, inner, output),
+                1 => few::<1>(isa, x, panel, inner, output),
+                2 => few::<2>(isa, x, panel, inner, output),
+                3 => few::<3>(isa, x, panel, inner, output),
+                _ => few::<MOST>(isa, x, panel, inner, output),
             }
         }
     }
 }
 
-/// Bytes of weights that are called into the nearest cache ahead of their use.
+/// Bytes of weights that are prefetched into the nearest cache ahead of their use.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 8192;
 
@@ -45,14 +67,14 @@ const MOST: usize = 4;
 
 unsafe fn few<const M: usize>(
     isa: Isa,
-    (x, stride): (*const f32, usize),
-    panel: (&[i8], &[f32]),
+    (x, stride): (&[f32], usize),
+    panel: Int8Panel<'_>,
     inner: usize,
     output: Output,
 ) {
-    // SAFETY: the caller's contract is passed on; each variant runs only where its instructions were detected.
+    let x: [&[f32]; M] = std::array::from_fn(|r| &x[r * stride..][..inner]);
+    // SAFETY: each variant runs only where its instructions were detected; `tile_int8` asserted the panel.
     unsafe {
-        let x: [&[f32]; M] = std::array::from_fn(|r| std::slice::from_raw_parts(x.add(r * stride), inner));
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 => int8_avx512(x, panel, output),
@@ -65,13 +87,9 @@ unsafe fn few<const M: usize>(
 
 /// Some rows of the product with 8-bit weights in plain Rust; the compiler vectorises it for the features of the caller.
 #[inline(always)]
-unsafe fn int8_rows<const M: usize, const FMA: bool>(
-    x: [&[f32]; M],
-    (values, scales): (&[i8], &[f32]),
-    output: Output,
-) {
+fn int8_rows<const M: usize, const FMA: bool>(x: [&[f32]; M], panel: Int8Panel<'_>, output: Output) {
     let mut sums = [[0f32; PANEL]; M];
-    let (lines, scales) = (values.as_chunks::<PANEL>().0, scales.as_chunks::<PANEL>().0);
+    let (lines, scales) = (panel.weights.as_chunks::<PANEL>().0, panel.scales.as_chunks::<PANEL>().0);
     let inner = x[0].len();
     for ((from, lines), scales) in (0..inner).step_by(BLOCK).zip(lines.chunks(BLOCK)).zip(scales) {
         let count = lines.len().min(inner - from);
@@ -92,25 +110,24 @@ unsafe fn int8_rows<const M: usize, const FMA: bool>(
         }
     }
     for (r, sums) in sums.iter().enumerate() {
-        // SAFETY: the caller's contract.
-        unsafe { store_row(sums, Output { at: output.at.add(r * output.stride), ..output }) };
+        output.skip_rows(r).store_row(sums);
     }
 }
 
 /// The compiler does not find the widening of 16 bytes to 16 floats on its own once several rows share it.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn int8_avx512<const M: usize>(x: [&[f32]; M], (values, scales): (&[i8], &[f32]), output: Output) {
+unsafe fn int8_avx512<const M: usize>(x: [&[f32]; M], panel: Int8Panel<'_>, output: Output) {
     use std::arch::x86_64::*;
+    let Int8Panel { weights, scales, .. } = panel;
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     let inner = x[0].len();
-    assert!(values.len() >= inner * PANEL && scales.len() >= inner.div_ceil(BLOCK) * PANEL);
     for (block, from) in (0..inner).step_by(BLOCK).enumerate() {
         let mut parts = [[_mm512_setzero_ps(); 2]; M];
         for i in from..inner.min(from + BLOCK) {
-            // SAFETY: `i < inner`, and the panel holds `inner` rows of PANEL = 32 bytes (checked above).
+            // SAFETY: `i < inner`, the length of each row of x; `tile_int8` asserted `inner` lines of PANEL = 32 bytes.
             unsafe {
-                let line = values.as_ptr().add(i * PANEL);
+                let line = weights.as_ptr().add(i * PANEL);
                 let left = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(line.cast())));
                 let right = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(line.add(16).cast())));
                 for (x, part) in x.iter().zip(&mut parts) {
@@ -120,7 +137,7 @@ unsafe fn int8_avx512<const M: usize>(x: [&[f32]; M], (values, scales): (&[i8], 
                 }
             }
         }
-        // SAFETY: a block has PANEL = 32 scales (checked above).
+        // SAFETY: a block has PANEL = 32 scales, as `tile_int8` asserted.
         let scales = unsafe {
             let scales = scales.as_ptr().add(block * PANEL);
             [_mm512_loadu_ps(scales), _mm512_loadu_ps(scales.add(16))]
@@ -130,23 +147,21 @@ unsafe fn int8_avx512<const M: usize>(x: [&[f32]; M], (values, scales): (&[i8], 
             sum[1] = _mm512_fmadd_ps(part[1], scales[1], sum[1]);
         }
     }
-    // SAFETY: the caller's contract.
-    unsafe { super::store_avx512(&sums, output) }
+    output.store_avx512(&sums);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn int8_avx2<const M: usize>(x: [&[f32]; M], panel: (&[i8], &[f32]), output: Output) {
-    // SAFETY: the caller's contract.
-    unsafe { int8_rows::<M, true>(x, panel, output) }
+fn int8_avx2<const M: usize>(x: [&[f32]; M], panel: Int8Panel<'_>, output: Output) {
+    int8_rows::<M, true>(x, panel, output);
 }
 
 /// Rows of activations in bytes: a value is `scale · (128 · high + low - MIDDLE)`, the scale that of its block.
 #[derive(Debug)]
-pub(crate) struct Bytes {
+pub(super) struct Bytes {
     high: Vec<u8>,
     low: Vec<u8>,
-    /// A row's blocks, one behind the other.
+    /// One a block, row by row.
     scales: Vec<f32>,
     /// Bytes of a row: whole fours.
     width: usize,
@@ -158,7 +173,7 @@ const MIDDLE: i32 = 1 << 14;
 
 impl Bytes {
     /// From rows of `width` values.
-    pub(crate) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Self {
+    pub(super) fn new<'a>(rows: impl ExactSizeIterator<Item = &'a [f32]>, width: usize) -> Self {
         let (count, wide, blocks) = (rows.len(), width.next_multiple_of(4), width.div_ceil(BLOCK));
         let mut bytes = Self {
             // Padding meets weights of zero.
@@ -195,28 +210,27 @@ fn in_bytes(x: &[f32], high: &mut [u8], low: &mut [u8]) -> f32 {
     if finite { largest / (MIDDLE - 1) as f32 } else { f32::NAN }
 }
 
-/// Rows from `row` on, from value `from` on (which begins a block), times a panel in fours.
+/// Rows from `row` on, from value `from` on (which begins a block), times a panel whose weights lie in groups of four.
 ///
 /// # Safety
-/// AVX512-VNNI was detected; `rows` rows of `bytes` and of the output exist, and no other thread touches the latter.
+/// AVX512-VNNI was detected.
 #[cfg(target_arch = "x86_64")]
-pub(crate) unsafe fn tile_bytes(
+pub(super) unsafe fn tile_bytes(
     (bytes, row, from): (&Bytes, usize, usize),
     panel: (&[i8], &[f32], &[i16]),
     inner: usize,
-    rows: usize,
     output: Output,
 ) {
+    let rows = output.rows();
     for first in (0..rows).step_by(MOST) {
-        let at = (bytes, row + first, from);
-        // SAFETY: the caller's contract is passed on.
+        let (x, output) = ((bytes, row + first, from), output.skip_rows(first));
+        // SAFETY: the instructions were detected.
         unsafe {
-            let output = Output { at: output.at.add(first * output.stride), ..output };
             match rows - first {
-                1 => bytes_avx512::<1>(at, panel, inner, output),
-                2 => bytes_avx512::<2>(at, panel, inner, output),
-                3 => bytes_avx512::<3>(at, panel, inner, output),
-                _ => bytes_avx512::<MOST>(at, panel, inner, output),
+                1 => bytes_avx512::<1>(x, panel, inner, output),
+                2 => bytes_avx512::<2>(x, panel, inner, output),
+                3 => bytes_avx512::<3>(x, panel, inner, output),
+                _ => bytes_avx512::<MOST>(x, panel, inner, output),
             }
         }
     }
@@ -224,27 +238,32 @@ pub(crate) unsafe fn tile_bytes(
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn bytes_avx512<const M: usize>(
+fn bytes_avx512<const M: usize>(
     (bytes, row, from): (&Bytes, usize, usize),
-    (values, scales, of_values): (&[i8], &[f32], &[i16]),
+    (weights, scales, sums_of_weights): (&[i8], &[f32], &[i16]),
     inner: usize,
     output: Output,
 ) {
     use std::arch::x86_64::*;
     let (blocks, fours) = (inner.div_ceil(BLOCK), inner.div_ceil(4));
-    assert!(values.len() >= fours * 4 * PANEL && scales.len().min(of_values.len()) >= blocks * PANEL);
+    assert!(
+        weights.len() >= fours * 4 * PANEL && scales.len().min(sums_of_weights.len()) >= blocks * PANEL,
+        "{inner} lines in a panel of {} weights and {} scales",
+        weights.len(),
+        scales.len()
+    );
     let own = |r: usize| (row + r) * bytes.width + from..(row + r + 1) * bytes.width;
     let high: [&[u8]; M] = std::array::from_fn(|r| &bytes.high[own(r)]);
     let low: [&[u8]; M] = std::array::from_fn(|r| &bytes.low[own(r)]);
-    assert!(high.iter().chain(&low).all(|row| row.len() >= fours * 4));
+    assert!(high.iter().chain(&low).all(|row| row.len() >= fours * 4), "rows of fewer than {inner} bytes");
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     for block in 0..blocks {
         let mut parts = [[_mm512_setzero_si512(); 4]; M];
         for four in block * BLOCK / 4..fours.min((block + 1) * BLOCK / 4) {
-            // SAFETY: `four < fours`: the panel holds as many fours of 32 columns, each row as many fours (checked above).
+            // SAFETY: `four < fours`: the panel holds as many fours of 32 columns, each row as many fours (asserted above).
             unsafe {
-                let line = values.as_ptr().add(four * 4 * PANEL);
-                // A hint may point behind the end. The processor's own looking ahead ends with each page of 4 KiB.
+                let line = weights.as_ptr().add(four * 4 * PANEL);
+                // A hint may point behind the end. The processor's own prefetcher stops at each page of 4 KiB.
                 _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD));
                 _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 64));
                 let (left, right) = (_mm512_loadu_si512(line.cast()), _mm512_loadu_si512(line.add(64).cast()));
@@ -259,10 +278,10 @@ unsafe fn bytes_avx512<const M: usize>(
             }
         }
         for half in 0..2 {
-            // SAFETY: a block has PANEL = 32 scales and sums (checked above).
+            // SAFETY: a block has PANEL = 32 scales and sums (asserted above).
             let (scale, middle) = unsafe {
                 let at = block * PANEL + half * 16;
-                let sums = _mm512_cvtepi16_epi32(_mm256_loadu_si256(of_values.as_ptr().add(at).cast()));
+                let sums = _mm512_cvtepi16_epi32(_mm256_loadu_si256(sums_of_weights.as_ptr().add(at).cast()));
                 (_mm512_loadu_ps(scales.as_ptr().add(at)), _mm512_slli_epi32::<14>(sums))
             };
             for (r, (sum, part)) in sums.iter_mut().zip(&parts).enumerate() {
@@ -274,8 +293,7 @@ unsafe fn bytes_avx512<const M: usize>(
             }
         }
     }
-    // SAFETY: the caller's contract.
-    unsafe { super::store_avx512(&sums, output) }
+    output.store_avx512(&sums);
 }
 
 #[cfg(test)]
@@ -294,6 +312,6 @@ mod tests {
         let zeros = Bytes::new([[0f32; 8].as_slice()].into_iter(), 8);
         assert!(zeros.scales[0] == 0.0 && zeros.high.iter().all(|h| *h == 128));
         let broken = Bytes::new([[1f32, f32::NAN, 2.0].as_slice()].into_iter(), 3);
-        assert!(broken.scales[0].is_nan(), "what is no number stays none");
+        assert!(broken.scales[0].is_nan(), "a value that is not finite stays so");
     }
 }

@@ -13,7 +13,7 @@ use querywright::model::{
     Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, PromptTokens,
     SamplingConfig, Tape, generate, prefix,
 };
-use querywright::train::learner::{LearnerConfig, Rollout, RolloutBatch, Sample, learn};
+use querywright::train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
 use querywright::train::loss::LossConfig;
 use querywright::types::Deadline;
 
@@ -50,7 +50,8 @@ fn pair_of(source: ModelSource, precision: Precision) -> Pair {
 /// An adapter whose two factors both do something.
 fn adapter(decoder: &Decoder, config: LoraConfig, seed: u64) -> Adapter {
     let mut adapter = Adapter::new(decoder.config(), config, seed).unwrap();
-    for (i, (name, var)) in adapter.parameters().enumerate() {
+    let mut values: Vec<Vec<f32>> = adapter.parameters().map(|(_, factor)| factor.values().to_vec()).collect();
+    for (i, (name, factor)) in adapter.parameters().enumerate() {
         if name.contains("lora_B") {
             let mut state = seed.wrapping_add(i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
             let mut next = || {
@@ -59,11 +60,10 @@ fn adapter(decoder: &Decoder, config: LoraConfig, seed: u64) -> Adapter {
                 state ^= state << 17;
                 (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
             };
-            let values: Vec<f32> = (0..var.elem_count()).map(|_| 0.2 * next()).collect();
-            var.set(&candle_core::Tensor::from_vec(values, var.shape(), var.device()).unwrap()).unwrap();
+            values[i] = factor.values().iter().map(|_| 0.2 * next()).collect();
         }
     }
-    adapter.refresh().unwrap();
+    adapter.set(values.into_iter()).unwrap();
     adapter
 }
 
@@ -143,7 +143,7 @@ fn numbers_and_gradients_are_those_of_the_processor() {
                 let off = distance(&entropy_there, &entropy);
                 assert!(off < tolerance, "{what}: entropies are off by {off}");
                 let worst = gradients_there.iter().zip(&gradients).map(|(a, b)| distance(a, b)).fold(0.0, f32::max);
-                // A device keeps what goes back in bf16, too, not the factors of products alone as the processor does.
+                // A device keeps gradients of activations in bf16, too, not the factors of products alone as the processor does.
                 assert!(worst < 3.0 * tolerance, "{what}: gradients are off by {worst}");
                 println!(
                     "{what}: log-probabilities within {:.1e}, gradients within {worst:.1e}",
@@ -190,9 +190,9 @@ fn heads_of_every_width_and_sharing_are_attended_to() {
             let what = format!("{queries} heads of {dim} over {keys}, {precision:?}");
             assert!(distance(&logp_there, &logp) < tolerance, "{what}: {}", distance(&logp_there, &logp));
             let off = distance(&gradients_there.concat(), &gradients.concat());
-            // A device keeps what goes back in bf16, too, not the factors of products alone as the processor does.
+            // A device keeps gradients of activations in bf16, too, not the factors of products alone as the processor does.
             assert!(off < 3.0 * tolerance, "{what}: gradients are off by {off}");
-            // A step of decoding sees its keys by another kernel: what is drawn has the probability that a pass gives it.
+            // A decoding step reads its keys by another kernel: a sampled token has the probability that a pass gives it.
             let tokenizer = ModelSource::open(&golden("tiny-qwen3")).unwrap().tokenizer().unwrap();
             let sampling = SamplingConfig { max_completion_length: 6, ..SamplingConfig::default() };
             let options =
@@ -204,16 +204,16 @@ fn heads_of_every_width_and_sharing_are_attended_to() {
                 .collect();
             let deltas = adapter.deltas();
             let shared = prefix(&pair.device, &PREFIX, deltas).unwrap();
-            let drawn = generate(&pair.device, &tokenizer, &shared, &prompts, deltas, &options).unwrap();
-            let fed: Vec<(&[u32], Vec<&[u32]>)> = prompts
+            let sampled = generate(&pair.device, &tokenizer, &shared, &prompts, deltas, &options).unwrap();
+            let forced: Vec<(&[u32], Vec<&[u32]>)> = prompts
                 .iter()
-                .zip(&drawn)
+                .zip(&sampled)
                 .map(|(p, group)| (p.tokens.as_slice(), group.iter().map(|c| c.tokens.as_slice()).collect()))
                 .collect();
-            let tape = Tape::of(&pair.device, deltas, &PREFIX, &fed).unwrap();
-            let predictions = tape.predictions(fed.into_iter().map(|g| g.1));
+            let tape = Tape::of(&pair.device, deltas, &PREFIX, &forced).unwrap();
+            let predictions = tape.predictions(forced.into_iter().map(|g| g.1));
             let again = pair.device.predicted(&tape, &predictions, 1.0).unwrap();
-            let said = drawn.iter().flatten().flat_map(|c| &c.log_probabilities);
+            let said = sampled.iter().flatten().flat_map(|c| &c.log_probabilities);
             for (said, again) in said.zip(&again) {
                 let gap = (said - again.log_probability).abs();
                 assert!(gap < tolerance, "{what}: sampler and trainer differ by {gap}");
@@ -379,9 +379,9 @@ fn program(home: &Path) -> std::process::Command {
     let mut command = tiny::program(home);
     if let Some(program) = std::env::var_os("QUERYWRIGHT_PROGRAM") {
         // On a machine to which this program was copied.
-        let elsewhere = std::process::Command::new(program);
+        let copied = std::process::Command::new(program);
         let settings: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
-        command = elsewhere;
+        command = copied;
         command.current_dir(home);
         for (name, value) in settings {
             match value {
@@ -483,7 +483,8 @@ fn the_optimiser_there_is_that_of_the_processor_and_its_state_comes_back() {
         let mut optimizer = AdamW::new(settings);
         let mut norms = Vec::new();
         for _ in 0..4 {
-            let report = learn(decoder, &mut adapter, &mut optimizer, 1e-3, &PREFIX, batch(), &config).unwrap();
+            let learner = Learner { decoder, prefix: &PREFIX, config: &config };
+            let report = learner.learn(&mut adapter, &mut optimizer, 1e-3, batch()).unwrap();
             assert!(report.rows > 0 && report.skipped_updates == 0);
             norms.push(report.grad_norm as f32);
             if fetch {
@@ -491,10 +492,10 @@ fn the_optimiser_there_is_that_of_the_processor_and_its_state_comes_back() {
             }
         }
         optimizer.fetch().unwrap();
-        let values: Vec<f32> =
-            adapter.parameters().flat_map(|(_, v)| v.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect();
-        let moments: Vec<f32> = optimizer.moments.values().flat_map(|m| m.m.iter().chain(&m.v).copied()).collect();
-        assert_eq!(optimizer.step, 4);
+        let values: Vec<f32> = adapter.parameters().flat_map(|(_, factor)| factor.values().to_vec()).collect();
+        let moments: Vec<f32> =
+            optimizer.state.moments.values().flat_map(|m| m.m.iter().chain(&m.v).copied()).collect();
+        assert_eq!(optimizer.state.step, 4);
         let numbers = learned(decoder, &adapter, &PREFIX);
         if decoder.host().is_none() {
             // What the updates left in the layers is what the adapter's values give when they come from the host.

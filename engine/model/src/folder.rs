@@ -8,12 +8,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::config::ModelConfig;
+use super::tensor::tensor;
 use crate::error::{Error, Result};
 
 /// Headers above this size are refused, as the safetensors library does.
@@ -106,7 +107,7 @@ impl Folder {
                 ));
             }
         };
-        Ok(Tensor::from_vec(values, place.info.shape.as_slice(), &Device::Cpu)?)
+        tensor(values, &place.info.shape)
     }
 }
 

@@ -127,7 +127,7 @@ fn shards_of(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::model(index, "an index without shards", "fetch it again"));
     }
     if let Some(name) = names.iter().find(|n| Path::new(n).file_name().is_none_or(|f| f != n.as_str())) {
-        return Err(Error::model(index, format!("a shard named \"{name}\""), "shards must lie in the same folder"));
+        return Err(Error::model(index, format!("a shard named \"{name}\""), "shards must be in the same folder"));
     }
     let missing: Vec<&str> = names.iter().filter(|n| !folder.join(n).is_file()).map(String::as_str).collect();
     if !missing.is_empty() {

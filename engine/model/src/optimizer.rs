@@ -29,7 +29,7 @@ pub struct AdamWState {
     pub(super) resident: Option<Box<dyn Resident>>,
 }
 
-/// The part of the state that lies on a device.
+/// The part of the state that a device holds.
 pub(super) trait Resident: Any + std::fmt::Debug + Send + Sync {
     /// The moments by parameter.
     fn moments(&self) -> Result<Vec<(String, Moments)>>;

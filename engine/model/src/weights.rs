@@ -1,5 +1,5 @@
-//! The assembly of a decoder: the one walk over a model's tensors, whatever file they lie in and whichever backend packs
-//! them.
+//! The assembly of a decoder: the one walk over a model's tensors, from whichever file and for whichever
+//! backend.
 
 use candle_core::Tensor;
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::forward::{Sight, Stream};
 use super::tape::{Layout, tree};
-use super::workspace::{CONTROL, GraphKey, How, Step, USED, Workspace};
+use super::workspace::{CONTROL, GraphKey, How, PREFILL, Step, USED, Workspace};
 use super::{Block, CudaDecoder, CudaTape, State};
 use crate::error::{Error, Result};
 use crate::kernels::Cache;
@@ -18,9 +18,6 @@ use crate::model::backend::Generate;
 use crate::model::completion::{Completion, GenerateOptions};
 use crate::model::sampling::SampledToken;
 use crate::model::sequence::{Active, Call, Results};
-
-/// Prompt tokens that one pass takes at most.
-pub(super) const PREFILL: usize = 8192;
 
 /// What is kept of a sequence in flight: where its own cache rows begin.
 struct Own {
@@ -129,7 +126,7 @@ impl CudaDecoder {
     fn prefill(&self, blocks: &[Block], workspace: &mut Workspace, batch: &Batch<'_>) -> Result<Vec<Active<Own>>> {
         let call = &batch.call;
         let known = workspace.prefix == call.prefix && !call.prefix.is_empty();
-        // What is about to be overwritten is known no more, whatever happens.
+        // What is about to be overwritten is not known any more, even if the pass fails.
         if !known {
             workspace.prefix.clear();
         }

@@ -71,7 +71,7 @@ impl Resident for OnDevice {
     }
 }
 
-/// The part of the state that lies on a device.
+/// The part of the state that a device holds.
 fn resident(state: &mut AdamWState) -> Option<&mut OnDevice> {
     let resident: &mut dyn Any = state.resident.as_deref_mut()?;
     resident.downcast_mut()

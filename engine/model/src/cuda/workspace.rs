@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use super::forward::Activations;
-use super::generate::PREFILL;
 use super::{CudaDecoder, State};
 use crate::error::Result;
 use crate::kernels::device::{Buffer, Graph};
 use crate::model::completion::GenerateOptions;
+
+/// Prompt tokens that one pass takes at most.
+pub(super) const PREFILL: usize = 8192;
 
 /// The share of free memory that a call may take; buffers are up to an eighth larger than what they are asked to hold.
 pub(super) const USED: (usize, usize) = (4, 5);

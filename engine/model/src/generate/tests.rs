@@ -193,6 +193,9 @@ fn a_replaced_completion_is_recorded_like_one_that_was_sampled() {
     let (mut groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), &[], &options).unwrap();
     let mut tape = tape.unwrap();
     let other = [9u32, 81, 44, 2, 60, 61, 62];
+    let missing = tape.replace(&f.decoder, &[], &[(2, 9, &other)]).unwrap_err().to_string();
+    assert!(missing.contains("host tape: no completion 9 of prompt 2"), "{missing}");
+    assert!(tape.retain(&f.decoder, &[0, 4]).unwrap_err().to_string().contains("[0, 4] of 4 prompts"));
     tape.replace(&f.decoder, &[], &[(2, 1, &other)]).unwrap();
     groups[2][1].tokens = other.to_vec();
     let tokens = || groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect::<Vec<_>>());

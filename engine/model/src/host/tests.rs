@@ -13,7 +13,7 @@ fn load(name: &str) -> HostDecoder {
     HostDecoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &|_, _| {}).unwrap()
 }
 
-/// All logits of a sequence that is fed in these pieces.
+/// All logits of a sequence that comes in these pieces.
 fn logits_of(decoder: &HostDecoder, pieces: &[&[u32]], deltas: &Deltas) -> Vec<Vec<f32>> {
     let mut sequence = [decoder.continuation(Vec::new())];
     let mut all = Vec::new();
@@ -189,6 +189,20 @@ fn an_adapter_for_another_model_is_refused_by_the_names_of_its_layers() {
     config.num_hidden_layers = 1;
     let error = refusal(&config);
     assert!(error.contains("layers.1") && error.contains("does not have"), "{error}");
+}
+
+#[test]
+fn values_that_do_not_fit_an_adapter_are_refused_and_change_nothing() {
+    let config = LoraConfig { r: 2, target_modules: vec!["v_proj".into()], ..LoraConfig::default() };
+    let mut adapter = Adapter::new(load("tiny-llama").config(), config, 1).unwrap();
+    let values: Vec<Vec<f32>> = adapter.parameters().map(|(_, factor)| factor.values().to_vec()).collect();
+    let mut wrong = values.clone();
+    wrong[1].push(0.5);
+    for wrong in [wrong, values[1..].to_vec()] {
+        let error = adapter.set(wrong.into_iter()).unwrap_err().to_string();
+        assert!(error.starts_with("adapter: ") && error.contains("as many values of each factor"), "{error}");
+        assert!(adapter.parameters().map(|(_, factor)| factor.values()).eq(values.iter().map(Vec::as_slice)));
+    }
 }
 
 #[derive(serde::Deserialize)]

@@ -4,6 +4,8 @@
 
 mod emulator;
 mod tiny;
+#[path = "device/training.rs"]
+mod training;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,8 +15,6 @@ use querywright::model::{
     Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, PromptTokens,
     SamplingConfig, Tape, generate, prefix,
 };
-use querywright::train::learner::{LearnerConfig, Rollout, RolloutBatch, Sample, learn};
-use querywright::train::loss::LossConfig;
 use querywright::types::Deadline;
 
 /// The emulated device runs one thing at a time.
@@ -43,14 +43,15 @@ fn pair(name: &str, precision: Precision) -> Pair {
 fn pair_of(source: ModelSource, precision: Precision) -> Pair {
     let host = Decoder::load(&source, precision, &|_, _| {}).unwrap();
     let device = Decoder::load_on(DeviceChoice::Cuda(0), &source, precision, &|_, _| {}).unwrap();
-    assert!(device.host().is_none() && host.host().is_some());
+    assert!(device.device().unwrap().is_some() && host.device().unwrap().is_none());
     Pair { source, host, device }
 }
 
 /// An adapter whose two factors both do something.
 fn adapter(decoder: &Decoder, config: LoraConfig, seed: u64) -> Adapter {
     let mut adapter = Adapter::new(decoder.config(), config, seed).unwrap();
-    for (i, (name, var)) in adapter.parameters().enumerate() {
+    let mut values: Vec<Vec<f32>> = adapter.parameters().map(|(_, factor)| factor.values().to_vec()).collect();
+    for (i, (name, factor)) in adapter.parameters().enumerate() {
         if name.contains("lora_B") {
             let mut state = seed.wrapping_add(i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
             let mut next = || {
@@ -59,11 +60,10 @@ fn adapter(decoder: &Decoder, config: LoraConfig, seed: u64) -> Adapter {
                 state ^= state << 17;
                 (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
             };
-            let values: Vec<f32> = (0..var.elem_count()).map(|_| 0.2 * next()).collect();
-            var.set(&candle_core::Tensor::from_vec(values, var.shape(), var.device()).unwrap()).unwrap();
+            values[i] = factor.values().iter().map(|_| 0.2 * next()).collect();
         }
     }
-    adapter.refresh().unwrap();
+    adapter.set(values.into_iter()).unwrap();
     adapter
 }
 
@@ -143,7 +143,7 @@ fn numbers_and_gradients_are_those_of_the_processor() {
                 let off = distance(&entropy_there, &entropy);
                 assert!(off < tolerance, "{what}: entropies are off by {off}");
                 let worst = gradients_there.iter().zip(&gradients).map(|(a, b)| distance(a, b)).fold(0.0, f32::max);
-                // A device keeps what goes back in bf16, too, not the factors of products alone as the processor does.
+                // A device keeps gradients of activations in bf16, too, not the factors of products alone as the processor does.
                 assert!(worst < 3.0 * tolerance, "{what}: gradients are off by {worst}");
                 println!(
                     "{what}: log-probabilities within {:.1e}, gradients within {worst:.1e}",
@@ -155,7 +155,7 @@ fn numbers_and_gradients_are_those_of_the_processor() {
 }
 
 #[test]
-fn nothing_depends_on_which_thread_comes_first() {
+fn results_do_not_depend_on_the_order_of_threads() {
     let Some(_turn) = turn() else { return };
     // The emulated device runs the threads of a block in another order from launch to launch; a real one as it likes.
     for precision in [Precision::F32, Precision::Bf16] {
@@ -169,7 +169,7 @@ fn nothing_depends_on_which_thread_comes_first() {
 }
 
 #[test]
-fn heads_of_every_width_and_sharing_are_attended_to() {
+fn attention_takes_heads_of_every_width_and_sharing() {
     let Some(_turn) = turn() else { return };
     // (values of a head, query heads, key heads): the widest, one that fills no tile of 16, one that no vector of 16 bytes
     // divides, and as many queries to a key as there may be.
@@ -190,9 +190,9 @@ fn heads_of_every_width_and_sharing_are_attended_to() {
             let what = format!("{queries} heads of {dim} over {keys}, {precision:?}");
             assert!(distance(&logp_there, &logp) < tolerance, "{what}: {}", distance(&logp_there, &logp));
             let off = distance(&gradients_there.concat(), &gradients.concat());
-            // A device keeps what goes back in bf16, too, not the factors of products alone as the processor does.
+            // A device keeps gradients of activations in bf16, too, not the factors of products alone as the processor does.
             assert!(off < 3.0 * tolerance, "{what}: gradients are off by {off}");
-            // A step of decoding sees its keys by another kernel: what is drawn has the probability that a pass gives it.
+            // A decoding step reads its keys by another kernel: a sampled token has the probability that a pass gives it.
             let tokenizer = ModelSource::open(&golden("tiny-qwen3")).unwrap().tokenizer().unwrap();
             let sampling = SamplingConfig { max_completion_length: 6, ..SamplingConfig::default() };
             let options =
@@ -204,16 +204,16 @@ fn heads_of_every_width_and_sharing_are_attended_to() {
                 .collect();
             let deltas = adapter.deltas();
             let shared = prefix(&pair.device, &PREFIX, deltas).unwrap();
-            let drawn = generate(&pair.device, &tokenizer, &shared, &prompts, deltas, &options).unwrap();
-            let fed: Vec<(&[u32], Vec<&[u32]>)> = prompts
+            let sampled = generate(&pair.device, &tokenizer, &shared, &prompts, deltas, &options).unwrap();
+            let forced: Vec<(&[u32], Vec<&[u32]>)> = prompts
                 .iter()
-                .zip(&drawn)
+                .zip(&sampled)
                 .map(|(p, group)| (p.tokens.as_slice(), group.iter().map(|c| c.tokens.as_slice()).collect()))
                 .collect();
-            let tape = Tape::of(&pair.device, deltas, &PREFIX, &fed).unwrap();
-            let predictions = tape.predictions(fed.into_iter().map(|g| g.1));
+            let tape = Tape::of(&pair.device, deltas, &PREFIX, &forced).unwrap();
+            let predictions = tape.predictions(forced.into_iter().map(|g| g.1));
             let again = pair.device.predicted(&tape, &predictions, 1.0).unwrap();
-            let said = drawn.iter().flatten().flat_map(|c| &c.log_probabilities);
+            let said = sampled.iter().flatten().flat_map(|c| &c.log_probabilities);
             for (said, again) in said.zip(&again) {
                 let gap = (said - again.log_probability).abs();
                 assert!(gap < tolerance, "{what}: sampler and trainer differ by {gap}");
@@ -223,7 +223,7 @@ fn heads_of_every_width_and_sharing_are_attended_to() {
 }
 
 #[test]
-fn the_pretrained_model_gives_the_same_numbers_there() {
+fn the_pretrained_model_gives_the_same_numbers_on_a_gpu() {
     let Some(_turn) = turn() else { return };
     if !emulator::real() && std::env::var_os("QUERYWRIGHT_SLOW").is_none() {
         querywright_testing::skipped("an emulated device takes a minute for it: set QUERYWRIGHT_SLOW=1");
@@ -341,7 +341,7 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
 }
 
 #[test]
-fn what_cannot_run_there_is_refused_with_what_would() {
+fn what_cannot_run_on_a_gpu_is_refused_with_what_would() {
     let Some(_turn) = turn() else { return };
     let source = ModelSource::open(&golden("tiny-qwen3")).unwrap();
     let load = |choice, precision| Decoder::load_on(choice, &source, precision, &|_, _| {});
@@ -349,11 +349,17 @@ fn what_cannot_run_there_is_refused_with_what_would() {
     assert!(error.starts_with("device cuda:99: cannot be opened") && error.contains("--device cpu"), "{error}");
     let error = load(DeviceChoice::Cuda(0), Precision::Int8).unwrap_err().to_string();
     assert!(error.contains("int8 on cuda:0") && error.contains("device cpu"), "{error}");
-    assert!(load(DeviceChoice::Auto, Precision::Int8).unwrap().host().is_some(), "8 bits run on the processor");
-    assert!(load(DeviceChoice::Auto, Precision::Auto).unwrap().host().is_none(), "the device is there");
+    assert!(
+        load(DeviceChoice::Auto, Precision::Int8).unwrap().device().unwrap().is_none(),
+        "8 bits run on the processor"
+    );
+    assert!(load(DeviceChoice::Auto, Precision::Auto).unwrap().device().unwrap().is_some(), "the device is there");
     if !emulator::real() {
         emulator::limit(20);
-        assert!(load(DeviceChoice::Auto, Precision::Auto).unwrap().host().is_some(), "and is too small by now");
+        assert!(
+            load(DeviceChoice::Auto, Precision::Auto).unwrap().device().unwrap().is_none(),
+            "and is too small by now"
+        );
         emulator::limit(2048);
     }
     let decoder = load(DeviceChoice::Cuda(0), Precision::Auto).unwrap();
@@ -366,142 +372,4 @@ fn what_cannot_run_there_is_refused_with_what_would() {
     let tape = Tape::of(&host, &[], &[], &borrowed(&groups())).unwrap();
     let predictions = tape.predictions(borrowed(&groups()).into_iter().map(|g| g.1));
     assert!(decoder.predicted(&tape, &predictions, 1.0).unwrap_err().to_string().contains("another device"));
-}
-
-/// The program on the emulated device.
-fn program(home: &Path) -> std::process::Command {
-    let mut command = tiny::program(home);
-    if let Some(program) = std::env::var_os("QUERYWRIGHT_PROGRAM") {
-        // On a machine to which this program was copied.
-        let elsewhere = std::process::Command::new(program);
-        let settings: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
-        command = elsewhere;
-        command.current_dir(home);
-        for (name, value) in settings {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-    }
-    if !emulator::real()
-        && let Ok(folder) = emulator::folder()
-    {
-        command.env("LD_LIBRARY_PATH", folder);
-    }
-    command
-}
-
-fn steps(run: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    lines.filter(|line| line.get("loss").is_some()).collect()
-}
-
-#[test]
-fn a_run_learns_there_as_it_does_on_the_processor_and_goes_on_here() {
-    let Some(_turn) = turn() else { return };
-    let home = tempfile::tempdir().unwrap();
-    let (data, config) = (home.path().join("shop"), home.path().join("run.toml"));
-    tiny::write_shop(&data);
-    let run = |device: &str, further: &[&str]| {
-        let folder = home.path().join(device.replace(':', "-"));
-        std::fs::write(&config, tiny::config_text(&data, &folder, 3)).unwrap();
-        let output = program(home.path())
-            .args(["train", config.to_str().unwrap(), "--no-eval", "--device", device])
-            .args(further)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{said}");
-        assert_eq!(said.contains("the model runs on a GPU"), device != "cpu", "{said}");
-        folder
-    };
-    let (here, there) = (run("cpu", &[]), run("cuda:0", &[]));
-    let (here, there_steps) = (steps(&here), steps(&there));
-    assert_eq!((here.len(), there_steps.len()), (3, 3));
-    for (here, there) in here.iter().zip(&there_steps) {
-        for key in ["reward", "loss", "entropy", "grad_norm", "kl", "completions/mean_length"] {
-            let number = |step: &serde_json::Value| step[key].as_f64().unwrap();
-            let (a, b) = (number(there), number(here));
-            assert!((a - b).abs() <= 1e-3 * b.abs().max(0.01), "{key}: {a} there, {b} here");
-        }
-        let gap = there["sampling/sampling_logp_difference/mean"].as_f64().unwrap();
-        assert!(gap < 1e-4, "sampler and trainer differ by {gap}");
-    }
-    // A run that was begun on a device goes on without it: the last step again, from the checkpoint before it.
-    std::fs::remove_dir_all(there.join("checkpoints/step-00000003")).unwrap();
-    std::fs::write(&config, tiny::config_text(&data, &there, 3)).unwrap();
-    let output = program(home.path())
-        .args(["train", config.to_str().unwrap(), "--no-eval", "--resume", "--device", "cpu"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let again = steps(&there);
-    assert_eq!(again.len(), 3);
-    let reward = |step: &serde_json::Value| step["reward"].as_f64().unwrap();
-    assert!((reward(&again[2]) - reward(&there_steps[2])).abs() < 1e-3, "the third step is the same again");
-}
-
-#[test]
-fn the_optimiser_there_is_that_of_the_processor_and_its_state_comes_back() {
-    use querywright::train::optimizer::{AdamW, AdamWConfig};
-    let Some(_turn) = turn() else { return };
-    let pair = pair("tiny-qwen3", Precision::F32);
-    let config = LearnerConfig {
-        loss: LossConfig::default(),
-        temperature: 0.9,
-        max_grad_norm: 0.02,
-        num_iterations: 1,
-        term_credit_coef: 0.0,
-        micro_batch_tokens: 100,
-    };
-    let settings = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
-    let batch = || {
-        let rollouts = groups().into_iter().map(|(prompt, completions)| {
-            let sample = |(i, tokens): (usize, Vec<u32>)| Sample {
-                sampled_logp: vec![f32::NAN; tokens.len()],
-                sampled_entropy: vec![f32::NAN; tokens.len()],
-                tokens,
-                advantage: i as f32 - 0.7,
-                counterfactual: Default::default(),
-                truncated: false,
-                dropped: false,
-            };
-            Rollout { prompt, samples: completions.into_iter().enumerate().map(sample).collect() }
-        });
-        vec![RolloutBatch { rollouts: rollouts.collect(), tape: None }]
-    };
-    let run = |decoder: &Decoder, fetch: bool| {
-        let mut adapter = adapter(decoder, LoraConfig { r: 4, ..LoraConfig::default() }, 1);
-        let mut optimizer = AdamW::new(settings);
-        let mut norms = Vec::new();
-        for _ in 0..4 {
-            let report = learn(decoder, &mut adapter, &mut optimizer, 1e-3, &PREFIX, batch(), &config).unwrap();
-            assert!(report.rows > 0 && report.skipped_updates == 0);
-            norms.push(report.grad_norm as f32);
-            if fetch {
-                optimizer.fetch().unwrap();
-            }
-        }
-        optimizer.fetch().unwrap();
-        let values: Vec<f32> =
-            adapter.parameters().flat_map(|(_, v)| v.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect();
-        let moments: Vec<f32> = optimizer.moments.values().flat_map(|m| m.m.iter().chain(&m.v).copied()).collect();
-        assert_eq!(optimizer.step, 4);
-        let numbers = learned(decoder, &adapter, &PREFIX);
-        if decoder.host().is_none() {
-            // What the updates left in the layers is what the adapter's values give when they come from the host.
-            let fresh = pair_of(ModelSource::open(&golden("tiny-qwen3")).unwrap(), Precision::F32);
-            assert_eq!(learned(&fresh.device, &adapter, &PREFIX), numbers, "to the bit");
-        }
-        (norms, values, moments)
-    };
-    let here = run(&pair.host, false);
-    let (there, fetched) = (run(&pair.device, false), run(&pair.device, true));
-    assert!(here.0[0] > config.max_grad_norm as f32, "the gradient is clipped");
-    for (name, a, b) in [("norms", &there.0, &here.0), ("values", &there.1, &here.1), ("moments", &there.2, &here.2)] {
-        assert!(distance(a, b) < 1e-4, "{name} are off by {}", distance(a, b));
-    }
-    assert_eq!(fetched, there, "bringing the state back changes nothing");
 }

@@ -8,7 +8,7 @@ use querywright::model::{
     generate_recorded, prefix,
 };
 use querywright::sources::{self, PullOptions};
-use querywright::train::learner::{LearnerConfig, Rollout, RolloutBatch, Sample, learn};
+use querywright::train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
 use querywright::train::loss::LossConfig;
 use querywright::train::optimizer::{AdamW, AdamWConfig};
 use querywright::types::Deadline;
@@ -131,7 +131,8 @@ impl<'a> Step<'a> {
             // A GPU needs more rows at a time than a processor to be busy.
             micro_batch_tokens: if decoder.host().is_some() { 4096 } else { 8192 },
         };
-        learn(decoder, &mut self.adapter, &mut self.optimizer, 1e-4, &[], vec![batch], &config)?;
+        let learner = Learner { decoder, prefix: &[], config: &config };
+        learner.learn(&mut self.adapter, &mut self.optimizer, 1e-4, vec![batch])?;
         Ok(tokens)
     }
 }

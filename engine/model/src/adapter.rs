@@ -1,66 +1,23 @@
-//! LoRA adapters, read and written as PEFT folders.
+//! LoRA adapters: low-rank factors that learn, beside weights that do not.
 
-use std::path::Path;
+mod peft;
+mod projection;
 
-use candle_core::{DType, Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+pub use projection::Projection;
+
 use super::config::ModelConfig;
+use super::tensor::{failed, tensor};
 use crate::error::{Error, Result, nearest};
 use crate::kernels::LoraDelta;
 
-/// The linear layers of a decoder block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Projection {
-    Query,
-    Key,
-    Value,
-    Output,
-    Gate,
-    Up,
-    Down,
-}
+/// The deltas of one block, by [`Projection`].
+pub(super) type BlockDeltas = [Option<LoraDelta>; Projection::COUNT];
 
-impl Projection {
-    /// How many there are.
-    pub const COUNT: usize = 7;
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
-
-    /// The module's name, as PEFT's `target_modules` has it.
-    pub fn name(self) -> &'static str {
-        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"][self as usize]
-    }
-
-    /// The module's path inside a layer.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Query => "self_attn.q_proj",
-            Self::Key => "self_attn.k_proj",
-            Self::Value => "self_attn.v_proj",
-            Self::Output => "self_attn.o_proj",
-            Self::Gate => "mlp.gate_proj",
-            Self::Up => "mlp.up_proj",
-            Self::Down => "mlp.down_proj",
-        }
-    }
-
-    /// (input, output) of the layer in a model.
-    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
-        match self {
-            Self::Query => (hidden, q),
-            Self::Key | Self::Value => (hidden, kv),
-            Self::Output => (q, hidden),
-            Self::Gate | Self::Up => (hidden, wide),
-            Self::Down => (wide, hidden),
-        }
-    }
-}
+/// The low-rank deltas of every block. Empty: the base model alone.
+pub type Deltas = [BlockDeltas];
 
 /// Which layers learn, and with how many degrees of freedom. Names and defaults are PEFT's where it has them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,9 +51,8 @@ impl LoraConfig {
         }
         let named = |module: &String| {
             Projection::ALL.into_iter().find(|p| p.name() == module).ok_or_else(|| {
-                let names: Vec<_> = Projection::ALL.map(Projection::name).to_vec();
-                let hint =
-                    nearest(module, names.iter().copied()).map_or(String::new(), |n| format!("did you mean {n}? "));
+                let names = Projection::ALL.map(Projection::name);
+                let hint = nearest(module, names).map_or(String::new(), |n| format!("did you mean {n}? "));
                 let remedy = format!("{hint}the modules are {}, or all-linear", names.join(", "));
                 Error::argument("lora.target_modules", format!("unknown module \"{module}\""), remedy)
             })
@@ -109,28 +65,50 @@ impl LoraConfig {
     }
 }
 
-/// One low-rank pair with its place in the model.
+/// A matrix that learns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factor {
+    shape: [usize; 2],
+    values: Vec<f32>,
+}
+
+impl Factor {
+    /// (rows, columns): (rank, input) of A, (output, rank) of B.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// The values, row by row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+}
+
+/// Two factors with their place in the model.
 #[derive(Debug, Clone)]
 struct Pair {
     layer: usize,
     projection: Projection,
-    a: Var,
-    b: Var,
+    a: Factor,
+    b: Factor,
 }
 
-/// A LoRA adapter: trainable pairs, and their packed deltas for the decoder.
+/// A LoRA adapter: factors that learn, and their packed deltas for the decoder.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     config: LoraConfig,
     pairs: Vec<Pair>,
     layers: usize,
-    deltas: Vec<[Option<LoraDelta>; Projection::COUNT]>,
+    deltas: Vec<BlockDeltas>,
 }
 
-const NONE: [Option<LoraDelta>; Projection::COUNT] = [const { None }; Projection::COUNT];
+const NONE: BlockDeltas = [const { None }; Projection::COUNT];
 
 impl Adapter {
     /// A new adapter that changes nothing yet: A uniform in ±1/√input (PEFT's Kaiming initialisation), B zero.
+    ///
+    /// # Errors
+    /// A rank of 0, a module that the model does not have.
     pub fn new(model: &ModelConfig, config: LoraConfig, seed: u64) -> Result<Self> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let mut pairs = Vec::new();
@@ -138,9 +116,9 @@ impl Adapter {
             for projection in config.projections()? {
                 let (input, output) = projection.shape(model);
                 let bound = 1.0 / (input as f32).sqrt();
-                let a: Vec<f32> = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
-                let a = Var::from_tensor(&Tensor::from_vec(a, (config.r, input), &Device::Cpu)?)?;
-                let b = Var::zeros((output, config.r), DType::F32, &Device::Cpu)?;
+                let a = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
+                let a = Factor { shape: [config.r, input], values: a };
+                let b = Factor { shape: [output, config.r], values: vec![0.0; output * config.r] };
                 pairs.push(Pair { layer, projection, a, b });
             }
         }
@@ -149,35 +127,37 @@ impl Adapter {
 
     fn assemble(config: LoraConfig, pairs: Vec<Pair>, layers: usize) -> Result<Self> {
         let mut adapter = Self { config, pairs, layers, deltas: Vec::new() };
-        adapter.refresh()?;
+        adapter.pack()?;
         Ok(adapter)
     }
 
-    /// Makes the deltas anew; needed after the variables changed.
-    pub fn refresh(&mut self) -> Result<()> {
+    /// Packs the deltas anew after the factors changed.
+    fn pack(&mut self) -> Result<()> {
         let scale = self.config.lora_alpha / self.config.r as f32;
         let mut deltas = vec![NONE; self.layers];
         for pair in &self.pairs {
-            let delta = LoraDelta::new(pair.a.as_tensor(), pair.b.as_tensor(), scale)?;
-            deltas[pair.layer][pair.projection as usize] = Some(delta);
+            let (a, b) = (tensor(pair.a.values.clone(), &pair.a.shape)?, tensor(pair.b.values.clone(), &pair.b.shape)?);
+            deltas[pair.layer][pair.projection as usize] = Some(LoraDelta::new(&a, &b, scale).map_err(failed)?);
         }
         self.deltas = deltas;
         Ok(())
     }
 
-    /// Takes new values of all variables, in the order of [`parameters`](Self::parameters), and makes the deltas anew.
+    /// Takes new values of all factors, in the order of [`parameters`](Self::parameters).
     ///
     /// # Errors
-    /// Values of another length than their variable, or not of all.
+    /// Values of another length than their factor, or not of all.
     pub fn set(&mut self, values: impl ExactSizeIterator<Item = Vec<f32>>) -> Result<()> {
-        if values.len() != 2 * self.pairs.len() {
-            let found = format!("values of {} variables for {}", values.len(), 2 * self.pairs.len());
-            return Err(Error::argument("adapter", found, "give those of all"));
+        let values: Vec<Vec<f32>> = values.collect();
+        let own = || self.parameters().map(|(_, factor)| factor.values.len());
+        if !own().eq(values.iter().map(Vec::len)) {
+            let (found, wanted) = (values.iter().map(Vec::len).sum::<usize>(), own().sum::<usize>());
+            let found = format!("{} lists of {found} values for {} of {wanted}", values.len(), own().count());
+            return Err(Error::argument("adapter", found, "give as many values of each factor as it has"));
         }
-        for ((_, variable), values) in self.parameters().zip(values) {
-            variable.set(&Tensor::from_vec(values, variable.shape(), variable.device())?)?;
-        }
-        self.refresh()
+        let factors = self.pairs.iter_mut().flat_map(|p| [&mut p.a, &mut p.b]);
+        factors.zip(values).for_each(|(factor, values)| factor.values = values);
+        self.pack()
     }
 
     /// Rank, scale and layers.
@@ -186,212 +166,17 @@ impl Adapter {
     }
 
     /// The deltas as the decoder takes them.
-    pub fn deltas(&self) -> &super::Deltas {
+    pub fn deltas(&self) -> &Deltas {
         &self.deltas
     }
 
-    /// The gradients of the variables in the order of [`parameters`](Self::parameters).
-    pub fn flatten(&self, gradients: &super::Gradients) -> Vec<Vec<f32>> {
-        let of_pair = |pair: &Pair| {
-            let gradient = gradients.get(pair.layer).and_then(|layer| layer[pair.projection as usize].as_ref());
-            match gradient {
-                Some(gradient) => [gradient.a.clone(), gradient.b()],
-                None => [vec![0.0; pair.a.elem_count()], vec![0.0; pair.b.elem_count()]],
-            }
-        };
-        self.pairs.iter().flat_map(of_pair).collect()
+    /// Layer and projection of each pair of factors, in the order of [`parameters`](Self::parameters).
+    pub(super) fn places(&self) -> impl Iterator<Item = (usize, Projection)> {
+        self.pairs.iter().map(|p| (p.layer, p.projection))
     }
 
-    /// The variables under PEFT's names, in a fixed order.
-    pub fn parameters(&self) -> impl Iterator<Item = (String, &Var)> {
+    /// The factors under PEFT's names, in a fixed order: A and B of each pair.
+    pub fn parameters(&self) -> impl Iterator<Item = (String, &Factor)> {
         self.pairs.iter().flat_map(|p| [(p.name("lora_A"), &p.a), (p.name("lora_B"), &p.b)])
-    }
-
-    /// Writes `adapter_config.json` and `adapter_model.safetensors` into `folder`, as PEFT reads them.
-    pub fn save(&self, folder: &Path, base_model: &str) -> Result<()> {
-        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        let modules: Vec<&str> = match self.config.projections()? {
-            all if all.len() == Projection::COUNT => Projection::ALL.map(Projection::name).to_vec(),
-            some => some.into_iter().map(Projection::name).collect(),
-        };
-        let config = serde_json::json!({
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_model,
-            "r": self.config.r,
-            "lora_alpha": self.config.lora_alpha,
-            "lora_dropout": 0.0,
-            "bias": "none",
-            "target_modules": modules,
-            "inference_mode": true,
-        });
-        let path = folder.join("adapter_config.json");
-        let text = serde_json::to_string_pretty(&config).map_err(|e| Error::write(&path, e.into()))?;
-        std::fs::write(&path, text + "\n").map_err(|e| Error::write(&path, e))?;
-        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = self
-            .parameters()
-            .map(|(name, var)| {
-                let values = var.flatten_all()?.to_vec1::<f32>()?;
-                Ok((name, var.dims().to_vec(), values.iter().flat_map(|v| v.to_le_bytes()).collect()))
-            })
-            .collect::<Result<_>>()?;
-        let path = folder.join("adapter_model.safetensors");
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-            view.map(|v| (name.as_str(), v))
-        });
-        let views: Vec<_> =
-            views.collect::<std::result::Result<_, _>>().map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
-        let bytes = safetensors::serialize(views, None).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
-        std::fs::write(&path, bytes).map_err(|e| Error::write(&path, e))
-    }
-
-    /// Reads a PEFT folder for a model. Layers that the model lacks, or of another shape, are refused by name.
-    pub fn load(folder: &Path, model: &ModelConfig) -> Result<Self> {
-        let path = folder.join("adapter_config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
-        let peft: PeftConfig = serde_json::from_str(&text).map_err(|e| {
-            Error::model(
-                &path,
-                format!("is not a PEFT configuration: {e}"),
-                "give a folder that PEFT or this program wrote",
-            )
-        })?;
-        peft.check(&path)?;
-        let path = folder.join("adapter_model.safetensors");
-        let bytes = std::fs::read(&path).map_err(|e| Error::read(&path, e))?;
-        let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| {
-            Error::model(&path, format!("is no complete safetensors file: {e}"), "copy it again, it may be cut off")
-        })?;
-        let mut found: Vec<(usize, Projection)> = Vec::new();
-        let mut strangers = Vec::new();
-        for name in file.names() {
-            match place(name).filter(|(layer, _)| *layer < model.num_hidden_layers) {
-                Some(at) if !found.contains(&at) => found.push(at),
-                Some(_) => {}
-                None => strangers.push(name),
-            }
-        }
-        strangers.sort_unstable();
-        if let Some(first) = strangers.first() {
-            let more = if strangers.len() > 1 { format!(" and {} more", strangers.len() - 1) } else { String::new() };
-            let found =
-                format!("holds {first}{more}, which this model of {} layers does not have", model.num_hidden_layers);
-            return Err(Error::model(
-                &path,
-                found,
-                "use the adapter with the model it was trained on (base_model_name_or_path)",
-            ));
-        }
-        if found.is_empty() {
-            return Err(Error::model(&path, "holds no LoRA weights", "give a folder with a trained adapter"));
-        }
-        found.sort_unstable_by_key(|(layer, projection)| (*layer, *projection as usize));
-        let mut pairs = Vec::new();
-        for (layer, projection) in found {
-            let (input, output) = projection.shape(model);
-            let read =
-                |part: &str, shape: [usize; 2]| read_factor(&file, &path, &pair_name(layer, projection, part), shape);
-            let a = read("lora_A", [peft.r, input])?;
-            let b = read("lora_B", [output, peft.r])?;
-            pairs.push(Pair { layer, projection, a, b });
-        }
-        let mut modules: Vec<String> = Vec::new();
-        for pair in &pairs {
-            if !modules.iter().any(|m| m == pair.projection.name()) {
-                modules.push(pair.projection.name().into());
-            }
-        }
-        let alpha = if peft.use_rslora { peft.lora_alpha * (peft.r as f32).sqrt() } else { peft.lora_alpha };
-        let config = LoraConfig { r: peft.r, lora_alpha: alpha, target_modules: modules };
-        Self::assemble(config, pairs, model.num_hidden_layers)
-    }
-}
-
-impl Pair {
-    fn name(&self, part: &str) -> String {
-        pair_name(self.layer, self.projection, part)
-    }
-}
-
-fn pair_name(layer: usize, projection: Projection, part: &str) -> String {
-    format!("base_model.model.model.layers.{layer}.{}.{part}.weight", projection.path())
-}
-
-/// The layer and projection that a tensor's name points at.
-fn place(name: &str) -> Option<(usize, Projection)> {
-    let (layer, rest) = name.strip_prefix("base_model.model.model.layers.")?.split_once('.')?;
-    let path = rest.strip_suffix(".lora_A.weight").or_else(|| rest.strip_suffix(".lora_B.weight"))?;
-    Some((layer.parse().ok()?, Projection::ALL.into_iter().find(|p| p.path() == path)?))
-}
-
-fn read_factor(file: &safetensors::SafeTensors, path: &Path, name: &str, shape: [usize; 2]) -> Result<Var> {
-    let view = file.tensor(name).map_err(|_| Error::model(path, format!("lacks {name}"), "copy the adapter again"))?;
-    if view.shape() != shape {
-        let found = format!("{name} has shape {:?}, this model needs {shape:?}", view.shape());
-        return Err(Error::model(path, found, "use the adapter with the model it was trained on"));
-    }
-    let bytes = view.data();
-    let values: Vec<f32> = match view.dtype() {
-        safetensors::Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        safetensors::Dtype::F16 => {
-            bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
-        }
-        safetensors::Dtype::BF16 => {
-            bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
-        }
-        other => {
-            return Err(Error::model(
-                path,
-                format!("{name} has type {other:?}"),
-                "save the adapter in f32, f16 or bf16",
-            ));
-        }
-    };
-    if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
-        return Err(Error::model(path, format!("{name} holds {bad}"), "train it again: this adapter diverged"));
-    }
-    Ok(Var::from_tensor(&Tensor::from_vec(values, &shape[..], &Device::Cpu)?)?)
-}
-
-/// The part of PEFT's configuration that decides the numbers; options that would change them are refused.
-#[derive(Debug, Deserialize)]
-struct PeftConfig {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f32,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
-    rank_pattern: serde_json::Map<String, serde_json::Value>,
-    #[serde(default)]
-    alpha_pattern: serde_json::Map<String, serde_json::Value>,
-    #[serde(default)]
-    modules_to_save: Option<Vec<String>>,
-}
-
-impl PeftConfig {
-    fn check(&self, path: &Path) -> Result<()> {
-        let refuse = |what: &str| Err(Error::model(path, what.to_owned(), "plain LoRA adapters are supported"));
-        if self.peft_type != "LORA" {
-            return refuse(&format!("peft_type is {}", self.peft_type));
-        }
-        if self.r == 0 {
-            return refuse("r is 0");
-        }
-        if self.use_dora || self.fan_in_fan_out {
-            return refuse("use_dora or fan_in_fan_out is set");
-        }
-        if !self.rank_pattern.is_empty() || !self.alpha_pattern.is_empty() {
-            return refuse("rank_pattern or alpha_pattern is set");
-        }
-        if self.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()) {
-            return refuse("modules_to_save is set");
-        }
-        Ok(())
     }
 }

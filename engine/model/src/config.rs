@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// The architectures that the decoder computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub enum Architecture {
     /// Llama 2 and 3, SmolLM, SmolLM2 and everything else of `LlamaForCausalLM`.
     Llama,
     /// Qwen2 and Qwen2.5: biases on the q, k and v projections.
@@ -20,11 +20,11 @@ pub enum Family {
     Qwen3,
 }
 
-impl Family {
-    /// The names that models of these families carry, for messages.
+impl Architecture {
+    /// The names that models of these architectures carry, for messages.
     pub const SUPPORTED: &'static str = "llama (Llama, SmolLM2), qwen2 (Qwen2, Qwen2.5) and qwen3 are supported";
 
-    /// The family of a `model_type` or a GGUF `general.architecture`.
+    /// The architecture of a `model_type` or a GGUF `general.architecture`.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "llama" => Some(Self::Llama),
@@ -34,7 +34,7 @@ impl Family {
         }
     }
 
-    /// The family's name, as in `model_type`.
+    /// The architecture's name, as in `model_type`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
@@ -77,7 +77,7 @@ impl RopeScaling {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The architecture.
-    pub family: Family,
+    pub architecture: Architecture,
     /// Rows of the embedding; at least as many as the tokenizer has tokens.
     pub vocab_size: usize,
     /// Width of the residual stream.
@@ -115,24 +115,24 @@ impl ModelConfig {
             .map_err(|e| Error::model(path, format!("not valid JSON ({e})"), "fetch the model again"))?;
         let fields = Fields { path, json: &json };
         let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
-        let family = Family::parse(model_type).ok_or_else(|| {
+        let architecture = Architecture::parse(model_type).ok_or_else(|| {
             Error::model(
                 path,
                 format!("model_type is \"{model_type}\""),
-                format!("{}; choose such a model", Family::SUPPORTED),
+                format!("{}; choose such a model", Architecture::SUPPORTED),
             )
         })?;
-        fields.refuse_unsupported(family)?;
+        fields.refuse_unsupported(architecture)?;
         let (rope_theta, rope_scaling) = fields.rope()?;
         let hidden_size = fields.required("hidden_size")?;
         let num_attention_heads = fields.required("num_attention_heads")?;
-        let head_dim = match (fields.optional("head_dim")?, family) {
+        let head_dim = match (fields.optional("head_dim")?, architecture) {
             (Some(d), _) => d,
-            (None, Family::Qwen3) => 128,
+            (None, Architecture::Qwen3) => 128,
             (None, _) => hidden_size.checked_div(num_attention_heads).unwrap_or(0),
         };
         Self {
-            family,
+            architecture,
             vocab_size: fields.required("vocab_size")?,
             hidden_size,
             intermediate_size: fields.required("intermediate_size")?,
@@ -145,8 +145,8 @@ impl ModelConfig {
             rope_scaling,
             max_position_embeddings: fields.optional("max_position_embeddings")?.unwrap_or(2048),
             tie_word_embeddings: fields.flag("tie_word_embeddings"),
-            attention_bias: family == Family::Qwen2,
-            qk_norm: family == Family::Qwen3,
+            attention_bias: architecture == Architecture::Qwen2,
+            qk_norm: architecture == Architecture::Qwen3,
         }
         .validated(path)
     }
@@ -231,6 +231,31 @@ impl ModelConfig {
         (0..self.head_dim / 2).map(|i| self.rope_theta.powf(-2.0 * i as f64 / self.head_dim as f64))
     }
 
+    /// Refuses tokens outside the vocabulary.
+    pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        match tokens.iter().find(|token| **token as usize >= self.vocab_size) {
+            None => Ok(()),
+            Some(token) => Err(Error::argument(
+                "tokens",
+                format!("token {token} lies outside the vocabulary of {}", self.vocab_size),
+                "use the tokenizer that belongs to this model",
+            )),
+        }
+    }
+
+    /// Refuses positions outside the context.
+    pub(super) fn check_positions(&self, positions: impl Iterator<Item = usize>) -> Result<()> {
+        let limit = self.max_position_embeddings;
+        match positions.max().filter(|last| *last >= limit) {
+            None => Ok(()),
+            Some(last) => Err(Error::argument(
+                "prompt",
+                format!("position {last} lies outside the model's context of {limit} tokens"),
+                "shorten the prompt or lower max_completion_length",
+            )),
+        }
+    }
+
     /// How many parameters the model has; tied weights count once.
     pub fn parameters(&self) -> u64 {
         let size = |name: &String| self.tensor_shape(name).map_or(0, |s| s.iter().map(|d| *d as u64).product());
@@ -255,7 +280,7 @@ impl ModelConfig {
     }
 }
 
-/// The tensors of a layer, those of every family.
+/// The tensors of a layer, those of every architecture.
 const LAYER_TENSORS: [&str; 14] = [
     "input_layernorm.weight",
     "self_attn.q_proj.weight",
@@ -310,7 +335,7 @@ impl Fields<'_> {
     }
 
     /// Refuses what the decoder would compute wrongly.
-    fn refuse_unsupported(&self, family: Family) -> Result<()> {
+    fn refuse_unsupported(&self, architecture: Architecture) -> Result<()> {
         let refuse = |found: String| {
             Err(Error::model(self.path, found, "the decoder does not compute that; choose another model of the family"))
         };
@@ -319,7 +344,9 @@ impl Fields<'_> {
             Some(other) => return refuse(format!("hidden_act is \"{other}\" instead of \"silu\"")),
         }
         // Qwen2 has its biases always and says nothing of them.
-        if let Some(key) = ["attention_bias", "mlp_bias"].iter().find(|k| family != Family::Qwen2 && self.flag(k)) {
+        if let Some(key) =
+            ["attention_bias", "mlp_bias"].iter().find(|k| architecture != Architecture::Qwen2 && self.flag(k))
+        {
             return refuse(format!("{key} is true"));
         }
         if self.flag("use_sliding_window") {

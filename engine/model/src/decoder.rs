@@ -1,75 +1,50 @@
-//! A decoder where it runs: on the processor ([`HostDecoder`]) or on a GPU ([`DeviceDecoder`]). What generates and what
-//! learns goes through here and does not know which.
+//! A decoder where it runs: on the processor or on a GPU. What generates and what learns goes through here and does not
+//! know which.
 
-use super::device::{DeviceDecoder, DeviceGradients, DeviceTape};
-use super::generate::PromptTokens;
-use super::host::{Deltas, HostDecoder, Objective, Predictions, Recording};
+use std::sync::Arc;
+
+use super::adapter::{Adapter, Deltas};
+use super::backend::{Backend, BackendGradients, BackendTape, Generate, Group, Learn, Optimize};
+use super::completion::{Completion, GenerateOptions, PromptTokens, rows_of};
+use super::config::ModelConfig;
+use super::cuda::{CudaDecoder, CudaGradients, CudaTape};
+use super::device::{DeviceChoice, DeviceInfo};
+use super::host::{HostDecoder, HostGradients, HostTape};
+use super::objective::{Objective, Predictions};
+use super::optimizer::{AdamWState, AdamWStep, Updated};
+use super::sequence::Call;
 use super::source::ModelSource;
-use super::tape::HostTape;
-use super::{Adapter, GenerateOptions, ModelConfig, Projection};
 use crate::error::{Error, Result};
-use crate::kernels::device::{Device, DeviceInfo};
-use crate::kernels::{LoraGradient, Precision, TokenStatistics};
+use crate::kernels::{Cache, Precision, TokenStatistics};
 
-/// Where a model runs, as the user writes it: `auto`, `cpu`, or `cuda:0`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// The first GPU where this program and this machine can use one, else the processor.
-    #[default]
-    Auto,
-    /// The processor.
-    Cpu,
-    /// This GPU.
-    Cuda(usize),
+/// The form of something in each backend.
+#[derive(Debug, Clone)]
+enum On<H, C> {
+    Host(H),
+    Cuda(C),
 }
 
-impl std::str::FromStr for DeviceChoice {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let ordinal = text.strip_prefix("cuda").map(|rest| rest.strip_prefix(':').unwrap_or(rest));
-        match (text, ordinal) {
-            ("auto", _) => Ok(Self::Auto),
-            ("cpu", _) => Ok(Self::Cpu),
-            (_, Some("")) => Ok(Self::Cuda(0)),
-            (_, Some(ordinal)) if ordinal.parse::<u16>().is_ok() => Ok(Self::Cuda(ordinal.parse().unwrap_or_default())),
-            _ => Err(Error::argument("device", format!("found \"{text}\""), "give auto, cpu, or cuda:0")),
+/// The same call on whichever backend it is.
+macro_rules! on_each {
+    ($on:expr, $it:ident => $call:expr) => {
+        match $on {
+            On::Host($it) => $call,
+            On::Cuda($it) => $call,
         }
-    }
-}
-
-impl std::fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-        }
-    }
-}
-
-impl serde::Serialize for DeviceChoice {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for DeviceChoice {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
+    };
 }
 
 /// A decoder with frozen base weights.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "a process holds one or two")]
-pub enum Decoder {
-    /// On the processor.
-    Host(HostDecoder),
-    /// On a GPU.
-    Device(DeviceDecoder),
-}
+pub struct Decoder(On<HostDecoder, CudaDecoder>);
+
+/// Gradients of an adapter's factors, summed where the decoder runs.
+#[derive(Debug)]
+pub struct GradientSum(On<HostGradients, CudaGradients>);
+
+/// What a generation leaves for learning: a prefix, prompts that continue it, and the completions of each.
+#[derive(Debug, Clone)]
+pub struct Tape(On<HostTape, CudaTape>);
 
 impl Decoder {
     /// Loads a model on the processor. `progress` is told after each layer how many of how many are done.
@@ -77,7 +52,7 @@ impl Decoder {
     /// # Errors
     /// A model that cannot be read.
     pub fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
-        Ok(Self::Host(HostDecoder::load(source, precision, progress)?))
+        Ok(Self(On::Host(HostDecoder::load(source, precision, progress)?)))
     }
 
     /// Loads a model where it is to run.
@@ -90,34 +65,30 @@ impl Decoder {
         precision: Precision,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
-        let there = |ordinal| DeviceDecoder::load(Device::open(ordinal)?, source, precision, progress);
+        let on_gpu = |ordinal| Ok(Self(On::Cuda(CudaDecoder::load(ordinal, source, precision, progress)?)));
         match choice {
             DeviceChoice::Cpu => Self::load(source, precision, progress),
-            DeviceChoice::Cuda(ordinal) => Ok(Self::Device(there(ordinal)?)),
+            DeviceChoice::Cuda(ordinal) => on_gpu(ordinal),
             // Weights of 8 bits are asked for to run on the processor.
             DeviceChoice::Auto if precision == Precision::Int8 => Self::load(source, precision, progress),
-            DeviceChoice::Auto => match there(0) {
-                Ok(device) => Ok(Self::Device(device)),
-                // None there, or one that this model does not fit on.
+            DeviceChoice::Auto => match on_gpu(0) {
+                // There is none, or this model does not fit on it.
                 Err(Error::Device { .. }) => Self::load(source, precision, progress),
-                Err(error) => Err(error),
+                loaded => loaded,
             },
         }
     }
 
     /// The model's shapes.
     pub fn config(&self) -> &ModelConfig {
-        match self {
-            Self::Host(host) => host.config(),
-            Self::Device(device) => device.config(),
-        }
+        on_each!(&self.0, decoder => decoder.config())
     }
 
     /// The decoder, where it runs on the processor.
     pub fn host(&self) -> Option<&HostDecoder> {
-        match self {
-            Self::Host(host) => Some(host),
-            Self::Device(_) => None,
+        match &self.0 {
+            On::Host(host) => Some(host),
+            On::Cuda(_) => None,
         }
     }
 
@@ -126,22 +97,39 @@ impl Decoder {
     /// # Errors
     /// A device that is lost.
     pub fn device(&self) -> Result<Option<DeviceInfo>> {
-        match self {
-            Self::Host(_) => Ok(None),
-            Self::Device(device) => device.info().map(Some),
-        }
+        on_each!(&self.0, decoder => decoder.device())
     }
 
-    /// Whether recording a generation of these prompts saves the learner a pass, and is possible within `room` bytes.
+    /// Runs work that calls the decoder often, on the threads that suit it.
+    pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        on_each!(&self.0, decoder => decoder.scope(work))
+    }
+
+    /// Whether recording a generation of these prompts saves the learner a forward pass, and fits into `room` bytes.
     pub fn records(&self, prefix: usize, prompts: &[PromptTokens], options: &GenerateOptions, room: usize) -> bool {
-        match self {
-            Self::Host(host) => {
-                let rows = prefix + super::generate::rows_of(prompts, options);
-                rows.saturating_mul(Recording::bytes_per_row(host)) <= room
+        let rows = prefix + rows_of(prompts, options);
+        on_each!(&self.0, decoder => decoder.records(rows, room))
+    }
+
+    pub(super) fn prefix(&self, tokens: &[u32], deltas: &Deltas) -> Result<Option<Arc<Cache>>> {
+        on_each!(&self.0, decoder => decoder.prefix(tokens, deltas))
+    }
+
+    pub(super) fn generate(&self, call: &Call<'_>, cache: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>> {
+        on_each!(&self.0, decoder => decoder.generate(call, cache))
+    }
+
+    pub(super) fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<Tape>)> {
+        Ok(match &self.0 {
+            On::Host(host) => {
+                let (completions, tape) = host.generate_recorded(call)?;
+                (completions, tape.map(|tape| Tape(On::Host(tape))))
             }
-            // There a pass over given tokens costs a small part of what drawing them one by one does.
-            Self::Device(_) => false,
-        }
+            On::Cuda(cuda) => {
+                let (completions, tape) = cuda.generate_recorded(call)?;
+                (completions, tape.map(|tape| Tape(On::Cuda(tape))))
+            }
+        })
     }
 
     /// Gradients of zero for all deltas.
@@ -149,10 +137,10 @@ impl Decoder {
     /// # Errors
     /// Too little memory on a device.
     pub fn zero_gradients(&self, deltas: &Deltas) -> Result<GradientSum> {
-        Ok(match self {
-            Self::Host(_) => GradientSum::Host(HostDecoder::zero_gradients(deltas)),
-            Self::Device(device) => GradientSum::Device(device.zero_gradients(deltas)?),
-        })
+        Ok(GradientSum(match &self.0 {
+            On::Host(host) => On::Host(host.zero_gradients(deltas)?),
+            On::Cuda(cuda) => On::Cuda(cuda.zero_gradients(deltas)?),
+        }))
     }
 
     /// Log-probabilities and entropies of predictions of a tape.
@@ -160,16 +148,16 @@ impl Decoder {
     /// # Errors
     /// A token outside the vocabulary, a tape of another decoder; a device with too little memory, or that is lost.
     pub fn predicted(&self, tape: &Tape, predictions: &Predictions, temperature: f32) -> Result<Vec<TokenStatistics>> {
-        match (self, tape) {
-            (Self::Host(host), Tape::Host(tape)) => host.predicted(tape.recording(), predictions, temperature),
-            (Self::Device(device), Tape::Device(tape)) => device.predicted(tape, predictions, temperature),
-            _ => Err(elsewhere()),
+        match (&self.0, &tape.0) {
+            (On::Host(host), On::Host(tape)) => host.predicted(tape, predictions, temperature),
+            (On::Cuda(cuda), On::Cuda(tape)) => cuda.predicted(tape, predictions, temperature),
+            _ => Err(another_backend()),
         }
     }
 
     /// Adds the gradient of an objective to `gradients`.
     ///
-    /// Gives the log-probabilities and entropies of the predictions whose logits were formed anew: those that have a
+    /// Gives the log-probabilities and entropies of the predictions whose logits were recomputed: those that have a
     /// weight and of which the sampler kept no distribution, and some of the others.
     ///
     /// # Errors
@@ -181,90 +169,84 @@ impl Decoder {
         deltas: &Deltas,
         gradients: &mut GradientSum,
     ) -> Result<Vec<Option<TokenStatistics>>> {
-        match (self, tape, gradients) {
-            (Self::Host(host), Tape::Host(tape), GradientSum::Host(gradients)) => {
-                host.backward(tape.recording(), &tape.tree(), objective, deltas, gradients)
-            }
-            (Self::Device(device), Tape::Device(tape), GradientSum::Device(gradients)) => {
-                device.backward(tape, objective, deltas, gradients)
-            }
-            _ => Err(elsewhere()),
+        match (&self.0, &tape.0, &mut gradients.0) {
+            (On::Host(host), On::Host(tape), On::Host(sum)) => host.backward(tape, objective, deltas, sum),
+            (On::Cuda(cuda), On::Cuda(tape), On::Cuda(sum)) => cuda.backward(tape, objective, deltas, sum),
+            _ => Err(another_backend()),
+        }
+    }
+
+    /// Clips the gradient to the step's largest norm and makes one AdamW update of the adapter. All or nothing: where the
+    /// gradient is not finite, no parameter, no moment and no count changes. Without any gradient nothing changes either,
+    /// so that momentum alone does not move the weights.
+    ///
+    /// # Errors
+    /// Parameters, gradients and moments that differ in length (a checkpoint of another model, say); gradients of
+    /// another decoder; a device with too little memory, or that is lost.
+    pub fn update(
+        &self,
+        state: &mut AdamWState,
+        adapter: &mut Adapter,
+        gradients: &GradientSum,
+        step: &AdamWStep,
+    ) -> Result<Updated> {
+        match (&self.0, &gradients.0) {
+            (On::Host(host), On::Host(sum)) => host.update(state, adapter, sum, step),
+            (On::Cuda(cuda), On::Cuda(sum)) => cuda.update(state, adapter, sum, step),
+            _ => Err(another_backend()),
         }
     }
 }
 
-/// Gradients of an adapter's factors, summed where the decoder runs.
-#[derive(Debug)]
-pub enum GradientSum {
-    /// By layer and projection.
-    Host(Vec<[Option<LoraGradient>; Projection::COUNT]>),
-    /// On the device.
-    Device(DeviceGradients),
-}
-
 impl GradientSum {
-    /// Those of each of the adapter's variables, in the order of [`Adapter::parameters`].
+    /// Those of each of the adapter's factors, in the order of [`Adapter::parameters`].
     ///
     /// # Errors
     /// A device that is lost.
     pub fn read(&self, adapter: &Adapter) -> Result<Vec<Vec<f32>>> {
-        match self {
-            Self::Host(gradients) => Ok(adapter.flatten(gradients)),
-            Self::Device(gradients) => gradients.read(),
-        }
+        on_each!(&self.0, sum => sum.read(adapter))
     }
-}
-
-/// What a generation leaves for learning: a prefix, prompts that continue it, and the completions of each.
-#[derive(Debug, Clone)]
-pub enum Tape {
-    /// With the rows of the pass.
-    Host(HostTape),
-    /// The tokens alone.
-    Device(DeviceTape),
 }
 
 impl Tape {
-    /// Feeds a prefix, prompts that continue it and the completions of each.
+    /// The tape of a prefix, prompts that continue it and the completions of each.
     ///
     /// # Errors
     /// A token outside the vocabulary, a position outside the context.
-    pub fn of(decoder: &Decoder, deltas: &Deltas, prefix: &[u32], groups: &[(&[u32], Vec<&[u32]>)]) -> Result<Self> {
-        Ok(match decoder {
-            Decoder::Host(host) => Self::Host(HostTape::of(host, deltas, prefix, groups)?),
-            Decoder::Device(device) => Self::Device(DeviceTape::of(device, deltas, prefix, groups)?),
-        })
+    pub fn of(decoder: &Decoder, deltas: &Deltas, prefix: &[u32], groups: &[Group<'_>]) -> Result<Self> {
+        Ok(Self(match &decoder.0 {
+            On::Host(host) => On::Host(host.tape(deltas, prefix, groups)?),
+            On::Cuda(cuda) => On::Cuda(cuda.tape(deltas, prefix, groups)?),
+        }))
     }
 
-    /// Takes tokens that somebody else chose as completions of prompts, in the place of a completion: (prompt,
-    /// completion, tokens).
+    /// Puts tokens that the policy did not sample in the place of completions: (prompt, completion, tokens).
     ///
     /// # Errors
-    /// Those of [`of`](Self::of).
+    /// Those of [`of`](Self::of); a completion that the tape does not have.
     pub fn replace(
         &mut self,
         decoder: &Decoder,
         deltas: &Deltas,
         completions: &[(usize, usize, &[u32])],
     ) -> Result<()> {
-        match (decoder, self) {
-            (Decoder::Host(host), Self::Host(tape)) => tape.replace(host, deltas, completions),
-            (Decoder::Device(device), Self::Device(tape)) => tape.replace(device, completions),
-            _ => Err(elsewhere()),
+        match (&decoder.0, &mut self.0) {
+            (On::Host(host), On::Host(tape)) => host.replace(tape, deltas, completions),
+            (On::Cuda(cuda), On::Cuda(tape)) => cuda.replace(tape, deltas, completions),
+            _ => Err(another_backend()),
         }
     }
 
     /// Keeps these prompts alone, in this order.
     ///
     /// # Errors
-    /// A tape of another decoder.
+    /// A tape of another decoder, a prompt that the tape does not have.
     pub fn retain(&mut self, decoder: &Decoder, prompts: &[usize]) -> Result<()> {
-        match (decoder, self) {
-            (Decoder::Host(host), Self::Host(tape)) => tape.retain(host, prompts),
-            (Decoder::Device(_), Self::Device(tape)) => tape.retain(prompts),
-            _ => return Err(elsewhere()),
+        match (&decoder.0, &mut self.0) {
+            (On::Host(host), On::Host(tape)) => host.retain(tape, prompts),
+            (On::Cuda(cuda), On::Cuda(tape)) => cuda.retain(tape, prompts),
+            _ => Err(another_backend()),
         }
-        Ok(())
     }
 
     /// The predictions of all completions' tokens, prompt by prompt; `tokens` are the completions of each prompt.
@@ -272,54 +254,25 @@ impl Tape {
     /// The first token of a completion is predicted by the prompt's last row, every further one by the row of the token
     /// before it.
     pub fn predictions<'t>(&self, tokens: impl Iterator<Item = Vec<&'t [u32]>>) -> Predictions {
-        match self {
-            Self::Host(tape) => tape.predictions(tokens),
-            Self::Device(tape) => tape.predictions(tokens),
-        }
+        on_each!(&self.0, tape => tape.predictions(tokens))
     }
 
     /// Rows of tokens.
     pub fn rows(&self) -> usize {
-        match self {
-            Self::Host(tape) => tape.recording().rows(),
-            Self::Device(tape) => tape.rows(),
-        }
+        on_each!(&self.0, tape => BackendTape::rows(tape))
     }
 
-    /// Bytes that it takes.
+    /// Bytes of activations that it holds; 0 for a tape of another decoder.
     pub fn bytes(&self, decoder: &Decoder) -> usize {
-        match (decoder, self) {
-            (Decoder::Host(host), Self::Host(tape)) => tape.recording().rows() * Recording::bytes_per_row(host),
+        match (&decoder.0, &self.0) {
+            (On::Host(host), On::Host(tape)) => host.bytes(tape),
+            (On::Cuda(cuda), On::Cuda(tape)) => cuda.bytes(tape),
             _ => 0,
         }
     }
 }
 
-/// A tape and a decoder that do not belong together.
-fn elsewhere() -> Error {
+/// A tape or gradients and a decoder that do not belong together.
+fn another_backend() -> Error {
     Error::argument("tape", "it was recorded on another device than the decoder's", "use it with its own decoder")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_are_read_as_they_are_written() {
-        let table = [
-            ("auto", DeviceChoice::Auto),
-            ("cpu", DeviceChoice::Cpu),
-            ("cuda", DeviceChoice::Cuda(0)),
-            ("cuda:3", DeviceChoice::Cuda(3)),
-        ];
-        for (text, choice) in table {
-            assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice);
-            assert_eq!(choice.to_string().parse::<DeviceChoice>().unwrap(), choice);
-        }
-        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:99999999"] {
-            if let Ok(choice) = text.parse::<DeviceChoice>() {
-                assert_eq!((text, choice), ("cuda:", DeviceChoice::Cuda(0)));
-            }
-        }
-    }
 }

@@ -8,12 +8,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::config::ModelConfig;
+use super::tensor::tensor;
 use crate::error::{Error, Result};
 
 /// Headers above this size are refused, as the safetensors library does.
@@ -106,7 +107,7 @@ impl Folder {
                 ));
             }
         };
-        Ok(Tensor::from_vec(values, place.info.shape.as_slice(), &Device::Cpu)?)
+        tensor(values, &place.info.shape)
     }
 }
 
@@ -126,7 +127,7 @@ fn shards_of(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::model(index, "an index without shards", "fetch it again"));
     }
     if let Some(name) = names.iter().find(|n| Path::new(n).file_name().is_none_or(|f| f != n.as_str())) {
-        return Err(Error::model(index, format!("a shard named \"{name}\""), "shards must lie in the same folder"));
+        return Err(Error::model(index, format!("a shard named \"{name}\""), "shards must be in the same folder"));
     }
     let missing: Vec<&str> = names.iter().filter(|n| !folder.join(n).is_file()).map(String::as_str).collect();
     if !missing.is_empty() {

@@ -12,7 +12,8 @@ use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
 use self::vocabulary::{SPLITTERS, Vocabulary};
-use super::config::{Family, ModelConfig, RopeScaling};
+use super::config::{Architecture, ModelConfig, RopeScaling};
+use super::tensor::{failed, values};
 use super::tokenizer::{Declared, Tokenizer};
 use crate::error::{Error, Result};
 
@@ -62,12 +63,12 @@ impl Gguf {
 
     /// The model's shape, from the metadata.
     pub(super) fn config(&self) -> Result<ModelConfig> {
-        let architecture = self.text("general.architecture").unwrap_or("(none)");
-        let family = Family::parse(architecture).ok_or_else(|| {
-            let found = format!("general.architecture is \"{architecture}\"");
-            self.refused(found, format!("{}; choose such a model", Family::SUPPORTED))
+        let section = self.text("general.architecture").unwrap_or("(none)");
+        let architecture = Architecture::parse(section).ok_or_else(|| {
+            let found = format!("general.architecture is \"{section}\"");
+            self.refused(found, format!("{}; choose such a model", Architecture::SUPPORTED))
         })?;
-        let key = |name: &str| format!("{architecture}.{name}");
+        let key = |name: &str| format!("{section}.{name}");
         let need = |name: &str| {
             self.number(&key(name)).and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
                 self.refused(format!("the metadata has no whole number {}", key(name)), "fetch the file again")
@@ -87,7 +88,7 @@ impl Gguf {
         }
         let tokens = self.shape("model.embed_tokens.weight").and_then(|s| s.first().copied());
         let config = ModelConfig {
-            family,
+            architecture,
             vocab_size: tokens.ok_or_else(|| self.refused("tensor token_embd.weight is missing", AGAIN))?,
             hidden_size,
             intermediate_size: need("feed_forward_length")?,
@@ -100,8 +101,8 @@ impl Gguf {
             rope_scaling: None,
             max_position_embeddings: need("context_length")?,
             tie_word_embeddings: self.shape("lm_head.weight").is_none(),
-            attention_bias: family == Family::Qwen2,
-            qk_norm: family == Family::Qwen3,
+            attention_bias: architecture == Architecture::Qwen2,
+            qk_norm: architecture == Architecture::Qwen3,
         }
         .validated(&self.path)?;
         match self.text(&key("rope.scaling.type")) {
@@ -121,19 +122,23 @@ impl Gguf {
 
     /// Reads a tensor as f32, rows of q and k in Hugging Face's order.
     pub(super) fn read(&self, hf_name: &str, config: &ModelConfig) -> Result<Tensor> {
-        let tensor = self.read_as_stored(&gguf_name(hf_name).unwrap_or_default())?;
+        let name = gguf_name(hf_name).ok_or_else(|| Error::bug("GGUF", format!("GGUF has no name for {hf_name}")))?;
+        let tensor = self.read_as_stored(&name)?;
         let heads = match hf_name.rsplit_once("self_attn.").map(|(_, part)| part) {
             Some("q_proj.weight") => config.num_attention_heads,
             Some("k_proj.weight") => config.num_key_value_heads,
             _ => return Ok(tensor),
         };
-        if config.family != Family::Llama {
+        if config.architecture != Architecture::Llama {
             return Ok(tensor);
         }
         // For the llama architecture GGUF interleaves the two rotary halves of each head: row 2i is row i of the first
         // half, row 2i + 1 row i of the second.
-        let (rows, columns) = tensor.dims2()?;
-        Ok(tensor.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.reshape((rows, columns))?)
+        let halves = || {
+            let (rows, columns) = tensor.dims2()?;
+            tensor.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.reshape((rows, columns))
+        };
+        halves().map_err(failed)
     }
 
     pub(super) fn types(&self) -> Vec<(String, usize)> {
@@ -192,7 +197,7 @@ impl Gguf {
         if !self.content.tensor_infos.contains_key("rope_freqs.weight") {
             return Ok(None);
         }
-        let divisors = self.read_as_stored("rope_freqs.weight")?.flatten_all()?.to_vec1::<f32>()?;
+        let divisors = values(&self.read_as_stored("rope_freqs.weight")?)?;
         let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
         let frequencies: Vec<f64> = config.plain_frequencies().collect();
         let scaling =

@@ -1,35 +1,45 @@
 //! The language model: decoder, adapters, tokenizer, sampling.
+//!
+//! [`Decoder`] is the entry point of everything that generates and learns. It runs on one of two backends that implement
+//! the same interface (`backend.rs`) and mirror each other file by file: `host` on the processor, `cuda` on a GPU.
 
 use crate as model;
 use querywright_kernels as kernels;
 use querywright_types::{self as types, error};
 
 mod adapter;
+mod backend;
 mod chat;
+mod completion;
 mod config;
+mod cuda;
 mod decoder;
 mod device;
 mod folder;
 mod generate;
 mod gguf;
 mod host;
+mod objective;
+mod optimizer;
 mod sampling;
+mod sequence;
 mod source;
-mod tape;
+mod tensor;
 mod tokenizer;
+mod weights;
 
 pub use querywright_kernels::{Precision, TokenStatistics};
 
-pub use adapter::{Adapter, LoraConfig, Projection};
+pub use adapter::{Adapter, Deltas, Factor, LoraConfig, Projection};
 pub use chat::{ChatTemplate, Message};
-pub use config::{Family, ModelConfig, RopeScaling};
-pub use decoder::{Decoder, DeviceChoice, GradientSum, Tape};
-pub use device::{DeviceDecoder, DeviceGradients, DeviceTape};
-pub use generate::{
-    Completion, Finish, GenerateOptions, Prefix, PromptTokens, generate, generate_recorded, prefix, rows_of,
-};
-pub use host::{Deltas, Gradients, HostDecoder, Objective, Predictions, Recording};
+pub use completion::{Completion, Finish, GenerateOptions, PromptTokens, rows_of};
+pub use config::{Architecture, ModelConfig, RopeScaling};
+pub use decoder::{Decoder, GradientSum, Tape};
+pub use device::{DeviceChoice, DeviceInfo};
+pub use generate::{Prefix, generate, generate_recorded, prefix};
+pub use host::{HostDecoder, Recording};
+pub use objective::{Objective, Predictions};
+pub use optimizer::{AdamWState, AdamWStep, Moments, Updated};
 pub use sampling::SamplingConfig;
 pub use source::{ModelSource, ModelSummary};
-pub use tape::{HostTape, TapedPrompt};
 pub use tokenizer::Tokenizer;

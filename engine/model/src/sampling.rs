@@ -36,7 +36,7 @@ impl SamplingConfig {
         Self { temperature: 0.0, max_completion_length, ..Self::default() }
     }
 
-    /// Whether tokens are drawn from the model's own distribution at the temperature, neither cut nor bent.
+    /// Whether tokens are sampled from the model's own distribution at the temperature, neither cut nor bent.
     pub(super) fn is_plain(&self) -> bool {
         self.temperature > 0.0 && self.top_p >= 1.0 && self.top_k == 0 && self.repetition_penalty == 1.0
     }
@@ -61,7 +61,7 @@ impl SamplingConfig {
 }
 
 /// The randomness of one completion: depends on the seed, the prompt's and the completion's number alone, so that a
-/// completion is the same whatever batch it is drawn in. (On a GPU, too, up to the rounding of products, whose order of
+/// completion is the same whatever batch it is sampled in. (On a GPU, too, up to the rounding of products, whose order of
 /// sums may change with the batch.)
 #[derive(Debug, Clone)]
 pub(super) struct Sampler {
@@ -73,12 +73,12 @@ pub(super) struct Sampler {
 
 /// A token, with its log-probability in the full distribution at the sampling temperature (1 when greedy) and that
 /// distribution's entropy, before top-k, top-p and repetition penalty: the numbers that the trainer computes.
-pub(super) struct Draw {
+pub(super) struct SampledToken {
     pub(super) token: u32,
     pub(super) statistics: TokenStatistics,
 }
 
-impl Draw {
+impl SampledToken {
     pub(super) fn new(token: u32, log_probability: f32, entropy: f32) -> Self {
         Self { token, statistics: TokenStatistics { log_probability, entropy } }
     }
@@ -92,13 +92,13 @@ impl Sampler {
         Self { rng, config, order: Vec::new() }
     }
 
-    /// The number in 0..1 that decides the next token, where somebody else draws it.
+    /// The number in 0..1 that decides the next token, where a device samples it.
     pub(super) fn uniform(&mut self) -> f64 {
         self.rng.random()
     }
 
-    /// Draws from a row of logits, which it may overwrite. `seen` are the tokens of prompt and completion so far.
-    pub(super) fn draw(&mut self, logits: &mut [f32], seen: &[&[u32]]) -> Draw {
+    /// Samples from a row of logits, which it may overwrite. `seen` are the tokens of prompt and completion so far.
+    pub(super) fn sample(&mut self, logits: &mut [f32], seen: &[&[u32]]) -> SampledToken {
         let greedy = self.config.temperature == 0.0;
         let scale = if greedy { 1.0 } else { 1.0 / self.config.temperature };
         let found = Distribution::new(logits, scale);
@@ -107,7 +107,7 @@ impl Sampler {
         let cut = self.config.top_k > 0 || self.config.top_p < 1.0;
         if self.config.repetition_penalty == 1.0 && (greedy || !cut) {
             let token = if greedy { argmax(logits) } else { found.draw(self.rng.random()) };
-            return Draw { token: token as u32, statistics: statistics(logits[token]) };
+            return SampledToken { token: token as u32, statistics: statistics(logits[token]) };
         }
         let plain = logits.to_vec();
         if self.config.repetition_penalty != 1.0 {
@@ -122,7 +122,7 @@ impl Sampler {
             }
         }
         let token = if greedy { argmax(logits) } else { self.pick(logits, scale) };
-        Draw { token: token as u32, statistics: statistics(plain[token]) }
+        SampledToken { token: token as u32, statistics: statistics(plain[token]) }
     }
 
     /// Samples an index within top-k and top-p; leaves probabilities in `logits`.
@@ -184,7 +184,7 @@ mod tests {
         let mut counts = vec![0.0; logits.len()];
         for stream in 0..4000 {
             let mut sampler = Sampler::new(config.clone(), 7, stream, 0);
-            counts[sampler.draw(&mut logits.to_vec(), &[]).token as usize] += 1.0 / 4000.0;
+            counts[sampler.sample(&mut logits.to_vec(), &[]).token as usize] += 1.0 / 4000.0;
         }
         counts
     }
@@ -216,16 +216,16 @@ mod tests {
         for config in
             [SamplingConfig::greedy(1), SamplingConfig { top_k: 1, repetition_penalty: 1.3, ..Default::default() }]
         {
-            let draw = Sampler::new(config, 1, 0, 0).draw(&mut logits.to_vec(), &[&[3]]);
-            assert_eq!(draw.token, 0);
-            assert!((draw.statistics.log_probability - want).abs() < 1e-5);
+            let sampled = Sampler::new(config, 1, 0, 0).sample(&mut logits.to_vec(), &[&[3]]);
+            assert_eq!(sampled.token, 0);
+            assert!((sampled.statistics.log_probability - want).abs() < 1e-5);
         }
     }
 
     #[test]
     fn the_repetition_penalty_moves_seen_tokens_down() {
         let config = SamplingConfig { repetition_penalty: 3.0, ..SamplingConfig::greedy(1) };
-        assert_eq!(Sampler::new(config, 1, 0, 0).draw(&mut [2.0, 1.0, -1.0], &[&[0]]).token, 1);
+        assert_eq!(Sampler::new(config, 1, 0, 0).sample(&mut [2.0, 1.0, -1.0], &[&[0]]).token, 1);
     }
 
     #[test]

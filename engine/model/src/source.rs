@@ -1,4 +1,4 @@
-//! A model on disk: a GGUF file or a Hugging Face folder, behind one door.
+//! A model on disk: a GGUF file or a Hugging Face folder, behind one entry point.
 //!
 //! Tensors are asked for by Hugging Face's names and come as f32 on the CPU, one at a time, so that packing a model
 //! never holds the whole of it twice. Opening checks every tensor's presence and shape.
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::config::ModelConfig;
 use super::folder::Folder;
 use super::gguf::Gguf;
+use super::tensor::tensor;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
 
@@ -74,7 +75,7 @@ impl ModelSource {
         let config = match &weights {
             Weights::Gguf(g) => g.config()?,
             Weights::Folder(f) => f.config()?,
-            Weights::Random(_) => return Err(nowhere(path)),
+            Weights::Random(_) => return Err(no_files(path)),
         };
         let path = match &weights {
             Weights::Gguf(g) => g.path().to_path_buf(),
@@ -111,7 +112,7 @@ impl ModelSource {
     ///
     /// # Errors
     /// [`Error::Model`] when the model has no such tensor or its shape is not the one that the configuration implies.
-    pub fn tensor(&self, hf_name: &str) -> Result<Tensor> {
+    pub(super) fn tensor(&self, hf_name: &str) -> Result<Tensor> {
         let name = match hf_name {
             "lm_head.weight" if self.config.tie_word_embeddings => "model.embed_tokens.weight",
             name => name,
@@ -120,7 +121,7 @@ impl ModelSource {
         match &self.weights {
             Weights::Gguf(g) => g.read(name, &self.config),
             Weights::Folder(f) => f.read(name),
-            Weights::Random(seed) => random(&self.config.tensor_shape(name).unwrap_or_default(), name, *seed),
+            Weights::Random(seed) => random(&self.shape(name)?, name, *seed),
         }
     }
 
@@ -132,7 +133,7 @@ impl ModelSource {
         let tokenizer = match &self.weights {
             Weights::Gguf(g) => g.tokenizer()?,
             Weights::Folder(_) => Tokenizer::from_file(&self.path.join("tokenizer.json"))?,
-            Weights::Random(_) => return Err(nowhere(&self.path)),
+            Weights::Random(_) => return Err(no_files(&self.path)),
         };
         if tokenizer.vocab_size() > self.config.vocab_size {
             return Err(Error::model(
@@ -189,7 +190,7 @@ impl ModelSource {
         ModelSummary {
             name: self.name(),
             format,
-            family: config.family.name(),
+            family: config.architecture.name(),
             parameters: config.parameters(),
             bytes: self.files().iter().filter_map(|f| std::fs::metadata(f).ok()).map(|m| m.len()).sum(),
             types,
@@ -216,16 +217,19 @@ impl ModelSource {
         }
     }
 
+    /// The shape that the configuration implies.
+    fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        self.config.tensor_shape(name).ok_or_else(|| {
+            Error::bug("model source", format!("a {} model has no tensor {name}", self.config.architecture.name()))
+        })
+    }
+
     fn check_tensors(&self) -> Result<()> {
         self.config.tensor_names().iter().try_for_each(|name| self.check_tensor(name))
     }
 
     fn check_tensor(&self, name: &str) -> Result<()> {
-        let config = &self.config;
-        let expected = config.tensor_shape(name).ok_or_else(|| {
-            let found = format!("a {} model has no tensor {name}", config.family.name());
-            Error::model(&self.path, found, "this is a bug: the decoder asked for it")
-        })?;
+        let expected = self.shape(name)?;
         match self.stored_shape(name) {
             Some(shape) if shape == expected => Ok(()),
             Some(shape) => Err(Error::model(
@@ -243,23 +247,23 @@ impl ModelSource {
 }
 
 /// What a model of random weights lacks.
-fn nowhere(path: &Path) -> Error {
+fn no_files(path: &Path) -> Error {
     Error::model(path, "random weights come with no files", "open a real model")
 }
 
 /// A matrix of small values around 0; a norm of ones.
 fn random(shape: &[usize], name: &str, seed: u64) -> Result<Tensor> {
-    /// So many are drawn; longer tensors repeat them, each row from another place.
-    const DRAWN: usize = (1 << 20) - 3;
+    /// Values sampled; longer tensors repeat them, each row from another place.
+    const SAMPLED: usize = (1 << 20) - 3;
     let count: usize = shape.iter().product();
     if shape.len() < 2 && !name.ends_with("bias") {
-        return Ok(Tensor::ones(shape, candle_core::DType::F32, &candle_core::Device::Cpu)?);
+        return tensor(vec![1.0; count], shape);
     }
     let own = name.bytes().fold(seed, |hash, byte| hash.wrapping_mul(0x0100_0000_01B3) ^ u64::from(byte));
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(own);
-    let drawn: Vec<f32> = (0..count.min(DRAWN)).map(|_| rng.random_range(-0.04..0.04)).collect();
-    let values: Vec<f32> = drawn.iter().copied().cycle().take(count).collect();
-    Ok(Tensor::from_vec(values, shape, &candle_core::Device::Cpu)?)
+    let sampled: Vec<f32> = (0..count.min(SAMPLED)).map(|_| rng.random_range(-0.04..0.04)).collect();
+    let values: Vec<f32> = sampled.iter().copied().cycle().take(count).collect();
+    tensor(values, shape)
 }
 
 /// The one GGUF file of a folder without `config.json`.

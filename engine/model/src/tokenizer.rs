@@ -98,7 +98,7 @@ impl Tokenizer {
     }
 
     /// The ids of a text. Texts of special tokens within it become those tokens. `add_special` adds what the model
-    /// expects around a text (a first token, in some families); leave it off for rendered chat templates.
+    /// expects around a text (a first token, in some models); leave it off for rendered chat templates.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = self.0.tokenizer.encode_fast(text, add_special);
         encoding.map(|e| e.get_ids().to_vec()).map_err(|e| self.failed(e))
@@ -143,7 +143,7 @@ impl Tokenizer {
         &self.0.eos
     }
 
-    /// The token that begins a text, in families that have one.
+    /// The token that begins a text, in models that have one.
     pub fn bos_id(&self) -> Option<u32> {
         self.0.bos
     }

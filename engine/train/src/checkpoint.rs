@@ -193,6 +193,7 @@ pub fn load_latest(run: &Path, model: &ModelConfig, digest: &str) -> Result<Opti
 fn write_moments(path: &Path, optimizer: &AdamW) -> Result<()> {
     let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let tensors: Vec<(String, usize, Vec<u8>)> = optimizer
+        .state
         .moments
         .iter()
         .flat_map(|(name, moments)| {
@@ -221,11 +222,11 @@ fn read_moments(path: &Path, state: &RunState) -> Result<AdamW> {
         Ok(view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
     };
     let mut optimizer = AdamW::new(state.optimizer);
-    optimizer.step = state.updates;
+    optimizer.state.step = state.updates;
     for name in file.names() {
         if let Some(parameter) = name.strip_suffix(".m") {
             let moments = Moments { m: values(name)?, v: values(&format!("{parameter}.v"))? };
-            optimizer.moments.insert(parameter.to_owned(), moments);
+            optimizer.state.moments.insert(parameter.to_owned(), moments);
         }
     }
     Ok(optimizer)

@@ -8,7 +8,7 @@ use super::checkpoint::{self, RunState};
 use super::config::TrainConfig;
 use super::curriculum::Curriculum;
 use super::guidance::Guidance;
-use super::learner::{LearnerConfig, StepReport, learn};
+use super::learner::{Learner, LearnerConfig, StepReport};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
 use super::materials::{Labelled, Materials};
 use super::optimizer::AdamW;
@@ -228,7 +228,8 @@ impl<'a> Trainer<'a> {
         let rate = self.schedule.rate(step - 1);
         let (decoder, prefix) = (&self.materials.decoder, self.materials.encoder.prefix());
         let batches = drawn.batches(decoder)?;
-        let report = learn(decoder, &mut self.adapter, &mut self.optimizer, rate, prefix, batches, &learner)?;
+        let learner = Learner { decoder, prefix, config: &learner };
+        let report = learner.learn(&mut self.adapter, &mut self.optimizer, rate, batches)?;
         // A step of which nothing was learned measured no entropy.
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
             control.observe(report.loss.entropy);
@@ -240,7 +241,7 @@ impl<'a> Trainer<'a> {
             self.state.curriculum.observe(*query, false);
         }
         self.state.step = step;
-        self.state.updates = self.optimizer.step;
+        self.state.updates = self.optimizer.state.step;
         self.state.num_tokens += drawn.tokens(self.materials.encoder.prefix().len()) as u64;
         self.completions.append(&drawn.records(step, &self.materials.train))?;
         let mut metrics = self.describe(step, rate, &drawn, &report);

@@ -2,7 +2,11 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::kernels::Precision;
-use crate::model::ModelSource;
+use crate::model::completion::Finish;
+use crate::model::host::HostDecoder;
+use crate::model::sampling::SamplingConfig;
+use crate::model::source::ModelSource;
+use crate::types::Deadline;
 
 struct Fixture {
     decoder: Decoder,
@@ -42,7 +46,7 @@ impl Fixture {
 }
 
 #[test]
-fn completions_are_the_same_whatever_batch_they_are_drawn_in() {
+fn completions_are_the_same_whatever_batch_they_are_sampled_in() {
     for precision in [Precision::F32, Precision::Auto] {
         let f = fixture(precision);
         let sampling = SamplingConfig { max_completion_length: 9, temperature: 0.9, ..Default::default() };
@@ -61,7 +65,7 @@ fn completions_are_the_same_whatever_batch_they_are_drawn_in() {
 }
 
 #[test]
-fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
+fn what_is_recorded_while_sampling_is_what_teacher_forcing_gives() {
     for precision in [Precision::F32, Precision::Auto] {
         let f = fixture(precision);
         let sampling = SamplingConfig { max_completion_length: 8, temperature: 0.7, ..Default::default() };
@@ -73,9 +77,9 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
         assert_eq!(groups, f.run(&prompts, &sampling, 2, &[]), "recording changes nothing");
         let tokens = || groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect::<Vec<_>>());
         let recorded = f.decoder.predicted(&tape, &tape.predictions(tokens()), 0.7).unwrap();
-        let fed: Vec<(&[u32], Vec<&[u32]>)> = prompts.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
-        let fed = Tape::of(&f.decoder, &[], &PREFIX, &fed).unwrap();
-        let again = f.decoder.predicted(&fed, &fed.predictions(tokens()), 0.7).unwrap();
+        let groups_of: Vec<(&[u32], Vec<&[u32]>)> = prompts.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
+        let forced = Tape::of(&f.decoder, &[], &PREFIX, &groups_of).unwrap();
+        let again = f.decoder.predicted(&forced, &forced.predictions(tokens()), 0.7).unwrap();
         // The last one alone, and a tape of which most is thrown away.
         let mut last = tape.clone();
         last.retain(&f.decoder, &[3]).unwrap();
@@ -96,7 +100,7 @@ fn what_is_recorded_while_sampling_is_what_feeding_the_completions_gives() {
 }
 
 #[test]
-fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_forms_logits_again() {
+fn a_backward_pass_from_kept_distributions_gives_the_gradients_of_one_that_recomputes_logits() {
     let f = fixture(Precision::Auto);
     if !f.host().keeps_distributions() {
         querywright_testing::skipped("this machine has no products in bf16");
@@ -125,7 +129,7 @@ fn the_way_back_from_kept_distributions_gives_the_gradients_of_the_one_that_form
             (gradients.read(&adapter).unwrap(), formed.iter().flatten().count())
         };
         let ((kept, few), (again, all)) = (gradients(&sampled), gradients(&[]));
-        assert!(few > 0 && few < all / 4, "{few} of {all} were formed again");
+        assert!(few > 0 && few < all / 4, "{few} of {all} were recomputed");
         for (kept, again) in kept.iter().zip(&again) {
             let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
             let size = norm(&mut again.iter().copied());
@@ -164,10 +168,8 @@ fn drafts_save_passes_where_a_completion_copies_its_request() {
     let options = GenerateOptions { sampling: &greedy, completions: 1, stop: &[], seed: 11, deadline: Deadline::NONE };
     let passes_of = |tokens: Vec<u32>| {
         let prompts = [PromptTokens { stream: 0, tokens }];
-        let ending = Ending { tokenizer: &f.tokenizer, options: &options };
-        let generation =
-            Generation { decoder: f.host(), prefix: &[], prompts: &prompts, deltas: &[], options: &options, ending };
-        let (mut completions, passes) = generation.run(&[], None).unwrap();
+        let call = Call { prefix: &[], prompts: &prompts, deltas: &[], options: &options, tokenizer: &f.tokenizer };
+        let (mut completions, passes) = f.host().run(&call, None, None).unwrap();
         (completions.remove(0).remove(0).tokens, passes)
     };
     // An untrained model runs in circles; a request that ends in such a circle foretells how it goes on.
@@ -191,14 +193,17 @@ fn a_replaced_completion_is_recorded_like_one_that_was_sampled() {
     let (mut groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts(), &[], &options).unwrap();
     let mut tape = tape.unwrap();
     let other = [9u32, 81, 44, 2, 60, 61, 62];
+    let missing = tape.replace(&f.decoder, &[], &[(2, 9, &other)]).unwrap_err().to_string();
+    assert!(missing.contains("host tape: no completion 9 of prompt 2"), "{missing}");
+    assert!(tape.retain(&f.decoder, &[0, 4]).unwrap_err().to_string().contains("[0, 4] of 4 prompts"));
     tape.replace(&f.decoder, &[], &[(2, 1, &other)]).unwrap();
     groups[2][1].tokens = other.to_vec();
     let tokens = || groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect::<Vec<_>>());
     let all = prompts();
-    let fed: Vec<(&[u32], Vec<&[u32]>)> = all.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
-    let fed = Tape::of(&f.decoder, &[], &PREFIX, &fed).unwrap();
+    let groups_of: Vec<(&[u32], Vec<&[u32]>)> = all.iter().map(|p| p.tokens.as_slice()).zip(tokens()).collect();
+    let forced = Tape::of(&f.decoder, &[], &PREFIX, &groups_of).unwrap();
     let numbers = |tape: &Tape| f.decoder.predicted(tape, &tape.predictions(tokens()), 1.0).unwrap();
-    for (got, want) in numbers(&tape).iter().zip(numbers(&fed)) {
+    for (got, want) in numbers(&tape).iter().zip(numbers(&forced)) {
         assert!((got.log_probability - want.log_probability).abs() < 1e-4);
     }
 }

@@ -1,79 +1,68 @@
-//! The way back through a decoder: from the weights of log-probabilities to the gradients of its deltas.
+//! The backward pass: from the weights of log-probabilities to the gradients of deltas.
 
-use super::{Deltas, GATE_UP, Gradients, HostDecoder, QKV, Recording};
+use super::{HostDecoder, HostGradients, HostTape, Recording};
 use crate::error::Result;
 use crate::kernels::{
-    Attended, DrawnToken, LoraGradient, TokenStatistics, Tree, apply_backward, attend_backward, drawn_backward,
+    Angles, Attended, DrawnToken, LoraGradient, TokenStatistics, Tree, apply_backward, attend_backward, drawn_backward,
     log_probabilities_backward, swiglu, swiglu_backward,
 };
-use crate::model::adapter::Projection;
+use crate::model::adapter::{Deltas, Projection};
+use crate::model::backend::{Group, Learn};
+use crate::model::objective::{Objective, Predictions};
 
-/// Tokens that recorded rows predict.
-#[derive(Debug, Clone, Default)]
-pub struct Predictions {
-    /// For each token: the row whose hidden state predicts it.
-    pub rows: Vec<usize>,
-    /// The tokens.
-    pub targets: Vec<u32>,
-}
+/// One in so many predictions is recomputed although the sampler kept its distribution, so that the gap between the
+/// sampler's numbers and the trainer's is measured and not assumed.
+const CHECKED: usize = 32;
 
-/// `Σ weights.0 · log p + weights.1 · entropy` over predictions, at a sampling temperature.
-#[derive(Debug, Clone, Copy)]
-pub struct Objective<'a> {
-    /// What is predicted.
-    pub predictions: &'a Predictions,
-    /// What the logits are divided by.
-    pub temperature: f32,
-    /// The weights of each prediction's log-probability and of its distribution's entropy.
-    pub weights: &'a [(f32, f32)],
-    /// What the sampler said of each prediction, where its own distributions may be taken; empty where they may not.
-    pub sampled: &'a [TokenStatistics],
-}
+/// Rows that go through the feed-forward half together: few enough for their buffers to stay in the cache.
+const CHUNK: usize = 384;
 
-impl HostDecoder {
-    /// Gradients of zero for all deltas.
-    pub fn zero_gradients(deltas: &Deltas) -> Vec<[Option<LoraGradient>; Projection::COUNT]> {
-        deltas.iter().map(|layer| layer.each_ref().map(|d| d.as_ref().map(LoraGradient::zeros))).collect()
+impl Learn for HostDecoder {
+    type Gradients = HostGradients;
+
+    fn tape(&self, deltas: &Deltas, prefix: &[u32], groups: &[Group<'_>]) -> Result<HostTape> {
+        HostTape::of(self, deltas, prefix, groups)
     }
 
-    /// Log-probabilities and entropies of recorded predictions.
-    ///
-    /// # Errors
-    /// A token outside the vocabulary.
-    pub fn predicted(
-        &self,
-        recording: &Recording,
-        predictions: &Predictions,
-        temperature: f32,
-    ) -> Result<Vec<TokenStatistics>> {
-        let hidden = self.hidden(recording, &predictions.rows);
+    fn replace(&self, tape: &mut HostTape, deltas: &Deltas, completions: &[(usize, usize, &[u32])]) -> Result<()> {
+        tape.replace(self, deltas, completions)
+    }
+
+    fn retain(&self, tape: &mut HostTape, prompts: &[usize]) -> Result<()> {
+        tape.retain(self, prompts)
+    }
+
+    fn bytes(&self, tape: &HostTape) -> usize {
+        tape.recording().rows() * Recording::bytes_per_row(self)
+    }
+
+    fn zero_gradients(&self, deltas: &Deltas) -> Result<HostGradients> {
+        Ok(HostGradients::zeros(deltas))
+    }
+
+    fn predicted(&self, tape: &HostTape, predictions: &Predictions, temperature: f32) -> Result<Vec<TokenStatistics>> {
+        let hidden = self.hidden(tape.recording(), &predictions.rows);
         self.log_probabilities(&hidden, &predictions.targets, temperature)
     }
 
-    /// Adds the gradient of an objective to `gradients`.
-    ///
-    /// Gives the log-probabilities and entropies of the predictions whose logits were formed anew: those that have a
-    /// weight and of which the sampler kept no distribution, and one in 32 of the others.
-    ///
-    /// # Errors
-    /// A token outside the vocabulary.
-    pub fn backward(
+    /// Recomputes one in [`CHECKED`] of the predictions whose distribution the sampler kept.
+    fn backward(
         &self,
-        recording: &Recording,
-        tree: &Tree,
+        tape: &HostTape,
         objective: Objective<'_>,
         deltas: &Deltas,
-        gradients: &mut Gradients,
+        gradients: &mut HostGradients,
     ) -> Result<Vec<Option<TokenStatistics>>> {
         let Objective { predictions, temperature, weights, sampled } = objective;
-        predictions.targets.iter().try_for_each(|token| self.check(*token))?;
+        self.config.check_tokens(&predictions.targets)?;
+        let recording = tape.recording();
         let token = |i: usize| {
             let statistics = *sampled.get(i).filter(|s| s.log_probability.is_finite())?;
-            let distribution = recording.drawn(predictions.rows[i])?;
+            let distribution = recording.distribution(predictions.rows[i])?;
             Some(DrawnToken { distribution, token: predictions.targets[i], statistics, weights: weights[i] })
         };
-        let taught = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0));
-        let (kept, formed): (Vec<usize>, Vec<usize>) = taught.partition(|i| i % CHECKED > 0 && token(*i).is_some());
+        let weighted = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0));
+        let (kept, formed): (Vec<usize>, Vec<usize>) = weighted.partition(|i| i % CHECKED > 0 && token(*i).is_some());
         let rows: Vec<usize> = formed.iter().map(|i| predictions.rows[*i]).collect();
         let targets: Vec<u32> = formed.iter().map(|i| predictions.targets[*i]).collect();
         let own: Vec<(f32, f32)> = formed.iter().map(|i| weights[*i]).collect();
@@ -94,15 +83,17 @@ impl HostDecoder {
         }
         let mut dx = vec![0.0; dnormed.len()];
         self.norm.add_backward(recording.last(), &dnormed, &mut dx);
-        // Below the lowest block that learns nobody asks for a gradient.
+        // Below the lowest block with a delta no gradient is needed.
         let lowest = deltas.iter().position(|layer| layer.iter().any(Option::is_some));
-        let mut back = Back::new(self, recording);
-        for index in (lowest.unwrap_or(self.layers.len())..self.layers.len()).rev() {
-            back.layer(index, tree, deltas, gradients, &mut dx, Some(index) == lowest);
+        let mut pass = Pass::new(self, recording, tape.tree(), deltas);
+        for index in (lowest.unwrap_or(self.blocks.len())..self.blocks.len()).rev() {
+            pass.block(index, &mut gradients.0[index], &mut dx, Some(index) == lowest);
         }
         Ok(statistics)
     }
+}
 
+impl HostDecoder {
     /// The hidden states after the last norm of recorded rows.
     fn hidden(&self, recording: &Recording, rows: &[usize]) -> Vec<f32> {
         let width = self.config.hidden_size;
@@ -114,18 +105,13 @@ impl HostDecoder {
     }
 }
 
-/// One in so many predictions is formed anew although the sampler kept its distribution, so that the gap between the
-/// sampler's numbers and the trainer's is measured and not assumed.
-const CHECKED: usize = 32;
-
-/// Rows that go back through the feed-forward half together: few enough for their buffers to stay in the cache.
-const CHUNK: usize = 384;
-
-/// Buffers of the way back; each has as many rows as the recording, those of the feed-forward half a chunk's.
-struct Back<'a> {
+/// Buffers of one backward pass; each has as many rows as the recording, those of the feed-forward half a chunk's.
+struct Pass<'a> {
     decoder: &'a HostDecoder,
     recording: &'a Recording,
-    angles: crate::kernels::Angles,
+    tree: Tree,
+    deltas: &'a Deltas,
+    angles: Angles,
     /// What a block's layers read, and its gradient.
     h: Vec<f32>,
     dh: Vec<f32>,
@@ -136,14 +122,16 @@ struct Back<'a> {
     dqkv: Vec<f32>,
 }
 
-impl<'a> Back<'a> {
-    fn new(decoder: &'a HostDecoder, recording: &'a Recording) -> Self {
+impl<'a> Pass<'a> {
+    fn new(decoder: &'a HostDecoder, recording: &'a Recording, tree: Tree, deltas: &'a Deltas) -> Self {
         let (rows, heads) = (recording.rows(), decoder.heads);
         let buffer = |width: usize| vec![0.0; rows * width];
         let (hidden, wide) = (decoder.config.hidden_size, decoder.config.intermediate_size);
         Self {
             decoder,
             recording,
+            tree,
+            deltas,
             angles: decoder.rope.angles(recording.positions()),
             h: buffer(hidden),
             dh: buffer(hidden),
@@ -156,22 +144,20 @@ impl<'a> Back<'a> {
     }
 
     /// One block: `dx` is the gradient of its output and becomes that of its input (not in the lowest one).
-    fn layer(
+    fn block(
         &mut self,
         index: usize,
-        tree: &Tree,
-        deltas: &Deltas,
-        gradients: &mut Gradients,
+        sums: &mut [Option<LoraGradient>; Projection::COUNT],
         dx: &mut [f32],
         lowest: bool,
     ) {
-        let HostDecoder { heads, rope, config, layers, .. } = self.decoder;
-        let (layer, record) = (&layers[index], self.recording.recorded(index));
+        let HostDecoder { heads, rope, config, blocks, .. } = self.decoder;
+        let (block, record) = (&blocks[index], self.recording.recorded(index));
         let (heads, hidden, wide) = (*heads, config.hidden_size, config.intermediate_size);
-        let placed = |projections| layer.placed(projections, deltas.get(index));
-        let [q, k, v, o, gate, up, down] = &mut gradients[index];
+        let [qkv, output, gate_up_group, down_group] =
+            block.groups.each_ref().map(|g| g.placed(self.deltas.get(index)));
+        let [q, k, v, o, gate, up, down] = sums;
 
-        let (mlp, last) = (placed(&GATE_UP), placed(&[Projection::Down]));
         let chunks = dx.chunks_mut(CHUNK * hidden).zip(record.middle.chunks(CHUNK * hidden));
         for ((dx, middle), gate_up) in chunks.zip(record.gate_up.chunks(CHUNK * 2 * wide)) {
             let rows = dx.len() / hidden;
@@ -179,32 +165,31 @@ impl<'a> Back<'a> {
             let (activated, dactivated) = (&mut self.activated[..rows * wide], &mut self.dactivated[..rows * wide]);
             let dgate_up = &mut self.dgate_up[..rows * 2 * wide];
             swiglu(gate_up, wide, activated);
-            apply_backward(&last, activated, dx, hidden, &mut [down.as_mut()], Some(dactivated));
+            apply_backward(&down_group, activated, dx, hidden, &mut [down.as_mut()], Some(dactivated));
             swiglu_backward(gate_up, wide, dactivated, dgate_up);
-            layer.mlp_norm.apply(middle, h);
-            apply_backward(&mlp, h, dgate_up, 2 * wide, &mut [gate.as_mut(), up.as_mut()], Some(dh));
-            layer.mlp_norm.add_backward(middle, dh, dx);
+            block.mlp_norm.apply(middle, h);
+            apply_backward(&gate_up_group, h, dgate_up, 2 * wide, &mut [gate.as_mut(), up.as_mut()], Some(dh));
+            block.mlp_norm.add_backward(middle, dh, dx);
         }
 
-        let parts = placed(&[Projection::Output]);
-        apply_backward(&parts, record.attended, dx, hidden, &mut [o.as_mut()], Some(&mut self.dattended));
+        apply_backward(&output, record.attended, dx, hidden, &mut [o.as_mut()], Some(&mut self.dattended));
         self.dqkv.fill(0.0);
         let attended =
             Attended { qkv: record.qkv, out: record.attended, log_sums: record.log_sums, grad: &self.dattended };
-        attend_backward(heads, tree, attended, &mut self.dqkv);
+        attend_backward(heads, &self.tree, attended, &mut self.dqkv);
         let (queries, keys) = (heads.queries * heads.dim, heads.keys * heads.dim);
         rope.rotate_back(&mut self.dqkv, heads.width(), queries + keys, &self.angles);
-        if let (Some(query_norm), Some(key_norm)) = (&layer.query_norm, &layer.key_norm) {
+        if let (Some(query_norm), Some(key_norm)) = (&block.query_norm, &block.key_norm) {
             let both = queries + keys;
             query_norm.columns_backward(record.raw, both, &mut self.dqkv, heads.width(), 0..queries);
             key_norm.columns_backward(record.raw, both, &mut self.dqkv, heads.width(), queries..both);
         }
-        layer.attention_norm.apply(record.input, &mut self.h);
+        block.attention_norm.apply(record.input, &mut self.h);
         let dh = (!lowest).then_some(self.dh.as_mut_slice());
         let sums = &mut [q.as_mut(), k.as_mut(), v.as_mut()];
-        apply_backward(&placed(&QKV), &self.h, &self.dqkv, heads.width(), sums, dh);
+        apply_backward(&qkv, &self.h, &self.dqkv, heads.width(), sums, dh);
         if !lowest {
-            layer.attention_norm.add_backward(record.input, &self.dh, dx);
+            block.attention_norm.add_backward(record.input, &self.dh, dx);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a pass leaves behind for the way back.
+//! What a forward pass leaves behind for the backward pass.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -32,7 +32,7 @@ impl LayerRecord<Vec<f32>> {
         record
     }
 
-    /// Room for so many rows; what is in them afterwards is nobody's business.
+    /// Room for so many rows, whose values are unspecified.
     fn resize(&mut self, decoder: &HostDecoder, rows: usize) {
         let Self { input, qkv, raw, attended, log_sums, middle, gate_up } = self;
         let fields = [input, qkv, raw, attended, log_sums, middle, gate_up];
@@ -110,15 +110,15 @@ impl Spare {
     }
 }
 
-/// The rows of one or more passes over a decoder. What sampling records, training goes back through.
+/// The rows of one or more forward passes: what sampling records and the backward pass reads.
 #[derive(Debug, Clone)]
 pub struct Recording {
     buffers: Buffers,
     /// Where the buffers go in the end, if the decoder still lives.
     spare: Weak<Mutex<Option<Buffers>>>,
     positions: Vec<usize>,
-    /// What was drawn from behind each row, where it was kept.
-    drawn: Vec<Option<DrawnDistribution>>,
+    /// The distribution sampled from behind each row, where it was kept.
+    distributions: Vec<Option<DrawnDistribution>>,
     room: usize,
     /// The rows of the pass under way.
     pass: usize,
@@ -128,14 +128,14 @@ impl Recording {
     /// Room for so many rows.
     pub fn new(decoder: &HostDecoder, room: usize) -> Self {
         let mut buffers = decoder.spare.take().unwrap_or_default();
-        buffers.layers.resize_with(decoder.layers.len(), LayerRecord::default);
+        buffers.layers.resize_with(decoder.blocks.len(), LayerRecord::default);
         buffers.layers.iter_mut().for_each(|layer| layer.resize(decoder, room));
         resize(&mut buffers.last, room * decoder.config.hidden_size);
         Self {
             buffers,
             spare: Arc::downgrade(&decoder.spare.0),
             positions: Vec::with_capacity(room),
-            drawn: Vec::with_capacity(room),
+            distributions: Vec::with_capacity(room),
             room,
             pass: 0,
         }
@@ -144,19 +144,19 @@ impl Recording {
     /// Bytes that a row takes, with the distribution behind it.
     pub fn bytes_per_row(decoder: &HostDecoder) -> usize {
         let layer: usize = widths(decoder).iter().sum();
-        let drawn = if decoder.keeps_distributions() { 2 * decoder.config.vocab_size } else { 0 };
-        4 * (layer * decoder.layers.len() + decoder.config.hidden_size) + drawn
+        let distribution = if decoder.keeps_distributions() { 2 * decoder.config.vocab_size } else { 0 };
+        4 * (layer * decoder.blocks.len() + decoder.config.hidden_size) + distribution
     }
 
-    /// Keeps what was drawn from behind each row of the last pass.
-    pub(crate) fn keep(&mut self, drawn: impl Iterator<Item = Option<DrawnDistribution>>) {
+    /// Keeps the distribution sampled from behind each row of the last pass.
+    pub(super) fn keep(&mut self, distributions: impl Iterator<Item = Option<DrawnDistribution>>) {
         let from = self.positions.len() - self.pass;
-        self.drawn[from..].iter_mut().zip(drawn).for_each(|(to, drawn)| *to = drawn);
+        self.distributions[from..].iter_mut().zip(distributions).for_each(|(to, distribution)| *to = distribution);
     }
 
-    /// What was drawn from behind a row.
-    pub(super) fn drawn(&self, row: usize) -> Option<&DrawnDistribution> {
-        self.drawn.get(row)?.as_ref()
+    /// The distribution sampled from behind a row.
+    pub(super) fn distribution(&self, row: usize) -> Option<&DrawnDistribution> {
+        self.distributions.get(row)?.as_ref()
     }
 
     /// Rows held.
@@ -188,7 +188,7 @@ impl Recording {
             copy(&from.gate_up, &mut to.gate_up);
         }
         copy(&self.buffers.last, &mut selected.buffers.last);
-        selected.drawn = rows.iter().map(|row| self.drawn[*row].clone()).collect();
+        selected.distributions = rows.iter().map(|row| self.distributions[*row].clone()).collect();
         selected.positions = rows.iter().map(|row| self.positions[*row]).collect();
         selected
     }
@@ -197,11 +197,11 @@ impl Recording {
     pub(super) fn begin(&mut self, positions: &[usize]) -> Result<()> {
         if positions.len() > self.spare() {
             let found = format!("{} rows for a room of {}", self.rows() + positions.len(), self.room);
-            return Err(Error::argument("recording", found, "make it with room for every token"));
+            return Err(Error::bug("recording", found));
         }
         self.pass = positions.len();
         self.positions.extend_from_slice(positions);
-        self.drawn.resize(self.positions.len(), None);
+        self.distributions.resize(self.positions.len(), None);
         Ok(())
     }
 

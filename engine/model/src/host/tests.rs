@@ -1,9 +1,9 @@
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor, Var};
-
 use super::*;
-use crate::model::{Adapter, HostTape, LoraConfig};
+use crate::model::adapter::{Adapter, Deltas, Factor, LoraConfig};
+use crate::model::backend::{BackendGradients, BackendTape, Learn};
+use crate::model::objective::Objective;
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
@@ -13,7 +13,7 @@ fn load(name: &str) -> HostDecoder {
     HostDecoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &|_, _| {}).unwrap()
 }
 
-/// All logits of a sequence that is fed in these pieces.
+/// All logits of a sequence that comes in these pieces.
 fn logits_of(decoder: &HostDecoder, pieces: &[&[u32]], deltas: &Deltas) -> Vec<Vec<f32>> {
     let mut sequence = [decoder.continuation(Vec::new())];
     let mut all = Vec::new();
@@ -56,7 +56,7 @@ fn sequences(folder: &str) -> Vec<Sequence> {
 }
 
 #[test]
-fn every_family_gives_the_logits_of_transformers_in_both_passes() {
+fn every_architecture_gives_the_logits_of_transformers_in_both_passes() {
     for name in ["tiny-llama", "tiny-qwen2", "tiny-qwen3"] {
         let decoder = load(name);
         for sequence in sequences(name) {
@@ -94,10 +94,11 @@ fn python_peft_reads_our_adapter_and_computes_the_same_logits() {
     let decoder = load("tiny-qwen3");
     let config = LoraConfig { r: 3, lora_alpha: 7.0, target_modules: vec!["q_proj".into(), "down_proj".into()] };
     let mut adapter = Adapter::new(decoder.config(), config, 5).unwrap();
-    for (i, (_, var)) in adapter.parameters().enumerate() {
-        var.set(&crate::kernels::test_tensor(var.dims(), i as u64)).unwrap();
-    }
-    adapter.refresh().unwrap();
+    let noise = |(i, (_, factor)): (usize, (String, &Factor))| {
+        values(&crate::kernels::test_tensor(&factor.shape(), i as u64)).unwrap()
+    };
+    let noise: Vec<Vec<f32>> = adapter.parameters().enumerate().map(noise).collect();
+    adapter.set(noise.into_iter()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     adapter.save(folder.path(), "tiny-qwen3").unwrap();
     let ids = [3u32, 17, 200, 5, 9];
@@ -130,32 +131,30 @@ fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
     };
     let objective = |deltas: &Deltas| -> f64 {
         let (tape, predictions) = record(deltas);
-        let statistics = decoder.predicted(tape.recording(), &predictions, 0.8).unwrap();
+        let statistics = decoder.predicted(&tape, &predictions, 0.8).unwrap();
         let weighted = statistics.iter().zip(&weights);
         weighted.map(|(s, w)| f64::from(s.log_probability * w.0) + f64::from(s.entropy * w.1)).sum()
     };
     let (tape, predictions) = record(adapter.deltas());
-    let mut gradients = HostDecoder::zero_gradients(adapter.deltas());
+    let mut gradients = decoder.zero_gradients(adapter.deltas()).unwrap();
     let deltas = adapter.deltas();
     let objective_of = Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled: &[] };
-    decoder.backward(tape.recording(), &tape.tree(), objective_of, deltas, &mut gradients).unwrap();
-    let gradients = adapter.flatten(&gradients);
-    let variables: Vec<(String, Var)> = adapter.parameters().map(|(n, v)| (n, v.clone())).collect();
-    assert_eq!(variables.len(), 2 * 2 * Projection::COUNT, "all linear layers of both blocks");
-    for ((name, var), grad) in variables.into_iter().zip(&gradients) {
+    decoder.backward(&tape, objective_of, deltas, &mut gradients).unwrap();
+    let gradients = gradients.read(&adapter).unwrap();
+    let factors: Vec<(String, Vec<f32>)> = adapter.parameters().map(|(n, f)| (n, f.values().to_vec())).collect();
+    assert_eq!(factors.len(), 2 * 2 * Projection::COUNT, "all linear layers of both blocks");
+    for (index, ((name, value), grad)) in factors.iter().zip(&gradients).enumerate() {
         assert!(grad.iter().all(|g| g.is_finite()) && grad.iter().any(|g| *g != 0.0), "{name}");
-        let value = var.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         // Along the gradient itself the derivative is its norm: one number that every element takes part in.
         let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
         let step = 1e-2f32;
         let mut at = |sign: f32| {
-            let moved: Vec<f32> = value.iter().zip(grad).map(|(v, g)| v + sign * step * g / norm).collect();
-            var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
-            adapter.refresh().unwrap();
+            let mut values: Vec<Vec<f32>> = factors.iter().map(|(_, values)| values.clone()).collect();
+            values[index] = value.iter().zip(grad).map(|(v, g)| v + sign * step * g / norm).collect();
+            adapter.set(values.into_iter()).unwrap();
             objective(adapter.deltas())
         };
         let numeric = ((at(1.0) - at(-1.0)) / f64::from(2.0 * step)) as f32;
-        at(0.0);
         assert!((numeric - norm).abs() < 0.02 * norm + 2e-3, "{name}: norm {norm} but differences {numeric}");
     }
 }
@@ -188,6 +187,20 @@ fn an_adapter_for_another_model_is_refused_by_the_names_of_its_layers() {
     config.num_hidden_layers = 1;
     let error = refusal(&config);
     assert!(error.contains("layers.1") && error.contains("does not have"), "{error}");
+}
+
+#[test]
+fn values_that_do_not_fit_an_adapter_are_refused_and_change_nothing() {
+    let config = LoraConfig { r: 2, target_modules: vec!["v_proj".into()], ..LoraConfig::default() };
+    let mut adapter = Adapter::new(load("tiny-llama").config(), config, 1).unwrap();
+    let values: Vec<Vec<f32>> = adapter.parameters().map(|(_, factor)| factor.values().to_vec()).collect();
+    let mut wrong = values.clone();
+    wrong[1].push(0.5);
+    for wrong in [wrong, values[1..].to_vec()] {
+        let error = adapter.set(wrong.into_iter()).unwrap_err().to_string();
+        assert!(error.starts_with("adapter: ") && error.contains("as many values of each factor"), "{error}");
+        assert!(adapter.parameters().map(|(_, factor)| factor.values()).eq(values.iter().map(Vec::as_slice)));
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -224,7 +237,7 @@ fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
         let (prompt, completion) = case.ids.split_at(case.prompt_len);
         let tape = HostTape::of(&decoder, &[], &[], &[(prompt, vec![completion])]).unwrap();
         let predictions = tape.predictions(std::iter::once(vec![completion]));
-        let statistics = decoder.predicted(tape.recording(), &predictions, 1.0).unwrap();
+        let statistics = decoder.predicted(&tape, &predictions, 1.0).unwrap();
         for (got, want) in statistics.iter().zip(&case.logprobs) {
             let got = got.log_probability;
             assert!((got - want).abs() < 1e-3, "{got} {want}");

@@ -50,7 +50,7 @@ fn a_folder_yields_the_values_that_candle_reads() {
 }
 
 #[test]
-fn the_three_families_are_told_apart() {
+fn the_three_architectures_are_told_apart() {
     let config = |name| ModelSource::open(&golden(name)).unwrap().config().clone();
     let (llama, qwen2, qwen3) = (config("tiny-llama"), config("tiny-qwen2"), config("tiny-qwen3"));
     assert_eq!(llama.rope_scaling.map(|s| s.factor), Some(8.0));

@@ -1,7 +1,7 @@
-//! The way there: rows of tokens through all blocks.
+//! The forward pass: rows of tokens through all blocks.
 
-use super::{DeviceDecoder, Group, Layer};
-use crate::error::Result;
+use super::{Block, CudaDecoder, Group, widest};
+use crate::error::{Error, Result};
 use crate::kernels::TokenStatistics;
 use crate::kernels::device::{Buffer, Format, Matrix, Rotation, Tree, View};
 
@@ -46,28 +46,27 @@ pub(super) struct Stream<'a> {
     pub(super) output: View<'a>,
 }
 
-impl DeviceDecoder {
-    /// Room for what a block computes of so many rows; `layers` say how much their deltas take.
-    pub(super) fn activations(&self, layers: &[Layer], rows: usize) -> Result<Activations> {
-        let strides = |group: usize| layers.iter().map(|l| l.groups[group].stride()).max().unwrap_or_default();
+impl CudaDecoder {
+    /// Room for what a block computes of so many rows; `blocks` say how much their deltas take.
+    pub(super) fn activations(&self, blocks: &[Block], rows: usize) -> Result<Activations> {
         let buffer = |width: usize| self.device.allocate(rows * width * self.format.bytes());
         let single = |width: usize| self.device.allocate(4 * rows * width);
         Ok(Activations {
-            h: buffer(strides(0))?,
+            h: buffer(widest(blocks, 0))?,
             raw: self.config.qk_norm.then(|| buffer(self.heads.width())).transpose()?,
             qkv: buffer(self.heads.width())?,
-            attended: buffer(strides(1))?,
+            attended: buffer(widest(blocks, 1))?,
             log_sums: single(self.config.num_attention_heads)?,
             middle: single(self.config.hidden_size)?,
-            wide_h: buffer(strides(2))?,
+            wide_h: buffer(widest(blocks, 2))?,
             gate_up: buffer(2 * self.config.intermediate_size)?,
-            activated: buffer(strides(3))?,
+            activated: buffer(widest(blocks, 3))?,
         })
     }
 
     /// Bytes of a row of these.
-    pub(super) fn activation_bytes(&self, layers: &[Layer]) -> usize {
-        let wide: usize = (0..4).map(|g| layers.iter().map(|l| l.groups[g].stride()).max().unwrap_or_default()).sum();
+    pub(super) fn activation_bytes(&self, blocks: &[Block]) -> usize {
+        let wide: usize = (0..4).map(|group| widest(blocks, group)).sum();
         let raw = if self.config.qk_norm { self.heads.width() } else { 0 };
         self.format.bytes() * (wide + raw + self.heads.width() + 2 * self.config.intermediate_size)
             + 4 * (self.config.num_attention_heads + self.config.hidden_size)
@@ -78,13 +77,13 @@ impl DeviceDecoder {
         Matrix::new(buffer.view(), self.format, rows, group.stride()).columns(0, group.input)
     }
 
-    pub(super) fn rotation<'a>(&'a self, layer: &'a Layer) -> Rotation<'a> {
+    pub(super) fn rotation<'a>(&'a self, block: &'a Block) -> Rotation<'a> {
         Rotation {
             format: self.format,
             heads: self.heads,
-            bias: layer.bias.as_ref().map(Buffer::view),
-            query_norm: layer.query_norm.as_ref().map(Buffer::view),
-            key_norm: layer.key_norm.as_ref().map(Buffer::view),
+            bias: block.groups[0].bias.as_ref().map(Buffer::view),
+            query_norm: block.query_norm.as_ref().map(Buffer::view),
+            key_norm: block.key_norm.as_ref().map(Buffer::view),
             frequencies: self.frequencies.view(),
             eps: self.config.rms_norm_eps,
         }
@@ -105,7 +104,7 @@ impl DeviceDecoder {
     /// One block over `rows` rows.
     pub(super) fn block(
         &self,
-        (index, layer): (usize, &Layer),
+        (index, block): (usize, &Block),
         a: &Activations,
         stream: Stream<'_>,
         (rows, positions): (usize, View<'_>),
@@ -113,9 +112,9 @@ impl DeviceDecoder {
     ) -> Result<()> {
         let (device, format, heads, eps) = (&self.device, self.format, self.heads, self.config.rms_norm_eps);
         let hidden = self.config.hidden_size;
-        let [qkv_group, output, gate_up_group, down] = &layer.groups;
+        let [qkv_group, output, gate_up_group, down] = &block.groups;
         let h = self.input(qkv_group, &a.h, rows);
-        device.rms_norm(stream.input, None, layer.attention_norm.view(), h, eps)?;
+        device.rms_norm(stream.input, None, block.attention_norm.view(), h, eps)?;
         let raw = a.raw.as_ref().unwrap_or(&a.qkv).view();
         self.project(qkv_group, h, Matrix::new(raw, format, rows, heads.width()), false)?;
         let qkv = Matrix::new(a.qkv.view(), format, rows, heads.width());
@@ -123,29 +122,18 @@ impl DeviceDecoder {
         let cached = match sight {
             Sight::Tree(_) => None,
             Sight::Cached { cache, rows, .. } | Sight::Slots { cache, rows, .. } => {
-                cache.get(index).map(|cache| (cache.view(), rows))
+                let of_block = cache.get(index).ok_or_else(|| {
+                    Error::bug("forward pass on a GPU", format!("block {index} has none of {} caches", cache.len()))
+                })?;
+                Some((of_block.view(), rows))
             }
         };
-        device.rotate(raw, qkv.view, &self.rotation(layer), positions, rows, cached)?;
-        let cache_stride = 2 * heads.key_width();
-        match (sight, cached) {
-            (Sight::Cached { tree, first, .. }, Some((cache, _))) => {
-                device.attend_tree(qkv, (cache, cache_stride), tree, first, heads, attended, None)?;
-            }
-            (Sight::Slots { slots, .. }, Some((cache, _))) => {
-                device.attend_one(qkv, (cache, cache_stride), slots, heads, attended)?;
-            }
-            (Sight::Tree(tree), _) | (Sight::Cached { tree, .. }, None) => {
-                let keys = qkv.view.from(heads.query_width() * format.bytes());
-                let log_sums = Some(a.log_sums.view());
-                device.attend_tree(qkv, (keys, heads.width()), tree, 0, heads, attended, log_sums)?;
-            }
-            (Sight::Slots { .. }, None) => {}
-        }
+        device.rotate(raw, qkv.view, &self.rotation(block), positions, rows, cached)?;
+        self.attend(qkv, sight, cached.map(|(cache, _)| cache), attended, a.log_sums.view())?;
         device.copy(stream.middle, stream.input, 4 * rows * hidden)?;
         self.project(output, attended, Matrix::new(stream.middle, Format::F32, rows, hidden), true)?;
         let wide_h = self.input(gate_up_group, &a.wide_h, rows);
-        device.rms_norm(stream.middle, None, layer.mlp_norm.view(), wide_h, eps)?;
+        device.rms_norm(stream.middle, None, block.mlp_norm.view(), wide_h, eps)?;
         let gate_up = Matrix::new(a.gate_up.view(), format, rows, 2 * self.config.intermediate_size);
         self.project(gate_up_group, wide_h, gate_up, false)?;
         let activated = self.input(down, &a.activated, rows);
@@ -154,7 +142,36 @@ impl DeviceDecoder {
         self.project(down, activated, Matrix::new(stream.output, Format::F32, rows, hidden), true)
     }
 
-    /// Rows of logits that are formed at once: their memory is bounded.
+    /// Attention of a block's rows over what they may see; `cache` holds keys and values where `sight` says so.
+    fn attend(
+        &self,
+        qkv: Matrix<'_>,
+        sight: Sight<'_>,
+        cache: Option<View<'_>>,
+        attended: Matrix<'_>,
+        log_sums: View<'_>,
+    ) -> Result<()> {
+        let (device, heads) = (&self.device, self.heads);
+        let stride = 2 * heads.key_width();
+        match (sight, cache) {
+            (Sight::Tree(tree), None) => {
+                let keys = qkv.view.from(heads.query_width() * self.format.bytes());
+                device.attend_tree(qkv, (keys, heads.width()), tree, 0, heads, attended, Some(log_sums))
+            }
+            (Sight::Cached { tree, first, .. }, Some(cache)) => {
+                device.attend_tree(qkv, (cache, stride), tree, first, heads, attended, None)
+            }
+            (Sight::Slots { slots, .. }, Some(cache)) => {
+                device.attend_one(qkv, (cache, stride), slots, heads, attended)
+            }
+            (_, cache) => {
+                let found = format!("attention with the other kind of keys (a cache: {})", cache.is_some());
+                Err(Error::bug("forward pass on a GPU", found))
+            }
+        }
+    }
+
+    /// Rows of logits that are computed at once: their memory is bounded.
     pub(super) fn head_rows(&self) -> usize {
         const BYTES: usize = 512 << 20;
         (BYTES / (8 * self.config.vocab_size)).clamp(16, 4096)
@@ -183,18 +200,18 @@ impl DeviceDecoder {
         targets: &[u32],
         temperature: f32,
     ) -> Result<Vec<TokenStatistics>> {
-        self.check(targets)?;
+        self.config.check_tokens(targets)?;
         let (device, vocabulary, chunk) = (&self.device, self.config.vocab_size, self.head_rows().min(rows.len()));
         let hidden = device.allocate(chunk * self.config.hidden_size * self.format.bytes())?;
         let logits = device.allocate(4 * chunk * vocabulary)?;
         let mut all = Vec::with_capacity(rows.len());
         for (rows, targets) in rows.chunks(chunk.max(1)).zip(targets.chunks(chunk.max(1))) {
             let wanted: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
-            let (wanted, targets_there) = (device.upload(&wanted)?, device.upload(targets)?);
+            let (wanted, targets) = (device.upload(&wanted)?, device.upload(targets)?);
             self.logits(x, Some(wanted.view()), hidden.view(), logits.view(), rows.len())?;
             let out = device.allocate(8 * rows.len())?;
             let shape = (rows.len(), vocabulary);
-            device.statistics(logits.view(), targets_there.view(), out.view(), shape, 1.0 / temperature)?;
+            device.statistics(logits.view(), targets.view(), out.view(), shape, 1.0 / temperature)?;
             let mut numbers = vec![0f32; 2 * rows.len()];
             device.read(out.view(), &mut numbers)?;
             all.extend(pairs(&numbers));

@@ -1,26 +1,29 @@
-//! The way back: from the weights of log-probabilities to the gradients of deltas.
+//! The backward pass: from the weights of log-probabilities to the gradients of deltas.
 //!
 //! A pass keeps the input of every block. Where memory allows, it keeps what the blocks computed, too; else each block is
-//! computed again on the way back (gradient checkpointing), which costs a third more.
+//! computed again in the backward pass (gradient checkpointing), which costs a third more.
 
 use std::collections::BTreeMap;
 
-use super::gradients::DeviceGradients;
-use super::pass::{Activations, Sight, Stream, pairs};
+use super::forward::{Activations, Sight, Stream, pairs};
 use super::tape::{Layout, tree};
-use super::{DeviceDecoder, DeviceTape, Group, Layer, State};
+use super::{Block, CudaDecoder, CudaGradients, CudaTape, Group, State, widest};
 use crate::error::{Error, Result};
 use crate::kernels::TokenStatistics;
 use crate::kernels::device::{Buffer, Format, Matrix, Tree};
-use crate::model::host::{Deltas, Objective, Predictions};
+use crate::model::adapter::Deltas;
+use crate::model::backend::{self, BackendTape, Learn};
+use crate::model::objective::{Objective, Predictions};
 
 /// The share of free memory that kept activations may take.
 const KEPT: (usize, usize) = (1, 2);
 
 /// A pass over a tape.
 struct Forward {
-    /// The residual stream before each block, and behind the last one; each (rows, hidden) in single precision.
-    stream: Vec<Buffer>,
+    /// The residual stream before each block, (rows, hidden) in single precision; none where nothing is kept.
+    inputs: Vec<Buffer>,
+    /// The residual stream behind the last block.
+    last: Buffer,
     /// What each block computed, or room for one.
     kept: Vec<Activations>,
     positions: Buffer,
@@ -28,8 +31,8 @@ struct Forward {
     rows: usize,
 }
 
-/// Buffers of the way back.
-struct Back {
+/// Buffers of a backward pass.
+struct Buffers {
     /// The gradient of the residual stream, in single precision, and as products read it.
     dx: Buffer,
     dy: Buffer,
@@ -43,7 +46,7 @@ struct Back {
 }
 
 /// Refuses predictions by rows that the tape does not have.
-fn check(tape: &DeviceTape, predictions: &Predictions) -> Result<()> {
+fn check(tape: &CudaTape, predictions: &Predictions) -> Result<()> {
     let (rows, wrong) = (tape.rows(), predictions.rows.iter().find(|row| **row >= tape.rows()));
     if wrong.is_none() && predictions.rows.len() == predictions.targets.len() {
         return Ok(());
@@ -53,13 +56,26 @@ fn check(tape: &DeviceTape, predictions: &Predictions) -> Result<()> {
     Err(Error::argument("predictions", found, "ask the tape for its predictions"))
 }
 
-impl DeviceDecoder {
-    pub(crate) fn predicted(
-        &self,
-        tape: &DeviceTape,
-        predictions: &Predictions,
-        temperature: f32,
-    ) -> Result<Vec<TokenStatistics>> {
+impl Learn for CudaDecoder {
+    type Gradients = CudaGradients;
+
+    fn tape(&self, deltas: &Deltas, prefix: &[u32], groups: &[backend::Group<'_>]) -> Result<CudaTape> {
+        CudaTape::of(self, deltas, prefix, groups)
+    }
+
+    fn replace(&self, tape: &mut CudaTape, _: &Deltas, completions: &[(usize, usize, &[u32])]) -> Result<()> {
+        tape.replace(self, completions)
+    }
+
+    fn retain(&self, tape: &mut CudaTape, prompts: &[usize]) -> Result<()> {
+        tape.retain(prompts)
+    }
+
+    fn bytes(&self, _: &CudaTape) -> usize {
+        0
+    }
+
+    fn predicted(&self, tape: &CudaTape, predictions: &Predictions, temperature: f32) -> Result<Vec<TokenStatistics>> {
         if predictions.rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -67,18 +83,21 @@ impl DeviceDecoder {
         let mut state = self.lock();
         self.place(&mut state, &tape.deltas)?;
         self.make_room(&mut state, tape.rows(), false)?;
-        let forward = self.run(&state, tape, false)?;
-        let Some(last) = forward.stream.last() else { return Ok(Vec::new()) };
-        self.statistics(last.view(), &predictions.rows, &predictions.targets, temperature)
+        let forward = self.forward(&state, tape, false)?;
+        self.statistics(forward.last.view(), &predictions.rows, &predictions.targets, temperature)
     }
 
-    /// As [`Decoder::backward`](crate::model::Decoder::backward).
-    pub(crate) fn backward(
+    fn zero_gradients(&self, deltas: &Deltas) -> Result<CudaGradients> {
+        CudaGradients::zeros(&self.device, deltas)
+    }
+
+    /// Recomputes all predictions that have a weight.
+    fn backward(
         &self,
-        tape: &DeviceTape,
+        tape: &CudaTape,
         objective: Objective<'_>,
         deltas: &Deltas,
-        gradients: &DeviceGradients,
+        gradients: &mut CudaGradients,
     ) -> Result<Vec<Option<TokenStatistics>>> {
         let Predictions { rows, targets } = objective.predictions;
         let mut formed: Vec<Option<TokenStatistics>> = vec![None; rows.len()];
@@ -86,26 +105,28 @@ impl DeviceDecoder {
             (0..rows.len()).filter(|i| objective.weights.get(*i).is_some_and(|w| *w != (0.0, 0.0))).collect();
         let lowest = deltas.iter().position(|layer| layer.iter().any(Option::is_some));
         let (Some(lowest), false) = (lowest, asked.is_empty()) else { return Ok(formed) };
-        self.check(targets)?;
+        self.config.check_tokens(targets)?;
         check(tape, objective.predictions)?;
         let mut state = self.lock();
         self.place(&mut state, deltas)?;
         self.make_room(&mut state, tape.rows(), true)?;
-        let forward = self.run(&state, tape, true)?;
-        let back = self.back(&state, forward.rows)?;
-        let found = self.head_backward(&forward, &back, &asked, objective)?;
+        let forward = self.forward(&state, tape, true)?;
+        let buffers = self.buffers(&state, forward.rows)?;
+        let found = self.head_backward(&forward, &buffers, &asked, objective)?;
         asked.iter().zip(found).for_each(|(i, found)| formed[*i] = Some(found));
-        for index in (lowest..state.layers.len()).rev() {
-            self.block_backward(&state, index, &forward, &back, gradients, index == lowest)?;
+        for index in (lowest..state.blocks.len()).rev() {
+            self.block_backward(&state, index, &forward, &buffers, gradients, index == lowest)?;
         }
         Ok(formed)
     }
+}
 
+impl CudaDecoder {
     /// Gives up what generation keeps for its next call where a pass over so many rows would not fit beside it.
     fn make_room(&self, state: &mut State, rows: usize, learn: bool) -> Result<()> {
-        let streams = if learn { state.layers.len() + 1 } else { 1 };
+        let streams = if learn { state.blocks.len() + 1 } else { 1 };
         let passes = if learn { 2 } else { 1 };
-        let row = passes * self.activation_bytes(&state.layers) + 4 * streams * self.config.hidden_size;
+        let row = passes * self.activation_bytes(&state.blocks) + 4 * streams * self.config.hidden_size;
         let logits = self.head_rows() * self.config.vocab_size * 8;
         // Buffers are up to an eighth larger than what they are asked to hold.
         let needed = (rows * row + logits) / 8 * 9;
@@ -115,48 +136,54 @@ impl DeviceDecoder {
         Ok(())
     }
 
-    /// A pass over a tape's rows; `learn` keeps what the way back needs.
-    fn run(&self, state: &State, tape: &DeviceTape, learn: bool) -> Result<Forward> {
+    /// A forward pass over a tape's rows; `learn` keeps what the backward pass needs.
+    fn forward(&self, state: &State, tape: &CudaTape, learn: bool) -> Result<Forward> {
         let (device, hidden) = (&self.device, self.config.hidden_size);
         let layout: Layout = tape.layout();
         let rows = layout.tokens.len();
         let ends = layout.upload_ends(device, tape.tile())?;
         let (tokens, positions) = (device.upload(&layout.tokens)?, device.upload(&layout.positions)?);
         let residual = || device.allocate(4 * rows * hidden);
-        let mut stream = vec![residual()?];
-        device.embed(self.embedding(), tokens.view(), stream[0].view(), rows)?;
-        let count = state.layers.len();
+        let mut last = residual()?;
+        device.embed(self.embedding(), tokens.view(), last.view(), rows)?;
+        let count = state.blocks.len();
         let keep = learn && {
             let free = device.available()?;
-            count * rows * self.activation_bytes(&state.layers) <= free / KEPT.1 * KEPT.0
+            count * rows * self.activation_bytes(&state.blocks) <= free / KEPT.1 * KEPT.0
         };
-        let mut kept = vec![self.activations(&state.layers, rows)?];
-        for (index, layer) in state.layers.iter().enumerate() {
+        let mut inputs = Vec::new();
+        let mut kept = Vec::new();
+        let mut a = self.activations(&state.blocks, rows)?;
+        for (index, block) in state.blocks.iter().enumerate() {
+            let sight = Sight::Tree(tree(&ends, rows));
+            let at = (rows, positions.view());
             if learn {
-                stream.push(residual()?);
+                let output = residual()?;
+                if keep && index > 0 {
+                    kept.push(std::mem::replace(&mut a, self.activations(&state.blocks, rows)?));
+                }
+                let stream = Stream { input: last.view(), middle: a.middle.view(), output: output.view() };
+                self.block((index, block), &a, stream, at, sight)?;
+                inputs.push(std::mem::replace(&mut last, output));
+            } else {
+                let stream = Stream { input: last.view(), middle: last.view(), output: last.view() };
+                self.block((index, block), &a, stream, at, sight)?;
             }
-            if keep && index > 0 {
-                kept.push(self.activations(&state.layers, rows)?);
-            }
-            let (Some(a), Some(output)) = (kept.last(), stream.last()) else { continue };
-            let input = if learn { &stream[index] } else { output };
-            let middle = if learn { a.middle.view() } else { output.view() };
-            let stream = Stream { input: input.view(), middle, output: output.view() };
-            self.block((index, layer), a, stream, (rows, positions.view()), Sight::Tree(tree(&ends, rows)))?;
         }
-        Ok(Forward { stream, kept, positions, ends, rows })
+        kept.push(a);
+        Ok(Forward { inputs, last, kept, positions, ends, rows })
     }
 
-    fn back(&self, state: &State, rows: usize) -> Result<Back> {
-        let strides = |group: usize| state.layers.iter().map(|l| l.groups[group].stride()).max().unwrap_or_default();
+    fn buffers(&self, state: &State, rows: usize) -> Result<Buffers> {
+        let blocks = &state.blocks;
         let buffer = |width: usize| self.device.allocate(rows * width * self.format.bytes());
         let hidden = self.config.hidden_size;
-        Ok(Back {
+        Ok(Buffers {
             dx: self.device.zeros(4 * rows * hidden)?,
             dy: buffer(hidden)?,
-            dh: buffer(strides(0).max(strides(2)))?,
-            dattended: buffer(strides(1))?,
-            dactivated: buffer(strides(3))?,
+            dh: buffer(widest(blocks, 0).max(widest(blocks, 2)))?,
+            dattended: buffer(widest(blocks, 1))?,
+            dactivated: buffer(widest(blocks, 3))?,
             dgate_up: buffer(2 * self.config.intermediate_size)?,
             dqkv: buffer(self.heads.width())?,
             delta: self.device.allocate(4 * rows * self.config.num_attention_heads)?,
@@ -167,13 +194,12 @@ impl DeviceDecoder {
     fn head_backward(
         &self,
         forward: &Forward,
-        back: &Back,
+        buffers: &Buffers,
         asked: &[usize],
         objective: Objective<'_>,
     ) -> Result<Vec<TokenStatistics>> {
         let (device, hidden, vocabulary) = (&self.device, self.config.hidden_size, self.config.vocab_size);
         let Predictions { rows, targets } = objective.predictions;
-        let Some(last) = forward.stream.last() else { return Ok(Vec::new()) };
         let chunk = self.head_rows().min(asked.len());
         let normed = device.allocate(chunk * hidden * self.format.bytes())?;
         let logits = device.allocate(4 * chunk * vocabulary)?;
@@ -187,20 +213,33 @@ impl DeviceDecoder {
             let weights: Vec<f32> =
                 part.iter().flat_map(|i| [objective.weights[*i].0, objective.weights[*i].1]).collect();
             let (wanted, named, weights) = (device.upload(&wanted)?, device.upload(&named)?, device.upload(&weights)?);
-            self.logits(last.view(), Some(wanted.view()), normed.view(), logits.view(), count)?;
+            self.logits(forward.last.view(), Some(wanted.view()), normed.view(), logits.view(), count)?;
             let out = device.allocate(8 * count)?;
-            let slopes = Matrix::new(dlogits.view(), self.format, count, vocabulary);
+            let derivatives = Matrix::new(dlogits.view(), self.format, count, vocabulary);
             let asks = (named.view(), weights.view());
-            device.slopes(logits.view(), asks, out.view(), slopes, 1.0 / objective.temperature)?;
+            device.slopes(logits.view(), asks, out.view(), derivatives, 1.0 / objective.temperature)?;
             let to = Matrix::new(dhidden.view().from(4 * nth * chunk * hidden), Format::F32, count, hidden);
-            device.multiply((slopes, false), (self.head(), false), to, 1.0, 0.0)?;
+            device.multiply((derivatives, false), (self.head(), false), to, 1.0, 0.0)?;
             let mut numbers = vec![0f32; 2 * count];
             device.read(out.view(), &mut numbers)?;
             found.extend(pairs(&numbers));
         }
+        self.scatter(forward, buffers, &dhidden, asked.iter().map(|i| rows[*i]))?;
+        Ok(found)
+    }
+
+    /// From the gradients of predicting rows' hidden states to that of the residual stream behind the last block.
+    fn scatter(
+        &self,
+        forward: &Forward,
+        buffers: &Buffers,
+        dhidden: &Buffer,
+        rows: impl Iterator<Item = usize>,
+    ) -> Result<()> {
+        let (device, hidden) = (&self.device, self.config.hidden_size);
         // A row may predict several tokens: the end of a prompt predicts the first one of every completion.
         let mut of_row: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
-        asked.iter().enumerate().for_each(|(place, i)| of_row.entry(rows[*i]).or_default().push(place as i32));
+        rows.enumerate().for_each(|(place, row)| of_row.entry(row).or_default().push(place as i32));
         let targets: Vec<i32> = of_row.keys().map(|row| *row as i32).collect();
         let mut offsets = vec![0i32];
         offsets.extend(of_row.values().scan(0, |end, places| {
@@ -209,65 +248,68 @@ impl DeviceDecoder {
         }));
         let order: Vec<i32> = of_row.values().flatten().copied().collect();
         let dnormed = device.zeros(4 * forward.rows * hidden)?;
-        let (order, offsets, targets_there) =
-            (device.upload(&order)?, device.upload(&offsets)?, device.upload(&targets)?);
-        let lists = (order.view(), offsets.view(), targets_there.view());
-        device.gather_sums(dhidden.view(), lists, dnormed.view(), targets.len(), hidden)?;
+        let (order, offsets, targets) = (device.upload(&order)?, device.upload(&offsets)?, device.upload(&targets)?);
+        let lists = (order.view(), offsets.view(), targets.view());
+        device.gather_sums(dhidden.view(), lists, dnormed.view(), of_row.len(), hidden)?;
         let dnormed = Matrix::new(dnormed.view(), Format::F32, forward.rows, hidden);
-        device.rms_norm_backward(last.view(), self.norm.view(), dnormed, back.dx.view(), self.config.rms_norm_eps)?;
-        Ok(found)
+        let (x, dx) = (forward.last.view(), buffers.dx.view());
+        device.rms_norm_backward(x, self.norm.view(), dnormed, dx, self.config.rms_norm_eps)
     }
 
-    /// One block: `back.dx` is the gradient of its output and becomes that of its input (not in the lowest one).
+    /// One block: `buffers.dx` is the gradient of its output and becomes that of its input (not in the lowest one).
     fn block_backward(
         &self,
         state: &State,
         index: usize,
         forward: &Forward,
-        back: &Back,
-        sums: &DeviceGradients,
+        buffers: &Buffers,
+        sums: &CudaGradients,
         lowest: bool,
     ) -> Result<()> {
         let (device, format, heads, rows) = (&self.device, self.format, self.heads, forward.rows);
         let (hidden, wide, eps) = (self.config.hidden_size, self.config.intermediate_size, self.config.rms_norm_eps);
-        let layer: &Layer = &state.layers[index];
-        let Some(input) = forward.stream.get(index) else { return Ok(()) };
+        let block: &Block = &state.blocks[index];
+        let input = &forward.inputs[index];
         let sight: Tree<'_> = tree(&forward.ends, rows);
-        let kept = forward.kept.len() > 1 || state.layers.len() == 1;
-        let a = &forward.kept[if kept { index } else { 0 }];
-        if !kept {
-            // The gradient of the output is in `dx`; what the block gave is not needed a second time.
-            let Some(output) = forward.stream.get(index + 1) else { return Ok(()) };
-            let stream = Stream { input: input.view(), middle: a.middle.view(), output: output.view() };
-            self.block((index, layer), a, stream, (rows, forward.positions.view()), Sight::Tree(sight))?;
-        }
-        let [qkv_group, output_group, gate_up_group, down] = &layer.groups;
-        let dx = Matrix::new(back.dx.view(), Format::F32, rows, hidden);
-        let dy = Matrix::new(back.dy.view(), format, rows, hidden);
+        let a = match forward.kept.as_slice() {
+            [room] => {
+                if state.blocks.len() > 1 {
+                    // The gradient of the output is in `dx`; what the block gave is not needed a second time.
+                    let output = forward.inputs.get(index + 1).unwrap_or(&forward.last);
+                    let stream = Stream { input: input.view(), middle: room.middle.view(), output: output.view() };
+                    self.block((index, block), room, stream, (rows, forward.positions.view()), Sight::Tree(sight))?;
+                }
+                room
+            }
+            kept => &kept[index],
+        };
+        let [qkv_group, output_group, gate_up_group, down] = &block.groups;
+        let dx = Matrix::new(buffers.dx.view(), Format::F32, rows, hidden);
+        let dy = Matrix::new(buffers.dy.view(), format, rows, hidden);
 
         device.place(dx, dy, 1.0)?;
-        let dactivated = self.input(down, &back.dactivated, rows);
+        let dactivated = self.input(down, &buffers.dactivated, rows);
         self.group_backward(down, index, self.input(down, &a.activated, rows), dy, dactivated, sums)?;
-        device.swiglu_backward(a.gate_up.view(), dactivated, back.dgate_up.view())?;
-        let dgate_up = Matrix::new(back.dgate_up.view(), format, rows, 2 * wide);
-        let dwide = self.input(gate_up_group, &back.dh, rows);
+        device.swiglu_backward(a.gate_up.view(), dactivated, buffers.dgate_up.view())?;
+        let dgate_up = Matrix::new(buffers.dgate_up.view(), format, rows, 2 * wide);
+        let dwide = self.input(gate_up_group, &buffers.dh, rows);
         self.group_backward(gate_up_group, index, self.input(gate_up_group, &a.wide_h, rows), dgate_up, dwide, sums)?;
-        device.rms_norm_backward(a.middle.view(), layer.mlp_norm.view(), dwide, dx.view, eps)?;
+        device.rms_norm_backward(a.middle.view(), block.mlp_norm.view(), dwide, dx.view, eps)?;
 
         device.place(dx, dy, 1.0)?;
         let attended = self.input(output_group, &a.attended, rows);
-        let dattended = self.input(output_group, &back.dattended, rows);
+        let dattended = self.input(output_group, &buffers.dattended, rows);
         self.group_backward(output_group, index, attended, dy, dattended, sums)?;
         let qkv = Matrix::new(a.qkv.view(), format, rows, heads.width());
-        let (log_sums, delta) = (a.log_sums.view(), back.delta.view());
-        device.attend_backward(qkv, sight, heads, attended, dattended, log_sums, delta, back.dqkv.view())?;
+        let (log_sums, delta) = (a.log_sums.view(), buffers.delta.view());
+        device.attend_backward(qkv, sight, heads, attended, dattended, log_sums, delta, buffers.dqkv.view())?;
         let raw = a.raw.as_ref().unwrap_or(&a.qkv).view();
-        device.rotate_backward(raw, back.dqkv.view(), &self.rotation(layer), forward.positions.view(), rows)?;
-        let dqkv = Matrix::new(back.dqkv.view(), format, rows, heads.width());
-        let dh = self.input(qkv_group, &back.dh, rows);
+        device.rotate_backward(raw, buffers.dqkv.view(), &self.rotation(block), forward.positions.view(), rows)?;
+        let dqkv = Matrix::new(buffers.dqkv.view(), format, rows, heads.width());
+        let dh = self.input(qkv_group, &buffers.dh, rows);
         self.group_backward(qkv_group, index, self.input(qkv_group, &a.h, rows), dqkv, dh, sums)?;
         if !lowest {
-            device.rms_norm_backward(input.view(), layer.attention_norm.view(), dh, dx.view, eps)?;
+            device.rms_norm_backward(input.view(), block.attention_norm.view(), dh, dx.view, eps)?;
         }
         Ok(())
     }
@@ -282,7 +324,7 @@ impl DeviceDecoder {
         x: Matrix<'_>,
         dy: Matrix<'_>,
         dx: Matrix<'_>,
-        sums: &DeviceGradients,
+        sums: &CudaGradients,
     ) -> Result<()> {
         let (device, bytes) = (&self.device, self.format.bytes());
         let whole = Matrix { columns: group.stride(), ..dx };
@@ -291,7 +333,7 @@ impl DeviceDecoder {
         for part in &group.parts {
             let Some((from, rank)) = part.low else { continue };
             let shape = (rank, group.input, part.output);
-            let Some((sum_a, sum_b)) = sums.of(index, part.projection, shape) else { continue };
+            let (sum_a, sum_b) = sums.of(index, part.projection, shape)?;
             let gradient = Matrix { view: dx.view.from((group.input + from) * bytes), columns: rank, ..dx };
             device.multiply((gradient, true), (x, false), sum_a, 1.0, 1.0)?;
             let reduced = Matrix { view: x.view.from((group.input + from) * bytes), columns: rank, ..x };

@@ -1,33 +1,39 @@
-//! What a generation leaves for learning: the recorded rows of prefix, prompts and completions.
+//! What a generation leaves for learning on the processor: the recorded rows of prefix, prompts and completions.
 //!
 //! The sampler and the trainer compute the same numbers with the same weights, so the sampler's pass is recorded and
-//! the trainer goes straight back through it. A completion that nobody sampled, or a batch that is too large to be
-//! recorded while it is sampled, is fed afterwards, to the same end.
+//! the backward pass starts from it. A completion that nobody sampled, or a batch that is too large to be recorded while
+//! it is sampled, gets a teacher-forced pass afterwards, to the same end.
 
 use std::sync::Arc;
 
-use super::host::{Deltas, HostDecoder, Predictions, Recording};
-use crate::error::Result;
+use super::{HostDecoder, Recording};
+use crate::error::{Error, Result};
 use crate::kernels::{Cache, Node, Tree};
+use crate::model::adapter::Deltas;
+use crate::model::backend::{BackendTape, Group};
+use crate::model::completion::inputs_of;
+
+/// One row in so many may be unused before the rows in use are copied together.
+const UNUSED: usize = 8;
 
 /// A recorded prefix with its prompts and their completions.
 #[derive(Debug, Clone)]
-pub struct HostTape {
+pub(crate) struct HostTape {
     pub(super) recording: Recording,
-    pub(super) prefix: Vec<usize>,
+    prefix: Vec<usize>,
     prefix_cache: Option<Arc<Cache>>,
-    pub(super) prompts: Vec<TapedPrompt>,
+    prompts: Vec<Prompt>,
 }
 
 /// A recorded prompt.
 #[derive(Debug, Clone)]
-pub struct TapedPrompt {
+struct Prompt {
     /// Its rows after the prefix.
     rows: Vec<usize>,
     /// What its completions continue.
     caches: Vec<Arc<Cache>>,
-    /// The rows of each completion: all its tokens but the last, which is never fed.
-    pub(super) completions: Vec<Vec<usize>>,
+    /// The rows of each completion's inputs: all its tokens but the last.
+    completions: Vec<Vec<usize>>,
 }
 
 impl HostTape {
@@ -35,7 +41,7 @@ impl HostTape {
     ///
     /// # Errors
     /// Those of [`HostDecoder::forward`].
-    pub fn new(decoder: &HostDecoder, deltas: &Deltas, prefix: &[u32], room: usize) -> Result<Self> {
+    pub(super) fn new(decoder: &HostDecoder, deltas: &Deltas, prefix: &[u32], room: usize) -> Result<Self> {
         let mut recording = Recording::new(decoder, prefix.len() + room);
         let mut cache = None;
         if !prefix.is_empty() {
@@ -51,19 +57,15 @@ impl HostTape {
     ///
     /// # Errors
     /// Those of [`HostDecoder::forward`].
-    pub fn of(
-        decoder: &HostDecoder,
-        deltas: &Deltas,
-        prefix: &[u32],
-        groups: &[(&[u32], Vec<&[u32]>)],
-    ) -> Result<Self> {
-        let rows = groups.iter().map(|(prompt, all)| prompt.len() + all.iter().map(|c| fed(c).len()).sum::<usize>());
+    pub(super) fn of(decoder: &HostDecoder, deltas: &Deltas, prefix: &[u32], groups: &[Group<'_>]) -> Result<Self> {
+        let rows =
+            groups.iter().map(|(prompt, all)| prompt.len() + all.iter().map(|c| inputs_of(c).len()).sum::<usize>());
         let mut tape = Self::new(decoder, deltas, prefix, rows.sum())?;
         let prompts: Vec<&[u32]> = groups.iter().map(|g| g.0).collect();
-        tape.feed_prompts(decoder, deltas, &prompts)?;
+        tape.forward_prompts(decoder, deltas, &prompts)?;
         let completions = groups.iter().enumerate().flat_map(|(i, (_, all))| all.iter().map(move |c| (i, *c)));
         let completions: Vec<(usize, &[u32])> = completions.collect();
-        let rows = tape.feed(decoder, deltas, &completions)?;
+        let rows = tape.forward(decoder, deltas, &completions)?;
         for ((prompt, _), rows) in completions.iter().zip(rows) {
             tape.prompts[*prompt].completions.push(rows);
         }
@@ -71,7 +73,7 @@ impl HostTape {
     }
 
     /// Records further prompts; gives the hidden states of all their rows.
-    pub(super) fn feed_prompts(
+    pub(super) fn forward_prompts(
         &mut self,
         decoder: &HostDecoder,
         deltas: &Deltas,
@@ -86,46 +88,50 @@ impl HostTape {
             let mut caches = root.clone();
             caches.push(Arc::new(sequence.into_cache()));
             let rows = (first..first + count).collect();
-            self.prompts.push(TapedPrompt { rows, caches, completions: Vec::new() });
+            self.prompts.push(Prompt { rows, caches, completions: Vec::new() });
             first += count;
         }
         Ok(hidden)
     }
 
-    /// Takes tokens that somebody else chose as a completion of a prompt, in the place of its completion `index`.
+    /// Puts tokens that the policy did not sample in the place of completions: (prompt, completion, tokens).
     ///
     /// # Errors
     /// Those of [`HostDecoder::forward`].
-    pub fn replace(
+    pub(super) fn replace(
         &mut self,
         decoder: &HostDecoder,
         deltas: &Deltas,
         completions: &[(usize, usize, &[u32])],
     ) -> Result<()> {
-        let feed: Vec<(usize, &[u32])> = completions.iter().map(|(prompt, _, tokens)| (*prompt, *tokens)).collect();
-        let missing = feed.iter().map(|(_, tokens)| fed(tokens).len()).sum::<usize>();
+        let known = |(prompt, index, _): &(usize, usize, &[u32])| {
+            self.prompts.get(*prompt).is_some_and(|p| *index < p.completions.len())
+        };
+        if let Some((prompt, index, _)) = completions.iter().find(|c| !known(c)) {
+            return Err(Error::bug("host tape", format!("no completion {index} of prompt {prompt}")));
+        }
+        let inputs: Vec<(usize, &[u32])> = completions.iter().map(|(prompt, _, tokens)| (*prompt, *tokens)).collect();
+        let missing = inputs.iter().map(|(_, tokens)| inputs_of(tokens).len()).sum::<usize>();
         if missing > self.recording.spare() {
             let rows: Vec<usize> = (0..self.recording.rows()).collect();
             self.recording = self.recording.select(decoder, &rows, missing);
         }
-        let rows = self.feed(decoder, deltas, &feed)?;
+        let rows = self.forward(decoder, deltas, &inputs)?;
         for ((prompt, index, _), rows) in completions.iter().zip(rows) {
-            if let Some(old) = self.prompts[*prompt].completions.get_mut(*index) {
-                *old = rows;
-            }
+            self.prompts[*prompt].completions[*index] = rows;
         }
         Ok(())
     }
 
-    /// Feeds completions of prompts; gives the rows of each.
-    fn feed(
+    /// A teacher-forced pass over completions of prompts; gives the rows of each.
+    fn forward(
         &mut self,
         decoder: &HostDecoder,
         deltas: &Deltas,
         completions: &[(usize, &[u32])],
     ) -> Result<Vec<Vec<usize>>> {
-        let tokens: Vec<u32> = completions.iter().flat_map(|(_, c)| fed(c)).copied().collect();
-        let rows: Vec<usize> = completions.iter().map(|(_, c)| fed(c).len()).collect();
+        let tokens: Vec<u32> = completions.iter().flat_map(|(_, c)| inputs_of(c)).copied().collect();
+        let rows: Vec<usize> = completions.iter().map(|(_, c)| inputs_of(c).len()).collect();
         let mut first = self.recording.rows();
         if !tokens.is_empty() {
             let continued = |(prompt, _): &(usize, &[u32])| decoder.continuation(self.prompts[*prompt].caches.clone());
@@ -141,16 +147,18 @@ impl HostTape {
             .collect())
     }
 
-    /// Keeps these prompts alone, in this order. Rows that nobody needs any more are dropped where they are many.
-    pub fn retain(&mut self, decoder: &HostDecoder, prompts: &[usize]) {
-        self.prompts = prompts.iter().map(|p| self.prompts[*p].clone()).collect();
+    /// Keeps these prompts alone, in this order. Rows that are unused then are dropped where they are many.
+    pub(super) fn retain(&mut self, decoder: &HostDecoder, prompts: &[usize]) -> Result<()> {
+        let kept: Option<Vec<Prompt>> = prompts.iter().map(|p| self.prompts.get(*p).cloned()).collect();
+        self.prompts =
+            kept.ok_or_else(|| Error::bug("host tape", format!("{prompts:?} of {} prompts", self.prompts.len())))?;
         let stretches = || {
             let own = self.prompts.iter().flat_map(|p| std::iter::once(&p.rows).chain(&p.completions));
             std::iter::once(&self.prefix).chain(own)
         };
         let rows: Vec<usize> = stretches().flatten().copied().collect();
-        if rows.len() * WASTE >= self.recording.rows() * (WASTE - 1) {
-            return;
+        if rows.len() * UNUSED >= self.recording.rows() * (UNUSED - 1) {
+            return Ok(());
         }
         self.recording = self.recording.select(decoder, &rows, 0);
         let mut next = 0;
@@ -165,15 +173,16 @@ impl HostTape {
             renumber(&mut prompt.rows);
             prompt.completions.iter_mut().for_each(&mut renumber);
         }
+        Ok(())
     }
 
     /// What was recorded.
-    pub fn recording(&self) -> &Recording {
+    pub(super) fn recording(&self) -> &Recording {
         &self.recording
     }
 
-    /// The stretches of tokens for the way back.
-    pub fn tree(&self) -> Tree {
+    /// The stretches of tokens for attention's backward pass.
+    pub(super) fn tree(&self) -> Tree {
         let mut tree = vec![Node { parent: None, rows: self.prefix.clone() }];
         for prompt in &self.prompts {
             tree.push(Node { parent: Some(0), rows: prompt.rows.clone() });
@@ -183,30 +192,29 @@ impl HostTape {
         tree
     }
 
-    /// The predictions of all completions' tokens, prompt by prompt; `tokens` are the completions of each prompt.
-    ///
-    /// The first token of a completion is predicted by the prompt's last row, every further one by the row of the token
-    /// before it.
-    pub fn predictions<'t>(&self, tokens: impl Iterator<Item = Vec<&'t [u32]>>) -> Predictions {
-        let mut predictions = Predictions::default();
-        for (prompt, completions) in self.prompts.iter().zip(tokens) {
-            for (rows, completion) in prompt.completions.iter().zip(completions) {
-                predictions.rows.extend(prompt.rows.last().into_iter().chain(rows));
-                predictions.targets.extend_from_slice(completion);
-            }
-        }
-        predictions
+    /// Takes the rows of a completion that was recorded while it was sampled.
+    pub(super) fn take(&mut self, prompt: usize, completion: usize, rows: Vec<usize>) {
+        let completions = &mut self.prompts[prompt].completions;
+        completions.resize(completions.len().max(completion + 1), Vec::new());
+        completions[completion] = rows;
     }
 
+    /// What completions of a prompt continue.
     pub(super) fn caches(&self, prompt: usize) -> Vec<Arc<Cache>> {
-        self.prompts.get(prompt).map(|p| p.caches.clone()).unwrap_or_default()
+        self.prompts[prompt].caches.clone()
     }
 }
 
-/// One row in so many may be dead weight before the rows are copied together.
-const WASTE: usize = 8;
+impl BackendTape for HostTape {
+    fn rows(&self) -> usize {
+        self.recording.rows()
+    }
 
-/// A completion's tokens but the last.
-fn fed(completion: &[u32]) -> &[u32] {
-    &completion[..completion.len().saturating_sub(1)]
+    fn predicting_rows(&self) -> Vec<Vec<Vec<usize>>> {
+        let of_prompt = |prompt: &Prompt| {
+            let last = || prompt.rows.last().into_iter();
+            prompt.completions.iter().map(|rows| last().chain(rows).copied().collect()).collect()
+        };
+        self.prompts.iter().map(of_prompt).collect()
+    }
 }

@@ -1,0 +1,348 @@
+//! Sampling on a GPU: prompts in batches, all completions of a group over one shared prompt, and a decoding step that is
+//! one graph.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use rayon::prelude::*;
+
+use super::forward::{Sight, Stream};
+use super::tape::{Layout, tree};
+use super::workspace::{CONTROL, GraphKey, How, PREFILL, Step, USED, Workspace};
+use super::{Block, CudaDecoder, CudaTape, State};
+use crate::error::{Error, Result};
+use crate::kernels::Cache;
+use crate::kernels::device::{Buffer, Slot, View};
+use crate::model::adapter::Deltas;
+use crate::model::backend::Generate;
+use crate::model::completion::{Completion, GenerateOptions};
+use crate::model::sampling::SampledToken;
+use crate::model::sequence::{Active, Call, Results};
+
+/// What is kept of a sequence in flight: where its own cache rows begin.
+struct Own {
+    from: usize,
+}
+
+/// Prompts of a call that fit into the cache together.
+struct Batch<'a> {
+    /// With these prompts alone.
+    call: Call<'a>,
+    /// The cache row at which each prompt begins.
+    starts: Vec<usize>,
+    /// The cache row behind the last prompt.
+    prompt_rows: usize,
+    how: How,
+}
+
+impl<'a> Batch<'a> {
+    fn new(call: Call<'a>) -> Self {
+        let mut starts = Vec::with_capacity(call.prompts.len());
+        let mut end = call.prefix.len();
+        for prompt in call.prompts {
+            starts.push(end);
+            end += prompt.tokens.len();
+        }
+        Self { call, starts, prompt_rows: end, how: How::of(call.options) }
+    }
+
+    /// The cache row behind a prompt.
+    fn end(&self, prompt: usize) -> usize {
+        self.starts[prompt] + self.call.prompts[prompt].tokens.len()
+    }
+
+    fn sequence(&self, prompt: usize, completion: usize) -> Active<Own> {
+        let options = self.call.options;
+        let from = self.prompt_rows + (prompt * options.completions + completion) * own_rows(options);
+        Active::new(&self.call, prompt, completion, Own { from })
+    }
+}
+
+impl Generate for CudaDecoder {
+    type Tape = CudaTape;
+
+    /// The workspace keeps the prefix that was computed last.
+    fn prefix(&self, _: &[u32], _: &Deltas) -> Result<Option<Arc<Cache>>> {
+        Ok(None)
+    }
+
+    /// A teacher-forced pass costs a small part of what sampling token by token does.
+    fn records(&self, _: usize, _: usize) -> bool {
+        false
+    }
+
+    fn generate(&self, call: &Call<'_>, _: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>> {
+        self.config.check_tokens(call.prefix)?;
+        call.prompts.iter().try_for_each(|p| self.config.check_tokens(&p.tokens))?;
+        let mut state = self.lock();
+        self.place(&mut state, call.deltas)?;
+        let held = state.workspace.as_ref().map_or(0, |w| self.workspace_bytes(&state, w.rows, w.batch));
+        let limit = (self.device.available()? + held) / USED.1 * USED.0;
+        let mut all = Vec::with_capacity(call.prompts.len());
+        let mut rest = call.prompts;
+        while !rest.is_empty() {
+            let (mut prompt_rows, mut sequences) = (call.prefix.len(), 0);
+            let fits = rest.iter().take_while(|p| {
+                prompt_rows += p.tokens.len();
+                sequences += call.options.completions;
+                let rows = prompt_rows + sequences * own_rows(call.options) + 1;
+                let passing = self.prefill_bytes(&state, prompt_rows, sequences);
+                self.workspace_bytes(&state, rows, sequences.next_power_of_two()) + passing <= limit
+            });
+            // A prompt that does not fit by itself is tried, for the error that says by how much.
+            let (now, later) = rest.split_at(fits.count().max(1));
+            all.extend(self.generate_together(&mut state, &Batch::new(Call { prompts: now, ..*call }))?);
+            rest = later;
+        }
+        Ok(all)
+    }
+
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<CudaTape>)> {
+        Ok((self.generate(call, None)?, None))
+    }
+}
+
+impl CudaDecoder {
+    fn generate_together(&self, state: &mut State, batch: &Batch<'_>) -> Result<Vec<Vec<Completion>>> {
+        let sequences = batch.call.prompts.len() * batch.call.options.completions;
+        // One row more, where padding writes.
+        let rows = batch.prompt_rows + sequences * own_rows(batch.call.options) + 1;
+        self.make_workspace(state, rows, sequences)?;
+        let State { blocks, workspace: Some(workspace), .. } = state else {
+            return Err(Error::bug("generation on a GPU", "no workspace where one was made"));
+        };
+        let mut results = Results::new(&batch.call);
+        let mut active = self.prefill(blocks, workspace, batch)?;
+        results.collect(&mut active, |_, _, _| {});
+        while !active.is_empty() {
+            let sampled = self.step(blocks, workspace, batch, &mut active)?;
+            push(&batch.call, &mut active, sampled)?;
+            results.collect(&mut active, |_, _, _| {});
+        }
+        results.complete()
+    }
+
+    /// Computes the prefix, unless it is there, and the prompts; samples the first token of each completion.
+    fn prefill(&self, blocks: &[Block], workspace: &mut Workspace, batch: &Batch<'_>) -> Result<Vec<Active<Own>>> {
+        let call = &batch.call;
+        let known = workspace.prefix == call.prefix && !call.prefix.is_empty();
+        // What is about to be overwritten is not known any more, even if the pass fails.
+        if !known {
+            workspace.prefix.clear();
+        }
+        let mut layout = Layout::default();
+        layout.push(call.prefix, 0, batch.prompt_rows);
+        for (index, prompt) in call.prompts.iter().enumerate() {
+            layout.push(&prompt.tokens, call.prefix.len(), batch.end(index));
+        }
+        let ends = layout.upload_ends(&self.device, self.format.tile())?;
+        if !known && !call.prefix.is_empty() {
+            // In a pass of its own: the passes over prompts then have the same shapes, and sums the same order, whether
+            // the prefix was there or not.
+            self.fill(blocks, &workspace.cache, &layout, &ends, 0..call.prefix.len())?;
+            workspace.prefix = call.prefix.to_vec();
+        }
+        let mut active = Vec::with_capacity(call.prompts.len() * call.options.completions);
+        let (mut first, mut next) = (call.prefix.len(), 0);
+        while next < call.prompts.len() {
+            let (begin, mut end) = (next, first);
+            while next < call.prompts.len() && (next == begin || batch.end(next) - first <= PREFILL) {
+                (end, next) = (batch.end(next), next + 1);
+            }
+            let x = self.fill(blocks, &workspace.cache, &layout, &ends, first..end)?;
+            active.append(&mut self.first_tokens(batch, begin..next, &x, first)?);
+            first = end;
+        }
+        Ok(active)
+    }
+
+    /// Samples the first token of each completion of these prompts, whose residual stream `x` has cache row `first` as its
+    /// first row.
+    fn first_tokens(
+        &self,
+        batch: &Batch<'_>,
+        prompts: Range<usize>,
+        x: &Buffer,
+        first: usize,
+    ) -> Result<Vec<Active<Own>>> {
+        let (device, hidden) = (&self.device, self.config.hidden_size);
+        let mut fresh = Vec::new();
+        let mut last_rows = Vec::new();
+        for prompt in prompts {
+            for completion in 0..batch.call.options.completions {
+                last_rows.push((batch.end(prompt) - 1 - first) as i32);
+                fresh.push(batch.sequence(prompt, completion));
+            }
+        }
+        let chunk = self.head_rows();
+        let rows = chunk.min(fresh.len());
+        let normed = device.allocate(rows * hidden * self.format.bytes())?;
+        let logits = device.allocate(4 * rows * self.config.vocab_size)?;
+        for (fresh, wanted) in fresh.chunks_mut(chunk).zip(last_rows.chunks(chunk)) {
+            let wanted = device.upload(wanted)?;
+            self.logits(x.view(), Some(wanted.view()), normed.view(), logits.view(), fresh.len())?;
+            let uniforms: Vec<f64> = fresh.iter_mut().map(|a| uniform(a, batch.how)).collect();
+            let (uniforms, sampled) = (device.upload(&uniforms)?, device.allocate(12 * fresh.len())?);
+            self.sample(batch.how, logits.view(), uniforms.view(), sampled.view(), fresh.len())?;
+            let sampled = self.read_sampled(batch, logits.view(), sampled.view(), fresh)?;
+            push(&batch.call, fresh, sampled)?;
+        }
+        Ok(fresh)
+    }
+
+    /// A pass over rows of a layout whose keys and values go to the cache; gives their residual stream.
+    fn fill(
+        &self,
+        blocks: &[Block],
+        cache: &[Buffer],
+        layout: &Layout,
+        ends: &(Buffer, Buffer),
+        range: Range<usize>,
+    ) -> Result<Buffer> {
+        let (device, rows, first) = (&self.device, range.len(), range.start);
+        let tokens = device.upload(&layout.tokens[range.clone()])?;
+        let positions = device.upload(&layout.positions[range.clone()])?;
+        let cache_rows: Vec<i32> = range.clone().map(|row| row as i32).collect();
+        let cache_rows = device.upload(&cache_rows)?;
+        let x = device.allocate(4 * rows * self.config.hidden_size)?;
+        let a = self.activations(blocks, rows)?;
+        device.embed(self.embedding(), tokens.view(), x.view(), rows)?;
+        for (index, block) in blocks.iter().enumerate() {
+            let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
+            let sight = Sight::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
+            self.block((index, block), &a, stream, (rows, positions.view()), sight)?;
+        }
+        Ok(x)
+    }
+
+    /// The next token of every sequence.
+    fn step(
+        &self,
+        blocks: &[Block],
+        workspace: &mut Workspace,
+        batch: &Batch<'_>,
+        active: &mut [Active<Own>],
+    ) -> Result<Vec<SampledToken>> {
+        let rows = active.len().next_power_of_two().min(workspace.batch);
+        let words = control(batch, active, rows, workspace.rows - 1);
+        let Step { control, x, activations, hidden, logits, sampled } = &workspace.step;
+        self.device.write(control.view(), &words)?;
+        let key = GraphKey { rows, how: batch.how };
+        let launch = || -> Result<()> {
+            let word = |at: usize| control.view().from(4 * at * rows);
+            let (uniforms, tokens, positions, cache_rows, slots) = (word(0), word(2), word(3), word(4), word(5));
+            self.device.embed(self.embedding(), tokens, x.view(), rows)?;
+            for (index, block) in blocks.iter().enumerate() {
+                let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
+                let sight = Sight::Slots { slots, cache: &workspace.cache, rows: cache_rows };
+                self.block((index, block), activations, stream, (rows, positions), sight)?;
+            }
+            self.logits(x.view(), None, hidden.view(), logits.view(), rows)?;
+            self.sample(batch.how, logits.view(), uniforms, sampled.view(), rows)
+        };
+        match workspace.graphs.get(&key) {
+            Some(graph) => self.device.send(graph)?,
+            None => {
+                // Kernels and cuBLAS load what they need at their first launch, which a capture does not allow.
+                launch()?;
+                let graph = self.device.capture(launch)?;
+                workspace.graphs.insert(key, graph);
+            }
+        }
+        self.read_sampled(batch, logits.view(), sampled.view(), active)
+    }
+
+    fn sample(&self, how: How, logits: View<'_>, uniforms: View<'_>, sampled: View<'_>, rows: usize) -> Result<()> {
+        let shape = (rows, self.config.vocab_size);
+        match how {
+            How::Greedy => self.device.draw(logits, uniforms, sampled, shape, 1.0, true),
+            How::Plain(scale) => self.device.draw(logits, uniforms, sampled, shape, f32::from_bits(scale), false),
+            How::Host => Ok(()),
+        }
+    }
+
+    /// The tokens that the device sampled, or that are sampled from its logits now, one for each sequence.
+    fn read_sampled(
+        &self,
+        batch: &Batch<'_>,
+        logits: View<'_>,
+        sampled: View<'_>,
+        active: &mut [Active<Own>],
+    ) -> Result<Vec<SampledToken>> {
+        if batch.how == How::Host {
+            let vocabulary = self.config.vocab_size;
+            let mut rows = vec![0f32; active.len() * vocabulary];
+            self.device.read(logits, &mut rows)?;
+            let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| a.sample(&batch.call, logits);
+            return Ok(active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect());
+        }
+        let mut words = vec![0u32; 3 * active.len()];
+        self.device.read(sampled, &mut words)?;
+        let (words, _) = words.as_chunks::<3>();
+        let read = |[token, log_probability, entropy]: &[u32; 3]| {
+            SampledToken::new(*token, f32::from_bits(*log_probability), f32::from_bits(*entropy))
+        };
+        Ok(words.iter().map(read).collect())
+    }
+}
+
+/// Cache rows of a completion: its last token is no input.
+fn own_rows(options: &GenerateOptions) -> usize {
+    options.sampling.max_completion_length.saturating_sub(1)
+}
+
+/// The number that decides a sequence's next token, where the device samples it.
+fn uniform(a: &mut Active<Own>, how: How) -> f64 {
+    if matches!(how, How::Plain(_)) { a.sampler.uniform() } else { 0.0 }
+}
+
+/// What a step's rows read. Rows beyond the sequences see one row that no sequence sees.
+fn control(batch: &Batch<'_>, active: &mut [Active<Own>], rows: usize, spare: usize) -> Vec<u32> {
+    let mut words = vec![0u32; CONTROL * rows];
+    let padding = Slot { own_from: spare as i32, own: 1, ..Slot::default() };
+    for row in 0..rows {
+        let mut put = |at: usize, value: u32| words[at] = value;
+        let slot = match active.get_mut(row) {
+            Some(a) => {
+                let bits = uniform(a, batch.how).to_bits();
+                put(2 * row, bits as u32);
+                put(2 * row + 1, (bits >> 32) as u32);
+                let (prefix, prompt) = (batch.call.prefix.len(), batch.call.prompts[a.prompt].tokens.len());
+                let last = a.tokens.len() - 1;
+                put(2 * rows + row, a.tokens[last]);
+                put(3 * rows + row, (prefix + prompt + last) as u32);
+                put(4 * rows + row, (a.state.from + last) as u32);
+                Slot {
+                    prefix: prefix as i32,
+                    prompt_from: batch.starts[a.prompt] as i32,
+                    prompt: prompt as i32,
+                    own_from: a.state.from as i32,
+                    own: last as i32 + 1,
+                }
+            }
+            None => {
+                put(4 * rows + row, spare as u32);
+                padding
+            }
+        };
+        slot.values().into_iter().enumerate().for_each(|(i, value)| put(5 * rows + 5 * row + i, value as u32));
+    }
+    words
+}
+
+/// Gives every sequence its token. To find out which ones end, their texts are read, on all of the host's threads: the device
+/// waits.
+fn push(call: &Call<'_>, active: &mut [Active<Own>], sampled: Vec<SampledToken>) -> Result<()> {
+    static READERS: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
+    // A thread of a pool that waits may be given other work of that pool, which may want the decoder that is held here.
+    let readers = match rayon::current_thread_index() {
+        None => READERS.get_or_init(|| rayon::ThreadPoolBuilder::new().build().ok()).as_ref(),
+        Some(_) => None,
+    };
+    match readers {
+        Some(readers) => {
+            readers.install(|| active.par_iter_mut().zip(sampled).try_for_each(|(a, token)| a.push(call, token)))
+        }
+        None => active.iter_mut().zip(sampled).try_for_each(|(a, token)| a.push(call, token)),
+    }
+}

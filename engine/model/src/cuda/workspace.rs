@@ -1,0 +1,129 @@
+//! Buffers that generation keeps from call to call, and how large they may become.
+
+use std::collections::HashMap;
+
+use super::forward::Activations;
+use super::{CudaDecoder, State};
+use crate::error::Result;
+use crate::kernels::device::{Buffer, Graph};
+use crate::model::completion::GenerateOptions;
+
+/// Prompt tokens that one pass takes at most.
+pub(super) const PREFILL: usize = 8192;
+
+/// The share of free memory that a call may take; buffers are up to an eighth larger than what they are asked to hold.
+pub(super) const USED: (usize, usize) = (4, 5);
+
+/// Words of 32 bits that a row of a decoding step reads: its number in 0..1 (two of them), token, position, cache row and
+/// slot.
+pub(super) const CONTROL: usize = 10;
+
+/// Buffers of generation. They stay, with the graphs that know where they are, until larger ones are needed.
+pub(super) struct Workspace {
+    /// First, so that they are dropped before what they refer to.
+    pub(super) graphs: HashMap<GraphKey, Graph>,
+    /// Keys and values of each layer: (rows, 2 · key width).
+    pub(super) cache: Vec<Buffer>,
+    pub(super) rows: usize,
+    /// The tokens whose keys and values are in the cache's first rows.
+    pub(super) prefix: Vec<u32>,
+    pub(super) batch: usize,
+    pub(super) step: Step,
+}
+
+impl Workspace {
+    /// The prefix was computed with other weights.
+    pub(super) fn forget_prefix(&mut self) {
+        self.prefix.clear();
+    }
+}
+
+/// Buffers of a decoding step.
+pub(super) struct Step {
+    pub(super) control: Buffer,
+    pub(super) x: Buffer,
+    pub(super) activations: Activations,
+    pub(super) hidden: Buffer,
+    pub(super) logits: Buffer,
+    /// Token, log-probability and entropy of each sequence.
+    pub(super) sampled: Buffer,
+}
+
+/// What a captured step depends on besides its buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct GraphKey {
+    pub(super) rows: usize,
+    pub(super) how: How,
+}
+
+/// How tokens are sampled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum How {
+    Greedy,
+    /// At a scale of the logits (the bits of an f32).
+    Plain(u32),
+    /// On the host: distributions that are cut or bent.
+    Host,
+}
+
+impl How {
+    pub(super) fn of(options: &GenerateOptions) -> Self {
+        let sampling = options.sampling;
+        match () {
+            () if sampling.is_plain() => Self::Plain((1.0 / sampling.temperature).to_bits()),
+            () if sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0 => Self::Greedy,
+            () => Self::Host,
+        }
+    }
+}
+
+impl CudaDecoder {
+    /// Bytes of a workspace: keys and values of so many rows, and the buffers of a step of so many sequences.
+    pub(super) fn workspace_bytes(&self, state: &State, rows: usize, batch: usize) -> usize {
+        let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let cached = state.blocks.len() * 2 * self.heads.key_width() * self.format.bytes();
+        let step = self.activation_bytes(&state.blocks) + (4 + self.format.bytes()) * hidden + 4 * vocabulary;
+        rows * cached + batch * (step + 4 * CONTROL + 12)
+    }
+
+    /// Bytes of a pass over prompts, and of sampling the first tokens.
+    pub(super) fn prefill_bytes(&self, state: &State, rows: usize, sequences: usize) -> usize {
+        let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let logits = 4 * vocabulary + hidden * self.format.bytes();
+        rows.min(PREFILL) * (self.activation_bytes(&state.blocks) + 4 * hidden)
+            + sequences.min(self.head_rows()) * logits
+    }
+
+    /// Makes sure that there is a workspace of so many cache rows and sequences at least.
+    pub(super) fn make_workspace(&self, state: &mut State, rows: usize, batch: usize) -> Result<()> {
+        let batch = batch.next_power_of_two();
+        if state.workspace.as_ref().is_some_and(|w| w.rows >= rows && w.batch >= batch) {
+            return Ok(());
+        }
+        // What there is goes first: both at once may not fit. It grows in both sizes, where that fits.
+        if let Some(old) = state.workspace.take() {
+            let (most_rows, most_batch) = (rows.max(old.rows), batch.max(old.batch));
+            drop(old);
+            if self.workspace_bytes(state, most_rows, most_batch) <= self.device.available()? / USED.1 * USED.0 {
+                return self.new_workspace(state, most_rows, most_batch);
+            }
+        }
+        self.new_workspace(state, rows, batch)
+    }
+
+    fn new_workspace(&self, state: &mut State, rows: usize, batch: usize) -> Result<()> {
+        let bytes = rows * 2 * self.heads.key_width() * self.format.bytes();
+        let cache = state.blocks.iter().map(|_| self.device.allocate(bytes)).collect::<Result<_>>()?;
+        let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let step = Step {
+            control: self.device.allocate(4 * CONTROL * batch)?,
+            x: self.device.allocate(4 * batch * hidden)?,
+            activations: self.activations(&state.blocks, batch)?,
+            hidden: self.device.allocate(batch * hidden * self.format.bytes())?,
+            logits: self.device.allocate(4 * batch * vocabulary)?,
+            sampled: self.device.allocate(12 * batch)?,
+        };
+        state.workspace = Some(Workspace { cache, rows, prefix: Vec::new(), batch, step, graphs: HashMap::new() });
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! Where a model runs.
+
+pub use crate::kernels::device::DeviceInfo;
+
+use crate::error::{Error, Result};
+
+/// Where a model runs, as the user writes it: `auto`, `cpu`, or `cuda:0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU where this program and this machine can use one, else the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// This GPU.
+    Cuda(usize),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let ordinal = || text.strip_prefix("cuda").map(|rest| rest.strip_prefix(':').unwrap_or(rest));
+        let choice = match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            _ => match ordinal() {
+                Some("") => Some(Self::Cuda(0)),
+                Some(ordinal) => ordinal.parse::<u16>().ok().map(|ordinal| Self::Cuda(ordinal.into())),
+                None => None,
+            },
+        };
+        choice.ok_or_else(|| Error::argument("device", format!("found \"{text}\""), "give auto, cpu, or cuda:0"))
+    }
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl serde::Serialize for DeviceChoice {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for DeviceChoice {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'_, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_read_as_they_are_written() {
+        let table = [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda", DeviceChoice::Cuda(0)),
+            ("cuda:", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+        ];
+        for (text, choice) in table {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice);
+            assert_eq!(choice.to_string().parse::<DeviceChoice>().unwrap(), choice);
+        }
+        for text in ["", "gpu", "cuda:x", "cuda:-1", "cuda:99999999"] {
+            let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
+            assert_eq!(error, format!("device: found \"{text}\"; give auto, cpu, or cuda:0"));
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Sampling on the processor: prompts in batches, a pass for every token of all sequences, drafts for a few.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{HostDecoder, HostTape, Recording};
+use crate::error::Result;
+use crate::kernels::{Cache, Continuation, DrawnDistribution};
+use crate::model::adapter::Deltas;
+use crate::model::backend::{Backend, Generate};
+use crate::model::completion::{Completion, rows_of};
+use crate::model::sequence::{Active, Call, Results};
+
+/// Sequences in flight up to which tokens are drafted: with more, a pass is bound by arithmetic, not by memory.
+const DRAFTING: usize = 2;
+/// Tokens of a draft at most.
+const DRAFT: usize = 4;
+/// Tokens by which a place in the request is found at most.
+const LONGEST_MATCH: usize = 3;
+
+/// Prompt tokens that one pass takes at most, so that memory stays bounded.
+const PREFILL: usize = 2048;
+
+impl Generate for HostDecoder {
+    type Tape = HostTape;
+
+    fn prefix(&self, tokens: &[u32], deltas: &Deltas) -> Result<Option<Arc<Cache>>> {
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let mut sequence = [self.continuation(Vec::new())];
+        self.forward(tokens, &mut sequence, &[tokens.len()], deltas, None)?;
+        let [sequence] = sequence;
+        Ok(Some(Arc::new(sequence.into_cache())))
+    }
+
+    fn records(&self, rows: usize, room: usize) -> bool {
+        rows.saturating_mul(Recording::bytes_per_row(self)) <= room
+    }
+
+    fn generate(&self, call: &Call<'_>, cache: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>> {
+        Ok(self.scope(|| self.run(call, cache, None))?.0)
+    }
+
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<HostTape>)> {
+        self.scope(|| {
+            let mut tape = HostTape::new(self, call.deltas, call.prefix, rows_of(call.prompts, call.options))?;
+            let (completions, _) = self.run(call, None, Some(&mut tape))?;
+            Ok((completions, Some(tape)))
+        })
+    }
+}
+
+impl HostDecoder {
+    /// All completions, and the passes that they took after those over the prompts.
+    pub(crate) fn run(
+        &self,
+        call: &Call<'_>,
+        cache: Option<&Arc<Cache>>,
+        tape: Option<&mut HostTape>,
+    ) -> Result<(Vec<Vec<Completion>>, usize)> {
+        let root = cache.into_iter().cloned().collect();
+        let mut generation = Generation { decoder: self, call, root, tape, active: Vec::new(), logits: Vec::new() };
+        let mut results = Results::new(call);
+        let mut first = 0;
+        while first < call.prompts.len() {
+            let (mut last, mut tokens) = (first, 0);
+            while let Some(next) = call.prompts.get(last).map(|p| p.tokens.len())
+                && (last == first || tokens + next <= PREFILL)
+            {
+                tokens += next;
+                last += 1;
+            }
+            generation.prefill(first..last)?;
+            first = last;
+        }
+        generation.collect(&mut results);
+        let mut passes = 0;
+        while !generation.active.is_empty() {
+            passes += 1;
+            generation.pass()?;
+            generation.collect(&mut results);
+        }
+        Ok((results.complete()?, passes))
+    }
+}
+
+/// What is kept of a sequence in flight.
+struct Own {
+    sequence: Continuation,
+    /// Where its inputs were recorded.
+    rows: Vec<usize>,
+    /// What its last token was sampled from, where that is kept.
+    distribution: Option<DrawnDistribution>,
+}
+
+/// A generation under way.
+struct Generation<'a> {
+    decoder: &'a HostDecoder,
+    call: &'a Call<'a>,
+    /// The cached prefix, where there is one and nothing is recorded.
+    root: Vec<Arc<Cache>>,
+    tape: Option<&'a mut HostTape>,
+    active: Vec<Active<Own>>,
+    /// A buffer.
+    logits: Vec<f32>,
+}
+
+impl Generation<'_> {
+    /// A forward pass over prompts `range`, and the first token of each of their completions.
+    fn prefill(&mut self, range: Range<usize>) -> Result<()> {
+        let (decoder, call) = (self.decoder, self.call);
+        let batch: Vec<&[u32]> = call.prompts[range.clone()].iter().map(|p| p.tokens.as_slice()).collect();
+        let (hidden, caches): (Vec<f32>, Vec<Vec<Arc<Cache>>>) = match self.tape.as_deref_mut() {
+            Some(tape) => {
+                let hidden = tape.forward_prompts(decoder, call.deltas, &batch)?;
+                (hidden, range.clone().map(|prompt| tape.caches(prompt)).collect())
+            }
+            None => {
+                let rows: Vec<usize> = batch.iter().map(|p| p.len()).collect();
+                let mut sequences: Vec<Continuation> =
+                    batch.iter().map(|_| decoder.continuation(self.root.clone())).collect();
+                let hidden = decoder.forward(&batch.concat(), &mut sequences, &rows, call.deltas, None)?;
+                let cached = |sequence: Continuation| {
+                    let own = Arc::new(sequence.into_cache());
+                    self.root.iter().cloned().chain([own]).collect()
+                };
+                (hidden, sequences.into_iter().map(cached).collect())
+            }
+        };
+        let width = decoder.config().hidden_size;
+        let mut end = 0;
+        let mut last = Vec::with_capacity(batch.len() * width);
+        for prompt in &batch {
+            end += prompt.len();
+            last.extend_from_slice(&hidden[(end - 1) * width..end * width]);
+        }
+        let logits = decoder.logits(&last);
+        for ((prompt, caches), logits) in range.zip(caches).zip(logits.chunks(decoder.config().vocab_size)) {
+            let begin = |completion| {
+                let sequence = decoder.continuation(caches.clone());
+                Active::new(call, prompt, completion, Own { sequence, rows: Vec::new(), distribution: None })
+            };
+            let mut group: Vec<Active<Own>> = (0..call.options.completions).map(begin).collect();
+            group.par_iter_mut().try_for_each(|a| step(call, a, &mut logits.to_vec()))?;
+            self.active.append(&mut group);
+        }
+        Ok(())
+    }
+
+    /// A forward pass over the last token of every sequence, and the next one.
+    fn pass(&mut self) -> Result<()> {
+        let decoder = self.decoder;
+        // What is recorded goes token by token: a draft that was not taken would leave dead rows.
+        let drafting = self.tape.is_none() && self.active.len() <= DRAFTING;
+        let draft = |a| if drafting { draft(self.call, a) } else { Vec::new() };
+        let drafts: Vec<Vec<u32>> = self.active.iter().map(draft).collect();
+        let with_draft = self.active.iter().zip(&drafts);
+        let tokens: Vec<u32> =
+            with_draft.flat_map(|(a, draft)| a.tokens.last().into_iter().chain(draft)).copied().collect();
+        let rows: Vec<usize> = drafts.iter().map(|draft| 1 + draft.len()).collect();
+        let mut sequences: Vec<Continuation> =
+            self.active.iter_mut().map(|a| std::mem::take(&mut a.state.sequence)).collect();
+        let recording = match self.tape.as_deref_mut() {
+            Some(tape) => {
+                let from = tape.recording.rows();
+                self.active.iter_mut().enumerate().for_each(|(i, a)| a.state.rows.push(from + i));
+                Some(&mut tape.recording)
+            }
+            None => None,
+        };
+        let hidden = decoder.forward(&tokens, &mut sequences, &rows, self.call.deltas, recording)?;
+        decoder.logits_into(&hidden, &mut self.logits);
+        self.sample(sequences, &rows, &drafts)
+    }
+
+    /// Samples from the logits of a pass: `rows` of them for each sequence.
+    fn sample(&mut self, sequences: Vec<Continuation>, rows: &[usize], drafts: &[Vec<u32>]) -> Result<()> {
+        let (call, sampling) = (self.call, self.call.options.sampling);
+        // A distribution that was cut or bent is not the one that the trainer asks about.
+        let keep = self.tape.is_some() && sampling.is_plain() && self.decoder.keeps_distributions();
+        let vocabulary = self.decoder.config().vocab_size;
+        let mut rest = self.logits.as_mut_slice();
+        let mut own = Vec::with_capacity(rows.len());
+        for rows in rows {
+            let (first, after) = std::mem::take(&mut rest).split_at_mut(rows * vocabulary);
+            own.push(first);
+            rest = after;
+        }
+        let all = self.active.par_iter_mut().zip(sequences).zip(own.into_par_iter().zip(drafts));
+        all.try_for_each(|((a, sequence), (logits, draft))| -> Result<()> {
+            a.state.sequence = sequence;
+            steps(call, a, logits, vocabulary, draft)?;
+            if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
+                let scale = 1.0 / sampling.temperature;
+                let log_sum = logits[*token as usize] * scale - log_p;
+                a.state.distribution = Some(DrawnDistribution::new(logits, scale, log_sum));
+            }
+            Ok(())
+        })?;
+        if let Some(tape) = self.tape.as_deref_mut().filter(|_| keep) {
+            tape.recording.keep(self.active.iter_mut().map(|a| a.state.distribution.take()));
+        }
+        Ok(())
+    }
+
+    /// Moves finished sequences to the results, and their rows to the tape.
+    fn collect(&mut self, results: &mut Results) {
+        let mut tape = self.tape.as_deref_mut();
+        results.collect(&mut self.active, |prompt, completion, own: Own| {
+            if let Some(tape) = &mut tape {
+                tape.take(prompt, completion, own.rows);
+            }
+        });
+    }
+}
+
+/// Tokens that may come next: those behind the place in the request where the last tokens stand, too. A rewrite copies
+/// much of its query (prompt lookup decoding).
+fn draft(call: &Call<'_>, a: &Active<Own>) -> Vec<u32> {
+    let request = &call.prompts[a.prompt].tokens;
+    // The pass samples one token more than it is given.
+    let room = (call.options.sampling.max_completion_length - a.tokens.len()).saturating_sub(1).min(DRAFT);
+    for length in (1..=LONGEST_MATCH.min(a.tokens.len())).rev() {
+        let last = &a.tokens[a.tokens.len() - length..];
+        if let Some(at) = request.windows(length).position(|window| window == last) {
+            return request[at + length..].iter().take(room).copied().collect();
+        }
+    }
+    Vec::new()
+}
+
+/// Samples the token behind each row, as long as the draft foretold it: every token is sampled from its own distribution,
+/// so drafts change how fast a completion comes and never which one.
+fn steps(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32], vocabulary: usize, draft: &[u32]) -> Result<()> {
+    for (row, logits) in logits.chunks_exact_mut(vocabulary).enumerate() {
+        step(call, a, logits)?;
+        if a.ended.is_some() || a.tokens.last() != draft.get(row) {
+            a.state.sequence.forget(draft.len() - row);
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Samples a sequence's next token.
+fn step(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32]) -> Result<()> {
+    let sampled = a.sample(call, logits);
+    a.push(call, sampled)
+}

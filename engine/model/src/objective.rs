@@ -1,0 +1,25 @@
+//! What is asked of a tape: the tokens that its rows predict, and a weighted sum over them.
+
+use crate::kernels::TokenStatistics;
+
+/// Tokens that the rows of a tape predict.
+#[derive(Debug, Clone, Default)]
+pub struct Predictions {
+    /// For each token: the row whose hidden state predicts it.
+    pub rows: Vec<usize>,
+    /// The tokens.
+    pub targets: Vec<u32>,
+}
+
+/// `Σ weights.0 · log p + weights.1 · entropy` over predictions, at a sampling temperature.
+#[derive(Debug, Clone, Copy)]
+pub struct Objective<'a> {
+    /// What is predicted.
+    pub predictions: &'a Predictions,
+    /// What the logits are divided by.
+    pub temperature: f32,
+    /// The weights of each prediction's log-probability and of its distribution's entropy.
+    pub weights: &'a [(f32, f32)],
+    /// What the sampler said of each prediction, where its own distributions may be used; empty where they may not.
+    pub sampled: &'a [TokenStatistics],
+}

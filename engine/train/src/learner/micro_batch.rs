@@ -1,0 +1,154 @@
+//! A part of a step's rollouts whose rows fit into memory together.
+
+use std::ops::Range;
+
+use super::{Rollout, RolloutBatch, Sample};
+use crate::error::Result;
+use crate::kernels::TokenStatistics;
+use crate::model::{Decoder, Deltas, Tape};
+use crate::train::advantage::{Counterfactual, broadcast, term_credit};
+use crate::train::loss::{Batch, Totals};
+
+/// A micro-batch and what is known of its tokens.
+pub(super) struct MicroBatch<'a> {
+    pub(super) rollouts: &'a [Rollout],
+    pub(super) tape: Option<Tape>,
+    completions: Vec<Range<usize>>,
+    pub(super) sampled: Vec<TokenStatistics>,
+    advantages: Vec<f32>,
+    truncated: Vec<bool>,
+    dropped: Vec<bool>,
+    /// Log-probabilities under the policy that sampled.
+    pub(super) old: Option<Vec<f32>>,
+    /// Log-probabilities under the base model.
+    pub(super) reference: Option<Vec<f32>>,
+}
+
+impl<'a> MicroBatch<'a> {
+    fn new(rollouts: &'a [Rollout], tape: Option<Tape>, advantages: &[f32]) -> Self {
+        let samples = || rollouts.iter().flat_map(|r| &r.samples);
+        let sampled = samples()
+            .flat_map(|s| s.sampled_logp.iter().zip(&s.sampled_entropy))
+            .map(|(log_probability, entropy)| TokenStatistics { log_probability: *log_probability, entropy: *entropy });
+        Self {
+            rollouts,
+            tape,
+            completions: ranges(samples()),
+            sampled: sampled.collect(),
+            advantages: advantages.to_vec(),
+            truncated: samples().map(|s| s.truncated).collect(),
+            dropped: samples().map(|s| s.dropped).collect(),
+            old: None,
+            reference: None,
+        }
+    }
+
+    pub(super) fn completions(&self) -> impl Iterator<Item = Vec<&'a [u32]>> {
+        self.rollouts.iter().map(Rollout::completions)
+    }
+
+    /// The tokens of each prompt's completions in the concatenation of all.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = Range<usize>> {
+        let mut end = 0;
+        self.rollouts.iter().map(move |rollout| {
+            let start = end;
+            end += rollout.samples.iter().map(|s| s.tokens.len()).sum::<usize>();
+            start..end
+        })
+    }
+
+    /// A tape of all prompts and completions, for a teacher-forced pass.
+    pub(super) fn teacher_forced(&self, decoder: &Decoder, deltas: &Deltas, prefix: &[u32]) -> Result<Tape> {
+        let groups: Vec<(&[u32], Vec<&[u32]>)> =
+            self.rollouts.iter().map(|r| r.prompt.as_slice()).zip(self.completions()).collect();
+        Tape::of(decoder, deltas, prefix, &groups)
+    }
+
+    pub(super) fn batch<'b>(&'b self, logp: &'b [f32], entropy: &'b [f32], totals: Option<Totals>) -> Batch<'b> {
+        Batch {
+            logp,
+            old_logp: self.old.as_deref().unwrap_or(logp),
+            ref_logp: self.reference.as_deref(),
+            entropy,
+            advantages: &self.advantages,
+            completions: &self.completions,
+            truncated: &self.truncated,
+            dropped: &self.dropped,
+            totals,
+        }
+    }
+}
+
+/// The range of each completion in the concatenation of all.
+fn ranges<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let range = |sample: &Sample| {
+        end += sample.tokens.len();
+        end - sample.tokens.len()..end
+    };
+    samples.map(range).collect()
+}
+
+/// The advantage of every completion token of a step. Credit per term is scaled over the whole step, so that it does
+/// not depend on how the step is cut into micro-batches.
+pub(super) fn token_advantages(batches: &[RolloutBatch], coef: f64) -> Result<Vec<f32>> {
+    let samples: Vec<&Sample> = batches.iter().flat_map(|b| &b.rollouts).flat_map(|r| &r.samples).collect();
+    let completions = ranges(samples.iter().copied());
+    let scalars: Vec<f32> = samples.iter().map(|s| s.advantage).collect();
+    if coef == 0.0 {
+        return broadcast(&completions, &scalars);
+    }
+    let shifted: Vec<Counterfactual> =
+        samples.iter().zip(&completions).map(|(s, range)| shift(&s.counterfactual, range.start)).collect();
+    term_credit(&completions, &scalars, &shifted, coef)
+}
+
+fn shift(counterfactual: &Counterfactual, by: usize) -> Counterfactual {
+    let mut shifted = counterfactual.clone();
+    for range in shifted.terms.iter_mut().flat_map(|t| &mut t.tokens) {
+        *range = range.start + by..range.end + by;
+    }
+    shifted
+}
+
+/// Cuts rollouts into parts whose tokens stay under the limit; at least one rollout each.
+fn split(rollouts: &[Rollout], limit: usize) -> impl Iterator<Item = &[Rollout]> {
+    let mut rest = rollouts;
+    std::iter::from_fn(move || {
+        let mut tokens = 0;
+        let count = rest.iter().take_while(|r| {
+            let first = tokens == 0;
+            tokens += r.prompt.len() + r.samples.iter().map(|s| s.tokens.len()).sum::<usize>();
+            first || tokens <= limit
+        });
+        let count = count.count();
+        let (part, after) = rest.split_at_checked(count).filter(|_| count > 0)?;
+        rest = after;
+        Some(part)
+    })
+}
+
+/// Cuts a step's batches into micro-batches of at most `limit` tokens and at least one rollout. What was recorded together
+/// stays together.
+pub(super) fn micro_batches<'a>(
+    batches: &'a [RolloutBatch],
+    tapes: Vec<Option<Tape>>,
+    advantages: &[f32],
+    limit: usize,
+) -> Vec<MicroBatch<'a>> {
+    let mut micros = Vec::new();
+    let mut rest = advantages;
+    for (batch, mut tape) in batches.iter().zip(tapes) {
+        let parts: Vec<&[Rollout]> = match tape {
+            Some(_) => vec![&batch.rollouts],
+            None => split(&batch.rollouts, limit).collect(),
+        };
+        for part in parts {
+            let tokens = part.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum();
+            let (own, after) = rest.split_at(tokens);
+            micros.push(MicroBatch::new(part, tape.take(), own));
+            rest = after;
+        }
+    }
+    micros
+}

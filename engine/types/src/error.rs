@@ -95,6 +95,14 @@ pub enum Error {
     /// The time allowed ran out.
     #[error("the deadline of {0:?} passed before a result was ready")]
     Deadline(Duration),
+    /// The program found itself in a state that it rules out. No input should lead here.
+    #[error("this is a bug in querywright: {place}: {found}; please report it")]
+    Bug {
+        /// Where in the program: the module or operation.
+        place: &'static str,
+        /// What was found there.
+        found: String,
+    },
     /// A tensor operation failed; a bug in this crate, or memory ran out.
     #[error("tensor operation: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -182,6 +190,11 @@ impl Error {
         Self::Device { name: name.into(), found: found.into(), remedy: remedy.into() }
     }
 
+    /// A state that the program rules out, instead of a silent wrong answer.
+    pub fn bug(place: &'static str, found: impl Into<String>) -> Self {
+        Self::Bug { place, found: found.into() }
+    }
+
     /// Whether the environment failed (so that the sample must be dropped, not scored).
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Fault(_))
@@ -246,5 +259,12 @@ mod tests {
     fn a_full_disk_says_what_to_do() {
         let e = Error::write("/x/y", std::io::Error::from(std::io::ErrorKind::StorageFull));
         assert!(e.to_string().contains("free some space"), "{e}");
+    }
+
+    #[test]
+    fn a_bug_names_its_place_and_asks_for_a_report() {
+        let e = Error::bug("packed matrix", "a column of 3 values, 4 expected");
+        let said = "this is a bug in querywright: packed matrix: a column of 3 values, 4 expected; please report it";
+        assert_eq!(e.to_string(), said);
     }
 }

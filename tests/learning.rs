@@ -1,4 +1,4 @@
-//! The loop learns what the environment rewards, and nothing from an environment that failed.
+//! Training learns what the environment rewards, and nothing from an environment that failed.
 
 mod tiny;
 
@@ -81,7 +81,7 @@ fn a_plugin_metered_by_fuel_gives_the_rewards_of_the_native_retriever_every_time
     let component = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/bm25/dist/bm25.wasm");
     let run = |name: &str, plugin: bool| {
         let mut config = tiny::config(&data, &home.path().join(name), 4);
-        // The user's words alone would always find the same: they weigh little, so that what the model adds decides.
+        // With little weight on the user's words, what the model adds decides the ranking.
         config.prompt.original_weight = 0.01;
         config.train.generation_batch_size = 32;
         let materials = tiny::materials_with(&config, &data, |bm25| {
@@ -103,12 +103,12 @@ fn a_plugin_metered_by_fuel_gives_the_rewards_of_the_native_retriever_every_time
     assert_eq!(first, native);
     assert!(
         first.iter().any(|[reward, ..]| *reward != first[0][0]),
-        "rewards that never change show nothing: {first:?}"
+        "rewards that never change prove nothing: {first:?}"
     );
 }
 
 #[test]
-fn learning_from_what_was_recorded_equals_learning_from_what_is_fed_again() {
+fn learning_from_recorded_passes_equals_learning_from_teacher_forced_ones() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("shop");
     tiny::write_shop(&data);
@@ -118,24 +118,28 @@ fn learning_from_what_was_recorded_equals_learning_from_what_is_fed_again() {
         let materials = tiny::materials(&config, &data);
         train(&config, &materials).1
     };
-    let (recorded, fed) = (run("recorded", 4096), run("fed", 0));
-    for (a, b) in recorded.iter().zip(&fed) {
+    let (recorded, teacher_forced) = (run("recorded", 4096), run("teacher-forced", 0));
+    for (a, b) in recorded.iter().zip(&teacher_forced) {
         for metric in [name::REWARD, name::LOSS, name::GRAD_NORM, name::ENTROPY, name::KL] {
             let (a, b) = (a.get(metric).unwrap(), b.get(metric).unwrap());
-            assert!((a - b).abs() < 1e-3 * (1.0 + b.abs()), "{metric}: {a} recorded, {b} fed");
+            assert!((a - b).abs() < 1e-3 * (1.0 + b.abs()), "{metric}: {a} recorded, {b} teacher-forced");
         }
         assert!(a.get(name::RECORDED_ROWS) > Some(0.0) && b.get(name::RECORDED_ROWS) == Some(0.0));
-        assert_eq!(a.get(name::LOGP_DIFFERENCE), Some(0.0), "what was recorded is formed again to the bit");
+        assert_eq!(
+            a.get(name::LOGP_DIFFERENCE),
+            Some(0.0),
+            "the backward pass computes the recorded numbers again to the bit"
+        );
     }
 }
 
-/// BM25 on a bad line: every third request fails, however often it is sent.
-struct BadLine {
+/// BM25 behind a failing network: every third request fails, however often it is sent.
+struct FailingNetwork {
     inner: Bm25,
     fails: fn(&str) -> bool,
 }
 
-impl Retriever for BadLine {
+impl Retriever for FailingNetwork {
     fn card(&self) -> &RetrieverCard {
         self.inner.card()
     }
@@ -143,7 +147,7 @@ impl Retriever for BadLine {
     fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let one = |request: &Request| {
             if (self.fails)(&request.text) {
-                let detail = "the line is cut".to_owned();
+                let detail = "connection reset".to_owned();
                 return Err(Fault { retriever: "bm25".into(), kind: FaultKind::Network, detail });
             }
             self.inner.search(request)
@@ -165,7 +169,7 @@ fn a_fault_of_the_environment_is_counted_and_never_a_reward() {
     let config = config(&data, &run, settings);
     let fails = |text: &str| text.bytes().map(usize::from).sum::<usize>().is_multiple_of(3);
     let (outcome, steps) =
-        train(&config, &tiny::materials_with(&config, &data, |inner| Arc::new(BadLine { inner, fails })));
+        train(&config, &tiny::materials_with(&config, &data, |inner| Arc::new(FailingNetwork { inner, fails })));
     assert_eq!(outcome.steps, 4, "training goes on");
     let records = records(&run);
     assert_eq!(records.len(), 4 * 32);
@@ -183,7 +187,7 @@ fn a_fault_of_the_environment_is_counted_and_never_a_reward() {
     // Equal requests are sent once, so there are at most as many faults as dropped samples.
     let counted: f64 = steps.iter().map(|m| m.get(name::FAULTS).unwrap()).sum();
     assert!(counted > 0.0 && counted <= dropped as f64, "{counted} faults for {dropped} dropped samples");
-    // The mean is that of the rewards that are there, not of zeros in their place.
+    // Missing rewards do not enter the mean, not even as zeros.
     for metrics in &steps {
         let there: Vec<f32> = records.iter().filter(|r| r.step == metrics.step).filter_map(|r| r.reward).collect();
         let mean = there.iter().sum::<f32>() / there.len() as f32;
@@ -192,7 +196,7 @@ fn a_fault_of_the_environment_is_counted_and_never_a_reward() {
 }
 
 #[test]
-fn an_environment_that_is_down_teaches_nothing_and_ends_nothing() {
+fn an_environment_that_is_down_changes_no_weight_and_ends_no_run() {
     let home = tempfile::tempdir().unwrap();
     let (data, run) = (home.path().join("shop"), home.path().join("run"));
     tiny::write_shop(&data);
@@ -200,8 +204,10 @@ fn an_environment_that_is_down_teaches_nothing_and_ends_nothing() {
     let settings = "max_steps = 2\nnum_generations = 4\ngeneration_batch_size = 8\nretries = 2\n\
                     [reward]\nformat_penalty = 0.0\n";
     let config = config(&data, &run, settings);
-    let (outcome, steps) =
-        train(&config, &tiny::materials_with(&config, &data, |inner| Arc::new(BadLine { inner, fails: |_| true })));
+    let (outcome, steps) = train(
+        &config,
+        &tiny::materials_with(&config, &data, |inner| Arc::new(FailingNetwork { inner, fails: |_| true })),
+    );
     assert_eq!(outcome.steps, 2);
     for metrics in &steps {
         assert!(metrics.get(name::FAULTS).unwrap() > 0.0);
@@ -211,12 +217,12 @@ fn an_environment_that_is_down_teaches_nothing_and_ends_nothing() {
 }
 
 /// Fails every request the first time that it is sent.
-struct Hiccup {
+struct FailsOnce {
     inner: Bm25,
     seen: std::sync::Mutex<std::collections::HashSet<String>>,
 }
 
-impl Retriever for Hiccup {
+impl Retriever for FailsOnce {
     fn card(&self) -> &RetrieverCard {
         self.inner.card()
     }
@@ -238,8 +244,8 @@ fn a_request_that_succeeds_when_sent_again_is_rewarded() {
     tiny::write_shop(&data);
     let settings = "max_steps = 2\nnum_generations = 4\ngeneration_batch_size = 8\neval_steps = 0\nretries = 1\n";
     let config = config(&data, &run, settings);
-    let hiccup = |inner| Arc::new(Hiccup { inner, seen: Default::default() }) as Arc<dyn Retriever>;
-    let (_, steps) = train(&config, &tiny::materials_with(&config, &data, hiccup));
+    let fails_once = |inner| Arc::new(FailsOnce { inner, seen: Default::default() }) as Arc<dyn Retriever>;
+    let (_, steps) = train(&config, &tiny::materials_with(&config, &data, fails_once));
     assert!(steps.iter().all(|m| m.get(name::FAULTS) == Some(0.0)));
     assert!(records(&run).iter().all(|r| r.reward.is_some()));
 }

@@ -1,4 +1,4 @@
-//! A run that is broken off at any moment and continued is the run that was never broken off, bit for bit.
+//! A run that is interrupted at any moment and resumed ends as one that was never interrupted, bit for bit.
 
 mod tiny;
 
@@ -14,9 +14,9 @@ use querywright::train::{Materials, TrainConfig, Trainer};
 use rand::{Rng, SeedableRng};
 use tiny::Watched;
 
-/// What of a run must not depend on how often it was broken off.
+/// What must not depend on how often a run was interrupted.
 #[derive(PartialEq)]
-struct Remains {
+struct RunFiles {
     best: Vec<u8>,
     adapter: Vec<u8>,
     optimizer: Vec<u8>,
@@ -25,7 +25,7 @@ struct Remains {
     completions: String,
 }
 
-impl Remains {
+impl RunFiles {
     fn of(run: &Path) -> Self {
         let (_, last) = checkpoint::list(run).unwrap().pop().expect("a checkpoint");
         let read = |path: std::path::PathBuf| fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -47,7 +47,7 @@ impl Remains {
         }
     }
 
-    /// Says which part differs, rather than printing all bytes.
+    /// Names the part that differs, rather than printing all bytes.
     fn must_equal(&self, other: &Self, when: &str) {
         assert_eq!(self.state, other.state, "{when}: the state");
         assert_eq!(self.metrics, other.metrics, "{when}: metrics.jsonl");
@@ -63,7 +63,7 @@ fn train(config: &TrainConfig, materials: &Materials, resume: bool, watched: &mu
 }
 
 #[test]
-fn a_run_broken_off_after_any_step_and_continued_equals_one_that_was_not() {
+fn a_run_interrupted_after_any_step_and_resumed_equals_one_that_was_not() {
     const STEPS: u64 = 6;
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("shop");
@@ -72,7 +72,7 @@ fn a_run_broken_off_after_any_step_and_continued_equals_one_that_was_not() {
     let materials = tiny::materials(&config, &data);
     let mut watched = Watched::default();
     train(&config, &materials, false, &mut watched).unwrap();
-    let whole = Remains::of(&config.train.output_dir);
+    let whole = RunFiles::of(&config.train.output_dir);
 
     let sum = |name: &str| watched.steps.iter().filter_map(|m| m.get(name)).sum::<f64>();
     for switched_on in ["curriculum/repaired_groups", "kl", "entropy_coef", "grad_norm"] {
@@ -80,26 +80,26 @@ fn a_run_broken_off_after_any_step_and_continued_equals_one_that_was_not() {
     }
     assert!(whole.state.entropy.is_some() && whole.state.step == STEPS);
 
-    for broken_at in 1..=STEPS {
-        config.train.output_dir = home.path().join(format!("broken-{broken_at}"));
+    for interrupted_at in 1..=STEPS {
+        config.train.output_dir = home.path().join(format!("interrupted-{interrupted_at}"));
         // Two crashes: at this step, and again two steps further.
-        for crash_at in [Some(broken_at), Some(broken_at + 2), None] {
+        for crash_at in [Some(interrupted_at), Some(interrupted_at + 2), None] {
             let mut watched = Watched { crash_at, ..Watched::default() };
             let done = catch_unwind(AssertUnwindSafe(|| train(&config, &materials, true, &mut watched)));
             assert_eq!(done.is_err(), crash_at.is_some_and(|step| step <= STEPS), "crash at {crash_at:?}");
             if let Ok(done) = done {
                 done.unwrap();
             }
-            if crash_at == Some(broken_at + 2) {
-                assert_eq!(watched.resumed, (broken_at > 1).then_some(broken_at - 1));
+            if crash_at == Some(interrupted_at + 2) {
+                assert_eq!(watched.resumed, (interrupted_at > 1).then_some(interrupted_at - 1));
             }
         }
-        Remains::of(&config.train.output_dir).must_equal(&whole, &format!("broken off in step {broken_at}"));
+        RunFiles::of(&config.train.output_dir).must_equal(&whole, &format!("interrupted in step {interrupted_at}"));
     }
 }
 
 #[test]
-fn a_checkpoint_taken_elsewhere_continues_there_to_the_same_end() {
+fn a_checkpoint_moved_to_another_folder_resumes_there_to_the_same_end() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("shop");
     tiny::write_shop(&data);
@@ -108,7 +108,7 @@ fn a_checkpoint_taken_elsewhere_continues_there_to_the_same_end() {
     let materials = tiny::materials(&config, &data);
     train(&config, &materials, false, &mut Watched::default()).unwrap();
     let whole = config.train.output_dir.clone();
-    // Where a run is kept and how many checkpoints it keeps decides no number: neither is part of its digest.
+    // Neither the folder of a run nor how many checkpoints it keeps changes a number: neither is part of its digest.
     config.train.output_dir = home.path().join("moved");
     config.train.save_total_limit = 1;
     tiny::copy(&whole, &config.train.output_dir);
@@ -119,7 +119,7 @@ fn a_checkpoint_taken_elsewhere_continues_there_to_the_same_end() {
     train(&config, &materials, true, &mut watched).unwrap();
     assert_eq!(watched.resumed, Some(3));
     assert_eq!(tiny::names(&config.train.output_dir.join("checkpoints")), ["step-00000005"]);
-    Remains::of(&config.train.output_dir).must_equal(&Remains::of(&whole), "moved");
+    RunFiles::of(&config.train.output_dir).must_equal(&RunFiles::of(&whole), "moved");
 }
 
 #[test]
@@ -130,11 +130,11 @@ fn a_finished_run_that_is_resumed_stays_as_it_is() {
     let config = tiny::config(&data, &home.path().join("run"), 2);
     let materials = tiny::materials(&config, &data);
     train(&config, &materials, false, &mut Watched::default()).unwrap();
-    let before = Remains::of(&config.train.output_dir);
+    let before = RunFiles::of(&config.train.output_dir);
     let mut watched = Watched::default();
     train(&config, &materials, true, &mut watched).unwrap();
     assert!(watched.steps.is_empty());
-    Remains::of(&config.train.output_dir).must_equal(&before, "resumed at the end");
+    RunFiles::of(&config.train.output_dir).must_equal(&before, "resumed at the end");
 }
 
 /// Every folder that bears a checkpoint's name is complete; the best adapter is there, or set aside under its own name.
@@ -192,7 +192,7 @@ fn a_run_killed_again_and_again_ends_as_if_it_had_not_been() {
     assert!(interrupted >= KILLS / 2, "only {interrupted} kills met a process that was at work");
     tiny::ok(home.path(), &resume);
     must_be_readable(&run);
-    Remains::of(&run).must_equal(&Remains::of(&home.path().join("whole")), "killed");
+    RunFiles::of(&run).must_equal(&RunFiles::of(&home.path().join("whole")), "killed");
     for folder in [run.clone(), run.join("checkpoints")] {
         let left: Vec<String> = tiny::names(&folder).into_iter().filter(|name| name.starts_with('.')).collect();
         assert!(left.is_empty(), "killed writers left {left:?}");
@@ -211,10 +211,10 @@ fn a_folder_with_a_run_is_refused_without_resume_and_with_another_configuration(
         String::from_utf8(output.stderr).unwrap()
     };
     tiny::ok(home.path(), &["train", "run.toml", "--no-eval"]);
-    let before = Remains::of(&home.path().join("run"));
+    let before = RunFiles::of(&home.path().join("run"));
     let again = refused(&["train", "run.toml", "--no-eval"]);
     assert!(again.contains("already holds a run") && again.contains("--resume"), "{again}");
     let other = refused(&["train", "run.toml", "--no-eval", "--resume", "--set", "train.max_steps=2"]);
     assert!(other.contains("another configuration") && other.contains("output_dir"), "{other}");
-    Remains::of(&home.path().join("run")).must_equal(&before, "refused");
+    RunFiles::of(&home.path().join("run")).must_equal(&before, "refused");
 }

@@ -1,4 +1,4 @@
-//! Systems side by side, with what chance could explain.
+//! Systems side by side, with intervals and paired tests.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::metrics::significance::{
     Interval, PairedDifference, bootstrap_mean, holm, paired_t_test, randomisation_test,
 };
 
-/// Bootstrap samples and sign patterns drawn.
+/// Bootstrap samples, and sign patterns of the randomisation test.
 const ROUNDS: usize = 10_000;
 /// The share of an interval.
 const LEVEL: f64 = 0.95;
@@ -26,7 +26,7 @@ pub struct Comparison {
     pub reference: String,
     /// One table a measure, in the order of the systems' measures.
     pub measures: Vec<MeasureComparison>,
-    /// What each system costs, in the order given.
+    /// The cost of each system, in the order given.
     pub costs: Vec<Cost>,
 }
 
@@ -71,16 +71,16 @@ pub struct Against {
     pub randomisation_p_holm: f64,
 }
 
-/// What a system costs and how often it failed.
+/// A system's cost, and how often it failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cost {
     /// The system's name.
     pub system: String,
-    /// Mean length of what was searched for, in words.
+    /// Mean length of the rewrites, in words.
     pub mean_query_words: f64,
     /// Milliseconds a query, rewriting and retrieval.
     pub milliseconds_per_query: f64,
-    /// Queries that were searched for as they came, because there was no usable rewrite.
+    /// Queries that fell back to the original text, because there was no usable rewrite.
     pub fallbacks: usize,
     /// Queries whose retrieval failed; they count 0.
     pub faults: usize,
@@ -218,7 +218,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_cannot_be_compared_is_refused() {
+    fn systems_that_cannot_be_compared_are_refused() {
         let refuse = |systems: &[System], reference: &str, part: &str| {
             let error = Comparison::of(systems, reference).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -1,9 +1,9 @@
-//! Measuring: one system over a query set, systems side by side, and the report that people read.
+//! Evaluation: one system over a query set, systems side by side, and the report.
 //!
-//! [`system`] runs a rewriter and a retriever over judged queries and scores every ranking as trec_eval would.
+//! [`Evaluation`] runs a rewriter and a retriever over judged queries and scores every ranking as trec_eval would.
 //! [`Comparison`] sets several such systems side by side: means with 95% intervals, differences to a chosen system,
-//! paired tests corrected for their number. [`Report`] makes one HTML page of a comparison, the curves of a training
-//! run and a sample of rewrites.
+//! paired tests corrected for their number. [`Report`] is one HTML page of a comparison, the curves of a training run
+//! and a sample of rewrites.
 
 use crate as evaluate;
 use querywright_data::{catalog, metrics};
@@ -19,4 +19,4 @@ mod table;
 pub use comparison::{Against, Comparison, Cost, MeasureComparison, Row};
 pub use report::Report;
 pub use samples::{Sample, SampleRewrite, samples};
-pub use system::{Evaluated, Summary, System, system};
+pub use system::{Evaluated, Evaluation, Summary, System, system};

@@ -1,4 +1,4 @@
-//! What people read after a run: one HTML page that needs nothing else, and its curves as a picture.
+//! The report of a run: one HTML page that needs no other file, and its curves as a picture.
 
 mod curves;
 mod forest;
@@ -12,7 +12,7 @@ use super::{Comparison, Sample};
 use crate::error::{Error, Result};
 use curves::Curves;
 
-/// The parts of a report. Whatever is absent leaves its section out.
+/// The parts of a report. An absent part leaves its section out.
 ///
 /// ```
 /// use querywright::evaluate::Report;
@@ -31,11 +31,11 @@ pub struct Report {
     pub metrics: Option<PathBuf>,
     /// Systems side by side.
     pub comparison: Option<Comparison>,
-    /// Rewrites to read.
+    /// A sample of rewrites.
     pub samples: Vec<Sample>,
     /// The configuration, as text.
     pub config: Option<String>,
-    /// Names and versions, digests, the machine: whatever tells this run from another.
+    /// Names with values that identify the run: versions, digests, the machine.
     pub versions: Vec<(String, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! A sample of rewrites for people to read.
+//! A sample of rewrites for the report.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use super::Evaluated;
 use crate::metrics::Measure;
 use crate::types::{Judgements, Query};
 
-/// One query and what each system made of it.
+/// One query with each system's rewrite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
     /// The query as it came.
@@ -15,20 +15,20 @@ pub struct Sample {
     pub rewrites: Vec<SampleRewrite>,
 }
 
-/// What a system searched for, and how well that went.
+/// A system's rewrite of a query, and its score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SampleRewrite {
     /// The system's name.
     pub system: String,
-    /// What was searched for.
+    /// The rewrite.
     pub text: String,
     /// The value of the measure for this query.
     pub score: f64,
 }
 
 /// At most `count` queries out of `queries`, on which `systems` were measured: those that the last system improves
-/// most over the first, those that it harms most, and others at even distances between. The sample shows the whole
-/// range, not the best of it. Empty when a system lacks the measure.
+/// most over the first, those that it harms most, and others at even distances between. So the sample shows the whole
+/// range. Empty when a system lacks the measure.
 pub fn samples(
     queries: &[(&Query, &Judgements)],
     systems: &[&Evaluated],

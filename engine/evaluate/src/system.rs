@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::catalog::{Catalog, Run};
 use crate::error::{Error, Result};
 use crate::metrics::{Measure, trec_order};
-use crate::stack::rank_all;
+use crate::stack::{Ranked, rank_all};
 use crate::types::{Hit, Judgements, Query, Ranking, Retriever, Rewrite, Rewriter};
 
 /// Hits asked for when a measure looks at the whole ranking: the depth of TREC runs.
@@ -24,7 +24,7 @@ pub struct System {
     pub scores: Vec<(Measure, Vec<f64>)>,
     /// Seconds for the whole set: rewriting and retrieval, not scoring.
     pub seconds: f64,
-    /// Queries that were searched for as they came, because there was no usable rewrite.
+    /// Queries that fell back to the original text, because there was no usable rewrite.
     pub fallbacks: usize,
     /// Queries whose retrieval failed. They count 0, as a search that shows nothing.
     pub faults: usize,
@@ -32,7 +32,7 @@ pub struct System {
     pub mean_query_words: f64,
 }
 
-/// A measured system, with what it searched for and what it found.
+/// A measured system, with its rewrites and rankings.
 #[derive(Debug, Clone)]
 pub struct Evaluated {
     /// The figures.
@@ -56,7 +56,7 @@ pub struct Summary {
     pub retriever: String,
     /// Seconds for the whole set.
     pub seconds: f64,
-    /// Queries that were searched for as they came.
+    /// Queries that fell back to the original text.
     pub fallbacks: usize,
     /// Queries whose retrieval failed.
     pub faults: usize,
@@ -64,13 +64,100 @@ pub struct Summary {
     pub mean_query_words: f64,
 }
 
-/// Runs `rewriter` and `retriever` over `queries`, `batch` at a time, and scores every ranking.
-///
-/// As many hits are asked for as the deepest of `measures` looks at; 1,000 when one looks at the whole ranking.
-/// `progress` is told how many queries are done.
+/// What systems are measured on, and by which measures.
+#[derive(Debug, Clone, Copy)]
+pub struct Evaluation<'a> {
+    /// Names the hits; trec_eval's order of equal scores needs their ids.
+    pub catalog: &'a Catalog,
+    /// The queries with their judgements.
+    pub queries: &'a [(&'a Query, &'a Judgements)],
+    /// What every ranking is scored by.
+    pub measures: &'a [Measure],
+    /// Queries that are rewritten at once.
+    pub batch: usize,
+}
+
+impl Evaluation<'_> {
+    /// Runs `rewriter` and `retriever` over the queries and scores every ranking. As many hits are asked for as the
+    /// deepest of the measures looks at; 1,000 when one looks at the whole ranking. `progress` is told how many queries
+    /// are done.
+    ///
+    /// # Errors
+    /// When there is no query or no measure, the rewriter's device fails, or a ranking is missing.
+    pub fn run(
+        &self,
+        rewriter: &dyn Rewriter,
+        retriever: &dyn Retriever,
+        progress: &dyn Fn(usize),
+    ) -> Result<Evaluated> {
+        if self.queries.is_empty() {
+            return Err(Error::argument("queries", "there is no judged query", "evaluate a split that has some"));
+        }
+        let Some(depth) = self.measures.iter().map(|m| m.cutoff().unwrap_or(WHOLE_RANKING)).max() else {
+            return Err(Error::argument("measures", "there is none", "name at least one, such as nDCG@10"));
+        };
+        let texts: Vec<&Query> = self.queries.iter().map(|(query, _)| *query).collect();
+        let start = Instant::now();
+        let ranked = rank_all(rewriter, retriever, &texts, depth, self.batch, progress);
+        let seconds = start.elapsed().as_secs_f64();
+        if ranked.len() != texts.len() {
+            let found = format!("{} rankings for {} queries", ranked.len(), texts.len());
+            return Err(Error::bug("evaluate::system", found));
+        }
+        let mut evaluated = self.score(rewriter.name(), ranked)?;
+        evaluated.system.retriever = retriever.card().name.clone();
+        evaluated.system.seconds = seconds;
+        Ok(evaluated)
+    }
+
+    /// Scores the rankings, one a query; retriever and seconds are left open.
+    fn score(&self, name: &str, ranked: Vec<Ranked>) -> Result<Evaluated> {
+        let mut run = Run::new(name.split_whitespace().collect::<Vec<_>>().join("-"));
+        let mut scores: Vec<(Measure, Vec<f64>)> =
+            self.measures.iter().map(|m| (*m, Vec::with_capacity(self.queries.len()))).collect();
+        let mut rewrites = Vec::with_capacity(self.queries.len());
+        let (mut fallbacks, mut faults) = (0, 0);
+        for ((query, judgements), ranked) in self.queries.iter().zip(ranked) {
+            fallbacks += usize::from(ranked.fallback.is_some());
+            if let Some(error @ Error::Device { .. }) = ranked.fallback {
+                // A rewriter that has lost its device has no scores of its own.
+                return Err(error);
+            }
+            rewrites.push(ranked.rewrite);
+            let order = match ranked.ranking {
+                Ok(ranking) => {
+                    let order = trec_order(&ranking, |doc| self.catalog.id(doc));
+                    run.rankings.insert(query.id.clone(), reordered(&ranking, &order));
+                    order
+                }
+                Err(_) => {
+                    faults += 1;
+                    Vec::new()
+                }
+            };
+            for (measure, values) in &mut scores {
+                values.push(measure.score(&order, judgements));
+            }
+        }
+        let words: usize = rewrites.iter().map(|rewrite| rewrite.text.split_whitespace().count()).sum();
+        let system = System {
+            name: name.to_owned(),
+            rewriter: name.to_owned(),
+            retriever: String::new(),
+            scores,
+            seconds: 0.0,
+            fallbacks,
+            faults,
+            mean_query_words: words as f64 / self.queries.len() as f64,
+        };
+        Ok(Evaluated { system, run, rewrites })
+    }
+}
+
+/// [`Evaluation::run`] under its former name and seven arguments, until its callers have moved.
 ///
 /// # Errors
-/// When there is no query or no measure, or the rewriter's device fails.
+/// Those of [`Evaluation::run`].
 pub fn system(
     rewriter: &dyn Rewriter,
     retriever: &dyn Retriever,
@@ -80,56 +167,7 @@ pub fn system(
     batch: usize,
     progress: &dyn Fn(usize),
 ) -> Result<Evaluated> {
-    if queries.is_empty() {
-        return Err(Error::argument("queries", "there is no judged query", "evaluate a split that has some"));
-    }
-    let Some(depth) = measures.iter().map(|m| m.cutoff().unwrap_or(WHOLE_RANKING)).max() else {
-        return Err(Error::argument("measures", "there is none", "name at least one, such as nDCG@10"));
-    };
-    let texts: Vec<&Query> = queries.iter().map(|(query, _)| *query).collect();
-    let start = Instant::now();
-    let ranked = rank_all(rewriter, retriever, &texts, depth, batch, progress);
-    let seconds = start.elapsed().as_secs_f64();
-
-    let mut run = Run::new(rewriter.name().split_whitespace().collect::<Vec<_>>().join("-"));
-    let mut scores: Vec<(Measure, Vec<f64>)> =
-        measures.iter().map(|m| (*m, Vec::with_capacity(queries.len()))).collect();
-    let mut rewrites = Vec::with_capacity(queries.len());
-    let (mut fallbacks, mut faults) = (0, 0);
-    for ((query, judgements), answer) in queries.iter().zip(ranked) {
-        fallbacks += usize::from(answer.fallback.is_some());
-        if let Some(error @ Error::Device { .. }) = answer.fallback {
-            // A rewriter that has lost its device has no scores of its own.
-            return Err(error);
-        }
-        rewrites.push(answer.rewrite);
-        let order = match answer.ranking {
-            Ok(ranking) => {
-                let order = trec_order(&ranking, |doc| catalog.id(doc));
-                run.rankings.insert(query.id.clone(), reordered(&ranking, &order));
-                order
-            }
-            Err(_) => {
-                faults += 1;
-                Vec::new()
-            }
-        };
-        for (measure, values) in &mut scores {
-            values.push(measure.score(&order, judgements));
-        }
-    }
-    let words: usize = rewrites.iter().map(|rewrite| rewrite.text.split_whitespace().count()).sum();
-    let system = System {
-        name: rewriter.name().to_owned(),
-        rewriter: rewriter.name().to_owned(),
-        retriever: retriever.card().name.clone(),
-        scores,
-        seconds,
-        fallbacks,
-        faults,
-        mean_query_words: words as f64 / queries.len() as f64,
-    };
-    Ok(Evaluated { system, run, rewrites })
+    Evaluation { catalog, queries, measures, batch }.run(rewriter, retriever, progress)
 }
 
 /// The hits in the order that was scored, so that the run file, read by trec_eval, gives the same figures.
@@ -190,7 +228,7 @@ mod tests {
     use crate::error::{Fault, FaultKind};
     use crate::types::{Deadline, Request, RetrieverCard};
 
-    /// Upper-cases a query; has nothing to say to an empty one.
+    /// Upper-cases a query; has no rewrite for an empty one.
     struct Shout;
 
     impl Rewriter for Shout {
@@ -207,10 +245,10 @@ mod tests {
         }
     }
 
-    /// Knows what to answer by heart; fails for "BROKEN".
-    struct Heart(RetrieverCard);
+    /// Gives fixed rankings; fails for "BROKEN".
+    struct Fixed(RetrieverCard);
 
-    impl Retriever for Heart {
+    impl Retriever for Fixed {
         fn card(&self) -> &RetrieverCard {
             &self.0
         }
@@ -223,7 +261,7 @@ mod tests {
                     "TIED" => vec![(0, 1.0), (1, 1.0)],
                     "BROKEN" => {
                         let detail = "gone".into();
-                        return Err(Fault { retriever: "heart".into(), kind: FaultKind::Network, detail });
+                        return Err(Fault { retriever: "fixed".into(), kind: FaultKind::Network, detail });
                     }
                     _ => vec![],
                 };
@@ -233,8 +271,8 @@ mod tests {
         }
     }
 
-    fn heart() -> Heart {
-        Heart(RetrieverCard::new("heart", "0").with_version("1").with_content("things"))
+    fn fixed() -> Fixed {
+        Fixed(RetrieverCard::new("fixed", "0").with_version("1").with_content("things"))
     }
 
     fn catalog() -> Catalog {
@@ -254,7 +292,9 @@ mod tests {
         let pairs: Vec<(&Query, &Judgements)> = queries.iter().map(|q| (q, &judged)).collect();
         let measures: Vec<Measure> = ["RR@5", "P@1"].iter().map(|m| m.parse().unwrap()).collect();
         let done = std::cell::RefCell::new(vec![]);
-        let got = system(&Shout, &heart(), &catalog(), &pairs, &measures, 3, &|n| done.borrow_mut().push(n)).unwrap();
+        let catalog = catalog();
+        let evaluation = Evaluation { catalog: &catalog, queries: &pairs, measures: &measures, batch: 3 };
+        let got = evaluation.run(&Shout, &fixed(), &|n| done.borrow_mut().push(n)).unwrap();
         // Of the tied pair trec_eval takes "b", the greater id, first.
         assert_eq!(got.system.values(measures[0]).unwrap(), [1.0, 1.0, 0.0, 0.0]);
         assert_eq!((got.system.faults, got.system.fallbacks), (1, 1));
@@ -265,15 +305,18 @@ mod tests {
         assert_eq!(got.run.rankings["q1"].hits.iter().map(|h| h.doc).collect::<Vec<_>>(), [1, 0]);
         let json = serde_json::to_value(got.system.summary()).unwrap();
         assert_eq!(json["measures"].to_string(), r#"{"RR@5":0.5,"P@1":0.5}"#);
-        assert_eq!((json["queries"].as_u64(), json["retriever"].as_str()), (Some(4), Some("heart")));
+        assert_eq!((json["queries"].as_u64(), json["retriever"].as_str()), (Some(4), Some("fixed")));
     }
 
     #[test]
     fn nothing_to_measure_is_refused() {
-        let none = system(&Shout, &heart(), &catalog(), &[], &[Measure::NDCG_10], 1, &|_| ()).unwrap_err();
-        assert!(none.to_string().contains("no judged query"), "{none}");
+        let catalog = catalog();
+        let refused = |queries: &[(&Query, &Judgements)], measures: &[Measure]| {
+            let evaluation = Evaluation { catalog: &catalog, queries, measures, batch: 1 };
+            evaluation.run(&Shout, &fixed(), &|_| ()).unwrap_err().to_string()
+        };
         let (query, judged) = (Query::text("x"), Judgements::default());
-        let none = system(&Shout, &heart(), &catalog(), &[(&query, &judged)], &[], 1, &|_| ()).unwrap_err();
-        assert!(none.to_string().contains("nDCG@10"), "{none}");
+        assert!(refused(&[], &[Measure::NDCG_10]).contains("no judged query"));
+        assert!(refused(&[(&query, &judged)], &[]).contains("nDCG@10"));
     }
 }

@@ -35,8 +35,6 @@ mod vector;
 
 #[cfg(test)]
 mod oracle;
-#[cfg(test)]
-pub(crate) use oracle::tensor as test_tensor;
 
 pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
 pub use linear::{FrozenLinear, LoraDelta, LoraGradient, Placed, apply, apply_backward};

@@ -142,7 +142,7 @@ mod tests {
     use std::time::Duration;
 
     fn rewriter() -> LanguageModel {
-        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiny-qwen3");
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
         let card = RetrieverCard::new("bm25", "d").with_version("1").with_content("garden tools");
         LanguageModel::open(&model, None, &card).unwrap()
     }

@@ -18,7 +18,7 @@
 //!
 //! where the mean runs over the tokens of the completion's terms, and the scale is the root mean square of the centred
 //! contributions over the terms of the batch that contribute anything. Centring by tokens means that the credits of a
-//! completion sum to 0: its total advantage stays what the group said, credit only moves it from term to term.
+//! completion sum to 0: its total advantage stays that of the group, credit only moves it from term to term.
 
 use std::ops::Range;
 
@@ -44,20 +44,21 @@ pub enum ScaleRewards {
     None,
 }
 
-/// What the groups of a batch teach.
+/// The learning signal of the groups of a batch.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GroupSignal {
     /// The advantage of each completion; 0 where its reward is missing or its group has no signal.
     pub advantages: Vec<f32>,
     /// Whether each completion's reward is missing, so that it must be dropped from the loss.
     pub dropped: Vec<bool>,
-    /// Whether each group teaches anything: at least two rewards, not all equal. Dynamic sampling replaces the others.
+    /// Whether each group has a learning signal: at least two rewards, not all equal. Dynamic sampling replaces the
+    /// others, the zero-variance groups.
     pub informative: Vec<bool>,
     /// Mean of the rewards that are there (`reward`); 0 when there is none.
     pub reward: f64,
     /// Unbiased standard deviation of all rewards that are there (`reward_std`).
     pub reward_std: f64,
-    /// Share of groups that teach nothing (`frac_reward_zero_std`).
+    /// Share of zero-variance groups (`frac_reward_zero_std`).
     pub frac_reward_zero_std: f64,
 }
 
@@ -99,15 +100,15 @@ pub fn group_advantages(rewards: &[Option<f32>], num_generations: usize, scale: 
             });
         }
     }
-    let silent = signal.informative.iter().filter(|i| !**i).count();
-    signal.frac_reward_zero_std = silent as f64 / signal.informative.len().max(1) as f64;
+    let zero_variance = signal.informative.iter().filter(|i| !**i).count();
+    signal.frac_reward_zero_std = zero_variance as f64 / signal.informative.len().max(1) as f64;
     Ok(signal)
 }
 
 /// One advantage a completion, given to each of its tokens. The result is as long as the last range reaches.
 ///
 /// # Errors
-/// When there is not one advantage for each completion.
+/// When there is not one advantage for each completion, or a range ends before it starts.
 pub fn broadcast(completions: &[Range<usize>], advantages: &[f32]) -> Result<Vec<f32>> {
     if completions.len() != advantages.len() {
         let found = format!("{} for {} completions", advantages.len(), completions.len());
@@ -116,29 +117,30 @@ pub fn broadcast(completions: &[Range<usize>], advantages: &[f32]) -> Result<Vec
     let tokens = completions.iter().map(|r| r.end).max().unwrap_or(0);
     let mut broadcast = vec![0.0; tokens];
     for (range, advantage) in completions.iter().zip(advantages) {
-        if let Some(slots) = broadcast.get_mut(range.clone()) {
-            slots.fill(*advantage);
-        }
+        let Some(slots) = broadcast.get_mut(range.clone()) else {
+            return Err(Error::argument("completions", format!("the token range {range:?}"), "start before the end"));
+        };
+        slots.fill(*advantage);
     }
     Ok(broadcast)
 }
 
-/// One generated term and what the retriever says about it.
+/// One generated term and the reward without it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Term {
-    /// The tokens that spell the term, in the batch's flat token list; several ranges where it was said several times.
+pub struct CounterfactualTerm {
+    /// The tokens that spell the term, in the batch's flat token list; several ranges where it was written several times.
     pub tokens: Vec<Range<usize>>,
     /// The reward of the same completion without the term. None where the environment failed: no credit either way.
     pub reward_without: Option<f32>,
 }
 
-/// What counterfactual retrieval says of one completion.
+/// What counterfactual retrieval found about one completion.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Counterfactual {
     /// The completion's reward with all its terms. None where the environment failed.
     pub reward: Option<f32>,
     /// Its terms; empty where the format was broken or nothing can be taken away.
-    pub terms: Vec<Term>,
+    pub terms: Vec<CounterfactualTerm>,
 }
 
 /// Per-token advantages: each completion's own (`advantages`, broadcast) plus `coef` times the credit of the term that
@@ -159,11 +161,11 @@ pub fn term_credit(
         let found = format!("{} for {} completions", counterfactuals.len(), completions.len());
         return Err(Error::argument("counterfactuals", found, "give one for each completion"));
     }
-    let mut credits: Vec<(&Term, f64)> = Vec::new();
+    let mut credits: Vec<(&CounterfactualTerm, f64)> = Vec::new();
     let (mut squares, mut contributing) = (0.0, 0usize);
     for (completion, counterfactual) in completions.iter().zip(counterfactuals) {
         let Some(reward) = counterfactual.reward else { continue };
-        let known: Vec<(&Term, f64)> = counterfactual
+        let known: Vec<(&CounterfactualTerm, f64)> = counterfactual
             .terms
             .iter()
             .filter_map(|term| Some((term, f64::from(reward) - f64::from(term.reward_without?))))
@@ -193,15 +195,16 @@ pub fn term_credit(
     for (term, centred) in credits {
         let credit = (coef * centred / scale) as f32;
         for token in term.tokens.iter().cloned().flatten() {
-            if let Some(slot) = per_token.get_mut(token) {
-                *slot += credit;
-            }
+            let Some(slot) = per_token.get_mut(token) else {
+                return Err(Error::bug("train::advantage", format!("credit for token {token}, which is not there")));
+            };
+            *slot += credit;
         }
     }
     Ok(per_token)
 }
 
-fn length(term: &Term) -> usize {
+fn length(term: &CounterfactualTerm) -> usize {
     term.tokens.iter().map(ExactSizeIterator::len).sum()
 }
 
@@ -237,7 +240,7 @@ mod tests {
             }
             assert!((found.reward - golden["reward"].as_f64().unwrap()).abs() < 1e-9);
             assert!((found.reward_std - golden["reward_std"].as_f64().unwrap()).abs() < 1e-6);
-            // The last group has a single reward: no signal.
+            // The last group has a single reward: zero variance.
             assert_eq!(found.informative, [true, true, true, false]);
             assert_eq!(found.frac_reward_zero_std, 0.25);
             assert_eq!(found.dropped, rewards.iter().map(Option::is_none).collect::<Vec<_>>());
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_of_nothing_but_faults_is_dropped_whole() {
+    fn a_batch_in_which_every_request_failed_is_dropped_whole() {
         let found = group_advantages(&[None; 4], 2, ScaleRewards::Batch).unwrap();
         assert_eq!((found.advantages, found.dropped), (vec![0.0; 4], vec![true; 4]));
         assert_eq!((found.reward, found.reward_std, found.frac_reward_zero_std), (0.0, 0.0, 1.0));
@@ -282,8 +285,8 @@ mod tests {
     /// One completion of two tokens.
     const TWO_TOKENS: &[Range<usize>] = &[Range { start: 0, end: 2 }];
 
-    fn term(tokens: Range<usize>, reward_without: impl Into<Option<f32>>) -> Term {
-        Term { tokens: vec![tokens], reward_without: reward_without.into() }
+    fn term(tokens: Range<usize>, reward_without: impl Into<Option<f32>>) -> CounterfactualTerm {
+        CounterfactualTerm { tokens: vec![tokens], reward_without: reward_without.into() }
     }
 
     #[test]
@@ -303,9 +306,9 @@ mod tests {
 
     #[test]
     fn credit_is_scaled_by_the_batch_so_that_a_small_contribution_stays_small() {
-        let loud = Counterfactual { reward: Some(1.0), terms: vec![term(0..1, 0.0), term(1..2, 1.0)] };
-        let quiet = Counterfactual { reward: Some(1.0), terms: vec![term(2..3, 0.99), term(3..4, 1.0)] };
-        let found = term_credit(&[0..2, 2..4], &[0.0, 0.0], &[loud, quiet], 1.0).unwrap();
+        let large = Counterfactual { reward: Some(1.0), terms: vec![term(0..1, 0.0), term(1..2, 1.0)] };
+        let small = Counterfactual { reward: Some(1.0), terms: vec![term(2..3, 0.99), term(3..4, 1.0)] };
+        let found = term_credit(&[0..2, 2..4], &[0.0, 0.0], &[large, small], 1.0).unwrap();
         assert!(found[0] > 0.9 && found[2] > 0.0 && found[2] < 0.02, "{found:?}");
     }
 

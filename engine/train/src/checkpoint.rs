@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is a folder `checkpoints/step-00000042` that holds the adapter (as PEFT reads it), the optimiser's
 //! moments and `state.json`. It is written under a temporary name, every file and then the folder synced, and renamed:
-//! a folder with the right name is complete. What a killed writer left behind is put right by [`recover`]. Randomness
-//! is counted from seed and step, so no generator's state needs to be kept.
+//! a folder with the right name is complete. [`recover`] clears up after a killed writer. Random streams
+//! are derived from seed and step, so no generator's state needs to be kept.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -17,7 +17,7 @@ use super::schedule::EntropyControl;
 use crate::error::{Error, Result};
 use crate::model::{Adapter, ModelConfig};
 
-/// Everything besides weights and moments that a run needs to continue.
+/// Everything besides weights and moments that a run needs to resume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// The version of this program that wrote it.
@@ -32,7 +32,7 @@ pub struct RunState {
     pub optimizer: AdamWConfig,
     /// The entropy controller, where there is one.
     pub entropy: Option<EntropyControl>,
-    /// What is known of the training queries.
+    /// Headroom and signal of the training queries.
     pub curriculum: Curriculum,
     /// Tokens of prompts and completions seen so far.
     pub num_tokens: u64,
@@ -68,7 +68,7 @@ pub fn write_folder(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> R
     fs::create_dir_all(&temporary).map_err(|e| Error::write(&temporary, e))?;
     let filled = write(&temporary).and_then(|()| sync_folder(&temporary));
     if let Err(error) = filled {
-        // What was half written must not fill a full disk further.
+        // A half-written folder must not take space on a full disk.
         let _ = fs::remove_dir_all(&temporary);
         return Err(error);
     }
@@ -82,8 +82,8 @@ pub fn write_folder(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> R
     clear(&old)
 }
 
-/// Puts right what killed writers left in a run's folder: an old version that stood aside for a new one comes back
-/// where the new one never arrived, whatever else is temporary goes. No other process may be writing to the run.
+/// Clears up after killed writers in a run's folder: an old version that was moved aside for a new one is restored
+/// where the new one never arrived, everything else temporary is removed. No other process may be writing to the run.
 pub fn recover(run: &Path) -> Result<()> {
     for folder in [run.to_path_buf(), run.join("checkpoints")] {
         let entries = match fs::read_dir(&folder) {
@@ -142,7 +142,7 @@ pub fn save(
     let mut all = list(run)?;
     let surplus = all.len().saturating_sub(keep.max(1));
     for (step, old) in all.drain(..surplus) {
-        // It loses its name first: a folder that is half removed is no checkpoint.
+        // It is renamed first: a folder that is half removed is no checkpoint.
         let gone = old.with_file_name(format!(".step-{step:08}.{}.tmp", std::process::id()));
         fs::rename(&old, &gone).map_err(|e| Error::write(&old, e))?;
         fs::remove_dir_all(&gone).map_err(|e| Error::write(&gone, e))?;
@@ -166,6 +166,18 @@ pub fn list(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Refuses a folder that already holds a run. Costs nothing: call it before a model is fetched.
+///
+/// # Errors
+/// [`Error::Argument`] for `train.output_dir`.
+pub fn require_none(run: &Path) -> Result<()> {
+    if list(run)?.is_empty() {
+        return Ok(());
+    }
+    let found = format!("{} already holds a run", run.display());
+    Err(Error::argument("train.output_dir", found, "continue it with --resume, or choose another folder"))
 }
 
 /// Reads the newest checkpoint of a run; none when there is none yet.
@@ -250,8 +262,9 @@ mod tests {
         assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "2");
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
     }
+
     #[test]
-    fn what_a_killed_writer_left_is_put_right() {
+    fn leftovers_of_a_killed_writer_are_cleared_up() {
         let run = tempfile::tempdir().unwrap();
         let make = |name: &str, text: &str| {
             fs::create_dir_all(run.path().join(name)).unwrap();
@@ -263,7 +276,7 @@ mod tests {
         make("checkpoints/step-00000002", "2");
         make("checkpoints/.step-00000001.4711.tmp", "1");
         make("checkpoints/.step-00000003.4712.tmp", "half");
-        // Somebody's own.
+        // A file of the user's.
         make(".notes.old", "mine");
         recover(run.path()).unwrap();
         let names = |folder: &Path| {

@@ -1,7 +1,7 @@
-//! Learning: GRPO against a retriever.
+//! Training: GRPO against a retriever.
 //!
-//! Query → rewrite → ranking → reward → advantage → gradient → adapter. [`Trainer`] runs the loop; losses, advantages,
-//! optimiser and schedules are pure functions of their own.
+//! Query → rewrite → ranking → reward → advantage → gradient → adapter. [`Trainer`] runs the loop. Losses, advantages,
+//! optimiser and schedules are pure functions, each in its own file.
 
 use crate as train;
 use querywright_data::{catalog, metrics};
@@ -16,17 +16,17 @@ pub mod advantage;
 pub mod checkpoint;
 mod config;
 pub mod curriculum;
-pub mod guidance;
 pub mod learner;
 pub mod log;
 pub mod loss;
 mod materials;
 pub mod optimizer;
+mod provenance;
 pub mod reward;
 mod rollout;
 pub mod schedule;
 mod trainer;
 
-pub use config::{DataSection, ModelSection, RetrieverSection, RunSection, TrainConfig};
+pub use config::{BaseModelConfig, DataConfig, RetrieverConfig, RunConfig, TrainConfig};
 pub use materials::{Labelled, Materials};
 pub use trainer::{Observer, Outcome, Trainer};

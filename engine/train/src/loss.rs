@@ -14,118 +14,17 @@
 //! The second summand is the k3 estimator of KL(policy || reference): never negative, and *added*, so that minimising
 //! the loss pulls towards the reference. Names, defaults and values are those of TRL's `GRPOConfig`.
 
-use std::ops::Range;
-
-use crate::error::{Error, Result};
-
+mod config;
 #[cfg(test)]
 mod tests;
 
-/// How the losses of tokens are summed up: TRL's `loss_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LossType {
-    /// Mean over each completion's tokens, then over completions (DeepSeekMath): short completions weigh more a token.
-    Grpo,
-    /// Sum over tokens / (completions x `max_completion_length`): no length bias (Dr. GRPO).
-    DrGrpo,
-    /// Mean over the tokens of the micro-batch.
-    Bnpo,
-    /// Mean over the tokens of the whole optimiser step (DAPO). TRL's default.
-    #[default]
-    Dapo,
-}
+use std::ops::Range;
 
-/// What one importance weight stands for: TRL's `importance_sampling_level`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ImportanceLevel {
-    /// A ratio for each token.
-    #[default]
-    Token,
-    /// One ratio for a completion, the geometric mean over its tokens (GSPO).
-    Sequence,
-}
+pub use config::{ImportanceLevel, LossConfig, LossType};
 
-/// The settings of the loss, under TRL's names.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LossConfig {
-    /// Default `dapo`.
-    pub loss_type: LossType,
-    /// Lower clip range of the ratio, and the upper one where `epsilon_high` is absent. Default 0.2.
-    pub epsilon: f64,
-    /// Upper clip range of the ratio; DAPO recommends 0.28. Default: `epsilon`.
-    pub epsilon_high: Option<f64>,
-    /// Upper bound of the unclipped ratio (two-sided clipping, INTELLECT-2); above `1 + epsilon_high`. Default: none.
-    pub delta: Option<f64>,
-    /// Weight of the KL divergence to the reference; 0 needs no reference. Default 0.
-    pub beta: f64,
-    /// Whether the KL estimate is multiplied by the importance ratio, which makes its gradient unbiased when the
-    /// completions come from older weights. Default true.
-    pub use_bias_correction_kl: bool,
-    /// Default `token`.
-    pub importance_sampling_level: ImportanceLevel,
-    /// Weight of the entropy bonus: the mean entropy per token, times this, is subtracted from the loss. Default 0.
-    pub entropy_coef: f64,
-    /// Whether completions that ran into the length limit are left out of the loss. Default false.
-    pub mask_truncated_completions: bool,
-    /// The length limit in tokens, the constant divisor of `dr_grpo`. Not a key of a configuration: the trainer takes
-    /// it from the sampling settings.
-    #[serde(skip)]
-    pub max_completion_length: usize,
-}
-
-impl Default for LossConfig {
-    fn default() -> Self {
-        Self {
-            loss_type: LossType::Dapo,
-            epsilon: 0.2,
-            epsilon_high: None,
-            delta: None,
-            beta: 0.0,
-            use_bias_correction_kl: true,
-            importance_sampling_level: ImportanceLevel::Token,
-            entropy_coef: 0.0,
-            mask_truncated_completions: false,
-            max_completion_length: 512,
-        }
-    }
-}
+use crate::error::{Error, Result};
 
 impl LossConfig {
-    /// Refuses values that make no loss.
-    pub fn validate(&self) -> Result<()> {
-        let high = self.upper_epsilon();
-        let checks = [
-            ("epsilon", self.epsilon, self.epsilon > 0.0 && self.epsilon < 1.0, "a number between 0 and 1, as 0.2"),
-            ("epsilon_high", high, high > 0.0, "a number above 0, as 0.28"),
-            ("beta", self.beta, self.beta >= 0.0, "0 (no KL term) or a small number, as 0.001"),
-            ("entropy_coef", self.entropy_coef, true, "a number, as 0 or 0.01"),
-        ];
-        for (name, value, ok, right) in checks {
-            if !(ok && value.is_finite()) {
-                return Err(Error::argument(name, format!("{value}"), format!("give {right}")));
-            }
-        }
-        if let Some(delta) = self.delta.filter(|d| !d.is_finite() || *d <= 1.0 + high) {
-            let right = format!("give a number above 1 + epsilon_high = {}, or leave it out", 1.0 + high);
-            return Err(Error::argument("delta", format!("{delta}"), right));
-        }
-        if self.max_completion_length == 0 {
-            return Err(Error::argument(
-                "max_completion_length",
-                "0",
-                "give the number of tokens a completion may have",
-            ));
-        }
-        Ok(())
-    }
-
-    fn upper_epsilon(&self) -> f64 {
-        self.epsilon_high.unwrap_or(self.epsilon)
-    }
-
     /// The clipped surrogate's loss of a token and its derivative with respect to the logarithm of the ratio. At a tie
     /// of the two branches each counts half, as in PyTorch.
     fn surrogate(&self, ratio: f64, advantage: f64) -> (f64, f64) {
@@ -161,7 +60,7 @@ pub struct Batch<'a> {
     pub completions: &'a [Range<usize>],
     /// Whether each completion ran into the length limit.
     pub truncated: &'a [bool],
-    /// Whether each completion has no reward because the environment failed: it counts nowhere, as if never drawn.
+    /// Whether each completion has no reward because the environment failed: it counts nowhere, as if it had not been sampled.
     pub dropped: &'a [bool],
     /// The sizes of the whole optimiser step, where this batch is one micro-batch of it. None: the batch is the step.
     pub totals: Option<Totals>,
@@ -243,7 +142,7 @@ impl Batch<'_> {
     }
 }
 
-/// A loss, its gradients, and what the metrics want to know.
+/// A loss, its gradients, and metrics.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LossOutput {
     /// The loss (of this micro-batch's share, where [`Batch::totals`] was given).
@@ -282,77 +181,130 @@ pub struct LossOutput {
 /// When the slices of the batch do not fit each other, or `beta` wants a reference that is not there.
 pub fn policy_loss(config: &LossConfig, batch: &Batch<'_>) -> Result<LossOutput> {
     batch.validate(config)?;
-    let local = batch.totals(config);
-    let totals = batch.totals.unwrap_or(local);
-    let mut dlogp = vec![0f64; batch.logp.len()];
-    let mut out =
-        LossOutput { dentropy: vec![0f32; batch.entropy.len()], tokens: local.tokens, ..LossOutput::default() };
-    let mut clips = Clips::default();
-    let (mut kl_sum, mut entropy_sum, mut ratio_sum) = (0.0, 0.0, 0.0);
-    let per_entropy = 1.0 / totals.tokens.max(1) as f64;
-
+    let mut sums = Sums::new(config, batch);
     for (range, masked) in batch.kept(config) {
-        let length = range.len();
-        if masked || length == 0 {
-            clips.skip();
-            continue;
+        if masked || range.is_empty() {
+            sums.clips.skip();
+        } else {
+            sums.completion(range);
         }
-        let weight = match config.loss_type {
-            LossType::Grpo => 1.0 / (length as f64 * totals.completions.max(1) as f64),
-            LossType::DrGrpo => 1.0 / (totals.completions.max(1) as f64 * config.max_completion_length as f64),
-            LossType::Bnpo => 1.0 / (local.tokens as f64 * totals.micro_batches.max(1) as f64),
-            LossType::Dapo => 1.0 / totals.tokens.max(1) as f64,
-        };
-        let log_ratio = |t: usize| f64::from(batch.logp[t]) - f64::from(batch.old_logp[t]);
-        let of_sequence = match config.importance_sampling_level {
+    }
+    Ok(sums.finish())
+}
+
+/// What [`policy_loss`] sums up, completion by completion.
+struct Sums<'a> {
+    config: &'a LossConfig,
+    batch: &'a Batch<'a>,
+    local: Totals,
+    totals: Totals,
+    /// The gradient of the log-probabilities in double precision.
+    dlogp: Vec<f64>,
+    /// Loss, entropy gradient and largest ratio so far.
+    out: LossOutput,
+    clips: Clips,
+    kl: f64,
+    entropy: f64,
+    ratio: f64,
+}
+
+impl<'a> Sums<'a> {
+    fn new(config: &'a LossConfig, batch: &'a Batch<'a>) -> Self {
+        let local = batch.totals(config);
+        let dentropy = vec![0f32; batch.entropy.len()];
+        Self {
+            config,
+            batch,
+            local,
+            totals: batch.totals.unwrap_or(local),
+            dlogp: vec![0f64; batch.logp.len()],
+            out: LossOutput { dentropy, tokens: local.tokens, ..LossOutput::default() },
+            clips: Clips::default(),
+            kl: 0.0,
+            entropy: 0.0,
+            ratio: 0.0,
+        }
+    }
+
+    /// The weight of each token of a completion of this length.
+    fn weight(&self, length: usize) -> f64 {
+        let completions = self.totals.completions.max(1) as f64;
+        match self.config.loss_type {
+            LossType::Grpo => 1.0 / (length as f64 * completions),
+            LossType::DrGrpo => 1.0 / (completions * self.config.max_completion_length as f64),
+            LossType::Bnpo => 1.0 / (self.local.tokens as f64 * self.totals.micro_batches.max(1) as f64),
+            LossType::Dapo => 1.0 / self.totals.tokens.max(1) as f64,
+        }
+    }
+
+    fn log_ratio(&self, t: usize) -> f64 {
+        f64::from(self.batch.logp[t]) - f64::from(self.batch.old_logp[t])
+    }
+
+    fn completion(&mut self, range: Range<usize>) {
+        let length = range.len();
+        let weight = self.weight(length);
+        let of_sequence = match self.config.importance_sampling_level {
             ImportanceLevel::Token => None,
-            ImportanceLevel::Sequence => Some(range.clone().map(log_ratio).sum::<f64>() / length as f64),
+            ImportanceLevel::Sequence => Some(range.clone().map(|t| self.log_ratio(t)).sum::<f64>() / length as f64),
         };
         // Sum of the derivatives with respect to the completion's own log ratio; every token has 1/length of it.
         let mut through_sequence = 0.0;
         let (mut low, mut high) = (0usize, 0usize);
         for t in range.clone() {
-            let ratio = of_sequence.unwrap_or_else(|| log_ratio(t)).exp();
-            let advantage = f64::from(batch.advantages[t]);
-            let (mut value, mut slope) = config.surrogate(ratio, advantage);
-            if let Some(reference) = batch.ref_logp {
-                let d = f64::from(reference[t]) - f64::from(batch.logp[t]);
-                let correction = if config.use_bias_correction_kl { ratio } else { 1.0 };
-                let kl = (d.exp_m1() - d) * correction;
-                kl_sum += kl;
-                if config.beta != 0.0 {
-                    value += config.beta * kl;
-                    slope += if config.use_bias_correction_kl { config.beta * kl } else { 0.0 };
-                    dlogp[t] -= weight * config.beta * d.exp_m1() * correction;
-                }
-            }
+            let ratio = of_sequence.unwrap_or_else(|| self.log_ratio(t)).exp();
+            let derivative = self.token(t, ratio, weight);
             match of_sequence {
-                None => dlogp[t] += weight * slope,
-                Some(_) => through_sequence += slope,
+                None => self.dlogp[t] += weight * derivative,
+                Some(_) => through_sequence += derivative,
             }
-            out.loss += weight * value;
-            out.loss -= config.entropy_coef * per_entropy * f64::from(batch.entropy[t]);
-            out.dentropy[t] = (-config.entropy_coef * per_entropy) as f32;
-            entropy_sum += f64::from(batch.entropy[t]);
-            ratio_sum += ratio;
-            out.ratio_max = out.ratio_max.max(ratio);
-            let measured = bounded(ratio, config.delta);
-            low += usize::from(measured < 1.0 - config.epsilon && advantage < 0.0);
-            high += usize::from(measured > 1.0 + config.upper_epsilon() && advantage > 0.0);
+            let advantage = f64::from(self.batch.advantages[t]);
+            let measured = bounded(ratio, self.config.delta);
+            low += usize::from(measured < 1.0 - self.config.epsilon && advantage < 0.0);
+            high += usize::from(measured > 1.0 + self.config.upper_epsilon() && advantage > 0.0);
         }
         if of_sequence.is_some() {
-            range.for_each(|t| dlogp[t] += weight * through_sequence / length as f64);
+            range.for_each(|t| self.dlogp[t] += weight * through_sequence / length as f64);
         }
-        clips.add(low, high, length);
+        self.clips.add(low, high, length);
     }
 
-    let tokens = local.tokens.max(1) as f64;
-    out.dlogp = dlogp.into_iter().map(|g| g as f32).collect();
-    out.kl = batch.ref_logp.map(|_| kl_sum / tokens);
-    out.entropy = entropy_sum / tokens;
-    out.ratio_mean = ratio_sum / tokens;
-    clips.finish(config.importance_sampling_level, &mut out);
-    Ok(out)
+    /// Adds the loss of one token, with the gradient of its KL and entropy terms. Returns the derivative of its loss
+    /// with respect to the logarithm of the ratio.
+    fn token(&mut self, t: usize, ratio: f64, weight: f64) -> f64 {
+        let (config, batch) = (self.config, self.batch);
+        let (mut value, mut derivative) = config.surrogate(ratio, f64::from(batch.advantages[t]));
+        if let Some(reference) = batch.ref_logp {
+            let d = f64::from(reference[t]) - f64::from(batch.logp[t]);
+            let correction = if config.use_bias_correction_kl { ratio } else { 1.0 };
+            let kl = (d.exp_m1() - d) * correction;
+            self.kl += kl;
+            if config.beta != 0.0 {
+                value += config.beta * kl;
+                derivative += if config.use_bias_correction_kl { config.beta * kl } else { 0.0 };
+                self.dlogp[t] -= weight * config.beta * d.exp_m1() * correction;
+            }
+        }
+        let per_entropy = 1.0 / self.totals.tokens.max(1) as f64;
+        self.out.loss += weight * value;
+        self.out.loss -= config.entropy_coef * per_entropy * f64::from(batch.entropy[t]);
+        self.out.dentropy[t] = (-config.entropy_coef * per_entropy) as f32;
+        self.entropy += f64::from(batch.entropy[t]);
+        self.ratio += ratio;
+        self.out.ratio_max = self.out.ratio_max.max(ratio);
+        derivative
+    }
+
+    fn finish(self) -> LossOutput {
+        let tokens = self.local.tokens.max(1) as f64;
+        let mut out = self.out;
+        out.dlogp = self.dlogp.into_iter().map(|g| g as f32).collect();
+        out.kl = self.batch.ref_logp.map(|_| self.kl / tokens);
+        out.entropy = self.entropy / tokens;
+        out.ratio_mean = self.ratio / tokens;
+        self.clips.finish(self.config.importance_sampling_level, &mut out);
+        out
+    }
 }
 
 /// Counts of clipped tokens, completion by completion.

@@ -1,13 +1,14 @@
-//! What a run is made of, besides its configuration.
+//! Everything that a run needs besides its configuration: model, retriever, data.
 
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::error::{Error, Result};
 use crate::model::{Decoder, Tokenizer};
 use crate::rewrite::PromptEncoder;
 use crate::types::{Judgements, Query, Retriever};
 
-/// A query with what is right for it.
+/// A query with its judgements.
 pub type Labelled = (Query, Judgements);
 
 /// Everything that a run needs besides its configuration.
@@ -20,14 +21,27 @@ pub struct Materials {
     pub tokenizer: Tokenizer,
     /// Makes prompts and reads answers.
     pub encoder: Arc<PromptEncoder>,
-    /// The environment.
+    /// The environment: what gives the reward.
     pub retriever: Arc<dyn Retriever>,
-    /// What is searched.
+    /// The documents that are searched.
     pub catalog: Arc<Catalog>,
-    /// Queries to learn from.
+    /// Queries to train on.
     pub train: Vec<Labelled>,
     /// Queries that choose the best adapter.
     pub dev: Vec<Labelled>,
     /// A digest of the model's weights.
     pub model_digest: String,
+}
+
+impl Materials {
+    /// Refuses a split without a query to train on or to choose by.
+    pub(super) fn require_queries(&self) -> Result<()> {
+        for (key, queries) in [("data.train", &self.train), ("data.dev", &self.dev)] {
+            if queries.is_empty() {
+                let found = "the split has no query with a relevant document";
+                return Err(Error::argument(key, found, "choose another split"));
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,5 +1,5 @@
-//! Rewards: what a rewrite was worth, as a weighted sum of what its ranking scored, how much that gained over the raw
-//! query, whether the answer kept its format, and how long the query grew.
+//! Rewards: a weighted sum of the measures of a rewrite's ranking, their gain over the raw query, whether the answer
+//! kept its format, and the length of the query.
 //!
 //! ```text
 //! broken format:  -format_penalty
@@ -7,8 +7,8 @@
 //!                 + format_bonus - length_penalty * max(0, words - length_limit)
 //! ```
 //!
-//! A failure of the environment has no reward at all ([`None`]): it is retried, then the sample is dropped and counted.
-//! [`RewardFunction::score_batch`] does so for a batch, through a [`RewardCache`].
+//! A failure of the environment has no reward at all ([`None`]): the request is retried, then the sample is dropped and
+//! counted. [`RewardFunction::score_batch`] does so for a batch, through a [`RewardCache`].
 
 mod cache;
 mod score;
@@ -52,13 +52,13 @@ pub struct RewardConfig {
     pub gains: BTreeMap<String, f64>,
     /// How many documents are retrieved. Default: the largest cutoff among the measures, 1000 if one has none.
     pub k: Option<usize>,
-    /// What a broken format costs. Default 1.
+    /// Subtracted for a broken format. Default 1.
     pub format_penalty: f64,
-    /// What a kept format earns. Default 0.
+    /// Added for a kept format. Default 0.
     pub format_bonus: f64,
-    /// What each word over `length_limit` costs. Default 0.
+    /// Subtracted for each word over `length_limit`. Default 0.
     pub length_penalty: f64,
-    /// Words of the query that are free. Default 32.
+    /// Words of the query without a penalty. Default 32.
     pub length_limit: usize,
 }
 
@@ -77,12 +77,12 @@ impl Default for RewardConfig {
     }
 }
 
-/// A reward and what it is made of.
+/// A reward and its parts.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Reward {
     /// The sum of the parts.
     pub value: f32,
-    /// What each term contributed, weights applied: `nDCG@10`, `gain:nDCG@10`, `format`, `length`.
+    /// What each part contributed, weights applied: `nDCG@10`, `gain:nDCG@10`, `format`, `length`.
     pub parts: BTreeMap<String, f32>,
 }
 
@@ -122,28 +122,10 @@ impl RewardFunction {
                 config.gains.len(),
                 config.length_penalty
             );
-            return Err(Error::argument(
-                "reward",
-                found,
-                "give the preset rec-r1 one measure alone, or use `weighted`",
-            ));
+            let remedy = "give the preset rec-r1 one measure alone, or use `weighted`";
+            return Err(Error::argument("reward", found, remedy));
         }
-        let mut terms: Vec<MeasureTerm> = Vec::new();
-        for (key, weights, gain) in [("measures", &config.measures, false), ("gains", &config.gains, true)] {
-            for (name, weight) in weights {
-                finite(&format!("reward.{key}.{name}"), *weight)?;
-                let measure: Measure = name.parse()?;
-                let weight = if rec_r1 { 1.0 } else { *weight };
-                let at = terms.iter().position(|t| t.measure == measure).unwrap_or_else(|| {
-                    terms.push(MeasureTerm { measure, name: measure.to_string(), weight: 0.0, gain_weight: 0.0 });
-                    terms.len() - 1
-                });
-                *(if gain { &mut terms[at].gain_weight } else { &mut terms[at].weight }) += weight;
-            }
-        }
-        if terms.is_empty() {
-            return Err(Error::argument("reward.measures", "none", "name at least one, as \"nDCG@10\" = 1.0"));
-        }
+        let terms = measure_terms(config)?;
         let needed = terms.iter().map(|t| t.measure.cutoff().unwrap_or(DEFAULT_DEPTH)).max().unwrap_or(DEFAULT_DEPTH);
         let cutoff = terms.iter().filter_map(|t| t.measure.cutoff()).max().unwrap_or(1);
         let depth = config.k.unwrap_or(needed);
@@ -182,7 +164,7 @@ impl RewardFunction {
         self.terms.iter().any(|t| t.gain_weight != 0.0)
     }
 
-    /// The measure that weighs most, of equals the first by name: what chooses the best adapter and tells headroom.
+    /// The measure that weighs most, of equals the first by name: what chooses the best adapter and measures headroom.
     pub fn main_measure(&self) -> Option<Measure> {
         let weight = |t: &MeasureTerm| t.weight.abs() + t.gain_weight.abs();
         self.terms.iter().rev().max_by(|a, b| weight(a).total_cmp(&weight(b))).map(|t| t.measure)
@@ -243,6 +225,31 @@ pub fn words(rewrite: &Rewrite) -> usize {
         .filter(|w| w.chars().any(char::is_alphanumeric))
         .filter(|w| !operator(w.trim_matches(['(', ')'])))
         .count()
+}
+
+/// The measures with their weights, each once; at least one.
+fn measure_terms(config: &RewardConfig) -> Result<Vec<MeasureTerm>> {
+    let mut terms: Vec<MeasureTerm> = Vec::new();
+    for (key, weights, gain) in [("measures", &config.measures, false), ("gains", &config.gains, true)] {
+        for (name, weight) in weights {
+            let key = format!("reward.{key}.{name}");
+            finite(&key, *weight)?;
+            let measure = name.parse::<Measure>().map_err(|error| match error {
+                Error::Argument { found, remedy, .. } => Error::argument(key, found, remedy),
+                other => other,
+            })?;
+            let weight = if config.preset == RewardPreset::RecR1 { 1.0 } else { *weight };
+            let at = terms.iter().position(|t| t.measure == measure).unwrap_or_else(|| {
+                terms.push(MeasureTerm { measure, name: measure.to_string(), weight: 0.0, gain_weight: 0.0 });
+                terms.len() - 1
+            });
+            *(if gain { &mut terms[at].gain_weight } else { &mut terms[at].weight }) += weight;
+        }
+    }
+    if terms.is_empty() {
+        return Err(Error::argument("reward.measures", "none", "name at least one, as \"nDCG@10\" = 1.0"));
+    }
+    Ok(terms)
 }
 
 fn finite(key: &str, value: f64) -> Result<()> {

@@ -1,4 +1,4 @@
-//! What changes from step to step: the learning rate, and the weight of the entropy bonus.
+//! Values that change from step to step: the learning rate, and the weight of the entropy bonus.
 //!
 //! Schedules have transformers' names and formulas (`get_scheduler`); the entropy controller has those of TRL
 //! (`use_adaptive_entropy`, after Skywork-OR1).
@@ -53,7 +53,7 @@ impl Schedule {
     /// The schedule of a run of `steps` steps.
     ///
     /// # Errors
-    /// When the rate, the ratio or the warm-up make no sense; the message names the key.
+    /// When the rate, the ratio or the warm-up cannot be used; the message names the key.
     pub fn new(config: &ScheduleConfig, steps: u64) -> Result<Self> {
         let ScheduleConfig { learning_rate: peak, lr_scheduler_type: kind, warmup_steps, warmup_ratio } = *config;
         if !(peak.is_finite() && peak >= 0.0) {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_settings_are_refused_by_key() {
+    fn settings_without_meaning_are_refused_by_key() {
         let refuse = |config: ScheduleConfig| Schedule::new(&config, 10).unwrap_err().to_string();
         let base = ScheduleConfig::default;
         assert!(refuse(ScheduleConfig { learning_rate: f64::NAN, ..base() }).starts_with("learning_rate"));

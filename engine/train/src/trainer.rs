@@ -1,28 +1,28 @@
-//! The loop: draw prompts, sample rewrites, retrieve, reward, learn; evaluate, log, save.
+//! The loop: choose queries, sample rewrites, retrieve, reward, learn; evaluate, log, save.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use super::checkpoint::{self, RunState};
+use super::checkpoint::{self, Checkpoint, RunState};
 use super::config::TrainConfig;
 use super::curriculum::Curriculum;
-use super::guidance::Guidance;
 use super::learner::{Learner, LearnerConfig, StepReport};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
 use super::materials::{Labelled, Materials};
 use super::optimizer::AdamW;
+use super::provenance;
 use super::reward::{RewardCache, RewardFunction};
-use super::rollout::{Drawn, Environment};
+use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
 use super::schedule::{EntropyControl, Schedule};
 use crate::error::{Error, Result};
 use crate::metrics::{Measure, trec_order};
-use crate::model::{Adapter, DeviceChoice, SamplingConfig};
+use crate::model::{Adapter, SamplingConfig};
 use crate::rewrite::LanguageModel;
 use crate::stack::rank_all;
 use crate::types::{Deadline, Query, Request, Rewrite, retrieve};
 
-/// Who watches a run.
+/// What is told about a run while it goes on.
 pub trait Observer {
     /// A step was made.
     fn step(&mut self, metrics: &StepMetrics, max_steps: u64);
@@ -34,7 +34,7 @@ pub trait Observer {
     fn note(&mut self, text: &str);
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Outcome {
     /// Steps made.
@@ -51,7 +51,7 @@ pub struct Outcome {
     pub num_tokens: u64,
 }
 
-/// How many rewards are remembered.
+/// Rankings whose scores are cached.
 const CACHE: usize = 1 << 18;
 /// Development queries that are rewritten at once.
 const DEV_BATCH: usize = 64;
@@ -62,7 +62,7 @@ pub struct Trainer<'a> {
     materials: &'a Materials,
     reward: RewardFunction,
     cache: RewardCache,
-    guidance: Option<Guidance>,
+    feedback: Option<RelevanceFeedback>,
     dev_measure: Measure,
     schedule: Schedule,
     adapter: Adapter,
@@ -82,75 +82,39 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         config.validate()?;
+        materials.require_queries()?;
         let folder = &config.train.output_dir;
-        for (key, queries) in [("data.train", &materials.train), ("data.dev", &materials.dev)] {
-            if queries.is_empty() {
-                return Err(Error::argument(
-                    key,
-                    "the split has no query with a relevant document",
-                    "choose another split",
-                ));
-            }
-        }
         let reward = RewardFunction::new(&config.reward)?;
-        let dev_measure = reward.main_measure().ok_or_else(|| {
-            Error::argument("reward.measures", "names no measure", "name one, as {\"nDCG@10\" = 1.0}")
-        })?;
-        let digest = run_digest(config, materials)?;
-        if !resume && !checkpoint::list(folder)?.is_empty() {
-            return Err(Error::argument(
-                "train.output_dir",
-                format!("{} already holds a run", folder.display()),
-                "continue it with --resume, or choose another folder",
-            ));
+        let Some(dev_measure) = reward.main_measure() else {
+            return Err(Error::bug("train::trainer", "a reward without a measure"));
+        };
+        let digest = provenance::digest(config, materials)?;
+        if !resume {
+            checkpoint::require_none(folder)?;
         }
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         checkpoint::recover(folder)?;
-        let steps = config.train.max_steps;
-        let schedule = Schedule::new(&config.schedule, steps)?;
+        let schedule = Schedule::new(&config.schedule, config.train.max_steps)?;
         let found = if resume { checkpoint::load_latest(folder, materials.decoder.config(), &digest)? } else { None };
-        let (adapter, optimizer, state, from) = match found {
+        let from = found.as_ref().map(|found| found.state.step);
+        let Checkpoint { state, adapter, optimizer } = match found {
             Some(found) => {
                 observer.resumed(found.state.step);
-                let from = found.state.step;
-                (found.adapter, found.optimizer, found.state, Some(from))
+                found
             }
-            None => {
-                let adapter = Adapter::new(materials.decoder.config(), config.lora.clone(), config.train.seed)?;
-                let raw = raw_scores(materials, dev_measure, reward.depth());
-                let curriculum = Curriculum::new(config.curriculum.clone(), &raw)?;
-                observer.note(&format!(
-                    "{} training queries, mean headroom {:.3} {dev_measure}",
-                    curriculum.len(),
-                    curriculum.mean_headroom()
-                ));
-                let entropy = config.entropy.map(|e| EntropyControl::new(e, config.loss.entropy_coef)).transpose()?;
-                let state = RunState {
-                    version: env!("CARGO_PKG_VERSION").into(),
-                    digest,
-                    step: 0,
-                    updates: 0,
-                    optimizer: config.optimizer,
-                    entropy,
-                    curriculum,
-                    num_tokens: 0,
-                    seconds: 0.0,
-                    best: None,
-                };
-                (adapter, AdamW::new(config.optimizer), state, None)
-            }
+            None => start(config, materials, (dev_measure, reward.depth()), digest, observer)?,
         };
-        describe_run(folder, config, materials)?;
+        provenance::describe(folder, config, materials)?;
         let metrics = MetricsLog::open(folder, from)?;
         let completions = CompletionsLog::open(folder.join("completions.jsonl"), from)?;
         let cache = RewardCache::new(CACHE);
-        let guidance = config.train.repair_groups.then(|| Guidance::new(&materials.catalog));
+        let feedback = config.train.inject_feedback.then(|| RelevanceFeedback::new(&materials.catalog));
         Ok(Self {
             config,
             materials,
             reward,
             cache,
-            guidance,
+            feedback,
             dev_measure,
             schedule,
             adapter,
@@ -202,14 +166,7 @@ impl<'a> Trainer<'a> {
     /// One step; its metrics under TRL's names.
     fn step(&mut self) -> Result<StepMetrics> {
         let step = self.state.step + 1;
-        let environment = Environment {
-            config: self.config,
-            materials: self.materials,
-            reward: &self.reward,
-            cache: &self.cache,
-            guidance: self.guidance.as_ref(),
-        };
-        let mut drawn = self.draw(&environment, step)?;
+        let mut rollouts = self.sample(step)?;
         let mut loss = self.config.loss.clone();
         // One length rules both: what is sampled is what the loss of `dr_grpo` divides by.
         loss.max_completion_length = self.config.sampling.max_completion_length;
@@ -227,60 +184,66 @@ impl<'a> Trainer<'a> {
         };
         let rate = self.schedule.rate(step - 1);
         let (decoder, prefix) = (&self.materials.decoder, self.materials.encoder.prefix());
-        let batches = drawn.batches(decoder)?;
+        let batches = rollouts.batches(decoder)?;
         let learner = Learner { decoder, prefix, config: &learner };
         let report = learner.learn(&mut self.adapter, &mut self.optimizer, rate, batches)?;
-        // A step of which nothing was learned measured no entropy.
+        // A step without a token in the loss measured no entropy.
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
             control.observe(report.loss.entropy);
         }
-        for group in &drawn.groups {
+        for group in &rollouts.groups {
             self.state.curriculum.observe(group.query, group.informative);
         }
-        for query in &drawn.silent {
+        for query in &rollouts.replaced {
             self.state.curriculum.observe(*query, false);
         }
         self.state.step = step;
         self.state.updates = self.optimizer.state.step;
-        self.state.num_tokens += drawn.tokens(self.materials.encoder.prefix().len()) as u64;
-        self.completions.append(&drawn.records(step, &self.materials.train))?;
-        let mut metrics = self.describe(step, rate, &drawn, &report);
+        self.state.num_tokens += rollouts.tokens(self.materials.encoder.prefix().len()) as u64;
+        self.completions.append(&rollouts.records(step, &self.materials.train)?)?;
+        let mut metrics = self.step_metrics(step, rate, &rollouts, &report);
         metrics.set(name::ENTROPY_COEF, entropy_coef);
         Ok(metrics)
     }
 
-    /// Prompts with their completions and rewards; groups without signal are replaced for some rounds.
-    fn draw(&self, environment: &Environment<'_>, step: u64) -> Result<Drawn> {
+    /// A step's groups; zero-variance groups are replaced for some rounds.
+    fn sample(&self, step: u64) -> Result<StepRollouts> {
+        let sampler = Sampler {
+            config: self.config,
+            materials: self.materials,
+            reward: &self.reward,
+            cache: &self.cache,
+            feedback: self.feedback.as_ref(),
+        };
         let wanted = self.config.prompts_per_step();
         let seed = self.config.train.seed;
         let mut taken = HashSet::new();
-        let mut drawn = Drawn::default();
+        let mut rollouts = StepRollouts::default();
         for round in 0..=self.config.curriculum.resample_rounds as u64 {
-            let missing = wanted.saturating_sub(drawn.groups.iter().filter(|g| g.informative).count());
+            let missing = wanted.saturating_sub(rollouts.groups.iter().filter(|g| g.informative).count());
             if missing == 0 {
                 break;
             }
-            let queries = self.state.curriculum.draw(missing, &taken, seed, step, round);
+            let queries = self.state.curriculum.sample(missing, &taken, seed, step, round);
             if queries.is_empty() {
                 break;
             }
             taken.extend(&queries);
-            let recorded = drawn.recorded(&self.materials.decoder);
-            let fresh = environment.sample(&queries, &self.adapter, step, recorded)?;
-            drawn.replace_silent(fresh, wanted, self.config)?;
+            let recorded = rollouts.recorded(&self.materials.decoder);
+            rollouts.join(sampler.sample(&queries, &self.adapter, step, recorded)?, wanted, self.config)?;
         }
-        Ok(drawn)
+        Ok(rollouts)
     }
 
-    fn describe(&self, step: u64, rate: f64, drawn: &Drawn, report: &StepReport) -> StepMetrics {
+    fn step_metrics(&self, step: u64, rate: f64, rollouts: &StepRollouts, report: &StepReport) -> StepMetrics {
         let mut metrics = StepMetrics::new(step);
-        let lengths: Vec<f64> = drawn.samples().map(|s| s.tokens.len() as f64).collect();
-        let truncated = drawn.samples().filter(|s| s.truncated).count() as f64;
+        let lengths: Vec<f64> = rollouts.samples().map(|s| s.tokens.len() as f64).collect();
+        let truncated = rollouts.samples().filter(|s| s.truncated).count() as f64;
         let count = lengths.len().max(1) as f64;
         metrics
-            .set(name::REWARD, drawn.signal.reward)
-            .set(name::REWARD_STD, drawn.signal.reward_std)
-            .set(name::FRAC_REWARD_ZERO_STD, drawn.signal.frac_reward_zero_std)
+            .set(name::REWARD, rollouts.signal.reward)
+            .set(name::REWARD_STD, rollouts.signal.reward_std)
+            .set(name::FRAC_REWARD_ZERO_STD, rollouts.signal.frac_reward_zero_std)
             .set(name::LOSS, report.loss.loss)
             .set(name::GRAD_NORM, report.grad_norm)
             .set(name::LEARNING_RATE, rate)
@@ -298,10 +261,10 @@ impl<'a> Trainer<'a> {
             .set(name::LOGP_DIFFERENCE, report.logp_difference)
             .set("sampling/sampling_logp_difference/max", report.logp_difference_max)
             .set(name::RECORDED_ROWS, report.recorded_rows as f64)
-            .set(name::FAULTS, drawn.faults as f64)
-            .set("completions/broken_format_ratio", drawn.broken() as f64 / count)
-            .set("curriculum/repaired_groups", drawn.repaired as f64)
-            .set("curriculum/replaced_groups", drawn.silent.len() as f64)
+            .set(name::FAULTS, rollouts.faults as f64)
+            .set("completions/broken_format_ratio", rollouts.broken() as f64 / count)
+            .set("curriculum/repaired_groups", rollouts.injected as f64)
+            .set("curriculum/replaced_groups", rollouts.replaced.len() as f64)
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
         if let Some(kl) = report.loss.kl {
             metrics.set(name::KL, kl);
@@ -371,8 +334,36 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// The measure of each raw training query.
-fn raw_scores(materials: &Materials, measure: Measure, k: usize) -> Vec<Option<f64>> {
+/// Where a run without a checkpoint starts. `measure` is what the adapter is chosen by, with the retrieval depth.
+fn start(
+    config: &TrainConfig,
+    materials: &Materials,
+    measure: (Measure, usize),
+    digest: String,
+    observer: &mut dyn Observer,
+) -> Result<Checkpoint> {
+    let adapter = Adapter::new(materials.decoder.config(), config.lora.clone(), config.train.seed)?;
+    let curriculum = Curriculum::new(config.curriculum.clone(), &raw_scores(materials, measure))?;
+    let (queries, headroom) = (curriculum.len(), curriculum.mean_headroom());
+    observer.note(&format!("{queries} training queries, mean headroom {headroom:.3} {}", measure.0));
+    let entropy = config.entropy.map(|e| EntropyControl::new(e, config.loss.entropy_coef)).transpose()?;
+    let state = RunState {
+        version: env!("CARGO_PKG_VERSION").into(),
+        digest,
+        step: 0,
+        updates: 0,
+        optimizer: config.optimizer,
+        entropy,
+        curriculum,
+        num_tokens: 0,
+        seconds: 0.0,
+        best: None,
+    };
+    Ok(Checkpoint { state, adapter, optimizer: AdamW::new(config.optimizer) })
+}
+
+/// The measure of each raw training query; none where the retriever failed or gave too few rankings.
+fn raw_scores(materials: &Materials, (measure, k): (Measure, usize)) -> Vec<Option<f64>> {
     let request = |(query, _): &Labelled| Request::new(query, &Rewrite::plain(query.text.clone()), k);
     let requests: Vec<Request> = materials.train.iter().map(request).collect();
     let rankings = retrieve(materials.retriever.as_ref(), &requests, Deadline::NONE);
@@ -381,52 +372,4 @@ fn raw_scores(materials: &Materials, measure: Measure, k: usize) -> Vec<Option<f
         Some(measure.score(&docs, judgements))
     };
     rankings.into_iter().zip(&materials.train).map(score).collect()
-}
-
-/// A digest of all that decides the numbers of a run; where it is kept does not.
-fn run_digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
-    use sha2::Digest;
-    let mut relevant = config.clone();
-    relevant.train.output_dir = PathBuf::new();
-    relevant.train.save_total_limit = 0;
-    relevant.model.device = DeviceChoice::Auto;
-    let text =
-        toml::to_string(&relevant).map_err(|e| Error::argument("config", e.to_string(), "report this as a bug"))?;
-    let mut hash = sha2::Sha256::new();
-    for part in [&text, &materials.model_digest, &materials.retriever.card().digest] {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    for (query, judgements) in materials.train.iter().chain(&materials.dev) {
-        hash.update(query.id.as_bytes());
-        hash.update(query.text.as_bytes());
-        for (doc, grade) in judgements.iter() {
-            hash.update(doc.to_le_bytes());
-            hash.update(grade.to_le_bytes());
-        }
-        hash.update([0]);
-    }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
-}
-
-/// Writes what explains the run: its configuration, and versions and digests.
-fn describe_run(folder: &Path, config: &TrainConfig, materials: &Materials) -> Result<()> {
-    let path = folder.join("config.toml");
-    let text = toml::to_string(config).map_err(|e| Error::argument("config", e.to_string(), "report this as a bug"))?;
-    std::fs::write(&path, text).map_err(|e| Error::write(&path, e))?;
-    let card = materials.retriever.card();
-    let about = serde_json::json!({
-        "querywright": env!("CARGO_PKG_VERSION"),
-        "model": materials.model_name,
-        "model_digest": materials.model_digest,
-        "retriever": card,
-        "train_queries": materials.train.len(),
-        "dev_queries": materials.dev.len(),
-        "threads": rayon::current_num_threads(),
-        "architecture": std::env::consts::ARCH,
-        "device": materials.decoder.device()?,
-    });
-    let path = folder.join("run.json");
-    let text = serde_json::to_string_pretty(&about).map_err(|e| Error::write(&path, e.into()))?;
-    std::fs::write(&path, text + "\n").map_err(|e| Error::write(&path, e))
 }

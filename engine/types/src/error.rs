@@ -124,15 +124,6 @@ pub enum Error {
         /// What was found there.
         found: String,
     },
-    /// A tensor operation failed; a bug in this crate, or memory ran out.
-    #[error("tensor operation: {0}")]
-    Tensor(Arc<candle_core::Error>),
-}
-
-impl From<candle_core::Error> for Error {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Tensor(Arc::new(error))
-    }
 }
 
 impl Error {
@@ -193,7 +184,6 @@ impl Error {
             Self::Deadline(_) => "deadline",
             Self::Overloaded { .. } => "overloaded",
             Self::Bug { .. } => "bug",
-            Self::Tensor(_) => "tensor",
         }
     }
 

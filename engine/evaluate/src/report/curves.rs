@@ -13,7 +13,7 @@ const SHOWN: [(&str, &str, &str); 8] = [
     ("entropy", "Entropy", "nats a token"),
     ("kl", "KL from the starting policy", "nats a token"),
     ("completions/mean_length", "Length of completions", "tokens"),
-    ("frac_reward_zero_std", "Groups without signal", "share"),
+    ("frac_reward_zero_std", "Zero-variance groups", "share"),
     ("grad_norm", "Gradient norm", "before clipping"),
     ("sampling/sampling_logp_difference/mean", "Sampling against training", "mean |Δ log p|"),
     ("step_time", "Time of a step", "seconds"),
@@ -68,7 +68,7 @@ impl Curves {
         self.metrics.get(name)?.values().next_back().copied()
     }
 
-    /// The plots: evaluations first, then what is known of the steps.
+    /// The plots: evaluations first, then the metrics of the steps.
     pub(super) fn plots(&self) -> Vec<Plot> {
         let mut plots = Vec::new();
         for (name, values) in &self.metrics {
@@ -120,8 +120,8 @@ fn points(values: &BTreeMap<u64, f64>) -> Vec<(f64, f64)> {
     values.iter().map(|(step, value)| (*step as f64, *value)).collect()
 }
 
-/// Each value becomes the mean of its neighbours up to `reach` places away, the nearer the heavier (a triangle). It
-/// lags behind in neither direction, as a running mean would.
+/// Each value becomes the mean of its neighbours up to `reach` places away, the nearer the heavier (a triangle). Unlike a
+/// running mean it does not lag behind.
 fn smoothed(points: &[(f64, f64)], reach: usize) -> Vec<(f64, f64)> {
     let one = |place: usize, step: f64| {
         let (from, to) = (place.saturating_sub(reach), (place + reach + 1).min(points.len()));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_metrics_is_refused_by_number() {
+    fn a_line_without_metrics_is_refused_with_its_number() {
         let error = written("{\"step\":1}\n[1]\n").unwrap_err().to_string();
         assert!(error.contains("metrics.jsonl:2"), "{error}");
         let error = written("{\"reward\":1}\n").unwrap_err().to_string();
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_holds_every_plot_and_nothing_that_is_elsewhere() {
+    fn the_picture_holds_every_plot_and_links_to_no_other_file() {
         let lines: String =
             (1..=40).map(|i| format!("{{\"step\":{i},\"reward\":{},\"entropy\":1}}\n", i % 3)).collect();
         let picture = written(&lines).unwrap().picture().unwrap();

@@ -1,4 +1,4 @@
-//! The page: what the template is given.
+//! The page: the template and the values that fill it.
 
 use minijinja::{AutoEscape, Environment};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::table::{interval, milliseconds, probability};
 use crate::evaluate::{Comparison, Cost, MeasureComparison, Row, Sample};
 
-/// Everything in the template is escaped but the plots and the style, which are ours.
+/// The template escapes everything but the plots and the style, which come from this crate.
 #[derive(Serialize)]
 struct Page<'a> {
     title: &'a str,
@@ -28,7 +28,7 @@ struct Page<'a> {
     config: Option<&'a str>,
 }
 
-/// A figure to see first.
+/// A figure at the top of the page.
 #[derive(Serialize)]
 struct Tile {
     name: String,
@@ -106,7 +106,7 @@ pub(super) fn page(report: &Report, curves: &Curves) -> Result<String> {
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment
         .render_str(include_str!("page.html"), context)
-        .map_err(|e| Error::argument("report", format!("{e:#}"), "report this, the template is part of the program"))
+        .map_err(|e| Error::bug("evaluate::report::page", format!("the template: {e:#}")))
 }
 
 /// The first measure of every system, then the length of the training run.
@@ -149,7 +149,7 @@ fn row(row: &Row) -> RowView {
         mean: mean.into(),
         interval: interval_text.into(),
         difference: against.map(|a| interval(&a.difference, true)),
-        // A colour says that chance is no good explanation, not merely that the sign is so.
+        // A colour stands for a significant difference, not for its sign alone.
         verdict: match against {
             Some(a) if a.randomisation_p_holm < 0.05 => verdict(a.difference.mean),
             _ => "",

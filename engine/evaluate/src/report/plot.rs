@@ -1,4 +1,4 @@
-//! A line plot as SVG: axes, legend, the last value, and a title under the pointer for every point.
+//! A line plot as SVG: axes, legend, the last value, and a tooltip for the points.
 
 use std::fmt::Write;
 
@@ -14,8 +14,8 @@ const TOP: f64 = 58.0;
 const BOTTOM: f64 = HEIGHT - 36.0;
 /// More points than a plot has pixels to show are joined by their means.
 const POINTS: usize = 600;
-/// Points that answer to the pointer, at most.
-const ANSWERING: usize = 200;
+/// Points with a tooltip, at most.
+const TOOLTIPS: usize = 200;
 
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub(super) enum Mark {
     Pale,
     /// A line.
     Line,
-    /// A line with a ring at every point: few, dear measurements.
+    /// A line with a ring at every point: few, expensive measurements.
     Rings,
 }
 
@@ -127,9 +127,9 @@ fn draw(out: &mut String, series: &Series, x: &Scale, y: &Scale) {
     if series.mark == Mark::Pale {
         return;
     }
-    let every = points.len().div_ceil(ANSWERING).max(1);
-    let answering = points.iter().enumerate().filter(|(i, _)| i % every == 0 || i + 1 == points.len());
-    for (_, (step, value)) in answering {
+    let every = points.len().div_ceil(TOOLTIPS).max(1);
+    let with_tooltip = points.iter().enumerate().filter(|(i, _)| i % every == 0 || i + 1 == points.len());
+    for (_, (step, value)) in with_tooltip {
         let (class, radius) = if series.mark == Mark::Rings { ("ring", 3.5) } else { ("hit", 5.0) };
         let _ = write!(
             out,
@@ -157,7 +157,7 @@ fn thinned(points: &[(f64, f64)], count: usize) -> Vec<(f64, f64)> {
     points.chunks(points.len().div_ceil(count).max(1)).map(join).collect()
 }
 
-/// Text that means nothing in HTML or XML.
+/// Text with the special characters of HTML and XML escaped.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn every_ring_has_its_step_and_value_under_the_pointer() {
+    fn every_ring_has_a_tooltip_with_its_step_and_value() {
         let svg = plot(vec![(0.0, 0.25), (20.0, 0.5)]).svg();
         assert!(svg.contains("<title>step 0: 0.250</title>") && svg.contains("<title>step 20: 0.500</title>"), "{svg}");
         assert!(svg.contains("T &amp; &quot;co&quot;") && svg.contains("a&lt;b") && !svg.contains("a<b"), "{svg}");

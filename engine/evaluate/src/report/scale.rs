@@ -1,4 +1,4 @@
-//! Axes: from values to places, with ticks at round numbers.
+//! Axes: from values to positions, with ticks at round numbers.
 
 /// What is smaller is written with a power of ten.
 const SMALL: f64 = 1e-3;
@@ -14,7 +14,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// An axis over the values from `low` to `high`, drawn from place `from` to place `to`. The ends are widened to
+    /// An axis over the values from `low` to `high`, from position `from` to position `to`. The ends are widened to
     /// ticks when `widen` is set. Wants about `ticks` ticks.
     pub(super) fn new((low, high): (f64, f64), (from, to): (f64, f64), ticks: usize, widen: bool) -> Self {
         let (mut low, mut high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
@@ -29,7 +29,7 @@ impl Scale {
         Self { low, high, step, from, to }
     }
 
-    /// The place of a value.
+    /// The position of a value.
     pub(super) fn place(&self, value: f64) -> f64 {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }

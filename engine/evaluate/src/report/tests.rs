@@ -5,8 +5,8 @@ use crate::evaluate::comparison::tests::made_up;
 /// Text that would break out of every place it is put, were it not escaped.
 const NASTY: &str = "</pre></script><script>alert(1)</script>\"'&<b onload=x>";
 
-fn report(folder: &Path) -> Report {
-    let metrics = folder.join("metrics.jsonl");
+/// The metrics of 60 steps.
+fn metrics_lines() -> String {
     let wave = |i: u32| 0.3 + f64::from(i) / 150.0 + (f64::from(i * 7919 % 97) / 97.0 - 0.5) / 8.0;
     let mut lines = String::from("{\"step\":0,\"eval_nDCG@10\":0.31}\n");
     for i in 1..=60 {
@@ -26,7 +26,12 @@ fn report(folder: &Path) -> Report {
             i * 9000,
         );
     }
-    std::fs::write(&metrics, lines).unwrap();
+    lines
+}
+
+fn report(folder: &Path) -> Report {
+    let metrics = folder.join("metrics.jsonl");
+    std::fs::write(&metrics, metrics_lines()).unwrap();
     let raw: Vec<f64> = (0..300).map(|i| f64::from(i * 37 % 11) / 11.0 * 0.7).collect();
     let gain = |by: f64, every: usize| -> Vec<f64> {
         raw.iter().enumerate().map(|(i, v)| if i % every == 0 { (v + by).clamp(0.0, 1.0) } else { *v }).collect()
@@ -95,7 +100,7 @@ fn the_page_stands_alone_and_escapes_everything() {
     {
         assert!(html.contains(part), "{part}: {html}");
     }
-    for title in ["Reward", "Entropy", "KL from", "Length", "Gradient", "Groups", "Sampling", "Time"] {
+    for title in ["Reward", "Entropy", "KL from", "Length", "Gradient", "Zero-variance groups", "Sampling", "Time"] {
         assert!(html.contains(&format!("<text class=\"title\" x=\"12\" y=\"24\">{title}")), "{title}");
     }
 }
@@ -103,7 +108,7 @@ fn the_page_stands_alone_and_escapes_everything() {
 #[test]
 fn a_folder_receives_the_page_and_the_curves() {
     let folder = tempfile::tempdir().unwrap();
-    // A picture of it can be looked at: set QUERYWRIGHT_REPORT to a folder that shall keep it.
+    // To look at the page, set QUERYWRIGHT_REPORT to a folder to write it to.
     let out = std::env::var_os("QUERYWRIGHT_REPORT").map_or_else(|| folder.path().join("a/b"), PathBuf::from);
     let page = report(folder.path()).write(&out).unwrap();
     assert_eq!(page, out.join("index.html"));

@@ -142,7 +142,7 @@ impl Device {
         clippy::too_many_arguments,
         reason = "queries, keys, the tree that relates them, and the results are operands of one kernel"
     )]
-    pub(crate) fn attend_tree(
+    pub fn attend_tree(
         &self,
         qkv: Matrix<'_>,
         (keys, kv_stride): (View<'_>, usize),
@@ -224,7 +224,7 @@ impl Device {
         clippy::too_many_arguments,
         reason = "inputs, results and their gradients are operands of one chain of kernels"
     )]
-    pub(crate) fn attend_backward(
+    pub fn attend_backward(
         &self,
         qkv: Matrix<'_>,
         tree: Tree<'_>,

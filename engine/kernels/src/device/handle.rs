@@ -57,7 +57,7 @@ impl Device {
     ///
     /// # Errors
     /// Those of `work`, which may neither allocate nor copy to or from the host.
-    pub(crate) fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
         Ok(Graph(self.driver().capture(work)?))
     }
 
@@ -65,7 +65,7 @@ impl Device {
     ///
     /// # Errors
     /// A device that is lost.
-    pub(crate) fn send(&self, graph: &Graph) -> Result<()> {
+    pub fn send(&self, graph: &Graph) -> Result<()> {
         self.driver().send(&graph.0)
     }
 
@@ -79,7 +79,7 @@ impl Device {
 }
 
 /// A captured sequence of launches.
-pub(crate) struct Graph(Captured);
+pub struct Graph(Captured);
 
 impl std::fmt::Debug for Graph {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -22,7 +22,7 @@ mod pool;
 
 pub use attention::{Rotation, Slot, Tree};
 pub use handle::Device;
-pub(crate) use handle::Graph;
+pub use handle::Graph;
 pub use interface::{AdamWConstants, DeviceInfo, Format, HeadShape};
 pub use operations::Matrix;
 pub use pool::{Buffer, Plain, View};

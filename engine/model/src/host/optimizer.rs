@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn golden() -> Golden {
-        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/adamw.json"));
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/adamw.json"));
         serde_json::from_value(serde_json::from_str::<serde_json::Value>(text).unwrap()["adamw"].take()).unwrap()
     }
 

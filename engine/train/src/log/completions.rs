@@ -1,4 +1,4 @@
-//! What the policy said in each step, and what it got for it.
+//! The completions of each step with their rewards.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ pub struct CompletionRecord {
     pub query: String,
     /// What the model wrote.
     pub completion: String,
-    /// The query made of it; none where the format was broken.
+    /// The rewrite read from it; none where the format was broken.
     pub rewrite: Option<String>,
     /// The reward; none where the environment failed.
     pub reward: Option<f32>,
-    /// What each term of the reward contributed.
+    /// What each part of the reward contributed.
     pub parts: BTreeMap<String, f32>,
     /// The completion's advantage within its group.
     pub advantage: f32,

@@ -12,7 +12,7 @@ pub mod name {
     pub const REWARD: &str = "reward";
     /// Unbiased standard deviation of the rewards of the step.
     pub const REWARD_STD: &str = "reward_std";
-    /// Share of groups whose rewards are all equal: they teach nothing.
+    /// Share of zero-variance groups: their rewards are all equal, and they have no learning signal.
     pub const FRAC_REWARD_ZERO_STD: &str = "frac_reward_zero_std";
     /// Mean KL estimate per token.
     pub const KL: &str = "kl";
@@ -48,13 +48,13 @@ pub mod name {
     pub const NUM_TOKENS: &str = "num_tokens";
     /// Seconds that the step took.
     pub const STEP_TIME: &str = "step_time";
-    /// Samples dropped because the environment failed. Not in TRL, which has no such thing.
+    /// Requests that the environment failed for good; their samples are dropped. Not in TRL.
     pub const FAULTS: &str = "environment/faults";
     /// Updates skipped because a gradient was not finite. Not in TRL.
     pub const SKIPPED_UPDATES: &str = "skipped_updates";
     /// Mean absolute difference between the log-probabilities of sampling and of training.
     pub const LOGP_DIFFERENCE: &str = "sampling/sampling_logp_difference/mean";
-    /// Rows that the sampler recorded and the trainer went back through.
+    /// Rows of the backward pass that the sampler had recorded.
     pub const RECORDED_ROWS: &str = "sampling/recorded_rows";
 }
 

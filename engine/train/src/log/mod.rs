@@ -1,4 +1,4 @@
-//! What a training run writes down: metrics as JSON lines and as TensorBoard event files, completions as JSON lines.
+//! The logs of a training run: metrics as JSON lines and as TensorBoard event files, completions as JSON lines.
 //!
 //! All files are only ever appended to. A run that resumes from the checkpoint of a step cuts off what was written
 //! after it, so that the files read as if the run had never stopped.

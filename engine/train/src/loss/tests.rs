@@ -192,7 +192,7 @@ fn gradients_agree_with_finite_differences_for_every_combination_of_options() {
                 let owned = Owned::new(&golden, on(5));
                 let out = policy_loss(&config, &owned.batch()).unwrap();
                 for t in 0..owned.logp.len() {
-                    let slope = |pick: fn(&mut Owned) -> &mut Vec<f32>| {
+                    let derivative = |pick: fn(&mut Owned) -> &mut Vec<f32>| {
                         let (mut above, mut below) = (owned.clone(), owned.clone());
                         pick(&mut above)[t] += 1e-3;
                         pick(&mut below)[t] -= 1e-3;
@@ -200,7 +200,7 @@ fn gradients_agree_with_finite_differences_for_every_combination_of_options() {
                         let loss = |o: &Owned| policy_loss(&config, &o.batch()).unwrap().loss;
                         (loss(&above) - loss(&below)) / width
                     };
-                    let (dlogp, dentropy) = (slope(|o| &mut o.logp), slope(|o| &mut o.entropy));
+                    let (dlogp, dentropy) = (derivative(|o| &mut o.logp), derivative(|o| &mut o.entropy));
                     assert!((dlogp - f64::from(out.dlogp[t])).abs() < 1e-5, "{config:?}, logp {t}: {dlogp}");
                     assert!(
                         (dentropy - f64::from(out.dentropy[t])).abs() < 1e-5,
@@ -240,7 +240,7 @@ fn the_kl_term_is_added_and_its_gradient_pulls_towards_the_reference() {
     assert_close(out.kl.unwrap(), k3, "kl");
     assert_close(out.loss, 0.5 * k3, "loss");
     // Descent lowers a log-probability that is above the reference's, and lifts one that is below.
-    assert_close(out.dlogp[0].into(), 0.5 * (1.0 - 0.5), "slope above the reference");
+    assert_close(out.dlogp[0].into(), 0.5 * (1.0 - 0.5), "gradient above the reference");
     assert!(only_kl(q, p, false).dlogp[0] < 0.0);
     assert_eq!(only_kl(p, p, true).loss, 0.0);
     assert_eq!(only_kl(p, p, true).dlogp, [0.0]);
@@ -307,7 +307,7 @@ fn nothing_in_the_loss_gives_loss_zero_and_not_nan() {
 }
 
 #[test]
-fn slices_that_do_not_fit_are_refused_by_name() {
+fn slices_of_wrong_length_are_refused_by_name() {
     let golden = golden();
     let owned = Owned::new(&golden, false);
     let config = LossConfig::default();
@@ -321,7 +321,7 @@ fn slices_that_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
-fn settings_bear_the_names_of_trl_and_bad_ones_are_refused() {
+fn settings_have_trls_names_and_values_without_meaning_are_refused() {
     let text = r#"{"loss_type": "dr_grpo", "importance_sampling_level": "sequence", "epsilon_high": 0.28}"#;
     let config: LossConfig = serde_json::from_str(text).unwrap();
     assert_eq!(config.loss_type, LossType::DrGrpo);

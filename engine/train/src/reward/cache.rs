@@ -1,4 +1,4 @@
-//! Scores of rankings, remembered: a policy says the same thing again and again.
+//! Cached scores of rankings: a policy writes the same rewrite many times.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +16,9 @@ pub(super) type Key = [u8; 32];
 /// The scores of one ranking, one for each measure.
 pub(super) type Scores = Arc<[f64]>;
 
-/// A thread-safe cache of scores with a bounded number of entries. Of two generations the older one is forgotten when
-/// the younger is full, so that what is still asked for stays, at constant cost.
+/// A thread-safe cache of scores with a bounded number of entries. Entries live in two generations. When the
+/// younger one is full, the older one is dropped; a hit in the older one moves the entry to the younger. So entries in
+/// use stay, at constant cost.
 #[derive(Debug)]
 pub struct RewardCache {
     /// Entries of one generation.
@@ -34,7 +35,7 @@ struct Generations {
 }
 
 impl RewardCache {
-    /// A cache of at most `entries` rankings' scores, about 100 bytes each; 0 remembers nothing.
+    /// A cache of at most `entries` rankings' scores, about 100 bytes each; 0 caches nothing.
     pub fn new(entries: usize) -> Self {
         let generations = Mutex::default();
         Self { half: entries / 2, generations, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }

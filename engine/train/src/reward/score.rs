@@ -12,13 +12,13 @@ use crate::types::{Deadline, Judgements, Ordinal, Query, Request, Retriever, Rew
 pub struct Candidate<'a> {
     /// The user's query.
     pub query: &'a Query,
-    /// What is right for it.
+    /// Its judgements.
     pub judgements: &'a Judgements,
-    /// What the model made of it. None where the answer's format was broken.
+    /// What the model wrote. None where the answer's format was broken.
     pub rewrite: Option<&'a Rewrite>,
 }
 
-/// The rewards of a batch, and what they cost.
+/// The rewards of a batch, and how many requests they took.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ScoredBatch {
     /// One entry for each candidate, in their order. None: the environment failed, the sample must be dropped.
@@ -38,6 +38,16 @@ struct Pending<'a> {
     judgements: &'a Judgements,
 }
 
+/// What the candidates of a batch need.
+#[derive(Default)]
+struct Wanted<'a> {
+    /// The keys of each candidate with a rewrite: its own, and that of the raw query where gains are wanted.
+    keys: Vec<Option<(Key, Option<Key>)>>,
+    /// None until the request succeeds.
+    scores: HashMap<Key, Option<Scores>>,
+    pending: Vec<Pending<'a>>,
+}
+
 impl RewardFunction {
     /// Rewards of a batch. Equal requests are sent once, all that the cache does not know in one call; requests that
     /// fail are sent again, they alone, up to `retries` times. Rankings are scored in the order in which the retriever
@@ -50,33 +60,8 @@ impl RewardFunction {
         retries: usize,
     ) -> ScoredBatch {
         let mut batch = ScoredBatch::default();
-        let mut scores: HashMap<Key, Option<Scores>> = HashMap::new();
-        let mut pending = Vec::new();
-        let look_up = |candidate: &Candidate<'_>, rewrite: &Rewrite| {
-            let request = Request::new(candidate.query, rewrite, self.depth());
-            (key(&retriever.card().digest, &request, candidate.judgements, self.measures()), request)
-        };
-        // The keys of each candidate with a rewrite: its own, and that of the raw query where gains are wanted.
-        let mut keys: Vec<Option<(Key, Option<Key>)>> = Vec::with_capacity(candidates.len());
-        for candidate in candidates {
-            let Some(rewrite) = candidate.rewrite else {
-                keys.push(None);
-                continue;
-            };
-            let mut want = |rewrite: &Rewrite| {
-                let (key, request) = look_up(candidate, rewrite);
-                scores.entry(key).or_insert_with(|| {
-                    let known = cache.get(&key);
-                    if known.is_none() {
-                        pending.push(Pending { key, request, judgements: candidate.judgements });
-                    }
-                    known
-                });
-                key
-            };
-            let raw = self.needs_raw().then(|| Rewrite::plain(&candidate.query.text));
-            keys.push(Some((want(rewrite), raw.as_ref().map(want))));
-        }
+        let mut wanted = self.look_up(retriever, candidates, cache);
+        let mut pending = std::mem::take(&mut wanted.pending);
         batch.retrieved = pending.len();
         for attempt in 0..=retries {
             if pending.is_empty() {
@@ -85,13 +70,13 @@ impl RewardFunction {
             batch.retried += if attempt > 0 { pending.len() } else { 0 };
             (pending, batch.faults) = self.attempt(retriever, pending, |key, found| {
                 cache.put(key, found.clone());
-                scores.insert(key, Some(found));
+                wanted.scores.insert(key, Some(found));
             });
         }
-        let known = |key: &Key| scores.get(key).cloned().flatten();
+        let known = |key: &Key| wanted.scores.get(key).cloned().flatten();
         batch.rewards = candidates
             .iter()
-            .zip(keys)
+            .zip(wanted.keys)
             .map(|(candidate, keys)| match (candidate.rewrite, keys) {
                 (Some(rewrite), Some((own, raw))) => {
                     let raw = match raw {
@@ -104,6 +89,33 @@ impl RewardFunction {
             })
             .collect();
         batch
+    }
+
+    /// The requests of a batch, each once, with the scores that the cache knows.
+    fn look_up<'a>(&self, retriever: &dyn Retriever, candidates: &[Candidate<'a>], cache: &RewardCache) -> Wanted<'a> {
+        let mut wanted = Wanted { keys: Vec::with_capacity(candidates.len()), ..Wanted::default() };
+        for candidate in candidates {
+            let Some(rewrite) = candidate.rewrite else {
+                wanted.keys.push(None);
+                continue;
+            };
+            let mut want = |rewrite: &Rewrite| {
+                let request = Request::new(candidate.query, rewrite, self.depth());
+                let key = key(&retriever.card().digest, &request, candidate.judgements, self.measures());
+                wanted.scores.entry(key).or_insert_with(|| {
+                    let known = cache.get(&key);
+                    if known.is_none() {
+                        wanted.pending.push(Pending { key, request, judgements: candidate.judgements });
+                    }
+                    known
+                });
+                key
+            };
+            let raw = self.needs_raw().then(|| Rewrite::plain(&candidate.query.text));
+            let keys = (want(rewrite), raw.as_ref().map(want));
+            wanted.keys.push(Some(keys));
+        }
+        wanted
     }
 
     /// Sends what is pending once; gives back what failed, with its faults.

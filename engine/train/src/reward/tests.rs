@@ -89,7 +89,7 @@ fn a_reward_is_the_weighted_sum_of_its_parts() {
 }
 
 #[test]
-fn the_preset_rec_r1_pays_as_its_paper_says() {
+fn the_preset_rec_r1_rewards_as_its_paper_says() {
     let function = function(RewardConfig {
         preset: RewardPreset::RecR1,
         measures: measures(&[("RR@10", 1.0)]),
@@ -128,7 +128,7 @@ fn a_raw_query_that_fails_leaves_its_gains_without_a_reward() {
 }
 
 #[test]
-fn a_retriever_that_answers_too_little_has_failed() {
+fn a_retriever_that_gives_too_few_rankings_has_failed() {
     let function = function(RewardConfig::default());
     let retriever = Numbers { short: true, ..Numbers::new(0) };
     let batch = score(&function, &retriever, &[Some("1")], 1);
@@ -176,12 +176,12 @@ fn the_cache_tells_requests_apart_by_everything_that_decides_their_score() {
 }
 
 #[test]
-fn the_cache_stays_within_its_bound_and_keeps_what_is_asked_for() {
+fn the_cache_stays_within_its_bound_and_keeps_entries_in_use() {
     let cache = RewardCache::new(10);
     let key = |i: u8| [i; 32];
     for i in 0..100 {
         cache.put(key(i), cache::Scores::from([f64::from(i)]));
-        assert!(cache.get(&key(0)).is_some(), "the entry in use was forgotten after {i}");
+        assert!(cache.get(&key(0)).is_some(), "the entry in use was dropped after {i}");
         assert!(cache.len() <= 10);
     }
     assert!(cache.get(&key(50)).is_none());

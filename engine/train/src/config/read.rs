@@ -1,0 +1,135 @@
+//! Reading a configuration: TOML, with `key.path=value` settings over it.
+
+use std::path::Path;
+
+use super::{RENAMED, TrainConfig};
+use crate::error::{Error, Result, nearest};
+
+impl TrainConfig {
+    /// Reads a TOML file and applies `key.path=value` settings over it. A value is TOML; anything else is taken as text.
+    pub fn read(path: &Path, settings: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let shown = path.display().to_string();
+        Self::parse(&text, settings, &shown)
+    }
+
+    /// As [`read`](Self::read), from text; `shown` names the source in errors.
+    pub fn parse(text: &str, settings: &[String], shown: &str) -> Result<Self> {
+        let config: Self = if settings.is_empty() {
+            toml::from_str(text).map_err(|e| explain(shown, &e))?
+        } else {
+            let mut table: toml::Table = toml::from_str(text).map_err(|e| explain(shown, &e))?;
+            for setting in settings {
+                set(&mut table, setting)?;
+            }
+            table.try_into().map_err(|e| explain(&format!("{shown} with --set"), &e))?
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// Applies `key.path=value`.
+fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let Some((path, value)) = setting.split_once('=') else {
+        return Err(Error::argument(
+            "--set",
+            format!("\"{setting}\" has no ="),
+            "write key=value, as train.max_steps=50",
+        ));
+    };
+    let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().unwrap_or_default();
+    let of_run = keys == ["train"];
+    let mut at = table;
+    for key in keys {
+        let next = at.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        at = match next {
+            toml::Value::Table(inner) => inner,
+            _ => {
+                return Err(Error::argument(
+                    "--set",
+                    format!("\"{key}\" in \"{path}\" is a value"),
+                    "name a key inside a table",
+                ));
+            }
+        };
+    }
+    // The file may spell the key the other way; both at once would be refused as a key given twice.
+    for (old, new) in RENAMED.iter().filter(|(old, new)| of_run && [*old, *new].contains(&last)) {
+        at.remove(*old);
+        at.remove(*new);
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// Serde's sentence, with the nearest known key for an unknown one.
+fn explain(shown: &str, error: &toml::de::Error) -> Error {
+    let text = error.to_string();
+    let message = error.message().to_owned();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let remedy = match quoted.split_first() {
+        Some((unknown, known)) if message.starts_with("unknown field") => match nearest(unknown, known.iter().copied())
+        {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the keys here are {}", known.join(", ")),
+        },
+        _ => "correct this line".into(),
+    };
+    Error::argument(shown, text.trim().to_owned(), remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";
+
+    #[test]
+    fn defaults_fill_what_a_small_file_leaves_out_and_settings_go_over_it() {
+        let config = TrainConfig::parse(SMALL, &[], "x.toml").unwrap();
+        assert_eq!((config.train.max_steps, config.prompts_per_step()), (100, 8));
+        let settings = ["train.max_steps=7".to_owned(), "data.dev=validation".into(), "loss.beta=0.01".into()];
+        let config = TrainConfig::parse(SMALL, &settings, "x.toml").unwrap();
+        assert_eq!((config.train.max_steps, config.data.dev.as_str(), config.loss.beta), (7, "validation", 0.01));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
+        let text = format!("{SMALL}[train]\nmax_step = 3\n");
+        let error = TrainConfig::parse(&text, &[], "x.toml").unwrap_err().to_string();
+        assert!(
+            error.contains("x.toml") && error.contains("line 6") && error.contains("did you mean `max_steps`"),
+            "{error}"
+        );
+        let error = TrainConfig::parse(SMALL, &["train.sed=1".into()], "x.toml").unwrap_err().to_string();
+        assert!(error.contains("did you mean `seed`"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_survives_being_written_and_read() {
+        let config = TrainConfig::parse(SMALL, &["entropy.entropy_target=0.5".into()], "x.toml").unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(TrainConfig::parse(&text, &[], "x.toml").unwrap(), config);
+    }
+
+    #[test]
+    fn a_key_under_its_old_name_is_read_in_files_and_settings_alike() {
+        let old = format!("{SMALL}[train]\nrepair_groups = true\nrepair_words = 7\nrepair_margin = 0.5\n");
+        let new = format!("{SMALL}[train]\ninject_feedback = true\ninject_words = 7\ninject_margin = 0.5\n");
+        let config = TrainConfig::parse(&new, &[], "x.toml").unwrap();
+        assert_eq!(TrainConfig::parse(&old, &[], "x.toml").unwrap(), config);
+        assert!(config.train.inject_feedback && config.train.inject_words == 7 && config.train.inject_margin == 0.5);
+        for text in [&old, &new] {
+            for key in ["repair_words", "inject_words"] {
+                let config = TrainConfig::parse(text, &[format!("train.{key}=2")], "x.toml").unwrap();
+                assert_eq!(config.train.inject_words, 2, "{key} over {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What makes no run is refused before anything is fetched or loaded.
+
+use super::super::reward::RewardFunction;
+use super::super::schedule::{EntropyControl, Schedule};
+use super::{DataConfig, RunConfig, TrainConfig};
+use crate::error::{Error, Result};
+use crate::rewrite::PromptStyle;
+
+impl TrainConfig {
+    /// Refuses values that make no run. The message begins with the section and the key, as `train.max_steps`. What
+    /// depends on the retriever or the model (query language, examples, template) is checked when these are there.
+    ///
+    /// # Errors
+    /// [`Error::Argument`]: the key, what was found, what would be right.
+    pub fn validate(&self) -> Result<()> {
+        self.data.validate()?;
+        self.train.validate()?;
+        if self.train.inject_feedback && self.prompt.style != PromptStyle::FewShot {
+            let remedy = "set prompt.style = \"few-shot\", or inject_feedback = false";
+            return refuse("train.inject_feedback", "the prompt's answers are more than a list of words", remedy);
+        }
+        if self.sampling.temperature <= 0.0 {
+            let remedy = "greedy completions of a prompt are all equal and have no learning signal; give 1.0";
+            return refuse("sampling.temperature", format!("found {}", self.sampling.temperature), remedy);
+        }
+        if self.retriever.plugin.is_none() {
+            within("retriever.bm25", self.retriever.bm25.validate())?;
+        }
+        within("lora", self.lora.projections())?;
+        within("reward", RewardFunction::new(&self.reward))?;
+        within("sampling", self.sampling.validate())?;
+        within("loss", self.loss.validate())?;
+        within("optimizer", self.optimizer.validate())?;
+        within("schedule", Schedule::new(&self.schedule, self.train.max_steps))?;
+        within("curriculum", self.curriculum.validate())?;
+        let entropy = self.entropy.map(|entropy| EntropyControl::new(entropy, self.loss.entropy_coef));
+        within("entropy", entropy.transpose())
+    }
+}
+
+impl DataConfig {
+    fn validate(&self) -> Result<()> {
+        if self.train == self.dev {
+            let found = format!("\"{}\" is the training split", self.dev);
+            return refuse("data.dev", found, "choose queries that are not trained on");
+        }
+        if self.max_dev_queries == 0 {
+            return refuse("data.max_dev_queries", "found 0", "allow at least 1, 100 or more are better");
+        }
+        Ok(())
+    }
+}
+
+impl RunConfig {
+    fn validate(&self) -> Result<()> {
+        for (key, value) in [("train.seed", self.seed), ("train.max_steps", self.max_steps)] {
+            if i64::try_from(value).is_err() {
+                return refuse(key, format!("found {value}"), "give a number below 2^63");
+            }
+        }
+        if self.max_steps == 0 {
+            return refuse("train.max_steps", "found 0", "make at least 1 step");
+        }
+        if self.num_generations < 2 {
+            let remedy = "a group needs at least 2 completions to compare, 8 is usual";
+            return refuse("train.num_generations", format!("found {}", self.num_generations), remedy);
+        }
+        if self.generation_batch_size == 0 || !self.generation_batch_size.is_multiple_of(self.num_generations) {
+            let (size, group) = (self.generation_batch_size, self.num_generations);
+            let found = format!("{size} is not a multiple of num_generations = {group}");
+            let remedy = "give prompts x num_generations, as 64 for 8 prompts x 8";
+            return refuse("train.generation_batch_size", found, remedy);
+        }
+        if self.num_iterations == 0 {
+            return refuse("train.num_iterations", "found 0", "make at least 1 update a step");
+        }
+        if !(self.term_credit_coef.is_finite() && self.term_credit_coef >= 0.0) {
+            let found = format!("found {}", self.term_credit_coef);
+            return refuse("train.term_credit_coef", found, "give 0 or a number such as 0.5");
+        }
+        if !(self.inject_margin.is_finite() && self.inject_margin >= 0.0) {
+            let found = format!("found {}", self.inject_margin);
+            return refuse("train.inject_margin", found, "give 0 or a number such as 0.02");
+        }
+        Ok(())
+    }
+}
+
+fn refuse(key: &str, found: impl Into<String>, remedy: &str) -> Result<()> {
+    Err(Error::argument(key, found, remedy))
+}
+
+/// Puts the section before the key of a refusal, where the section's own check names the key alone.
+fn within<T>(section: &str, checked: Result<T>) -> Result<()> {
+    match checked {
+        Ok(_) => Ok(()),
+        Err(Error::Argument { name, found, remedy })
+            if name != section && !name.starts_with(&format!("{section}.")) =>
+        {
+            Err(Error::argument(format!("{section}.{name}"), found, remedy))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_begins_with_its_section_and_key() {
+        let text = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";
+        for (setting, start) in [
+            ("train.max_steps=0", "train.max_steps: "),
+            ("train.num_generations=1", "train.num_generations: "),
+            ("train.generation_batch_size=63", "train.generation_batch_size: "),
+            ("train.inject_margin=-1", "train.inject_margin: "),
+            ("data.dev=train", "data.dev: "),
+            ("sampling.temperature=0", "sampling.temperature: "),
+            ("sampling.top_p=2", "sampling.top_p: "),
+            ("lora.target_modules=[\"q_prj\"]", "lora.target_modules: "),
+            ("retriever.bm25.k1=-1", "retriever.bm25.k1: "),
+            ("reward.k=0", "reward.k: "),
+            ("reward.measures={\"nDGC@10\"=1}", "reward.measures.nDGC@10: "),
+            ("loss.epsilon=2", "loss.epsilon: "),
+            ("optimizer.beta1=2", "optimizer.beta1: "),
+            ("schedule.learning_rate=-1", "schedule.learning_rate: "),
+            ("schedule.warmup_ratio=2", "schedule.warmup_ratio: "),
+            ("curriculum.headroom_fraction=2", "curriculum.headroom_fraction: "),
+            ("entropy.entropy_coef_min=2", "entropy.entropy_coef_min: "),
+        ] {
+            let error = TrainConfig::parse(text, &[setting.into()], "x.toml").unwrap_err().to_string();
+            assert!(error.starts_with(start), "{setting}: {error}");
+        }
+        let error = TrainConfig::parse(text, &["lora.target_modules=[\"q_prj\"]".into()], "x.toml").unwrap_err();
+        assert!(error.to_string().contains("did you mean q_proj"), "{error}");
+    }
+}

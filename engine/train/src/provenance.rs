@@ -1,0 +1,107 @@
+//! What identifies a run: the digest that a checkpoint is resumed by, and the files that explain it.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::config::{RENAMED, TrainConfig};
+use super::materials::Materials;
+use crate::error::{Error, Result};
+use crate::model::DeviceChoice;
+
+/// A digest of all that decides the numbers of a run: configuration, model, retriever, queries and judgements.
+pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
+    let mut hash = Sha256::new();
+    for part in [&deciding(config)?, &materials.model_digest, &materials.retriever.card().digest] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    for (query, judgements) in materials.train.iter().chain(&materials.dev) {
+        hash.update(query.id.as_bytes());
+        hash.update(query.text.as_bytes());
+        for (doc, grade) in judgements.iter() {
+            hash.update(doc.to_le_bytes());
+            hash.update(grade.to_le_bytes());
+        }
+        hash.update([0]);
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// The part of the configuration that decides numbers, as TOML: where the run is kept, how many checkpoints stay and
+/// where it runs are left out. Renamed keys stand under their old names, so that checkpoints written before resume.
+fn deciding(config: &TrainConfig) -> Result<String> {
+    let mut config = config.clone();
+    config.train.output_dir = PathBuf::new();
+    config.train.save_total_limit = 0;
+    config.model.device = DeviceChoice::Auto;
+    let text = to_toml(&config)?;
+    Ok(RENAMED.iter().fold(text, |text, (old, new)| text.replace(&format!("\n{new} = "), &format!("\n{old} = "))))
+}
+
+fn to_toml(config: &TrainConfig) -> Result<String> {
+    toml::to_string(config).map_err(|e| Error::bug("train::provenance", e.to_string()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes what explains the run: its configuration (`config.toml`), versions and digests (`run.json`).
+pub(super) fn describe(folder: &Path, config: &TrainConfig, materials: &Materials) -> Result<()> {
+    let path = folder.join("config.toml");
+    std::fs::write(&path, to_toml(config)?).map_err(|e| Error::write(&path, e))?;
+    let about = serde_json::json!({
+        "querywright": env!("CARGO_PKG_VERSION"),
+        "model": materials.model_name,
+        "model_digest": materials.model_digest,
+        "retriever": materials.retriever.card(),
+        "train_queries": materials.train.len(),
+        "dev_queries": materials.dev.len(),
+        "threads": rayon::current_num_threads(),
+        "architecture": std::env::consts::ARCH,
+        "device": materials.decoder.device()?,
+    });
+    let path = folder.join("run.json");
+    let text = serde_json::to_string_pretty(&about).map_err(|e| Error::write(&path, e.into()))?;
+    std::fs::write(&path, text + "\n").map_err(|e| Error::write(&path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The SHA-256 of what a configuration puts into the digest of a run.
+    fn fingerprint(text: &str) -> String {
+        let config = TrainConfig::parse(text, &[], "x.toml").unwrap();
+        hex(&Sha256::digest(deciding(&config).unwrap()))
+    }
+
+    const SMALL: &str = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";
+
+    const DEMO: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/configs/demo.toml"));
+    const TAGS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/configs/semanlink-tags.toml"));
+
+    /// The golden values were taken before the keys of relevance feedback were renamed. Where they change, no checkpoint
+    /// written so far resumes.
+    #[test]
+    fn checkpoints_written_before_keys_were_renamed_still_resume() {
+        assert_eq!(fingerprint(SMALL), "19217dfcb22291b5a1f05e79c5820352164060ee73b848a96136e09dc4a26e51");
+        for (text, golden) in [
+            (DEMO, "7f063eda28989b1c2c7628a5522f92051ffa95a1bd4acb6f8c8d8157b1d1f167"),
+            (TAGS, "1db0ea9461701d726ba4cdd5127faba70a1ced3283e8f59ef5072877f504c1c2"),
+        ] {
+            assert!(text.contains("inject_feedback"), "{text}");
+            assert_eq!(fingerprint(text), golden);
+            let old = RENAMED.iter().fold(text.to_owned(), |text, (old, new)| text.replace(new, old));
+            assert_eq!(fingerprint(&old), golden, "the configuration as it was written then");
+        }
+    }
+
+    #[test]
+    fn where_and_how_a_run_is_kept_does_not_change_its_digest_and_a_number_does() {
+        let moved = format!("{SMALL}[train]\noutput_dir = \"x\"\nsave_total_limit = 9\n");
+        assert_eq!(fingerprint(&moved), fingerprint(SMALL));
+        assert_ne!(fingerprint(&format!("{SMALL}[train]\ninject_words = 5\n")), fingerprint(SMALL));
+    }
+}

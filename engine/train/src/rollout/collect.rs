@@ -1,0 +1,162 @@
+//! The first stage: completions are sampled, read and scored.
+
+use super::super::advantage::Counterfactual;
+use super::super::materials::Labelled;
+use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored};
+use crate::error::{Error, Result};
+use crate::model::{Adapter, Completion, GenerateOptions, PromptTokens, Tape, generate, generate_recorded, prefix};
+use crate::rewrite::Reading;
+use crate::types::Deadline;
+
+/// What a round of sampling gave.
+pub(super) struct Collected<'a> {
+    /// One group a query, in the order asked for.
+    pub(super) groups: Vec<ScoredGroup<'a>>,
+    /// The recorded forward pass; none where it did not fit into `train.tape_mib`.
+    pub(super) tape: Option<Tape>,
+    /// Requests that the environment failed for good.
+    pub(super) faults: usize,
+}
+
+impl<'a> Sampler<'a> {
+    /// Samples `num_generations` completions for each of `queries` and scores them.
+    pub(super) fn collect(
+        &self,
+        queries: &[usize],
+        adapter: &Adapter,
+        step: u64,
+        recorded: usize,
+    ) -> Result<Collected<'a>> {
+        let m = self.materials;
+        let mut labelled: Vec<&'a Labelled> = Vec::with_capacity(queries.len());
+        let mut prompts = Vec::with_capacity(queries.len());
+        for index in queries {
+            let Some(known) = m.train.get(*index) else {
+                return Err(Error::bug("train::rollout::collect", format!("no training query has the number {index}")));
+            };
+            labelled.push(known);
+            // A query is sampled once a step, so step and query make a stream of their own.
+            prompts.push(PromptTokens { stream: step << 32 | *index as u64, tokens: m.encoder.encode(&known.0)? });
+        }
+        let (completions, tape) = self.generate(&prompts, adapter, recorded)?;
+        if completions.len() != prompts.len() {
+            let found = format!("{} groups for {} prompts", completions.len(), prompts.len());
+            return Err(Error::bug("train::rollout::collect", found));
+        }
+        let readings: Vec<Vec<Reading>> = completions
+            .iter()
+            .zip(&labelled)
+            .map(|(group, (query, _))| group.iter().map(|c| m.encoder.read(query, &c.text)).collect())
+            .collect();
+        let unscored = labelled
+            .iter()
+            .zip(&readings)
+            .map(|(labelled, group)| Unscored { labelled, rewrites: group.iter().map(Reading::earning).collect() });
+        let Scores { groups: rewards, faults } = self.score(&unscored.collect::<Vec<_>>());
+        let scored = completions.into_iter().zip(readings).zip(rewards).map(|((completions, readings), rewards)| {
+            let scored = completions.into_iter().zip(readings).zip(rewards);
+            scored
+                .map(|((completion, reading), reward)| ScoredCompletion {
+                    completion,
+                    reading,
+                    reward,
+                    counterfactual: Counterfactual::default(),
+                })
+                .collect()
+        });
+        let scored: Vec<Vec<ScoredCompletion>> = scored.collect();
+        let asked = queries.iter().zip(labelled).zip(prompts);
+        let groups = asked.zip(scored).map(|(((query, labelled), prompt), completions)| ScoredGroup {
+            query: *query,
+            labelled,
+            prompt: prompt.tokens,
+            completions,
+        });
+        Ok(Collected { groups: groups.collect(), tape, faults })
+    }
+
+    /// Completions of the prompts; recorded, where the tape has room for them.
+    fn generate(
+        &self,
+        prompts: &[PromptTokens],
+        adapter: &Adapter,
+        recorded: usize,
+    ) -> Result<(Vec<Vec<Completion>>, Option<Tape>)> {
+        let m = self.materials;
+        let options = GenerateOptions {
+            sampling: &self.config.sampling,
+            completions: self.config.train.num_generations,
+            stop: m.encoder.stop(),
+            seed: self.config.train.seed,
+            deadline: Deadline::NONE,
+        };
+        let room = self.config.train.tape_mib.saturating_mul(1 << 20).saturating_sub(recorded);
+        if m.decoder.records(m.encoder.prefix().len(), prompts, &options, room) {
+            let (decoder, tokenizer, shared) = (&m.decoder, &m.tokenizer, m.encoder.prefix());
+            return generate_recorded(decoder, tokenizer, shared, prompts, adapter.deltas(), &options);
+        }
+        let shared = prefix(&m.decoder, m.encoder.prefix(), adapter.deltas())?;
+        Ok((generate(&m.decoder, &m.tokenizer, &shared, prompts, adapter.deltas(), &options)?, None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    fn texts(group: &ScoredGroup<'_>) -> Vec<String> {
+        group.completions.iter().map(|c| c.completion.text.clone()).collect()
+    }
+
+    #[test]
+    fn every_query_gets_its_group_of_scored_completions_in_the_order_asked_for() {
+        let fixture = Fixture::new();
+        let got = fixture.sampler().collect(&[2, 0], &fixture.adapter(), 1, 0).unwrap();
+        assert_eq!(got.groups.iter().map(|g| g.query).collect::<Vec<_>>(), [2, 0]);
+        for group in &got.groups {
+            assert_eq!(group.completions.len(), fixture.config.train.num_generations);
+            assert!(group.completions.iter().all(|c| c.reward.is_some() && c.counterfactual.terms.is_empty()));
+            assert_eq!(group.labelled, &fixture.materials.train[group.query]);
+        }
+        assert!(got.faults == 0 && got.tape.is_some());
+    }
+
+    #[test]
+    fn a_query_gets_the_same_completions_alone_and_in_a_batch_and_others_in_the_next_step() {
+        let fixture = Fixture::new();
+        let (sampler, adapter) = (fixture.sampler(), fixture.adapter());
+        let batch = sampler.collect(&[0, 1], &adapter, 1, 0).unwrap();
+        let alone = sampler.collect(&[1], &adapter, 1, 0).unwrap();
+        assert_eq!(texts(&batch.groups[1]), texts(&alone.groups[0]));
+        let later = sampler.collect(&[1], &adapter, 2, 0).unwrap();
+        assert_ne!(texts(&later.groups[0]), texts(&alone.groups[0]));
+    }
+
+    #[test]
+    fn a_tape_without_room_records_nothing_and_samples_the_same() {
+        let mut fixture = Fixture::new();
+        let adapter = fixture.adapter();
+        let recorded = texts(&fixture.sampler().collect(&[0], &adapter, 1, 0).unwrap().groups[0]);
+        fixture.config.train.tape_mib = 0;
+        let bare = fixture.sampler().collect(&[0], &adapter, 1, 0).unwrap();
+        assert!(bare.tape.is_none());
+        assert_eq!(texts(&bare.groups[0]), recorded);
+    }
+
+    #[test]
+    fn a_retriever_that_fails_leaves_completions_without_a_reward() {
+        let fixture = Fixture::failing();
+        let got = fixture.sampler().collect(&[0], &fixture.adapter(), 1, 0).unwrap();
+        let kept = got.groups[0].completions.iter().filter(|c| c.reading.broken.is_none());
+        assert!(kept.clone().count() > 0 && got.faults > 0, "the test must meet requests");
+        assert!(kept.clone().all(|c| c.reward.is_none()));
+    }
+
+    #[test]
+    fn a_query_outside_the_training_set_is_a_bug() {
+        let fixture = Fixture::new();
+        let error = fixture.sampler().collect(&[99], &fixture.adapter(), 1, 0).err().unwrap();
+        assert!(error.to_string().contains("99"), "{error}");
+    }
+}

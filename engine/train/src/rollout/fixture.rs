@@ -1,0 +1,128 @@
+//! What the stages' tests share: the tiny model over a shop of three products.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::advantage::Counterfactual;
+use super::super::config::TrainConfig;
+use super::super::materials::Materials;
+use super::super::reward::{Reward, RewardCache, RewardFunction};
+use super::{RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
+use crate::catalog::CatalogBuilder;
+use crate::error::{Fault, FaultKind};
+use crate::kernels::Precision;
+use crate::model::{Adapter, Completion, Decoder, Finish, ModelSource};
+use crate::retrieve::{Bm25, Bm25Config};
+use crate::rewrite::{PromptEncoder, Prompter};
+use crate::types::{Deadline, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
+
+pub(super) struct Fixture {
+    pub(super) config: TrainConfig,
+    pub(super) materials: Materials,
+    reward: RewardFunction,
+    cache: RewardCache,
+    feedback: RelevanceFeedback,
+}
+
+/// Fails every request.
+struct Failing(RetrieverCard);
+
+impl Retriever for Failing {
+    fn card(&self) -> &RetrieverCard {
+        &self.0
+    }
+
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+        let fault = || Fault { retriever: "down".into(), kind: FaultKind::Network, detail: "down".into() };
+        requests.iter().map(|_| Err(fault())).collect()
+    }
+}
+
+impl Fixture {
+    /// Three queries, the answer to each is the product of the same number; groups of two, rewrites stand alone.
+    pub(super) fn new() -> Self {
+        Self::with(|bm25| Arc::new(bm25))
+    }
+
+    /// The same, with a retriever that fails every request.
+    pub(super) fn failing() -> Self {
+        Self::with(|bm25| Arc::new(Failing(bm25.card().clone())))
+    }
+
+    fn with(retriever: impl FnOnce(Bm25) -> Arc<dyn Retriever>) -> Self {
+        let text = "[model]\nname = \"tiny\"\n[data]\nname = \"shop\"\n[prompt]\nexamples = []\nmode = \"rewrite\"\n\
+                    [sampling]\nmax_completion_length = 24\n\
+                    [train]\nnum_generations = 2\ngeneration_batch_size = 4\ninject_feedback = true\n";
+        let config = TrainConfig::parse(text, &[], "fixture").unwrap();
+        let shop = [("kettle steel", "boil water"), ("lantern solar", "see at night"), ("tent dome", "sleep outdoors")];
+        let mut builder = CatalogBuilder::new();
+        for (i, (product, _)) in shop.iter().enumerate() {
+            builder.push(&format!("d{i}"), [("title", *product)]).unwrap();
+        }
+        let catalog = Arc::new(builder.finish());
+        let retriever = retriever(Bm25::in_memory(catalog.clone(), Bm25Config::default()).unwrap());
+        let source =
+            ModelSource::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-qwen3")))
+                .unwrap();
+        let tokenizer = source.tokenizer().unwrap();
+        let prompter = Prompter::new(config.prompt.clone(), retriever.card()).unwrap();
+        let train = shop.iter().enumerate().map(|(i, (_, need))| {
+            let query = Query { id: format!("q{i}"), text: (*need).into(), history: Vec::new() };
+            (query, Judgements::new(vec![(i as u32, 1)]))
+        });
+        let materials = Materials {
+            model_name: "tiny".into(),
+            decoder: Arc::new(Decoder::load(&source, Precision::F32, &|_, _| {}).unwrap()),
+            tokenizer: tokenizer.clone(),
+            encoder: Arc::new(PromptEncoder::new(prompter, tokenizer).unwrap()),
+            retriever,
+            train: train.collect(),
+            dev: Vec::new(),
+            catalog,
+            model_digest: "tiny".into(),
+        };
+        let feedback = RelevanceFeedback::new(&materials.catalog);
+        let reward = RewardFunction::new(&config.reward).unwrap();
+        Self { config, materials, reward, cache: RewardCache::new(100), feedback }
+    }
+
+    pub(super) fn sampler(&self) -> Sampler<'_> {
+        Sampler {
+            config: &self.config,
+            materials: &self.materials,
+            reward: &self.reward,
+            cache: &self.cache,
+            feedback: Some(&self.feedback),
+        }
+    }
+
+    /// An adapter that changes nothing yet.
+    pub(super) fn adapter(&self) -> Adapter {
+        Adapter::new(self.materials.decoder.config(), self.config.lora.clone(), 0).unwrap()
+    }
+
+    /// A group of completions as the policy might have written them, each with the reward given.
+    pub(super) fn group(&self, query: usize, completions: &[(&str, f32)]) -> ScoredGroup<'_> {
+        let labelled = &self.materials.train[query];
+        let encoder = &self.materials.encoder;
+        let completion = |(text, value): &(&str, f32)| {
+            let tokens = encoder.answer(text).unwrap().unwrap();
+            let numbers = vec![-1.0; tokens.len()];
+            let text = format!(" {text}");
+            ScoredCompletion {
+                reading: encoder.read(&labelled.0, &text),
+                completion: Completion {
+                    tokens,
+                    log_probabilities: numbers.clone(),
+                    entropies: numbers,
+                    text,
+                    finish: Finish::Stop,
+                },
+                reward: Some(Reward { value: *value, parts: Default::default() }),
+                counterfactual: Counterfactual::default(),
+            }
+        };
+        let prompt = encoder.encode(&labelled.0).unwrap();
+        ScoredGroup { query, labelled, prompt, completions: completions.iter().map(completion).collect() }
+    }
+}

@@ -1,0 +1,242 @@
+//! The rollouts of a step, over all its rounds of sampling.
+
+use super::super::advantage::{GroupSignal, group_advantages};
+use super::super::config::TrainConfig;
+use super::super::learner::{Rollout, RolloutBatch, Sample};
+use super::super::log::CompletionRecord;
+use super::super::materials::Labelled;
+use super::super::reward::Reward;
+use super::ScoredGroup;
+use crate::error::{Error, Result};
+use crate::model::{Decoder, Finish, Tape};
+use crate::types::Rewrite;
+
+/// One query's group, as the learner takes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    /// The query's place in the training set.
+    pub(crate) query: usize,
+    /// Whether its rewards differ. Advantages of a zero-variance group are 0.
+    pub(crate) informative: bool,
+    rollout: Rollout,
+    /// The round that sampled it, and its place among the prompts of that round: where its tape is.
+    round: usize,
+    prompt: usize,
+    /// Completions whose format was broken.
+    broken: usize,
+    /// One a sample.
+    outcomes: Vec<Outcome>,
+}
+
+/// What a completion said and earned, for `completions.jsonl`.
+#[derive(Debug, Clone)]
+struct Outcome {
+    text: String,
+    rewrite: Option<Rewrite>,
+    reward: Option<Reward>,
+}
+
+/// The groups of a step.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StepRollouts {
+    pub(crate) groups: Vec<Group>,
+    /// What each round recorded; none where there was no room.
+    tapes: Vec<Option<Tape>>,
+    /// Queries whose zero-variance groups were replaced.
+    pub(crate) replaced: Vec<usize>,
+    /// Requests that the environment failed for good.
+    pub(crate) faults: usize,
+    /// Groups with a completion from relevance feedback.
+    pub(crate) injected: usize,
+    pub(crate) signal: GroupSignal,
+}
+
+impl Group {
+    fn new(place: usize, scored: ScoredGroup<'_>, config: &TrainConfig) -> Result<Self> {
+        let values: Vec<Option<f32>> = scored.completions.iter().map(super::ScoredCompletion::value).collect();
+        let signal = group_advantages(&values, values.len(), config.train.scale_rewards)?;
+        let broken = scored.completions.iter().filter(|c| c.reading.broken.is_some()).count();
+        let (mut samples, mut outcomes) = (Vec::new(), Vec::new());
+        for scored in scored.completions {
+            let completion = scored.completion;
+            samples.push(Sample {
+                truncated: completion.finish != Finish::Stop,
+                tokens: completion.tokens,
+                sampled_logp: completion.log_probabilities,
+                sampled_entropy: completion.entropies,
+                advantage: 0.0,
+                counterfactual: scored.counterfactual,
+                dropped: false,
+            });
+            let (rewrite, reward) = (scored.reading.rewrite, scored.reward);
+            outcomes.push(Outcome { text: completion.text, rewrite, reward });
+        }
+        Ok(Self {
+            query: scored.query,
+            informative: signal.informative.first().copied().unwrap_or(false),
+            rollout: Rollout { prompt: scored.prompt, samples },
+            round: 0,
+            prompt: place,
+            broken,
+            outcomes,
+        })
+    }
+}
+
+impl StepRollouts {
+    /// The groups of one round, with what it recorded.
+    pub(super) fn of_round(groups: Vec<ScoredGroup<'_>>, tape: Option<Tape>, config: &TrainConfig) -> Result<Self> {
+        let groups = groups.into_iter().enumerate().map(|(place, scored)| Group::new(place, scored, config));
+        let groups = groups.collect::<Result<_>>()?;
+        let mut rollouts = Self { groups, tapes: vec![tape], ..Self::default() };
+        rollouts.assign_advantages(config)?;
+        Ok(rollouts)
+    }
+
+    /// Takes over the informative groups of a further round. Up to `wanted`, zero-variance groups fill what is missing,
+    /// the earlier ones first; the queries of the others are listed as replaced.
+    pub(crate) fn join(&mut self, round: StepRollouts, wanted: usize, config: &TrainConfig) -> Result<()> {
+        self.faults += round.faults;
+        self.injected += round.injected;
+        let (earlier, mut groups) = (self.tapes.len(), round.groups);
+        self.tapes.extend(round.tapes);
+        groups.iter_mut().for_each(|g| g.round += earlier);
+        let (informative, zero_variance): (Vec<_>, Vec<_>) = groups.into_iter().partition(|g| g.informative);
+        let (mut kept, mut reserve): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.groups).into_iter().partition(|g| g.informative);
+        kept.extend(informative);
+        reserve.extend(zero_variance);
+        let room = wanted.saturating_sub(kept.len()).min(reserve.len());
+        self.replaced.extend(reserve.drain(room..).map(|g| g.query));
+        kept.extend(reserve);
+        self.groups = kept;
+        self.assign_advantages(config)
+    }
+
+    /// Computes the advantages over all groups.
+    fn assign_advantages(&mut self, config: &TrainConfig) -> Result<()> {
+        let outcomes = self.groups.iter().flat_map(|g| &g.outcomes);
+        let rewards: Vec<Option<f32>> = outcomes.map(|o| o.reward.as_ref().map(|r| r.value)).collect();
+        self.signal = group_advantages(&rewards, config.train.num_generations, config.train.scale_rewards)?;
+        let samples = self.groups.iter_mut().flat_map(|g| &mut g.rollout.samples);
+        for (sample, (advantage, dropped)) in samples.zip(self.signal.advantages.iter().zip(&self.signal.dropped)) {
+            sample.advantage = *advantage;
+            sample.dropped = *dropped;
+        }
+        Ok(())
+    }
+
+    /// Bytes of its tapes.
+    pub(crate) fn recorded(&self, decoder: &Decoder) -> usize {
+        self.tapes.iter().flatten().map(|tape| tape.bytes(decoder)).sum()
+    }
+
+    /// What the learner takes: the groups of each round, with what it recorded of them. The tapes move out.
+    pub(crate) fn batches(&mut self, decoder: &Decoder) -> Result<Vec<RolloutBatch>> {
+        let mut batches = Vec::with_capacity(self.tapes.len());
+        for (round, mut tape) in std::mem::take(&mut self.tapes).into_iter().enumerate() {
+            let own: Vec<&Group> = self.groups.iter().filter(|g| g.round == round).collect();
+            if own.is_empty() {
+                continue;
+            }
+            if let Some(tape) = &mut tape {
+                let prompts: Vec<usize> = own.iter().map(|g| g.prompt).collect();
+                tape.retain(decoder, &prompts)?;
+            }
+            batches.push(RolloutBatch { rollouts: own.iter().map(|g| g.rollout.clone()).collect(), tape });
+        }
+        Ok(batches)
+    }
+
+    pub(crate) fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.groups.iter().flat_map(|g| &g.rollout.samples)
+    }
+
+    /// Tokens of prompts and completions, the prompt counted for each completion.
+    pub(crate) fn tokens(&self, prefix: usize) -> usize {
+        let of_group = |g: &Group| -> usize {
+            g.rollout.samples.iter().map(|s| prefix + g.rollout.prompt.len() + s.tokens.len()).sum()
+        };
+        self.groups.iter().map(of_group).sum()
+    }
+
+    /// Completions whose format was broken.
+    pub(crate) fn broken(&self) -> usize {
+        self.groups.iter().map(|g| g.broken).sum()
+    }
+
+    /// The lines of `completions.jsonl`.
+    pub(crate) fn records(&self, step: u64, train: &[Labelled]) -> Result<Vec<CompletionRecord>> {
+        let mut records = Vec::new();
+        for group in &self.groups {
+            let Some((query, _)) = train.get(group.query) else {
+                let found = format!("no training query has the number {}", group.query);
+                return Err(Error::bug("train::rollout::step", found));
+            };
+            for (sample, outcome) in group.rollout.samples.iter().zip(&group.outcomes) {
+                let reward = outcome.reward.as_ref();
+                records.push(CompletionRecord {
+                    step,
+                    query_id: query.id.clone(),
+                    query: query.text.clone(),
+                    completion: outcome.text.clone(),
+                    rewrite: outcome.rewrite.as_ref().map(|r| r.text.clone()),
+                    reward: reward.map(|r| r.value),
+                    parts: reward.map(|r| r.parts.clone()).unwrap_or_default(),
+                    advantage: sample.advantage,
+                    truncated: sample.truncated,
+                });
+            }
+        }
+        Ok(records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::Fixture;
+    use super::*;
+
+    /// A round of groups of two, given by query and rewards; no tape.
+    fn round(fixture: &Fixture, groups: &[(usize, [f32; 2])]) -> StepRollouts {
+        let group = |(query, [a, b]): &(usize, [f32; 2])| fixture.group(*query, &[("first", *a), ("second", *b)]);
+        StepRollouts::of_round(groups.iter().map(group).collect(), None, &fixture.config).unwrap()
+    }
+
+    fn queries(rollouts: &StepRollouts) -> Vec<usize> {
+        rollouts.groups.iter().map(|g| g.query).collect()
+    }
+
+    #[test]
+    fn a_further_round_replaces_zero_variance_groups_and_the_earlier_ones_fill_what_is_missing() {
+        let fixture = Fixture::new();
+        let mut rollouts = StepRollouts::default();
+        rollouts.join(round(&fixture, &[(0, [0.0, 0.0]), (1, [0.0, 1.0])]), 2, &fixture.config).unwrap();
+        assert_eq!((queries(&rollouts), rollouts.replaced.len()), (vec![1, 0], 0), "nothing better yet");
+        rollouts.join(round(&fixture, &[(2, [0.5, 1.0])]), 2, &fixture.config).unwrap();
+        assert_eq!((queries(&rollouts), rollouts.replaced.clone()), (vec![1, 2], vec![0]));
+        assert!(rollouts.groups.iter().all(|g| g.informative));
+        assert_eq!(rollouts.signal.frac_reward_zero_std, 0.0, "of what is left");
+    }
+
+    #[test]
+    fn each_round_is_a_batch_of_its_own_without_the_replaced_groups() {
+        let fixture = Fixture::new();
+        let mut rollouts = StepRollouts::default();
+        rollouts.join(round(&fixture, &[(0, [0.0, 0.0]), (1, [0.0, 1.0])]), 2, &fixture.config).unwrap();
+        rollouts.join(round(&fixture, &[(2, [0.5, 1.0])]), 2, &fixture.config).unwrap();
+        let batches = rollouts.batches(&fixture.materials.decoder).unwrap();
+        assert_eq!(batches.iter().map(|b| b.rollouts.len()).collect::<Vec<_>>(), [1, 1]);
+    }
+
+    #[test]
+    fn a_record_says_what_a_completion_was_worth_within_its_group() {
+        let fixture = Fixture::new();
+        let rollouts = round(&fixture, &[(1, [0.0, 1.0])]);
+        let records = rollouts.records(7, &fixture.materials.train).unwrap();
+        assert_eq!(records.iter().map(|r| r.completion.as_str()).collect::<Vec<_>>(), [" first", " second"]);
+        assert!(records.iter().all(|r| r.step == 7 && r.query_id == fixture.materials.train[1].0.id));
+        assert!(records[0].advantage < 0.0 && records[1].advantage == -records[0].advantage);
+        assert_eq!((records[1].reward, records[1].rewrite.as_deref()), (Some(1.0), Some("second")));
+    }
+}

@@ -18,6 +18,7 @@ mod int8;
 mod isa;
 mod linear;
 mod logprob;
+mod lora;
 mod norm;
 mod outer_product;
 mod packed;
@@ -36,10 +37,11 @@ mod oracle;
 pub(crate) use oracle::tensor as test_tensor;
 
 pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
-pub use linear::{FrozenLinear, LoraDelta, LoraGradient, Placed, apply, apply_backward};
+pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
     DrawnDistribution, DrawnToken, TokenStatistics, drawn_backward, log_probabilities, log_probabilities_backward,
 };
+pub use lora::{LoraDelta, LoraGradient};
 pub use norm::RmsNorm;
 pub use packed::{PackedMatrix, Precision};
 pub use rope::{Angles, RopeTable};

@@ -21,6 +21,7 @@ mod int8;
 mod isa;
 mod linear;
 mod logprob;
+mod lora;
 mod norm;
 mod outer_product;
 mod packed;
@@ -37,10 +38,11 @@ mod vector;
 mod oracle;
 
 pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
-pub use linear::{FrozenLinear, LoraDelta, LoraGradient, Placed, apply, apply_backward};
+pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
     DrawnDistribution, DrawnToken, TokenStatistics, drawn_backward, log_probabilities, log_probabilities_backward,
 };
+pub use lora::{LoraDelta, LoraGradient};
 pub use norm::RmsNorm;
 pub use packed::{PackedMatrix, Precision};
 pub use rope::{Angles, RopeTable};

@@ -69,7 +69,7 @@ pub fn model() -> Option<PathBuf> {
         return Some(path.into());
     }
     let fetch = || model("smollm2-135m", &PullOptions::default()).map_err(|error| error.to_string());
-    FETCHED.get_or_init(fetch).clone().inspect_err(skipped).ok()
+    FETCHED.get_or_init(fetch).clone().inspect_err(|error| skipped(error)).ok()
 }
 
 #[cfg(test)]

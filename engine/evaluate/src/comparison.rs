@@ -3,11 +3,11 @@
 use serde::Serialize;
 
 use super::System;
-use crate::error::{Error, Result, nearest};
-use crate::metrics::Measure;
-use crate::metrics::significance::{
+use querywright_data::metrics::Measure;
+use querywright_data::metrics::significance::{
     Interval, PairedDifference, bootstrap_mean, holm, paired_t_test, randomisation_test,
 };
+use querywright_types::{Error, Result, nearest};
 
 /// Bootstrap samples, and sign patterns of the randomisation test.
 const ROUNDS: usize = 10_000;

@@ -5,11 +5,6 @@
 //! paired tests corrected for their number. [`Report`] is one HTML page of a comparison, the curves of a training run
 //! and a sample of rewrites.
 
-use crate as evaluate;
-use querywright_data::{catalog, metrics};
-use querywright_stack as stack;
-use querywright_types::{self as types, error};
-
 mod comparison;
 mod report;
 mod samples;

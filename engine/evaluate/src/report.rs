@@ -9,8 +9,8 @@ mod scale;
 use std::path::{Path, PathBuf};
 
 use super::{Comparison, Sample};
-use crate::error::{Error, Result};
 use curves::Curves;
+use querywright_types::{Error, Result};
 
 /// The parts of a report. An absent part leaves its section out.
 ///

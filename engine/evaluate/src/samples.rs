@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::Evaluated;
-use crate::metrics::Measure;
-use crate::types::{Judgements, Query};
+use querywright_data::metrics::Measure;
+use querywright_types::{Judgements, Query};
 
 /// One query with each system's rewrite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -60,8 +60,8 @@ pub fn samples(
 mod tests {
     use super::super::comparison::tests::made_up;
     use super::*;
-    use crate::catalog::Run;
-    use crate::types::Rewrite;
+    use querywright_data::catalog::Run;
+    use querywright_types::Rewrite;
 
     fn evaluated(name: &str, values: &[f64]) -> Evaluated {
         let rewrites = (0..values.len()).map(|i| Rewrite::plain(format!("{name} {i}"))).collect();

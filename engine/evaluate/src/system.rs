@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use crate::catalog::{Catalog, Run};
-use crate::error::{Error, Result};
-use crate::metrics::{Measure, trec_order};
-use crate::stack::{Ranked, rank_all};
-use crate::types::{Hit, Judgements, Query, Ranking, Retriever, Rewrite, Rewriter};
+use querywright_data::catalog::{Catalog, Run};
+use querywright_data::metrics::{Measure, trec_order};
+use querywright_stack::{Ranked, rank_all};
+use querywright_types::{Error, Hit, Judgements, Query, Ranking, Result, Retriever, Rewrite, Rewriter};
 
 /// Hits asked for when a measure looks at the whole ranking: the depth of TREC runs.
 const WHOLE_RANKING: usize = 1000;
@@ -224,9 +223,8 @@ fn mean(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::CatalogBuilder;
-    use crate::error::{Fault, FaultKind};
-    use crate::types::{Deadline, Request, RetrieverCard};
+    use querywright_data::catalog::CatalogBuilder;
+    use querywright_types::{Deadline, Fault, FaultKind, Request, RetrieverCard};
 
     /// Upper-cases a query; has no rewrite for an empty one.
     struct Shout;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{Comparison, MeasureComparison};
-use crate::metrics::significance::Interval;
+use querywright_data::metrics::significance::Interval;
 
 /// One table: its header and its rows, the first column being names.
 struct Table {

@@ -130,11 +130,11 @@ fn widened<T: Copy + Default>(panels: &[T], old: usize, new: usize) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::isa::Isa;
-    use crate::kernels::oracle::noise;
-    use crate::kernels::product::{Part, sum_of_products};
-    use crate::kernels::rows::Rows;
-    use crate::kernels::{PackedMatrix, Precision};
+    use crate::isa::Isa;
+    use crate::oracle::noise;
+    use crate::product::{Part, sum_of_products};
+    use crate::rows::Rows;
+    use crate::{PackedMatrix, Precision};
 
     fn product(x: &Rows<'_>, m: MatrixView<'_>, columns: usize) -> Vec<f32> {
         let mut out = vec![0.0; x.count() * columns];

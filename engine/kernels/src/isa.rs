@@ -65,12 +65,12 @@ macro_rules! vectorised {
                 fn avx512($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
-                match $crate::kernels::isa::Isa::detect() {
+                match $crate::isa::Isa::detect() {
                     // SAFETY: the instructions were detected.
-                    $crate::kernels::isa::Isa::Avx512Bf16 | $crate::kernels::isa::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::isa::Isa::Avx512Bf16 | $crate::isa::Isa::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
-                    $crate::kernels::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::kernels::isa::Isa::Portable => {}
+                    $crate::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::isa::Isa::Portable => {}
                 }
             }
             $body($($arg),*)

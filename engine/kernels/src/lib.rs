@@ -10,9 +10,6 @@
 //! call or a tile. `unsafe` lives in `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`: vector instructions
 //! behind run-time detection, and disjoint writes of threads into one output; and in [`device`], which talks to GPUs.
 
-use crate as kernels;
-use querywright_types::error;
-
 mod attention;
 mod bf16;
 pub mod device;

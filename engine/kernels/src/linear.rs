@@ -218,7 +218,7 @@ fn low_rank_rows<'v>(layers: &[Placed<'_>], low: &'v [f32], ranks: usize) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::oracle::{check_gradients, distance, noise, tensor};
+    use crate::oracle::{check_gradients, distance, noise, tensor};
 
     fn placed<'a>(layers: &'a [FrozenLinear], deltas: &'a [Option<LoraDelta>]) -> Vec<Placed<'a>> {
         let mut column = 1;

@@ -214,8 +214,8 @@ mod tests {
     use candle_core::Tensor;
 
     use super::*;
-    use crate::kernels::Precision;
-    use crate::kernels::oracle::{check_gradients, distance, tensor};
+    use crate::Precision;
+    use crate::oracle::{check_gradients, distance, tensor};
 
     fn values(t: &Tensor) -> Vec<f32> {
         t.flatten_all().unwrap().to_vec1().unwrap()

@@ -111,7 +111,7 @@ impl RmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::oracle::{check_gradients, distance, noise, tensor};
+    use crate::oracle::{check_gradients, distance, noise, tensor};
 
     fn values(t: &Tensor) -> Vec<f32> {
         t.flatten_all().unwrap().to_vec1().unwrap()

@@ -125,7 +125,7 @@ unsafe fn outer_avx512<const M: usize>(left: Side<'_>, right: Side<'_>, rows: us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::oracle::noise;
+    use crate::oracle::noise;
 
     #[test]
     fn an_outer_product_sums_over_rows() {

@@ -74,7 +74,7 @@ impl RopeTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::oracle::{distance, noise};
+    use crate::oracle::{distance, noise};
 
     #[test]
     fn a_rotation_keeps_lengths_and_depends_on_the_distance_alone() {

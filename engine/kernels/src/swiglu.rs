@@ -60,7 +60,7 @@ mod tests {
     use candle_core::Tensor;
 
     use super::*;
-    use crate::kernels::oracle::{check_gradients, distance, tensor};
+    use crate::oracle::{check_gradients, distance, tensor};
 
     #[test]
     fn the_activation_equals_its_formula_and_has_gradients() {

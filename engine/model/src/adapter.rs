@@ -10,8 +10,8 @@ pub use projection::Projection;
 
 use super::config::ModelConfig;
 use super::tensor::{failed, tensor};
-use crate::error::{Error, Result, nearest};
-use crate::kernels::LoraDelta;
+use querywright_kernels::LoraDelta;
+use querywright_types::{Error, Result, nearest};
 
 /// The deltas of one block, by [`Projection`].
 pub(super) type BlockDeltas = [Option<LoraDelta>; Projection::COUNT];

@@ -12,8 +12,8 @@ use super::device::DeviceInfo;
 use super::objective::{Objective, Predictions};
 use super::optimizer::{AdamWState, AdamWStep, Updated};
 use super::sequence::Call;
-use crate::error::Result;
-use crate::kernels::{Cache, TokenStatistics};
+use querywright_kernels::{Cache, TokenStatistics};
+use querywright_types::Result;
 
 /// A prompt and its completions.
 pub(super) type Group<'a> = (&'a [u32], Vec<&'a [u32]>);

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, ErrorKind, context};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -1,7 +1,7 @@
 //! What is asked of a generation and what comes of it: prompts, options, completions.
 
 use super::sampling::SamplingConfig;
-use crate::types::Deadline;
+use querywright_types::Deadline;
 
 /// A prompt in tokens: the part after the prefix that many prompts share.
 #[derive(Debug, Clone)]

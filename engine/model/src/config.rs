@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The architectures that the decoder computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

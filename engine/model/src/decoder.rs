@@ -14,8 +14,8 @@ use super::objective::{Objective, Predictions};
 use super::optimizer::{AdamWState, AdamWStep, Updated};
 use super::sequence::Call;
 use super::source::ModelSource;
-use crate::error::{Error, Result};
-use crate::kernels::{Cache, Precision, TokenStatistics};
+use querywright_kernels::{Cache, Precision, TokenStatistics};
+use querywright_types::{Error, Result};
 
 /// The form of something in each backend.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! Where a model runs.
 
-pub use crate::kernels::device::DeviceInfo;
+pub use querywright_kernels::device::DeviceInfo;
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// Where a model runs, as the user writes it: `auto`, `cpu`, or `cuda:0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -15,7 +15,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::config::ModelConfig;
 use super::tensor::tensor;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// Headers above this size are refused, as the safetensors library does.
 const HEADER_LIMIT: u64 = 100_000_000;

@@ -8,8 +8,8 @@ use super::config::ModelConfig;
 use super::decoder::{Decoder, Tape};
 use super::sequence::Call;
 use super::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
-use crate::kernels::Cache;
+use querywright_kernels::Cache;
+use querywright_types::{Error, Result};
 
 /// A prefix that many prompts continue, computed once.
 #[derive(Debug, Clone)]

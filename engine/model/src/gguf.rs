@@ -15,7 +15,7 @@ use self::vocabulary::{SPLITTERS, Vocabulary};
 use super::config::{Architecture, ModelConfig, RopeScaling};
 use super::tensor::{failed, values};
 use super::tokenizer::{Declared, Tokenizer};
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 const AGAIN: &str = "the file is cut off or damaged; fetch it again";
 const TYPES: &str = "choose a file in F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or a K type (Q2_K to Q6_K)";

@@ -3,10 +3,6 @@
 //! [`Decoder`] is the entry point of everything that generates and learns. It runs on one of two backends that implement
 //! the same interface (`backend.rs`) and mirror each other file by file: `host` on the processor, `cuda` on a GPU.
 
-use crate as model;
-use querywright_kernels as kernels;
-use querywright_types::{self as types, error};
-
 mod adapter;
 mod backend;
 mod chat;

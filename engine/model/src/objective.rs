@@ -1,6 +1,6 @@
 //! What is asked of a tape: the tokens that its rows predict, and a weighted sum over them.
 
-use crate::kernels::TokenStatistics;
+use querywright_kernels::TokenStatistics;
 
 /// Tokens that the rows of a tape predict.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The moments of one parameter, as long as the parameter.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]

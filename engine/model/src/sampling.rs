@@ -4,8 +4,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::kernels::{Distribution, TokenStatistics};
+use querywright_kernels::{Distribution, TokenStatistics};
+use querywright_types::{Error, Result};
 
 /// How tokens are chosen. Names follow transformers' `GenerationConfig`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,7 +127,7 @@ impl Sampler {
 
     /// Samples an index within top-k and top-p; leaves probabilities in `logits`.
     fn pick(&mut self, logits: &mut [f32], scale: f32) -> usize {
-        crate::kernels::softmax(logits, scale);
+        querywright_kernels::softmax(logits, scale);
         let probabilities: &[f32] = logits;
         let u: f64 = self.rng.random();
         // Candidates in falling order; ties by number, so that the order is the same everywhere.

@@ -4,7 +4,7 @@ use super::adapter::Deltas;
 use super::completion::{Completion, Finish, GenerateOptions, PromptTokens};
 use super::sampling::{SampledToken, Sampler};
 use super::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// One call of [`generate`](super::generate), checked.
 #[derive(Clone, Copy)]

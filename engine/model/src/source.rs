@@ -17,7 +17,7 @@ use super::folder::Folder;
 use super::gguf::Gguf;
 use super::tensor::tensor;
 use super::tokenizer::Tokenizer;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// An opened model: its shape is known and its tensors are there; the weights are read on demand.
 #[derive(Debug)]

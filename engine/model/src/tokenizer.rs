@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::Value;
 
 use super::chat::ChatTemplate;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// Special tokens with these texts end a completion in every model that has them, whether it declares them or not:
 /// base models stop with one and their instruction-tuned children with another.

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 
 use super::adapter::Projection;
 use super::source::ModelSource;
-use crate::error::Result;
+use querywright_types::Result;
 
 /// Projections that read the same rows, in the order of a block.
 pub(super) const GROUPS: [&[Projection]; 4] = [

@@ -22,7 +22,7 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// TRL's guard against division by zero.
 const EPSILON: f64 = 1e-4;

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::curriculum::Curriculum;
 use super::optimizer::{AdamW, AdamWConfig, Moments};
 use super::schedule::EntropyControl;
-use crate::error::{Error, Result};
-use crate::model::{Adapter, ModelConfig};
+use querywright_model::{Adapter, ModelConfig};
+use querywright_types::{Error, Result};
 
 /// Everything besides weights and moments that a run needs to resume.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

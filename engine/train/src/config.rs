@@ -13,10 +13,9 @@ use super::loss::LossConfig;
 use super::optimizer::AdamWConfig;
 use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
-use crate::model::Precision;
-use crate::model::{DeviceChoice, LoraConfig, SamplingConfig};
-use crate::retrieve::Bm25Config;
-use crate::rewrite::PromptConfig;
+use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
+use querywright_retrieve::Bm25Config;
+use querywright_rewrite::PromptConfig;
 
 /// A run. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The settings of the curriculum.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

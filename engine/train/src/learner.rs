@@ -6,11 +6,11 @@ mod pass;
 use super::advantage::Counterfactual;
 use super::loss::{LossConfig, LossOutput, Totals};
 use super::optimizer::AdamW;
-use crate::error::Result;
-use crate::kernels::TokenStatistics;
-use crate::model::{Adapter, Decoder, Deltas, GradientSum, Tape};
 use micro_batch::{MicroBatch, micro_batches, token_advantages};
 use pass::Pass;
+use querywright_kernels::TokenStatistics;
+use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Tape};
+use querywright_types::Result;
 
 /// A completion that the policy learns from.
 #[derive(Debug, Clone)]

@@ -3,15 +3,6 @@
 //! Query → rewrite → ranking → reward → advantage → gradient → adapter. [`Trainer`] runs the loop. Losses, advantages,
 //! optimiser and schedules are pure functions, each in its own file.
 
-use crate as train;
-use querywright_data::{catalog, metrics};
-use querywright_kernels as kernels;
-use querywright_model as model;
-use querywright_retrieve as retrieve;
-use querywright_rewrite as rewrite;
-use querywright_stack as stack;
-use querywright_types::{self as types, error};
-
 pub mod advantage;
 pub mod checkpoint;
 mod config;

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 pub use config::{ImportanceLevel, LossConfig, LossType};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 impl LossConfig {
     /// The clipped surrogate's loss of a token and its derivative with respect to the logarithm of the ratio. At a tie

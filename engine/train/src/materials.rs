@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::catalog::Catalog;
-use crate::error::{Error, Result};
-use crate::model::{Decoder, Tokenizer};
-use crate::rewrite::PromptEncoder;
-use crate::types::{Judgements, Query, Retriever};
+use querywright_data::catalog::Catalog;
+use querywright_model::{Decoder, Tokenizer};
+use querywright_rewrite::PromptEncoder;
+use querywright_types::{Error, Judgements, Query, Result, Retriever};
 
 /// A query with its judgements.
 pub type Labelled = (Query, Judgements);

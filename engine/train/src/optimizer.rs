@@ -1,9 +1,9 @@
 //! The optimizer of a run: AdamW's settings and its state.
 
-use crate::error::{Error, Result};
-use crate::model::{AdamWState, AdamWStep};
+use querywright_model::{AdamWState, AdamWStep};
+use querywright_types::{Error, Result};
 
-pub use crate::model::Moments;
+pub use querywright_model::Moments;
 
 /// The settings of AdamW; the names are those of transformers' `TrainingArguments`, without the prefix `adam_`.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]

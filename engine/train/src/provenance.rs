@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 
 use super::config::{RENAMED, TrainConfig};
 use super::materials::Materials;
-use crate::error::{Error, Result};
-use crate::model::DeviceChoice;
+use querywright_model::DeviceChoice;
+use querywright_types::{Error, Result};
 
 /// A digest of all that decides the numbers of a run: configuration, model, retriever, queries and judgements.
 pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<String> {

@@ -15,9 +15,8 @@ mod score;
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
-use crate::metrics::Measure;
-use crate::types::{QueryLanguage, Rewrite};
+use querywright_data::metrics::Measure;
+use querywright_types::{Error, QueryLanguage, Result, Rewrite};
 
 pub use cache::RewardCache;
 pub use score::{Candidate, ScoredBatch};

@@ -20,10 +20,9 @@ use super::advantage::Counterfactual;
 use super::config::TrainConfig;
 use super::materials::{Labelled, Materials};
 use super::reward::{Candidate, Reward, RewardCache, RewardFunction};
-use crate::error::Result;
-use crate::model::{Adapter, Completion};
-use crate::rewrite::Reading;
-use crate::types::Rewrite;
+use querywright_model::{Adapter, Completion};
+use querywright_rewrite::Reading;
+use querywright_types::{Result, Rewrite};
 
 /// What rollouts are made with.
 pub(super) struct Sampler<'a> {

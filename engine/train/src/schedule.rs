@@ -3,7 +3,7 @@
 //! Schedules have transformers' names and formulas (`get_scheduler`); the entropy controller has those of TRL
 //! (`use_adaptive_entropy`, after Skywork-OR1).
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The shape of the learning rate: transformers' `lr_scheduler_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]

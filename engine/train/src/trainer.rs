@@ -15,12 +15,11 @@ use super::provenance;
 use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
 use super::schedule::{EntropyControl, Schedule};
-use crate::error::{Error, Result};
-use crate::metrics::{Measure, trec_order};
-use crate::model::{Adapter, SamplingConfig};
-use crate::rewrite::LanguageModel;
-use crate::stack::rank_all;
-use crate::types::{Deadline, Query, Request, Rewrite, retrieve};
+use querywright_data::metrics::{Measure, trec_order};
+use querywright_model::{Adapter, SamplingConfig};
+use querywright_rewrite::LanguageModel;
+use querywright_stack::rank_all;
+use querywright_types::{Deadline, Error, Query, Request, Result, Rewrite, retrieve};
 
 /// What is told about a run while it goes on.
 pub trait Observer {
@@ -367,7 +366,7 @@ fn raw_scores(materials: &Materials, (measure, k): (Measure, usize)) -> Vec<Opti
     let request = |(query, _): &Labelled| Request::new(query, &Rewrite::plain(query.text.clone()), k);
     let requests: Vec<Request> = materials.train.iter().map(request).collect();
     let rankings = retrieve(materials.retriever.as_ref(), &requests, Deadline::NONE);
-    let score = |(ranking, (_, judgements)): (Result<crate::types::Ranking, _>, &Labelled)| {
+    let score = |(ranking, (_, judgements)): (Result<querywright_types::Ranking, _>, &Labelled)| {
         let docs: Vec<u32> = ranking.ok()?.hits.iter().map(|h| h.doc).collect();
         Some(measure.score(&docs, judgements))
     };

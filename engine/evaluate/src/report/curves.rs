@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::plot::{HEIGHT, Mark, Plot, Series, WIDTH};
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// Metric, title and unit of each curve that is shown, in their order.
 const SHOWN: [(&str, &str, &str); 8] = [

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::plot::escape;
 use super::scale::Scale;
-use crate::evaluate::MeasureComparison;
-use crate::evaluate::table::interval;
+use crate::MeasureComparison;
+use crate::table::interval;
 
 const WIDTH: f64 = 1180.0;
 const ROW: f64 = 34.0;

@@ -7,9 +7,9 @@ use super::Report;
 use super::curves::{Curves, STYLE};
 use super::forest::forest;
 use super::scale::short;
-use crate::error::{Error, Result};
-use crate::evaluate::table::{interval, milliseconds, probability};
-use crate::evaluate::{Comparison, Cost, MeasureComparison, Row, Sample};
+use crate::table::{interval, milliseconds, probability};
+use crate::{Comparison, Cost, MeasureComparison, Row, Sample};
+use querywright_types::{Error, Result};
 
 /// The template escapes everything but the plots and the style, which come from this crate.
 #[derive(Serialize)]
@@ -143,7 +143,7 @@ fn row(row: &Row) -> RowView {
     let figures = interval(&row.mean, false);
     let (mean, interval_text) = figures.split_once(' ').unwrap_or((&figures, ""));
     let against = row.against.as_ref();
-    let text = |of: &dyn Fn(&crate::evaluate::Against) -> String| against.map(of).unwrap_or_default();
+    let text = |of: &dyn Fn(&crate::Against) -> String| against.map(of).unwrap_or_default();
     RowView {
         system: row.system.clone(),
         mean: mean.into(),

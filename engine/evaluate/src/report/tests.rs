@@ -1,6 +1,6 @@
 use super::*;
-use crate::evaluate::SampleRewrite;
-use crate::evaluate::comparison::tests::made_up;
+use crate::SampleRewrite;
+use crate::comparison::tests::made_up;
 
 /// Text that would break out of every place it is put, were it not escaped.
 const NASTY: &str = "</pre></script><script>alert(1)</script>\"'&<b onload=x>";

@@ -3,12 +3,12 @@
 use rayon::prelude::*;
 
 use super::heads::Heads;
-use crate::kernels::growing::GrowingMatrix;
-use crate::kernels::outer_product::add_outer_product;
-use crate::kernels::product::{Part, sum_of_products};
-use crate::kernels::rows::Rows;
-use crate::kernels::softmax::exp_minus;
-use crate::kernels::vector::dot;
+use crate::growing::GrowingMatrix;
+use crate::outer_product::add_outer_product;
+use crate::product::{Part, sum_of_products};
+use crate::rows::Rows;
+use crate::softmax::exp_minus;
+use crate::vector::dot;
 
 /// A segment of tokens that attend to each other and to the segments above.
 #[derive(Debug, Clone, PartialEq, Eq)]

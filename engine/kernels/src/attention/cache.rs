@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::heads::Heads;
-use crate::kernels::growing::GrowingMatrix;
+use crate::growing::GrowingMatrix;
 
 /// Keys and values of one head, packed for products as they come: keys as (dim, positions), values as (positions, dim).
 #[derive(Debug, Clone)]

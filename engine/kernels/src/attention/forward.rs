@@ -6,10 +6,10 @@ use rayon::prelude::*;
 
 use super::cache::Continuation;
 use super::heads::Heads;
-use crate::kernels::growing::GrowingMatrix;
-use crate::kernels::product::{Part, sum_of_products};
-use crate::kernels::rows::Rows;
-use crate::kernels::softmax::exp_shifted;
+use crate::growing::GrowingMatrix;
+use crate::product::{Part, sum_of_products};
+use crate::rows::Rows;
+use crate::softmax::exp_shifted;
 
 /// Rows that one task takes.
 const CHUNK: usize = 48;

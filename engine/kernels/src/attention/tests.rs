@@ -3,7 +3,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::*;
-use crate::kernels::oracle::{check_gradients, distance, noise, tensor};
+use crate::oracle::{check_gradients, distance, noise, tensor};
 
 const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 8, bf16: false };
 

@@ -1,7 +1,7 @@
 //! The driver in a build without the feature `cuda`: no device can be opened, so no operation on one can be reached.
 
 use super::interface::{Argument, DeviceInfo, Gemm};
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 pub(super) enum Driver {}
 

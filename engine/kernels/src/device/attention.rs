@@ -4,7 +4,7 @@ use super::handle::Device;
 use super::interface::{Argument, Format, HeadShape};
 use super::operations::{Matrix, address, int, named};
 use super::pool::View;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The keys that a row of a decoding step sees: three ranges of the cache's rows (`Slot` in `cuda/attention.cuh`).
 #[repr(C)]

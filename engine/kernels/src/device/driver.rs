@@ -18,7 +18,7 @@ use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
 use super::interface::{Argument, DeviceInfo, Format, Gemm};
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The kernels in PTX, which the driver compiles for its device. Made by `cargo xtask cuda` from `cuda/kernels.cu`.
 const KERNELS: &[u8] = include_bytes!("cuda/kernels.ptx.gz");

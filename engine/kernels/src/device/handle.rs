@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::driver::{Captured, Driver};
 use super::interface::DeviceInfo;
 use super::pool::Pool;
-use crate::error::Result;
+use querywright_types::Result;
 
 /// An open device. Cheap to clone.
 #[derive(Clone)]
@@ -21,7 +21,7 @@ impl Device {
     /// Opens CUDA device `ordinal`.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::error::Error::Device): not compiled in, no driver, no cuBLAS, no such device, too old.
+    /// [`Error::Device`](querywright_types::Error::Device): not compiled in, no driver, no cuBLAS, no such device, too old.
     pub fn open(ordinal: usize) -> Result<Self> {
         Ok(Self(Arc::new(Pool::new(Driver::open(ordinal)?))))
     }

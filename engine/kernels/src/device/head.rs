@@ -4,7 +4,7 @@ use super::handle::Device;
 use super::interface::{AdamWConstants, Argument};
 use super::operations::{BLOCK, Matrix, int, named, threads};
 use super::pool::View;
-use crate::error::Result;
+use querywright_types::Result;
 
 impl Device {
     /// Log-probability and entropy (two f32 a row) of `targets` (u32) given `logits` (rows, vocabulary) in f32.

@@ -2,7 +2,7 @@
 
 use super::handle::Device;
 use super::pool::{Buffer, Plain, Pool, View, bytes_of, bytes_of_mut};
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 impl Device {
     /// Bytes that can still be allocated: what is free on the device, and what the pool keeps for reuse.

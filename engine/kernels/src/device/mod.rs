@@ -5,7 +5,7 @@
 //! precision. No operation's result depends on timing: nothing is added up by atomics.
 //!
 //! `unsafe` lives in `driver`, and in `pool` where numbers are read as bytes. Everything is launched on one stream of the
-//! device in program order. An operand that does not fit its operation is [`Error::Bug`](crate::error::Error::Bug).
+//! device in program order. An operand that does not fit its operation is [`Error::Bug`](querywright_types::Error::Bug).
 
 mod attention;
 #[cfg(feature = "cuda")]

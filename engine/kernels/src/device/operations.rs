@@ -3,7 +3,7 @@
 use super::handle::Device;
 use super::interface::{Argument, Format, Gemm};
 use super::pool::View;
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// A matrix by rows.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,6 @@
 use super::*;
-use crate::kernels::Precision;
-use crate::kernels::oracle::noise;
+use crate::Precision;
+use crate::oracle::noise;
 
 fn naive(x: &[f32], w: &[f32], rows: usize, inner: usize, outer: usize) -> Vec<f32> {
     let mut out = vec![0.0; rows * outer];

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Adapter, Factor, LoraConfig, Pair, Projection};
-use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
+use crate::config::ModelConfig;
+use querywright_types::{Error, Result};
 
 impl Adapter {
     /// Writes `adapter_config.json` and `adapter_model.safetensors` into `folder`, as PEFT reads them.

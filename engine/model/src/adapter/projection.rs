@@ -1,6 +1,6 @@
 //! The linear layers of a decoder block.
 
-use crate::model::config::ModelConfig;
+use crate::config::ModelConfig;
 
 /// A linear layer of a decoder block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

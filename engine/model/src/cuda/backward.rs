@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use super::forward::{Activations, Sight, Stream, pairs};
 use super::tape::{Layout, tree};
 use super::{Block, CudaDecoder, CudaGradients, CudaTape, Group, State, widest};
-use crate::error::{Error, Result};
-use crate::kernels::TokenStatistics;
-use crate::kernels::device::{Buffer, Format, Matrix, Tree};
-use crate::model::adapter::Deltas;
-use crate::model::backend::{self, BackendTape, Learn};
-use crate::model::objective::{Objective, Predictions};
+use crate::adapter::Deltas;
+use crate::backend::{self, BackendTape, Learn};
+use crate::objective::{Objective, Predictions};
+use querywright_kernels::TokenStatistics;
+use querywright_kernels::device::{Buffer, Format, Matrix, Tree};
+use querywright_types::{Error, Result};
 
 /// The share of free memory that kept activations may take.
 const KEPT: (usize, usize) = (1, 2);

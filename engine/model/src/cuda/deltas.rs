@@ -2,10 +2,10 @@
 
 use super::workspace::Workspace;
 use super::{CudaDecoder, Group, Part, State};
-use crate::error::Result;
-use crate::kernels::LoraDelta;
-use crate::kernels::device::{Format, Matrix, View};
-use crate::model::adapter::{BlockDeltas, Deltas};
+use crate::adapter::{BlockDeltas, Deltas};
+use querywright_kernels::LoraDelta;
+use querywright_kernels::device::{Format, Matrix, View};
+use querywright_types::Result;
 
 /// Whether there are deltas in the same places, and `same` says so of each.
 fn agree(a: &Deltas, b: &Deltas, same: impl Fn(&LoraDelta, &LoraDelta) -> bool) -> bool {
@@ -39,7 +39,7 @@ impl CudaDecoder {
     }
 
     /// Writes the factors of deltas that the optimizer has on the device. `values` are those of all, one behind the other in
-    /// the order of [`Adapter::parameters`](crate::model::Adapter::parameters), in single precision. Where deltas of
+    /// the order of [`Adapter::parameters`](crate::Adapter::parameters), in single precision. Where deltas of
     /// another shape are in the blocks, nothing is written: the next pass takes these from the host.
     pub(super) fn place_resident(&self, deltas: &Deltas, values: View<'_>) -> Result<()> {
         let alike = |a: &LoraDelta, b: &LoraDelta| a.rank() == b.rank() && a.scale() == b.scale();

@@ -1,9 +1,9 @@
 //! The forward pass: rows of tokens through all blocks.
 
 use super::{Block, CudaDecoder, Group, widest};
-use crate::error::{Error, Result};
-use crate::kernels::TokenStatistics;
-use crate::kernels::device::{Buffer, Format, Matrix, Rotation, Tree, View};
+use querywright_kernels::TokenStatistics;
+use querywright_kernels::device::{Buffer, Format, Matrix, Rotation, Tree, View};
+use querywright_types::{Error, Result};
 
 /// What a block computes, each a matrix with a row for each token.
 pub(super) struct Activations {

@@ -1,12 +1,12 @@
 //! Gradients of deltas, summed on the device.
 
-use crate::error::{Error, Result};
-use crate::kernels::device::{Buffer, Device, Format, Matrix, View};
-use crate::model::adapter::{Adapter, Deltas, Projection};
-use crate::model::backend::BackendGradients;
+use crate::adapter::{Adapter, Deltas, Projection};
+use crate::backend::BackendGradients;
+use querywright_kernels::device::{Buffer, Device, Format, Matrix, View};
+use querywright_types::{Error, Result};
 
 /// The gradients of an adapter's factors, one behind the other in the order of
-/// [`Adapter::parameters`](crate::model::Adapter::parameters), in single precision.
+/// [`Adapter::parameters`](crate::Adapter::parameters), in single precision.
 pub(crate) struct CudaGradients {
     device: Device,
     buffer: Buffer,

@@ -5,13 +5,13 @@ use std::sync::Mutex;
 use candle_core::Tensor;
 
 use super::{CudaDecoder, Group, Part, State};
-use crate::error::{Error, Result};
-use crate::kernels::Precision;
-use crate::kernels::device::{Buffer, Device, Format, HeadShape, Matrix};
-use crate::model::config::ModelConfig;
-use crate::model::source::ModelSource;
-use crate::model::tensor::values;
-use crate::model::weights::{GROUPS, GroupTensors, Pack, Weights};
+use crate::config::ModelConfig;
+use crate::source::ModelSource;
+use crate::tensor::values;
+use crate::weights::{GROUPS, GroupTensors, Pack, Weights};
+use querywright_kernels::Precision;
+use querywright_kernels::device::{Buffer, Device, Format, HeadShape, Matrix};
+use querywright_types::{Error, Result};
 
 /// Copies weights to a device in a format.
 struct Packer<'a> {

@@ -1,4 +1,4 @@
-//! The decoder on a GPU: the same passes as on the processor, over the kernels of [`kernels::device`](crate::kernels::device).
+//! The decoder on a GPU: the same passes as on the processor, over the kernels of [`kernels::device`](querywright_kernels::device).
 //!
 //! A layer and its low-rank delta are one product there, too: the delta's `s·B` is in further columns of the layer's
 //! weights, and `x·Aᵀ` in further columns of the layer's input. The residual stream and all sums are in single precision,
@@ -27,8 +27,8 @@ use super::backend::Backend;
 use super::config::ModelConfig;
 use super::device::DeviceInfo;
 use super::weights;
-use crate::error::Result;
-use crate::kernels::device::{Buffer, Device, Format, HeadShape, Matrix};
+use querywright_kernels::device::{Buffer, Device, Format, HeadShape, Matrix};
+use querywright_types::Result;
 use workspace::Workspace;
 
 /// A decoder whose weights are on a GPU. One pass runs at a time; calls from several threads wait for each other.

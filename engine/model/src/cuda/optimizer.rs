@@ -5,11 +5,11 @@ use std::any::Any;
 
 use super::gradients::split;
 use super::{CudaDecoder, CudaGradients};
-use crate::error::{Error, Result};
-use crate::kernels::device::{AdamWConstants, Buffer, Device};
-use crate::model::adapter::Adapter;
-use crate::model::backend::Optimize;
-use crate::model::optimizer::{AdamWState, AdamWStep, Moments, Resident, Updated};
+use crate::adapter::Adapter;
+use crate::backend::Optimize;
+use crate::optimizer::{AdamWState, AdamWStep, Moments, Resident, Updated};
+use querywright_kernels::device::{AdamWConstants, Buffer, Device};
+use querywright_types::{Error, Result};
 
 /// Values and moments of all parameters on a device, one parameter behind the other.
 #[derive(Debug)]

@@ -1,11 +1,11 @@
 //! What is learned from on a GPU: the tokens of a prefix, prompts that continue it, and the completions of each.
 
 use super::CudaDecoder;
-use crate::error::{Error, Result};
-use crate::kernels::device::{Buffer, Device, Tree};
-use crate::model::adapter::{BlockDeltas, Deltas};
-use crate::model::backend::{BackendTape, Group};
-use crate::model::completion::inputs_of;
+use crate::adapter::{BlockDeltas, Deltas};
+use crate::backend::{BackendTape, Group};
+use crate::completion::inputs_of;
+use querywright_kernels::device::{Buffer, Device, Tree};
+use querywright_types::{Error, Result};
 
 /// Tokens, and the deltas that apply to them. The pass over them is made when its numbers are asked for.
 #[derive(Debug, Clone)]

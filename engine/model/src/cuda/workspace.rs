@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::forward::Activations;
 use super::{CudaDecoder, State};
-use crate::error::Result;
-use crate::kernels::device::{Buffer, Graph};
-use crate::model::completion::GenerateOptions;
+use crate::completion::GenerateOptions;
+use querywright_kernels::device::{Buffer, Graph};
+use querywright_types::Result;
 
 /// Prompt tokens that one pass takes at most.
 pub(super) const PREFILL: usize = 8192;

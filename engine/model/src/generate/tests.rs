@@ -1,12 +1,12 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::kernels::Precision;
-use crate::model::completion::Finish;
-use crate::model::host::HostDecoder;
-use crate::model::sampling::SamplingConfig;
-use crate::model::source::ModelSource;
-use crate::types::Deadline;
+use crate::completion::Finish;
+use crate::host::HostDecoder;
+use crate::sampling::SamplingConfig;
+use crate::source::ModelSource;
+use querywright_kernels::Precision;
+use querywright_types::Deadline;
 
 struct Fixture {
     decoder: Decoder,
@@ -107,7 +107,7 @@ fn a_backward_pass_from_kept_distributions_gives_the_gradients_of_one_that_recom
         return;
     }
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/peft-qwen3");
-    let adapter = crate::model::Adapter::load(&path, f.decoder.config()).unwrap();
+    let adapter = crate::Adapter::load(&path, f.decoder.config()).unwrap();
     let sampling = SamplingConfig { max_completion_length: 20, temperature: 0.8, ..Default::default() };
     let options = GenerateOptions { sampling: &sampling, completions: 3, stop: &[], seed: 4, deadline: Deadline::NONE };
     let deltas = adapter.deltas();
@@ -116,15 +116,15 @@ fn a_backward_pass_from_kept_distributions_gives_the_gradients_of_one_that_recom
     let tokens = groups.iter().map(|g| g.iter().map(|c| c.tokens.as_slice()).collect());
     let predictions = tape.predictions(tokens);
     let said = groups.iter().flatten().flat_map(|c| c.log_probabilities.iter().zip(&c.entropies));
-    let sampled: Vec<crate::kernels::TokenStatistics> =
-        said.map(|(l, e)| crate::kernels::TokenStatistics { log_probability: *l, entropy: *e }).collect();
+    let sampled: Vec<querywright_kernels::TokenStatistics> =
+        said.map(|(l, e)| querywright_kernels::TokenStatistics { log_probability: *l, entropy: *e }).collect();
     for entropy in [0.0, 0.2] {
         let weights: Vec<(f32, f32)> =
             (0..sampled.len()).map(|i| (((i * 7) % 5) as f32 - 2.0, entropy * (i % 3) as f32)).collect();
-        let gradients = |sampled: &[crate::kernels::TokenStatistics]| {
+        let gradients = |sampled: &[querywright_kernels::TokenStatistics]| {
             let mut gradients = f.decoder.zero_gradients(deltas).unwrap();
             let objective =
-                crate::model::Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled };
+                crate::Objective { predictions: &predictions, temperature: 0.8, weights: &weights, sampled };
             let formed = f.decoder.backward(&tape, objective, deltas, &mut gradients).unwrap();
             (gradients.read(&adapter).unwrap(), formed.iter().flatten().count())
         };

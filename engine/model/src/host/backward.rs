@@ -1,14 +1,14 @@
 //! The backward pass: from the weights of log-probabilities to the gradients of deltas.
 
 use super::{HostDecoder, HostGradients, HostTape, Recording};
-use crate::error::Result;
-use crate::kernels::{
+use crate::adapter::{Deltas, Projection};
+use crate::backend::{Group, Learn};
+use crate::objective::{Objective, Predictions};
+use querywright_kernels::{
     Angles, Attended, DrawnToken, LoraGradient, TokenStatistics, Tree, apply_backward, attend_backward, drawn_backward,
     log_probabilities_backward, swiglu, swiglu_backward,
 };
-use crate::model::adapter::{Deltas, Projection};
-use crate::model::backend::{Group, Learn};
-use crate::model::objective::{Objective, Predictions};
+use querywright_types::Result;
 
 /// One in so many predictions is recomputed although the sampler kept its distribution, so that the gap between the
 /// sampler's numbers and the trainer's is measured and not assumed.

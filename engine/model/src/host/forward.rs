@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::HostDecoder;
 use super::recording::{LayerRecord, Recording};
-use crate::error::Result;
-use crate::kernels::{
+use crate::adapter::Deltas;
+use crate::config::ModelConfig;
+use querywright_kernels::{
     Angles, Cache, Continuation, Heads, Placed, TokenStatistics, apply, attend, log_probabilities, swiglu,
 };
-use crate::model::adapter::Deltas;
-use crate::model::config::ModelConfig;
+use querywright_types::Result;
 
 impl HostDecoder {
     /// Hidden states after the last norm (rows, hidden) of new tokens, `rows[i]` of them continuing `sequences[i]`.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{HostDecoder, HostTape, Recording};
-use crate::error::Result;
-use crate::kernels::{Cache, Continuation, DrawnDistribution};
-use crate::model::adapter::Deltas;
-use crate::model::backend::{Backend, Generate};
-use crate::model::completion::{Completion, rows_of};
-use crate::model::sequence::{Active, Call, Results};
+use crate::adapter::Deltas;
+use crate::backend::{Backend, Generate};
+use crate::completion::{Completion, rows_of};
+use crate::sequence::{Active, Call, Results};
+use querywright_kernels::{Cache, Continuation, DrawnDistribution};
+use querywright_types::Result;
 
 /// Sequences in flight up to which tokens are drafted: with more, a pass is bound by arithmetic, not by memory.
 const DRAFTING: usize = 2;

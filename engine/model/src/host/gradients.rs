@@ -1,9 +1,9 @@
 //! Gradients of deltas, summed on the processor.
 
-use crate::error::{Error, Result};
-use crate::kernels::{LoraDelta, LoraGradient};
-use crate::model::adapter::{Adapter, Deltas, Projection};
-use crate::model::backend::BackendGradients;
+use crate::adapter::{Adapter, Deltas, Projection};
+use crate::backend::BackendGradients;
+use querywright_kernels::{LoraDelta, LoraGradient};
+use querywright_types::{Error, Result};
 
 /// By layer and projection, in the places of the deltas.
 #[derive(Debug)]

@@ -25,8 +25,8 @@ use super::device::DeviceInfo;
 use super::source::ModelSource;
 use super::tensor::{failed, values};
 use super::weights::{Block, GroupTensors, Pack, Weights};
-use crate::error::Result;
-use crate::kernels::{FrozenLinear, Heads, Placed, Precision, RmsNorm, RopeTable};
+use querywright_kernels::{FrozenLinear, Heads, Placed, Precision, RmsNorm, RopeTable};
+use querywright_types::Result;
 
 /// A decoder with frozen, packed base weights.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! AdamW on the processor. Values and moments are kept in single precision; one update is computed in double.
 
 use super::{HostDecoder, HostGradients};
-use crate::error::Result;
-use crate::model::adapter::Adapter;
-use crate::model::backend::{BackendGradients, Optimize};
-use crate::model::optimizer::{AdamWState, AdamWStep, Moments, Updated};
+use crate::adapter::Adapter;
+use crate::backend::{BackendGradients, Optimize};
+use crate::optimizer::{AdamWState, AdamWStep, Moments, Updated};
+use querywright_types::Result;
 
 impl Optimize for HostDecoder {
     fn update(
@@ -41,7 +41,7 @@ struct Parameter<'a> {
     gradient: &'a mut [f32],
 }
 
-/// Clips and updates; see [`Decoder::update`](crate::model::Decoder::update).
+/// Clips and updates; see [`Decoder::update`](crate::Decoder::update).
 fn update(state: &mut AdamWState, parameters: &mut [Parameter<'_>], step: &AdamWStep) -> Result<Updated> {
     let grad_norm = clip(parameters, step);
     // No gradient at all: nothing was learned, and momentum must not move the weights in its place.

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::HostDecoder;
-use crate::error::{Error, Result};
-use crate::kernels::DrawnDistribution;
+use querywright_kernels::DrawnDistribution;
+use querywright_types::{Error, Result};
 
 /// The rows of one block, each field a matrix with a row for each token. `B` is a buffer or a slice of one.
 #[derive(Debug, Clone, Default)]

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 
 use super::{HostDecoder, Recording};
-use crate::error::{Error, Result};
-use crate::kernels::{Cache, Node, Tree};
-use crate::model::adapter::Deltas;
-use crate::model::backend::{BackendTape, Group};
-use crate::model::completion::inputs_of;
+use crate::adapter::Deltas;
+use crate::backend::{BackendTape, Group};
+use crate::completion::inputs_of;
+use querywright_kernels::{Cache, Node, Tree};
+use querywright_types::{Error, Result};
 
 /// One row in so many may be unused before the rows in use are copied together.
 const UNUSED: usize = 8;

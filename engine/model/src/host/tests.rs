@@ -3,9 +3,9 @@ use std::path::PathBuf;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::model::adapter::{Adapter, Deltas, Factor, LoraConfig};
-use crate::model::backend::{BackendGradients, BackendTape, Learn};
-use crate::model::objective::Objective;
+use crate::adapter::{Adapter, Deltas, Factor, LoraConfig};
+use crate::backend::{BackendGradients, BackendTape, Learn};
+use crate::objective::Objective;
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
@@ -233,7 +233,7 @@ fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
         for ((position, logits), log_sum) in case.positions.iter().zip(&case.logits).zip(&case.logsumexp) {
             let picked: Vec<f32> = want.vocabulary.iter().map(|v| got[*position][*v]).collect();
             assert!(distance(&[picked], std::slice::from_ref(logits)) < 1e-3);
-            let sum = crate::kernels::partition(&got[*position], 1.0).log_sum();
+            let sum = querywright_kernels::partition(&got[*position], 1.0).log_sum();
             assert!((sum - log_sum).abs() < 1e-3, "{sum} {log_sum}");
         }
         assert!(distance(&got, &cached_logits(&decoder, &case.ids, &[])) < 1e-4 * 10.0, "both passes");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{RENAMED, TrainConfig};
-use crate::error::{Error, Result, nearest};
+use querywright_types::{Error, Result, nearest};
 
 impl TrainConfig {
     /// Reads a TOML file and applies `key.path=value` settings over it. A value is TOML; anything else is taken as text.

@@ -3,8 +3,8 @@
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
 use super::{DataConfig, RunConfig, TrainConfig};
-use crate::error::{Error, Result};
-use crate::rewrite::PromptStyle;
+use querywright_rewrite::PromptStyle;
+use querywright_types::{Error, Result};
 
 impl TrainConfig {
     /// Refuses values that make no run. The message begins with the section and the key, as `train.max_steps`. What

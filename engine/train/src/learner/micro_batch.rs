@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use super::{Rollout, RolloutBatch, Sample};
-use crate::error::Result;
-use crate::kernels::TokenStatistics;
-use crate::model::{Decoder, Deltas, Tape};
-use crate::train::advantage::{Counterfactual, broadcast, term_credit};
-use crate::train::loss::{Batch, Totals};
+use crate::advantage::{Counterfactual, broadcast, term_credit};
+use crate::loss::{Batch, Totals};
+use querywright_kernels::TokenStatistics;
+use querywright_model::{Decoder, Deltas, Tape};
+use querywright_types::Result;
 
 /// A micro-batch and what is known of its tokens.
 pub(super) struct MicroBatch<'a> {

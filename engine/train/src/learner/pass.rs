@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::micro_batch::MicroBatch;
 use super::{LearnerConfig, StepReport};
-use crate::error::Result;
-use crate::kernels::TokenStatistics;
-use crate::model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape};
-use crate::train::loss::{LossOutput, Totals, policy_loss};
+use crate::loss::{LossOutput, Totals, policy_loss};
+use querywright_kernels::TokenStatistics;
+use querywright_model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape};
+use querywright_types::Result;
 
 /// The weights of a token that carries no signal.
 const NONE: (f32, f32) = (0.0, 0.0);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// An append-only file of records of the type `T`, each with a `step` key; steps never fall from line to line.
 #[derive(Debug)]

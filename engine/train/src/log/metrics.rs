@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{EventFile, JsonLines};
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// The names of metrics. Those of TRL's GRPO trainer where it has one.
 pub mod name {

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// An event file that is being written.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The settings of the loss.
 
-use crate::error::{Error, Result};
+use querywright_types::{Error, Result};
 
 /// How the losses of tokens are summed up: TRL's `loss_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]

@@ -88,7 +88,7 @@ impl Owned {
         let tokens = &losses.batch;
         let advantages = match per_token {
             true => tokens.token_advantages.clone(),
-            false => crate::train::advantage::broadcast(&completions, &tokens.advantages).unwrap(),
+            false => crate::advantage::broadcast(&completions, &tokens.advantages).unwrap(),
         };
         Self {
             logp: tokens.logp.clone(),

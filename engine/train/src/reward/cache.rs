@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use crate::metrics::Measure;
-use crate::types::{Judgements, QueryLanguage, Request};
+use querywright_data::metrics::Measure;
+use querywright_types::{Judgements, QueryLanguage, Request};
 
 /// What a score depends on, as a SHA-256 of: the retriever's digest, the request (text, language, history, excluded
 /// items, k), the judgements, and the measures.

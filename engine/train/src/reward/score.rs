@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use super::cache::{Key, Scores, key};
 use super::{Reward, RewardCache, RewardFunction};
-use crate::error::Fault;
-use crate::types::{Deadline, Judgements, Ordinal, Query, Request, Retriever, Rewrite, retrieve};
+use querywright_types::{Deadline, Fault, Judgements, Ordinal, Query, Request, Retriever, Rewrite, retrieve};
 
 /// One completion to be scored.
 #[derive(Debug, Clone, Copy)]

@@ -1,8 +1,9 @@
 use std::sync::Mutex;
 
 use super::*;
-use crate::error::{Fault, FaultKind};
-use crate::types::{Deadline, Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
+use querywright_types::{
+    Deadline, Fault, FaultKind, Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard,
+};
 
 /// Ranks the documents whose numbers stand in the text; fails as often as told for texts that hold "fail".
 struct Numbers {

@@ -3,10 +3,11 @@
 use super::super::advantage::Counterfactual;
 use super::super::materials::Labelled;
 use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored};
-use crate::error::{Error, Result};
-use crate::model::{Adapter, Completion, GenerateOptions, PromptTokens, Tape, generate, generate_recorded, prefix};
-use crate::rewrite::Reading;
-use crate::types::Deadline;
+use querywright_model::{
+    Adapter, Completion, GenerateOptions, PromptTokens, Tape, generate, generate_recorded, prefix,
+};
+use querywright_rewrite::Reading;
+use querywright_types::{Deadline, Error, Result};
 
 /// What a round of sampling gave.
 pub(super) struct Collected<'a> {

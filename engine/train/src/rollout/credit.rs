@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::super::advantage::{Counterfactual, CounterfactualTerm};
 use super::super::reward::Reward;
 use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored};
-use crate::error::Result;
-use crate::model::Tokenizer;
+use querywright_model::Tokenizer;
+use querywright_types::Result;
 
 impl Sampler<'_> {
     /// Fills in the counterfactuals of all completions, by one more batch of retrievals; nothing where

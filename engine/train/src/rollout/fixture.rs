@@ -8,13 +8,12 @@ use super::super::config::TrainConfig;
 use super::super::materials::Materials;
 use super::super::reward::{Reward, RewardCache, RewardFunction};
 use super::{RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
-use crate::catalog::CatalogBuilder;
-use crate::error::{Fault, FaultKind};
-use crate::kernels::Precision;
-use crate::model::{Adapter, Completion, Decoder, Finish, ModelSource};
-use crate::retrieve::{Bm25, Bm25Config};
-use crate::rewrite::{PromptEncoder, Prompter};
-use crate::types::{Deadline, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
+use querywright_data::catalog::CatalogBuilder;
+use querywright_kernels::Precision;
+use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource};
+use querywright_retrieve::{Bm25, Bm25Config};
+use querywright_rewrite::{PromptEncoder, Prompter};
+use querywright_types::{Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
 
 pub(super) struct Fixture {
     pub(super) config: TrainConfig,

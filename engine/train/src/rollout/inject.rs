@@ -3,9 +3,9 @@
 use super::super::advantage::Counterfactual;
 use super::super::reward::Reward;
 use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored};
-use crate::error::{Error, Result};
-use crate::model::{Completion, Finish};
-use crate::rewrite::Reading;
+use querywright_model::{Completion, Finish};
+use querywright_rewrite::Reading;
+use querywright_types::{Error, Result};
 
 /// What the stage changed.
 #[derive(Debug, Default)]

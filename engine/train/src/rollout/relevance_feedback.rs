@@ -10,9 +10,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::catalog::Catalog;
-use crate::rewrite::Mode;
-use crate::types::{Judgements, Ordinal, Query, QueryLanguage};
+use querywright_data::catalog::Catalog;
+use querywright_rewrite::Mode;
+use querywright_types::{Judgements, Ordinal, Query, QueryLanguage};
 
 /// How many documents each word of a catalogue stands in.
 #[derive(Debug, Default)]
@@ -129,7 +129,7 @@ fn words(text: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::CatalogBuilder;
+    use querywright_data::catalog::CatalogBuilder;
 
     const EXPAND: (Mode, QueryLanguage) = (Mode::Expand, QueryLanguage::Plain);
     const REWRITE: (Mode, QueryLanguage) = (Mode::Rewrite, QueryLanguage::Plain);

@@ -7,9 +7,8 @@ use super::super::log::CompletionRecord;
 use super::super::materials::Labelled;
 use super::super::reward::Reward;
 use super::ScoredGroup;
-use crate::error::{Error, Result};
-use crate::model::{Decoder, Finish, Tape};
-use crate::types::Rewrite;
+use querywright_model::{Decoder, Finish, Tape};
+use querywright_types::{Error, Result, Rewrite};
 
 /// One query's group, as the learner takes it.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::kernels::Cache;
 use crate::kernels::device::{Buffer, Slot, View};
 use crate::model::adapter::Deltas;
-use crate::model::backend::Generate;
+use crate::model::backend::{Generate, Recorded};
 use crate::model::completion::{Completion, GenerateOptions};
 use crate::model::sampling::SampledToken;
 use crate::model::sequence::{Active, Call, Results};
@@ -97,7 +97,7 @@ impl Generate for CudaDecoder {
         Ok(all)
     }
 
-    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<CudaTape>)> {
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<CudaTape>> {
         Ok((self.generate(call, None)?, None))
     }
 }

@@ -9,7 +9,7 @@ use super::{HostDecoder, HostTape, Recording};
 use crate::error::Result;
 use crate::kernels::{Cache, Continuation, DrawnDistribution};
 use crate::model::adapter::Deltas;
-use crate::model::backend::{Backend, Generate};
+use crate::model::backend::{Backend, Generate, Recorded};
 use crate::model::completion::{Completion, rows_of};
 use crate::model::sequence::{Active, Call, Results};
 
@@ -44,7 +44,7 @@ impl Generate for HostDecoder {
         Ok(self.scope(|| self.run(call, cache, None))?.0)
     }
 
-    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<HostTape>)> {
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<HostTape>> {
         self.scope(|| {
             let mut tape = HostTape::new(self, call.deltas, call.prefix, rows_of(call.prompts, call.options))?;
             let (completions, _) = self.run(call, None, Some(&mut tape))?;

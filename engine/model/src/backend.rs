@@ -18,6 +18,9 @@ use querywright_types::Result;
 /// A prompt and its completions.
 pub(super) type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
 
+/// The completions of each prompt, and the tape that was recorded with them, if any.
+pub(super) type Recorded<T> = (Vec<Vec<Completion>>, Option<T>);
+
 /// A decoder with frozen base weights.
 pub(super) trait Backend: Generate + Learn + Optimize {
     /// The model's shapes.
@@ -45,7 +48,7 @@ pub(super) trait Generate {
     fn generate(&self, call: &Call<'_>, cache: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>>;
 
     /// As [`generate`](Self::generate), and what it recorded, where the backend records.
-    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<Self::Tape>)>;
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<Self::Tape>>;
 }
 
 /// A prefix, prompts that continue it, and the completions of each (`tape.rs`).

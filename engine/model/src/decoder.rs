@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::adapter::{Adapter, Deltas};
-use super::backend::{Backend, BackendGradients, BackendTape, Generate, Group, Learn, Optimize};
+use super::backend::{Backend, BackendGradients, BackendTape, Generate, Group, Learn, Optimize, Recorded};
 use super::completion::{Completion, GenerateOptions, PromptTokens, rows_of};
 use super::config::ModelConfig;
 use super::cuda::{CudaDecoder, CudaGradients, CudaTape};
@@ -119,7 +119,7 @@ impl Decoder {
         on_each!(&self.0, decoder => decoder.generate(call, cache))
     }
 
-    pub(super) fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<Tape>)> {
+    pub(super) fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<Tape>> {
         Ok(match &self.0 {
             On::Host(host) => {
                 let (completions, tape) = host.generate_recorded(call)?;

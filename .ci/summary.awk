@@ -1,6 +1,6 @@
 # Sums up a log of .ci/run: "N passed, N failed, N skipped". `status` is how the run ended.
 
-# A test that finds out while it runs that it cannot (tests/skip) prints its name and is counted as passed by the
+# A test that finds out while it runs that it cannot (tests/support) prints its name and is counted as passed by the
 # harness. One that says so twice is one test.
 /test skipped: / {
     sub(/.*test skipped: /, "")

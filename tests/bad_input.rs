@@ -178,7 +178,7 @@ fn a_configuration_that_makes_no_run_is_refused() {
         set("train.seed=-1", &["seed", "-1"]),
         set("train.seed=many", &["seed", "many"]),
         set("retriever.bm25.k1=-1", &["k1", "-1"]),
-        set("data.dev=train", &["data.dev", "not learned from"]),
+        set("data.dev=train", &["data.dev", "not trained on"]),
         set("data.dev=valid", &["there is no split \"valid\"", "dev, test, train"]),
         set("reward.k=0", &["reward.k", "10"]),
         set("reward.measures={\"nDCG@0\"=1}", &["nDCG@0", "at least 1"]),

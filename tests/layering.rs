@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 /// The crates of `engine/`, from the lowest layer to the highest. A crate depends on layers before its own.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 6] = [
     &["types"],
-    &["data", "text", "kernels", "sources"],
-    &["model", "plugin"],
-    &["rewrite", "retrieve"],
-    &["stack"],
+    &["data", "text", "kernels", "sources", "stack"],
+    &["model", "plugin", "retrieve"],
+    &["rewrite"],
     &["train", "evaluate"],
     &["cli"],
 ];
@@ -134,7 +133,7 @@ fn is(tree: Option<&TokenTree>, c: char) -> bool {
 
 /// Whether a whole file is compiled for tests alone.
 fn is_test(path: &Path) -> bool {
-    ["tests", "fake_server", "oracle"].iter().any(|name| path.file_stem() == Some(name.as_ref()))
+    ["tests", "fixture", "oracle"].iter().any(|name| path.file_stem() == Some(name.as_ref()))
 }
 
 fn rust_files(folder: &Path) -> Vec<(PathBuf, String)> {

@@ -1,8 +1,10 @@
 //! `cargo xtask …`: the errands around the project that are not part of it.
 
+mod assets;
 mod cuda;
 mod golden;
 mod peers;
+mod sizes;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -16,6 +18,8 @@ cargo xtask golden run [NAME…] [PLACEHOLDER=VALUE…]
 cargo xtask peers [--json]            measures ours against TRL and llama.cpp, in turn, from .peers
 cargo xtask cuda                      compiles the GPU's kernels, and the programs that a GPU machine needs
 cargo xtask cuda --check              whether the committed kernels are those of their sources
+cargo xtask assets [--check]          copies what crates embed into them, or says which copies are stale
+cargo xtask sizes                     what each feature costs who embeds the library: crates, seconds
 cargo xtask ci                        runs all steps of .ci/run
 cargo xtask help                      prints this
 ";
@@ -41,6 +45,9 @@ fn errand(arguments: &[String]) -> Result<()> {
         ["peers", "--json"] => peers::compare(&root(), true),
         ["cuda"] => cuda::build(&root(), false),
         ["cuda", "--check"] => cuda::build(&root(), true),
+        ["assets"] => assets::copy(&root(), false),
+        ["assets", "--check"] => assets::copy(&root(), true),
+        ["sizes"] => sizes::table(&root()),
         ["ci"] => run(Command::new("bash").arg(".ci/run").current_dir(root())),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");

@@ -45,8 +45,7 @@ pub struct Bm25Config {
     /// brackets do nothing; where the query begins with a letter its first word fuses with `contents:` into a word
     /// that no document holds and is lost; where it does not, the word "contents" is searched for as well. Default
     /// false. The spelling with hyphens is still read.
-    // Written with hyphens: a checkpoint resumes under a digest of the written configuration.
-    #[serde(rename(serialize = "rec-r1-contents-prefix"), alias = "rec-r1-contents-prefix")]
+    #[serde(alias = "rec-r1-contents-prefix")]
     pub rec_r1_contents_prefix: bool,
 }
 

@@ -30,7 +30,3 @@ pub use query_terms::{QueryTerm, terms, without_term};
 pub use reading::{Reading, TermReading};
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteConfig};
-
-#[cfg(test)]
-#[path = "../../sources/src/fake_server.rs"]
-mod fake_server;

@@ -23,8 +23,6 @@ mod registry;
 mod semanlink;
 
 #[cfg(test)]
-pub(crate) mod fake_server;
-#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

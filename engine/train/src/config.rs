@@ -103,7 +103,7 @@ pub struct RetrieverConfig {
     pub plugin: Option<PathBuf>,
 }
 
-/// Keys of `[train]` under an old name, and what they are called now. Files and `--set` may use either. The digest of a
+/// Keys under an old name, and what they are called now. Files and `--set` may use either. The digest of a
 /// run is taken over the old names, so that its checkpoints resume whichever way the configuration spells them.
 pub(super) const RENAMED: [(&str, &str); 4] = [
     ("repair_groups", "inject_feedback"),

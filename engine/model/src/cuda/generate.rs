@@ -10,14 +10,14 @@ use super::forward::{Sight, Stream};
 use super::tape::{Layout, tree};
 use super::workspace::{CONTROL, GraphKey, How, PREFILL, Step, USED, Workspace};
 use super::{Block, CudaDecoder, CudaTape, State};
-use querywright_types::{Error, Result};
-use querywright_kernels::Cache;
-use querywright_kernels::device::{Buffer, Slot, View};
 use crate::adapter::Deltas;
 use crate::backend::{Generate, Recorded};
 use crate::completion::{Completion, GenerateOptions};
 use crate::sampling::SampledToken;
 use crate::sequence::{Active, Call, Results};
+use querywright_kernels::Cache;
+use querywright_kernels::device::{Buffer, Slot, View};
+use querywright_types::{Error, Result};
 
 /// What is kept of a sequence in flight: where its own cache rows begin.
 struct Own {

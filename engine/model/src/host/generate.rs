@@ -6,12 +6,12 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{HostDecoder, HostTape, Recording};
-use querywright_types::Result;
-use querywright_kernels::{Cache, Continuation, DrawnDistribution};
 use crate::adapter::Deltas;
 use crate::backend::{Backend, Generate, Recorded};
 use crate::completion::{Completion, rows_of};
 use crate::sequence::{Active, Call, Results};
+use querywright_kernels::{Cache, Continuation, DrawnDistribution};
+use querywright_types::Result;
 
 /// Sequences in flight up to which tokens are drafted: with more, a pass is bound by arithmetic, not by memory.
 const DRAFTING: usize = 2;

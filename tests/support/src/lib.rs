@@ -8,6 +8,8 @@
 //! test skipped: tests::the_weights_are_the_same: QUERYWRIGHT_NETWORK is not set
 //! ```
 
+pub mod fake_server;
+
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::Write;

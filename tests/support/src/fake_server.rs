@@ -1,4 +1,4 @@
-//! A web server for tests: fixed answers on a local port.
+//! A web server for tests: fixed responses on a local port.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,42 +6,42 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// An answer: status, body, and how many bytes of it to send before breaking off.
+/// A response: status, body, and how many bytes of it to send before breaking off.
 #[derive(Clone)]
-pub(crate) struct Answer {
+pub struct Response {
     pub status: u16,
     pub body: Vec<u8>,
     pub cut_at: Option<usize>,
     pub delay: Duration,
 }
 
-impl Answer {
-    pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
+impl Response {
+    pub fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, body: body.into(), cut_at: None, delay: Duration::ZERO }
     }
 
-    pub(crate) fn status(status: u16, body: &str) -> Self {
+    pub fn status(status: u16, body: &str) -> Self {
         Self { status, ..Self::ok(body) }
     }
 }
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
-pub(crate) struct Seen {
+pub struct Seen {
     pub path: String,
     pub headers: Vec<String>,
     pub body: String,
 }
 
 /// A server that runs until the test's process ends.
-pub(crate) struct FakeServer {
+pub struct FakeServer {
     pub address: String,
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
 impl FakeServer {
     /// Serves `answers` by path; other paths are 404.
-    pub(crate) fn start(answers: HashMap<String, Answer>) -> Self {
+    pub fn start(answers: HashMap<String, Response>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -56,12 +56,12 @@ impl FakeServer {
         Self { address, seen }
     }
 
-    pub(crate) fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 }
 
-fn serve(mut stream: TcpStream, answers: &HashMap<String, Answer>, log: &Mutex<Vec<Seen>>) {
+fn serve(mut stream: TcpStream, answers: &HashMap<String, Response>, log: &Mutex<Vec<Seen>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut lines = Vec::new();
     loop {
@@ -76,7 +76,7 @@ fn serve(mut stream: TcpStream, answers: &HashMap<String, Answer>, log: &Mutex<V
     let mut body = vec![0; length.unwrap_or(0)];
     let _ = reader.read_exact(&mut body);
     log.lock().unwrap().push(Seen { path: path.clone(), headers: lines, body: String::from_utf8_lossy(&body).into() });
-    let answer = answers.get(&path).cloned().unwrap_or_else(|| Answer::status(404, "not found"));
+    let answer = answers.get(&path).cloned().unwrap_or_else(|| Response::status(404, "not found"));
     std::thread::sleep(answer.delay);
     let head =
         format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.status, answer.body.len());

@@ -26,7 +26,6 @@ mod product;
 mod rope;
 mod rows;
 mod softmax;
-mod storage;
 mod swiglu;
 mod tile;
 mod vector;

@@ -33,7 +33,7 @@ mod vector;
 #[cfg(test)]
 mod oracle;
 
-pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
+pub use attention::{Attended, AttentionRows, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
 pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
     DrawnDistribution, DrawnToken, TokenStatistics, drawn_backward, log_probabilities, log_probabilities_backward,

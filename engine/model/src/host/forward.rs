@@ -7,7 +7,8 @@ use super::recording::{LayerRecord, Recording};
 use crate::adapter::Deltas;
 use crate::config::ModelConfig;
 use querywright_kernels::{
-    Angles, Cache, Continuation, Heads, Placed, TokenStatistics, apply, attend, log_probabilities, swiglu,
+    Angles, AttentionRows, Cache, Continuation, Heads, Placed, TokenStatistics, apply, attend, log_probabilities,
+    swiglu,
 };
 use querywright_types::Result;
 
@@ -140,7 +141,8 @@ impl<'a> Pass<'a> {
             key_norm.apply_columns(record.qkv, heads.width(), q..q + k);
         }
         rope.rotate(record.qkv, heads.width(), q + k, &self.angles);
-        attend(index, record.qkv, heads, sequences, rows, record.attended, record.log_sums);
+        let operands = AttentionRows { qkv: record.qkv, out: record.attended, log_sums: record.log_sums };
+        attend(index, heads, operands, sequences, rows);
         apply(&output, record.attended, x, hidden, true);
         record.middle.copy_from_slice(x);
         block.mlp_norm.apply(x, &mut self.h);

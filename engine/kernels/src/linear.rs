@@ -25,6 +25,7 @@ struct Weight {
 }
 
 /// A layer, its delta, and the first of its columns in rows that several layers share.
+#[derive(Debug, Clone, Copy)]
 pub struct Placed<'a> {
     /// The layer.
     pub layer: &'a FrozenLinear,

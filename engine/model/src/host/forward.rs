@@ -7,8 +7,7 @@ use super::recording::{LayerRecord, Recording};
 use crate::adapter::Deltas;
 use crate::config::ModelConfig;
 use querywright_kernels::{
-    Angles, AttentionRows, Cache, Continuation, Heads, Placed, TokenStatistics, apply, attend, log_probabilities,
-    swiglu,
+    Angles, AttentionRows, Cache, Continuation, Placed, TokenStatistics, apply, attend, log_probabilities, swiglu,
 };
 use querywright_types::Result;
 
@@ -60,7 +59,7 @@ impl HostDecoder {
     }
 
     /// As [`logits`](Self::logits), into a buffer that is used again.
-    pub fn logits_into(&self, hidden: &[f32], logits: &mut Vec<f32>) {
+    pub(super) fn logits_into(&self, hidden: &[f32], logits: &mut Vec<f32>) {
         logits.resize(hidden.len() / self.config.hidden_size * self.head.output(), 0.0);
         let head = [Placed { layer: &self.head, delta: None, column: 0 }];
         apply(&head, hidden, logits, self.head.output(), false);
@@ -70,7 +69,12 @@ impl HostDecoder {
     ///
     /// # Errors
     /// A token outside the vocabulary.
-    pub fn log_probabilities(&self, hidden: &[f32], tokens: &[u32], temperature: f32) -> Result<Vec<TokenStatistics>> {
+    pub(super) fn log_probabilities(
+        &self,
+        hidden: &[f32],
+        tokens: &[u32],
+        temperature: f32,
+    ) -> Result<Vec<TokenStatistics>> {
         self.config.check_tokens(tokens)?;
         Ok(log_probabilities(&self.head, hidden, tokens, temperature))
     }
@@ -78,11 +82,6 @@ impl HostDecoder {
     /// An empty continuation of cached stretches, the root first.
     pub fn continuation(&self, caches: Vec<Arc<Cache>>) -> Continuation {
         Continuation::new(caches, self.blocks.len())
-    }
-
-    /// The heads of its attention.
-    pub fn heads(&self) -> Heads {
-        self.heads
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {

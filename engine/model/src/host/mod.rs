@@ -11,9 +11,8 @@ mod optimizer;
 mod recording;
 mod tape;
 
-pub use recording::Recording;
-
 pub(super) use gradients::HostGradients;
+pub(super) use recording::Recording;
 pub(super) use tape::HostTape;
 
 use super::adapter::{BlockDeltas, Projection};
@@ -102,7 +101,7 @@ impl HostDecoder {
     ///
     /// # Errors
     /// A model that cannot be read.
-    pub fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
+    pub(crate) fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
         let config = source.config().clone();
         let packer = Packer { eps: config.rms_norm_eps, precision };
         let Weights { embedding, blocks, norm, head } = Weights::load(source, &packer, progress)?;

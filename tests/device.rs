@@ -10,10 +10,9 @@ mod training;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use querywright::model::Precision;
 use querywright::model::{
-    Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, PromptTokens,
-    SamplingConfig, Tape, generate, prefix,
+    Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, Precision,
+    PromptTokens, SamplingConfig, Tape, generate, prefix,
 };
 use querywright::types::Deadline;
 

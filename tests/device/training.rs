@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use querywright::kernels::Precision;
-use querywright::model::{Decoder, LoraConfig, ModelSource};
+use querywright::model::{Decoder, LoraConfig, ModelSource, Precision};
 use querywright::train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
 use querywright::train::loss::LossConfig;
 use querywright::train::optimizer::{AdamW, AdamWConfig};
@@ -27,7 +26,7 @@ fn program(home: &Path) -> std::process::Command {
         }
     }
     if !emulator::real()
-        && let Some(folder) = emulator::folder()
+        && let Ok(folder) = emulator::folder()
     {
         command.env("LD_LIBRARY_PATH", folder);
     }

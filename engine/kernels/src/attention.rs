@@ -14,7 +14,7 @@ mod heads;
 
 pub use backward::{Attended, Node, Tree, attend_backward};
 pub use cache::{Cache, Continuation};
-pub use forward::attend;
+pub use forward::{AttentionRows, attend};
 pub use heads::Heads;
 
 #[cfg(test)]

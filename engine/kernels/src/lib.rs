@@ -1,4 +1,5 @@
-//! Fused operations for a decoder whose base weights are frozen, each with its backward pass.
+//! Fused operations for a decoder whose base weights are frozen, each with its backward pass. This crate is internal to
+//! Querywright and has no stable interface: depend on `querywright` instead.
 //!
 //! Base weights are packed once ([`PackedMatrix`]) in panels of 32 columns, in f32, in 8-bit blocks, or in bf16 pairs for
 //! the `vdpbf16ps` instruction; activations and sums are always f32. Operations work on slices: rows of values, one behind
@@ -9,6 +10,9 @@
 //! Operands whose lengths do not fit each other are refused by an assertion with a message, in release builds too, once a
 //! call or a tile. `unsafe` lives in `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`: vector instructions
 //! behind run-time detection, and disjoint writes of threads into one output; and in [`device`], which talks to GPUs.
+#![deny(missing_docs)]
+#![deny(missing_debug_implementations)]
+#![warn(unreachable_pub)]
 
 mod attention;
 mod bf16;
@@ -26,7 +30,6 @@ mod product;
 mod rope;
 mod rows;
 mod softmax;
-mod storage;
 mod swiglu;
 mod tile;
 mod vector;
@@ -34,7 +37,7 @@ mod vector;
 #[cfg(test)]
 mod oracle;
 
-pub use attention::{Attended, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
+pub use attention::{Attended, AttentionRows, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
 pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
     DrawnDistribution, DrawnToken, TokenStatistics, drawn_backward, log_probabilities, log_probabilities_backward,

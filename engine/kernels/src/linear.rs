@@ -2,14 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Tensor};
-
 use super::lora::{LoraDelta, LoraGradient, PackedDelta};
 use super::outer_product::add_outer_product;
 use super::packed::{PackedMatrix, Precision};
 use super::product::{Part, sum_of_products};
 use super::rows::Rows;
-use super::storage::with_values;
+use querywright_types::{Error, Result};
 
 /// `y = x Wᵀ + b` with W frozen. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -27,6 +25,7 @@ struct Weight {
 }
 
 /// A layer, its delta, and the first of its columns in rows that several layers share.
+#[derive(Debug, Clone, Copy)]
 pub struct Placed<'a> {
     /// The layer.
     pub layer: &'a FrozenLinear,
@@ -37,17 +36,23 @@ pub struct Placed<'a> {
 }
 
 impl FrozenLinear {
-    /// Packs a weight of shape (output, input) as checkpoints hold it, and a bias of shape (output).
+    /// Packs a weight of shape (output, input) as checkpoints hold it, row by row, and a bias of shape (output).
     ///
     /// # Errors
-    /// A weight that is no matrix, a bias of another length than its output.
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>, precision: Precision) -> Result<Self> {
-        let (output, input) = weight.dims2()?;
-        let forward = with_values(weight, |w| PackedMatrix::pack(input, output, precision, |i, j| w[j * input + i]))?;
-        let bias = bias.map(|b| with_values(b, <[f32]>::to_vec)).transpose()?;
-        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != output) {
-            candle_core::bail!("a bias of {} values for an output of {output}", bias.len());
+    /// A weight or a bias of another length than its shape.
+    pub fn new(
+        weight: &[f32],
+        (output, input): (usize, usize),
+        bias: Option<&[f32]>,
+        precision: Precision,
+    ) -> Result<Self> {
+        let biases = bias.map_or(output, <[f32]>::len);
+        if weight.len() != output * input || biases != output {
+            let found = format!("{} weights and {biases} biases for a shape of ({output}, {input})", weight.len());
+            return Err(Error::bug("linear layer", found));
         }
+        let forward = PackedMatrix::pack(input, output, precision, |i, j| weight[j * input + i]);
+        let bias = bias.map(<[f32]>::to_vec);
         Ok(Self { weight: Arc::new(Weight { forward, backward: OnceLock::new(), bias }) })
     }
 
@@ -217,8 +222,10 @@ fn low_rank_rows<'v>(layers: &[Placed<'_>], low: &'v [f32], ranks: usize) -> Vec
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Tensor;
+
     use super::*;
-    use crate::oracle::{check_gradients, distance, noise, tensor};
+    use crate::oracle::{check_gradients, distance, noise, tensor, values};
 
     fn placed<'a>(layers: &'a [FrozenLinear], deltas: &'a [Option<LoraDelta>]) -> Vec<Placed<'a>> {
         let mut column = 1;
@@ -237,12 +244,11 @@ mod tests {
     fn layers_with_deltas_equal_their_composition_of_plain_operations() {
         let (w, bias) = (tensor(&[40, 24], 1), tensor(&[40], 2));
         let (x, a, b) = (tensor(&[13, 24], 3), tensor(&[4, 24], 4), tensor(&[40, 4], 5));
-        let layer = FrozenLinear::new(&w, Some(&bias), Precision::F32).unwrap();
-        let delta = LoraDelta::new(&a, &b, 0.5).unwrap();
+        let layer = FrozenLinear::new(&values(&w), (40, 24), Some(&values(&bias)), Precision::F32).unwrap();
+        let delta = LoraDelta::new(&values(&a), &values(&b), 4, 0.5).unwrap();
         let low = x.matmul(&a.t().unwrap()).unwrap().matmul(&b.t().unwrap()).unwrap();
         let want = x.matmul(&w.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
-        let want = (want + (low * 0.5).unwrap()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (want, x) = (values(&(want + (low * 0.5).unwrap()).unwrap()), values(&x));
         let mut y = vec![1.0; 13 * 42];
         apply(&[Placed { layer: &layer, delta: Some(&delta), column: 1 }], &x, &mut y, 42, true);
         let got: Vec<f32> = y.chunks(42).flat_map(|row| &row[1..41]).map(|v| v - 1.0).collect();
@@ -253,11 +259,10 @@ mod tests {
     #[test]
     fn gradients_reach_the_input_and_both_factors_of_every_layer() {
         let layers = [
-            FrozenLinear::new(&tensor(&[20, 12], 1), Some(&tensor(&[20], 2)), Precision::F32).unwrap(),
-            FrozenLinear::new(&tensor(&[7, 12], 9), None, Precision::F32).unwrap(),
+            FrozenLinear::new(&noise(240, 1), (20, 12), Some(&noise(20, 2)), Precision::F32).unwrap(),
+            FrozenLinear::new(&noise(84, 9), (7, 12), None, Precision::F32).unwrap(),
         ];
-        let deltas = |t: &[Tensor]| [Some(LoraDelta::new(&t[1], &t[2], 2.0).unwrap()), None];
-        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let deltas = |t: &[Tensor]| [Some(LoraDelta::new(&values(&t[1]), &values(&t[2]), 3, 2.0).unwrap()), None];
         let forward = |t: &[Tensor]| {
             let mut y = vec![0.0; 5 * 28];
             apply(&placed(&layers, &deltas(t)), &values(&t[0]), &mut y, 28, false);
@@ -284,10 +289,10 @@ mod tests {
     #[test]
     fn bf16_gradients_stay_within_rounding_of_f32() {
         let (x, dy) = (noise(640, 3), noise(960, 9));
-        let (a, b) = (tensor(&[4, 64], 4), tensor(&[96, 4], 5));
+        let (a, b) = (noise(4 * 64, 4), noise(96 * 4, 5));
         let gradients = |precision| {
-            let layer = FrozenLinear::new(&tensor(&[96, 64], 1), None, precision).unwrap();
-            let delta = LoraDelta::new(&a, &b, 0.5).unwrap();
+            let layer = FrozenLinear::new(&noise(96 * 64, 1), (96, 64), None, precision).unwrap();
+            let delta = LoraDelta::new(&a, &b, 4, 0.5).unwrap();
             let mut gradients = [Some(LoraGradient::zeros(&delta))];
             let mut dx = vec![0.0; 640];
             let layers = [Placed { layer: &layer, delta: Some(&delta), column: 0 }];

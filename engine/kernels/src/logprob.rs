@@ -215,11 +215,7 @@ mod tests {
 
     use super::*;
     use crate::Precision;
-    use crate::oracle::{check_gradients, distance, tensor};
-
-    fn values(t: &Tensor) -> Vec<f32> {
-        t.flatten_all().unwrap().to_vec1().unwrap()
-    }
+    use crate::oracle::{check_gradients, distance, noise, tensor, values};
 
     fn pairs(statistics: &[TokenStatistics]) -> Vec<f32> {
         statistics.iter().flat_map(|s| [s.log_probability, s.entropy]).collect()
@@ -239,7 +235,7 @@ mod tests {
     fn log_probabilities_and_entropies_equal_the_composition_over_several_chunks() {
         let (w, hidden) = (tensor(&[301, 16], 1), (tensor(&[400, 16], 2) * 3.0).unwrap());
         let tokens: Vec<u32> = (0..400).map(|i| (i * 7) % 301).collect();
-        let head = FrozenLinear::new(&w, None, Precision::F32).unwrap();
+        let head = FrozenLinear::new(&values(&w), (301, 16), None, Precision::F32).unwrap();
         let got = log_probabilities(&head, &values(&hidden), &tokens, 0.7);
         assert!(distance(&pairs(&got), &composed(&w, &hidden, &tokens, 0.7)) < 2e-5);
         let (weights, mut dhidden) = (vec![(1.0, 0.5); 400], vec![0.0; 400 * 16]);
@@ -250,9 +246,9 @@ mod tests {
     #[test]
     fn the_backward_pass_from_kept_distributions_equals_that_from_recomputed_logits() {
         // An odd vocabulary, more rows than a chunk, tokens likely and unlikely.
-        let (w, hidden) = (tensor(&[301, 16], 1), values(&(tensor(&[150, 16], 2) * 3.0).unwrap()));
+        let (w, hidden) = (noise(301 * 16, 1), values(&(tensor(&[150, 16], 2) * 3.0).unwrap()));
         let tokens: Vec<u32> = (0..150).map(|i| (i * 7) % 301).collect();
-        let head = FrozenLinear::new(&w, None, Precision::Bf16).unwrap();
+        let head = FrozenLinear::new(&w, (301, 16), None, Precision::Bf16).unwrap();
         if !head.is_bf16() {
             querywright_testing::skipped("this machine has no products in bf16");
             return;
@@ -282,7 +278,7 @@ mod tests {
 
     #[test]
     fn both_outputs_have_gradients() {
-        let head = FrozenLinear::new(&tensor(&[50, 8], 1), None, Precision::F32).unwrap();
+        let head = FrozenLinear::new(&noise(50 * 8, 1), (50, 8), None, Precision::F32).unwrap();
         let tokens = [3, 49, 0, 17];
         let forward = |t: &[Tensor]| pairs(&log_probabilities(&head, &values(&t[0]), &tokens, 1.3));
         let backward = |t: &[Tensor], grad: &[f32]| {

@@ -2,10 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Tensor};
-
 use super::packed::{PackedMatrix, Precision};
-use super::storage::with_values;
+use querywright_types::{Error, Result};
 
 /// A low-rank delta `scale · x Aᵀ Bᵀ` (LoRA, arXiv 2106.09685, eq. 3; `scale` is alpha / r).
 #[derive(Debug, Clone)]
@@ -62,20 +60,16 @@ impl LoraGradient {
 
 impl LoraDelta {
     /// From A of shape (rank, input) and B of shape (output, rank). The values are copied: a new delta is made after
-    /// each step of the optimiser.
+    /// each step of the optimizer.
     ///
     /// # Errors
-    /// Factors that are no matrices of the same rank.
-    pub fn new(a: &Tensor, b: &Tensor, scale: f32) -> Result<Self> {
-        let (rank, _) = a.dims2()?;
-        let (_, rank_of_b) = b.dims2()?;
-        if rank != rank_of_b {
-            candle_core::bail!("A has rank {rank} and B has rank {rank_of_b}");
+    /// A rank of 0, factors that are no matrices of this rank.
+    pub fn new(a: &[f32], b: &[f32], rank: usize, scale: f32) -> Result<Self> {
+        if rank == 0 || !a.len().is_multiple_of(rank) || !b.len().is_multiple_of(rank) {
+            let found = format!("factors of {} and {} values for a rank of {rank}", a.len(), b.len());
+            return Err(Error::bug("low-rank delta", found));
         }
-        if rank == 0 {
-            candle_core::bail!("the factors have rank 0");
-        }
-        let (a, b) = (with_values(a, <[f32]>::to_vec)?, with_values(b, <[f32]>::to_vec)?);
+        let (a, b) = (a.to_vec(), b.to_vec());
         Ok(Self(Arc::new(Delta { a, b, rank, scale, packed: [OnceLock::new(), OnceLock::new()] })))
     }
 

@@ -14,6 +14,11 @@ pub(crate) fn tensor(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(noise(shape.iter().product(), seed), shape, &Device::Cpu).unwrap()
 }
 
+/// A tensor's values, row by row.
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
 /// The largest difference between two lists.
 pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
@@ -36,7 +41,7 @@ pub(crate) fn check_gradients(
     assert_eq!(gradients.len(), inputs.len(), "every input has a gradient");
     for (index, grad) in gradients.iter().enumerate() {
         assert!(grad.iter().all(|g| g.is_finite()) && grad.iter().any(|g| *g != 0.0), "input {index}: {grad:?}");
-        let value = inputs[index].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let value = values(&inputs[index]);
         assert_eq!(grad.len(), value.len(), "input {index}");
         let step = 1e-2f32;
         for i in (0..value.len()).step_by(1 + value.len() / 23) {

@@ -248,17 +248,17 @@ impl PackedMatrix {
     }
 
     /// Length of an input row.
-    pub fn inner(&self) -> usize {
+    pub(super) fn inner(&self) -> usize {
         self.inner
     }
 
     /// Length of an output row.
-    pub fn outer(&self) -> usize {
+    pub(super) fn outer(&self) -> usize {
         self.outer
     }
 
     /// Bytes held.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match &self.panels {
             Panels::Words(words) => words.len() * 4,
             Panels::Int8 { weights, scales, sums } => {
@@ -284,7 +284,7 @@ impl PackedMatrix {
     }
 
     /// The transpose, packed from the values held.
-    pub fn transposed(&self) -> Self {
+    pub(super) fn transposed(&self) -> Self {
         match &self.panels {
             Panels::Words(Words::F32(p)) => Self::pack(self.outer, self.inner, Precision::F32, |i, j| {
                 p[(i / PANEL * self.inner + j) * PANEL + i % PANEL]

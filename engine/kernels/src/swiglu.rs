@@ -60,14 +60,13 @@ mod tests {
     use candle_core::Tensor;
 
     use super::*;
-    use crate::oracle::{check_gradients, distance, tensor};
+    use crate::oracle::{check_gradients, distance, tensor, values};
 
     #[test]
     fn the_activation_equals_its_formula_and_has_gradients() {
         let both = (tensor(&[4, 74], 1) * 4.0).unwrap();
         let (gate, up) = (both.narrow(1, 0, 37).unwrap(), both.narrow(1, 37, 37).unwrap());
-        let want = (gate.silu().unwrap() * up).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let want = values(&(gate.silu().unwrap() * up).unwrap());
         let forward = |t: &[Tensor]| {
             let mut out = vec![0.0; 4 * 37];
             swiglu(&values(&t[0]), 37, &mut out);

@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 pub use projection::Projection;
 
 use super::config::ModelConfig;
-use super::tensor::{failed, tensor};
 use querywright_kernels::LoraDelta;
 use querywright_types::{Error, Result, nearest};
 
@@ -136,8 +135,8 @@ impl Adapter {
         let scale = self.config.lora_alpha / self.config.r as f32;
         let mut deltas = vec![NONE; self.layers];
         for pair in &self.pairs {
-            let (a, b) = (tensor(pair.a.values.clone(), &pair.a.shape)?, tensor(pair.b.values.clone(), &pair.b.shape)?);
-            deltas[pair.layer][pair.projection as usize] = Some(LoraDelta::new(&a, &b, scale).map_err(failed)?);
+            let delta = LoraDelta::new(&pair.a.values, &pair.b.values, self.config.r, scale)?;
+            deltas[pair.layer][pair.projection as usize] = Some(delta);
         }
         self.deltas = deltas;
         Ok(())

@@ -55,7 +55,7 @@ pub struct GenerateOptions<'a> {
 }
 
 /// Rows that a recording of these prompts takes at most, without their prefix.
-pub fn rows_of(prompts: &[PromptTokens], options: &GenerateOptions) -> usize {
+pub(super) fn rows_of(prompts: &[PromptTokens], options: &GenerateOptions) -> usize {
     let of_completions = options.completions * options.sampling.max_completion_length.saturating_sub(1);
     prompts.iter().map(|p| p.tokens.len() + of_completions).sum()
 }

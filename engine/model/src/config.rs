@@ -22,10 +22,10 @@ pub enum Architecture {
 
 impl Architecture {
     /// The names that models of these architectures carry, for messages.
-    pub const SUPPORTED: &'static str = "llama (Llama, SmolLM2), qwen2 (Qwen2, Qwen2.5) and qwen3 are supported";
+    pub(super) const SUPPORTED: &'static str = "llama (Llama, SmolLM2), qwen2 (Qwen2, Qwen2.5) and qwen3 are supported";
 
     /// The architecture of a `model_type` or a GGUF `general.architecture`.
-    pub fn parse(name: &str) -> Option<Self> {
+    pub(super) fn parse(name: &str) -> Option<Self> {
         match name {
             "llama" => Some(Self::Llama),
             "qwen2" => Some(Self::Qwen2),
@@ -60,7 +60,7 @@ pub struct RopeScaling {
 impl RopeScaling {
     /// The divisor of one rotary frequency (radians a position): 1 for short wavelengths, `factor` for long ones, and
     /// between them 1 over a straight interpolation in cycles per original context.
-    pub fn divisor(&self, frequency: f64) -> f64 {
+    pub(super) fn divisor(&self, frequency: f64) -> f64 {
         let cycles = self.original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
         if cycles < self.low_freq_factor {
             self.factor
@@ -191,7 +191,7 @@ impl ModelConfig {
     }
 
     /// The names of all tensors that a model of this shape has, in Hugging Face's spelling, in the order of the pass.
-    pub fn tensor_names(&self) -> Vec<String> {
+    pub(super) fn tensor_names(&self) -> Vec<String> {
         let mut names = vec!["model.embed_tokens.weight".to_owned()];
         for layer in 0..self.num_hidden_layers {
             let parts = LAYER_TENSORS.iter().filter(|part| self.layer_shape(part).is_some());
@@ -206,7 +206,7 @@ impl ModelConfig {
 
     /// The shape of a tensor by its Hugging Face name; none when a model of this shape has no such tensor.
     /// Matrices are `[out, in]`.
-    pub fn tensor_shape(&self, hf_name: &str) -> Option<Vec<usize>> {
+    pub(super) fn tensor_shape(&self, hf_name: &str) -> Option<Vec<usize>> {
         match hf_name {
             "model.embed_tokens.weight" | "lm_head.weight" => Some(vec![self.vocab_size, self.hidden_size]),
             "model.norm.weight" => Some(vec![self.hidden_size]),
@@ -218,7 +218,7 @@ impl ModelConfig {
     }
 
     /// The angular frequencies of rotary positions in radians a position, `head_dim / 2` of them, scaled.
-    pub fn rope_frequencies(&self) -> Vec<f64> {
+    pub(super) fn rope_frequencies(&self) -> Vec<f64> {
         let plain = self.plain_frequencies();
         match &self.rope_scaling {
             Some(scaling) => plain.map(|f| f / scaling.divisor(f)).collect(),

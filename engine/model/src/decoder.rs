@@ -84,7 +84,8 @@ impl Decoder {
         on_each!(&self.0, decoder => decoder.config())
     }
 
-    /// The decoder, where it runs on the processor.
+    /// The decoder, where it runs on the processor: for benches of its forward pass.
+    #[doc(hidden)]
     pub fn host(&self) -> Option<&HostDecoder> {
         match &self.0 {
             On::Host(host) => Some(host),

@@ -64,19 +64,22 @@ mod tests {
     #[test]
     fn devices_are_read_as_they_are_written() {
         let table = [
-            ("auto", DeviceChoice::Auto),
-            ("cpu", DeviceChoice::Cpu),
-            ("cuda", DeviceChoice::Cuda(0)),
-            ("cuda:", DeviceChoice::Cuda(0)),
-            ("cuda:3", DeviceChoice::Cuda(3)),
+            ("auto", DeviceChoice::Auto, "auto"),
+            ("cpu", DeviceChoice::Cpu, "cpu"),
+            ("cuda", DeviceChoice::Cuda(0), "cuda:0"),
+            ("cuda:", DeviceChoice::Cuda(0), "cuda:0"),
+            ("cuda:3", DeviceChoice::Cuda(3), "cuda:3"),
+            ("cuda:65535", DeviceChoice::Cuda(65535), "cuda:65535"),
         ];
-        for (text, choice) in table {
-            assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice);
-            assert_eq!(choice.to_string().parse::<DeviceChoice>().unwrap(), choice);
+        for (text, choice, shown) in table {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap(), choice, "{text} is parsed");
+            assert_eq!(choice.to_string(), shown, "{text} is shown");
+            assert_eq!(shown.parse::<DeviceChoice>().unwrap(), choice, "{shown} is parsed again");
         }
-        for text in ["", "gpu", "cuda:x", "cuda:-1", "cuda:99999999"] {
+        for text in ["", "gpu", "CUDA", "cuda:x", "cuda:-1", "cuda:65536"] {
             let error = text.parse::<DeviceChoice>().unwrap_err().to_string();
-            assert_eq!(error, format!("device: found \"{text}\"; give auto, cpu, or cuda:0"));
+            assert!(error.contains(&format!("found \"{text}\"")), "the error names {text:?}: {error}");
+            assert!(error.contains("auto, cpu, or cuda:0"), "the error says what would be right: {error}");
         }
     }
 }

@@ -8,13 +8,12 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::config::ModelConfig;
-use super::tensor::tensor;
+use super::tensor::Tensor;
 use querywright_types::{Error, Result};
 
 /// Headers above this size are refused, as the safetensors library does.
@@ -107,7 +106,7 @@ impl Folder {
                 ));
             }
         };
-        tensor(values, &place.info.shape)
+        Tensor::new(values, &place.info.shape)
     }
 }
 

@@ -2,18 +2,19 @@
 
 mod vocabulary;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{Device, Tensor};
 
 use self::vocabulary::{SPLITTERS, Vocabulary};
 use super::config::{Architecture, ModelConfig, RopeScaling};
-use super::tensor::{failed, values};
+use super::tensor::Tensor;
 use super::tokenizer::{Declared, Tokenizer};
 use querywright_types::{Error, Result};
 
@@ -132,13 +133,7 @@ impl Gguf {
         if config.architecture != Architecture::Llama {
             return Ok(tensor);
         }
-        // For the llama architecture GGUF interleaves the two rotary halves of each head: row 2i is row i of the first
-        // half, row 2i + 1 row i of the second.
-        let halves = || {
-            let (rows, columns) = tensor.dims2()?;
-            tensor.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.reshape((rows, columns))
-        };
-        halves().map_err(failed)
+        halves(&tensor, heads)
     }
 
     pub(super) fn types(&self) -> Vec<(String, usize)> {
@@ -185,10 +180,26 @@ impl Gguf {
     }
 
     fn read_as_stored(&self, name: &str) -> Result<Tensor> {
-        let failed = |e: candle_core::Error| self.refused(format!("tensor {name} cannot be read ({e})"), AGAIN);
+        let failed = |found: String| self.refused(format!("tensor {name} cannot be read ({found})"), AGAIN);
+        let info = self.content.tensor_infos.get(name).ok_or_else(|| failed("it is missing".to_owned()))?;
+        let (dims, block) = (info.shape.dims(), info.ggml_dtype.block_size());
+        if !dims.last().is_some_and(|width| width.is_multiple_of(block)) {
+            return Err(failed(format!("rows of the shape {dims:?} in blocks of {block} values")));
+        }
+        let count = info.shape.elem_count();
+        if count == 0 {
+            return Tensor::new(Vec::new(), dims);
+        }
+        let mut bytes = vec![0; count / block * info.ggml_dtype.type_size()];
+        let start = SeekFrom::Start(self.content.tensor_data_offset + info.offset);
         let mut file = File::open(&self.path).map_err(|e| Error::read(&self.path, e))?;
-        let stored = self.content.tensor(&mut file, name, &Device::Cpu).map_err(failed)?;
-        stored.dequantize(&Device::Cpu).map_err(failed)
+        file.seek(start).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| failed(e.to_string()))?;
+        // Not through candle's own tensors, which do not give their values away.
+        match info.ggml_dtype.from_data(Cow::Borrowed(&bytes)).dequantize(count) {
+            Ok(CpuStorage::F32(values)) => Tensor::new(values, dims),
+            Ok(_) => Err(Error::bug("GGUF", format!("tensor {name} is not read in single precision"))),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 
     /// Llama 3's scaling, which GGUF stores as one divisor a frequency (`rope_freqs.weight`) without the settings that
@@ -197,7 +208,7 @@ impl Gguf {
         if !self.content.tensor_infos.contains_key("rope_freqs.weight") {
             return Ok(None);
         }
-        let divisors = values(&self.read_as_stored("rope_freqs.weight")?)?;
+        let divisors = self.read_as_stored("rope_freqs.weight")?.into_values();
         let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
         let frequencies: Vec<f64> = config.plain_frequencies().collect();
         let scaling =
@@ -321,6 +332,21 @@ fn gguf_name(hf_name: &str) -> Option<String> {
             format!("blk.{layer}.{module}.{kind}")
         }
     })
+}
+
+/// For the llama architecture GGUF interleaves the two rotary halves of each head: row 2i is row i of the first half, row
+/// 2i + 1 row i of the second.
+fn halves(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
+    let (rows, columns) = interleaved.matrix()?;
+    let half = rows / heads / 2;
+    let mut values = Vec::with_capacity(rows * columns);
+    for (head, half_of_head) in (0..heads).flat_map(|head| [(head, 0), (head, 1)]) {
+        for i in 0..half {
+            let row = (head * half + i) * 2 + half_of_head;
+            values.extend_from_slice(&interleaved.values()[row * columns..][..columns]);
+        }
+    }
+    Tensor::new(values, &[rows, columns])
 }
 
 /// llama.cpp's spelling: candle's `Q4K` is `Q4_K`.

@@ -2,6 +2,9 @@
 //!
 //! [`Decoder`] is the entry point of everything that generates and learns. It runs on one of two backends that implement
 //! the same interface (`backend.rs`) and mirror each other file by file: `host` on the processor, `cuda` on a GPU.
+#![deny(missing_docs)]
+#![deny(missing_debug_implementations)]
+#![warn(unreachable_pub)]
 
 mod adapter;
 mod backend;
@@ -28,12 +31,11 @@ pub use querywright_kernels::{Precision, TokenStatistics};
 
 pub use adapter::{Adapter, Deltas, Factor, LoraConfig, Projection};
 pub use chat::{ChatTemplate, Message};
-pub use completion::{Completion, Finish, GenerateOptions, PromptTokens, rows_of};
+pub use completion::{Completion, Finish, GenerateOptions, PromptTokens};
 pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::{Decoder, GradientSum, Tape};
 pub use device::{DeviceChoice, DeviceInfo};
 pub use generate::{Prefix, generate, generate_recorded, prefix};
-pub use host::{HostDecoder, Recording};
 pub use objective::{Objective, Predictions};
 pub use optimizer::{AdamWState, AdamWStep, Moments, Updated};
 pub use sampling::SamplingConfig;

@@ -8,14 +8,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use candle_core::Tensor;
 use rand::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use super::config::ModelConfig;
 use super::folder::Folder;
 use super::gguf::Gguf;
-use super::tensor::tensor;
+use super::tensor::Tensor;
 use super::tokenizer::Tokenizer;
 use querywright_types::{Error, Result};
 
@@ -257,13 +256,13 @@ fn random(shape: &[usize], name: &str, seed: u64) -> Result<Tensor> {
     const SAMPLED: usize = (1 << 20) - 3;
     let count: usize = shape.iter().product();
     if shape.len() < 2 && !name.ends_with("bias") {
-        return tensor(vec![1.0; count], shape);
+        return Tensor::new(vec![1.0; count], shape);
     }
     let own = name.bytes().fold(seed, |hash, byte| hash.wrapping_mul(0x0100_0000_01B3) ^ u64::from(byte));
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(own);
     let sampled: Vec<f32> = (0..count.min(SAMPLED)).map(|_| rng.random_range(-0.04..0.04)).collect();
     let values: Vec<f32> = sampled.iter().copied().cycle().take(count).collect();
-    tensor(values, shape)
+    Tensor::new(values, shape)
 }
 
 /// The one GGUF file of a folder without `config.json`.

@@ -1,20 +1,49 @@
-//! Plain values in and out of candle's tensors, which read files and are packed by kernels.
-
-use candle_core::{Device, Tensor};
+//! A tensor as files hold it, in single precision.
 
 use querywright_types::{Error, Result};
 
-/// A tensor of these values.
-pub(super) fn tensor(values: Vec<f32>, shape: &[usize]) -> Result<Tensor> {
-    Tensor::from_vec(values, shape, &Device::Cpu).map_err(failed)
+/// Values in single precision, row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tensor {
+    values: Vec<f32>,
+    shape: Vec<usize>,
 }
 
-/// A tensor's values, row by row.
-pub(super) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(failed)
-}
+impl Tensor {
+    /// Values of a shape.
+    ///
+    /// # Errors
+    /// Another count of values than the shape has.
+    pub(super) fn new(values: Vec<f32>, shape: &[usize]) -> Result<Self> {
+        if values.len() != shape.iter().product::<usize>() {
+            return Err(Error::bug("tensor", format!("{} values for a shape of {shape:?}", values.len())));
+        }
+        Ok(Self { values, shape: shape.to_vec() })
+    }
 
-/// Shapes are checked before: a tensor operation that fails is a bug.
-pub(super) fn failed(error: impl std::fmt::Display) -> Error {
-    Error::bug("tensor operation", error.to_string())
+    #[cfg(test)]
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The values, row by row.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The values without a copy.
+    pub(super) fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
+    /// (rows, columns)
+    ///
+    /// # Errors
+    /// A tensor that is no matrix.
+    pub(super) fn matrix(&self) -> Result<(usize, usize)> {
+        match *self.shape {
+            [rows, columns] => Ok((rows, columns)),
+            _ => Err(Error::bug("tensor", format!("a shape of {:?} where a matrix belongs", self.shape))),
+        }
+    }
 }

@@ -1,8 +1,7 @@
 //! Text to token ids and back, and what else comes with a tokenizer: end tokens and the chat template.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -22,21 +21,11 @@ pub struct Tokenizer(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     tokenizer: tokenizers::Tokenizer,
-    spelling: Spelling,
     size: usize,
     bos: Option<u32>,
     eos: Vec<u32>,
     pad: Option<u32>,
     chat_template: Option<ChatTemplate>,
-}
-
-/// How the vocabulary spells bytes.
-#[derive(Debug, Clone, Copy)]
-enum Spelling {
-    /// GPT-2's: a printable character for each byte.
-    ByteLevel,
-    /// SentencePiece's: "▁" for a space, `<0x0A>` for a byte that is no character of the vocabulary.
-    Metaspace,
 }
 
 /// What a model declares beside the vocabulary.
@@ -75,8 +64,6 @@ impl Tokenizer {
         let untruncated = tokenizer.with_truncation(None).map(|_| ());
         untruncated.map_err(|e| Error::model(path, e.to_string(), "fetch the tokenizer again"))?;
         tokenizer.with_padding(None);
-        let decoder = serde_json::to_string(&tokenizer.get_decoder()).unwrap_or_default();
-        let spelling = if decoder.contains("ByteLevel") { Spelling::ByteLevel } else { Spelling::Metaspace };
         let size = tokenizer.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
         let added = tokenizer.get_added_tokens_decoder();
         let mut eos = declared.eos;
@@ -94,7 +81,7 @@ impl Tokenizer {
         };
         let pad = declared.pad.or(eos.first().copied());
         let path = path.to_path_buf();
-        Ok(Self(Arc::new(Inner { path, tokenizer, spelling, size, bos: declared.bos, eos, pad, chat_template })))
+        Ok(Self(Arc::new(Inner { path, tokenizer, size, bos: declared.bos, eos, pad, chat_template })))
     }
 
     /// The ids of a text. Texts of special tokens within it become those tokens. `add_special` adds what the model
@@ -109,37 +96,8 @@ impl Tokenizer {
         self.0.tokenizer.decode(ids, true).map_err(|e| self.failed(e))
     }
 
-    /// The bytes that a token stands for; a special token's are its text, an unknown id's are none. Bytes of
-    /// neighbouring tokens may make up one character.
-    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
-        let Some(piece) = self.piece(id) else { return Vec::new() };
-        if self.0.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
-            return piece.into_bytes();
-        }
-        match self.0.spelling {
-            Spelling::ByteLevel => piece.chars().filter_map(|c| BYTE_OF.get(&c).copied()).collect(),
-            Spelling::Metaspace => {
-                let hex = piece.strip_prefix("<0x").and_then(|p| p.strip_suffix('>'));
-                match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-                    Some(byte) => vec![byte],
-                    None => piece.replace('▁', " ").into_bytes(),
-                }
-            }
-        }
-    }
-
-    /// A token as the vocabulary spells it ("Ġthe"); none for an unknown id.
-    pub fn piece(&self, id: u32) -> Option<String> {
-        self.0.tokenizer.id_to_token(id)
-    }
-
-    /// The id of a token as the vocabulary spells it.
-    pub fn token_id(&self, piece: &str) -> Option<u32> {
-        self.0.tokenizer.token_to_id(piece)
-    }
-
     /// The tokens that end a completion, the model's own first; may be empty.
-    pub fn eos_ids(&self) -> &[u32] {
+    pub(super) fn eos_ids(&self) -> &[u32] {
         &self.0.eos
     }
 
@@ -167,19 +125,6 @@ impl Tokenizer {
         Error::model(&self.0.path, format!("the tokenizer failed ({error})"), "fetch the tokenizer again")
     }
 }
-
-/// GPT-2's characters and the bytes they stand for: printable Latin-1 is itself, other bytes count up from U+0100.
-static BYTE_OF: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
-    let mut next = 0x100u32;
-    (0..=255u8)
-        .filter_map(|byte| {
-            let printable = matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
-            let code = if printable { u32::from(byte) } else { next };
-            next += u32::from(!printable);
-            Some((char::from_u32(code)?, byte))
-        })
-        .collect()
-});
 
 /// What the files beside a `tokenizer.json` declare.
 fn declared_beside(path: &Path, tokenizer: &tokenizers::Tokenizer) -> Result<Declared> {
@@ -245,19 +190,9 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_tokens_make_up_the_text() {
-        let t = tiny();
-        let text = "naïve 東京 🦈\n\t\u{0}<|im_end|>";
-        let bytes: Vec<u8> = t.encode(text, false).unwrap().into_iter().flat_map(|id| t.token_bytes(id)).collect();
-        assert_eq!(String::from_utf8(bytes).unwrap(), text);
-        assert!(t.token_bytes(9999).is_empty() && t.piece(9999).is_none());
-    }
-
-    #[test]
     fn what_the_files_beside_it_declare_is_known() {
         let t = tiny();
         assert_eq!((t.eos_ids(), t.pad_id(), t.bos_id(), t.vocab_size()), (&[258, 256][..], Some(256), None, 259));
-        assert_eq!(t.token_id("<|im_start|>"), Some(257));
         let message = super::super::chat::Message::new("user", "hi");
         let text = t.chat_template().unwrap().render(&[message], true).unwrap();
         assert_eq!(text, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");

@@ -1,10 +1,9 @@
 //! The assembly of a decoder: the one walk over a model's tensors, from whichever file and for whichever
 //! backend.
 
-use candle_core::Tensor;
-
 use super::adapter::Projection;
 use super::source::ModelSource;
+use super::tensor::Tensor;
 use querywright_types::Result;
 
 /// Projections that read the same rows, in the order of a block.
@@ -28,7 +27,7 @@ pub(super) trait Pack {
 
     fn norm(&self, weight: &Tensor) -> Result<Self::Norm>;
     fn group(&self, tensors: &GroupTensors<'_>) -> Result<Self::Group>;
-    fn embedding(&self, weight: &Tensor) -> Result<Self::Embedding>;
+    fn embedding(&self, weight: Tensor) -> Result<Self::Embedding>;
     /// `tied`: the weight is the embedding's.
     fn head(&self, weight: &Tensor, tied: bool) -> Result<Self::Head>;
 }
@@ -96,13 +95,11 @@ impl<P: Pack> Weights<P> {
             progress(block + 1, config.num_hidden_layers);
         }
         let table = source.tensor("model.embed_tokens.weight")?;
-        let embedding = pack.embedding(&table)?;
-        let head = match config.tie_word_embeddings {
-            true => pack.head(&table, true)?,
-            false => {
-                drop(table);
-                pack.head(&source.tensor("lm_head.weight")?, false)?
-            }
+        let (embedding, head) = if config.tie_word_embeddings {
+            let head = pack.head(&table, true)?;
+            (pack.embedding(table)?, head)
+        } else {
+            (pack.embedding(table)?, pack.head(&source.tensor("lm_head.weight")?, false)?)
         };
         Ok(Self { embedding, blocks, norm: norm("model.norm.weight")?, head })
     }

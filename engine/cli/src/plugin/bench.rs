@@ -40,11 +40,47 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     let prepared = begun.elapsed().as_secs_f64() / 2.0;
     let rows: [(&str, &dyn Retriever); 3] =
         [("native bm25", native.as_ref()), ("plugin", &kept), ("plugin, fresh instances", &fresh)];
-    // In turn, so that a machine that changes its pace changes it for all; the first round warms up.
-    let mut times = vec![Vec::new(); rows.len()];
+    let found = in_turn(&rows, &requests)?;
+    if json {
+        let rows: Vec<serde_json::Value> = found
+            .iter()
+            .map(|t| serde_json::json!({ "name": t.name, "p50_us": t.p50, "p99_us": t.p99, "mean_us": t.mean }))
+            .collect();
+        say!("{}", serde_json::json!({ "queries": requests.len(), "prepare_seconds": prepared, "rows": rows }));
+        return Ok(());
+    }
+    say!("{} queries, {} documents; prepared in {prepared:.2} s", requests.len(), dataset.catalog.len());
+    say!("  {:<26} {:>10} {:>10} {:>10}", "microseconds a search", "p50", "p99", "mean");
+    for Times { name, p50, p99, mean } in &found {
+        say!("  {name:<26} {p50:>10.0} {p99:>10.0} {mean:>10.0}  {:.2}x", mean / found[0].mean);
+    }
+    Ok(())
+}
+
+/// Microseconds that a retriever takes for a query.
+struct Times<'a> {
+    name: &'a str,
+    p50: f64,
+    p99: f64,
+    mean: f64,
+}
+
+impl<'a> Times<'a> {
+    fn of(name: &'a str, mut times: Vec<f64>) -> Self {
+        let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
+        times.sort_by(f64::total_cmp);
+        let percentile = |q: f64| times.get((times.len() as f64 * q) as usize).copied().unwrap_or(f64::NAN);
+        Self { name, p50: percentile(0.5), p99: percentile(0.99), mean }
+    }
+}
+
+/// Times all retrievers query by query, so that a machine that changes its pace changes it for all; the first of three
+/// rounds warms up.
+fn in_turn<'a>(retrievers: &[(&'a str, &dyn Retriever)], requests: &[Request]) -> Result<Vec<Times<'a>>> {
+    let mut times = vec![Vec::new(); retrievers.len()];
     for round in 0..3 {
-        for request in &requests {
-            for ((_, retriever), times) in rows.iter().zip(&mut times) {
+        for request in requests {
+            for ((_, retriever), times) in retrievers.iter().zip(&mut times) {
                 let begun = Instant::now();
                 let answer = retriever.retrieve(std::slice::from_ref(request), Deadline::NONE);
                 let taken = begun.elapsed().as_secs_f64() * 1e6;
@@ -57,27 +93,5 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
             }
         }
     }
-    let percentile = |times: &mut Vec<f64>, q: f64| {
-        times.sort_by(f64::total_cmp);
-        times.get((times.len() as f64 * q) as usize).copied().unwrap_or(f64::NAN)
-    };
-    let mut found = Vec::new();
-    for ((name, _), times) in rows.iter().zip(&mut times) {
-        let mean = times.iter().sum::<f64>() / times.len().max(1) as f64;
-        found.push((name, percentile(times, 0.5), percentile(times, 0.99), mean));
-    }
-    if json {
-        let rows: Vec<serde_json::Value> = found
-            .iter()
-            .map(|(name, p50, p99, mean)| serde_json::json!({ "name": name, "p50_us": p50, "p99_us": p99, "mean_us": mean }))
-            .collect();
-        say!("{}", serde_json::json!({ "queries": requests.len(), "prepare_seconds": prepared, "rows": rows }));
-        return Ok(());
-    }
-    say!("{} queries, {} documents; prepared in {prepared:.2} s", requests.len(), dataset.catalog.len());
-    say!("  {:<26} {:>10} {:>10} {:>10}", "microseconds a search", "p50", "p99", "mean");
-    for (name, p50, p99, mean) in &found {
-        say!("  {name:<26} {p50:>10.0} {p99:>10.0} {mean:>10.0}  {:.2}x", mean / found[0].3);
-    }
-    Ok(())
+    Ok(retrievers.iter().zip(times).map(|((name, _), times)| Times::of(name, times)).collect())
 }

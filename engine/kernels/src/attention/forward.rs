@@ -14,20 +14,21 @@ use crate::softmax::exp_shifted;
 /// Rows that one task takes.
 const CHUNK: usize = 48;
 
+/// The operands of [`attend`], row by row.
+#[derive(Debug)]
+pub struct AttentionRows<'a> {
+    /// Queries, keys and values.
+    pub qkv: &'a [f32],
+    /// Takes the results: `heads.queries * heads.dim` values a row.
+    pub out: &'a mut [f32],
+    /// Takes, for the backward pass, the logarithm of each row's and query head's sum of exponentials.
+    pub log_sums: &'a mut [f32],
+}
+
 /// Attention of new rows to everything before them. `qkv` holds the rows of `sequences` in order, `rows` to each; their
-/// keys and values are appended to the sequences. Writes rows of `heads.queries * heads.dim` values to `out` and, for
-/// the backward pass, the logarithm of each row's and query head's sum of exponentials to `log_sums`.
-///
-/// Seven arguments: what is read, what grows and what is written are each a slice that the caller keeps.
-pub fn attend(
-    layer: usize,
-    qkv: &[f32],
-    heads: Heads,
-    sequences: &mut [Continuation],
-    rows: &[usize],
-    out: &mut [f32],
-    log_sums: &mut [f32],
-) {
+/// keys and values are appended to the sequences.
+pub fn attend(layer: usize, heads: Heads, operands: AttentionRows<'_>, sequences: &mut [Continuation], rows: &[usize]) {
+    let AttentionRows { qkv, out, log_sums } = operands;
     let total: usize = rows.iter().sum();
     assert_eq!(sequences.len(), rows.len(), "a number of rows for each sequence");
     assert_eq!(qkv.len(), total * heads.width(), "queries, keys and values of each row");

@@ -59,7 +59,8 @@ impl Passes {
         let rows: Vec<usize> = at.iter().map(|a| a.1).collect();
         let total: usize = rows.iter().sum();
         let (mut out, mut sums) = (vec![0.0; total * 32], vec![0.0; total * 4]);
-        attend(0, &qkv, HEADS, sequences, &rows, &mut out, &mut sums);
+        let operands = AttentionRows { qkv: &qkv, out: &mut out, log_sums: &mut sums };
+        attend(0, HEADS, operands, sequences, &rows);
         sequences.iter_mut().zip(&rows).for_each(|(s, r)| s.advance(*r));
         let mut from = 0;
         for (first, len) in at {

@@ -40,6 +40,59 @@ pub struct Tree<'a> {
     pub rows: usize,
 }
 
+/// What the rows of [`attend_tree`](Device::attend_tree) see, and where their results go.
+#[derive(Debug, Clone, Copy)]
+pub struct TreeAttention<'a> {
+    /// Queries (rows, width).
+    pub qkv: Matrix<'a>,
+    /// Keys (tree rows, stride), values behind them; and the stride.
+    pub keys: (View<'a>, usize),
+    /// How the rows of keys are related.
+    pub tree: Tree<'a>,
+    /// The row of the tree that the first query is.
+    pub first: usize,
+    /// The heads of all.
+    pub heads: HeadShape,
+    /// Takes the results.
+    pub out: Matrix<'a>,
+    /// Takes the log-sums (rows, query heads) in f32; none where they are not needed.
+    pub log_sums: Option<View<'a>>,
+}
+
+/// The operands of [`attend_backward`](Device::attend_backward).
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionGradient<'a> {
+    /// Queries, keys and values of the whole tree.
+    pub qkv: Matrix<'a>,
+    /// How the rows are related.
+    pub tree: Tree<'a>,
+    /// The heads of all.
+    pub heads: HeadShape,
+    /// The results of the forward pass.
+    pub out: Matrix<'a>,
+    /// Their gradient, with the same stride.
+    pub dout: Matrix<'a>,
+    /// The log-sums of the forward pass.
+    pub log_sums: View<'a>,
+    /// Scratch space for (rows, query heads) in f32.
+    pub delta: View<'a>,
+    /// Takes the gradient of `qkv`.
+    pub dqkv: View<'a>,
+}
+
+/// The rows of a rotation.
+#[derive(Debug, Clone, Copy)]
+pub struct RotatedRows<'a> {
+    /// Queries, keys and values before it.
+    pub raw: View<'a>,
+    /// The same behind it, or their gradient. May be `raw`.
+    pub rotated: View<'a>,
+    /// The position of each row (i32).
+    pub positions: View<'a>,
+    /// How many there are.
+    pub rows: usize,
+}
+
 /// The operands of the rotation that belong to a model's layer.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotation<'a> {
@@ -63,56 +116,34 @@ pub struct Rotation<'a> {
 const ATTENTION: usize = 128;
 
 impl Device {
-    /// Bias, norms of heads and rotary positions of `rows` rows of queries, keys and values, from `raw` to `qkv` (which
-    /// may be the same). Where a cache is given, keys and values go there, too: to the rows that the i32 name.
+    /// Bias, norms of heads and rotary positions of rows of queries, keys and values. Where a cache is given, keys and
+    /// values go there, too: to the rows that its second view names (i32).
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn rotate(
-        &self,
-        raw: View<'_>,
-        qkv: View<'_>,
-        how: &Rotation<'_>,
-        positions: View<'_>,
-        rows: usize,
-        cache: Option<(View<'_>, View<'_>)>,
-    ) -> Result<()> {
+    pub fn rotate(&self, how: &Rotation<'_>, rows: RotatedRows<'_>, cache: Option<(View<'_>, View<'_>)>) -> Result<()> {
         let op = "rotate";
-        let mut arguments = self.rotation(op, raw, qkv, how, positions, rows)?;
+        let mut arguments = self.rotation(op, how, rows)?;
         if let Some((_, cache_rows)) = cache {
-            self.need(op, cache_rows, 4 * rows)?;
+            self.need(op, cache_rows, 4 * rows.rows)?;
         }
         arguments.extend([address(cache.map(|c| c.0)), address(cache.map(|c| c.1))]);
-        self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
+        self.run(&named(op, how.format), (rows.rows, 1), ATTENTION, &arguments)
     }
 
     /// The gradient through [`rotate`](Self::rotate), in place.
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn rotate_backward(
-        &self,
-        raw: View<'_>,
-        dqkv: View<'_>,
-        how: &Rotation<'_>,
-        positions: View<'_>,
-        rows: usize,
-    ) -> Result<()> {
+    pub fn rotate_backward(&self, how: &Rotation<'_>, rows: RotatedRows<'_>) -> Result<()> {
         let op = "rotate_backward";
-        let arguments = self.rotation(op, raw, dqkv, how, positions, rows)?;
-        self.run(&named(op, how.format), (rows, 1), ATTENTION, &arguments)
+        let arguments = self.rotation(op, how, rows)?;
+        self.run(&named(op, how.format), (rows.rows, 1), ATTENTION, &arguments)
     }
 
     /// Checks the operands of both directions, and puts them into their order.
-    fn rotation(
-        &self,
-        op: &'static str,
-        raw: View<'_>,
-        rotated: View<'_>,
-        how: &Rotation<'_>,
-        positions: View<'_>,
-        rows: usize,
-    ) -> Result<Vec<Argument>> {
+    fn rotation(&self, op: &'static str, how: &Rotation<'_>, rows: RotatedRows<'_>) -> Result<Vec<Argument>> {
+        let RotatedRows { raw, rotated, positions, rows } = rows;
         let (dim, bytes) = (how.heads.dim as usize, rows * how.heads.width() * how.format.bytes());
         let norms = [how.query_norm, how.key_norm].map(|norm| (norm, 4 * dim));
         let optional = norms.into_iter().chain([(how.bias, 4 * how.heads.width())]);
@@ -133,25 +164,12 @@ impl Device {
         ])
     }
 
-    /// Attention of the rows from `first` on of a tree over all its rows: queries from `qkv` (rows, width), keys from
-    /// `keys` (tree rows, stride), values behind them. `log_sums` takes (rows, query heads) in f32; none where it is not needed.
+    /// Attention of the rows from `first` on of a tree over all its rows.
     ///
     /// # Errors
     /// Heads that are too wide, operands that are too small.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "queries, keys, the tree that relates them, and the results are operands of one kernel"
-    )]
-    pub fn attend_tree(
-        &self,
-        qkv: Matrix<'_>,
-        (keys, kv_stride): (View<'_>, usize),
-        tree: Tree<'_>,
-        first: usize,
-        heads: HeadShape,
-        out: Matrix<'_>,
-        log_sums: Option<View<'_>>,
-    ) -> Result<()> {
+    pub fn attend_tree(&self, operands: TreeAttention<'_>) -> Result<()> {
+        let TreeAttention { qkv, keys: (keys, kv_stride), tree, first, heads, out, log_sums } = operands;
         let (op, rows) = ("attend_tree", qkv.rows);
         self.check_tree(op, &tree, qkv.format)?;
         self.need(op, qkv.view, qkv.bytes())?;
@@ -215,26 +233,12 @@ impl Device {
     }
 
     /// The backward pass of [`attend_tree`](Self::attend_tree) over a whole tree, whose keys and values are those of
-    /// `qkv`: `dqkv` takes the gradient of `qkv`. `out` and `dout` have the same stride; `delta` is scratch space for (rows, query
-    /// heads) in f32.
+    /// `qkv`.
     ///
     /// # Errors
     /// Heads that are too wide, operands that are too small.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "inputs, results and their gradients are operands of one chain of kernels"
-    )]
-    pub fn attend_backward(
-        &self,
-        qkv: Matrix<'_>,
-        tree: Tree<'_>,
-        heads: HeadShape,
-        out: Matrix<'_>,
-        dout: Matrix<'_>,
-        log_sums: View<'_>,
-        delta: View<'_>,
-        dqkv: View<'_>,
-    ) -> Result<()> {
+    pub fn attend_backward(&self, operands: AttentionGradient<'_>) -> Result<()> {
+        let AttentionGradient { qkv, tree, heads, out, dout, log_sums, delta, dqkv } = operands;
         let (op, rows, format) = ("attend_backward", qkv.rows, qkv.format);
         self.check_tree(op, &tree, format)?;
         for matrix in [&qkv, &out, &dout] {

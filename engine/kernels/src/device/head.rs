@@ -58,22 +58,21 @@ impl Device {
         self.run(&named(op, dlogits.format), (rows, 1), threads(vocabulary), &arguments)
     }
 
-    /// Samples a token a row: where the running sum of probabilities passes the row's uniform number (f64), or the
-    /// most probable one. `out` takes three words a row: the token (u32), its log-probability
-    /// at the scale and its distribution's entropy (f32).
+    /// Samples a token a row: where the running sum of probabilities at `scale` passes the row's uniform number (f64).
+    /// Without a scale it takes the most probable one. `out` takes three words a row: the token (u32), its
+    /// log-probability and its distribution's entropy (f32), at the scale, or at 1 where there is none.
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn draw(
+    pub fn sample(
         &self,
         logits: View<'_>,
         uniforms: View<'_>,
         out: View<'_>,
         (rows, vocabulary): (usize, usize),
-        scale: f32,
-        greedy: bool,
+        scale: Option<f32>,
     ) -> Result<()> {
-        let op = "draw";
+        let op = "sample";
         self.need(op, logits, 4 * rows * vocabulary)?;
         self.need(op, uniforms, 8 * rows)?;
         self.need(op, out, 12 * rows)?;
@@ -82,8 +81,8 @@ impl Device {
             uniforms.into(),
             out.into(),
             int(vocabulary)?,
-            Argument::Float(scale),
-            Argument::Int(i32::from(greedy)),
+            Argument::Float(scale.unwrap_or(1.0)),
+            Argument::Int(i32::from(scale.is_none())),
         ];
         self.run("draw_f32", (rows, 1), BLOCK, &arguments)
     }

@@ -84,12 +84,16 @@ impl HeadShape {
 /// Numbers of an AdamW update (`AdamW` in `cuda/optimizer.cuh`).
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs, reason = "each is the optimiser's setting of that name, or as said")]
 pub struct AdamWConstants {
+    /// The learning rate.
     pub learning_rate: f64,
+    /// Decay of the first moment.
     pub beta1: f64,
+    /// Decay of the second moment.
     pub beta2: f64,
+    /// Added to the root of the second moment.
     pub epsilon: f64,
+    /// Decoupled weight decay.
     pub weight_decay: f64,
     /// `1 - beta1^t`.
     pub correct1: f64,

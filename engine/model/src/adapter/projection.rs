@@ -4,7 +4,7 @@ use crate::config::ModelConfig;
 
 /// A linear layer of a decoder block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the names are those of the layers")]
 pub enum Projection {
     Query,
     Key,

@@ -12,7 +12,7 @@ use crate::adapter::Deltas;
 use crate::backend::{self, BackendTape, Learn};
 use crate::objective::{Objective, Predictions};
 use querywright_kernels::TokenStatistics;
-use querywright_kernels::device::{Buffer, Format, Matrix, Tree};
+use querywright_kernels::device::{AttentionGradient, Buffer, Format, Matrix, RotatedRows, Tree};
 use querywright_types::{Error, Result};
 
 /// The share of free memory that kept activations may take.
@@ -43,6 +43,18 @@ struct Buffers {
     dgate_up: Buffer,
     dqkv: Buffer,
     delta: Buffer,
+}
+
+/// The backward pass through the blocks, from the last one to the lowest that has a delta.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    decoder: &'a CudaDecoder,
+    state: &'a State,
+    forward: &'a Forward,
+    buffers: &'a Buffers,
+    /// Takes the gradients of deltas.
+    sums: &'a CudaGradients,
+    lowest: usize,
 }
 
 /// Refuses predictions by rows that the tape does not have.
@@ -114,9 +126,9 @@ impl Learn for CudaDecoder {
         let buffers = self.buffers(&state, forward.rows)?;
         let found = self.head_backward(&forward, &buffers, &asked, objective)?;
         asked.iter().zip(found).for_each(|(i, found)| formed[*i] = Some(found));
-        for index in (lowest..state.blocks.len()).rev() {
-            self.block_backward(&state, index, &forward, &buffers, gradients, index == lowest)?;
-        }
+        let (decoder, blocks) = (self, state.blocks.len());
+        let pass = Pass { decoder, state: &state, forward: &forward, buffers: &buffers, sums: gradients, lowest };
+        (lowest..blocks).rev().try_for_each(|index| pass.block(index))?;
         Ok(formed)
     }
 }
@@ -255,29 +267,25 @@ impl CudaDecoder {
         let (x, dx) = (forward.last.view(), buffers.dx.view());
         device.rms_norm_backward(x, self.norm.view(), dnormed, dx, self.config.rms_norm_eps)
     }
+}
 
+impl Pass<'_> {
     /// One block: `buffers.dx` is the gradient of its output and becomes that of its input (not in the lowest one).
-    fn block_backward(
-        &self,
-        state: &State,
-        index: usize,
-        forward: &Forward,
-        buffers: &Buffers,
-        sums: &CudaGradients,
-        lowest: bool,
-    ) -> Result<()> {
-        let (device, format, heads, rows) = (&self.device, self.format, self.heads, forward.rows);
-        let (hidden, wide, eps) = (self.config.hidden_size, self.config.intermediate_size, self.config.rms_norm_eps);
+    fn block(&self, index: usize) -> Result<()> {
+        let Self { decoder, state, forward, buffers, .. } = *self;
+        let CudaDecoder { device, config, format, heads, .. } = decoder;
+        let (format, heads, rows) = (*format, *heads, forward.rows);
+        let (hidden, wide, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
         let block: &Block = &state.blocks[index];
         let input = &forward.inputs[index];
-        let sight: Tree<'_> = tree(&forward.ends, rows);
+        let tree: Tree<'_> = tree(&forward.ends, rows);
         let a = match forward.kept.as_slice() {
             [room] => {
                 if state.blocks.len() > 1 {
                     // The gradient of the output is in `dx`; what the block gave is not needed a second time.
                     let output = forward.inputs.get(index + 1).unwrap_or(&forward.last);
                     let stream = Stream { input: input.view(), middle: room.middle.view(), output: output.view() };
-                    self.block((index, block), room, stream, (rows, forward.positions.view()), Sight::Tree(sight))?;
+                    decoder.block((index, block), room, stream, (rows, forward.positions.view()), Sight::Tree(tree))?;
                 }
                 room
             }
@@ -288,27 +296,29 @@ impl CudaDecoder {
         let dy = Matrix::new(buffers.dy.view(), format, rows, hidden);
 
         device.place(dx, dy, 1.0)?;
-        let dactivated = self.input(down, &buffers.dactivated, rows);
-        self.group_backward(down, index, self.input(down, &a.activated, rows), dy, dactivated, sums)?;
+        let dactivated = decoder.input(down, &buffers.dactivated, rows);
+        self.group(down, index, decoder.input(down, &a.activated, rows), dy, dactivated)?;
         device.swiglu_backward(a.gate_up.view(), dactivated, buffers.dgate_up.view())?;
         let dgate_up = Matrix::new(buffers.dgate_up.view(), format, rows, 2 * wide);
-        let dwide = self.input(gate_up_group, &buffers.dh, rows);
-        self.group_backward(gate_up_group, index, self.input(gate_up_group, &a.wide_h, rows), dgate_up, dwide, sums)?;
+        let dwide = decoder.input(gate_up_group, &buffers.dh, rows);
+        self.group(gate_up_group, index, decoder.input(gate_up_group, &a.wide_h, rows), dgate_up, dwide)?;
         device.rms_norm_backward(a.middle.view(), block.mlp_norm.view(), dwide, dx.view, eps)?;
 
         device.place(dx, dy, 1.0)?;
-        let attended = self.input(output_group, &a.attended, rows);
-        let dattended = self.input(output_group, &buffers.dattended, rows);
-        self.group_backward(output_group, index, attended, dy, dattended, sums)?;
+        let attended = decoder.input(output_group, &a.attended, rows);
+        let dattended = decoder.input(output_group, &buffers.dattended, rows);
+        self.group(output_group, index, attended, dy, dattended)?;
         let qkv = Matrix::new(a.qkv.view(), format, rows, heads.width());
         let (log_sums, delta) = (a.log_sums.view(), buffers.delta.view());
-        device.attend_backward(qkv, sight, heads, attended, dattended, log_sums, delta, buffers.dqkv.view())?;
-        let raw = a.raw.as_ref().unwrap_or(&a.qkv).view();
-        device.rotate_backward(raw, buffers.dqkv.view(), &self.rotation(block), forward.positions.view(), rows)?;
-        let dqkv = Matrix::new(buffers.dqkv.view(), format, rows, heads.width());
-        let dh = self.input(qkv_group, &buffers.dh, rows);
-        self.group_backward(qkv_group, index, self.input(qkv_group, &a.h, rows), dqkv, dh, sums)?;
-        if !lowest {
+        let dqkv = buffers.dqkv.view();
+        let (out, dout) = (attended, dattended);
+        device.attend_backward(AttentionGradient { qkv, tree, heads, out, dout, log_sums, delta, dqkv })?;
+        let (raw, positions) = (a.raw.as_ref().unwrap_or(&a.qkv).view(), forward.positions.view());
+        device.rotate_backward(&decoder.rotation(block), RotatedRows { raw, rotated: dqkv, positions, rows })?;
+        let dqkv = Matrix::new(dqkv, format, rows, heads.width());
+        let dh = decoder.input(qkv_group, &buffers.dh, rows);
+        self.group(qkv_group, index, decoder.input(qkv_group, &a.h, rows), dqkv, dh)?;
+        if index != self.lowest {
             device.rms_norm_backward(input.view(), block.attention_norm.view(), dh, dx.view, eps)?;
         }
         Ok(())
@@ -317,23 +327,16 @@ impl CudaDecoder {
     /// From the gradient of a group's outputs to that of its input and those of its deltas.
     ///
     /// With `l = x Aᵀ` and `g = s dy B`: dA = gᵀ x, dB = s dyᵀ l, dx = dy W + g A.
-    fn group_backward(
-        &self,
-        group: &Group,
-        index: usize,
-        x: Matrix<'_>,
-        dy: Matrix<'_>,
-        dx: Matrix<'_>,
-        sums: &CudaGradients,
-    ) -> Result<()> {
-        let (device, bytes) = (&self.device, self.format.bytes());
+    fn group(&self, group: &Group, index: usize, x: Matrix<'_>, dy: Matrix<'_>, dx: Matrix<'_>) -> Result<()> {
+        let CudaDecoder { device, format, .. } = self.decoder;
+        let bytes = format.bytes();
         let whole = Matrix { columns: group.stride(), ..dx };
-        device.multiply((dy, false), (group.weight(self.format), false), whole, 1.0, 0.0)?;
+        device.multiply((dy, false), (group.weight(*format), false), whole, 1.0, 0.0)?;
         let Some(low) = &group.low else { return Ok(()) };
         for part in &group.parts {
             let Some((from, rank)) = part.low else { continue };
             let shape = (rank, group.input, part.output);
-            let (sum_a, sum_b) = sums.of(index, part.projection, shape)?;
+            let (sum_a, sum_b) = self.sums.of(index, part.projection, shape)?;
             let gradient = Matrix { view: dx.view.from((group.input + from) * bytes), columns: rank, ..dx };
             device.multiply((gradient, true), (x, false), sum_a, 1.0, 1.0)?;
             let reduced = Matrix { view: x.view.from((group.input + from) * bytes), columns: rank, ..x };
@@ -341,7 +344,7 @@ impl CudaDecoder {
             device.multiply((own, true), (reduced, false), sum_b, part.scale, 1.0)?;
         }
         let all = Matrix { view: dx.view.from(group.input * bytes), columns: group.room, ..dx };
-        let low = Matrix::new(low.view(), self.format, group.room, group.input);
+        let low = Matrix::new(low.view(), *format, group.room, group.input);
         device.multiply((all, false), (low, false), dx, 1.0, 1.0)
     }
 }

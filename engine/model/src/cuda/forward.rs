@@ -2,7 +2,7 @@
 
 use super::{Block, CudaDecoder, Group, widest};
 use querywright_kernels::TokenStatistics;
-use querywright_kernels::device::{Buffer, Format, Matrix, Rotation, Tree, View};
+use querywright_kernels::device::{Buffer, Format, Matrix, RotatedRows, Rotation, Tree, TreeAttention, View};
 use querywright_types::{Error, Result};
 
 /// What a block computes, each a matrix with a row for each token.
@@ -128,7 +128,8 @@ impl CudaDecoder {
                 Some((of_block.view(), rows))
             }
         };
-        device.rotate(raw, qkv.view, &self.rotation(block), positions, rows, cached)?;
+        let rotated = RotatedRows { raw, rotated: qkv.view, positions, rows };
+        device.rotate(&self.rotation(block), rotated, cached)?;
         self.attend(qkv, sight, cached.map(|(cache, _)| cache), attended, a.log_sums.view())?;
         device.copy(stream.middle, stream.input, 4 * rows * hidden)?;
         self.project(output, attended, Matrix::new(stream.middle, Format::F32, rows, hidden), true)?;
@@ -156,10 +157,13 @@ impl CudaDecoder {
         match (sight, cache) {
             (Sight::Tree(tree), None) => {
                 let keys = qkv.view.from(heads.query_width() * self.format.bytes());
-                device.attend_tree(qkv, (keys, heads.width()), tree, 0, heads, attended, Some(log_sums))
+                let keys = (keys, heads.width());
+                let log_sums = Some(log_sums);
+                device.attend_tree(TreeAttention { qkv, keys, tree, first: 0, heads, out: attended, log_sums })
             }
             (Sight::Cached { tree, first, .. }, Some(cache)) => {
-                device.attend_tree(qkv, (cache, stride), tree, first, heads, attended, None)
+                let keys = (cache, stride);
+                device.attend_tree(TreeAttention { qkv, keys, tree, first, heads, out: attended, log_sums: None })
             }
             (Sight::Slots { slots, .. }, Some(cache)) => {
                 device.attend_one(qkv, (cache, stride), slots, heads, attended)

@@ -2,12 +2,10 @@
 
 use std::sync::Mutex;
 
-use candle_core::Tensor;
-
 use super::{CudaDecoder, Group, Part, State};
 use crate::config::ModelConfig;
 use crate::source::ModelSource;
-use crate::tensor::values;
+use crate::tensor::Tensor;
 use crate::weights::{GROUPS, GroupTensors, Pack, Weights};
 use querywright_kernels::Precision;
 use querywright_kernels::device::{Buffer, Device, Format, HeadShape, Matrix};
@@ -23,7 +21,7 @@ struct Packer<'a> {
 impl Packer<'_> {
     /// Writes a matrix in single precision into a buffer of the format.
     fn place(&self, weight: &Tensor, to: Matrix<'_>) -> Result<()> {
-        let from = self.device.upload(&values(weight)?)?;
+        let from = self.device.upload(weight.values())?;
         self.device.place(Matrix::new(from.view(), Format::F32, to.rows, to.columns), to, 1.0)?;
         // The values in single precision are given back before the next ones come.
         self.device.synchronize()
@@ -44,7 +42,7 @@ impl Pack for Packer<'_> {
     type Head = Option<Buffer>;
 
     fn norm(&self, weight: &Tensor) -> Result<Buffer> {
-        self.device.upload(&values(weight)?)
+        self.device.upload(weight.values())
     }
 
     fn group(&self, tensors: &GroupTensors<'_>) -> Result<Group> {
@@ -59,7 +57,7 @@ impl Pack for Packer<'_> {
             let to = weight.view().from(column * input * self.format.bytes());
             self.place(&tensors.weight(*projection)?, Matrix::new(to, self.format, output, input))?;
             if let Some(own) = tensors.bias(*projection)? {
-                bias.extend(values(&own)?);
+                bias.extend_from_slice(own.values());
             }
             parts.push(Part { projection: *projection, column, output, low: None, scale: 0.0 });
             column += output;
@@ -72,8 +70,8 @@ impl Pack for Packer<'_> {
         Ok(Group { input, output, weight, bias, low: None, room: 0, parts })
     }
 
-    fn embedding(&self, weight: &Tensor) -> Result<Buffer> {
-        self.table(weight)
+    fn embedding(&self, weight: Tensor) -> Result<Buffer> {
+        self.table(&weight)
     }
 
     fn head(&self, weight: &Tensor, tied: bool) -> Result<Option<Buffer>> {

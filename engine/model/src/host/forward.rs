@@ -7,7 +7,7 @@ use super::recording::{LayerRecord, Recording};
 use crate::adapter::Deltas;
 use crate::config::ModelConfig;
 use querywright_kernels::{
-    Angles, Cache, Continuation, Heads, Placed, TokenStatistics, apply, attend, log_probabilities, swiglu,
+    Angles, AttentionRows, Cache, Continuation, Placed, TokenStatistics, apply, attend, log_probabilities, swiglu,
 };
 use querywright_types::Result;
 
@@ -59,7 +59,7 @@ impl HostDecoder {
     }
 
     /// As [`logits`](Self::logits), into a buffer that is used again.
-    pub fn logits_into(&self, hidden: &[f32], logits: &mut Vec<f32>) {
+    pub(super) fn logits_into(&self, hidden: &[f32], logits: &mut Vec<f32>) {
         logits.resize(hidden.len() / self.config.hidden_size * self.head.output(), 0.0);
         let head = [Placed { layer: &self.head, delta: None, column: 0 }];
         apply(&head, hidden, logits, self.head.output(), false);
@@ -69,7 +69,12 @@ impl HostDecoder {
     ///
     /// # Errors
     /// A token outside the vocabulary.
-    pub fn log_probabilities(&self, hidden: &[f32], tokens: &[u32], temperature: f32) -> Result<Vec<TokenStatistics>> {
+    pub(super) fn log_probabilities(
+        &self,
+        hidden: &[f32],
+        tokens: &[u32],
+        temperature: f32,
+    ) -> Result<Vec<TokenStatistics>> {
         self.config.check_tokens(tokens)?;
         Ok(log_probabilities(&self.head, hidden, tokens, temperature))
     }
@@ -77,11 +82,6 @@ impl HostDecoder {
     /// An empty continuation of cached stretches, the root first.
     pub fn continuation(&self, caches: Vec<Arc<Cache>>) -> Continuation {
         Continuation::new(caches, self.blocks.len())
-    }
-
-    /// The heads of its attention.
-    pub fn heads(&self) -> Heads {
-        self.heads
     }
 
     fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -140,7 +140,8 @@ impl<'a> Pass<'a> {
             key_norm.apply_columns(record.qkv, heads.width(), q..q + k);
         }
         rope.rotate(record.qkv, heads.width(), q + k, &self.angles);
-        attend(index, record.qkv, heads, sequences, rows, record.attended, record.log_sums);
+        let operands = AttentionRows { qkv: record.qkv, out: record.attended, log_sums: record.log_sums };
+        attend(index, heads, operands, sequences, rows);
         apply(&output, record.attended, x, hidden, true);
         record.middle.copy_from_slice(x);
         block.mlp_norm.apply(x, &mut self.h);

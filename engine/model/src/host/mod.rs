@@ -11,11 +11,8 @@ mod optimizer;
 mod recording;
 mod tape;
 
-use candle_core::Tensor;
-
-pub use recording::Recording;
-
 pub(super) use gradients::HostGradients;
+pub(super) use recording::Recording;
 pub(super) use tape::HostTape;
 
 use super::adapter::{BlockDeltas, Projection};
@@ -23,7 +20,7 @@ use super::backend::Backend;
 use super::config::ModelConfig;
 use super::device::DeviceInfo;
 use super::source::ModelSource;
-use super::tensor::{failed, values};
+use super::tensor::Tensor;
 use super::weights::{Block, GroupTensors, Pack, Weights};
 use querywright_kernels::{FrozenLinear, Heads, Placed, Precision, RmsNorm, RopeTable};
 use querywright_types::Result;
@@ -66,6 +63,12 @@ struct Packer {
     precision: Precision,
 }
 
+impl Packer {
+    fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<FrozenLinear> {
+        FrozenLinear::new(weight.values(), weight.matrix()?, bias.map(Tensor::values), self.precision)
+    }
+}
+
 impl Pack for Packer {
     type Norm = RmsNorm;
     type Group = Group;
@@ -73,23 +76,23 @@ impl Pack for Packer {
     type Head = FrozenLinear;
 
     fn norm(&self, weight: &Tensor) -> Result<RmsNorm> {
-        RmsNorm::new(weight, self.eps).map_err(failed)
+        Ok(RmsNorm::new(weight.values(), self.eps))
     }
 
     fn group(&self, tensors: &GroupTensors<'_>) -> Result<Group> {
         let pack = |projection: &Projection| {
             let (weight, bias) = (tensors.weight(*projection)?, tensors.bias(*projection)?);
-            Ok((*projection, FrozenLinear::new(&weight, bias.as_ref(), self.precision).map_err(failed)?))
+            Ok((*projection, self.linear(&weight, bias.as_ref())?))
         };
         Ok(Group(tensors.projections.iter().map(pack).collect::<Result<_>>()?))
     }
 
-    fn embedding(&self, weight: &Tensor) -> Result<Vec<f32>> {
-        values(weight)
+    fn embedding(&self, weight: Tensor) -> Result<Vec<f32>> {
+        Ok(weight.into_values())
     }
 
     fn head(&self, weight: &Tensor, _: bool) -> Result<FrozenLinear> {
-        FrozenLinear::new(weight, None, self.precision).map_err(failed)
+        self.linear(weight, None)
     }
 }
 
@@ -98,7 +101,7 @@ impl HostDecoder {
     ///
     /// # Errors
     /// A model that cannot be read.
-    pub fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
+    pub(crate) fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
         let config = source.config().clone();
         let packer = Packer { eps: config.rms_norm_eps, precision };
         let Weights { embedding, blocks, norm, head } = Weights::load(source, &packer, progress)?;

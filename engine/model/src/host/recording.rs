@@ -126,7 +126,7 @@ pub struct Recording {
 
 impl Recording {
     /// Room for so many rows.
-    pub fn new(decoder: &HostDecoder, room: usize) -> Self {
+    pub(super) fn new(decoder: &HostDecoder, room: usize) -> Self {
         let mut buffers = decoder.spare.take().unwrap_or_default();
         buffers.layers.resize_with(decoder.blocks.len(), LayerRecord::default);
         buffers.layers.iter_mut().for_each(|layer| layer.resize(decoder, room));
@@ -142,7 +142,7 @@ impl Recording {
     }
 
     /// Bytes that a row takes, with the distribution behind it.
-    pub fn bytes_per_row(decoder: &HostDecoder) -> usize {
+    pub(super) fn bytes_per_row(decoder: &HostDecoder) -> usize {
         let layer: usize = widths(decoder).iter().sum();
         let distribution = if decoder.keeps_distributions() { 2 * decoder.config.vocab_size } else { 0 };
         4 * (layer * decoder.blocks.len() + decoder.config.hidden_size) + distribution
@@ -160,17 +160,17 @@ impl Recording {
     }
 
     /// Rows held.
-    pub fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.positions.len()
     }
 
     /// Rows that it has room for beyond those that it holds.
-    pub fn spare(&self) -> usize {
+    pub(super) fn spare(&self) -> usize {
         self.room - self.positions.len()
     }
 
     /// A copy of these rows alone, in this order, with room for `spare` more.
-    pub fn select(&self, decoder: &HostDecoder, rows: &[usize], spare: usize) -> Self {
+    pub(super) fn select(&self, decoder: &HostDecoder, rows: &[usize], spare: usize) -> Self {
         let mut selected = Self::new(decoder, rows.len() + spare);
         let copy = |from: &[f32], to: &mut [f32]| {
             let width = from.len() / self.room.max(1);

@@ -18,7 +18,7 @@ use querywright::rewrite::{LanguageModel, PromptEncoder, Prompter};
 use querywright::stack::Identity;
 use querywright::train::log::{StepMetrics, name};
 use querywright::train::{Labelled, Materials, Observer, TrainConfig, Trainer};
-use querywright::types::{Judgements, Query, Retriever, Rewriter};
+use querywright::types::{Judgements, Observe, Query, Retriever, Rewriter};
 
 /// What a configuration file would say. The prompt is short, because the tiny model reads 512 bytes at most.
 const CONFIG: &str = r#"
@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     // The policy: a model, and the prompts that are made for this retriever.
     let tiny = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny-qwen3"));
     let source = ModelSource::open(&std::env::args_os().nth(1).map_or_else(tiny, PathBuf::from))?;
-    let decoder = Arc::new(Decoder::load(&source, Precision::Auto, &|_, _| {})?);
+    let decoder = Arc::new(Decoder::load(&source, Precision::Auto, &())?);
     let tokenizer = source.tokenizer()?;
     let prompter = Prompter::new(config.prompt.clone(), bm25.card())?;
     let encoder = Arc::new(PromptEncoder::new(prompter, tokenizer.clone())?);
@@ -89,7 +89,7 @@ fn main() -> anyhow::Result<()> {
     let mut systems = Vec::new();
     for rewriter in &rewriters {
         let retriever = bm25.as_ref();
-        let measured = evaluate::system(rewriter.as_ref(), retriever, &shop.catalog, &queries, &measures, 32, &|_| ())?;
+        let measured = evaluate::system(rewriter.as_ref(), retriever, &shop.catalog, &queries, &measures, 32, &())?;
         systems.push(measured.system);
     }
     println!("{}", Comparison::of(&systems, "trained")?.text());
@@ -104,6 +104,12 @@ fn labelled(dataset: &Dataset, split: &str, most: usize) -> querywright::Result<
 
 /// Watches the run.
 struct Print;
+
+impl Observe for Print {
+    fn note(&self, text: &str) {
+        println!("{text}");
+    }
+}
 
 impl Observer for Print {
     fn step(&mut self, metrics: &StepMetrics, max_steps: u64) {
@@ -123,9 +129,5 @@ impl Observer for Print {
 
     fn resumed(&mut self, step: u64) {
         println!("continuing after step {step}");
-    }
-
-    fn note(&mut self, text: &str) {
-        println!("{text}");
     }
 }

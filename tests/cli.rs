@@ -124,7 +124,7 @@ fn the_demonstration_is_hard_for_bm25_and_within_reach_of_a_perfect_rewriter() {
     let queries = data.split("test").unwrap();
     let judged: Vec<_> = queries.into_iter().map(|q| (q, data.qrels.get(&q.id).unwrap())).collect();
     let ndcg = |rewriter: &dyn Rewriter| {
-        let found = system(rewriter, &index, &data.catalog, &judged, &[Measure::NDCG_10], 64, &|_| ()).unwrap();
+        let found = system(rewriter, &index, &data.catalog, &judged, &[Measure::NDCG_10], 64, &()).unwrap();
         found.system.mean(Measure::NDCG_10).unwrap()
     };
     let (raw, oracle) = (ndcg(&querywright::stack::Identity), ndcg(&Oracle(demo::oracle_queries(demo::SEED).unwrap())));

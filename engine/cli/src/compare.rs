@@ -12,7 +12,7 @@ use querywright::train::TrainConfig;
 use querywright::types::Rewriter;
 
 use crate::open::{Model, Ranker, judged};
-use crate::progress;
+use crate::progress::Bar;
 
 /// Queries that are rewritten at once.
 pub const BATCH: usize = 64;
@@ -48,13 +48,12 @@ impl Finished<'_> {
         ];
         let mut measured: Vec<Evaluated> = Vec::new();
         for (name, rewriter) in &rewriters {
-            let bar = progress::bar(queries.len() as u64, name, "queries");
-            let tell = |done: usize| bar.set_position(done as u64);
+            let bar = Bar::new(queries.len() as u64, name, "queries");
             let catalog = &self.dataset.catalog;
             let mut found =
-                system(rewriter.as_ref(), self.ranker.retriever.as_ref(), catalog, &queries, measures, BATCH, &tell)?;
+                system(rewriter.as_ref(), self.ranker.retriever.as_ref(), catalog, &queries, measures, BATCH, &bar)?;
             found.system = found.system.named(*name);
-            bar.finish_and_clear();
+            bar.finish();
             measured.push(found);
         }
         let systems: Vec<_> = measured.iter().map(|m| m.system.clone()).collect();

@@ -6,7 +6,8 @@ use anyhow::Result;
 use querywright::evaluate::system;
 
 use crate::grant::Grants;
-use crate::{compare::BATCH, open, progress};
+use crate::progress::Bar;
+use crate::{compare::BATCH, open};
 
 /// Measure a rewriter in front of a retriever.
 #[derive(clap::Args)]
@@ -51,11 +52,10 @@ pub fn run(args: Args) -> Result<()> {
     let queries = open::judged(&dataset, &args.split)?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
-    let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
-    let tell = |done: usize| bar.set_position(done as u64);
+    let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
     let found =
-        system(rewriter.as_ref(), ranker.retriever.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;
-    bar.finish_and_clear();
+        system(rewriter.as_ref(), ranker.retriever.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &bar)?;
+    bar.finish();
     if let Some(path) = &args.run_out {
         found.run.write(path, &dataset.catalog)?;
     }

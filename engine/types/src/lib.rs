@@ -14,6 +14,7 @@ mod deadline;
 pub mod error;
 mod fault;
 mod hex;
+mod progress;
 mod query;
 mod ranking;
 
@@ -24,6 +25,7 @@ pub use deadline::Deadline;
 pub use error::{Error, Result, nearest};
 pub use fault::{Fault, FaultKind};
 pub use hex::hex;
+pub use progress::{Observe, Progress};
 pub use query::{Query, Request, Rewrite};
 pub use ranking::{DocumentName, Hit, Judgements, Ranking};
 

@@ -72,7 +72,7 @@ impl Fixture {
         });
         let materials = Materials {
             model_name: "tiny".into(),
-            decoder: Arc::new(Decoder::load(&source, Precision::F32, &|_, _| {}).unwrap()),
+            decoder: Arc::new(Decoder::load(&source, Precision::F32, &()).unwrap()),
             tokenizer: tokenizer.clone(),
             encoder: Arc::new(PromptEncoder::new(prompter, tokenizer).unwrap()),
             retriever,

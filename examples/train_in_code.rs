@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use querywright::catalog::{Dataset, demo};
-use querywright::evaluate::{self, Comparison};
+use querywright::evaluate::{Comparison, Evaluation};
 use querywright::metrics::Measure;
 use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, ModelSource, SamplingConfig};
@@ -86,11 +86,10 @@ fn main() -> anyhow::Result<()> {
     let rewriters: [Box<dyn Rewriter>; 3] =
         [Box::new(Identity), Box::new(rewriter("zero-shot", None)?), Box::new(rewriter("trained", Some(adapter))?)];
     let measures: [Measure; 1] = ["nDCG@10".parse()?];
+    let evaluation = Evaluation { catalog: &shop.catalog, queries: &queries, measures: &measures, batch: 32 };
     let mut systems = Vec::new();
     for rewriter in &rewriters {
-        let retriever = bm25.as_ref();
-        let measured = evaluate::system(rewriter.as_ref(), retriever, &shop.catalog, &queries, &measures, 32, &())?;
-        systems.push(measured.system);
+        systems.push(evaluation.run(rewriter.as_ref(), bm25.as_ref(), &())?.system);
     }
     println!("{}", Comparison::of(&systems, "trained")?.text());
     Ok(())

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use querywright::catalog::Dataset;
-use querywright::evaluate::{Comparison, Evaluated, Report, samples, system};
+use querywright::evaluate::{Comparison, Evaluated, Evaluation, Report, samples};
 use querywright::metrics::Measure;
 use querywright::retrieve::{Rm3, Rm3Config};
 use querywright::stack::Identity;
@@ -46,12 +46,11 @@ impl Finished<'_> {
             ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.ranker, None)?)),
             ("trained", Box::new(self.model.rewriter("trained", prompt, self.ranker, Some(self.adapter))?)),
         ];
+        let evaluation = Evaluation { catalog: &self.dataset.catalog, queries: &queries, measures, batch: BATCH };
         let mut measured: Vec<Evaluated> = Vec::new();
         for (name, rewriter) in &rewriters {
             let bar = Bar::new(queries.len() as u64, name, "queries");
-            let catalog = &self.dataset.catalog;
-            let mut found =
-                system(rewriter.as_ref(), self.ranker.retriever.as_ref(), catalog, &queries, measures, BATCH, &bar)?;
+            let mut found = evaluation.run(rewriter.as_ref(), self.ranker.retriever.as_ref(), &bar)?;
             found.system = found.system.named(*name);
             bar.finish();
             measured.push(found);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use querywright::evaluate::system;
+use querywright::evaluate::Evaluation;
 
 use crate::grant::Grants;
 use crate::progress::Bar;
@@ -53,8 +53,8 @@ pub fn run(args: Args) -> Result<()> {
     let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
-    let found =
-        system(rewriter.as_ref(), ranker.retriever.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &bar)?;
+    let evaluation = Evaluation { catalog: &dataset.catalog, queries: &queries, measures: &measures, batch: BATCH };
+    let found = evaluation.run(rewriter.as_ref(), ranker.retriever.as_ref(), &bar)?;
     bar.finish();
     if let Some(path) = &args.run_out {
         found.run.write(path, &dataset.catalog)?;

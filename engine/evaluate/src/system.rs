@@ -149,22 +149,6 @@ impl Evaluation<'_> {
     }
 }
 
-/// [`Evaluation::run`] under its former name and seven arguments, until its callers have moved.
-///
-/// # Errors
-/// Those of [`Evaluation::run`].
-pub fn system(
-    rewriter: &dyn Rewriter,
-    retriever: &dyn Retriever,
-    catalog: &Catalog,
-    queries: &[(&Query, &Judgements)],
-    measures: &[Measure],
-    batch: usize,
-    observer: &dyn Observe,
-) -> Result<Evaluated> {
-    Evaluation { catalog, queries, measures, batch }.run(rewriter, retriever, observer)
-}
-
 /// The hits in the order that was scored, so that the run file, read by trec_eval, gives the same figures.
 fn reordered(ranking: &Ranking, order: &[u32]) -> Ranking {
     let mut hits: Vec<Hit> = ranking.hits.clone();

@@ -18,7 +18,7 @@ use querywright::rewrite::{LanguageModel, PromptEncoder, Prompter};
 use querywright::stack::Identity;
 use querywright::train::log::{StepMetrics, name};
 use querywright::train::{Labelled, Materials, Observer, TrainConfig, Trainer};
-use querywright::types::{Judgements, Observe, Query, Retriever, Rewriter};
+use querywright::types::{Observe, Retriever, Rewriter};
 
 /// What a configuration file would say. The prompt is short, because the tiny model reads 512 bytes at most.
 const CONFIG: &str = r#"
@@ -76,8 +76,8 @@ fn main() -> anyhow::Result<()> {
     println!("best on the development queries: {:.4} after step {}\n", outcome.best_dev, outcome.best_step);
 
     // Requests that were neither learned from nor chosen on.
-    let test = labelled(&shop, "test", 32)?;
-    let queries: Vec<(&Query, &Judgements)> = test.iter().map(|(query, judgements)| (query, judgements)).collect();
+    let mut queries = shop.judged("test")?;
+    queries.truncate(32);
     let rewriter = |name: &str, adapter: Option<Adapter>| {
         let greedy = SamplingConfig::greedy(config.sampling.max_completion_length);
         LanguageModel::new(name, decoder.clone(), tokenizer.clone(), encoder.clone(), adapter, greedy)
@@ -97,8 +97,8 @@ fn main() -> anyhow::Result<()> {
 
 /// The first queries of a split with their judgements.
 fn labelled(dataset: &Dataset, split: &str, most: usize) -> querywright::Result<Vec<Labelled>> {
-    let queries = dataset.split(split)?.into_iter().take(most);
-    Ok(queries.filter_map(|query| Some((query.clone(), dataset.qrels.get(&query.id)?.clone()))).collect())
+    let queries = dataset.judged(split)?.into_iter().take(most);
+    Ok(queries.map(|(query, judgements)| (query.clone(), judgements.clone())).collect())
 }
 
 /// Watches the run.

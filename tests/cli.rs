@@ -121,8 +121,7 @@ fn the_demonstration_is_hard_for_bm25_and_within_reach_of_a_perfect_rewriter() {
     }
     let data = demo::demo(demo::SEED).unwrap();
     let index = Bm25::in_memory(data.catalog.clone(), Bm25Config::default()).unwrap();
-    let queries = data.split("test").unwrap();
-    let judged: Vec<_> = queries.into_iter().map(|q| (q, data.qrels.get(&q.id).unwrap())).collect();
+    let judged = data.judged("test").unwrap();
     let measures = [Measure::NDCG_10];
     let evaluation = Evaluation { catalog: &data.catalog, queries: &judged, measures: &measures, batch: 64 };
     let ndcg = |rewriter: &dyn Rewriter| {

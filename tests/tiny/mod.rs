@@ -75,8 +75,7 @@ pub fn config(data: &Path, run: &Path, max_steps: u64) -> TrainConfig {
 
 /// The judged queries of a split.
 pub fn labelled(dataset: &Dataset, split: &str) -> Vec<Labelled> {
-    let queries = dataset.split(split).unwrap();
-    queries.into_iter().map(|q| (q.clone(), dataset.qrels.get(&q.id).unwrap().clone())).collect()
+    dataset.judged(split).unwrap().into_iter().map(|(query, judgements)| (query.clone(), judgements.clone())).collect()
 }
 
 /// What a run needs, with BM25 as the environment.

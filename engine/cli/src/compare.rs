@@ -11,7 +11,7 @@ use querywright::stack::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::Rewriter;
 
-use crate::open::{Model, Ranker, judged};
+use crate::open::{Model, Ranker};
 use crate::progress::Bar;
 
 /// Queries that are rewritten at once.
@@ -38,7 +38,7 @@ pub struct Compared {
 impl Finished<'_> {
     /// Measures the four systems on the held-out queries and writes the report.
     pub fn compare(&self, measures: &[Measure]) -> Result<Compared> {
-        let queries = judged(self.dataset, self.split)?;
+        let queries = self.dataset.judged(self.split)?;
         let prompt = &self.config.serving_prompt();
         let rewriters: [(&str, Box<dyn Rewriter>); 4] = [
             ("raw", Box::new(Identity)),

@@ -49,7 +49,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let measures = open::measures(&args.measures)?;
     let dataset = open::dataset(&args.data)?;
-    let queries = open::judged(&dataset, &args.split)?;
+    let queries = dataset.judged(&args.split)?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");

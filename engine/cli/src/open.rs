@@ -14,7 +14,7 @@ use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter}
 use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
 use querywright::train::Labelled;
-use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
+use querywright::types::{QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};
 
 use crate::grant::{self, Grants};
@@ -267,21 +267,19 @@ pub fn rewriter(
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }
 
-/// The queries of a split that have judgements.
-pub fn judged<'a>(dataset: &'a Dataset, split: &str) -> Result<Vec<(&'a Query, &'a Judgements)>> {
-    let queries = dataset.split(split)?;
-    let pairs: Vec<_> = queries.into_iter().filter_map(|q| Some((q, dataset.qrels.get(&q.id)?))).collect();
-    if pairs.is_empty() {
-        let found = format!("no query of the split \"{split}\" has judgements");
-        return Err(Error::argument("--split", found, "choose another split, or add judgements").into());
+/// The queries of a split with something relevant to find: for training. `key` names the split in the configuration.
+pub fn labelled(dataset: &Dataset, key: &str, split: &str) -> Result<Vec<Labelled>> {
+    let pairs = dataset.judged(split).map_err(|error| match error {
+        Error::Argument { found, remedy, .. } => Error::argument(key, found, remedy),
+        error => error,
+    })?;
+    let labelled: Vec<Labelled> =
+        pairs.into_iter().filter(|(_, j)| j.relevant() > 0).map(|(q, j)| (q.clone(), j.clone())).collect();
+    if labelled.is_empty() {
+        let found = format!("no query of the split \"{split}\" has a relevant document");
+        return Err(Error::argument(key, found, "choose another split").into());
     }
-    Ok(pairs)
-}
-
-/// The same, owned, and only those with something relevant to find: for training.
-pub fn labelled(dataset: &Dataset, split: &str) -> Result<Vec<Labelled>> {
-    let pairs = judged(dataset, split)?;
-    Ok(pairs.into_iter().filter(|(_, j)| j.relevant() > 0).map(|(q, j)| (q.clone(), j.clone())).collect())
+    Ok(labelled)
 }
 
 /// Measures from a list with commas.

@@ -18,6 +18,7 @@ use super::gguf::Gguf;
 use super::tensor::tensor;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
+use crate::types::hex;
 
 /// An opened model: its shape is known and its tensors are there; the weights are read on demand.
 #[derive(Debug)]
@@ -164,7 +165,7 @@ impl ModelSource {
                 }
             }
         }
-        let digest: String = sha.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let digest = hex(sha.finalize());
         Ok(self.digest.get_or_init(|| digest).clone())
     }
 

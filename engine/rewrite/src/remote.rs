@@ -232,7 +232,7 @@ fn first_choice(response: &[u8]) -> Result<String, String> {
 mod tests {
     use super::*;
     use crate::compose::Mode;
-    use crate::fake_server::{Answer, FakeServer};
+    use crate::fake_server::{FakeServer, Reply};
     use crate::prompt::PromptStyle;
     use std::time::Instant;
 
@@ -246,12 +246,12 @@ mod tests {
         Remote::new(config, &card()).unwrap()
     }
 
-    fn server(answer: Answer) -> FakeServer {
+    fn server(answer: Reply) -> FakeServer {
         FakeServer::start([("/v1/chat/completions".to_owned(), answer)].into())
     }
 
-    fn completion(content: &str) -> Answer {
-        Answer::ok(json!({"choices": [{"message": {"role": "assistant", "content": content}}]}).to_string())
+    fn completion(content: &str) -> Reply {
+        Reply::ok(json!({"choices": [{"message": {"role": "assistant", "content": content}}]}).to_string())
     }
 
     fn queries(n: usize) -> Vec<Query> {
@@ -290,10 +290,10 @@ mod tests {
                 Error::Fault(fault) => (fault.kind, fault.detail),
                 other => panic!("{other}"),
             };
-        let (found, detail) = kind(&server(Answer::status(503, "overloaded")).address, PromptStyle::Chat);
+        let (found, detail) = kind(&server(Reply::status(503, "overloaded")).address, PromptStyle::Chat);
         assert!(found == FaultKind::Network && detail.contains("503") && detail.contains("overloaded"), "{detail}");
-        assert_eq!(kind(&server(Answer::ok("<html>")).address, PromptStyle::Chat).0, FaultKind::Parse);
-        assert_eq!(kind(&server(Answer::ok("{\"choices\": []}")).address, PromptStyle::Chat).0, FaultKind::Parse);
+        assert_eq!(kind(&server(Reply::ok("<html>")).address, PromptStyle::Chat).0, FaultKind::Parse);
+        assert_eq!(kind(&server(Reply::ok("{\"choices\": []}")).address, PromptStyle::Chat).0, FaultKind::Parse);
         assert_eq!(kind("http://127.0.0.1:1", PromptStyle::Chat).0, FaultKind::Network);
         let empty =
             remote(&server(completion("  ")).address, PromptStyle::Chat).rewrite(&queries(1), Deadline::NONE).remove(0);
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_slow_server_does_not_outlast_the_deadline() {
-        let server = server(Answer { delay: Duration::from_secs(3), ..completion("late") });
+        let server = server(Reply { delay: Duration::from_secs(3), ..completion("late") });
         let remote = remote(&server.address, PromptStyle::Chat);
         let start = Instant::now();
         let answers = remote.rewrite(&queries(6), Deadline::after(Duration::from_millis(200)));

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 /// An answer: status, body, and how many bytes of it to send before breaking off.
 #[derive(Clone)]
-pub(crate) struct Answer {
+pub(crate) struct Reply {
     pub status: u16,
     pub body: Vec<u8>,
     pub cut_at: Option<usize>,
     pub delay: Duration,
 }
 
-impl Answer {
+impl Reply {
     pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self { status: 200, body: body.into(), cut_at: None, delay: Duration::ZERO }
     }
@@ -41,7 +41,7 @@ pub(crate) struct FakeServer {
 
 impl FakeServer {
     /// Serves `answers` by path; other paths are 404.
-    pub(crate) fn start(answers: HashMap<String, Answer>) -> Self {
+    pub(crate) fn start(answers: HashMap<String, Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -61,7 +61,7 @@ impl FakeServer {
     }
 }
 
-fn serve(mut stream: TcpStream, answers: &HashMap<String, Answer>, log: &Mutex<Vec<Seen>>) {
+fn serve(mut stream: TcpStream, answers: &HashMap<String, Reply>, log: &Mutex<Vec<Seen>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut lines = Vec::new();
     loop {
@@ -76,7 +76,7 @@ fn serve(mut stream: TcpStream, answers: &HashMap<String, Answer>, log: &Mutex<V
     let mut body = vec![0; length.unwrap_or(0)];
     let _ = reader.read_exact(&mut body);
     log.lock().unwrap().push(Seen { path: path.clone(), headers: lines, body: String::from_utf8_lossy(&body).into() });
-    let answer = answers.get(&path).cloned().unwrap_or_else(|| Answer::status(404, "not found"));
+    let answer = answers.get(&path).cloned().unwrap_or_else(|| Reply::status(404, "not found"));
     std::thread::sleep(answer.delay);
     let head =
         format!("HTTP/1.1 {} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", answer.status, answer.body.len());

@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
 
-use super::fake_server::{Answer, FakeServer};
+use super::fake_server::{FakeServer, Reply};
 use super::*;
 
 fn sources(folder: &Path, endpoint: &str, client: &str) -> Sources {
@@ -18,7 +18,7 @@ const NOBODY: &str = "http://127.0.0.1:1";
 
 const OFFLINE: PullOptions<'static> = PullOptions { offline: true, observer: None };
 
-fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Answer> {
+fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Reply> {
     let listed = files.iter().map(|(name, bytes)| {
         let path = std::env::temp_dir().join(format!("querywright-test-{}", cache::unique()));
         fs::write(&path, bytes).unwrap();
@@ -28,9 +28,9 @@ fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Answer> {
         serde_json::json!({"rfilename": name, "size": size, "blobId": blob, "lfs": {"sha256": digest}})
     });
     let listing = serde_json::json!({"sha": "c0ffee", "siblings": listed.collect::<Vec<_>>()});
-    let mut answers: HashMap<String, Answer> =
-        files.iter().map(|(name, bytes)| (format!("/o/n/resolve/c0ffee/{name}"), Answer::ok(*bytes))).collect();
-    answers.insert("/api/models/o/n/revision/main?blobs=true".into(), Answer::ok(listing.to_string()));
+    let mut answers: HashMap<String, Reply> =
+        files.iter().map(|(name, bytes)| (format!("/o/n/resolve/c0ffee/{name}"), Reply::ok(*bytes))).collect();
+    answers.insert("/api/models/o/n/revision/main?blobs=true".into(), Reply::ok(listing.to_string()));
     answers
 }
 

@@ -178,7 +178,7 @@ impl Error {
         Self::Device { name: name.into(), found: found.into(), remedy: remedy.into() }
     }
 
-    /// A state that the program rules out, instead of a silent wrong answer.
+    /// A state that the program rules out, reported instead of answered wrongly.
     pub fn bug(place: &'static str, found: impl Into<String>) -> Self {
         Self::Bug { place, found: found.into() }
     }

@@ -2,8 +2,8 @@
 //!
 //! The data flow has one direction: [`Query`] → [`Rewrite`] → [`Ranking`] → reward → advantage → gradient → adapter.
 //!
-//! Whoever has a search engine of their own implements [`Retriever`]: a [`RetrieverCard`] that says what it is, and one
-//! method that ranks a batch of [`Request`]s before a [`Deadline`]. Whoever has another way to rewrite queries implements
+//! To bring a search engine of your own, implement [`Retriever`]: a [`RetrieverCard`] that says what it is, and one
+//! method that ranks a batch of [`Request`]s before a [`Deadline`]. To rewrite queries in another way, implement
 //! [`Rewriter`]. This crate depends on serde and thiserror alone, so that either compiles in seconds.
 #![deny(missing_docs)]
 

@@ -31,7 +31,7 @@ impl Slot {
 
 /// A packed tree of tokens, its rows in depth-first order.
 #[derive(Debug, Clone, Copy)]
-pub struct Tree<'a> {
+pub struct PackedTree<'a> {
     /// For each row, the end of what continues it (i32).
     pub ends: View<'a>,
     /// The largest of these in each tile of [`Format::tile`] rows (i32).
@@ -146,7 +146,7 @@ impl Device {
         &self,
         qkv: Matrix<'_>,
         (keys, kv_stride): (View<'_>, usize),
-        tree: Tree<'_>,
+        tree: PackedTree<'_>,
         first: usize,
         heads: HeadShape,
         out: Matrix<'_>,
@@ -227,7 +227,7 @@ impl Device {
     pub fn attend_backward(
         &self,
         qkv: Matrix<'_>,
-        tree: Tree<'_>,
+        tree: PackedTree<'_>,
         heads: HeadShape,
         out: Matrix<'_>,
         dout: Matrix<'_>,
@@ -273,7 +273,7 @@ impl Device {
         self.run(&keys, (tiles, heads.keys as usize), ATTENTION, &arguments)
     }
 
-    fn check_tree(&self, op: &'static str, tree: &Tree<'_>, format: Format) -> Result<()> {
+    fn check_tree(&self, op: &'static str, tree: &PackedTree<'_>, format: Format) -> Result<()> {
         self.need(op, tree.ends, 4 * tree.rows)?;
         self.need(op, tree.tile_ends, 4 * tree.rows.div_ceil(format.tile()))
     }

@@ -64,7 +64,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn draw(
+    pub fn sample(
         &self,
         logits: View<'_>,
         uniforms: View<'_>,
@@ -73,7 +73,7 @@ impl Device {
         scale: f32,
         greedy: bool,
     ) -> Result<()> {
-        let op = "draw";
+        let op = "sample";
         self.need(op, logits, 4 * rows * vocabulary)?;
         self.need(op, uniforms, 8 * rows)?;
         self.need(op, out, 12 * rows)?;

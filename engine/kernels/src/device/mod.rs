@@ -20,7 +20,7 @@ mod memory;
 mod operations;
 mod pool;
 
-pub use attention::{Rotation, Slot, Tree};
+pub use attention::{PackedTree, Rotation, Slot};
 pub use handle::Device;
 pub use handle::Graph;
 pub use interface::{AdamWConstants, DeviceInfo, Format, HeadShape};

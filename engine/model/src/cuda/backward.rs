@@ -10,7 +10,7 @@ use super::tape::{Layout, tree};
 use super::{Block, CudaDecoder, CudaGradients, CudaTape, Group, State, widest};
 use crate::error::{Error, Result};
 use crate::kernels::TokenStatistics;
-use crate::kernels::device::{Buffer, Format, Matrix, Tree};
+use crate::kernels::device::{Buffer, Format, Matrix, PackedTree};
 use crate::model::adapter::Deltas;
 use crate::model::backend::{self, BackendTape, Learn};
 use crate::model::objective::{Objective, Predictions};
@@ -270,7 +270,7 @@ impl CudaDecoder {
         let (hidden, wide, eps) = (self.config.hidden_size, self.config.intermediate_size, self.config.rms_norm_eps);
         let block: &Block = &state.blocks[index];
         let input = &forward.inputs[index];
-        let sight: Tree<'_> = tree(&forward.ends, rows);
+        let sight: PackedTree<'_> = tree(&forward.ends, rows);
         let a = match forward.kept.as_slice() {
             [room] => {
                 if state.blocks.len() > 1 {

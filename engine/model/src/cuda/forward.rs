@@ -3,7 +3,7 @@
 use super::{Block, CudaDecoder, Group, widest};
 use crate::error::{Error, Result};
 use crate::kernels::TokenStatistics;
-use crate::kernels::device::{Buffer, Format, Matrix, Rotation, Tree, View};
+use crate::kernels::device::{Buffer, Format, Matrix, PackedTree, Rotation, View};
 
 /// What a block computes, each a matrix with a row for each token.
 pub(super) struct Activations {
@@ -30,10 +30,10 @@ pub(super) struct Activations {
 #[derive(Clone, Copy)]
 pub(super) enum Sight<'a> {
     /// All of a tree's rows are this pass's.
-    Tree(Tree<'a>),
+    Tree(PackedTree<'a>),
     /// The pass's rows are those from `first` on; keys and values of all are in the cache, to whose rows `rows` the
     /// pass's go.
-    Cached { tree: Tree<'a>, first: usize, cache: &'a [Buffer], rows: View<'a> },
+    Cached { tree: PackedTree<'a>, first: usize, cache: &'a [Buffer], rows: View<'a> },
     /// One new row for each sequence.
     Slots { slots: View<'a>, cache: &'a [Buffer], rows: View<'a> },
 }

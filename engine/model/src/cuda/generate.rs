@@ -255,8 +255,8 @@ impl CudaDecoder {
     fn sample(&self, how: How, logits: View<'_>, uniforms: View<'_>, sampled: View<'_>, rows: usize) -> Result<()> {
         let shape = (rows, self.config.vocab_size);
         match how {
-            How::Greedy => self.device.draw(logits, uniforms, sampled, shape, 1.0, true),
-            How::Plain(scale) => self.device.draw(logits, uniforms, sampled, shape, f32::from_bits(scale), false),
+            How::Greedy => self.device.sample(logits, uniforms, sampled, shape, 1.0, true),
+            How::Plain(scale) => self.device.sample(logits, uniforms, sampled, shape, f32::from_bits(scale), false),
             How::Host => Ok(()),
         }
     }

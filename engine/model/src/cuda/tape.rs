@@ -2,7 +2,7 @@
 
 use super::CudaDecoder;
 use crate::error::{Error, Result};
-use crate::kernels::device::{Buffer, Device, Tree};
+use crate::kernels::device::{Buffer, Device, PackedTree};
 use crate::model::adapter::{BlockDeltas, Deltas};
 use crate::model::backend::{BackendTape, Group};
 use crate::model::completion::inputs_of;
@@ -55,8 +55,8 @@ impl Layout {
 }
 
 /// A tree of `rows` rows.
-pub(super) fn tree((ends, tile_ends): &(Buffer, Buffer), rows: usize) -> Tree<'_> {
-    Tree { ends: ends.view(), tile_ends: tile_ends.view(), rows }
+pub(super) fn tree((ends, tile_ends): &(Buffer, Buffer), rows: usize) -> PackedTree<'_> {
+    PackedTree { ends: ends.view(), tile_ends: tile_ends.view(), rows }
 }
 
 impl CudaTape {

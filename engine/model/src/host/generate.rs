@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{HostDecoder, HostTape, Recording};
 use crate::error::Result;
-use crate::kernels::{Cache, Continuation, DrawnDistribution};
+use crate::kernels::{Cache, Continuation, SampledDistribution};
 use crate::model::adapter::Deltas;
 use crate::model::backend::{Backend, Generate};
 use crate::model::completion::{Completion, rows_of};
@@ -93,7 +93,7 @@ struct Own {
     /// Where its inputs were recorded.
     rows: Vec<usize>,
     /// What its last token was sampled from, where that is kept.
-    distribution: Option<DrawnDistribution>,
+    distribution: Option<SampledDistribution>,
 }
 
 /// A generation under way.
@@ -196,7 +196,7 @@ impl Generation<'_> {
             if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
                 let scale = 1.0 / sampling.temperature;
                 let log_sum = logits[*token as usize] * scale - log_p;
-                a.state.distribution = Some(DrawnDistribution::new(logits, scale, log_sum));
+                a.state.distribution = Some(SampledDistribution::new(logits, scale, log_sum));
             }
             Ok(())
         })?;

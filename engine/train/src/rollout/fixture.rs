@@ -106,7 +106,7 @@ impl Fixture {
         let labelled = &self.materials.train[query];
         let encoder = &self.materials.encoder;
         let completion = |(text, value): &(&str, f32)| {
-            let tokens = encoder.answer(text).unwrap().unwrap();
+            let tokens = encoder.encode_answer(text).unwrap().unwrap();
             let numbers = vec![-1.0; tokens.len()];
             let text = format!(" {text}");
             ScoredCompletion {

@@ -68,7 +68,7 @@ fn main() -> anyhow::Result<()> {
 fn model(text: &str) -> anyhow::Result<(Model, ModelConfig)> {
     let config = ModelConfig::from_json(std::path::Path::new("config.json"), text)?;
     let source = ModelSource::random(config.clone(), 0);
-    let decoder = Decoder::load_on(DeviceChoice::Cuda(0), &source, Precision::Bf16, &|_, _| {})?;
+    let decoder = Decoder::load_on(DeviceChoice::Cuda(0), &source, Precision::Bf16, &())?;
     let root = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| ".".into());
     let tokenizer = ModelSource::open(&std::path::Path::new(&root).join("tests/golden/tiny-qwen3"))?.tokenizer()?;
     Ok((Model { decoder, tokenizer }, config))

@@ -28,7 +28,7 @@ fn main() -> anyhow::Result<()> {
     let shop = demo::demo(demo::SEED)?;
     let bm25 = Bm25::in_memory(shop.catalog.clone(), Bm25Config::default())?;
     for precision in [Precision::Auto, Precision::Int8] {
-        let decoder = querywright::model::Decoder::load(&source, precision, &|_, _| {})?;
+        let decoder = querywright::model::Decoder::load(&source, precision, &())?;
         let tokenizer = source.tokenizer()?;
         let prompter = Prompter::new(config.prompt.clone(), bm25.card())?;
         let encoder = PromptEncoder::new(prompter, tokenizer.clone())?;

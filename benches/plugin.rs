@@ -40,7 +40,7 @@ fn measure(size: usize, component: &[u8]) -> anyhow::Result<()> {
     let load = |metering, reuse| -> anyhow::Result<Plugin> {
         let grant = Grant { limits, ..Grant::default() };
         let options = PluginOptions { grant, metering, reuse, ..PluginOptions::default() };
-        Ok(Plugin::from_bytes("bm25", component, &catalog, options, &|_, _| {})?)
+        Ok(Plugin::from_bytes("bm25", component, &catalog, options, &())?)
     };
     let begun = Instant::now();
     let plugin = load(Metering::Clock, Reuse::UntilFault)?;

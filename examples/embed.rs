@@ -1,8 +1,8 @@
-//! A rewriter in front of a search engine: the front door of the library.
+//! A rewriter in front of a search engine: the entry point of the library.
 //!
 //! ```text
 //! cargo run --release --example embed                      the model as it came
-//! cargo run --release --example embed -- runs/demo/best    with what `querywright demo` taught it
+//! cargo run --release --example embed -- runs/demo/best    with the adapter that `querywright demo` trained
 //! ```
 
 use std::path::PathBuf;

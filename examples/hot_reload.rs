@@ -42,8 +42,7 @@ fn main() -> Result<()> {
         };
         let exchanged = slot.reload(load, answers).map(|_| ());
         // Bytes that are no component: the one that serves stays.
-        let broken =
-            || Plugin::from_bytes("broken", b"not a component", &shop.catalog, PluginOptions::default(), &|_, _| {});
+        let broken = || Plugin::from_bytes("broken", b"not a component", &shop.catalog, PluginOptions::default(), &());
         let refused = slot.reload(broken, answers).map(|_| ());
         stop.store(true, Ordering::Relaxed);
         let served = server.join().unwrap_or(0);

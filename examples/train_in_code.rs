@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use querywright::catalog::{Dataset, demo};
-use querywright::evaluate::{self, Comparison};
+use querywright::evaluate::{Comparison, Evaluation};
 use querywright::metrics::Measure;
 use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, ModelSource, SamplingConfig};
@@ -18,7 +18,7 @@ use querywright::rewrite::{LanguageModel, PromptEncoder, Prompter};
 use querywright::stack::Identity;
 use querywright::train::log::{StepMetrics, name};
 use querywright::train::{Labelled, Materials, Observer, TrainConfig, Trainer};
-use querywright::types::{Judgements, Query, Retriever, Rewriter};
+use querywright::types::{Observe, Retriever, Rewriter};
 
 /// What a configuration file would say. The prompt is short, because the tiny model reads 512 bytes at most.
 const CONFIG: &str = r#"
@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     // The policy: a model, and the prompts that are made for this retriever.
     let tiny = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tiny-qwen3"));
     let source = ModelSource::open(&std::env::args_os().nth(1).map_or_else(tiny, PathBuf::from))?;
-    let decoder = Arc::new(Decoder::load(&source, Precision::Auto, &|_, _| {})?);
+    let decoder = Arc::new(Decoder::load(&source, Precision::Auto, &())?);
     let tokenizer = source.tokenizer()?;
     let prompter = Prompter::new(config.prompt.clone(), bm25.card())?;
     let encoder = Arc::new(PromptEncoder::new(prompter, tokenizer.clone())?);
@@ -76,8 +76,8 @@ fn main() -> anyhow::Result<()> {
     println!("best on the development queries: {:.4} after step {}\n", outcome.best_dev, outcome.best_step);
 
     // Requests that were neither learned from nor chosen on.
-    let test = labelled(&shop, "test", 32)?;
-    let queries: Vec<(&Query, &Judgements)> = test.iter().map(|(query, judgements)| (query, judgements)).collect();
+    let mut queries = shop.judged("test")?;
+    queries.truncate(32);
     let rewriter = |name: &str, adapter: Option<Adapter>| {
         let greedy = SamplingConfig::greedy(config.sampling.max_completion_length);
         LanguageModel::new(name, decoder.clone(), tokenizer.clone(), encoder.clone(), adapter, greedy)
@@ -86,11 +86,10 @@ fn main() -> anyhow::Result<()> {
     let rewriters: [Box<dyn Rewriter>; 3] =
         [Box::new(Identity), Box::new(rewriter("zero-shot", None)?), Box::new(rewriter("trained", Some(adapter))?)];
     let measures: [Measure; 1] = ["nDCG@10".parse()?];
+    let evaluation = Evaluation { catalog: &shop.catalog, queries: &queries, measures: &measures, batch: 32 };
     let mut systems = Vec::new();
     for rewriter in &rewriters {
-        let retriever = bm25.as_ref();
-        let measured = evaluate::system(rewriter.as_ref(), retriever, &shop.catalog, &queries, &measures, 32, &|_| ())?;
-        systems.push(measured.system);
+        systems.push(evaluation.run(rewriter.as_ref(), bm25.as_ref(), &())?.system);
     }
     println!("{}", Comparison::of(&systems, "trained")?.text());
     Ok(())
@@ -98,12 +97,18 @@ fn main() -> anyhow::Result<()> {
 
 /// The first queries of a split with their judgements.
 fn labelled(dataset: &Dataset, split: &str, most: usize) -> querywright::Result<Vec<Labelled>> {
-    let queries = dataset.split(split)?.into_iter().take(most);
-    Ok(queries.filter_map(|query| Some((query.clone(), dataset.qrels.get(&query.id)?.clone()))).collect())
+    let queries = dataset.judged(split)?.into_iter().take(most);
+    Ok(queries.map(|(query, judgements)| (query.clone(), judgements.clone())).collect())
 }
 
 /// Watches the run.
 struct Print;
+
+impl Observe for Print {
+    fn note(&self, text: &str) {
+        println!("{text}");
+    }
+}
 
 impl Observer for Print {
     fn step(&mut self, metrics: &StepMetrics, max_steps: u64) {
@@ -123,9 +128,5 @@ impl Observer for Print {
 
     fn resumed(&mut self, step: u64) {
         println!("continuing after step {step}");
-    }
-
-    fn note(&mut self, text: &str) {
-        println!("{text}");
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use querywright::catalog::{Dataset, Run, demo};
-use querywright::evaluate::system;
+use querywright::evaluate::Evaluation;
 use querywright::metrics::{Measure, trec_order};
 use querywright::retrieve::{Bm25, Bm25Config};
 use querywright::types::{Deadline, Query, Rewrite, Rewriter};
@@ -121,10 +121,11 @@ fn the_demonstration_is_hard_for_bm25_and_within_reach_of_a_perfect_rewriter() {
     }
     let data = demo::demo(demo::SEED).unwrap();
     let index = Bm25::in_memory(data.catalog.clone(), Bm25Config::default()).unwrap();
-    let queries = data.split("test").unwrap();
-    let judged: Vec<_> = queries.into_iter().map(|q| (q, data.qrels.get(&q.id).unwrap())).collect();
+    let judged = data.judged("test").unwrap();
+    let measures = [Measure::NDCG_10];
+    let evaluation = Evaluation { catalog: &data.catalog, queries: &judged, measures: &measures, batch: 64 };
     let ndcg = |rewriter: &dyn Rewriter| {
-        let found = system(rewriter, &index, &data.catalog, &judged, &[Measure::NDCG_10], 64, &|_| ()).unwrap();
+        let found = evaluation.run(rewriter, &index, &()).unwrap();
         found.system.mean(Measure::NDCG_10).unwrap()
     };
     let (raw, oracle) = (ndcg(&querywright::stack::Identity), ndcg(&Oracle(demo::oracle_queries(demo::SEED).unwrap())));

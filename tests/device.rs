@@ -40,8 +40,8 @@ fn pair(name: &str, precision: Precision) -> Pair {
 }
 
 fn pair_of(source: ModelSource, precision: Precision) -> Pair {
-    let host = Decoder::load(&source, precision, &|_, _| {}).unwrap();
-    let device = Decoder::load_on(DeviceChoice::Cuda(0), &source, precision, &|_, _| {}).unwrap();
+    let host = Decoder::load(&source, precision, &()).unwrap();
+    let device = Decoder::load_on(DeviceChoice::Cuda(0), &source, precision, &()).unwrap();
     assert!(device.device().unwrap().is_some() && host.device().unwrap().is_none());
     Pair { source, host, device }
 }
@@ -309,7 +309,7 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
         let info = decoder.device().unwrap().unwrap();
         info.total - info.free
     };
-    let small = Decoder::load_on(DeviceChoice::Cuda(0), &pair.source, Precision::F32, &|_, _| {}).unwrap();
+    let small = Decoder::load_on(DeviceChoice::Cuda(0), &pair.source, Precision::F32, &()).unwrap();
     emulator::limit(used(&small).div_ceil(1 << 20) + 5);
     let again = run(&small);
     println!("generation: {} bytes with room, {} without", roomy, peak(&small));
@@ -318,7 +318,7 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
         assert_eq!(a.tokens, b.tokens);
     }
     emulator::limit(2048);
-    let tight = Decoder::load_on(DeviceChoice::Cuda(0), &pair.source, Precision::F32, &|_, _| {}).unwrap();
+    let tight = Decoder::load_on(DeviceChoice::Cuda(0), &pair.source, Precision::F32, &()).unwrap();
     emulator::limit(used(&tight).div_ceil(1 << 20) + 10);
     let (logp_again, _, gradients_again) = learned_from(&tight, &adapter, &PREFIX, &six);
     println!("learning: {} bytes with room, {} without", roomy_learning, peak(&tight));
@@ -343,7 +343,7 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
 fn what_cannot_run_on_a_gpu_is_refused_with_what_would() {
     let Some(_turn) = turn() else { return };
     let source = ModelSource::open(&golden("tiny-qwen3")).unwrap();
-    let load = |choice, precision| Decoder::load_on(choice, &source, precision, &|_, _| {});
+    let load = |choice, precision| Decoder::load_on(choice, &source, precision, &());
     let error = load(DeviceChoice::Cuda(99), Precision::Auto).unwrap_err().to_string();
     assert!(error.starts_with("device cuda:99: cannot be opened") && error.contains("--device cpu"), "{error}");
     let error = load(DeviceChoice::Cuda(0), Precision::Int8).unwrap_err().to_string();

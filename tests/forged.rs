@@ -174,7 +174,7 @@ fn plugin(bytes: &[u8]) -> Result<Plugin, String> {
         metering: Metering::Clock,
         ..PluginOptions::default()
     };
-    Plugin::from_bytes("forged", bytes, &catalog(), options, &|_, _| {}).map_err(|e| e.to_string())
+    Plugin::from_bytes("forged", bytes, &catalog(), options, &()).map_err(|e| e.to_string())
 }
 
 fn ask(plugin: &Plugin) -> Result<Ranking, Fault> {
@@ -325,7 +325,7 @@ fn wasi_handles_are_bounded_and_do_not_outlive_the_snapshot() {
         ..PluginOptions::default()
     };
     for (granted, printed) in [(false, 0), (true, 600)] {
-        let plugin = Plugin::from_bytes("forged", &honest.bytes(), &catalog(), options(granted), &|_, _| {}).unwrap();
+        let plugin = Plugin::from_bytes("forged", &honest.bytes(), &catalog(), options(granted), &()).unwrap();
         assert_eq!(ask(&plugin).unwrap().hits.len(), 1);
         let lines = std::mem::take(&mut *lines.lock().unwrap());
         assert!(lines.len() == printed && lines.iter().all(|line| line == "forged"), "{} lines", lines.len());
@@ -353,7 +353,7 @@ fn a_component_that_is_slow_to_compile_is_refused_in_time() {
     };
     let slow = Forged { fields: fields(100_000), ..Forged::default() }.bytes();
     let begun = Instant::now();
-    let refused = Plugin::from_bytes("forged", &slow, &catalog(), options, &|_, _| {}).unwrap_err().to_string();
+    let refused = Plugin::from_bytes("forged", &slow, &catalog(), options, &()).unwrap_err().to_string();
     assert!(refused.contains("limits.compile_ms = 1"), "{refused}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }

@@ -31,7 +31,7 @@ fn options(metering: Metering) -> PluginOptions {
 }
 
 fn load(name: &str, first: &str, options: PluginOptions) -> Result<Plugin, String> {
-    Plugin::from_bytes(name, &component(name), &catalog(first), options, &|_, _| {}).map_err(|e| e.to_string())
+    Plugin::from_bytes(name, &component(name), &catalog(first), options, &()).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn an_interface_that_was_not_granted_is_a_typed_error_and_one_that_was_granted_w
             services: services.clone(),
             ..PluginOptions::default()
         };
-        let plugin = Plugin::from_bytes("greedy", &bytes, &catalog(""), options, &|_, _| {}).unwrap();
+        let plugin = Plugin::from_bytes("greedy", &bytes, &catalog(""), options, &()).unwrap();
         plugin.retrieve(&[request(text)], Deadline::NONE).remove(0).unwrap_err().detail
     };
     let nothing = Grant::default;
@@ -191,7 +191,7 @@ fn an_interface_that_was_not_granted_is_a_typed_error_and_one_that_was_granted_w
         services.artifacts.insert("weights".into(), Arc::from(weights));
         let options =
             PluginOptions { manifest: Some(manifest.clone()), grant: all(), services, ..PluginOptions::default() };
-        let plugin = Plugin::from_bytes("greedy", &bytes, &catalog(""), options, &|_, _| {}).unwrap();
+        let plugin = Plugin::from_bytes("greedy", &bytes, &catalog(""), options, &()).unwrap();
         plugin.card().digest.clone()
     };
     assert_eq!(digest_with(b"one"), digest_with(b"one"));
@@ -248,7 +248,7 @@ fn excess_log_lines_are_dropped_and_have_no_control_characters() {
 #[test]
 fn a_file_that_is_not_a_plugin_is_refused_with_what_it_is() {
     let refusal = |bytes: &[u8]| {
-        let loaded = Plugin::from_bytes("x", bytes, &catalog(""), PluginOptions::default(), &|_, _| {});
+        let loaded = Plugin::from_bytes("x", bytes, &catalog(""), PluginOptions::default(), &());
         loaded.map(|_| ()).unwrap_err().to_string()
     };
     let good = component("hostile");
@@ -261,7 +261,7 @@ fn a_file_that_is_not_a_plugin_is_refused_with_what_it_is() {
     for place in (8..good.len()).step_by(good.len() / 40) {
         let mut bytes = good.clone();
         bytes[place] ^= 0x55;
-        if let Ok(plugin) = Plugin::from_bytes("x", &bytes, &catalog(""), options(Metering::Clock), &|_, _| {}) {
+        if let Ok(plugin) = Plugin::from_bytes("x", &bytes, &catalog(""), options(Metering::Clock), &()) {
             drop(plugin.retrieve(&[request("fine")], Deadline::NONE));
         }
     }
@@ -281,14 +281,14 @@ fn a_file_that_is_not_a_plugin_is_refused_with_what_it_is() {
         ("fuel", Limits { fuel: 0, ..Limits::default() }),
     ] {
         let options = PluginOptions { grant: Grant { limits, ..Grant::default() }, ..PluginOptions::default() };
-        let error = Plugin::from_bytes("x", &good, &catalog(""), options, &|_, _| {}).unwrap_err().to_string();
+        let error = Plugin::from_bytes("x", &good, &catalog(""), options, &()).unwrap_err().to_string();
         assert!(error.contains(&format!("limits.{key}: found")), "{error}");
     }
     let options = PluginOptions {
         grant: Grant { limits: Limits { component_mib: 1, ..Limits::default() }, ..Grant::default() },
         ..PluginOptions::default()
     };
-    let large = Plugin::from_bytes("x", &vec![0; 2 << 20], &catalog(""), options, &|_, _| {}).unwrap_err().to_string();
+    let large = Plugin::from_bytes("x", &vec![0; 2 << 20], &catalog(""), options, &()).unwrap_err().to_string();
     assert!(large.contains("limits.component_mib = 1"), "{large}");
 }
 
@@ -300,7 +300,7 @@ fn another_digest_is_refused_and_a_cache_serves_only_what_was_written() {
     let own = folder.path().join("cache");
     let load = |bytes: &[u8]| {
         let options = PluginOptions { cache: Some(own.clone()), ..PluginOptions::default() };
-        Plugin::from_bytes("bm25", bytes, &shop.catalog, options, &|_, _| {})
+        Plugin::from_bytes("bm25", bytes, &shop.catalog, options, &())
     };
     let ask = |plugin: &Plugin| plugin.retrieve(&[request("cold feet in bed")], Deadline::NONE).remove(0).unwrap();
     let first = ask(&load(&bytes).unwrap());
@@ -321,7 +321,7 @@ fn another_digest_is_refused_and_a_cache_serves_only_what_was_written() {
     let mut manifest = guests::manifest("bm25", Wanted::default());
     let pinned = |manifest: &Manifest| {
         let options = PluginOptions { manifest: Some(manifest.clone()), ..PluginOptions::default() };
-        Plugin::from_bytes("bm25", &bytes, &shop.catalog, options, &|_, _| {})
+        Plugin::from_bytes("bm25", &bytes, &shop.catalog, options, &())
     };
     assert_eq!(ask(&pinned(&manifest).unwrap()), first);
     manifest.sha256 = "0".repeat(64);

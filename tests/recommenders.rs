@@ -20,7 +20,7 @@ fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
     let native = Bm25::in_memory(shop.catalog.clone(), Bm25Config::default()).unwrap();
     for metering in [Metering::Clock, Metering::Fuel] {
         let options = PluginOptions { metering, ..PluginOptions::default() };
-        let plugin = Plugin::from_bytes("bm25", &component("bm25"), &shop.catalog, options, &|_, _| {}).unwrap();
+        let plugin = Plugin::from_bytes("bm25", &component("bm25"), &shop.catalog, options, &()).unwrap();
         let mut requests = Vec::new();
         for query in shop.split("test").unwrap() {
             requests.push(request(&query.text));
@@ -77,7 +77,7 @@ fn the_dense_plugin_ranks_by_the_hosts_vectors() {
         services: Services { encoder: Some(Arc::new(Letters)), ..Services::default() },
         ..PluginOptions::default()
     };
-    let plugin = Plugin::from_bytes("dense", &component("dense"), &shop.catalog, options, &|_, _| {}).unwrap();
+    let plugin = Plugin::from_bytes("dense", &component("dense"), &shop.catalog, options, &()).unwrap();
     let query = "a warm blanket";
     let found = plugin.retrieve(&[request(query)], Deadline::NONE).remove(0).unwrap();
     assert_eq!(found.hits.len(), 10);
@@ -138,7 +138,7 @@ fn the_covisit_plugin_ranks_real_histories_as_its_formula_says() {
         },
         ..PluginOptions::default()
     };
-    let plugin = Plugin::from_bytes("covisit", &component("covisit"), &data.catalog, options, &|_, _| {}).unwrap();
+    let plugin = Plugin::from_bytes("covisit", &component("covisit"), &data.catalog, options, &()).unwrap();
     let queries: Vec<&Query> = data.split("test").unwrap().into_iter().take(1_000).collect();
     let requests: Vec<Request> = queries.iter().map(|q| Request::new(q, &Rewrite::plain(""), 10)).collect();
     let (mut hits, mut found) = (0, 0);
@@ -180,7 +180,7 @@ fn the_popularity_plugin_counts_within_its_window_in_the_sandbox() {
             services: Services { artifacts: artifacts.into_iter().collect(), ..Services::default() },
             ..PluginOptions::default()
         };
-        Plugin::from_bytes("popularity", &component("popularity"), &catalog, options, &|_, _| {}).unwrap()
+        Plugin::from_bytes("popularity", &component("popularity"), &catalog, options, &()).unwrap()
     };
     let ranked = |plugin: &Plugin| {
         let request = Request { exclude: vec![38], k: 5, ..request("anything") };
@@ -250,7 +250,7 @@ fn the_remote_plugin_asks_a_search_engine_over_http() {
             },
             ..PluginOptions::default()
         };
-        Plugin::from_bytes("remote", &component("remote"), &catalog("first"), options, &|_, _| {}).unwrap()
+        Plugin::from_bytes("remote", &component("remote"), &catalog("first"), options, &()).unwrap()
     };
     let ask = |plugin: &Plugin| {
         plugin.retrieve(&[Request { exclude: vec![2], ..request("blue lamp") }], Deadline::NONE).remove(0)

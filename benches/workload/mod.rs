@@ -48,7 +48,7 @@ impl Model {
     pub fn load(precision: Precision) -> anyhow::Result<Self> {
         let path = sources::model("smollm2-135m", &PullOptions::default())?;
         let source = ModelSource::open(&path)?;
-        Ok(Self { decoder: Decoder::load(&source, precision, &|_, _| {})?, tokenizer: source.tokenizer()? })
+        Ok(Self { decoder: Decoder::load(&source, precision, &())?, tokenizer: source.tokenizer()? })
     }
 
     /// `count` prompts of `tokens` tokens each. No two begin with the same token.

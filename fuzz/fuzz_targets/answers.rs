@@ -51,7 +51,7 @@ static PLUGIN: LazyLock<Plugin> = LazyLock::new(|| {
     for id in ["a", "b", "c"] {
         builder.push(id, [("text", id)]).expect("a document");
     }
-    Plugin::from_bytes("echo", &bytes, &builder.finish(), PluginOptions::default(), &|_, _| {}).expect("a plugin")
+    Plugin::from_bytes("echo", &bytes, &builder.finish(), PluginOptions::default(), &()).expect("a plugin")
 });
 
 fuzz_target!(|bytes: &[u8]| {

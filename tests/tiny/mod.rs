@@ -13,7 +13,7 @@ use querywright::retrieve::Bm25;
 use querywright::rewrite::{PromptEncoder, Prompter};
 use querywright::train::log::StepMetrics;
 use querywright::train::{Labelled, Materials, Observer, TrainConfig};
-use querywright::types::Retriever;
+use querywright::types::{Observe, Retriever};
 
 /// A random Qwen3 with two layers, a vocabulary of bytes and a context of 512 tokens.
 pub const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-qwen3");
@@ -75,8 +75,7 @@ pub fn config(data: &Path, run: &Path, max_steps: u64) -> TrainConfig {
 
 /// The judged queries of a split.
 pub fn labelled(dataset: &Dataset, split: &str) -> Vec<Labelled> {
-    let queries = dataset.split(split).unwrap();
-    queries.into_iter().map(|q| (q.clone(), dataset.qrels.get(&q.id).unwrap().clone())).collect()
+    dataset.judged(split).unwrap().into_iter().map(|(query, judgements)| (query.clone(), judgements.clone())).collect()
 }
 
 /// What a run needs, with BM25 as the environment.
@@ -97,7 +96,7 @@ pub fn materials_with(
     let prompter = Prompter::new(config.prompt.clone(), retriever.card()).unwrap();
     Materials {
         model_name: "tiny".into(),
-        decoder: Arc::new(Decoder::load(&source, Precision::F32, &|_, _| {}).unwrap()),
+        decoder: Arc::new(Decoder::load(&source, Precision::F32, &()).unwrap()),
         tokenizer: tokenizer.clone(),
         encoder: Arc::new(PromptEncoder::new(prompter, tokenizer).unwrap()),
         retriever,
@@ -117,6 +116,8 @@ pub struct Watched {
     pub crash_at: Option<u64>,
 }
 
+impl Observe for Watched {}
+
 impl Observer for Watched {
     fn step(&mut self, metrics: &StepMetrics, _: u64) {
         self.steps.push(metrics.clone());
@@ -130,8 +131,6 @@ impl Observer for Watched {
     fn resumed(&mut self, step: u64) {
         self.resumed = Some(step);
     }
-
-    fn note(&mut self, _: &str) {}
 }
 
 /// The program, with caches that are empty and no way to the network.

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use querywright::catalog::Dataset;
-use querywright::evaluate::{Comparison, Evaluated, Report, samples, system};
+use querywright::evaluate::{Comparison, Evaluated, Evaluation, Report, samples};
 use querywright::metrics::Measure;
 use querywright::retrieve::{Rm3, Rm3Config};
 use querywright::stack::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::Rewriter;
 
-use crate::open::{Model, Ranker, judged};
-use crate::progress;
+use crate::open::{Model, Ranker};
+use crate::progress::Bar;
 
 /// Queries that are rewritten at once.
 pub const BATCH: usize = 64;
@@ -38,7 +38,7 @@ pub struct Compared {
 impl Finished<'_> {
     /// Measures the four systems on the held-out queries and writes the report.
     pub fn compare(&self, measures: &[Measure]) -> Result<Compared> {
-        let queries = judged(self.dataset, self.split)?;
+        let queries = self.dataset.judged(self.split)?;
         let prompt = &self.config.serving_prompt();
         let rewriters: [(&str, Box<dyn Rewriter>); 4] = [
             ("raw", Box::new(Identity)),
@@ -46,15 +46,13 @@ impl Finished<'_> {
             ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.ranker, None)?)),
             ("trained", Box::new(self.model.rewriter("trained", prompt, self.ranker, Some(self.adapter))?)),
         ];
+        let evaluation = Evaluation { catalog: &self.dataset.catalog, queries: &queries, measures, batch: BATCH };
         let mut measured: Vec<Evaluated> = Vec::new();
         for (name, rewriter) in &rewriters {
-            let bar = progress::bar(queries.len() as u64, name, "queries");
-            let tell = |done: usize| bar.set_position(done as u64);
-            let catalog = &self.dataset.catalog;
-            let mut found =
-                system(rewriter.as_ref(), self.ranker.retriever.as_ref(), catalog, &queries, measures, BATCH, &tell)?;
+            let bar = Bar::new(queries.len() as u64, name, "queries");
+            let mut found = evaluation.run(rewriter.as_ref(), self.ranker.retriever.as_ref(), &bar)?;
             found.system = found.system.named(*name);
-            bar.finish_and_clear();
+            bar.finish();
             measured.push(found);
         }
         let systems: Vec<_> = measured.iter().map(|m| m.system.clone()).collect();

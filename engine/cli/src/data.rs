@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use querywright::sources::{self, Entry, Kind, PullOptions};
 
-use crate::{open, progress};
+use crate::open;
+use crate::progress::Spinner;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -43,10 +44,9 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::List { json } => list(sources::list()?, Kind::Data, json),
         Command::Pull { name, offline, json } => {
-            let spinner = progress::spinner(format!("looking for {name}"));
-            let path =
-                sources::data(&name, &PullOptions { offline, progress: Some(&|p| progress::pull(&spinner, p)) })?;
-            spinner.finish_and_clear();
+            let spinner = Spinner::new(format!("looking for {name}"));
+            let path = sources::data(&name, &PullOptions { offline, observer: Some(&spinner) })?;
+            spinner.finish();
             pulled(&name, &path, json)
         }
         Command::Info { name, json } => info(&name, json),

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use querywright::evaluate::system;
+use querywright::evaluate::Evaluation;
 
 use crate::grant::Grants;
-use crate::{compare::BATCH, open, progress};
+use crate::progress::Bar;
+use crate::{compare::BATCH, open};
 
 /// Measure a rewriter in front of a retriever.
 #[derive(clap::Args)]
@@ -48,14 +49,13 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let measures = open::measures(&args.measures)?;
     let dataset = open::dataset(&args.data)?;
-    let queries = open::judged(&dataset, &args.split)?;
+    let queries = dataset.judged(&args.split)?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
-    let bar = progress::bar(queries.len() as u64, rewriter.name(), "queries");
-    let tell = |done: usize| bar.set_position(done as u64);
-    let found =
-        system(rewriter.as_ref(), ranker.retriever.as_ref(), &dataset.catalog, &queries, &measures, BATCH, &tell)?;
-    bar.finish_and_clear();
+    let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
+    let evaluation = Evaluation { catalog: &dataset.catalog, queries: &queries, measures: &measures, batch: BATCH };
+    let found = evaluation.run(rewriter.as_ref(), ranker.retriever.as_ref(), &bar)?;
+    bar.finish();
     if let Some(path) = &args.run_out {
         found.run.write(path, &dataset.catalog)?;
     }

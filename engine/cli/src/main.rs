@@ -1,6 +1,6 @@
 //! The command line: one file a command.
 
-/// Prints a line; whoever reads may have gone, which is no panic.
+/// Prints a line; a reader that has gone is no reason to panic.
 macro_rules! say {
     ($($text:tt)*) => {{
         use std::io::Write;
@@ -80,7 +80,7 @@ fn main() -> std::process::ExitCode {
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        // Whoever reads our output has seen enough: `querywright … | head` is no failure.
+        // The reader of our output has seen enough: `querywright … | head` is no failure.
         Err(error) if is_broken_pipe(&error) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", sentence(&error));

@@ -14,21 +14,21 @@ use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter}
 use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
 use querywright::train::Labelled;
-use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
+use querywright::types::{QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};
 
 use crate::grant::{self, Grants};
-use crate::progress;
+use crate::progress::{Bar, Spinner};
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
     if name == demo::NAME {
         return Ok(demo::demo(demo::SEED)?);
     }
-    let spinner = progress::spinner(format!("reading {name}"));
-    let path = sources::data(name, &PullOptions { offline: false, progress: Some(&|p| progress::pull(&spinner, p)) })?;
+    let spinner = Spinner::new(format!("reading {name}"));
+    let path = sources::data(name, &PullOptions { offline: false, observer: Some(&spinner) })?;
     let dataset = Dataset::open(&path)?;
-    spinner.finish_and_clear();
+    spinner.finish();
     Ok(dataset)
 }
 
@@ -111,9 +111,9 @@ pub fn plugin(path: &Path, catalog: &Arc<Catalog>, mut options: PluginOptions) -
     // Compiling takes up to half a minute where a language brings its runtime along.
     options.cache = private(sources::cache_folder()?.join("plugins"));
     grant::warn(&options.grant, manifest(path)?.as_ref());
-    let spinner = progress::spinner(format!("compiling {} and loading the catalogue", path.display()));
+    let spinner = Spinner::new(format!("compiling {} and loading the catalogue", path.display()));
     let plugin = Plugin::open(path, catalog, options)?;
-    spinner.finish_and_clear();
+    spinner.finish();
     Ok(Ranker { catalog: catalog.clone(), retriever: Arc::new(plugin), bm25: None })
 }
 
@@ -190,22 +190,19 @@ pub struct Model {
 
 /// Where a model lies; fetched when it must be.
 pub fn model_path(name: &str, offline: bool) -> Result<PathBuf> {
-    let spinner = progress::spinner(format!("looking for {name}"));
-    let path = sources::model(name, &PullOptions { offline, progress: Some(&|p| progress::pull(&spinner, p)) })?;
-    spinner.finish_and_clear();
+    let spinner = Spinner::new(format!("looking for {name}"));
+    let path = sources::model(name, &PullOptions { offline, observer: Some(&spinner) })?;
+    spinner.finish();
     Ok(path)
 }
 
 /// Loads a model: a registry name, `hf:owner/name`, a GGUF file or a folder.
 pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<Model> {
     let path = model_path(name, false)?;
-    let bar = progress::bar(0, "loading the model", "layers");
+    let bar = Bar::new(0, "loading the model", "layers");
     let source = ModelSource::open(&path)?;
-    let decoder = Decoder::load_on(device, &source, precision, &|done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
+    let decoder = Decoder::load_on(device, &source, precision, &bar)?;
+    bar.finish();
     if let Some(info) = decoder.device()? {
         eprintln!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
     }
@@ -270,21 +267,19 @@ pub fn rewriter(
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }
 
-/// The queries of a split that have judgements.
-pub fn judged<'a>(dataset: &'a Dataset, split: &str) -> Result<Vec<(&'a Query, &'a Judgements)>> {
-    let queries = dataset.split(split)?;
-    let pairs: Vec<_> = queries.into_iter().filter_map(|q| Some((q, dataset.qrels.get(&q.id)?))).collect();
-    if pairs.is_empty() {
-        let found = format!("no query of the split \"{split}\" has judgements");
-        return Err(Error::argument("--split", found, "choose another split, or add judgements").into());
+/// The queries of a split with something relevant to find: for training. `key` names the split in the configuration.
+pub fn labelled(dataset: &Dataset, key: &str, split: &str) -> Result<Vec<Labelled>> {
+    let pairs = dataset.judged(split).map_err(|error| match error {
+        Error::Argument { found, remedy, .. } => Error::argument(key, found, remedy),
+        error => error,
+    })?;
+    let labelled: Vec<Labelled> =
+        pairs.into_iter().filter(|(_, j)| j.relevant() > 0).map(|(q, j)| (q.clone(), j.clone())).collect();
+    if labelled.is_empty() {
+        let found = format!("no query of the split \"{split}\" has a relevant document");
+        return Err(Error::argument(key, found, "choose another split").into());
     }
-    Ok(pairs)
-}
-
-/// The same, owned, and only those with something relevant to find: for training.
-pub fn labelled(dataset: &Dataset, split: &str) -> Result<Vec<Labelled>> {
-    let pairs = judged(dataset, split)?;
-    Ok(pairs.into_iter().filter(|(_, j)| j.relevant() > 0).map(|(q, j)| (q.clone(), j.clone())).collect())
+    Ok(labelled)
 }
 
 /// Measures from a list with commas.

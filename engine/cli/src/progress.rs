@@ -4,44 +4,70 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use querywright::sources::Progress;
 use querywright::train::Observer;
 use querywright::train::log::{StepMetrics, name};
+use querywright::types::{Observe, Progress};
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A bar over `length` things; hidden where nobody watches.
-pub fn bar(length: u64, what: &str, unit: &str) -> ProgressBar {
-    let template = format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left {{msg}}");
-    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-    bar.set_style(style(&template).progress_chars("=> "));
-    bar.set_prefix(what.to_owned());
-    bar
+/// A bar over things whose number is known; hidden where nobody watches.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// Over `length` things; 0 where the work itself will say how many.
+    pub fn new(length: u64, what: &str, unit: &str) -> Self {
+        let template = format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left {{msg}}");
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+        bar.set_style(style(&template).progress_chars("=> "));
+        bar.set_prefix(what.to_owned());
+        Self(bar)
+    }
+
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Observe for Bar {
+    fn progress(&self, progress: Progress<'_>) {
+        if let Some(total) = progress.total {
+            self.0.set_length(total);
+        }
+        self.0.set_position(progress.done);
+    }
 }
 
 /// A sign of life for work of unknown length.
-pub fn spinner(what: String) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    bar.set_style(style("{spinner} {msg}"));
-    bar.set_message(what);
-    bar.enable_steady_tick(Duration::from_millis(120));
-    bar
+pub struct Spinner(ProgressBar);
+
+impl Spinner {
+    pub fn new(what: String) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        bar.set_style(style("{spinner} {msg}"));
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self(bar)
+    }
+
+    pub fn finish(self) {
+        self.0.finish_and_clear();
+    }
 }
 
-/// Shows what a pull is doing.
-pub fn pull(spinner: &ProgressBar, progress: Progress<'_>) {
-    match progress {
-        Progress::Step(step) => {
+impl Observe for Spinner {
+    /// Stages of a download, and the bytes of its files.
+    fn progress(&self, progress: Progress<'_>) {
+        let Progress { stage, done, total, .. } = progress;
+        let Some(total) = total else {
             if !std::io::stderr().is_terminal() {
-                eprintln!("{step}");
+                eprintln!("{stage}");
             }
-            spinner.set_message(step.to_owned());
-        }
-        Progress::Bytes { file, done, total } => {
-            spinner.set_message(format!("{file}: {} of {} MB", done / 1_000_000, total / 1_000_000));
-        }
+            self.0.set_message(stage.to_owned());
+            return;
+        };
+        self.0.set_message(format!("{stage}: {} of {} MB", done / 1_000_000, total / 1_000_000));
     }
 }
 
@@ -57,7 +83,7 @@ const QUIET: Duration = Duration::from_secs(20);
 
 impl Watcher {
     pub fn new(steps: u64) -> Self {
-        Self { bar: bar(steps, "training", "steps"), terminal: std::io::stderr().is_terminal(), last_line: None }
+        Self { bar: Bar::new(steps, "training", "steps").0, terminal: std::io::stderr().is_terminal(), last_line: None }
     }
 
     fn line(&self, text: &str) {
@@ -66,6 +92,12 @@ impl Watcher {
         } else {
             eprintln!("{text}");
         }
+    }
+}
+
+impl Observe for Watcher {
+    fn note(&self, text: &str) {
+        self.line(text);
     }
 }
 
@@ -102,9 +134,5 @@ impl Observer for Watcher {
         self.bar.set_position(step);
         self.bar.reset_eta();
         self.line(&format!("continuing after step {step}"));
-    }
-
-    fn note(&mut self, text: &str) {
-        self.line(text);
     }
 }

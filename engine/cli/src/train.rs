@@ -75,8 +75,8 @@ pub fn train(
     grants: &Grants,
 ) -> Result<(Outcome, Option<Compared>)> {
     let dataset = open::dataset(&config.data.name)?;
-    let train = open::labelled(&dataset, &config.data.train)?;
-    let mut dev = open::labelled(&dataset, &config.data.dev)?;
+    let train = open::labelled(&dataset, "data.train", &config.data.train)?;
+    let mut dev = open::labelled(&dataset, "data.dev", &config.data.dev)?;
     dev.truncate(config.data.max_dev_queries);
     if let Some(split) = split {
         if [&config.data.train, &config.data.dev].iter().any(|s| *s == split) {
@@ -84,7 +84,7 @@ pub fn train(
             return Err(Error::argument("--split", found, "measure on held-out queries, or say --no-eval").into());
         }
         // What cannot be measured later must be said before the hours of training, not after.
-        open::judged(&dataset, split)?;
+        dataset.judged(split)?;
     }
     let ranker = match &config.retriever.plugin {
         Some(path) => {

@@ -14,4 +14,4 @@ mod table;
 pub use comparison::{Against, Comparison, Cost, MeasureComparison, Row};
 pub use report::Report;
 pub use samples::{Sample, SampleRewrite, samples};
-pub use system::{Evaluated, Evaluation, Summary, System, system};
+pub use system::{Evaluated, Evaluation, Summary, System};

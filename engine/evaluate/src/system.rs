@@ -5,7 +5,7 @@ use std::time::Instant;
 use querywright_data::catalog::{Catalog, Run};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_stack::{Ranked, rank_all};
-use querywright_types::{Error, Hit, Judgements, Query, Ranking, Result, Retriever, Rewrite, Rewriter};
+use querywright_types::{Error, Hit, Judgements, Observe, Query, Ranking, Result, Retriever, Rewrite, Rewriter};
 
 /// Hits asked for when a measure looks at the whole ranking: the depth of TREC runs.
 const WHOLE_RANKING: usize = 1000;
@@ -78,17 +78,12 @@ pub struct Evaluation<'a> {
 
 impl Evaluation<'_> {
     /// Runs `rewriter` and `retriever` over the queries and scores every ranking. As many hits are asked for as the
-    /// deepest of the measures looks at; 1,000 when one looks at the whole ranking. `progress` is told how many queries
+    /// deepest of the measures looks at; 1,000 when one looks at the whole ranking. `observer` is told how many queries
     /// are done.
     ///
     /// # Errors
     /// When there is no query or no measure, the rewriter's device fails, or a ranking is missing.
-    pub fn run(
-        &self,
-        rewriter: &dyn Rewriter,
-        retriever: &dyn Retriever,
-        progress: &dyn Fn(usize),
-    ) -> Result<Evaluated> {
+    pub fn run(&self, rewriter: &dyn Rewriter, retriever: &dyn Retriever, observer: &dyn Observe) -> Result<Evaluated> {
         if self.queries.is_empty() {
             return Err(Error::argument("queries", "there is no judged query", "evaluate a split that has some"));
         }
@@ -97,7 +92,7 @@ impl Evaluation<'_> {
         };
         let texts: Vec<&Query> = self.queries.iter().map(|(query, _)| *query).collect();
         let start = Instant::now();
-        let ranked = rank_all(rewriter, retriever, &texts, depth, self.batch, progress);
+        let ranked = rank_all(rewriter, retriever, &texts, depth, self.batch, observer);
         let seconds = start.elapsed().as_secs_f64();
         if ranked.len() != texts.len() {
             let found = format!("{} rankings for {} queries", ranked.len(), texts.len());
@@ -151,22 +146,6 @@ impl Evaluation<'_> {
         };
         Ok(Evaluated { system, run, rewrites })
     }
-}
-
-/// [`Evaluation::run`] under its former name and seven arguments, until its callers have moved.
-///
-/// # Errors
-/// Those of [`Evaluation::run`].
-pub fn system(
-    rewriter: &dyn Rewriter,
-    retriever: &dyn Retriever,
-    catalog: &Catalog,
-    queries: &[(&Query, &Judgements)],
-    measures: &[Measure],
-    batch: usize,
-    progress: &dyn Fn(usize),
-) -> Result<Evaluated> {
-    Evaluation { catalog, queries, measures, batch }.run(rewriter, retriever, progress)
 }
 
 /// The hits in the order that was scored, so that the run file, read by trec_eval, gives the same figures.
@@ -224,7 +203,7 @@ fn mean(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use querywright_data::catalog::CatalogBuilder;
-    use querywright_types::{Deadline, Fault, FaultKind, Request, RetrieverCard};
+    use querywright_types::{Deadline, Fault, FaultKind, Progress, Request, RetrieverCard};
 
     /// Upper-cases a query; has no rewrite for an empty one.
     struct Shout;
@@ -292,7 +271,7 @@ mod tests {
         let done = std::cell::RefCell::new(vec![]);
         let catalog = catalog();
         let evaluation = Evaluation { catalog: &catalog, queries: &pairs, measures: &measures, batch: 3 };
-        let got = evaluation.run(&Shout, &fixed(), &|n| done.borrow_mut().push(n)).unwrap();
+        let got = evaluation.run(&Shout, &fixed(), &|p: Progress<'_>| done.borrow_mut().push(p.done)).unwrap();
         // Of the tied pair trec_eval takes "b", the greater id, first.
         assert_eq!(got.system.values(measures[0]).unwrap(), [1.0, 1.0, 0.0, 0.0]);
         assert_eq!((got.system.faults, got.system.fallbacks), (1, 1));
@@ -311,7 +290,7 @@ mod tests {
         let catalog = catalog();
         let refused = |queries: &[(&Query, &Judgements)], measures: &[Measure]| {
             let evaluation = Evaluation { catalog: &catalog, queries, measures, batch: 1 };
-            evaluation.run(&Shout, &fixed(), &|_| ()).unwrap_err().to_string()
+            evaluation.run(&Shout, &fixed(), &()).unwrap_err().to_string()
         };
         let (query, judged) = (Query::text("x"), Judgements::default());
         assert!(refused(&[], &[Measure::NDCG_10]).contains("no judged query"));

@@ -15,7 +15,7 @@ use super::optimizer::{AdamWState, AdamWStep, Updated};
 use super::sequence::Call;
 use super::source::ModelSource;
 use querywright_kernels::{Cache, Precision, TokenStatistics};
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Observe, Result};
 
 /// The form of something in each backend.
 #[derive(Debug, Clone)]
@@ -47,12 +47,12 @@ pub struct GradientSum(On<HostGradients, CudaGradients>);
 pub struct Tape(On<HostTape, CudaTape>);
 
 impl Decoder {
-    /// Loads a model on the processor. `progress` is told after each layer how many of how many are done.
+    /// Loads a model on the processor. `observer` is told after each layer how many of how many are done.
     ///
     /// # Errors
     /// A model that cannot be read.
-    pub fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
-        Ok(Self(On::Host(HostDecoder::load(source, precision, progress)?)))
+    pub fn load(source: &ModelSource, precision: Precision, observer: &dyn Observe) -> Result<Self> {
+        Ok(Self(On::Host(HostDecoder::load(source, precision, observer)?)))
     }
 
     /// Loads a model where it is to run.
@@ -63,17 +63,17 @@ impl Decoder {
         choice: DeviceChoice,
         source: &ModelSource,
         precision: Precision,
-        progress: &dyn Fn(usize, usize),
+        observer: &dyn Observe,
     ) -> Result<Self> {
-        let on_gpu = |ordinal| Ok(Self(On::Cuda(CudaDecoder::load(ordinal, source, precision, progress)?)));
+        let on_gpu = |ordinal| Ok(Self(On::Cuda(CudaDecoder::load(ordinal, source, precision, observer)?)));
         match choice {
-            DeviceChoice::Cpu => Self::load(source, precision, progress),
+            DeviceChoice::Cpu => Self::load(source, precision, observer),
             DeviceChoice::Cuda(ordinal) => on_gpu(ordinal),
             // Weights of 8 bits are asked for to run on the processor.
-            DeviceChoice::Auto if precision == Precision::Int8 => Self::load(source, precision, progress),
+            DeviceChoice::Auto if precision == Precision::Int8 => Self::load(source, precision, observer),
             DeviceChoice::Auto => match on_gpu(0) {
                 // There is none, or this model does not fit on it.
-                Err(Error::Device { .. }) => Self::load(source, precision, progress),
+                Err(Error::Device { .. }) => Self::load(source, precision, observer),
                 loaded => loaded,
             },
         }

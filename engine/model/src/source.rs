@@ -16,7 +16,7 @@ use super::folder::Folder;
 use super::gguf::Gguf;
 use super::tensor::Tensor;
 use super::tokenizer::Tokenizer;
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Result, hex};
 
 /// An opened model: its shape is known and its tensors are there; the weights are read on demand.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl ModelSource {
                 }
             }
         }
-        let digest: String = sha.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let digest = hex(sha.finalize());
         Ok(self.digest.get_or_init(|| digest).clone())
     }
 

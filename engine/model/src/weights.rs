@@ -4,7 +4,7 @@
 use super::adapter::Projection;
 use super::source::ModelSource;
 use super::tensor::Tensor;
-use querywright_types::Result;
+use querywright_types::{Observe, Progress, Result};
 
 /// Projections that read the same rows, in the order of a block.
 pub(super) const GROUPS: [&[Projection]; 4] = [
@@ -76,8 +76,8 @@ impl GroupTensors<'_> {
 }
 
 impl<P: Pack> Weights<P> {
-    /// Reads and packs everything. `progress` is told after each block how many of how many are done.
-    pub(super) fn load(source: &ModelSource, pack: &P, progress: &dyn Fn(usize, usize)) -> Result<Self> {
+    /// Reads and packs everything. `observer` is told after each block how many of how many are done.
+    pub(super) fn load(source: &ModelSource, pack: &P, observer: &dyn Observe) -> Result<Self> {
         let config = source.config();
         let norm = |name: &str| pack.norm(&source.tensor(name)?);
         let mut blocks = Vec::with_capacity(config.num_hidden_layers);
@@ -92,7 +92,7 @@ impl<P: Pack> Weights<P> {
                 key_norm: config.qk_norm.then(|| norm("self_attn.k_norm")).transpose()?,
                 groups: [group(qkv)?, group(output)?, group(gate_up)?, group(down)?],
             });
-            progress(block + 1, config.num_hidden_layers);
+            observer.progress(Progress::new("loading layers", block as u64 + 1, config.num_hidden_layers as u64));
         }
         let table = source.tensor("model.embed_tokens.weight")?;
         let (embedding, head) = if config.tie_word_embeddings {

@@ -78,7 +78,7 @@ pub fn check(
     let component = Inspection::of(name, bytes)?;
     let load = |metering, reuse| {
         let options = PluginOptions { metering, reuse, cache: None, ..options.clone() };
-        Plugin::from_bytes(name, bytes, catalog, options, &|_, _| {})
+        Plugin::from_bytes(name, bytes, catalog, options, &())
     };
     let begun = Instant::now();
     let plugin = load(Metering::Clock, Reuse::UntilFault)?;

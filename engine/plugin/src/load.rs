@@ -19,7 +19,7 @@ use super::services::Services;
 use super::snapshot::{Instrumented, cannot_snapshot};
 use super::state::State;
 use querywright_data::catalog::Catalog;
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Observe, Progress, Result};
 
 /// Documents in one call of `load`.
 const BATCH: usize = 1024;
@@ -34,8 +34,8 @@ pub(super) struct Loading<'a> {
     pub(super) capabilities: &'a Arc<Capabilities>,
     pub(super) services: &'a Arc<Services>,
     pub(super) metering: Metering,
-    /// Called with the number of documents that were loaded, and the number of all.
-    pub(super) progress: &'a (dyn Fn(usize, usize) + Sync),
+    /// Is told how many documents of how many were loaded.
+    pub(super) observer: &'a dyn Observe,
 }
 
 impl Loading<'_> {
@@ -96,7 +96,7 @@ impl Loader<'_> {
                 let documents = std::mem::take(&mut batch);
                 let result = world.querywright_plugin_recommender().call_load(&mut self.store, &documents);
                 self.checked(result, "load")?;
-                (self.loading.progress)(item + 1, all);
+                self.loading.observer.progress(Progress::new("loading documents", item as u64 + 1, all as u64));
             }
         }
         Ok(())

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::capability::{Capabilities, Grant, Wanted};
 use super::limits::Limits;
 use querywright_data::digest;
-use querywright_types::{Error, Result, nearest};
+use querywright_types::{Error, Result};
 
 /// What a plugin declares before any of its code runs. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ impl Manifest {
     /// # Errors
     /// Those of [`read`](Self::read), except for the file.
     pub fn parse(text: &str, shown: &str) -> Result<Self> {
-        let mut manifest: Self = toml::from_str(text).map_err(|e| explain(shown, &e))?;
+        let mut manifest: Self = toml::from_str(text).map_err(|e| refused(shown, &e))?;
         manifest.validate_identity(shown)?;
         manifest.limits.validate()?;
         manifest.capabilities = manifest.capabilities.checked()?;
@@ -107,19 +107,8 @@ fn is_version(text: &str) -> bool {
     numbers.split('.').count() == 3 && numbers.split('.').all(number) && rest.is_none_or(plain)
 }
 
-/// Serde's message with its line, and for an unknown key the nearest known one.
-fn explain(shown: &str, error: &toml::de::Error) -> Error {
-    let quoted: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
-    let remedy = match quoted.split_first() {
-        Some((unknown, known)) if error.message().starts_with("unknown field") => {
-            match nearest(unknown, known.iter().copied()) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("the keys here are {}", known.join(", ")),
-            }
-        }
-        _ => "correct this line".into(),
-    };
-    Error::argument(shown, error.to_string().trim().to_owned(), remedy)
+fn refused(shown: &str, error: &toml::de::Error) -> Error {
+    Error::configuration(shown, &error.to_string(), error.message())
 }
 
 #[cfg(test)]

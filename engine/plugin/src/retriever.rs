@@ -23,7 +23,7 @@ use super::{compile, validate};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest;
 use querywright_types::{
-    Deadline, Error, Fault, FaultKind, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard,
+    Deadline, Error, Fault, FaultKind, Observe, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard,
 };
 
 /// Requests in one call of `recommend` at most.
@@ -63,12 +63,12 @@ impl Plugin {
         if options.manifest.is_none() {
             options.manifest = Manifest::beside(path)?;
         }
-        Self::from_bytes(&name, &bytes, catalog, options, &|_, _| {})
+        Self::from_bytes(&name, &bytes, catalog, options, &())
     }
 
     /// Loads a component: checks it, lets it load the catalogue and commit, takes a snapshot of its memory, compiles
     /// that and prepares a pool of instances. Errors call it by the id of its manifest, or by `name` without one.
-    /// `progress` is called with the number of documents that were loaded, and the number of all.
+    /// `observer` is told how many documents of how many were loaded.
     ///
     /// # Errors
     /// [`Error::Plugin`] if the component is not the one that the manifest pins, does not fit the contract, does not
@@ -78,7 +78,7 @@ impl Plugin {
         bytes: &[u8],
         catalog: &Catalog,
         options: PluginOptions,
-        progress: &(dyn Fn(usize, usize) + Sync),
+        observer: &dyn Observe,
     ) -> Result<Self> {
         let PluginOptions { manifest, grant, services, metering, reuse, cache, content } = options;
         grant.limits.validate()?;
@@ -96,7 +96,7 @@ impl Plugin {
         let services = Arc::new(services);
         let engine = engine::for_serving(metering, &capabilities.limits, &inspection).map_err(|e| no_pool(&id, &e))?;
         let loading =
-            Loading { id: &id, catalog, capabilities: &capabilities, services: &services, metering, progress };
+            Loading { id: &id, catalog, capabilities: &capabilities, services: &services, metering, observer };
         let component = component(&loading, bytes, &inspection.sha256, &engine, cache.as_deref())?;
         let launcher = Launcher::new(id, capabilities, services, metering, &component)?;
         let content = if content.is_empty() { "documents" } else { &content };

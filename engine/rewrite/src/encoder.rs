@@ -60,7 +60,7 @@ impl PromptEncoder {
     ///
     /// # Errors
     /// Those of the tokenizer.
-    pub fn answer(&self, text: &str) -> Result<Option<Vec<u32>>> {
+    pub fn encode_answer(&self, text: &str) -> Result<Option<Vec<u32>>> {
         match self.prompter.config().style {
             PromptStyle::FewShot => Ok(Some(self.tokenizer.encode(&format!(" {text}\n"), false)?)),
             PromptStyle::Chat | PromptStyle::ThinkAnswer => Ok(None),

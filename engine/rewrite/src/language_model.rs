@@ -63,7 +63,7 @@ impl LanguageModel {
         device: DeviceChoice,
     ) -> Result<Self> {
         let source = ModelSource::open(model)?;
-        let decoder = Arc::new(Decoder::load_on(device, &source, precision, &|_, _| {})?);
+        let decoder = Arc::new(Decoder::load_on(device, &source, precision, &())?);
         let prompt = adapter.map(PromptConfig::read).transpose()?.flatten().unwrap_or_default();
         let tokenizer = source.tokenizer()?;
         let encoder = Arc::new(PromptEncoder::new(Prompter::new(prompt, card)?, tokenizer.clone())?);

@@ -26,7 +26,7 @@ pub use language_model::LanguageModel;
 pub use parse::{FormatFault, ParsedCompletion};
 pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task};
 pub use prompter::{Prompter, Titles};
-pub use query_terms::{QueryTerm, terms, without_term};
+pub use query_terms::QueryTerm;
 pub use reading::{Reading, TermReading};
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteConfig};

@@ -31,7 +31,7 @@ impl QueryTerm {
 }
 
 /// All terms of a query, in order.
-pub fn terms(text: &str) -> Vec<QueryTerm> {
+pub(crate) fn terms(text: &str) -> Vec<QueryTerm> {
     let lexemes = lexemes(text);
     let mut found = Vec::with_capacity(lexemes.len());
     let mut after_not = false;
@@ -61,7 +61,7 @@ pub fn terms(text: &str) -> Vec<QueryTerm> {
 
 /// The query without its term number `index` (in the order of [`terms`]), and without operators and brackets that lose
 /// their last operand. All of the query, with single spaces, where there is no such term.
-pub fn without_term(text: &str, index: usize) -> String {
+pub(crate) fn without_term(text: &str, index: usize) -> String {
     let mut lexemes = lexemes(text);
     let at =
         lexemes.iter().enumerate().filter(|(_, lexeme)| lexeme.kind == LexemeKind::Term).map(|(at, _)| at).nth(index);

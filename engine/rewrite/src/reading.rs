@@ -42,7 +42,7 @@ impl Reading {
     }
 
     /// The rewrite, where the format was kept: what training rewards.
-    pub fn earning(&self) -> Option<&Rewrite> {
+    pub fn rewarded(&self) -> Option<&Rewrite> {
         self.rewrite.as_ref().filter(|_| self.broken.is_none())
     }
 }

@@ -17,10 +17,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::cache::{user_cache, variable};
-use super::options::{Kind, Progress, PullOptions};
+use super::options::{Kind, PullOptions};
 use choose::{FileInfo, Listing};
 use download::Http;
-use querywright_types::Result;
+use querywright_types::{Progress, Result};
 use repository::{Repository, is_plain_path};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -78,7 +78,7 @@ impl Hub {
         let http = Http::new(self.token.clone());
         let (kind, id) = (repository.plural(), &repository.id);
         let revision = repository.revision.replace('/', "%2F");
-        options.tell(Progress::Step(&format!("asking the Hugging Face hub for {id}")));
+        options.tell(Progress::begun(&format!("asking the Hugging Face hub for {id}")));
         let listing: Listing =
             http.json(&format!("{}/api/{kind}/{id}/revision/{revision}?blobs=true", self.endpoint))?;
         if !is_plain_path(&listing.sha) || listing.sha.contains('/') {

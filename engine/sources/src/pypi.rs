@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::options::{Progress, PullOptions};
+use super::options::PullOptions;
 use super::registry::{Form, Package};
+use querywright_types::Progress;
 
 /// At most so many characters of a client's complaint go into an error.
 const COMPLAINT_CHARS: usize = 500;
@@ -31,7 +32,7 @@ impl Clients {
         options: &PullOptions<'_>,
     ) -> Result<PathBuf, String> {
         let client = self.working()?;
-        options.tell(Progress::Step(&format!("fetching {package} by {}", client.join(" "))));
+        options.tell(Progress::begun(&format!("fetching {package} by {}", client.join(" "))));
         // Beside the folder, not in it: what lies in it afterwards is the archive.
         let requirements = into.with_extension("requirements");
         let line = format!("{}=={} --hash=sha256:{}\n", package.name, package.version, package.sha256);

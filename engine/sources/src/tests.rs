@@ -16,7 +16,7 @@ fn sources(folder: &Path, endpoint: &str, client: &str) -> Sources {
 /// An address where nobody listens.
 const NOBODY: &str = "http://127.0.0.1:1";
 
-const OFFLINE: PullOptions<'static> = PullOptions { offline: true, progress: None };
+const OFFLINE: PullOptions<'static> = PullOptions { offline: true, observer: None };
 
 fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Response> {
     let listed = files.iter().map(|(name, bytes)| {
@@ -50,7 +50,7 @@ fn a_hub_model_lands_in_the_shared_cache_layout_and_is_there_offline() {
     online.hub.token = Some("secret".into());
     let steps = RefCell::new(0);
     let count = |_: Progress<'_>| *steps.borrow_mut() += 1;
-    let path = online.pull(Kind::Model, "hf:o/n", &PullOptions { offline: false, progress: Some(&count) }).unwrap();
+    let path = online.pull(Kind::Model, "hf:o/n", &PullOptions { offline: false, observer: Some(&count) }).unwrap();
     assert_eq!(path, folder.path().join("hub/models--o--n/snapshots/c0ffee"));
     assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), b"weights");
     assert_eq!(fs::read(path.join("1_Pooling/config.json")).unwrap(), b"{\"pool\": 1}");

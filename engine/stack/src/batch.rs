@@ -1,6 +1,8 @@
 //! Whole query sets through rewriter and retriever.
 
-use querywright_types::{Deadline, Error, Fault, Query, Ranking, Request, Retriever, Rewrite, Rewriter, retrieve};
+use querywright_types::{
+    Deadline, Error, Fault, Observe, Progress, Query, Ranking, Request, Retriever, Rewrite, Rewriter, retrieve,
+};
 
 use crate::worker::broken;
 
@@ -15,14 +17,14 @@ pub struct Ranked {
     pub ranking: Result<Ranking, Fault>,
 }
 
-/// Rewrites and retrieves every query, `batch` at a time, in order. `progress` is told how many are done.
+/// Rewrites and retrieves every query, `batch` at a time, in order. `observer` is told how many queries are done.
 pub fn rank_all(
     rewriter: &dyn Rewriter,
     retriever: &dyn Retriever,
     queries: &[&Query],
     k: usize,
     batch: usize,
-    progress: &dyn Fn(usize),
+    observer: &dyn Observe,
 ) -> Vec<Ranked> {
     let mut all = Vec::with_capacity(queries.len());
     for part in queries.chunks(batch.max(1)) {
@@ -48,7 +50,7 @@ pub fn rank_all(
             fallback,
             ranking,
         }));
-        progress(all.len());
+        observer.progress(Progress::new("searching", all.len() as u64, queries.len() as u64));
     }
     all
 }

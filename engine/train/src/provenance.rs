@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::config::{RENAMED, TrainConfig};
 use super::materials::Materials;
 use querywright_model::DeviceChoice;
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Result, hex};
 
 /// A digest of all that decides the numbers of a run: configuration, model, retriever, queries and judgements.
 pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
@@ -25,7 +25,7 @@ pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<Stri
         }
         hash.update([0]);
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex(hash.finalize()))
 }
 
 /// The part of the configuration that decides numbers, as TOML: where the run is kept, how many checkpoints stay and
@@ -41,10 +41,6 @@ fn deciding(config: &TrainConfig) -> Result<String> {
 
 fn to_toml(config: &TrainConfig) -> Result<String> {
     toml::to_string(config).map_err(|e| Error::bug("train::provenance", e.to_string()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes what explains the run: its configuration (`config.toml`), versions and digests (`run.json`).

@@ -19,18 +19,16 @@ use querywright_data::metrics::{Measure, trec_order};
 use querywright_model::{Adapter, SamplingConfig};
 use querywright_rewrite::LanguageModel;
 use querywright_stack::rank_all;
-use querywright_types::{Deadline, Error, Query, Request, Result, Rewrite, retrieve};
+use querywright_types::{Deadline, Error, Observe, Query, Request, Result, Rewrite, retrieve};
 
-/// What is told about a run while it goes on.
-pub trait Observer {
+/// Is told about a run while it goes on; sentences for a person come by [`Observe::note`].
+pub trait Observer: Observe {
     /// A step was made.
     fn step(&mut self, metrics: &StepMetrics, max_steps: u64);
     /// The development queries were measured after `step`; `best` when no earlier score was higher.
     fn evaluated(&mut self, step: u64, score: f64, best: bool);
     /// The run continues after this step.
     fn resumed(&mut self, step: u64);
-    /// A sentence that a person would want to read.
-    fn note(&mut self, text: &str);
 }
 
 /// The result of a run.
@@ -284,7 +282,7 @@ impl<'a> Trainer<'a> {
             greedy,
         )?;
         let queries: Vec<&Query> = m.dev.iter().map(|(q, _)| q).collect();
-        let ranked = rank_all(&model, m.retriever.as_ref(), &queries, self.reward.depth(), DEV_BATCH, &|_| {});
+        let ranked = rank_all(&model, m.retriever.as_ref(), &queries, self.reward.depth(), DEV_BATCH, &());
         let mut scores = Vec::with_capacity(ranked.len());
         for (ranked, (_, judgements)) in ranked.into_iter().zip(&m.dev) {
             if let Some(error @ Error::Device { .. }) = ranked.fallback {

@@ -142,6 +142,22 @@ impl Error {
         Self::Argument { name: name.into(), found: found.into(), remedy: remedy.into() }
     }
 
+    /// A configuration that serde refused. `shown` names its source, `text` is the whole error, with its line, and
+    /// `message` the sentence alone: an unknown key in it is answered with the nearest known one.
+    pub fn configuration(shown: impl Into<String>, text: &str, message: &str) -> Self {
+        let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+        let remedy = match quoted.split_first() {
+            Some((unknown, known)) if message.starts_with("unknown field") => {
+                match nearest(unknown, known.iter().copied()) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the keys here are {}", known.join(", ")),
+                }
+            }
+            _ => "correct this line".into(),
+        };
+        Self::argument(shown, text.trim(), remedy)
+    }
+
     /// Bad content of a data file.
     pub fn data(
         path: impl AsRef<Path>,
@@ -162,7 +178,7 @@ impl Error {
         Self::Device { name: name.into(), found: found.into(), remedy: remedy.into() }
     }
 
-    /// A state that the program rules out, instead of a silent wrong answer.
+    /// A state that the program rules out, reported instead of answered wrongly.
     pub fn bug(place: &'static str, found: impl Into<String>) -> Self {
         Self::Bug { place, found: found.into() }
     }
@@ -245,6 +261,21 @@ mod tests {
     fn nearest_suggests_a_typo_and_refuses_a_stranger() {
         assert_eq!(nearest("learning_rte", ["learning_rate", "seed"]), Some("learning_rate"));
         assert_eq!(nearest("zzzzzz", ["learning_rate", "seed"]), None);
+    }
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest_known_one_or_with_all() {
+        let refused = |key: &str| {
+            let message = format!("unknown field `{key}`, expected `seed` or `max_steps`");
+            Error::configuration("x.toml", &format!("line 1\n{message}\n"), &message).to_string()
+        };
+        assert_eq!(
+            refused("sed").lines().last().unwrap(),
+            "unknown field `sed`, expected `seed` or `max_steps`; did you mean `seed`?"
+        );
+        assert!(refused("zzzzzz").ends_with("; the keys here are seed, max_steps"));
+        let error = Error::configuration("x.toml", "line 1: expected a number", "expected a number");
+        assert_eq!(error.to_string(), "x.toml: line 1: expected a number; correct this line");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! The data flow has one direction: [`Query`] → [`Rewrite`] → [`Ranking`] → reward → advantage → gradient → adapter.
 //!
-//! Whoever has a search engine of their own implements [`Retriever`]: a [`RetrieverCard`] that says what it is, and one
-//! method that ranks a batch of [`Request`]s before a [`Deadline`]. Whoever has another way to rewrite queries implements
+//! To bring a search engine of your own, implement [`Retriever`]: a [`RetrieverCard`] that says what it is, and one
+//! method that ranks a batch of [`Request`]s before a [`Deadline`]. To rewrite queries in another way, implement
 //! [`Rewriter`]. This crate depends on serde and thiserror alone, so that either compiles in seconds.
 #![deny(missing_docs)]
 
@@ -14,6 +14,7 @@ mod deadline;
 pub mod error;
 mod fault;
 mod hex;
+mod progress;
 mod query;
 mod ranking;
 
@@ -24,6 +25,7 @@ pub use deadline::Deadline;
 pub use error::{Error, Result, nearest};
 pub use fault::{Fault, FaultKind};
 pub use hex::hex;
+pub use progress::{Observe, Progress};
 pub use query::{Query, Request, Rewrite};
 pub use ranking::{DocumentName, Hit, Judgements, Ranking};
 

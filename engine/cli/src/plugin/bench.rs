@@ -9,7 +9,8 @@ use querywright::retrieve::Bm25Config;
 use querywright::types::{Deadline, Query, Request, Retriever, Rewrite};
 
 use crate::grant::{self, Grants};
-use crate::{open, progress};
+use crate::open;
+use crate::progress::Bar;
 
 /// Queries that are timed at most.
 const QUERIES: usize = 2_000;
@@ -29,10 +30,9 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     grant::warn(&grants.options()?.grant, manifest.as_ref());
     let load = |reuse| -> Result<Plugin> {
         let options = PluginOptions { manifest: manifest.clone(), reuse, ..grants.options()? };
-        let bar = progress::bar(dataset.catalog.len() as u64, "loading", "documents");
-        let tell = |done: usize, _: usize| bar.set_position(done as u64);
-        let plugin = Plugin::from_bytes(&super::name(file), &bytes, &dataset.catalog, options, &tell)?;
-        bar.finish_and_clear();
+        let bar = Bar::new(dataset.catalog.len() as u64, "loading", "documents");
+        let plugin = Plugin::from_bytes(&super::name(file), &bytes, &dataset.catalog, options, &bar)?;
+        bar.finish();
         Ok(plugin)
     };
     let begun = Instant::now();

@@ -42,7 +42,7 @@ pub fn run(folder: &Path, json: bool) -> Result<()> {
     say!("{}  {} bytes, sha256 {}", file.display(), found.bytes, found.sha256);
     match manifest {
         Some(manifest) => say!("{}  pins it", manifest.display()),
-        None => say!("no plugin.toml in {}: whoever loads it grants it nothing", folder.display()),
+        None => say!("no plugin.toml in {}: an embedder grants it nothing", folder.display()),
     }
     Ok(())
 }

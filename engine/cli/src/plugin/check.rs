@@ -7,7 +7,8 @@ use querywright::Error;
 use querywright::plugin::{PluginOptions, check};
 
 use crate::grant::{self, Grants};
-use crate::{open, progress};
+use crate::open;
+use crate::progress::Spinner;
 
 /// Requests of the data set that a plugin is tried with.
 const REQUESTS: usize = 200;
@@ -22,9 +23,9 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     texts.truncate(REQUESTS);
     let options = PluginOptions { manifest: open::manifest(file)?, ..grants.options()? };
     grant::warn(&options.grant, options.manifest.as_ref());
-    let spinner = progress::spinner(format!("checking {}", file.display()));
+    let spinner = Spinner::new(format!("checking {}", file.display()));
     let report = check(&super::name(file), &bytes, &dataset.catalog, &options, &texts)?;
-    spinner.finish_and_clear();
+    spinner.finish();
     if json {
         say!("{}", serde_json::to_string(&report)?);
     } else {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::documents::Catalog;
 use super::lines::quoted;
 use super::qrels::Qrels;
-use querywright_types::{Error, Query, Result, nearest};
+use querywright_types::{Error, Judgements, Query, Result, nearest};
 
 /// What a rewriter is trained and measured on.
 #[derive(Debug, Clone)]
@@ -120,6 +120,20 @@ impl Dataset {
             })
         };
         positions.iter().map(query).collect()
+    }
+
+    /// The queries of a split that have judgements, with them, in the order of its list.
+    ///
+    /// # Errors
+    /// Those of [`split`](Self::split), and when none of its queries has judgements.
+    pub fn judged(&self, split: &str) -> Result<Vec<(&Query, &Judgements)>> {
+        let queries = self.split(split)?;
+        let pairs: Vec<_> = queries.into_iter().filter_map(|q| Some((q, self.qrels.get(&q.id)?))).collect();
+        if pairs.is_empty() {
+            let found = format!("no query of the split \"{split}\" has judgements");
+            return Err(Error::argument("split", found, "choose another split, or add judgements"));
+        }
+        Ok(pairs)
     }
 
     /// The names of the splits, sorted.

@@ -31,7 +31,7 @@ impl Slot {
 
 /// A packed tree of tokens, its rows in depth-first order.
 #[derive(Debug, Clone, Copy)]
-pub struct Tree<'a> {
+pub struct PackedTree<'a> {
     /// For each row, the end of what continues it (i32).
     pub ends: View<'a>,
     /// The largest of these in each tile of [`Format::tile`] rows (i32).
@@ -48,7 +48,7 @@ pub struct TreeAttention<'a> {
     /// Keys (tree rows, stride), values behind them; and the stride.
     pub keys: (View<'a>, usize),
     /// How the rows of keys are related.
-    pub tree: Tree<'a>,
+    pub tree: PackedTree<'a>,
     /// The row of the tree that the first query is.
     pub first: usize,
     /// The heads of all.
@@ -65,7 +65,7 @@ pub struct AttentionGradient<'a> {
     /// Queries, keys and values of the whole tree.
     pub qkv: Matrix<'a>,
     /// How the rows are related.
-    pub tree: Tree<'a>,
+    pub tree: PackedTree<'a>,
     /// The heads of all.
     pub heads: HeadShape,
     /// The results of the forward pass.
@@ -277,7 +277,7 @@ impl Device {
         self.run(&keys, (tiles, heads.keys as usize), ATTENTION, &arguments)
     }
 
-    fn check_tree(&self, op: &'static str, tree: &Tree<'_>, format: Format) -> Result<()> {
+    fn check_tree(&self, op: &'static str, tree: &PackedTree<'_>, format: Format) -> Result<()> {
         self.need(op, tree.ends, 4 * tree.rows)?;
         self.need(op, tree.tile_ends, 4 * tree.rows.div_ceil(format.tile()))
     }

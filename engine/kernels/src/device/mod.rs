@@ -20,7 +20,7 @@ mod memory;
 mod operations;
 mod pool;
 
-pub use attention::{AttentionGradient, RotatedRows, Rotation, Slot, Tree, TreeAttention};
+pub use attention::{AttentionGradient, PackedTree, RotatedRows, Rotation, Slot, TreeAttention};
 pub use handle::Device;
 pub use handle::Graph;
 pub use interface::{AdamWConstants, DeviceInfo, Format, HeadShape};

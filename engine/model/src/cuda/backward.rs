@@ -12,7 +12,7 @@ use crate::adapter::Deltas;
 use crate::backend::{self, BackendTape, Learn};
 use crate::objective::{Objective, Predictions};
 use querywright_kernels::TokenStatistics;
-use querywright_kernels::device::{AttentionGradient, Buffer, Format, Matrix, RotatedRows, Tree};
+use querywright_kernels::device::{AttentionGradient, Buffer, Format, Matrix, PackedTree, RotatedRows};
 use querywright_types::{Error, Result};
 
 /// The share of free memory that kept activations may take.
@@ -278,7 +278,7 @@ impl Pass<'_> {
         let (hidden, wide, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
         let block: &Block = &state.blocks[index];
         let input = &forward.inputs[index];
-        let tree: Tree<'_> = tree(&forward.ends, rows);
+        let tree: PackedTree<'_> = tree(&forward.ends, rows);
         let a = match forward.kept.as_slice() {
             [room] => {
                 if state.blocks.len() > 1 {

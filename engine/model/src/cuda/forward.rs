@@ -2,7 +2,7 @@
 
 use super::{Block, CudaDecoder, Group, widest};
 use querywright_kernels::TokenStatistics;
-use querywright_kernels::device::{Buffer, Format, Matrix, RotatedRows, Rotation, Tree, TreeAttention, View};
+use querywright_kernels::device::{Buffer, Format, Matrix, PackedTree, RotatedRows, Rotation, TreeAttention, View};
 use querywright_types::{Error, Result};
 
 /// What a block computes, each a matrix with a row for each token.
@@ -30,10 +30,10 @@ pub(super) struct Activations {
 #[derive(Clone, Copy)]
 pub(super) enum Sight<'a> {
     /// All of a tree's rows are this pass's.
-    Tree(Tree<'a>),
+    Tree(PackedTree<'a>),
     /// The pass's rows are those from `first` on; keys and values of all are in the cache, to whose rows `rows` the
     /// pass's go.
-    Cached { tree: Tree<'a>, first: usize, cache: &'a [Buffer], rows: View<'a> },
+    Cached { tree: PackedTree<'a>, first: usize, cache: &'a [Buffer], rows: View<'a> },
     /// One new row for each sequence.
     Slots { slots: View<'a>, cache: &'a [Buffer], rows: View<'a> },
 }

@@ -9,7 +9,7 @@ use crate::tensor::Tensor;
 use crate::weights::{GROUPS, GroupTensors, Pack, Weights};
 use querywright_kernels::Precision;
 use querywright_kernels::device::{Buffer, Device, Format, HeadShape, Matrix};
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Observe, Result};
 
 /// Copies weights to a device in a format.
 struct Packer<'a> {
@@ -80,13 +80,13 @@ impl Pack for Packer<'_> {
 }
 
 impl CudaDecoder {
-    /// Opens device `ordinal` and copies a model's weights to it. `progress` is told after each layer how many of how many
+    /// Opens device `ordinal` and copies a model's weights to it. `observer` is told after each layer how many of how many
     /// are done.
     pub(crate) fn load(
         ordinal: usize,
         source: &ModelSource,
         precision: Precision,
-        progress: &dyn Fn(usize, usize),
+        observer: &dyn Observe,
     ) -> Result<Self> {
         let device = Device::open(ordinal)?;
         let config = source.config().clone();
@@ -106,7 +106,7 @@ impl CudaDecoder {
         }
         let heads = HeadShape { queries: queries as i32, keys: keys as i32, dim: config.head_dim as i32 };
         let packer = Packer { device: &device, format, config: &config };
-        let Weights { embedding, blocks, norm, head } = Weights::load(source, &packer, progress)?;
+        let Weights { embedding, blocks, norm, head } = Weights::load(source, &packer, observer)?;
         let frequencies = device.upload(&config.rope_frequencies())?;
         let state = Mutex::new(State { blocks, placed: Some(Vec::new()), workspace: None });
         Ok(Self { device, config, format, heads, embedding, head, norm, frequencies, state })

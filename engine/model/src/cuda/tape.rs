@@ -4,7 +4,7 @@ use super::CudaDecoder;
 use crate::adapter::{BlockDeltas, Deltas};
 use crate::backend::{BackendTape, Group};
 use crate::completion::inputs_of;
-use querywright_kernels::device::{Buffer, Device, Tree};
+use querywright_kernels::device::{Buffer, Device, PackedTree};
 use querywright_types::{Error, Result};
 
 /// Tokens, and the deltas that apply to them. The pass over them is made when its numbers are asked for.
@@ -55,8 +55,8 @@ impl Layout {
 }
 
 /// A tree of `rows` rows.
-pub(super) fn tree((ends, tile_ends): &(Buffer, Buffer), rows: usize) -> Tree<'_> {
-    Tree { ends: ends.view(), tile_ends: tile_ends.view(), rows }
+pub(super) fn tree((ends, tile_ends): &(Buffer, Buffer), rows: usize) -> PackedTree<'_> {
+    PackedTree { ends: ends.view(), tile_ends: tile_ends.view(), rows }
 }
 
 impl CudaTape {

@@ -17,7 +17,7 @@ fn fixture(precision: Precision) -> Fixture {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
     let source = ModelSource::open(&path).unwrap();
     let tokenizer = source.tokenizer().unwrap();
-    Fixture { decoder: Decoder::load(&source, precision, &|_, _| {}).unwrap(), tokenizer }
+    Fixture { decoder: Decoder::load(&source, precision, &()).unwrap(), tokenizer }
 }
 
 const PREFIX: [u32; 5] = [7, 99, 14, 3, 60];

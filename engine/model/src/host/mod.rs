@@ -23,7 +23,7 @@ use super::source::ModelSource;
 use super::tensor::Tensor;
 use super::weights::{Block, GroupTensors, Pack, Weights};
 use querywright_kernels::{FrozenLinear, Heads, Placed, Precision, RmsNorm, RopeTable};
-use querywright_types::Result;
+use querywright_types::{Observe, Result};
 
 /// A decoder with frozen, packed base weights.
 #[derive(Debug)]
@@ -97,14 +97,14 @@ impl Pack for Packer {
 }
 
 impl HostDecoder {
-    /// Reads and packs all weights. `progress` is told after each layer how many of how many are done.
+    /// Reads and packs all weights. `observer` is told after each layer how many of how many are done.
     ///
     /// # Errors
     /// A model that cannot be read.
-    pub(crate) fn load(source: &ModelSource, precision: Precision, progress: &dyn Fn(usize, usize)) -> Result<Self> {
+    pub(crate) fn load(source: &ModelSource, precision: Precision, observer: &dyn Observe) -> Result<Self> {
         let config = source.config().clone();
         let packer = Packer { eps: config.rms_norm_eps, precision };
-        let Weights { embedding, blocks, norm, head } = Weights::load(source, &packer, progress)?;
+        let Weights { embedding, blocks, norm, head } = Weights::load(source, &packer, observer)?;
         let rope = RopeTable::new(config.rope_frequencies());
         let heads = Heads {
             queries: config.num_attention_heads,

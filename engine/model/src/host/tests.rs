@@ -12,7 +12,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn load(name: &str) -> HostDecoder {
-    HostDecoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &|_, _| {}).unwrap()
+    HostDecoder::load(&ModelSource::open(&golden(name)).unwrap(), Precision::F32, &()).unwrap()
 }
 
 /// All logits of a sequence that comes in these pieces.
@@ -225,7 +225,7 @@ struct SmolCase {
 #[test]
 fn smollm2_gives_the_logits_of_transformers_in_both_passes() {
     let Some(path) = querywright_testing::model() else { return };
-    let decoder = HostDecoder::load(&ModelSource::open(&path).unwrap(), Precision::F32, &|_, _| {}).unwrap();
+    let decoder = HostDecoder::load(&ModelSource::open(&path).unwrap(), Precision::F32, &()).unwrap();
     let text = std::fs::read_to_string(golden("logits-smollm2.json")).unwrap();
     let want: SmolGolden = serde_json::from_str(&text).unwrap();
     for case in want.cases {

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::choose::FileInfo;
 use crate::cache::{sync_folder, unique};
-use crate::options::{Progress, PullOptions};
-use querywright_types::hex;
+use crate::options::PullOptions;
+use querywright_types::{Progress, hex};
 
 /// A connection that does not stand within this time is given up.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -88,7 +88,7 @@ impl Http {
             out.write_all(bytes).map_err(|e| cannot_write(&partial.0, &e))?;
             hasher.update(bytes);
             done += n as u64;
-            options.tell(Progress::Bytes { file: &file.name, done, total: total.max(done) });
+            options.tell(Progress::new(&file.name, done, total.max(done)));
         }
         if file.size.is_some_and(|size| size != done) {
             return Err(format!("broke off after {done} of {total} bytes"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{RENAMED, TrainConfig};
-use querywright_types::{Error, Result, nearest};
+use querywright_types::{Error, Result};
 
 impl TrainConfig {
     /// Reads a TOML file and applies `key.path=value` settings over it. A value is TOML; anything else is taken as text.
@@ -16,13 +16,13 @@ impl TrainConfig {
     /// As [`read`](Self::read), from text; `shown` names the source in errors.
     pub fn parse(text: &str, settings: &[String], shown: &str) -> Result<Self> {
         let config: Self = if settings.is_empty() {
-            toml::from_str(text).map_err(|e| explain(shown, &e))?
+            toml::from_str(text).map_err(|e| refused(shown, &e))?
         } else {
-            let mut table: toml::Table = toml::from_str(text).map_err(|e| explain(shown, &e))?;
+            let mut table: toml::Table = toml::from_str(text).map_err(|e| refused(shown, &e))?;
             for setting in settings {
                 set(&mut table, setting)?;
             }
-            table.try_into().map_err(|e| explain(&format!("{shown} with --set"), &e))?
+            table.try_into().map_err(|e| refused(&format!("{shown} with --set"), &e))?
         };
         config.validate()?;
         Ok(config)
@@ -68,20 +68,8 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
     Ok(())
 }
 
-/// Serde's sentence, with the nearest known key for an unknown one.
-fn explain(shown: &str, error: &toml::de::Error) -> Error {
-    let text = error.to_string();
-    let message = error.message().to_owned();
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let remedy = match quoted.split_first() {
-        Some((unknown, known)) if message.starts_with("unknown field") => match nearest(unknown, known.iter().copied())
-        {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("the keys here are {}", known.join(", ")),
-        },
-        _ => "correct this line".into(),
-    };
-    Error::argument(shown, text.trim().to_owned(), remedy)
+fn refused(shown: &str, error: &toml::de::Error) -> Error {
+    Error::configuration(shown, &error.to_string(), error.message())
 }
 
 #[cfg(test)]

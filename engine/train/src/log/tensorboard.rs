@@ -182,8 +182,8 @@ mod tests {
         let values = [("train/reward".to_owned(), 0.25), ("train/kl".to_owned(), -1.5e-3)];
         let events =
             [version(1_700_000_000.5), session_start(1_700_000_001.25, 300), scalars(1_700_000_002.0, 300, &values)];
-        let hex: String = events.iter().flat_map(|e| frame(e)).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, golden["hex"].as_str().unwrap());
+        let bytes: Vec<u8> = events.iter().flat_map(|e| frame(e)).collect();
+        assert_eq!(querywright_types::hex(bytes), golden["hex"].as_str().unwrap());
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl<'a> Sampler<'a> {
         let unscored = labelled
             .iter()
             .zip(&readings)
-            .map(|(labelled, group)| Unscored { labelled, rewrites: group.iter().map(Reading::earning).collect() });
+            .map(|(labelled, group)| Unscored { labelled, rewrites: group.iter().map(Reading::rewarded).collect() });
         let Scores { groups: rewards, faults } = self.score(&unscored.collect::<Vec<_>>());
         let scored = completions.into_iter().zip(readings).zip(rewards).map(|((completions, readings), rewards)| {
             let scored = completions.into_iter().zip(readings).zip(rewards);

@@ -71,7 +71,7 @@ impl Fixture {
         });
         let materials = Materials {
             model_name: "tiny".into(),
-            decoder: Arc::new(Decoder::load(&source, Precision::F32, &|_, _| {}).unwrap()),
+            decoder: Arc::new(Decoder::load(&source, Precision::F32, &()).unwrap()),
             tokenizer: tokenizer.clone(),
             encoder: Arc::new(PromptEncoder::new(prompter, tokenizer).unwrap()),
             retriever,
@@ -105,7 +105,7 @@ impl Fixture {
         let labelled = &self.materials.train[query];
         let encoder = &self.materials.encoder;
         let completion = |(text, value): &(&str, f32)| {
-            let tokens = encoder.answer(text).unwrap().unwrap();
+            let tokens = encoder.encode_answer(text).unwrap().unwrap();
             let numbers = vec![-1.0; tokens.len()];
             let text = format!(" {text}");
             ScoredCompletion {

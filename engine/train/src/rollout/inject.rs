@@ -29,7 +29,7 @@ impl Sampler<'_> {
         let proposed = self.proposals(groups);
         let unscored = groups.iter().zip(&proposed).map(|(group, proposals)| Unscored {
             labelled: group.labelled,
-            rewrites: proposals.iter().map(|p| p.reading.earning()).collect(),
+            rewrites: proposals.iter().map(|p| p.reading.rewarded()).collect(),
         });
         let Scores { groups: earned, faults } = self.score(&unscored.collect::<Vec<_>>());
         let mut injected = Injected { groups: Vec::new(), faults };
@@ -41,7 +41,7 @@ impl Sampler<'_> {
                 let found = format!("{} rewards for fewer proposals", earned.len());
                 return Err(Error::bug("train::rollout::inject", found));
             };
-            let Some(tokens) = self.materials.encoder.answer(&proposal.text)? else { continue };
+            let Some(tokens) = self.materials.encoder.encode_answer(&proposal.text)? else { continue };
             if tokens.len() > self.config.sampling.max_completion_length {
                 continue;
             }

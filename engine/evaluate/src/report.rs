@@ -15,11 +15,11 @@ use querywright_types::{Error, Result};
 /// The parts of a report. An absent part leaves its section out.
 ///
 /// ```
-/// use querywright::evaluate::Report;
+/// use querywright_evaluate::Report;
 ///
 /// let report = Report { title: "A run".into(), config: Some("seed = 0".into()), ..Report::default() };
 /// assert!(report.html()?.contains("seed = 0"));
-/// # Ok::<(), querywright::Error>(())
+/// # Ok::<(), querywright_types::Error>(())
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Report {

@@ -8,13 +8,13 @@
 //! The functions of [`significance`] compare two systems query by query.
 //!
 //! ```
-//! use querywright::metrics::Measure;
-//! use querywright::types::Judgements;
+//! use querywright_data::metrics::Measure;
+//! use querywright_types::Judgements;
 //!
 //! let judged = Judgements::new(vec![(7, 1)]);
 //! let measure: Measure = "nDCG@10".parse()?;
 //! assert_eq!(measure.score(&[7, 3], &judged), 1.0);
-//! # Ok::<(), querywright::Error>(())
+//! # Ok::<(), querywright_types::Error>(())
 //! ```
 
 mod measure;

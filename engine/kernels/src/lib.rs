@@ -40,7 +40,8 @@ mod oracle;
 pub use attention::{Attended, AttentionRows, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
 pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
-    DrawnDistribution, DrawnToken, TokenStatistics, drawn_backward, log_probabilities, log_probabilities_backward,
+    SampledDistribution, TokenStatistics, WeightedToken, log_probabilities, log_probabilities_backward,
+    sampled_backward,
 };
 pub use lora::{LoraDelta, LoraGradient};
 pub use norm::RmsNorm;

@@ -68,9 +68,9 @@ pub fn log_probabilities_backward(
 /// A distribution that was sampled from, in bf16 pairs as products read them: two bytes a token of the vocabulary. With
 /// it the backward pass through the head is one product; recomputing the logits would be a second one.
 #[derive(Debug, Clone)]
-pub struct DrawnDistribution(Arc<Vec<u32>>);
+pub struct SampledDistribution(Arc<Vec<u32>>);
 
-impl DrawnDistribution {
+impl SampledDistribution {
     /// `exp(scale · logit − log_sum)` of a row of logits.
     pub fn new(logits: &[f32], scale: f32, log_sum: f32) -> Self {
         let mut pairs = vec![0; logits.len().div_ceil(2)];
@@ -89,9 +89,9 @@ const SEGMENT: usize = 512;
 
 /// A token that was sampled, and what it weighs in `Σ weights.0 · log p + weights.1 · entropy`.
 #[derive(Debug, Clone, Copy)]
-pub struct DrawnToken<'a> {
+pub struct WeightedToken<'a> {
     /// What it was sampled from.
-    pub distribution: &'a DrawnDistribution,
+    pub distribution: &'a SampledDistribution,
     /// The token.
     pub token: u32,
     /// Its statistics when it was sampled.
@@ -100,7 +100,7 @@ pub struct DrawnToken<'a> {
     pub weights: (f32, f32),
 }
 
-impl DrawnToken<'_> {
+impl WeightedToken<'_> {
     /// The gradients of −T times the sum with respect to the logits, over [`factor`](Self::factor): p − 1_t where the
     /// entropy has no weight, so that the distribution is taken as it is.
     fn logit_gradients(&self, pairs: &mut [u32]) {
@@ -145,18 +145,18 @@ fn logarithms() -> &'static [f32] {
 }
 
 /// As [`log_probabilities_backward`] for tokens whose distributions were kept, with a head in bf16.
-pub fn drawn_backward(head: &FrozenLinear, drawn: &[DrawnToken<'_>], temperature: f32, dhidden: &mut [f32]) {
+pub fn sampled_backward(head: &FrozenLinear, sampled: &[WeightedToken<'_>], temperature: f32, dhidden: &mut [f32]) {
     let (width, vocabulary) = (head.input(), head.output());
-    assert_eq!(dhidden.len(), drawn.len() * width, "a gradient a token");
+    assert_eq!(dhidden.len(), sampled.len() * width, "a gradient a token");
     let words = vocabulary.div_ceil(2);
-    let mut pairs = vec![0; CHUNK.min(drawn.len()) * words];
-    let mut products = vec![0.0; CHUNK.min(drawn.len()) * width];
-    for (drawn, dhidden) in drawn.chunks(CHUNK).zip(dhidden.chunks_mut(CHUNK * width)) {
-        let (pairs, products) = (&mut pairs[..drawn.len() * words], &mut products[..drawn.len() * width]);
-        pairs.par_chunks_exact_mut(words).zip(drawn).for_each(|(pairs, token)| token.logit_gradients(pairs));
+    let mut pairs = vec![0; CHUNK.min(sampled.len()) * words];
+    let mut products = vec![0.0; CHUNK.min(sampled.len()) * width];
+    for (sampled, dhidden) in sampled.chunks(CHUNK).zip(dhidden.chunks_mut(CHUNK * width)) {
+        let (pairs, products) = (&mut pairs[..sampled.len() * words], &mut products[..sampled.len() * width]);
+        pairs.par_chunks_exact_mut(words).zip(sampled).for_each(|(pairs, token)| token.logit_gradients(pairs));
         let rows = Rows::in_bf16(pairs, vocabulary);
         sum_of_products(&[Part::whole(0, &[(&rows, head.backward_matrix().view())])], products, width, false, true);
-        for ((to, from), token) in dhidden.chunks_exact_mut(width).zip(products.chunks_exact(width)).zip(drawn) {
+        for ((to, from), token) in dhidden.chunks_exact_mut(width).zip(products.chunks_exact(width)).zip(sampled) {
             add_scaled(to, from, -token.factor() / temperature);
         }
     }
@@ -256,13 +256,15 @@ mod tests {
         let mut logits = vec![0.0; 150 * 301];
         head.forward_matrix().multiply(&hidden, &mut logits);
         let scale = 1.0 / 0.7;
-        let kept: Vec<DrawnDistribution> =
-            logits.chunks(301).map(|row| DrawnDistribution::new(row, scale, partition(row, scale).log_sum())).collect();
+        let kept: Vec<SampledDistribution> = logits
+            .chunks(301)
+            .map(|row| SampledDistribution::new(row, scale, partition(row, scale).log_sum()))
+            .collect();
         for weights in [(1.5, 0.0), (-0.5, 0.25), (0.0, 1.0)] {
             let mut want = vec![0.5; hidden.len()];
             let found = log_probabilities_backward(&head, &hidden, &tokens, 0.7, &vec![weights; 150], &mut want);
-            let drawn: Vec<DrawnToken<'_>> = (kept.iter().zip(&tokens).zip(found))
-                .map(|((distribution, token), statistics)| DrawnToken {
+            let sampled: Vec<WeightedToken<'_>> = (kept.iter().zip(&tokens).zip(found))
+                .map(|((distribution, token), statistics)| WeightedToken {
                     distribution,
                     token: *token,
                     statistics,
@@ -270,7 +272,7 @@ mod tests {
                 })
                 .collect();
             let mut got = vec![0.5; hidden.len()];
-            drawn_backward(&head, &drawn, 0.7, &mut got);
+            sampled_backward(&head, &sampled, 0.7, &mut got);
             let size = want.iter().map(|v| (v - 0.5).abs()).fold(0.0, f32::max);
             assert!(distance(&got, &want) < 0.01 * size, "{weights:?}: {} of {size}", distance(&got, &want));
         }

@@ -139,7 +139,7 @@ impl<'a> Distribution<'a> {
 
     /// Samples: the index at which the running sum of probabilities passes `u`, which lies in 0..1. The logits must be
     /// finite or −∞, and one of them finite.
-    pub fn draw(&self, u: f64) -> usize {
+    pub fn sample(&self, u: f64) -> usize {
         let mut left = u * self.sums.iter().map(|s| f64::from(*s)).sum::<f64>();
         // Where rounding leaves a gap at the end, the last segment that has any weight is taken.
         let last = self.sums.iter().rposition(|s| *s > 0.0).unwrap_or(0);

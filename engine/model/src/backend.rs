@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::adapter::{Adapter, Deltas};
-use super::completion::Completion;
+use super::completion::Completions;
 use super::config::ModelConfig;
 use super::device::DeviceInfo;
 use super::objective::{Objective, Predictions};
@@ -42,10 +42,10 @@ pub(super) trait Generate {
     fn records(&self, rows: usize, room: usize) -> bool;
 
     /// The completions of every prompt. `cache` is what [`prefix`](Self::prefix) gave.
-    fn generate(&self, call: &Call<'_>, cache: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>>;
+    fn generate(&self, call: &Call<'_>, cache: Option<&Arc<Cache>>) -> Result<Completions>;
 
     /// As [`generate`](Self::generate), and what it recorded, where the backend records.
-    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Vec<Vec<Completion>>, Option<Self::Tape>)>;
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Completions, Option<Self::Tape>)>;
 }
 
 /// A prefix, prompts that continue it, and the completions of each (`tape.rs`).

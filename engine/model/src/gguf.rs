@@ -133,7 +133,7 @@ impl Gguf {
         if config.architecture != Architecture::Llama {
             return Ok(tensor);
         }
-        halves(&tensor, heads)
+        half_by_half(&tensor, heads)
     }
 
     pub(super) fn types(&self) -> Vec<(String, usize)> {
@@ -336,7 +336,7 @@ fn gguf_name(hf_name: &str) -> Option<String> {
 
 /// For the llama architecture GGUF interleaves the two rotary halves of each head: row 2i is row i of the first half, row
 /// 2i + 1 row i of the second.
-fn halves(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
+fn half_by_half(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
     let (rows, columns) = interleaved.matrix()?;
     let half = rows / heads / 2;
     let mut values = Vec::with_capacity(rows * columns);

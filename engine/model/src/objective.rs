@@ -1,4 +1,4 @@
-//! What is asked of a tape: the tokens that its rows predict, and a weighted sum over them.
+//! An objective: the tokens that the rows of a tape predict, and a weighted sum over them.
 
 use querywright_kernels::TokenStatistics;
 

@@ -106,7 +106,7 @@ impl Sampler {
         let statistics = |logit: f32| TokenStatistics { log_probability: logit * scale - log_sum, entropy };
         let cut = self.config.top_k > 0 || self.config.top_p < 1.0;
         if self.config.repetition_penalty == 1.0 && (greedy || !cut) {
-            let token = if greedy { argmax(logits) } else { found.draw(self.rng.random()) };
+            let token = if greedy { argmax(logits) } else { found.sample(self.rng.random()) };
             return SampledToken { token: token as u32, statistics: statistics(logits[token]) };
         }
         let plain = logits.to_vec();

@@ -6,7 +6,7 @@
 //! made with the device's context current, on its one stream, with the handles that it gave out. Its callers, all of them
 //! in this folder, guarantee that an address lies in an allocation that lives, and that an operand has the size that the
 //! operation needs: `Device::need` checks it before each launch, in release builds too. Row numbers inside operands are
-//! not checked here: `model::device` makes them and keeps them in range.
+//! not checked here: the decoder, which makes them, keeps them in range.
 
 use std::cell::Cell;
 use std::collections::HashMap;

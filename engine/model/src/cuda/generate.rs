@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::forward::{Sight, Stream};
+use super::forward::{Context, Stream};
 use super::tape::{Layout, tree};
 use super::workspace::{CONTROL, GraphKey, How, PREFILL, Step, USED, Workspace};
 use super::{Block, CudaDecoder, CudaTape, State};
@@ -209,8 +209,8 @@ impl CudaDecoder {
         device.embed(self.embedding(), tokens.view(), x.view(), rows)?;
         for (index, block) in blocks.iter().enumerate() {
             let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
-            let sight = Sight::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
-            self.block((index, block), &a, stream, (rows, positions.view()), sight)?;
+            let context = Context::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
+            self.block((index, block), &a, stream, (rows, positions.view()), context)?;
         }
         Ok(x)
     }
@@ -234,8 +234,8 @@ impl CudaDecoder {
             self.device.embed(self.embedding(), tokens, x.view(), rows)?;
             for (index, block) in blocks.iter().enumerate() {
                 let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
-                let sight = Sight::Slots { slots, cache: &workspace.cache, rows: cache_rows };
-                self.block((index, block), activations, stream, (rows, positions), sight)?;
+                let context = Context::Slots { slots, cache: &workspace.cache, rows: cache_rows };
+                self.block((index, block), activations, stream, (rows, positions), context)?;
             }
             self.logits(x.view(), None, hidden.view(), logits.view(), rows)?;
             self.sample(batch.how, logits.view(), uniforms, sampled.view(), rows)

@@ -10,7 +10,7 @@ use crate::adapter::Deltas;
 use crate::backend::{Backend, Generate};
 use crate::completion::{Completion, rows_of};
 use crate::sequence::{Active, Call, Results};
-use querywright_kernels::{Cache, Continuation, DrawnDistribution};
+use querywright_kernels::{Cache, Continuation, SampledDistribution};
 use querywright_types::Result;
 
 /// Sequences in flight up to which tokens are drafted: with more, a pass is bound by arithmetic, not by memory.
@@ -93,7 +93,7 @@ struct Own {
     /// Where its inputs were recorded.
     rows: Vec<usize>,
     /// What its last token was sampled from, where that is kept.
-    distribution: Option<DrawnDistribution>,
+    distribution: Option<SampledDistribution>,
 }
 
 /// A generation under way.
@@ -196,7 +196,7 @@ impl Generation<'_> {
             if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
                 let scale = 1.0 / sampling.temperature;
                 let log_sum = logits[*token as usize] * scale - log_p;
-                a.state.distribution = Some(DrawnDistribution::new(logits, scale, log_sum));
+                a.state.distribution = Some(SampledDistribution::new(logits, scale, log_sum));
             }
             Ok(())
         })?;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::HostDecoder;
-use querywright_kernels::DrawnDistribution;
+use querywright_kernels::SampledDistribution;
 use querywright_types::{Error, Result};
 
 /// The rows of one block, each field a matrix with a row for each token. `B` is a buffer or a slice of one.
@@ -118,7 +118,7 @@ pub struct Recording {
     spare: Weak<Mutex<Option<Buffers>>>,
     positions: Vec<usize>,
     /// The distribution sampled from behind each row, where it was kept.
-    distributions: Vec<Option<DrawnDistribution>>,
+    distributions: Vec<Option<SampledDistribution>>,
     room: usize,
     /// The rows of the pass under way.
     pass: usize,
@@ -149,13 +149,13 @@ impl Recording {
     }
 
     /// Keeps the distribution sampled from behind each row of the last pass.
-    pub(super) fn keep(&mut self, distributions: impl Iterator<Item = Option<DrawnDistribution>>) {
+    pub(super) fn keep(&mut self, distributions: impl Iterator<Item = Option<SampledDistribution>>) {
         let from = self.positions.len() - self.pass;
         self.distributions[from..].iter_mut().zip(distributions).for_each(|(to, distribution)| *to = distribution);
     }
 
     /// The distribution sampled from behind a row.
-    pub(super) fn distribution(&self, row: usize) -> Option<&DrawnDistribution> {
+    pub(super) fn distribution(&self, row: usize) -> Option<&SampledDistribution> {
         self.distributions.get(row)?.as_ref()
     }
 

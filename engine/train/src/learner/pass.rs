@@ -77,11 +77,11 @@ impl Pass<'_> {
         let mut statistics = micro.sampled.clone();
         let missing = |i: &usize| !self.first || statistics[*i].log_probability.is_nan();
         let missing: Vec<usize> = (0..statistics.len()).filter(missing).collect();
-        let asked = Predictions {
+        let missing_predictions = Predictions {
             rows: missing.iter().map(|i| predictions.rows[*i]).collect(),
             targets: missing.iter().map(|i| predictions.targets[*i]).collect(),
         };
-        let recomputed = self.decoder.predicted(tape, &asked, self.config.temperature)?;
+        let recomputed = self.decoder.predicted(tape, &missing_predictions, self.config.temperature)?;
         for (index, recomputed) in missing.into_iter().zip(recomputed) {
             statistics[index] = recomputed;
         }

@@ -81,7 +81,7 @@ pub(super) trait Learn: Generate {
     /// Puts tokens in the place of completions: (prompt, completion, tokens).
     fn replace(&self, tape: &mut Self::Tape, deltas: &Deltas, completions: &[(usize, usize, &[u32])]) -> Result<()>;
 
-    /// Keeps these prompts alone, in this order.
+    /// Keeps only these prompts, in this order.
     fn retain(&self, tape: &mut Self::Tape, prompts: &[usize]) -> Result<()>;
 
     /// Bytes of activations that a tape holds.

@@ -1,4 +1,4 @@
-//! What is asked of a generation and what comes of it: prompts, options, completions.
+//! The inputs and results of generation: prompts, options, completions.
 
 use super::sampling::SamplingConfig;
 use querywright_types::Deadline;

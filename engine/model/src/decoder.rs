@@ -47,7 +47,7 @@ pub struct GradientSum(On<HostGradients, CudaGradients>);
 pub struct Tape(On<HostTape, CudaTape>);
 
 impl Decoder {
-    /// Loads a model on the processor. `progress` is told after each layer how many of how many are done.
+    /// Loads a model on the processor. `progress` gets after each layer how many of how many are done.
     ///
     /// # Errors
     /// A model that cannot be read.
@@ -179,7 +179,7 @@ impl Decoder {
 
     /// Clips the gradient to the step's largest norm and makes one AdamW update of the adapter. All or nothing: where the
     /// gradient is not finite, no parameter, no moment and no count changes. Without any gradient nothing changes either,
-    /// so that momentum alone does not move the weights.
+    /// so that momentum by itself does not move the weights.
     ///
     /// # Errors
     /// Parameters, gradients and moments that differ in length (a checkpoint of another model, say); gradients of
@@ -238,7 +238,7 @@ impl Tape {
         }
     }
 
-    /// Keeps these prompts alone, in this order.
+    /// Keeps only these prompts, in this order.
     ///
     /// # Errors
     /// A tape of another decoder, a prompt that the tape does not have.

@@ -194,7 +194,7 @@ impl Gguf {
         let start = SeekFrom::Start(self.content.tensor_data_offset + info.offset);
         let mut file = File::open(&self.path).map_err(|e| Error::read(&self.path, e))?;
         file.seek(start).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| failed(e.to_string()))?;
-        // Not through candle's own tensors, which do not give their values away.
+        // Not through a tensor of candle: its values could only be copied.
         match info.ggml_dtype.from_data(Cow::Borrowed(&bytes)).dequantize(count) {
             Ok(CpuStorage::F32(values)) => Tensor::new(values, dims),
             Ok(_) => Err(Error::bug("GGUF", format!("tensor {name} is not read in single precision"))),

@@ -76,7 +76,7 @@ impl GroupTensors<'_> {
 }
 
 impl<P: Pack> Weights<P> {
-    /// Reads and packs everything. `progress` is told after each block how many of how many are done.
+    /// Reads and packs everything. `progress` gets after each block how many of how many are done.
     pub(super) fn load(source: &ModelSource, pack: &P, progress: &dyn Fn(usize, usize)) -> Result<Self> {
         let config = source.config();
         let norm = |name: &str| pack.norm(&source.tensor(name)?);

@@ -4,7 +4,7 @@
 //! single precision). Sums, norms, the residual stream, log-probabilities and the optimizer are computed in single
 //! precision. No operation's result depends on timing: nothing is added up by atomics.
 //!
-//! `unsafe` lives in `driver`, and in `pool` where numbers are read as bytes. Everything is launched on one stream of the
+//! `unsafe` is confined to `driver`, and in `pool` where numbers are read as bytes. Everything is launched on one stream of the
 //! device in program order. An operand that does not fit its operation is [`Error::Bug`](querywright_types::Error::Bug).
 
 mod attention;

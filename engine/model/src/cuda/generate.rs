@@ -26,7 +26,7 @@ struct Own {
 
 /// Prompts of a call that fit into the cache together.
 struct Batch<'a> {
-    /// With these prompts alone.
+    /// With only these prompts.
     call: Call<'a>,
     /// The cache row at which each prompt begins.
     starts: Vec<usize>,

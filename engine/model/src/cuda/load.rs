@@ -80,7 +80,7 @@ impl Pack for Packer<'_> {
 }
 
 impl CudaDecoder {
-    /// Opens device `ordinal` and copies a model's weights to it. `progress` is told after each layer how many of how many
+    /// Opens device `ordinal` and copies a model's weights to it. `progress` gets after each layer how many of how many
     /// are done.
     pub(crate) fn load(
         ordinal: usize,

@@ -49,7 +49,7 @@ fn the_weights_of_a_file_are_those_of_the_folder_that_it_was_made_from() {
     for name in ["tiny-llama", "tiny-qwen3"] {
         let file = ModelSource::open(&golden(&format!("{name}.gguf"))).unwrap();
         let folder = ModelSource::open(&golden(name)).unwrap();
-        // The file was written without the folder's scaling, which GGUF cannot say; floats passed through f32.
+        // The file was written without the scaling of the folder, which GGUF cannot express; floats passed through f32.
         let expected =
             ModelConfig { rope_scaling: None, rms_norm_eps: file.config().rms_norm_eps, ..folder.config().clone() };
         assert_eq!(file.config(), &expected);

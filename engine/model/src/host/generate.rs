@@ -179,7 +179,7 @@ impl Generation<'_> {
     /// Samples from the logits of a pass: `rows` of them for each sequence.
     fn sample(&mut self, sequences: Vec<Continuation>, rows: &[usize], drafts: &[Vec<u32>]) -> Result<()> {
         let (call, sampling) = (self.call, self.call.options.sampling);
-        // A distribution that was cut or bent is not the one that the trainer asks about.
+        // A distribution that was truncated or penalised is not the one that the trainer computes.
         let keep = self.tape.is_some() && sampling.is_plain() && self.decoder.keeps_distributions();
         let vocabulary = self.decoder.config().vocab_size;
         let mut rest = self.logits.as_mut_slice();

@@ -97,7 +97,7 @@ impl Pack for Packer {
 }
 
 impl HostDecoder {
-    /// Reads and packs all weights. `progress` is told after each layer how many of how many are done.
+    /// Reads and packs all weights. `progress` gets after each layer how many of how many are done.
     ///
     /// # Errors
     /// A model that cannot be read.

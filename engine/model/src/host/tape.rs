@@ -147,7 +147,7 @@ impl HostTape {
             .collect())
     }
 
-    /// Keeps these prompts alone, in this order. Rows that are unused then are dropped where they are many.
+    /// Keeps only these prompts, in this order. Rows that are unused then are dropped where they are many.
     pub(super) fn retain(&mut self, decoder: &HostDecoder, prompts: &[usize]) -> Result<()> {
         let kept: Option<Vec<Prompt>> = prompts.iter().map(|p| self.prompts.get(*p).cloned()).collect();
         self.prompts =

@@ -4,8 +4,9 @@
 //! single precision). Sums, norms, the residual stream, log-probabilities and the optimizer are computed in single
 //! precision. No operation's result depends on timing: nothing is added up by atomics.
 //!
-//! `unsafe` is confined to `driver`, and in `pool` where numbers are read as bytes. Everything is launched on one stream of the
-//! device in program order. An operand that does not fit its operation is [`Error::Bug`](querywright_types::Error::Bug).
+//! `unsafe` is confined to `driver`, and to `pool` where numbers are read as bytes. Everything is launched on one stream
+//! of the device in program order. An operand that does not fit its operation is
+//! [`Error::Bug`](querywright_types::Error::Bug).
 
 mod attention;
 #[cfg(feature = "cuda")]

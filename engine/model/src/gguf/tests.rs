@@ -62,6 +62,14 @@ fn the_weights_of_a_file_are_those_of_the_folder_that_it_was_made_from() {
 }
 
 #[test]
+fn interleaved_halves_of_heads_are_taken_apart() {
+    let values: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    let apart = half_by_half(&Tensor::new(values, &[8, 2]).unwrap(), 2).unwrap();
+    let rows: Vec<f32> = apart.values().chunks(2).map(|row| row[0] / 2.0).collect();
+    assert_eq!(rows, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+}
+
+#[test]
 fn a_file_tells_its_name_types_and_size() {
     let source = ModelSource::open(&golden("tiny-qwen3.gguf")).unwrap();
     let summary = source.summary();

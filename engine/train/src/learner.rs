@@ -8,8 +8,7 @@ use super::loss::{LossConfig, LossOutput, Totals};
 use super::optimizer::AdamW;
 use micro_batch::{MicroBatch, micro_batches, token_advantages};
 use pass::Pass;
-use querywright_kernels::TokenStatistics;
-use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Tape};
+use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Tape, TokenStatistics};
 use querywright_types::Result;
 
 /// A completion that the policy learns from.

@@ -5,8 +5,7 @@ use std::ops::Range;
 use super::micro_batch::MicroBatch;
 use super::{LearnerConfig, StepReport};
 use crate::loss::{LossOutput, Totals, policy_loss};
-use querywright_kernels::TokenStatistics;
-use querywright_model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape};
+use querywright_model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape, TokenStatistics};
 use querywright_types::Result;
 
 /// The weights of a token that carries no signal.

@@ -135,18 +135,18 @@ fn numbers_and_gradients_are_those_of_the_processor() {
             let adapter = adapter(&pair.host, config, 3);
             for shared in [&PREFIX[..], &[]] {
                 let (logp, entropy, gradients) = learned(&pair.host, &adapter, shared);
-                let (logp_there, entropy_there, gradients_there) = learned(&pair.device, &adapter, shared);
+                let (logp_on_device, entropy_on_device, gradients_on_device) = learned(&pair.device, &adapter, shared);
                 let what = format!("{name}, rank {r} on {modules}, {precision:?}");
-                let off = distance(&logp_there, &logp);
+                let off = distance(&logp_on_device, &logp);
                 assert!(off < tolerance, "{what}: log-probabilities are off by {off}");
-                let off = distance(&entropy_there, &entropy);
+                let off = distance(&entropy_on_device, &entropy);
                 assert!(off < tolerance, "{what}: entropies are off by {off}");
-                let worst = gradients_there.iter().zip(&gradients).map(|(a, b)| distance(a, b)).fold(0.0, f32::max);
+                let worst = gradients_on_device.iter().zip(&gradients).map(|(a, b)| distance(a, b)).fold(0.0, f32::max);
                 // A device keeps gradients of activations in bf16, too, not the factors of products alone as the processor does.
                 assert!(worst < 3.0 * tolerance, "{what}: gradients are off by {worst}");
                 println!(
                     "{what}: log-probabilities within {:.1e}, gradients within {worst:.1e}",
-                    distance(&logp_there, &logp)
+                    distance(&logp_on_device, &logp)
                 );
             }
         }
@@ -185,10 +185,10 @@ fn attention_takes_heads_of_every_width_and_sharing() {
             let pair = pair_of(ModelSource::random(config.clone(), 5), precision);
             let adapter = adapter(&pair.host, LoraConfig { r: 3, ..LoraConfig::default() }, 8);
             let (logp, _, gradients) = learned(&pair.host, &adapter, &PREFIX);
-            let (logp_there, _, gradients_there) = learned(&pair.device, &adapter, &PREFIX);
+            let (logp_on_device, _, gradients_on_device) = learned(&pair.device, &adapter, &PREFIX);
             let what = format!("{queries} heads of {dim} over {keys}, {precision:?}");
-            assert!(distance(&logp_there, &logp) < tolerance, "{what}: {}", distance(&logp_there, &logp));
-            let off = distance(&gradients_there.concat(), &gradients.concat());
+            assert!(distance(&logp_on_device, &logp) < tolerance, "{what}: {}", distance(&logp_on_device, &logp));
+            let off = distance(&gradients_on_device.concat(), &gradients.concat());
             // A device keeps gradients of activations in bf16, too, not the factors of products alone as the processor does.
             assert!(off < 3.0 * tolerance, "{what}: gradients are off by {off}");
             // A decoding step reads its keys by another kernel: a sampled token has the probability that a pass gives it.
@@ -232,10 +232,10 @@ fn the_pretrained_model_gives_the_same_numbers_on_a_gpu() {
     let pair = pair_of(ModelSource::open(&path).unwrap(), Precision::Bf16);
     let adapter = adapter(&pair.host, LoraConfig::default(), 8);
     let (logp, entropy, gradients) = learned(&pair.host, &adapter, &[]);
-    let (logp_there, entropy_there, gradients_there) = learned(&pair.device, &adapter, &[]);
-    println!("log-probabilities within {:.1e}", distance(&logp_there, &logp));
-    assert!(distance(&logp_there, &logp) < 2e-2 && distance(&entropy_there, &entropy) < 2e-2);
-    let off = distance(&gradients_there.concat(), &gradients.concat());
+    let (logp_on_device, entropy_on_device, gradients_on_device) = learned(&pair.device, &adapter, &[]);
+    println!("log-probabilities within {:.1e}", distance(&logp_on_device, &logp));
+    assert!(distance(&logp_on_device, &logp) < 2e-2 && distance(&entropy_on_device, &entropy) < 2e-2);
+    let off = distance(&gradients_on_device.concat(), &gradients.concat());
     println!("gradients within {off:.1e}");
     assert!(off < 0.1, "gradients are off by {off}");
 }
@@ -266,19 +266,19 @@ fn the_same_seeds_give_the_same_completions_as_on_the_processor() {
             let shared = prefix(decoder, &PREFIX, deltas).unwrap();
             generate(decoder, &tokenizer, &shared, &prompts, deltas, &options).unwrap()
         };
-        let (here, there) = (run(&pair.host), run(&pair.device));
-        assert_eq!(there.len(), prompts.len());
-        for (here, there) in here.iter().flatten().zip(there.iter().flatten()) {
-            assert_eq!((&there.tokens, &there.text, there.finish), (&here.tokens, &here.text, here.finish));
-            for (a, b) in there.log_probabilities.iter().zip(&here.log_probabilities) {
+        let (host, device) = (run(&pair.host), run(&pair.device));
+        assert_eq!(device.len(), prompts.len());
+        for (host, device) in host.iter().flatten().zip(device.iter().flatten()) {
+            assert_eq!((&device.tokens, &device.text, device.finish), (&host.tokens, &host.text, host.finish));
+            for (a, b) in device.log_probabilities.iter().zip(&host.log_probabilities) {
                 assert!((a - b).abs() < 1e-3, "{a} is not {b}");
             }
-            for (a, b) in there.entropies.iter().zip(&here.entropies) {
+            for (a, b) in device.entropies.iter().zip(&host.entropies) {
                 assert!((a - b).abs() < 1e-3, "{a} is not {b}");
             }
         }
         // Again, with what the first call left: the prefix, the buffers, the graphs.
-        assert_eq!(run(&pair.device), there);
+        assert_eq!(run(&pair.device), device);
     }
 }
 
@@ -328,7 +328,7 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
     for (a, b) in gradients_again.iter().zip(&gradients) {
         assert!(distance(a, b) < 1e-6, "what is computed again is the same");
     }
-    // And with less than anything needs: an error with sizes, and the decoder goes on.
+    // And with less than anything needs: an error with sizes, and the decoder still works.
     emulator::limit(used(&small).div_ceil(1 << 20));
     let many: Vec<_> = (0..30).flat_map(|_| groups()).collect();
     let large = Tape::of(&small, adapter.deltas(), &vec![3; 400], &borrowed(&many)).unwrap();

@@ -58,33 +58,33 @@ fn a_run_learns_on_a_gpu_as_on_the_processor_and_resumes_without_one() {
         assert_eq!(said.contains("the model runs on a GPU"), device != "cpu", "{said}");
         folder
     };
-    let (here, there) = (run("cpu", &[]), run("cuda:0", &[]));
-    let (here, there_steps) = (steps(&here), steps(&there));
-    assert_eq!((here.len(), there_steps.len()), (3, 3));
-    for (here, there) in here.iter().zip(&there_steps) {
+    let (host_run, device_run) = (run("cpu", &[]), run("cuda:0", &[]));
+    let (host_steps, device_steps) = (steps(&host_run), steps(&device_run));
+    assert_eq!((host_steps.len(), device_steps.len()), (3, 3));
+    for (host, device) in host_steps.iter().zip(&device_steps) {
         for key in ["reward", "loss", "entropy", "grad_norm", "kl", "completions/mean_length"] {
             let number = |step: &serde_json::Value| step[key].as_f64().unwrap();
-            let (a, b) = (number(there), number(here));
-            assert!((a - b).abs() <= 1e-3 * b.abs().max(0.01), "{key}: {a} there, {b} here");
+            let (a, b) = (number(device), number(host));
+            assert!((a - b).abs() <= 1e-3 * b.abs().max(0.01), "{key}: {a} on the device, {b} on the host");
         }
-        let gap = there["sampling/sampling_logp_difference/mean"].as_f64().unwrap();
+        let gap = device["sampling/sampling_logp_difference/mean"].as_f64().unwrap();
         assert!(gap < 1e-4, "sampler and trainer differ by {gap}");
     }
-    // A run that was begun on a device goes on without it: the last step again, from the checkpoint before it.
-    std::fs::remove_dir_all(there.join("checkpoints/step-00000003")).unwrap();
-    std::fs::write(&config, tiny::config_text(&data, &there, 3)).unwrap();
+    // A run that began on a device continues without it: the last step again, from the checkpoint before it.
+    std::fs::remove_dir_all(device_run.join("checkpoints/step-00000003")).unwrap();
+    std::fs::write(&config, tiny::config_text(&data, &device_run, 3)).unwrap();
     let output = program(home.path())
         .args(["train", config.to_str().unwrap(), "--no-eval", "--resume", "--device", "cpu"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let again = steps(&there);
+    let again = steps(&device_run);
     assert_eq!(again.len(), 3);
     let reward = |step: &serde_json::Value| step["reward"].as_f64().unwrap();
-    assert!((reward(&again[2]) - reward(&there_steps[2])).abs() < 1e-3, "the third step is the same again");
+    assert!((reward(&again[2]) - reward(&device_steps[2])).abs() < 1e-3, "the third step is the same again");
 }
 
-/// One completion of each prompt better than the one before it; nobody sampled them.
+/// One completion of each prompt better than the one before it; they were not sampled.
 fn batch() -> Vec<RolloutBatch> {
     let rollouts = groups().into_iter().map(|(prompt, completions)| {
         let sample = |(i, tokens): (usize, Vec<u32>)| Sample {
@@ -140,11 +140,12 @@ fn the_optimizer_on_a_gpu_is_that_of_the_processor_and_its_state_comes_back() {
         }
         (norms, values, moments)
     };
-    let here = run(&pair.host, false);
-    let (there, fetched) = (run(&pair.device, false), run(&pair.device, true));
-    assert!(here.0[0] > config.max_grad_norm as f32, "the gradient is clipped");
-    for (name, a, b) in [("norms", &there.0, &here.0), ("values", &there.1, &here.1), ("moments", &there.2, &here.2)] {
+    let host = run(&pair.host, false);
+    let (device, fetched) = (run(&pair.device, false), run(&pair.device, true));
+    assert!(host.0[0] > config.max_grad_norm as f32, "the gradient is clipped");
+    for (name, a, b) in [("norms", &device.0, &host.0), ("values", &device.1, &host.1), ("moments", &device.2, &host.2)]
+    {
         assert!(distance(a, b) < 1e-4, "{name} are off by {}", distance(a, b));
     }
-    assert_eq!(fetched, there, "bringing the state back changes nothing");
+    assert_eq!(fetched, device, "bringing the state back changes nothing");
 }

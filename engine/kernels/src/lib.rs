@@ -8,8 +8,9 @@
 //! order, so results do not change with the batch that a row happens to be in.
 //!
 //! Operands whose lengths do not fit each other are refused by an assertion with a message, in release builds too, once a
-//! call or a tile. `unsafe` lives in `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`: vector instructions
-//! behind run-time detection, and disjoint writes of threads into one output; and in [`device`], which talks to GPUs.
+//! call or a tile. `unsafe` is confined to `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`, for vector
+//! instructions behind run-time detection and disjoint writes of threads into one output, and to [`device`], which talks
+//! to GPUs.
 #![deny(missing_docs)]
 #![deny(missing_debug_implementations)]
 #![warn(unreachable_pub)]
@@ -40,7 +41,8 @@ mod oracle;
 pub use attention::{Attended, AttentionRows, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
 pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
-    SampledDistribution, SampledToken, TokenStatistics, log_probabilities, log_probabilities_backward, sampled_backward,
+    SampledDistribution, TokenStatistics, WeightedToken, log_probabilities, log_probabilities_backward,
+    sampled_backward,
 };
 pub use lora::{LoraDelta, LoraGradient};
 pub use norm::RmsNorm;

@@ -257,6 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn weights_and_factors_of_another_length_than_their_shape_are_refused() {
+        let linear = |weights, biases| {
+            let (weight, bias) = (vec![0.0; weights], vec![0.0; biases]);
+            FrozenLinear::new(&weight, (3, 4), Some(&bias), Precision::F32).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!(linear(12, 3), Ok(()));
+        assert!(linear(11, 3).unwrap_err().contains("11 weights and 3 biases for a shape of (3, 4)"));
+        assert!(linear(12, 4).unwrap_err().contains("12 weights and 4 biases"));
+        for (a, b, rank) in [(8, 6, 0), (7, 6, 2), (8, 5, 2)] {
+            let error = LoraDelta::new(&vec![0.0; a], &vec![0.0; b], rank, 1.0).unwrap_err().to_string();
+            assert!(error.contains(&format!("factors of {a} and {b} values for a rank of {rank}")), "{error}");
+        }
+    }
+
+    #[test]
     fn gradients_reach_the_input_and_both_factors_of_every_layer() {
         let layers = [
             FrozenLinear::new(&noise(240, 1), (20, 12), Some(&noise(20, 2)), Precision::F32).unwrap(),

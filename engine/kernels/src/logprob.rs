@@ -89,7 +89,7 @@ const SEGMENT: usize = 512;
 
 /// A token that was sampled, and what it weighs in `Σ weights.0 · log p + weights.1 · entropy`.
 #[derive(Debug, Clone, Copy)]
-pub struct SampledToken<'a> {
+pub struct WeightedToken<'a> {
     /// What it was sampled from.
     pub distribution: &'a SampledDistribution,
     /// The token.
@@ -100,7 +100,7 @@ pub struct SampledToken<'a> {
     pub weights: (f32, f32),
 }
 
-impl SampledToken<'_> {
+impl WeightedToken<'_> {
     /// The gradients of −T times the sum with respect to the logits, over [`factor`](Self::factor): p − 1_t where the
     /// entropy has no weight, so that the distribution is taken as it is.
     fn logit_gradients(&self, pairs: &mut [u32]) {
@@ -145,7 +145,7 @@ fn logarithms() -> &'static [f32] {
 }
 
 /// As [`log_probabilities_backward`] for tokens whose distributions were kept, with a head in bf16.
-pub fn sampled_backward(head: &FrozenLinear, sampled: &[SampledToken<'_>], temperature: f32, dhidden: &mut [f32]) {
+pub fn sampled_backward(head: &FrozenLinear, sampled: &[WeightedToken<'_>], temperature: f32, dhidden: &mut [f32]) {
     let (width, vocabulary) = (head.input(), head.output());
     assert_eq!(dhidden.len(), sampled.len() * width, "a gradient a token");
     let words = vocabulary.div_ceil(2);
@@ -263,8 +263,8 @@ mod tests {
         for weights in [(1.5, 0.0), (-0.5, 0.25), (0.0, 1.0)] {
             let mut want = vec![0.5; hidden.len()];
             let found = log_probabilities_backward(&head, &hidden, &tokens, 0.7, &vec![weights; 150], &mut want);
-            let sampled: Vec<SampledToken<'_>> = (kept.iter().zip(&tokens).zip(found))
-                .map(|((distribution, token), statistics)| SampledToken {
+            let sampled: Vec<WeightedToken<'_>> = (kept.iter().zip(&tokens).zip(found))
+                .map(|((distribution, token), statistics)| WeightedToken {
                     distribution,
                     token: *token,
                     statistics,

@@ -37,7 +37,7 @@ impl<'a> Rows<'a> {
         Self::with(&values[from.min(values.len())..], values.len() / stride, width, stride, None)
     }
 
-    /// Rows of `width` values that are in bf16 pairs already; for products with matrices in bf16 alone.
+    /// Rows of `width` values that are in bf16 pairs already; only for products with matrices in bf16.
     pub(super) fn in_bf16(pairs: &'a [u32], width: usize) -> Self {
         let words = width.div_ceil(2);
         assert!(words > 0 && pairs.len().is_multiple_of(words), "{} pairs are not rows of {width}", pairs.len());
@@ -63,7 +63,7 @@ impl<'a> Rows<'a> {
         self.stride
     }
 
-    /// From the first row's first value to the end; nothing for rows in bf16 alone.
+    /// From the first row's first value to the end; nothing for rows that are only in bf16.
     pub(super) fn values(&self) -> &'a [f32] {
         self.values
     }

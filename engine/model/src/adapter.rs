@@ -15,7 +15,7 @@ use querywright_types::{Error, Result, nearest};
 /// The deltas of one block, by [`Projection`].
 pub(super) type BlockDeltas = [Option<LoraDelta>; Projection::COUNT];
 
-/// The low-rank deltas of every block. Empty: the base model alone.
+/// The low-rank deltas of every block. Empty: the base model.
 pub type Deltas = [BlockDeltas];
 
 /// Which layers learn, and with how many degrees of freedom. Names and defaults are PEFT's where it has them.

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::adapter::{Adapter, Deltas};
-use super::completion::Completion;
+use super::completion::Completions;
 use super::config::ModelConfig;
 use super::device::DeviceInfo;
 use super::objective::{Objective, Predictions};
@@ -19,7 +19,6 @@ use querywright_types::Result;
 pub(super) type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
 
 /// The completions of each prompt, and the tape that was recorded with them, if any.
-pub(super) type Recorded<T> = (Vec<Vec<Completion>>, Option<T>);
 
 /// A decoder with frozen base weights.
 pub(super) trait Backend: Generate + Learn + Optimize {
@@ -45,10 +44,10 @@ pub(super) trait Generate {
     fn records(&self, rows: usize, room: usize) -> bool;
 
     /// The completions of every prompt. `cache` is what [`prefix`](Self::prefix) gave.
-    fn generate(&self, call: &Call<'_>, cache: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>>;
+    fn generate(&self, call: &Call<'_>, cache: Option<&Arc<Cache>>) -> Result<Completions>;
 
     /// As [`generate`](Self::generate), and what it recorded, where the backend records.
-    fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<Self::Tape>>;
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Completions, Option<Self::Tape>)>;
 }
 
 /// A prefix, prompts that continue it, and the completions of each (`tape.rs`).
@@ -84,7 +83,7 @@ pub(super) trait Learn: Generate {
     /// Puts tokens in the place of completions: (prompt, completion, tokens).
     fn replace(&self, tape: &mut Self::Tape, deltas: &Deltas, completions: &[(usize, usize, &[u32])]) -> Result<()>;
 
-    /// Keeps these prompts alone, in this order.
+    /// Keeps only these prompts, in this order.
     fn retain(&self, tape: &mut Self::Tape, prompts: &[usize]) -> Result<()>;
 
     /// Bytes of activations that a tape holds.

@@ -1,4 +1,4 @@
-//! What is asked of a generation and what comes of it: prompts, options, completions.
+//! The inputs and results of generation: prompts, options, completions.
 
 use super::sampling::SamplingConfig;
 use querywright_types::Deadline;
@@ -50,7 +50,7 @@ pub struct GenerateOptions<'a> {
     pub stop: &'a [String],
     /// The seed.
     pub seed: u64,
-    /// When to give up; what is unfinished then ends with [`Finish::Deadline`].
+    /// When to stop; what is unfinished then ends with [`Finish::Deadline`].
     pub deadline: Deadline,
 }
 
@@ -59,6 +59,9 @@ pub(super) fn rows_of(prompts: &[PromptTokens], options: &GenerateOptions) -> us
     let of_completions = options.completions * options.sampling.max_completion_length.saturating_sub(1);
     prompts.iter().map(|p| p.tokens.len() + of_completions).sum()
 }
+
+/// The completions of each prompt.
+pub(super) type Completions = Vec<Vec<Completion>>;
 
 /// The tokens of a completion that are inputs under teacher forcing: all but the last, which predicts nothing.
 pub(super) fn inputs_of(completion: &[u32]) -> &[u32] {

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::adapter::{Adapter, Deltas};
-use super::backend::{Backend, BackendGradients, BackendTape, Generate, Group, Learn, Optimize, Recorded};
-use super::completion::{Completion, GenerateOptions, PromptTokens, rows_of};
+use super::backend::{Backend, BackendGradients, BackendTape, Generate, Group, Learn, Optimize};
+use super::completion::{Completion, Completions, GenerateOptions, PromptTokens, rows_of};
 use super::config::ModelConfig;
 use super::cuda::{CudaDecoder, CudaGradients, CudaTape};
 use super::device::{DeviceChoice, DeviceInfo};
@@ -120,7 +120,7 @@ impl Decoder {
         on_each!(&self.0, decoder => decoder.generate(call, cache))
     }
 
-    pub(super) fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<Tape>> {
+    pub(super) fn generate_recorded(&self, call: &Call<'_>) -> Result<(Completions, Option<Tape>)> {
         Ok(match &self.0 {
             On::Host(host) => {
                 let (completions, tape) = host.generate_recorded(call)?;
@@ -179,7 +179,7 @@ impl Decoder {
 
     /// Clips the gradient to the step's largest norm and makes one AdamW update of the adapter. All or nothing: where the
     /// gradient is not finite, no parameter, no moment and no count changes. Without any gradient nothing changes either,
-    /// so that momentum alone does not move the weights.
+    /// so that momentum by itself does not move the weights.
     ///
     /// # Errors
     /// Parameters, gradients and moments that differ in length (a checkpoint of another model, say); gradients of
@@ -238,7 +238,7 @@ impl Tape {
         }
     }
 
-    /// Keeps these prompts alone, in this order.
+    /// Keeps only these prompts, in this order.
     ///
     /// # Errors
     /// A tape of another decoder, a prompt that the tape does not have.

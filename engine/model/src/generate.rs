@@ -28,7 +28,7 @@ impl Prefix {
     }
 }
 
-/// Computes a prefix once for all prompts that continue it. Valid for these deltas alone.
+/// Computes a prefix once for all prompts that continue it. Valid only for these deltas.
 ///
 /// # Errors
 /// A token outside the vocabulary, a prefix that is too long.

@@ -133,7 +133,7 @@ impl Gguf {
         if config.architecture != Architecture::Llama {
             return Ok(tensor);
         }
-        halves(&tensor, heads)
+        half_by_half(&tensor, heads)
     }
 
     pub(super) fn types(&self) -> Vec<(String, usize)> {
@@ -194,7 +194,7 @@ impl Gguf {
         let start = SeekFrom::Start(self.content.tensor_data_offset + info.offset);
         let mut file = File::open(&self.path).map_err(|e| Error::read(&self.path, e))?;
         file.seek(start).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| failed(e.to_string()))?;
-        // Not through candle's own tensors, which do not give their values away.
+        // Not through a tensor of candle: its values could only be copied.
         match info.ggml_dtype.from_data(Cow::Borrowed(&bytes)).dequantize(count) {
             Ok(CpuStorage::F32(values)) => Tensor::new(values, dims),
             Ok(_) => Err(Error::bug("GGUF", format!("tensor {name} is not read in single precision"))),
@@ -336,7 +336,7 @@ fn gguf_name(hf_name: &str) -> Option<String> {
 
 /// For the llama architecture GGUF interleaves the two rotary halves of each head: row 2i is row i of the first half, row
 /// 2i + 1 row i of the second.
-fn halves(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
+fn half_by_half(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
     let (rows, columns) = interleaved.matrix()?;
     let half = rows / heads / 2;
     let mut values = Vec::with_capacity(rows * columns);

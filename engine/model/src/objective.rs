@@ -1,4 +1,4 @@
-//! What is asked of a tape: the tokens that its rows predict, and a weighted sum over them.
+//! An objective: the tokens that the rows of a tape predict, and a weighted sum over them.
 
 use querywright_kernels::TokenStatistics;
 
@@ -20,6 +20,7 @@ pub struct Objective<'a> {
     pub temperature: f32,
     /// The weights of each prediction's log-probability and of its distribution's entropy.
     pub weights: &'a [(f32, f32)],
-    /// What the sampler said of each prediction, where its own distributions may be used; empty where they may not.
+    /// The statistics that the sampler gave each prediction, where its own distributions may be used; empty where they
+    /// may not.
     pub sampled: &'a [TokenStatistics],
 }

@@ -68,8 +68,8 @@ impl AdamWState {
     /// # Errors
     /// A device that is lost.
     pub fn fetch(&mut self) -> Result<()> {
-        if let Some(there) = &self.resident {
-            self.moments.extend(there.moments()?);
+        if let Some(on_device) = &self.resident {
+            self.moments.extend(on_device.moments()?);
             self.resident = None;
         }
         Ok(())

@@ -36,7 +36,7 @@ impl SamplingConfig {
         Self { temperature: 0.0, max_completion_length, ..Self::default() }
     }
 
-    /// Whether tokens are sampled from the model's own distribution at the temperature, neither cut nor bent.
+    /// Whether tokens are sampled from the model's own distribution at the temperature, neither truncated nor penalised.
     pub(super) fn is_plain(&self) -> bool {
         self.temperature > 0.0 && self.top_p >= 1.0 && self.top_k == 0 && self.repetition_penalty == 1.0
     }

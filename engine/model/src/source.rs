@@ -35,7 +35,7 @@ enum Weights {
     Random(u64),
 }
 
-/// What `model info` tells of a model.
+/// What `model info` shows of a model.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct ModelSummary {
     /// The model's name.
@@ -177,7 +177,7 @@ impl ModelSource {
             .unwrap_or_else(|| "model".to_owned())
     }
 
-    /// What there is to tell of the model.
+    /// A summary of the model.
     pub fn summary(&self) -> ModelSummary {
         let (format, mut types) = match &self.weights {
             Weights::Gguf(g) => ("gguf", g.types()),

@@ -60,7 +60,7 @@ impl Tokenizer {
     }
 
     pub(super) fn new(path: &Path, mut tokenizer: tokenizers::Tokenizer, declared: Declared) -> Result<Self> {
-        // A file may carry the lengths of somebody's training run; cutting prompts is not the tokenizer's business.
+        // A file may carry the lengths of a training run, but the tokenizer must not cut prompts.
         let untruncated = tokenizer.with_truncation(None).map(|_| ());
         untruncated.map_err(|e| Error::model(path, e.to_string(), "fetch the tokenizer again"))?;
         tokenizer.with_padding(None);

@@ -8,8 +8,7 @@ use super::loss::{LossConfig, LossOutput, Totals};
 use super::optimizer::AdamW;
 use micro_batch::{MicroBatch, micro_batches, token_advantages};
 use pass::Pass;
-use querywright_kernels::TokenStatistics;
-use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Tape};
+use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Tape, TokenStatistics};
 use querywright_types::Result;
 
 /// A completion that the policy learns from.
@@ -17,7 +16,7 @@ use querywright_types::Result;
 pub struct Sample {
     /// Its tokens, the stop included.
     pub tokens: Vec<u32>,
-    /// The log-probability that the sampler gave each token; not a number where nobody sampled it.
+    /// The log-probability that the sampler gave each token; not a number where it was not sampled.
     pub sampled_logp: Vec<f32>,
     /// The entropy of the distribution that each token was sampled from; as long as `sampled_logp`.
     pub sampled_entropy: Vec<f32>,
@@ -135,7 +134,7 @@ impl Learner<'_> {
         let tapes = batches.iter_mut().map(|b| b.tape.take()).collect();
         let mut micros = micro_batches(&batches, tapes, &advantages, config.micro_batch_tokens);
         if config.loss.beta != 0.0 {
-            micros.iter_mut().try_for_each(|micro| self.ask_reference(micro))?;
+            micros.iter_mut().try_for_each(|micro| self.compute_reference(micro))?;
         }
         let totals: Totals = micros.iter().map(|m| m.batch(&[], &[], None).totals(&config.loss)).sum();
         let mut report = StepReport::default();
@@ -151,7 +150,7 @@ impl Learner<'_> {
     }
 
     /// The log-probabilities of the base model.
-    fn ask_reference(&self, micro: &mut MicroBatch<'_>) -> Result<()> {
+    fn compute_reference(&self, micro: &mut MicroBatch<'_>) -> Result<()> {
         let tape = micro.teacher_forced(self.decoder, &[], self.prefix)?;
         let predictions = tape.predictions(micro.completions());
         let statistics = self.decoder.predicted(&tape, &predictions, self.config.temperature)?;

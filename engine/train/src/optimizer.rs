@@ -58,7 +58,7 @@ impl AdamW {
         Self { config, state: AdamWState::default() }
     }
 
-    /// Brings the moments to where they can be read and saved; updates may leave newer ones on a device.
+    /// Copies the moments to memory that can be read and saved; updates may leave newer ones on a device.
     ///
     /// # Errors
     /// A device that is lost.

@@ -4,9 +4,9 @@
 //! # Safety
 //! Everything here is `unsafe` for one reason: a device writes where it is told. This module guarantees that calls are
 //! made with the device's context current, on its one stream, with the handles that it gave out. Its callers, all of them
-//! in this folder, guarantee that an address lies in an allocation that lives, and that an operand has the size that the
+//! in this folder, guarantee that an address lies in a live allocation, and that an operand has the size that the
 //! operation needs: `Device::need` checks it before each launch, in release builds too. Row numbers inside operands are
-//! not checked here: `model::device` makes them and keeps them in range.
+//! not checked here: the decoder, which makes them, keeps them in range.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -338,7 +338,7 @@ fn check_libraries(name: &str) -> Result<()> {
         return Err(Error::device(name, "cuBLAS (libcublas.so.13, or .12) was not found", remedy));
     }
     let mut version = 0;
-    // SAFETY: the library is there, and the number is ours.
+    // SAFETY: the library is loaded, and the number is a local.
     let asked = unsafe { sys::cuDriverGetVersion(&raw mut version) }.result();
     if asked.is_err() || version < VERSION {
         let found = format!("its driver is for CUDA {}.{}", version / 1000, version % 1000 / 10);

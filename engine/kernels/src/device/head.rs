@@ -1,4 +1,4 @@
-//! From logits to statistics, gradients and sampled tokens (`cuda/head.cuh`), and the optimiser (`cuda/optimizer.cuh`).
+//! From logits to statistics, gradients and sampled tokens (`cuda/head.cuh`), and the optimizer (`cuda/optimizer.cuh`).
 
 use super::handle::Device;
 use super::interface::{AdamWConstants, Argument};
@@ -32,7 +32,7 @@ impl Device {
     ///
     /// # Errors
     /// Operands that are too small.
-    pub fn slopes(
+    pub fn statistics_backward(
         &self,
         logits: View<'_>,
         (targets, weights): (View<'_>, View<'_>),
@@ -40,7 +40,7 @@ impl Device {
         dlogits: Matrix<'_>,
         scale: f32,
     ) -> Result<()> {
-        let (op, rows, vocabulary) = ("slopes", dlogits.rows, dlogits.columns);
+        let (op, rows, vocabulary) = ("statistics_backward", dlogits.rows, dlogits.columns);
         self.need(op, logits, 4 * rows * vocabulary)?;
         self.need(op, targets, 4 * rows)?;
         self.need(op, weights, 8 * rows)?;
@@ -55,7 +55,7 @@ impl Device {
             int(vocabulary)?,
             Argument::Float(scale),
         ];
-        self.run(&named(op, dlogits.format), (rows, 1), threads(vocabulary), &arguments)
+        self.run(&named("slopes", dlogits.format), (rows, 1), threads(vocabulary), &arguments)
     }
 
     /// Samples a token a row: where the running sum of probabilities at `scale` passes the row's uniform number (f64).

@@ -1,4 +1,4 @@
-//! What the operations on a device and its driver tell each other, laid out as `cuda/` declares it.
+//! What the operations on a device pass to its driver, laid out as `cuda/` declares it.
 
 use std::ffi::c_void;
 

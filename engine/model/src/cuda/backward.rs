@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::forward::{Activations, Sight, Stream, pairs};
+use super::forward::{Activations, Context, Stream, pairs};
 use super::tape::{Layout, tree};
 use super::{Block, CudaDecoder, CudaGradients, CudaTape, Group, State, widest};
 use crate::adapter::Deltas;
@@ -134,7 +134,7 @@ impl Learn for CudaDecoder {
 }
 
 impl CudaDecoder {
-    /// Gives up what generation keeps for its next call where a pass over so many rows would not fit beside it.
+    /// Frees what generation keeps for its next call where a pass over so many rows would not fit beside it.
     fn make_room(&self, state: &mut State, rows: usize, learn: bool) -> Result<()> {
         let streams = if learn { state.blocks.len() + 1 } else { 1 };
         let passes = if learn { 2 } else { 1 };
@@ -167,7 +167,7 @@ impl CudaDecoder {
         let mut kept = Vec::new();
         let mut a = self.activations(&state.blocks, rows)?;
         for (index, block) in state.blocks.iter().enumerate() {
-            let sight = Sight::Tree(tree(&ends, rows));
+            let context = Context::Tree(tree(&ends, rows));
             let at = (rows, positions.view());
             if learn {
                 let output = residual()?;
@@ -175,11 +175,11 @@ impl CudaDecoder {
                     kept.push(std::mem::replace(&mut a, self.activations(&state.blocks, rows)?));
                 }
                 let stream = Stream { input: last.view(), middle: a.middle.view(), output: output.view() };
-                self.block((index, block), &a, stream, at, sight)?;
+                self.block((index, block), &a, stream, at, context)?;
                 inputs.push(std::mem::replace(&mut last, output));
             } else {
                 let stream = Stream { input: last.view(), middle: last.view(), output: last.view() };
-                self.block((index, block), &a, stream, at, sight)?;
+                self.block((index, block), &a, stream, at, context)?;
             }
         }
         kept.push(a);
@@ -229,7 +229,7 @@ impl CudaDecoder {
             let out = device.allocate(8 * count)?;
             let derivatives = Matrix::new(dlogits.view(), self.format, count, vocabulary);
             let asks = (named.view(), weights.view());
-            device.slopes(logits.view(), asks, out.view(), derivatives, 1.0 / objective.temperature)?;
+            device.statistics_backward(logits.view(), asks, out.view(), derivatives, 1.0 / objective.temperature)?;
             let to = Matrix::new(dhidden.view().from(4 * nth * chunk * hidden), Format::F32, count, hidden);
             device.multiply((derivatives, false), (self.head(), false), to, 1.0, 0.0)?;
             let mut numbers = vec![0f32; 2 * count];
@@ -285,7 +285,13 @@ impl Pass<'_> {
                     // The gradient of the output is in `dx`; what the block gave is not needed a second time.
                     let output = forward.inputs.get(index + 1).unwrap_or(&forward.last);
                     let stream = Stream { input: input.view(), middle: room.middle.view(), output: output.view() };
-                    decoder.block((index, block), room, stream, (rows, forward.positions.view()), Sight::Tree(tree))?;
+                    decoder.block(
+                        (index, block),
+                        room,
+                        stream,
+                        (rows, forward.positions.view()),
+                        Context::Tree(tree),
+                    )?;
                 }
                 room
             }

@@ -86,7 +86,7 @@ impl CudaDecoder {
         for part in &mut group.parts {
             part.low = delta(part).map(|d| (needed, d.rank()));
             part.scale = delta(part).map_or(0.0, LoraDelta::scale);
-            // Tensor cores want columns in eights.
+            // Tensor cores need columns in multiples of eight.
             needed += delta(part).map_or(0, |d| d.rank().next_multiple_of(8));
         }
         let (input, output) = (group.input, group.output);

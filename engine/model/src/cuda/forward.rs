@@ -17,7 +17,7 @@ pub(super) struct Activations {
     pub(super) attended: Buffer,
     /// (rows, query heads), single precision.
     pub(super) log_sums: Buffer,
-    /// The residual stream between the halves, single precision.
+    /// The residual stream between attention and the feed-forward part, single precision.
     pub(super) middle: Buffer,
     /// The input of the feed-forward half, normalised, with its low-rank parts.
     pub(super) wide_h: Buffer,
@@ -28,7 +28,7 @@ pub(super) struct Activations {
 
 /// What rows may see.
 #[derive(Clone, Copy)]
-pub(super) enum Sight<'a> {
+pub(super) enum Context<'a> {
     /// All of a tree's rows are this pass's.
     Tree(PackedTree<'a>),
     /// The pass's rows are those from `first` on; keys and values of all are in the cache, to whose rows `rows` the
@@ -108,7 +108,7 @@ impl CudaDecoder {
         a: &Activations,
         stream: Stream<'_>,
         (rows, positions): (usize, View<'_>),
-        sight: Sight<'_>,
+        context: Context<'_>,
     ) -> Result<()> {
         let (device, format, heads, eps) = (&self.device, self.format, self.heads, self.config.rms_norm_eps);
         let hidden = self.config.hidden_size;
@@ -119,9 +119,9 @@ impl CudaDecoder {
         self.project(qkv_group, h, Matrix::new(raw, format, rows, heads.width()), false)?;
         let qkv = Matrix::new(a.qkv.view(), format, rows, heads.width());
         let attended = self.input(output, &a.attended, rows);
-        let cached = match sight {
-            Sight::Tree(_) => None,
-            Sight::Cached { cache, rows, .. } | Sight::Slots { cache, rows, .. } => {
+        let cached = match context {
+            Context::Tree(_) => None,
+            Context::Cached { cache, rows, .. } | Context::Slots { cache, rows, .. } => {
                 let of_block = cache.get(index).ok_or_else(|| {
                     Error::bug("forward pass on a GPU", format!("block {index} has none of {} caches", cache.len()))
                 })?;
@@ -130,7 +130,7 @@ impl CudaDecoder {
         };
         let rotated = RotatedRows { raw, rotated: qkv.view, positions, rows };
         device.rotate(&self.rotation(block), rotated, cached)?;
-        self.attend(qkv, sight, cached.map(|(cache, _)| cache), attended, a.log_sums.view())?;
+        self.attend(qkv, context, cached.map(|(cache, _)| cache), attended, a.log_sums.view())?;
         device.copy(stream.middle, stream.input, 4 * rows * hidden)?;
         self.project(output, attended, Matrix::new(stream.middle, Format::F32, rows, hidden), true)?;
         let wide_h = self.input(gate_up_group, &a.wide_h, rows);
@@ -143,29 +143,29 @@ impl CudaDecoder {
         self.project(down, activated, Matrix::new(stream.output, Format::F32, rows, hidden), true)
     }
 
-    /// Attention of a block's rows over what they may see; `cache` holds keys and values where `sight` says so.
+    /// Attention of a block's rows over what they may see; `cache` holds keys and values where `context` says so.
     fn attend(
         &self,
         qkv: Matrix<'_>,
-        sight: Sight<'_>,
+        context: Context<'_>,
         cache: Option<View<'_>>,
         attended: Matrix<'_>,
         log_sums: View<'_>,
     ) -> Result<()> {
         let (device, heads) = (&self.device, self.heads);
         let stride = 2 * heads.key_width();
-        match (sight, cache) {
-            (Sight::Tree(tree), None) => {
+        match (context, cache) {
+            (Context::Tree(tree), None) => {
                 let keys = qkv.view.from(heads.query_width() * self.format.bytes());
                 let keys = (keys, heads.width());
                 let log_sums = Some(log_sums);
                 device.attend_tree(TreeAttention { qkv, keys, tree, first: 0, heads, out: attended, log_sums })
             }
-            (Sight::Cached { tree, first, .. }, Some(cache)) => {
+            (Context::Cached { tree, first, .. }, Some(cache)) => {
                 let keys = (cache, stride);
                 device.attend_tree(TreeAttention { qkv, keys, tree, first, heads, out: attended, log_sums: None })
             }
-            (Sight::Slots { slots, .. }, Some(cache)) => {
+            (Context::Slots { slots, .. }, Some(cache)) => {
                 device.attend_one(qkv, (cache, stride), slots, heads, attended)
             }
             (_, cache) => {

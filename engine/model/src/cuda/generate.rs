@@ -6,13 +6,13 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::forward::{Sight, Stream};
+use super::forward::{Context, Stream};
 use super::tape::{Layout, tree};
 use super::workspace::{CONTROL, GraphKey, How, PREFILL, Step, USED, Workspace};
 use super::{Block, CudaDecoder, CudaTape, State};
 use crate::adapter::Deltas;
-use crate::backend::{Generate, Recorded};
-use crate::completion::{Completion, GenerateOptions};
+use crate::backend::Generate;
+use crate::completion::{Completion, Completions, GenerateOptions};
 use crate::sampling::SampledToken;
 use crate::sequence::{Active, Call, Results};
 use querywright_kernels::Cache;
@@ -26,7 +26,7 @@ struct Own {
 
 /// Prompts of a call that fit into the cache together.
 struct Batch<'a> {
-    /// With these prompts alone.
+    /// With only these prompts.
     call: Call<'a>,
     /// The cache row at which each prompt begins.
     starts: Vec<usize>,
@@ -97,7 +97,7 @@ impl Generate for CudaDecoder {
         Ok(all)
     }
 
-    fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<CudaTape>> {
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Completions, Option<CudaTape>)> {
         Ok((self.generate(call, None)?, None))
     }
 }
@@ -209,8 +209,8 @@ impl CudaDecoder {
         device.embed(self.embedding(), tokens.view(), x.view(), rows)?;
         for (index, block) in blocks.iter().enumerate() {
             let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
-            let sight = Sight::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
-            self.block((index, block), &a, stream, (rows, positions.view()), sight)?;
+            let context = Context::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
+            self.block((index, block), &a, stream, (rows, positions.view()), context)?;
         }
         Ok(x)
     }
@@ -234,8 +234,8 @@ impl CudaDecoder {
             self.device.embed(self.embedding(), tokens, x.view(), rows)?;
             for (index, block) in blocks.iter().enumerate() {
                 let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
-                let sight = Sight::Slots { slots, cache: &workspace.cache, rows: cache_rows };
-                self.block((index, block), activations, stream, (rows, positions), sight)?;
+                let context = Context::Slots { slots, cache: &workspace.cache, rows: cache_rows };
+                self.block((index, block), activations, stream, (rows, positions), context)?;
             }
             self.logits(x.view(), None, hidden.view(), logits.view(), rows)?;
             self.sample(batch.how, logits.view(), uniforms, sampled.view(), rows)

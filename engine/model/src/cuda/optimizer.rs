@@ -91,15 +91,15 @@ impl Optimize for CudaDecoder {
         if grad_norm == 0.0 || !grad_norm.is_finite() {
             return Ok(Updated { grad_norm, skipped: grad_norm != 0.0 });
         }
-        if !resident(state).is_some_and(|there| there.is_current(device, adapter)) {
+        if !resident(state).is_some_and(|resident| resident.is_current(device, adapter)) {
             state.fetch()?;
             state.resident = Some(Box::new(OnDevice::new(device, state, adapter)?));
         }
         let (correct1, correct2) = step.corrections(state.step + 1);
-        let there =
+        let on_device =
             resident(state).ok_or_else(|| Error::bug("optimizer on a GPU", "no state where it was uploaded"))?;
-        if there.lengths != gradients.lengths() {
-            let found = format!("gradients of {} factors for {}", gradients.lengths().len(), there.lengths.len());
+        if on_device.lengths != gradients.lengths() {
+            let found = format!("gradients of {} factors for {}", gradients.lengths().len(), on_device.lengths.len());
             return Err(Error::bug("optimizer on a GPU", found));
         }
         let constants = AdamWConstants {
@@ -112,10 +112,16 @@ impl Optimize for CudaDecoder {
             correct2,
             factor: step.clip_factor(grad_norm),
         };
-        device.adamw(there.values.view(), gradients.view(), (there.m.view(), there.v.view()), count, constants)?;
-        there.known = there.read(&there.values)?;
-        adapter.set(there.known.iter().cloned())?;
-        self.place_resident(adapter.deltas(), there.values.view())?;
+        device.adamw(
+            on_device.values.view(),
+            gradients.view(),
+            (on_device.m.view(), on_device.v.view()),
+            count,
+            constants,
+        )?;
+        on_device.known = on_device.read(&on_device.values)?;
+        adapter.set(on_device.known.iter().cloned())?;
+        self.place_resident(adapter.deltas(), on_device.values.view())?;
         state.step += 1;
         Ok(Updated { grad_norm, skipped: false })
     }

@@ -40,7 +40,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Rows of one stretch; they are continued until `end`.
+    /// Rows of one segment; they are continued until `end`.
     pub(super) fn push(&mut self, tokens: &[u32], position: usize, end: usize) {
         self.tokens.extend_from_slice(tokens);
         self.positions.extend((position..position + tokens.len()).map(|p| p as i32));

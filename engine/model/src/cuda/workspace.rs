@@ -62,7 +62,7 @@ pub(super) enum How {
     Greedy,
     /// At a scale of the logits (the bits of an f32).
     Plain(u32),
-    /// On the host: distributions that are cut or bent.
+    /// On the host: distributions that are truncated or penalised.
     Host,
 }
 

@@ -172,7 +172,7 @@ fn drafts_save_passes_where_a_completion_copies_its_request() {
         let (mut completions, passes) = f.host().run(&call, None, None).unwrap();
         (completions.remove(0).remove(0).tokens, passes)
     };
-    // An untrained model runs in circles; a request that ends in such a circle foretells how it goes on.
+    // An untrained model repeats itself; a request that ends in such a repetition predicts what follows.
     let mut saved = 0;
     for first in 0..40 {
         let (mut request, _) = passes_of(vec![first]);

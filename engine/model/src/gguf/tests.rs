@@ -49,7 +49,7 @@ fn the_weights_of_a_file_are_those_of_the_folder_that_it_was_made_from() {
     for name in ["tiny-llama", "tiny-qwen3"] {
         let file = ModelSource::open(&golden(&format!("{name}.gguf"))).unwrap();
         let folder = ModelSource::open(&golden(name)).unwrap();
-        // The file was written without the folder's scaling, which GGUF cannot say; floats passed through f32.
+        // The file was written without the scaling of the folder, which GGUF cannot express; floats passed through f32.
         let expected =
             ModelConfig { rope_scaling: None, rms_norm_eps: file.config().rms_norm_eps, ..folder.config().clone() };
         assert_eq!(file.config(), &expected);
@@ -59,6 +59,14 @@ fn the_weights_of_a_file_are_those_of_the_folder_that_it_was_made_from() {
             assert!(d <= 0.6 / 127.0, "{name} {tensor}: {d}");
         }
     }
+}
+
+#[test]
+fn interleaved_halves_of_heads_are_taken_apart() {
+    let values: Vec<f32> = (0..16).map(|i| i as f32).collect();
+    let apart = half_by_half(&Tensor::new(values, &[8, 2]).unwrap(), 2).unwrap();
+    let rows: Vec<f32> = apart.values().chunks(2).map(|row| row[0] / 2.0).collect();
+    assert_eq!(rows, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::adapter::{Deltas, Projection};
 use crate::backend::{Group, Learn};
 use crate::objective::{Objective, Predictions};
 use querywright_kernels::{
-    Angles, Attended, LoraGradient, SampledToken, TokenStatistics, Tree, apply_backward, attend_backward,
+    Angles, Attended, LoraGradient, TokenStatistics, Tree, WeightedToken, apply_backward, attend_backward,
     log_probabilities_backward, sampled_backward, swiglu, swiglu_backward,
 };
 use querywright_types::Result;
@@ -59,7 +59,7 @@ impl Learn for HostDecoder {
         let token = |i: usize| {
             let statistics = *sampled.get(i).filter(|s| s.log_probability.is_finite())?;
             let distribution = recording.distribution(predictions.rows[i])?;
-            Some(SampledToken { distribution, token: predictions.targets[i], statistics, weights: weights[i] })
+            Some(WeightedToken { distribution, token: predictions.targets[i], statistics, weights: weights[i] })
         };
         let weighted = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0));
         let (kept, formed): (Vec<usize>, Vec<usize>) = weighted.partition(|i| i % CHECKED > 0 && token(*i).is_some());
@@ -73,7 +73,7 @@ impl Learn for HostDecoder {
         let found = log_probabilities_backward(&self.head, &hidden, &targets, temperature, &own, dformed);
         let mut statistics = vec![None; weights.len()];
         formed.iter().zip(found).for_each(|(i, found)| statistics[*i] = Some(found));
-        let tokens: Vec<SampledToken<'_>> = kept.iter().filter_map(|i| token(*i)).collect();
+        let tokens: Vec<WeightedToken<'_>> = kept.iter().filter_map(|i| token(*i)).collect();
         sampled_backward(&self.head, &tokens, temperature, dkept);
         let rows = formed.iter().chain(&kept).map(|i| predictions.rows[*i]);
         // A row may predict several tokens: the end of a prompt predicts the first one of every completion.

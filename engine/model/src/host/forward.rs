@@ -79,7 +79,7 @@ impl HostDecoder {
         Ok(log_probabilities(&self.head, hidden, tokens, temperature))
     }
 
-    /// An empty continuation of cached stretches, the root first.
+    /// An empty continuation of cached segments, the root first.
     pub fn continuation(&self, caches: Vec<Arc<Cache>>) -> Continuation {
         Continuation::new(caches, self.blocks.len())
     }

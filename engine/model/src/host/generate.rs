@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::{HostDecoder, HostTape, Recording};
 use crate::adapter::Deltas;
-use crate::backend::{Backend, Generate, Recorded};
-use crate::completion::{Completion, rows_of};
+use crate::backend::{Backend, Generate};
+use crate::completion::{Completion, Completions, rows_of};
 use crate::sequence::{Active, Call, Results};
 use querywright_kernels::{Cache, Continuation, SampledDistribution};
 use querywright_types::Result;
@@ -44,7 +44,7 @@ impl Generate for HostDecoder {
         Ok(self.scope(|| self.run(call, cache, None))?.0)
     }
 
-    fn generate_recorded(&self, call: &Call<'_>) -> Result<Recorded<HostTape>> {
+    fn generate_recorded(&self, call: &Call<'_>) -> Result<(Completions, Option<HostTape>)> {
         self.scope(|| {
             let mut tape = HostTape::new(self, call.deltas, call.prefix, rows_of(call.prompts, call.options))?;
             let (completions, _) = self.run(call, None, Some(&mut tape))?;
@@ -179,7 +179,7 @@ impl Generation<'_> {
     /// Samples from the logits of a pass: `rows` of them for each sequence.
     fn sample(&mut self, sequences: Vec<Continuation>, rows: &[usize], drafts: &[Vec<u32>]) -> Result<()> {
         let (call, sampling) = (self.call, self.call.options.sampling);
-        // A distribution that was cut or bent is not the one that the trainer asks about.
+        // A distribution that was truncated or penalised is not the one that the trainer computes.
         let keep = self.tape.is_some() && sampling.is_plain() && self.decoder.keeps_distributions();
         let vocabulary = self.decoder.config().vocab_size;
         let mut rest = self.logits.as_mut_slice();

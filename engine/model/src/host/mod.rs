@@ -136,7 +136,7 @@ impl Backend for HostDecoder {
         Ok(None)
     }
 
-    /// Inside the pool a parallel loop starts without waking anybody from outside.
+    /// Inside the pool a parallel loop starts without waking threads from outside.
     fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         rayon::scope(|_| work())
     }

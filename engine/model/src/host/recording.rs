@@ -114,7 +114,7 @@ impl Spare {
 #[derive(Debug, Clone)]
 pub struct Recording {
     buffers: Buffers,
-    /// Where the buffers go in the end, if the decoder still lives.
+    /// Where the buffers go in the end, if the decoder still exists.
     spare: Weak<Mutex<Option<Buffers>>>,
     positions: Vec<usize>,
     /// The distribution sampled from behind each row, where it was kept.
@@ -169,7 +169,7 @@ impl Recording {
         self.room - self.positions.len()
     }
 
-    /// A copy of these rows alone, in this order, with room for `spare` more.
+    /// A copy of only these rows, in this order, with room for `spare` more.
     pub(super) fn select(&self, decoder: &HostDecoder, rows: &[usize], spare: usize) -> Self {
         let mut selected = Self::new(decoder, rows.len() + spare);
         let copy = |from: &[f32], to: &mut [f32]| {

@@ -1,7 +1,7 @@
 //! What a generation leaves for learning on the processor: the recorded rows of prefix, prompts and completions.
 //!
 //! The sampler and the trainer compute the same numbers with the same weights, so the sampler's pass is recorded and
-//! the backward pass starts from it. A completion that nobody sampled, or a batch that is too large to be recorded while
+//! the backward pass starts from it. A completion that was not sampled, or a batch that is too large to be recorded while
 //! it is sampled, gets a teacher-forced pass afterwards, to the same end.
 
 use std::sync::Arc;
@@ -147,16 +147,16 @@ impl HostTape {
             .collect())
     }
 
-    /// Keeps these prompts alone, in this order. Rows that are unused then are dropped where they are many.
+    /// Keeps only these prompts, in this order. Rows that are unused then are dropped where they are many.
     pub(super) fn retain(&mut self, decoder: &HostDecoder, prompts: &[usize]) -> Result<()> {
         let kept: Option<Vec<Prompt>> = prompts.iter().map(|p| self.prompts.get(*p).cloned()).collect();
         self.prompts =
             kept.ok_or_else(|| Error::bug("host tape", format!("{prompts:?} of {} prompts", self.prompts.len())))?;
-        let stretches = || {
+        let segments = || {
             let own = self.prompts.iter().flat_map(|p| std::iter::once(&p.rows).chain(&p.completions));
             std::iter::once(&self.prefix).chain(own)
         };
-        let rows: Vec<usize> = stretches().flatten().copied().collect();
+        let rows: Vec<usize> = segments().flatten().copied().collect();
         if rows.len() * UNUSED >= self.recording.rows() * (UNUSED - 1) {
             return Ok(());
         }
@@ -181,7 +181,7 @@ impl HostTape {
         &self.recording
     }
 
-    /// The stretches of tokens for attention's backward pass.
+    /// The segments of tokens for attention's backward pass.
     pub(super) fn tree(&self) -> Tree {
         let mut tree = vec![Node { parent: None, rows: self.prefix.clone() }];
         for prompt in &self.prompts {

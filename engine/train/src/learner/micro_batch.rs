@@ -5,8 +5,7 @@ use std::ops::Range;
 use super::{Rollout, RolloutBatch, Sample};
 use crate::advantage::{Counterfactual, broadcast, term_credit};
 use crate::loss::{Batch, Totals};
-use querywright_kernels::TokenStatistics;
-use querywright_model::{Decoder, Deltas, Tape};
+use querywright_model::{Decoder, Deltas, Tape, TokenStatistics};
 use querywright_types::Result;
 
 /// A micro-batch and what is known of its tokens.

@@ -5,8 +5,7 @@ use std::ops::Range;
 use super::micro_batch::MicroBatch;
 use super::{LearnerConfig, StepReport};
 use crate::loss::{LossOutput, Totals, policy_loss};
-use querywright_kernels::TokenStatistics;
-use querywright_model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape};
+use querywright_model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape, TokenStatistics};
 use querywright_types::Result;
 
 /// The weights of a token that carries no signal.
@@ -77,11 +76,11 @@ impl Pass<'_> {
         let mut statistics = micro.sampled.clone();
         let missing = |i: &usize| !self.first || statistics[*i].log_probability.is_nan();
         let missing: Vec<usize> = (0..statistics.len()).filter(missing).collect();
-        let asked = Predictions {
+        let missing_predictions = Predictions {
             rows: missing.iter().map(|i| predictions.rows[*i]).collect(),
             targets: missing.iter().map(|i| predictions.targets[*i]).collect(),
         };
-        let recomputed = self.decoder.predicted(tape, &asked, self.config.temperature)?;
+        let recomputed = self.decoder.predicted(tape, &missing_predictions, self.config.temperature)?;
         for (index, recomputed) in missing.into_iter().zip(recomputed) {
             statistics[index] = recomputed;
         }

@@ -9,7 +9,7 @@ use super::super::materials::Materials;
 use super::super::reward::{Reward, RewardCache, RewardFunction};
 use super::{RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
-use querywright_kernels::Precision;
+use querywright_model::Precision;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource};
 use querywright_retrieve::{Bm25, Bm25Config};
 use querywright_rewrite::{PromptEncoder, Prompter};

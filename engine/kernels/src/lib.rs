@@ -9,6 +9,7 @@
 //! Operands whose lengths do not fit each other are refused by an assertion with a message, in release builds too, once a
 //! call or a tile. `unsafe` lives in `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`: vector instructions
 //! behind run-time detection, and disjoint writes of threads into one output; and in [`device`], which talks to GPUs.
+#![deny(missing_docs, missing_debug_implementations)]
 
 use crate as kernels;
 use querywright_types::error;

@@ -27,6 +27,7 @@ struct Weight {
 }
 
 /// A layer, its delta, and the first of its columns in rows that several layers share.
+#[derive(Debug)]
 pub struct Placed<'a> {
     /// The layer.
     pub layer: &'a FrozenLinear,

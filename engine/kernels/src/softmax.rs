@@ -71,6 +71,7 @@ fn exp_shifted_body(row: &mut [f32], scale: f32) -> Partition {
 }
 
 /// The sums of a row of exponentials.
+#[derive(Debug)]
 pub struct Partition {
     /// The largest scaled logit m.
     pub max: f32,
@@ -112,6 +113,7 @@ pub fn partition(row: &[f32], scale: f32) -> Partition {
 const SEGMENT: usize = 256;
 
 /// A row's partition, and the sums of e^(scale · logit − max) over its segments, for sampling an index.
+#[derive(Debug)]
 pub struct Distribution<'a> {
     row: &'a [f32],
     scale: f32,

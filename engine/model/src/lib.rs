@@ -2,6 +2,7 @@
 //!
 //! [`Decoder`] is the entry point of everything that generates and learns. It runs on one of two backends that implement
 //! the same interface (`backend.rs`) and mirror each other file by file: `host` on the processor, `cuda` on a GPU.
+#![deny(missing_docs, missing_debug_implementations)]
 
 use crate as model;
 use querywright_kernels as kernels;

@@ -35,6 +35,7 @@ impl Default for BackOff {
 
 /// What became of the requests so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[non_exhaustive]
 pub struct GuardCounts {
     /// Requests.
     pub requests: u64,
@@ -116,7 +117,7 @@ impl Guard {
                 self.rested.fetch_add(count, Ordering::Relaxed);
                 let (retriever, kind) = (self.card.name.clone(), FaultKind::Resting);
                 let detail = format!("it failed again and again, and is asked again in {} ms", left.as_millis());
-                return vec![Err(Fault { retriever, kind, detail }); requests.len()];
+                return vec![Err(Fault::new(retriever, kind, detail)); requests.len()];
             }
         };
         let asked = Asked { guard: self, turn };
@@ -257,7 +258,7 @@ mod tests {
 
         fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
             self.2.fetch_add(requests.len() as u64, Ordering::Relaxed);
-            let fault = Fault { retriever: self.0.name.clone(), kind: FaultKind::Network, detail: "down".to_owned() };
+            let fault = Fault::new(self.0.name.clone(), FaultKind::Network, "down");
             let hits = |text: &str| match text.contains("fail") {
                 true => Err(fault.clone()),
                 false => Ok(Ranking { hits: vec![Hit { doc: self.1, score: 1.0 }] }),
@@ -301,8 +302,8 @@ mod tests {
         breaker.heard(true, 3, at(10.0));
         breaker.heard(false, 3, at(10.0));
         assert_eq!(breaker.ask(at(10.0)), Ok(3), "an answer makes good all that was");
-        let for_ever = BackOff { faults: 1, rest: Duration::MAX, longest: Duration::MAX };
-        let mut breaker = Breaker::new(for_ever);
+        let endless = BackOff { faults: 1, rest: Duration::MAX, longest: Duration::MAX };
+        let mut breaker = Breaker::new(endless);
         breaker.heard(false, 0, start);
         assert_eq!(breaker.ask(start), Err(YEAR));
     }

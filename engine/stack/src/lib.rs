@@ -3,7 +3,7 @@
 //! [`Stack`] serves single queries under one deadline: a rewrite that comes late or fails falls back to the original
 //! query and never becomes an error. [`rank_all`] runs whole query sets for training and evaluation. [`Fusion`] makes one
 //! retriever out of several, [`Guard`] lets one that fails rest, [`Identity`] is the rewriter that changes nothing.
-#![deny(missing_docs)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 mod batch;
 mod builder;

@@ -41,7 +41,7 @@ struct Gradients {
 }
 
 /// What the forward pass recorded, and the gradient of the result.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Attended<'a> {
     /// Rows of queries, keys and values.
     pub qkv: &'a [f32],

@@ -33,7 +33,7 @@ impl Retriever for Failing {
     }
 
     fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
-        let fault = || Fault { retriever: "down".into(), kind: FaultKind::Network, detail: "down".into() };
+        let fault = || Fault::new("down", FaultKind::Network, "down");
         requests.iter().map(|_| Err(fault())).collect()
     }
 }
@@ -67,7 +67,7 @@ impl Fixture {
         let tokenizer = source.tokenizer().unwrap();
         let prompter = Prompter::new(config.prompt.clone(), retriever.card()).unwrap();
         let train = shop.iter().enumerate().map(|(i, (_, need))| {
-            let query = Query { id: format!("q{i}"), text: (*need).into(), history: Vec::new() };
+            let query = Query::new(format!("q{i}"), *need);
             (query, Judgements::new(vec![(i as u32, 1)]))
         });
         let materials = Materials {

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use querywright::model::Precision;
-use querywright::model::{
+use querywright::types::Deadline;
+use querywright_model::{
     Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, PromptTokens,
     SamplingConfig, Tape, generate, prefix,
 };
-use querywright::types::Deadline;
 
 /// The emulated device runs one thing at a time.
 static TURN: Mutex<()> = Mutex::new(());

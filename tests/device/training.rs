@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use querywright::kernels::Precision;
-use querywright::model::{Decoder, LoraConfig, ModelSource};
-use querywright::train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
-use querywright::train::loss::LossConfig;
-use querywright::train::optimizer::{AdamW, AdamWConfig};
+use querywright::model::{Decoder, LoraConfig, ModelSource, Precision};
+use querywright_train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
+use querywright_train::loss::LossConfig;
+use querywright_train::optimizer::{AdamW, AdamWConfig};
 
 use super::{PREFIX, adapter, distance, emulator, golden, groups, learned, pair, pair_of, tiny, turn};
 
@@ -27,7 +26,7 @@ fn program(home: &Path) -> std::process::Command {
         }
     }
     if !emulator::real()
-        && let Some(folder) = emulator::folder()
+        && let Ok(folder) = emulator::folder()
     {
         command.env("LD_LIBRARY_PATH", folder);
     }

@@ -23,7 +23,7 @@ pub fn device() -> bool {
         let open = |name: &str| unsafe { Library::open(Some(folder.join(name)), RTLD_NOW | RTLD_GLOBAL) };
         Ok((open("libcuda.so").unwrap(), open("libcublas.so").unwrap()))
     };
-    LOADED.get_or_init(load).as_ref().inspect_err(querywright_testing::skipped).is_ok()
+    LOADED.get_or_init(load).as_ref().inspect_err(|reason| querywright_testing::skipped(reason)).is_ok()
 }
 
 /// Whether the tests run on a real device.

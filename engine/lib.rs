@@ -160,6 +160,11 @@ pub mod train {
         Trainer,
     };
 
+    /// The checkpoints of a run.
+    pub mod checkpoint {
+        pub use querywright_train::checkpoint::{list, require_none};
+    }
+
     /// What a run writes: metrics under TRL's names, and completions.
     pub mod log {
         pub use querywright_train::log::{CompletionRecord, CompletionsLog, JsonLines, StepMetrics, name};

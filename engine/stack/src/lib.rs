@@ -18,7 +18,7 @@ mod worker;
 pub use batch::{Ranked, rank_all};
 pub use builder::StackBuilder;
 pub use fusion::{Fusion, reciprocal_rank_fusion};
-pub use guard::{BackOff, Guard, GuardCounts};
+pub use guard::{BackOffConfig, Guard, GuardCounts};
 pub use identity::Identity;
 pub use search::{SearchOptions, Stack};
 pub use trace::{Answer, NamedHit, Trace, TraceOutcome};

@@ -11,7 +11,7 @@ use querywright::catalog::{Catalog, CatalogBuilder};
 use querywright::error::{Fault, FaultKind};
 use querywright::plugin::{Grant, Limits, Metering, Plugin, PluginOptions, Reuse};
 use querywright::retrieve::{Bm25, Bm25Config};
-use querywright::types::{Deadline, Hit, QueryLanguage, Ranking, Request, Retriever, RetrieverCard};
+use querywright::types::{Deadline, Hit, Ranking, Request, Retriever, RetrieverCard};
 use rand::{Rng, SeedableRng};
 use tantivy::schema::{IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 
@@ -130,11 +130,10 @@ impl Retriever for Tantivy {
         let answer = |request: &Request| {
             let (query, _) = self.parser.parse_query_lenient(&request.text);
             let best = tantivy::collector::TopDocs::with_limit(request.k).order_by_score();
-            let found = self.searcher.search(&query, &best).map_err(|e| Fault {
-                retriever: "tantivy".into(),
-                kind: FaultKind::Index,
-                detail: e.to_string(),
-            })?;
+            let found = self
+                .searcher
+                .search(&query, &best)
+                .map_err(|e| Fault::new("tantivy", FaultKind::Index, e.to_string()))?;
             Ok(Ranking { hits: found.iter().map(|(score, at)| Hit { doc: at.doc_id, score: *score }).collect() })
         };
         requests.iter().map(answer).collect()
@@ -183,7 +182,7 @@ fn median(readings: &mut [f64]) -> f64 {
 }
 
 fn request(text: &str) -> Request {
-    Request { text: text.into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 10 }
+    Request::plain(text, 10)
 }
 
 /// Random words whose frequencies fall as 1 / rank.

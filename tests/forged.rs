@@ -9,7 +9,7 @@ use querywright::error::{Fault, FaultKind};
 use querywright::plugin::{
     Grant, Inspection, Limits, LogSink, Manifest, Metering, Plugin, PluginOptions, Services, Wanted,
 };
-use querywright::types::{Deadline, QueryLanguage, Ranking, Request, Retriever};
+use querywright::types::{Deadline, Ranking, Request, Retriever};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use wasm_smith::Config;
@@ -178,7 +178,7 @@ fn plugin(bytes: &[u8]) -> Result<Plugin, String> {
 }
 
 fn ask(plugin: &Plugin) -> Result<Ranking, Fault> {
-    let request = Request { text: "x".into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 10 };
+    let request = Request::plain("x", 10);
     plugin.retrieve(&[request], Deadline::NONE).remove(0)
 }
 

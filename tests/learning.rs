@@ -148,7 +148,7 @@ impl Retriever for FailingNetwork {
         let one = |request: &Request| {
             if (self.fails)(&request.text) {
                 let detail = "connection reset".to_owned();
-                return Err(Fault { retriever: "bm25".into(), kind: FaultKind::Network, detail });
+                return Err(Fault::new("bm25", FaultKind::Network, detail));
             }
             self.inner.search(request)
         };
@@ -230,7 +230,7 @@ impl Retriever for FailsOnce {
     fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let mut seen = self.seen.lock().unwrap();
         let mut one = |request: &Request| match seen.insert(request.text.clone()) {
-            true => Err(Fault { retriever: "bm25".into(), kind: FaultKind::Timeout, detail: "busy".into() }),
+            true => Err(Fault::new("bm25", FaultKind::Timeout, "busy")),
             false => self.inner.search(request),
         };
         requests.iter().map(&mut one).collect()

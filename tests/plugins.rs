@@ -12,7 +12,7 @@ use querywright::error::FaultKind;
 use querywright::plugin::{
     Grant, Limits, LogLevel, Manifest, Metering, Plugin, PluginOptions, Reuse, Services, TextEncoder, Wanted, check,
 };
-use querywright::types::{Deadline, Request, Retriever};
+use querywright::types::{Deadline, Retriever};
 
 /// Small limits, so that faults come soon.
 fn tight() -> Limits {
@@ -63,7 +63,7 @@ fn faults_of_a_call_are_typed_and_the_next_call_is_right() {
             let next = plugin.retrieve(&[request("fine")], Deadline::NONE).remove(0).unwrap();
             assert_eq!(next.hits[0].doc, 0, "after {text}");
         }
-        let excluded = Request { exclude: vec![1], ..request("excluded") };
+        let excluded = request("excluded").with_exclude([1]);
         assert!(
             plugin
                 .retrieve(&[excluded], Deadline::NONE)

@@ -30,7 +30,7 @@ fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
                 query.text.split(' ').collect::<Vec<_>>().join(" AND "),
                 query.text.split(' ').collect::<Vec<_>>().join(" -"),
             ] {
-                requests.push(Request { language: QueryLanguage::Boolean, k: 50, ..request(&text) });
+                requests.push(request(&text).with_language(QueryLanguage::Boolean).with_k(50));
             }
         }
         let (mut found, mut same) = (0, 0);
@@ -183,7 +183,7 @@ fn the_popularity_plugin_counts_within_its_window_in_the_sandbox() {
         Plugin::from_bytes("popularity", &component("popularity"), &catalog, options, &()).unwrap()
     };
     let ranked = |plugin: &Plugin| {
-        let request = Request { exclude: vec![38], k: 5, ..request("anything") };
+        let request = request("anything").with_exclude([38]).with_k(5);
         let ranking = plugin.retrieve(&[request], Deadline::NONE).remove(0).unwrap();
         ranking.hits.iter().map(|hit| (hit.doc, hit.score)).collect::<Vec<_>>()
     };
@@ -252,9 +252,7 @@ fn the_remote_plugin_asks_a_search_engine_over_http() {
         };
         Plugin::from_bytes("remote", &component("remote"), &catalog("first"), options, &()).unwrap()
     };
-    let ask = |plugin: &Plugin| {
-        plugin.retrieve(&[Request { exclude: vec![2], ..request("blue lamp") }], Deadline::NONE).remove(0)
-    };
+    let ask = |plugin: &Plugin| plugin.retrieve(&[request("blue lamp").with_exclude([2])], Deadline::NONE).remove(0);
     let denied = ask(&load(&[])).unwrap_err();
     assert!(denied.kind == FaultKind::Refused && denied.detail.contains("http"), "{denied}");
     let plugin = load(&host);

@@ -9,8 +9,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use querywright::model::{Adapter, ModelSource};
-use querywright::train::checkpoint::{self, RunState};
 use querywright::train::{Materials, TrainConfig, Trainer};
+use querywright_train::checkpoint::{self, RunState};
 use rand::{Rng, SeedableRng};
 use tiny::Watched;
 

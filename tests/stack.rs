@@ -65,7 +65,7 @@ impl Retriever for Fails {
 
     fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let one = |request: &Request| match (self.fails)(&request.text) {
-            true => Err(Fault { retriever: "bm25".into(), kind: FaultKind::Network, detail: "the line is cut".into() }),
+            true => Err(Fault::new("bm25", FaultKind::Network, "the line is cut")),
             false => self.inner.search(request),
         };
         requests.iter().map(one).collect()
@@ -239,7 +239,7 @@ fn a_rewrite_made_before_is_taken_from_the_cache_until_newer_ones_push_it_out() 
     assert_eq!((outcome("two"), outcome("one")), ("cached", "rewritten"));
     assert_eq!(calls.load(Ordering::SeqCst), 4);
     // Another history is another query.
-    let with_history = Query { history: vec![0], ..Query::text("one") };
+    let with_history = Query::text("one").with_history([0]);
     assert!(rewritten(&stack.search_query(&with_history, 5).unwrap()));
 }
 
@@ -272,7 +272,7 @@ fn fusing_keeps_what_either_text_finds() {
 fn items_of_the_history_never_appear() {
     let catalog = catalog();
     let had = catalog.ordinal("mat").unwrap();
-    let query = Query { history: vec![had], ..Query::text("woven mat") };
+    let query = Query::text("woven mat").with_history([had]);
     let to_mat = || By(|_: &Query| Ok(Rewrite::plain("anti fatigue mat lamp")));
     for builder in [stack(), stack().rewriter(to_mat()), stack().rewriter(to_mat()).fuse_original(true)] {
         let answer = builder.build().unwrap().search_query(&query, 5).unwrap();
@@ -337,7 +337,7 @@ impl Retriever for Remote {
     }
 
     fn document(&self, document: Ordinal) -> Option<DocumentName> {
-        (document < 100).then(|| DocumentName { id: format!("r{document}"), title: String::new() })
+        (document < 100).then(|| DocumentName::new(format!("r{document}"), ""))
     }
 }
 

@@ -2,16 +2,16 @@
 //! (`xtask/peers/`).
 #![allow(dead_code, reason = "each bench is its own program and uses a part of this")]
 
-use querywright::model::Precision;
-use querywright::model::{
+use querywright::sources::{self, PullOptions};
+use querywright::types::Deadline;
+use querywright_model::Precision;
+use querywright_model::{
     Adapter, Decoder, GenerateOptions, LoraConfig, ModelSource, PromptTokens, SamplingConfig, Tokenizer, generate,
     generate_recorded, prefix,
 };
-use querywright::sources::{self, PullOptions};
-use querywright::train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
-use querywright::train::loss::LossConfig;
-use querywright::train::optimizer::{AdamW, AdamWConfig};
-use querywright::types::Deadline;
+use querywright_train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
+use querywright_train::loss::LossConfig;
+use querywright_train::optimizer::{AdamW, AdamWConfig};
 
 /// A model with its tokenizer.
 pub struct Model {

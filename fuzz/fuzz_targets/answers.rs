@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use querywright::catalog::CatalogBuilder;
 use querywright::plugin::{Plugin, PluginOptions};
-use querywright::types::{Deadline, QueryLanguage, Request, Retriever};
+use querywright::types::{Deadline, Request, Retriever};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -57,7 +57,7 @@ static PLUGIN: LazyLock<Plugin> = LazyLock::new(|| {
 fuzz_target!(|bytes: &[u8]| {
     let nibble = |n: u8| char::from(b'0' + n);
     let text: String = bytes.iter().take(4000).flat_map(|b| [nibble(b >> 4), nibble(b & 15)]).collect();
-    let request = Request { text, language: QueryLanguage::Plain, history: vec![], exclude: vec![1], k: 2 };
+    let request = Request::plain(text, 2).with_exclude([1]);
     let answers = PLUGIN.retrieve(&[request], Deadline::NONE);
     assert_eq!(answers.len(), 1);
     if let Ok(ranking) = &answers[0] {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use querywright::catalog::{Catalog, CatalogBuilder};
 use querywright::plugin::{Grant, Limits, Plugin, PluginOptions};
-use querywright::types::{Deadline, QueryLanguage, Request, Retriever};
+use querywright::types::{Deadline, Request, Retriever};
 
 static CATALOG: LazyLock<Catalog> = LazyLock::new(|| {
     let mut builder = CatalogBuilder::new();
@@ -18,8 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     let limits = Limits { memory_mib: 64, call_ms: 200, load_ms: 200, compile_ms: 5_000, ..Limits::default() };
     let options = PluginOptions { grant: Grant { limits, ..Grant::default() }, ..PluginOptions::default() };
     if let Ok(plugin) = Plugin::from_bytes("fuzzed", bytes, &CATALOG, options, &()) {
-        let request =
-            Request { text: "first".into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 3 };
+        let request = Request::plain("first", 3);
         drop(plugin.retrieve(&[request], Deadline::NONE));
     }
 });

@@ -16,8 +16,9 @@ static BM25: LazyLock<Bm25> = LazyLock::new(|| {
 
 fuzz_target!(|text: &str| {
     for language in [QueryLanguage::Plain, QueryLanguage::Boolean] {
-        let request = Request { text: text.to_owned(), language, history: vec![], exclude: vec![3], k: 7 };
-        let ranking = BM25.retrieve(std::slice::from_ref(&request), Deadline::NONE).remove(0).expect("every text is a query");
+        let request = Request::plain(text, 7).with_language(language).with_exclude([3]);
+        let ranking =
+            BM25.retrieve(std::slice::from_ref(&request), Deadline::NONE).remove(0).expect("every text is a query");
         assert!(ranking.hits.len() <= 7 && ranking.hits.iter().all(|hit| hit.doc != 3 && hit.score.is_finite()));
         if let Some(best) = ranking.hits.first() {
             drop(BM25.explain(&request, best.doc));

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use querywright::model::{Decoder, LoraConfig, ModelSource, Precision};
-use querywright::train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
-use querywright::train::loss::LossConfig;
-use querywright::train::optimizer::{AdamW, AdamWConfig};
+use querywright_train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
+use querywright_train::loss::LossConfig;
+use querywright_train::optimizer::{AdamW, AdamWConfig};
 
 use super::{PREFIX, adapter, distance, emulator, golden, groups, learned, pair, pair_of, tiny, turn};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use querywright::catalog::{Catalog, CatalogBuilder};
 use querywright::plugin::{Inspection, Limits, Manifest, Wanted};
-use querywright::types::{QueryLanguage, Request};
+use querywright::types::Request;
 
 /// A file of a built plugin. `QUERYWRIGHT_PLUGINS` names the folder of another build than the committed one.
 pub fn built(name: &str, file: &str) -> PathBuf {
@@ -41,5 +41,5 @@ pub fn catalog(first: &str) -> Catalog {
 
 /// A request in plain words for ten hits.
 pub fn request(text: &str) -> Request {
-    Request { text: text.into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k: 10 }
+    Request::plain(text, 10)
 }

@@ -144,7 +144,7 @@ pub fn retriever_config(text: &str) -> Result<Bm25Config> {
     }
     let mut config = Bm25Config::default();
     for setting in settings.split(',').filter(|s| !s.is_empty()) {
-        let known = ["k1", "b", "language", "content", "rec-r1-contents-prefix"];
+        let known = ["k1", "b", "language", "content", "rec_r1_contents_prefix"];
         let (key, value) = setting.split_once('=').unwrap_or((setting, "true"));
         let bad =
             |remedy: &str| Error::argument(format!("--retriever bm25:{key}"), format!("found \"{value}\""), remedy);
@@ -152,7 +152,7 @@ pub fn retriever_config(text: &str) -> Result<Bm25Config> {
             "k1" => config.k1 = value.parse().map_err(|_| bad("give a number, as k1=1.2"))?,
             "b" => config.b = value.parse().map_err(|_| bad("give a number from 0 to 1, as b=0.75"))?,
             "content" => config.content = value.to_owned(),
-            "rec-r1-contents-prefix" => {
+            "rec_r1_contents_prefix" | "rec-r1-contents-prefix" => {
                 config.rec_r1_contents_prefix = value.parse().map_err(|_| bad("give true or false"))?;
             }
             "language" => {
@@ -210,12 +210,17 @@ pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<M
     Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })
 }
 
+/// The prompts for a retriever, as text. Needs no model: a configuration that cannot be used is refused before one is
+/// fetched.
+pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
+    let catalog = ranker.catalog.clone();
+    let titles = move |item| catalog.document(item).title().to_owned();
+    Ok(Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles)))
+}
+
 impl Model {
-    /// The prompts for this model and a retriever.
-    pub fn encoder(&self, prompt: &PromptConfig, ranker: &Ranker) -> Result<Arc<PromptEncoder>> {
-        let catalog = ranker.catalog.clone();
-        let titles = move |item| catalog.document(item).title().to_owned();
-        let prompter = Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles));
+    /// The prompts for a retriever, in this model's tokens.
+    pub fn encoder(&self, prompter: Prompter) -> Result<Arc<PromptEncoder>> {
         Ok(Arc::new(PromptEncoder::new(prompter, self.tokenizer.clone())?))
     }
 
@@ -227,7 +232,7 @@ impl Model {
         ranker: &Ranker,
         adapter: Option<&Path>,
     ) -> Result<LanguageModel> {
-        let encoder = self.encoder(prompt, ranker)?;
+        let encoder = self.encoder(prompter(prompt, ranker)?)?;
         let adapter = adapter.map(|folder| Adapter::load(folder, self.decoder.config())).transpose()?;
         let sampling = SamplingConfig::greedy(prompt.max_answer_tokens);
         let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
@@ -263,6 +268,7 @@ pub fn rewriter(
     }
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
+    prompter(&prompt, ranker)?;
     let model = model(name, weights.precision, weights.device)?;
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }

@@ -7,7 +7,7 @@ use querywright::Error;
 use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
-use querywright::train::{Materials, Outcome, TrainConfig, Trainer};
+use querywright::train::{Materials, Outcome, TrainConfig, Trainer, checkpoint};
 
 use crate::compare::{Compared, Finished};
 use crate::grant::Grants;
@@ -74,6 +74,10 @@ pub fn train(
     measures: &[Measure],
     grants: &Grants,
 ) -> Result<(Outcome, Option<Compared>)> {
+    // All that can be refused is refused here, before a model is fetched and loaded.
+    if !resume {
+        checkpoint::require_none(&config.train.output_dir)?;
+    }
     let dataset = open::dataset(&config.data.name)?;
     let train = open::labelled(&dataset, "data.train", &config.data.train)?;
     let mut dev = open::labelled(&dataset, "data.dev", &config.data.dev)?;
@@ -98,12 +102,13 @@ pub fn train(
             open::Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
         }
     };
+    let prompter = open::prompter(&config.prompt, &ranker)?;
     let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
     let materials = Materials {
         model_name: model.name.clone(),
         decoder: model.decoder.clone(),
         tokenizer: model.tokenizer.clone(),
-        encoder: model.encoder(&config.prompt, &ranker)?,
+        encoder: model.encoder(prompter)?,
         retriever: ranker.retriever.clone(),
         catalog: dataset.catalog.clone(),
         train,

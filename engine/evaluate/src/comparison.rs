@@ -19,6 +19,7 @@ const SEED: u64 = 0;
 /// Several systems on the same queries. Its JSON holds every figure; [`text`](Self::text) and
 /// [`markdown`](Self::markdown) are for reading.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Comparison {
     /// How many queries.
     pub queries: usize,
@@ -32,6 +33,7 @@ pub struct Comparison {
 
 /// All systems under one measure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct MeasureComparison {
     /// The measure.
     pub measure: Measure,
@@ -41,6 +43,7 @@ pub struct MeasureComparison {
 
 /// One system under one measure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Row {
     /// The system's name.
     pub system: String,
@@ -52,6 +55,7 @@ pub struct Row {
 
 /// A system against the reference, paired by query. All p-values are two-sided.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Against {
     /// Mean of `system - reference` with the 95% bootstrap interval.
     pub difference: Interval,
@@ -73,6 +77,7 @@ pub struct Against {
 
 /// A system's cost, and how often it failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Cost {
     /// The system's name.
     pub system: String,

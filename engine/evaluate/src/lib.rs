@@ -4,6 +4,7 @@
 //! [`Comparison`] sets several such systems side by side: means with 95% intervals, differences to a chosen system,
 //! paired tests corrected for their number. [`Report`] is one HTML page of a comparison, the curves of a training run
 //! and a sample of rewrites.
+#![deny(missing_docs, missing_debug_implementations)]
 
 mod comparison;
 mod report;

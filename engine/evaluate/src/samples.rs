@@ -8,6 +8,7 @@ use querywright_types::{Judgements, Query};
 
 /// One query with each system's rewrite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Sample {
     /// The query as it came.
     pub query: String,
@@ -17,6 +18,7 @@ pub struct Sample {
 
 /// A system's rewrite of a query, and its score.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct SampleRewrite {
     /// The system's name.
     pub system: String,

@@ -12,6 +12,7 @@ const WHOLE_RANKING: usize = 1000;
 
 /// A rewriter in front of a retriever, measured query by query.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct System {
     /// What tables call it: the rewriter's name, unless it was [`named`](Self::named) otherwise.
     pub name: String,
@@ -33,6 +34,7 @@ pub struct System {
 
 /// A measured system, with its rewrites and rankings.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Evaluated {
     /// The figures.
     pub system: System,
@@ -44,6 +46,7 @@ pub struct Evaluated {
 
 /// The means of a system: what `eval --json` prints.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// How many queries.
     pub queries: usize,
@@ -237,8 +240,7 @@ mod tests {
                     "FIRST TRY" => vec![(1, 2.0), (0, 1.0)],
                     "TIED" => vec![(0, 1.0), (1, 1.0)],
                     "BROKEN" => {
-                        let detail = "gone".into();
-                        return Err(Fault { retriever: "fixed".into(), kind: FaultKind::Network, detail });
+                        return Err(Fault::new("fixed", FaultKind::Network, "gone"));
                     }
                     _ => vec![],
                 };
@@ -263,8 +265,7 @@ mod tests {
     #[test]
     fn every_query_is_scored_in_order_and_failures_count_zero_and_are_counted() {
         let texts = ["first try", "tied", "broken", ""];
-        let queries: Vec<Query> =
-            texts.iter().enumerate().map(|(i, t)| Query { id: format!("q{i}"), ..Query::text(*t) }).collect();
+        let queries: Vec<Query> = texts.iter().enumerate().map(|(i, t)| Query::new(format!("q{i}"), *t)).collect();
         let judged = Judgements::new(vec![(1, 1)]);
         let pairs: Vec<(&Query, &Judgements)> = queries.iter().map(|q| (q, &judged)).collect();
         let measures: Vec<Measure> = ["RR@5", "P@1"].iter().map(|m| m.parse().unwrap()).collect();

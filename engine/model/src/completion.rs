@@ -15,6 +15,7 @@ pub struct PromptTokens {
 /// Why a completion ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Finish {
     /// A stop string or an end-of-text token.
     Stop,

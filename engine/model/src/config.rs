@@ -11,6 +11,7 @@ use querywright_types::{Error, Result};
 
 /// The architectures that the decoder computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Architecture {
     /// Llama 2 and 3, SmolLM, SmolLM2 and everything else of `LlamaForCausalLM`.
     Llama,

@@ -6,6 +6,7 @@ use querywright_types::{Error, Result};
 
 /// Where a model runs, as the user writes it: `auto`, `cpu`, or `cuda:0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum DeviceChoice {
     /// The first GPU where this program and this machine can use one, else the processor.
     #[default]

@@ -55,6 +55,7 @@ pub struct AdamWStep {
 /// What became of an update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[must_use = "a skipped update must be counted and reported"]
+#[non_exhaustive]
 pub struct Updated {
     /// The gradient's norm before clipping.
     pub grad_norm: f64,

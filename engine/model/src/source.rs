@@ -37,6 +37,7 @@ enum Weights {
 
 /// What `model info` shows of a model.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct ModelSummary {
     /// The model's name.
     pub name: String,

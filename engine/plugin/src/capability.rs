@@ -38,6 +38,7 @@ pub struct Grant {
 
 /// What a plugin may do: what it asked for and was granted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Lines to the host's log.
     pub log: bool,

@@ -14,6 +14,7 @@ use querywright_types::{Deadline, Error, Fault, QueryLanguage, Ranking, Request,
 
 /// What a check found.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct CheckReport {
     /// Whether every item passed.
     pub passed: bool,
@@ -31,6 +32,7 @@ pub struct CheckReport {
 
 /// One rule that was checked.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct CheckItem {
     /// What a plugin must do.
     pub rule: &'static str,
@@ -42,6 +44,7 @@ pub struct CheckItem {
 
 /// What a plugin costs, over the ordinary requests.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct CheckCost {
     /// Seconds from the component's bytes to the first answer: loading the catalogue, snapshot, compilation.
     pub prepare_seconds: f64,
@@ -110,13 +113,9 @@ pub fn check(
 /// An ordinary request. A plugin that reads histories gets one, since it has no hits without.
 fn request(plugin: &Plugin, catalog: &Catalog, text: &str) -> Request {
     let card = plugin.card();
-    Request {
-        text: text.to_owned(),
-        language: card.languages.first().copied().unwrap_or(QueryLanguage::Plain),
-        history: if card.reads_history { (0..catalog.len().min(3) as u32).collect() } else { Vec::new() },
-        exclude: Vec::new(),
-        k: K,
-    }
+    Request::plain(text, K)
+        .with_language(card.languages.first().copied().unwrap_or(QueryLanguage::Plain))
+        .with_history(if card.reads_history { (0..catalog.len().min(3) as u32).collect() } else { Vec::new() })
 }
 
 type Answers = Vec<Result<Ranking, Fault>>;
@@ -152,7 +151,7 @@ impl Rules<'_> {
         let mut requests = Vec::new();
         for text in awkward::texts() {
             for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
-                requests.push(Request { language, ..request(self.plugin, self.catalog, &text) });
+                requests.push(request(self.plugin, self.catalog, &text).with_language(language));
             }
         }
         self.check_faults("answers awkward text: no text is a failure", &requests)
@@ -162,7 +161,7 @@ impl Rules<'_> {
         let all = self.catalog.len();
         let mut requests = Vec::new();
         for request in self.ordinary.iter().take(SIZED) {
-            requests.extend([1, all, all + 1].map(|k| Request { k, ..request.clone() }));
+            requests.extend([1, all, all + 1].map(|k| request.clone().with_k(k)));
         }
         self.check_faults("keeps to k, however small or large", &requests)
     }
@@ -171,7 +170,7 @@ impl Rules<'_> {
         let mut requests = Vec::new();
         for (request, answer) in self.ordinary.iter().zip(self.answers).take(EXCLUDING) {
             let found: Vec<u32> = answer.iter().flat_map(|ranking| &ranking.hits).map(|hit| hit.doc).collect();
-            requests.push(Request { exclude: found, ..request.clone() });
+            requests.push(request.clone().with_exclude(found));
         }
         self.check_faults("leaves out what is excluded", &requests)
     }

@@ -12,6 +12,7 @@ use super::limits::Limits;
 /// What bounds a call of a plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Metering {
     /// The clock, [`Limits::call_ms`]: cheap, for serving. The default.
     #[default]

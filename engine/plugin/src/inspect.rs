@@ -11,6 +11,7 @@ use querywright_types::Result;
 
 /// What a component file holds.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Inspection {
     /// SHA-256 of the file, in lower-case hexadecimal digits.
     pub sha256: String,

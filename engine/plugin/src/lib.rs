@@ -48,6 +48,7 @@
 //! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
 //! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
+#![deny(missing_docs, missing_debug_implementations)]
 
 mod bindings;
 mod budget;

@@ -10,6 +10,7 @@ use super::services::Services;
 /// How long an instance serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Reuse {
     /// One request. No request sees what another one has left behind.
     EachSearch,
@@ -21,7 +22,7 @@ pub enum Reuse {
 }
 
 /// How a plugin is loaded and served.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct PluginOptions {
     /// The digest of the component, and what it asks for. Default: none. Then any component is accepted, it is granted
     /// nothing, and the grant's limits hold.

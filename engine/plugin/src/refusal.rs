@@ -4,5 +4,5 @@ use querywright_types::Error;
 
 /// [`Error::Plugin`]: what was found, and what would be right.
 pub(super) fn refusal(name: &str, found: impl Into<String>, remedy: impl Into<String>) -> Error {
-    Error::Plugin { name: name.to_owned(), found: found.into(), remedy: remedy.into() }
+    Error::plugin(name, found, remedy)
 }

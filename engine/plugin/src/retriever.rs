@@ -182,7 +182,7 @@ impl Plugin {
     }
 
     fn fault(&self, failure: Failure) -> Fault {
-        Fault { retriever: self.card.name.clone(), kind: failure.kind, detail: failure.detail }
+        Fault::new(self.card.name.clone(), failure.kind, failure.detail)
     }
 
     /// What a request costs on a fresh instance. None if it fails.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 /// The level of a line of a plugin's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum LogLevel {
     /// Something failed.
     Error,

@@ -12,9 +12,9 @@ pub(super) fn request(request: &Request) -> bindings::Request {
     bindings::Request {
         text: request.text.clone(),
         language: match request.language {
-            QueryLanguage::Plain => bindings::QueryLanguage::Plain,
             QueryLanguage::Boolean => bindings::QueryLanguage::Boolean,
             QueryLanguage::Natural => bindings::QueryLanguage::Natural,
+            _ => bindings::QueryLanguage::Plain,
         },
         history: request.history.clone(),
         exclude: request.exclude.clone(),
@@ -73,8 +73,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_breaks_the_contract_is_refused_with_the_hit_that_breaks_it() {
-        let request =
-            Request { text: "x".into(), language: QueryLanguage::Plain, history: vec![], exclude: vec![4], k: 3 };
+        let request = Request::plain("x", 3).with_exclude([4]);
         assert_eq!(ranking(&hits(&[(2, 2.0), (0, 2.0), (1, 0.5)]), &request, 5).unwrap().hits.len(), 3);
         assert!(ranking(&[], &request, 5).unwrap().hits.is_empty());
         for (list, part) in [

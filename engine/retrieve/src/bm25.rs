@@ -195,7 +195,7 @@ impl Bm25 {
         }
         let parsed = match request.language {
             QueryLanguage::Boolean => compiler.group(&boolean::parse(&request.text, self.catalog.field_names()), 1.0),
-            QueryLanguage::Plain | QueryLanguage::Natural => None,
+            _ => None,
         };
         parsed.unwrap_or_else(|| Compiler::new(self.analyzer).plain(self.analyzer.tokens(&request.text)))
     }
@@ -239,11 +239,11 @@ fn best(matches: Vec<Match>, request: &Request) -> Ranking {
 }
 
 fn unreadable(error: &std::io::Error) -> Fault {
-    Fault { retriever: "bm25".to_owned(), kind: FaultKind::Index, detail: error.to_string() }
+    Fault::new("bm25", FaultKind::Index, error.to_string())
 }
 
 fn fault(error: &TantivyError) -> Error {
-    Error::Fault(Fault { retriever: "bm25".to_owned(), kind: FaultKind::Index, detail: error.to_string() })
+    Error::Fault(Fault::new("bm25", FaultKind::Index, error.to_string()))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! BM25 over a Tantivy index ([`Bm25`], a retriever), and pseudo-relevance feedback on the same index ([`Rm3`], a
 //! rewriter).
-#![deny(missing_docs)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 pub mod bm25;
 pub mod rm3;

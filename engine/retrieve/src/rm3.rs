@@ -89,7 +89,7 @@ impl Rm3 {
         for (stem, p) in feedback {
             *mixed.entry(stem).or_default() += (1.0 - original) * p;
         }
-        Ok(Rewrite { text: self.render(mixed, &surfaces), language: QueryLanguage::Boolean })
+        Ok(Rewrite::new(self.render(mixed, &surfaces), QueryLanguage::Boolean))
     }
 
     /// P(w|query): each word's share of the query.

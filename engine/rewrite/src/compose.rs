@@ -10,6 +10,7 @@ use querywright_types::{Query, QueryLanguage, Rewrite};
 /// Whether the user's own words are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Mode {
     /// The generated query replaces them.
     Rewrite,
@@ -56,12 +57,6 @@ impl Composer {
                 let stop = if original.ends_with(['.', '!', '?']) { "" } else { "." };
                 self.written(&format!("{original}{stop} {}", folded(generated)))
             }
-            QueryLanguage::Plain => {
-                let mut parts = vec![original.as_str(); self.original_weight.round().clamp(1.0, 100.0) as usize];
-                let added: Vec<String> = added(generated).iter().map(QueryTerm::words).collect();
-                parts.extend(added.iter().map(String::as_str));
-                self.written(&parts.join(" "))
-            }
             QueryLanguage::Boolean => {
                 let added: Vec<String> = added(generated).into_iter().map(|term| term.text).collect();
                 let words = escaped(&original);
@@ -73,11 +68,17 @@ impl Composer {
                 };
                 alone([weighted, added.join(" ")].join(" ").trim())
             }
+            _ => {
+                let mut parts = vec![original.as_str(); self.original_weight.round().clamp(1.0, 100.0) as usize];
+                let added: Vec<String> = added(generated).iter().map(QueryTerm::words).collect();
+                parts.extend(added.iter().map(String::as_str));
+                self.written(&parts.join(" "))
+            }
         }
     }
 
     fn written(&self, text: &str) -> Rewrite {
-        Rewrite { text: text.to_owned(), language: self.language }
+        Rewrite::new(text, self.language)
     }
 
     /// The beginning of a text that holds its first `max_terms` terms; all of it where it has no more.

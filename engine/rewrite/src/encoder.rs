@@ -20,6 +20,12 @@ pub struct PromptEncoder {
     stop: Vec<String>,
 }
 
+impl std::fmt::Debug for PromptEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PromptEncoder").field("prompter", &self.prompter).finish_non_exhaustive()
+    }
+}
+
 impl PromptEncoder {
     /// Encodes the part that all prompts share.
     ///

@@ -23,6 +23,16 @@ pub struct LanguageModel {
     prefix: OnceLock<Prefix>,
 }
 
+impl std::fmt::Debug for LanguageModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LanguageModel")
+            .field("name", &self.name)
+            .field("adapter", &self.adapter.as_ref().map(Adapter::config))
+            .field("sampling", &self.sampling)
+            .finish_non_exhaustive()
+    }
+}
+
 impl LanguageModel {
     /// A rewriter with this name. `sampling` is greedy for serving and evaluation.
     ///

@@ -3,7 +3,7 @@
 //! A [`Prompter`] renders prompts from the retriever's card, reads completions and composes rewrites, all as text. It
 //! needs neither a model nor a network. With the feature `model`, `PromptEncoder` does the same in the tokens of one
 //! model, for `LanguageModel` and for training. With the feature `remote`, `Remote` asks a server.
-#![deny(missing_docs)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 mod compose;
 #[cfg(feature = "model")]

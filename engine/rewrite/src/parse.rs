@@ -16,6 +16,7 @@ use querywright_types::QueryLanguage;
 
 /// A parsed completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ParsedCompletion {
     /// The query, trimmed and never empty. Where `broken` is set too, it was recovered from a broken format: it can be
     /// served, but is not rewarded.
@@ -33,6 +34,7 @@ const TAGS: [&str; 4] = ["<think>", "</think>", "<answer>", "</answer>"];
 /// How a completion broke its format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum FormatFault {
     /// There is no query, or an empty one.
     Empty,

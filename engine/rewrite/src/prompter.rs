@@ -21,6 +21,15 @@ pub struct Prompter {
     shared: Prompt,
 }
 
+impl std::fmt::Debug for Prompter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prompter")
+            .field("config", &self.config)
+            .field("language", &self.language)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Prompter {
     /// Checks the configuration against the card and renders the part that all prompts share.
     ///

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 /// A term of a query: a word or a phrase with its field, sign and boost.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueryTerm {
     /// As written, with quotes, field and boost, without surrounding punctuation. The field of an enclosing bracket is
     /// put in front.

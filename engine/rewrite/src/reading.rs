@@ -12,6 +12,7 @@ const MAX_COUNTERFACTUALS: usize = 16;
 
 /// A completion after parsing and composing.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Reading {
     /// The rewrite; none where the completion holds no query.
     pub rewrite: Option<Rewrite>,
@@ -49,6 +50,7 @@ impl Reading {
 
 /// A generated term and the rewrite without it.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct TermReading {
     /// Its place in the completion, in bytes.
     pub span: Range<usize>,

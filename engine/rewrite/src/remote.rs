@@ -103,6 +103,13 @@ pub struct Remote {
     agent: ureq::Agent,
 }
 
+/// Without the API key.
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl Remote {
     /// Checks the configuration. Sends nothing yet.
     ///
@@ -178,7 +185,7 @@ impl Remote {
     }
 
     fn fault(&self, kind: FaultKind, detail: String) -> Error {
-        Error::Fault(Fault { retriever: self.name.clone(), kind, detail })
+        Error::Fault(Fault::new(self.name.clone(), kind, detail))
     }
 }
 

@@ -12,6 +12,7 @@
 //! `HF_HOME`; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there). A thing is in the cache
 //! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
 //! does no harm. What is in the cache is used without asking the network again.
+#![deny(missing_docs, missing_debug_implementations)]
 
 mod archive;
 mod cache;
@@ -40,6 +41,7 @@ use registry::{Known, REGISTRY};
 
 /// One name of the table of sources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Entry {
     /// The name to pull it by.
     pub name: &'static str,
@@ -192,7 +194,7 @@ impl Sources {
             "correct what the answers name, pull it on a machine that reaches a source and copy the cache, or give the \
              path of a copy"
         };
-        Error::Fetch { name: name.to_owned(), found: answers.join("; then "), remedy: remedy.to_owned() }
+        Error::fetch(name, answers.join("; then "), remedy)
     }
 }
 

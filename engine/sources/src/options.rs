@@ -6,6 +6,7 @@ use serde::Serialize;
 /// What a source holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Kind {
     /// A language model or an encoder: a GGUF file or a Hugging Face folder.
     Model,
@@ -29,6 +30,12 @@ pub struct PullOptions<'a> {
     pub offline: bool,
     /// Is told when a step begins, and how many bytes of a file arrived. Default: nobody.
     pub observer: Option<&'a dyn Observe>,
+}
+
+impl std::fmt::Debug for PullOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PullOptions").field("offline", &self.offline).finish_non_exhaustive()
+    }
 }
 
 impl PullOptions<'_> {

@@ -8,6 +8,7 @@ use crate::worker::broken;
 
 /// What became of one query of a set.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Ranked {
     /// What was searched for: the rewrite, or the original query where there was none.
     pub rewrite: Rewrite,

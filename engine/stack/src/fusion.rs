@@ -74,7 +74,7 @@ impl Retriever for Fusion {
 
     /// A request fails where any retriever fails: a fusion of the others would be another ranking under the same name.
     fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
-        let deeper: Vec<Request> = requests.iter().map(|r| Request { k: r.k.max(LEAST_DEPTH), ..r.clone() }).collect();
+        let deeper: Vec<Request> = requests.iter().map(|r| r.clone().with_k(r.k.max(LEAST_DEPTH))).collect();
         let mut answers: Vec<_> = self.retrievers.iter().map(|r| retrieve(r, &deeper, deadline).into_iter()).collect();
         requests
             .iter()
@@ -134,7 +134,7 @@ mod tests {
     }
 
     fn request(k: usize) -> Request {
-        Request { text: "x".to_owned(), language: QueryLanguage::Plain, history: vec![], exclude: vec![], k }
+        Request::plain("x", k)
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn one_retrievers_fault_is_the_fusions_fault() {
-        let broken = Fault { retriever: "b".to_owned(), kind: FaultKind::Timeout, detail: "late".to_owned() };
+        let broken = Fault::new("b", FaultKind::Timeout, "late");
         let a = fixed("a", &[QueryLanguage::Plain], Ok(vec![1]));
         let b = fixed("b", &[QueryLanguage::Natural], Err(broken.clone()));
         let fusion = Fusion::new(vec![a, b]).unwrap();
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_fault_of_one_request_does_not_shift_the_answers_of_the_others() {
-        let fault = Fault { retriever: "a".to_owned(), kind: FaultKind::Network, detail: "reset".to_owned() };
+        let fault = Fault::new("a", FaultKind::Network, "reset");
         let card = fixed("a", &[QueryLanguage::Plain], Ok(vec![])).card().clone();
         let a = || Arc::new(FailsOnce(card.clone(), fault.clone())) as Arc<dyn Retriever>;
         let rankings =

@@ -18,7 +18,7 @@ use querywright_types::{
 
 /// When a retriever rests, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BackOff {
+pub struct BackOffConfig {
     /// Faults in a row after which it rests; 0: it never does. Default 5.
     pub faults: u32,
     /// How long it rests first. Each time that it then fails again it is twice as long. Default one second.
@@ -27,7 +27,7 @@ pub struct BackOff {
     pub longest: Duration,
 }
 
-impl Default for BackOff {
+impl Default for BackOffConfig {
     fn default() -> Self {
         Self { faults: 5, rest: Duration::from_secs(1), longest: Duration::from_secs(60) }
     }
@@ -35,6 +35,7 @@ impl Default for BackOff {
 
 /// What became of the requests so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[non_exhaustive]
 pub struct GuardCounts {
     /// Requests.
     pub requests: u64,
@@ -68,7 +69,7 @@ impl std::fmt::Debug for Guard {
 
 impl Guard {
     /// Lets a retriever rest when it fails again and again.
-    pub fn new(retriever: Arc<dyn Retriever>, back_off: BackOff) -> Self {
+    pub fn new(retriever: Arc<dyn Retriever>, back_off: BackOffConfig) -> Self {
         let card = retriever.card().clone();
         let counter = || AtomicU64::new(0);
         Self {
@@ -116,7 +117,7 @@ impl Guard {
                 self.rested.fetch_add(count, Ordering::Relaxed);
                 let (retriever, kind) = (self.card.name.clone(), FaultKind::Resting);
                 let detail = format!("it failed again and again, and is asked again in {} ms", left.as_millis());
-                return vec![Err(Fault { retriever, kind, detail }); requests.len()];
+                return vec![Err(Fault::new(retriever, kind, detail)); requests.len()];
             }
         };
         let asked = Asked { guard: self, turn };
@@ -180,7 +181,7 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Counts faults and rests.
 struct Breaker {
-    back_off: BackOff,
+    back_off: BackOffConfig,
     in_a_row: u32,
     /// Rests since the last answer.
     rests: u32,
@@ -192,7 +193,7 @@ struct Breaker {
 }
 
 impl Breaker {
-    fn new(back_off: BackOff) -> Self {
+    fn new(back_off: BackOffConfig) -> Self {
         Self { back_off, in_a_row: 0, rests: 0, until: None, turn: 0, trying: false }
     }
 
@@ -219,7 +220,7 @@ impl Breaker {
         self.in_a_row = self.in_a_row.saturating_add(1);
         // One fault after a rest is enough for the next one.
         if self.back_off.faults > 0 && (self.trying || self.in_a_row >= self.back_off.faults) {
-            let BackOff { rest, longest, .. } = self.back_off;
+            let BackOffConfig { rest, longest, .. } = self.back_off;
             let rest = rest.saturating_mul(1 << self.rests.min(20)).min(longest).min(YEAR);
             (self.until, self.trying, self.in_a_row) = (now.checked_add(rest), false, 0);
             self.rests = self.rests.saturating_add(1);
@@ -257,7 +258,7 @@ mod tests {
 
         fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
             self.2.fetch_add(requests.len() as u64, Ordering::Relaxed);
-            let fault = Fault { retriever: self.0.name.clone(), kind: FaultKind::Network, detail: "down".to_owned() };
+            let fault = Fault::new(self.0.name.clone(), FaultKind::Network, "down");
             let hits = |text: &str| match text.contains("fail") {
                 true => Err(fault.clone()),
                 false => Ok(Ranking { hits: vec![Hit { doc: self.1, score: 1.0 }] }),
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn it_rests_after_faults_in_a_row_longer_each_time_and_wakes_with_an_answer() {
         let second = Duration::from_secs(1);
-        let back_off = BackOff { faults: 2, rest: second, longest: 3 * second };
+        let back_off = BackOffConfig { faults: 2, rest: second, longest: 3 * second };
         let mut breaker = Breaker::new(back_off);
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
@@ -301,8 +302,8 @@ mod tests {
         breaker.heard(true, 3, at(10.0));
         breaker.heard(false, 3, at(10.0));
         assert_eq!(breaker.ask(at(10.0)), Ok(3), "an answer makes good all that was");
-        let for_ever = BackOff { faults: 1, rest: Duration::MAX, longest: Duration::MAX };
-        let mut breaker = Breaker::new(for_ever);
+        let endless = BackOffConfig { faults: 1, rest: Duration::MAX, longest: Duration::MAX };
+        let mut breaker = Breaker::new(endless);
         breaker.heard(false, 0, start);
         assert_eq!(breaker.ask(start), Err(YEAR));
     }
@@ -310,7 +311,7 @@ mod tests {
     #[test]
     fn without_a_stand_in_it_fails_closed_and_a_resting_retriever_is_not_asked() {
         let moody = Moody::new("moody", 7);
-        let guard = Guard::new(moody.clone(), BackOff { faults: 2, ..BackOff::default() });
+        let guard = Guard::new(moody.clone(), BackOffConfig { faults: 2, ..BackOffConfig::default() });
         let answers = guard.retrieve(&[request("fine"), request("fail"), request("fail")], Deadline::NONE);
         assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_err());
         let resting = guard.retrieve(&[request("fine")], Deadline::NONE).remove(0).unwrap_err();
@@ -322,13 +323,14 @@ mod tests {
     #[test]
     fn with_a_stand_in_each_request_gets_its_own_answer() {
         let (moody, steady) = (Moody::new("moody", 7), Moody::new("steady", 9));
-        let guard = Guard::new(moody.clone(), BackOff { faults: 0, ..BackOff::default() }).with_stand_in(steady);
+        let guard =
+            Guard::new(moody.clone(), BackOffConfig { faults: 0, ..BackOffConfig::default() }).with_stand_in(steady);
         assert_ne!(guard.card().digest, moody.card().digest, "what two answer is not what one answers");
         let found = |text: &str| guard.retrieve(&[request(text)], Deadline::NONE).remove(0).map(|r| r.hits[0].doc);
         assert_eq!(found("fine").unwrap(), 7);
         assert_eq!(found("fail").unwrap_err().retriever, "moody", "where both fail, the first one's fault is told");
         let other = Arc::new(Quiet(moody.card().clone()));
-        let guard = Guard::new(moody, BackOff { faults: 0, ..BackOff::default() }).with_stand_in(other);
+        let guard = Guard::new(moody, BackOffConfig { faults: 0, ..BackOffConfig::default() }).with_stand_in(other);
         let answers = guard.retrieve(&[request("fail"), request("fine"), request("fail")], Deadline::NONE);
         let sizes: Vec<usize> = answers.into_iter().map(|answer| answer.unwrap().hits.len()).collect();
         assert_eq!(sizes, [0, 1, 0], "the stand-in's empty rankings stand where they belong");

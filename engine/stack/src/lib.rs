@@ -3,7 +3,7 @@
 //! [`Stack`] serves single queries under one deadline: a rewrite that comes late or fails falls back to the original
 //! query and never becomes an error. [`rank_all`] runs whole query sets for training and evaluation. [`Fusion`] makes one
 //! retriever out of several, [`Guard`] lets one that fails rest, [`Identity`] is the rewriter that changes nothing.
-#![deny(missing_docs)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 mod batch;
 mod builder;
@@ -18,7 +18,7 @@ mod worker;
 pub use batch::{Ranked, rank_all};
 pub use builder::StackBuilder;
 pub use fusion::{Fusion, reciprocal_rank_fusion};
-pub use guard::{BackOff, Guard, GuardCounts};
+pub use guard::{BackOffConfig, Guard, GuardCounts};
 pub use identity::Identity;
 pub use search::{SearchOptions, Stack};
 pub use trace::{Answer, NamedHit, Trace, TraceOutcome};

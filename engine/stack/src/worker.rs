@@ -53,7 +53,7 @@ impl Workers {
             Err(TrySendError::Full(_)) => {
                 let found = "all threads are busy and the queue is full".to_owned();
                 let remedy = "add threads (rewrite_threads) or machines, or send fewer requests at once".to_owned();
-                return Err(Error::Overloaded { name: "rewriting".to_owned(), found, remedy });
+                return Err(Error::overloaded("rewriting", found, remedy));
             }
             Err(TrySendError::Disconnected(_)) => return Err(Error::bug("stack::worker", "the threads are gone")),
         }
@@ -86,5 +86,5 @@ pub(crate) fn rewrite_one(rewriter: &dyn Rewriter, query: &Query, deadline: Dead
 
 /// A rewriter that broke its contract.
 pub(crate) fn broken(rewriter: &dyn Rewriter, found: &str) -> Error {
-    Error::Rewriter { name: rewriter.name().to_owned(), found: found.to_owned() }
+    Error::rewriter(rewriter.name(), found)
 }

@@ -72,7 +72,7 @@ impl LengthNorms {
         self.documents
     }
 
-    /// The [`saturation`] of a frequency in a document. A document beyond the last one gets 1; [`matches`] refuses it.
+    /// The [`saturation`] of a frequency in a document. A document beyond the last one gets 1; [`matches()`] refuses it.
     #[inline]
     pub fn saturation(&self, document: DocId, frequency: u32) -> f64 {
         saturation(frequency, self.norms.get(document as usize).copied().unwrap_or_default())

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! Nothing here depends on the rest of the project, so that it compiles for WebAssembly as part of a plugin.
+#![deny(missing_docs, missing_debug_implementations)]
 
 pub mod analysis;
 pub mod bm25;

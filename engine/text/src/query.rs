@@ -16,6 +16,7 @@ pub const CONTENTS: usize = 0;
 const LARGEST_WEIGHT: f64 = 1e6;
 
 /// A query ready to be matched.
+#[derive(Debug)]
 pub enum Node {
     /// A term or a phrase.
     Leaf(Leaf),
@@ -31,6 +32,7 @@ pub enum Node {
 }
 
 /// A term, or a phrase of several terms at fixed distances.
+#[derive(Debug)]
 pub struct Leaf {
     /// Which field: [`CONTENTS`], or 1 + the place of the field's name.
     pub field: usize,
@@ -41,6 +43,7 @@ pub struct Leaf {
 }
 
 /// Makes nodes of text, at most [`MOST_TERMS`] terms in all.
+#[derive(Debug)]
 pub struct Compiler {
     analyzer: Analyzer,
     terms_left: usize,

@@ -34,6 +34,7 @@ const RESIDUE: f64 = 1e-6;
 /// What rewards are divided by: TRL's `scale_rewards`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ScaleRewards {
     /// The standard deviation of the group.
     #[default]

@@ -74,6 +74,7 @@ pub struct LearnerConfig {
 
 /// What became of a step.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct StepReport {
     /// Loss and metrics of the last iteration, means weighted by tokens.
     pub loss: LossOutput,

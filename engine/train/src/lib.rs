@@ -2,6 +2,7 @@
 //!
 //! Query → rewrite → ranking → reward → advantage → gradient → adapter. [`Trainer`] runs the loop. Losses, advantages,
 //! optimiser and schedules are pure functions, each in its own file.
+#![deny(missing_docs, missing_debug_implementations)]
 
 pub mod advantage;
 pub mod checkpoint;

@@ -32,6 +32,17 @@ pub struct Materials {
     pub model_digest: String,
 }
 
+impl std::fmt::Debug for Materials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Materials")
+            .field("model_name", &self.model_name)
+            .field("retriever", self.retriever.card())
+            .field("train", &self.train.len())
+            .field("dev", &self.dev.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Materials {
     /// Refuses a split without a query to train on or to choose by.
     pub(super) fn require_queries(&self) -> Result<()> {

@@ -30,6 +30,7 @@ const DEFAULT_DEPTH: usize = 1000;
 /// Formulas with a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum RewardPreset {
     /// The weighted sum of the other settings.
     #[default]

@@ -8,6 +8,7 @@ use querywright_types::{Error, Result};
 /// The shape of the learning rate: transformers' `lr_scheduler_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum SchedulerType {
     /// The same rate throughout; warm-up is refused.
     Constant,

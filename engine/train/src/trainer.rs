@@ -33,6 +33,7 @@ pub trait Observer: Observe {
 
 /// The result of a run.
 #[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
 pub struct Outcome {
     /// Steps made.
     pub steps: u64,
@@ -67,6 +68,15 @@ pub struct Trainer<'a> {
     state: RunState,
     metrics: MetricsLog,
     completions: CompletionsLog,
+}
+
+impl std::fmt::Debug for Trainer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trainer")
+            .field("materials", self.materials)
+            .field("step", &self.state.step)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Trainer<'a> {

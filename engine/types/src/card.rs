@@ -1,8 +1,9 @@
 //! What a retriever says of itself.
 
-/// The languages that a retriever can read queries in.
+/// The languages that a retriever can read queries in. A language that a component does not know is read as plain words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum QueryLanguage {
     /// A bag of words; operators mean nothing.
     #[default]
@@ -11,6 +12,17 @@ pub enum QueryLanguage {
     Boolean,
     /// A sentence or a passage, compared by meaning.
     Natural,
+}
+
+impl QueryLanguage {
+    /// Its name in configurations and cards: "plain", "boolean", "natural".
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Boolean => "boolean",
+            Self::Natural => "natural",
+        }
+    }
 }
 
 /// What a retriever says of itself. The rewriter's prompt is built from it.

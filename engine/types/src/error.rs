@@ -19,6 +19,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The operating system refused to read or write a file.
     #[error("{action} {}: {source}{}", path.display(), io_hint(source))]
+    #[non_exhaustive]
     Io {
         /// What was attempted: "cannot read", "cannot write".
         action: &'static str,
@@ -29,6 +30,7 @@ pub enum Error {
     },
     /// A data file holds something that cannot be used.
     #[error("{}{}: {found}; {remedy}", path.display(), at_line(*line))]
+    #[non_exhaustive]
     Data {
         /// The file.
         path: PathBuf,
@@ -41,6 +43,7 @@ pub enum Error {
     },
     /// A value of a configuration or an argument cannot be used.
     #[error("{name}: {found}; {remedy}")]
+    #[non_exhaustive]
     Argument {
         /// The key or argument, as the user writes it.
         name: String,
@@ -51,6 +54,7 @@ pub enum Error {
     },
     /// A model folder, GGUF file, tokenizer or adapter cannot be used.
     #[error("{}: {found}; {remedy}", path.display())]
+    #[non_exhaustive]
     Model {
         /// The file or folder.
         path: PathBuf,
@@ -61,6 +65,7 @@ pub enum Error {
     },
     /// A model or data set could not be fetched.
     #[error("cannot fetch {name}: {found}; {remedy}")]
+    #[non_exhaustive]
     Fetch {
         /// The registry name or address.
         name: String,
@@ -71,6 +76,7 @@ pub enum Error {
     },
     /// A plugin cannot be used.
     #[error("plugin {name}: {found}; {remedy}")]
+    #[non_exhaustive]
     Plugin {
         /// Its id, or its file's name.
         name: String,
@@ -81,6 +87,7 @@ pub enum Error {
     },
     /// A GPU cannot be used, or gave up.
     #[error("device {name}: {found}; {remedy}")]
+    #[non_exhaustive]
     Device {
         /// As the user writes it: "cuda:0".
         name: String,
@@ -97,6 +104,7 @@ pub enum Error {
     Format(String),
     /// A rewriter broke its contract: it panicked, or gave no answer for a query.
     #[error("rewriter {name}: {found}")]
+    #[non_exhaustive]
     Rewriter {
         /// Its name.
         name: String,
@@ -108,6 +116,7 @@ pub enum Error {
     Deadline(Duration),
     /// More was asked for at once than may wait.
     #[error("{name} is overloaded: {found}; {remedy}")]
+    #[non_exhaustive]
     Overloaded {
         /// What is overloaded: "rewriting".
         name: String,
@@ -118,6 +127,7 @@ pub enum Error {
     },
     /// The program found itself in a state that it rules out. No input should lead here.
     #[error("this is a bug in querywright: {place}: {found}; please report it")]
+    #[non_exhaustive]
     Bug {
         /// Where in the program: the module or operation.
         place: &'static str,
@@ -171,6 +181,26 @@ impl Error {
     /// An unusable model, tokenizer or adapter.
     pub fn model(path: impl AsRef<Path>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Model { path: path.as_ref().to_path_buf(), found: found.into(), remedy: remedy.into() }
+    }
+
+    /// A model or data set that could not be fetched.
+    pub fn fetch(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Fetch { name: name.into(), found: found.into(), remedy: remedy.into() }
+    }
+
+    /// An unusable plugin.
+    pub fn plugin(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Plugin { name: name.into(), found: found.into(), remedy: remedy.into() }
+    }
+
+    /// A rewriter that broke its contract.
+    pub fn rewriter(name: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::Rewriter { name: name.into(), found: found.into() }
+    }
+
+    /// More at once than may wait.
+    pub fn overloaded(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Overloaded { name: name.into(), found: found.into(), remedy: remedy.into() }
     }
 
     /// An unusable device.

@@ -3,6 +3,7 @@
 /// A failure of a retriever: its index, the network, a plugin. It is retried, then the sample is dropped and counted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{retriever}: {kind}: {detail}")]
+#[non_exhaustive]
 pub struct Fault {
     /// Which retriever.
     pub retriever: String,

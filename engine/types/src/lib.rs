@@ -5,7 +5,7 @@
 //! To bring a search engine of your own, implement [`Retriever`]: a [`RetrieverCard`] that says what it is, and one
 //! method that ranks a batch of [`Request`]s before a [`Deadline`]. To rewrite queries in another way, implement
 //! [`Rewriter`]. This crate depends on serde and thiserror alone, so that either compiles in seconds.
-#![deny(missing_docs)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 mod card;
 mod checked;

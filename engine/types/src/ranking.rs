@@ -13,11 +13,19 @@ pub struct Hit {
 
 /// What a document is called.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
 pub struct DocumentName {
     /// Its id.
     pub id: String,
     /// Its title; empty when it has none.
     pub title: String,
+}
+
+impl DocumentName {
+    /// A document of this id and title; the title may be empty.
+    pub fn new(id: impl Into<String>, title: impl Into<String>) -> Self {
+        Self { id: id.into(), title: title.into() }
+    }
 }
 
 /// Ranked documents, best first; every document at most once.

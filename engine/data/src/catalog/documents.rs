@@ -59,10 +59,7 @@ impl Store {
 impl Documents for Catalog {
     fn document(&self, document: Ordinal) -> Option<DocumentName> {
         let known = (document as usize) < self.len();
-        known.then(|| DocumentName {
-            id: self.id(document).to_owned(),
-            title: self.document(document).title().to_owned(),
-        })
+        known.then(|| DocumentName::new(self.id(document), self.document(document).title()))
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn open(path: &Path) -> Result<Dataset> {
             let text = titles.collect::<Vec<_>>().join("\n");
             qrels.insert(id.as_str(), Judgements::new(vec![(*target, 1)]));
             splits[split].1.push(id.clone());
-            queries.push(Query { id, text, history });
+            queries.push(Query::new(id, text).with_history(history));
         }
     }
     if queries.is_empty() {

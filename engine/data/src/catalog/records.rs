@@ -51,7 +51,7 @@ pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>>
                 "give it a \"text\" or a \"history\" of item ids, or remove the line",
             ));
         }
-        queries.push(Query { id, text, history });
+        queries.push(Query::new(id, text).with_history(history));
     }
     Ok(queries)
 }

@@ -12,6 +12,7 @@ use querywright_types::{Error, Hit, Ranking, Result};
 
 /// What one system answered to each query.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Run {
     /// The name of the system, the last column of a run file.
     pub tag: String,

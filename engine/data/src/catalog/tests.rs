@@ -113,7 +113,7 @@ fn a_data_folder_opens_with_its_queries_judgements_and_lists() {
     let folder = folder(&data_folder());
     let data = Dataset::open(folder.path()).unwrap();
     assert_eq!(data.name, folder.path().file_name().unwrap().to_str().unwrap());
-    assert_eq!(data.queries[1], Query { id: "q2".into(), text: String::new(), history: vec![1, 0] });
+    assert_eq!(data.queries[1], Query::new("q2", "").with_history([1, 0]));
     assert_eq!(data.qrels.get("q1").unwrap().iter().collect::<Vec<_>>(), [(0, 2), (1, -1)]);
     assert_eq!((data.qrels.len(), data.qrels.judgements()), (2, 3));
     assert_eq!(data.qrels.get("q3"), None);
@@ -337,7 +337,7 @@ fn parts_that_do_not_fit_together_are_refused() {
         builder.push("a", [("t", "x")]).unwrap();
         builder.finish()
     };
-    let query = |id: &str, history: &[u32]| Query { id: id.into(), text: "x".into(), history: history.to_vec() };
+    let query = |id: &str, history: &[u32]| Query::new(id, "x").with_history(history.to_vec());
     let judged = |query: &str, doc: u32| Qrels::from_iter([(query, Judgements::new(vec![(doc, 1)]))]);
     let split = |name: &str, id: &str| (name.to_owned(), vec![id.to_owned()]);
     let open = |queries, qrels, splits: Vec<_>| Dataset::from_parts("made", catalog(), queries, qrels, splits);

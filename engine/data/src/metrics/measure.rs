@@ -8,6 +8,7 @@ use querywright_types::{Error, Judgements, Ordinal, Result, nearest};
 
 /// What a measure looks at; with a cutoff it becomes a [`Measure`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MeasureKind {
     /// `nDCG`: discounted gain over that of the ideal ranking (Järvelin and Kekäläinen 2002; linear gain).
     Ndcg,

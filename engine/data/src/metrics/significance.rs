@@ -12,6 +12,7 @@ use querywright_types::{Error, Result};
 
 /// How two systems differ, query by query.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct PairedDifference {
     /// How many queries.
     pub queries: usize,
@@ -49,6 +50,7 @@ impl PairedDifference {
 
 /// The outcome of a [`paired_t_test`].
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct TTest {
     /// The statistic; positive when the system is better. Infinite when every query differs by the same amount.
     pub t: f64,
@@ -105,6 +107,7 @@ pub fn randomisation_test(system: &[f64], baseline: &[f64], rounds: usize, seed:
 
 /// A mean and the interval around it.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Interval {
     /// The mean of the values.
     pub mean: f64,

@@ -10,6 +10,7 @@ use querywright_types::Ordinal;
 
 /// The parts of a document's score for one request.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Explanation {
     /// The document.
     pub document: Ordinal,
@@ -23,6 +24,7 @@ pub struct Explanation {
 
 /// What one term or phrase of the query adds to the score: `weight * idf * saturated`.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Contribution {
     /// The term as it stands in the index, with its field: "contents:relat", "title:\"dark knight\"".
     pub term: String,

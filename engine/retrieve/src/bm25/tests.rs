@@ -29,7 +29,7 @@ fn films() -> Bm25 {
 }
 
 fn request(text: &str, language: QueryLanguage) -> Request {
-    Request { text: text.to_owned(), language, history: vec![], exclude: vec![], k: 100 }
+    Request::plain(text, 100).with_language(language)
 }
 
 fn boolean(index: &Bm25, text: &str) -> Vec<Ordinal> {
@@ -127,7 +127,7 @@ proptest! {
             .filter(|(d, s)| *s > 0.0 && !exclude.contains(d))
             .collect();
         expected.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let found = index.search(&Request { exclude, k, ..request(&query, QueryLanguage::Plain) }).unwrap();
+        let found = index.search(&request(&query, QueryLanguage::Plain).with_exclude(exclude).with_k(k)).unwrap();
         prop_assert_eq!(found.hits.len(), expected.len().min(k));
         for (hit, expected) in found.hits.iter().zip(&expected) {
             prop_assert!((hit.score - expected.1).abs() < 1e-5);
@@ -215,11 +215,11 @@ fn plain_language_gives_operators_no_meaning() {
 fn excluded_items_never_appear_and_k_is_filled_from_the_others() {
     let index = films();
     let all = plain(&index, "batman joker crime");
-    let request = Request { exclude: vec![all[0], 77], k: 3, ..request("batman joker crime", QueryLanguage::Plain) };
+    let request = request("batman joker crime", QueryLanguage::Plain).with_exclude([all[0], 77]).with_k(3);
     assert_eq!(documents(&index.search(&request).unwrap()), all[1..4]);
-    let none = Request { k: 0, ..request.clone() };
+    let none = request.clone().with_k(0);
     assert_eq!(index.search(&none).unwrap(), Ranking::default());
-    let endless = Request { k: usize::MAX, ..request };
+    let endless = request.with_k(usize::MAX);
     assert_eq!(index.search(&endless).unwrap().hits.len(), all.len() - 1);
 }
 

@@ -145,7 +145,7 @@ fn a_word_that_would_not_be_read_again_is_replaced_by_one_that_is() {
 #[test]
 fn a_history_without_words_is_its_own_feedback() {
     let rm3 = rm3(Rm3Config::default());
-    let query = Query { history: vec![1, 0, 12, 12, 999], ..Query::default() };
+    let query = Query::text("").with_history([1, 0, 12, 12, 999]);
     let rewrite = rewrite(&rm3, query.clone());
     assert!(rewrite.text.contains("villain"), "{}", rewrite.text);
     let hits = rm3.index.search(&Request::new(&query, &rewrite, 10)).unwrap().hits;

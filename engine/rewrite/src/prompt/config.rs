@@ -11,6 +11,7 @@ use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 /// The form of prompts and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PromptStyle {
     /// A text to complete, with examples. The answer is the rest of the line. For small and base models.
     #[default]
@@ -24,6 +25,7 @@ pub enum PromptStyle {
 /// The task that queries serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Task {
     /// Find what a request in words asks for.
     #[default]

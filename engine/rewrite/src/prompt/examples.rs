@@ -36,8 +36,8 @@ pub fn examples(config: &PromptConfig, language: QueryLanguage) -> Result<Vec<Ex
         (Task::Search, Mode::Expand) => all.expand,
     };
     Ok(match language {
-        QueryLanguage::Plain => by_language.plain,
         QueryLanguage::Boolean => by_language.boolean,
         QueryLanguage::Natural => by_language.natural,
+        _ => by_language.plain,
     })
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 /// The input of a language model.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Prompt {
     /// A text to complete: `prefix` followed by `query`. The prefix is the same for every query, so its keys and values
     /// are computed once. The cut lies before the blank line between the two, where byte-level BPE tokenizers cut too.
@@ -39,6 +40,7 @@ impl ChatMessage {
 /// Who speaks in a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Role {
     /// The instruction.
     System,

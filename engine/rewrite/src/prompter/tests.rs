@@ -141,7 +141,7 @@ fn the_shared_part_is_the_same_for_every_query() {
 #[test]
 fn a_history_shows_its_last_titles_from_the_catalogue_or_from_the_lines_of_the_text() {
     let config = PromptConfig { task: Task::Recommend, max_history: 2, max_title_chars: 8, ..PromptConfig::default() };
-    let query = Query { text: "ignored".into(), history: vec![1, 2, 3], ..Query::default() };
+    let query = Query::text("ignored").with_history([1, 2, 3]);
     let titles: Titles = Arc::new(|item| format!("Title {item}\nand more"));
     let (_, with) = parts(prompter(config.clone()).with_titles(titles).prompt(&query).unwrap());
     assert_eq!(with, "\n\nHad: Title 2; Title 3\nSearch:");
@@ -239,7 +239,7 @@ proptest! {
         ] {
             let titles: Titles = Arc::new(|item| "t\n".repeat(item as usize % 300));
             let prompter = prompter(config).with_titles(titles);
-            let (_, query) = parts(prompter.prompt(&Query { text: text.clone(), history: history.clone(), ..Query::default() }).unwrap());
+            let (_, query) = parts(prompter.prompt(&Query::text(text.clone()).with_history(history.clone())).unwrap());
             prop_assert!(query.chars().count() <= 1100);
             prop_assert!(query.matches('\n').count() <= 3);
             prop_assert!(terms(&query).len() <= 600);

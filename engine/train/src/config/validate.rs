@@ -94,7 +94,7 @@ fn refuse(key: &str, found: impl Into<String>, remedy: &str) -> Result<()> {
 fn within<T>(section: &str, checked: Result<T>) -> Result<()> {
     match checked {
         Ok(_) => Ok(()),
-        Err(Error::Argument { name, found, remedy })
+        Err(Error::Argument { name, found, remedy, .. })
             if name != section && !name.starts_with(&format!("{section}.")) =>
         {
             Err(Error::argument(format!("{section}.{name}"), found, remedy))

@@ -60,6 +60,7 @@ pub mod name {
 
 /// The metrics of one step: one JSON object, `{"step": 3, "entropy": 1.2, …}`.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct StepMetrics {
     /// The step, counted from 1; 0 is what was measured before the first.
     pub step: u64,

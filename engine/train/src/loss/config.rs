@@ -5,6 +5,7 @@ use querywright_types::{Error, Result};
 /// How the losses of tokens are summed up: TRL's `loss_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum LossType {
     /// Mean over each completion's tokens, then over completions (DeepSeekMath): short completions weigh more a token.
     Grpo,
@@ -20,6 +21,7 @@ pub enum LossType {
 /// What one importance weight stands for: TRL's `importance_sampling_level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum ImportanceLevel {
     /// A ratio for each token.
     #[default]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sha2::{Digest, Sha256};
 
 use querywright_data::metrics::Measure;
-use querywright_types::{Judgements, QueryLanguage, Request};
+use querywright_types::{Judgements, Request};
 
 /// What a score depends on, as a SHA-256 of: the retriever's digest, the request (text, language, history, excluded
 /// items, k), the judgements, and the measures.
@@ -108,11 +108,7 @@ pub(super) fn key(
     };
     part(retriever_digest.as_bytes());
     part(request.text.as_bytes());
-    part(match request.language {
-        QueryLanguage::Plain => b"plain",
-        QueryLanguage::Boolean => b"boolean",
-        QueryLanguage::Natural => b"natural",
-    });
+    part(request.language.name().as_bytes());
     let ordinals = |items: &[u32]| items.iter().flat_map(|o| o.to_le_bytes()).collect::<Vec<u8>>();
     part(&ordinals(&request.history));
     part(&ordinals(&request.exclude));

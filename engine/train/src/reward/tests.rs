@@ -36,7 +36,7 @@ impl Retriever for Numbers {
             if request.text.contains("fail") && *failures > 0 {
                 *failures -= 1;
                 let detail = "no answer".to_owned();
-                return Err(Fault { retriever: "numbers".into(), kind: FaultKind::Timeout, detail });
+                return Err(Fault::new("numbers", FaultKind::Timeout, detail));
             }
             let docs = request.text.split_whitespace().filter_map(|w| w.parse().ok());
             let docs = docs.filter(|d| !request.exclude.contains(d)).take(request.k);
@@ -56,7 +56,7 @@ fn measures(names: &[(&str, f64)]) -> BTreeMap<String, f64> {
 
 /// The rewards of rewrites of one query ("2 1", document 1 is right), None being a broken format.
 fn score(function: &RewardFunction, retriever: &Numbers, texts: &[Option<&str>], retries: usize) -> ScoredBatch {
-    let query = Query { id: "q".into(), text: "2 1".into(), history: Vec::new() };
+    let query = Query::new("q", "2 1");
     let judgements = Judgements::new(vec![(1, 1)]);
     let rewrites: Vec<Option<Rewrite>> = texts.iter().map(|t| t.map(Rewrite::plain)).collect();
     let candidates: Vec<Candidate<'_>> =
@@ -164,11 +164,11 @@ fn the_cache_tells_requests_apart_by_everything_that_decides_their_score() {
     assert_eq!(base, key("d", &request.clone(), &judgements, &ndcg));
     let others = [
         key("e", &request, &judgements, &ndcg),
-        key("d", &Request { text: "b".into(), ..request.clone() }, &judgements, &ndcg),
-        key("d", &Request { language: QueryLanguage::Boolean, ..request.clone() }, &judgements, &ndcg),
-        key("d", &Request { history: vec![1], ..request.clone() }, &judgements, &ndcg),
-        key("d", &Request { exclude: vec![1], ..request.clone() }, &judgements, &ndcg),
-        key("d", &Request { k: 11, ..request.clone() }, &judgements, &ndcg),
+        key("d", &Request::plain("b", 10), &judgements, &ndcg),
+        key("d", &request.clone().with_language(QueryLanguage::Boolean), &judgements, &ndcg),
+        key("d", &request.clone().with_history([1]), &judgements, &ndcg),
+        key("d", &request.clone().with_exclude([1]), &judgements, &ndcg),
+        key("d", &request.clone().with_k(11), &judgements, &ndcg),
         key("d", &request, &Judgements::new(vec![(1, 2)]), &ndcg),
         key("d", &request, &judgements, &["nDCG@9".parse().unwrap()]),
     ];
@@ -212,7 +212,7 @@ fn the_cache_serves_many_threads() {
 #[test]
 fn words_are_counted_without_operators_and_punctuation() {
     assert_eq!(words(&Rewrite::plain("red  AND shoe - size")), 4);
-    let boolean = Rewrite { text: "(red OR (NOT blue)) AND title:shoe^2".into(), language: QueryLanguage::Boolean };
+    let boolean = Rewrite::new("(red OR (NOT blue)) AND title:shoe^2", QueryLanguage::Boolean);
     assert_eq!(words(&boolean), 3);
     assert_eq!(words(&Rewrite::plain("")), 0);
 }

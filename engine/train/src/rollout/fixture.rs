@@ -9,8 +9,7 @@ use super::super::materials::Materials;
 use super::super::reward::{Reward, RewardCache, RewardFunction};
 use super::{RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
-use querywright_model::Precision;
-use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource};
+use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
 use querywright_rewrite::{PromptEncoder, Prompter};
 use querywright_types::{Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
@@ -32,7 +31,7 @@ impl Retriever for Failing {
     }
 
     fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
-        let fault = || Fault { retriever: "down".into(), kind: FaultKind::Network, detail: "down".into() };
+        let fault = || Fault::new("down", FaultKind::Network, "down");
         requests.iter().map(|_| Err(fault())).collect()
     }
 }
@@ -66,7 +65,7 @@ impl Fixture {
         let tokenizer = source.tokenizer().unwrap();
         let prompter = Prompter::new(config.prompt.clone(), retriever.card()).unwrap();
         let train = shop.iter().enumerate().map(|(i, (_, need))| {
-            let query = Query { id: format!("q{i}"), text: (*need).into(), history: Vec::new() };
+            let query = Query::new(format!("q{i}"), *need);
             (query, Judgements::new(vec![(i as u32, 1)]))
         });
         let materials = Materials {

@@ -56,7 +56,7 @@ fn measures(names: &[(&str, f64)]) -> BTreeMap<String, f64> {
 
 /// The rewards of rewrites of one query ("2 1", document 1 is right), None being a broken format.
 fn score(function: &RewardFunction, retriever: &Numbers, texts: &[Option<&str>], retries: usize) -> ScoredBatch {
-    let query = Query { id: "q".into(), text: "2 1".into(), history: Vec::new() };
+    let query = Query { id: "q".into(), ..Query::text("2 1") };
     let judgements = Judgements::new(vec![(1, 1)]);
     let rewrites: Vec<Option<Rewrite>> = texts.iter().map(|t| t.map(Rewrite::plain)).collect();
     let candidates: Vec<Candidate<'_>> =

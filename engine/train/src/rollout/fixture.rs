@@ -66,7 +66,7 @@ impl Fixture {
         let tokenizer = source.tokenizer().unwrap();
         let prompter = Prompter::new(config.prompt.clone(), retriever.card()).unwrap();
         let train = shop.iter().enumerate().map(|(i, (_, need))| {
-            let query = Query { id: format!("q{i}"), text: (*need).into(), history: Vec::new() };
+            let query = Query { id: format!("q{i}"), ..Query::text(*need) };
             (query, Judgements::new(vec![(i as u32, 1)]))
         });
         let materials = Materials {

@@ -61,7 +61,7 @@ pub fn demo(seed: u64) -> Result<Dataset> {
     }
     let members = |split| requests.iter().filter(|r| r.split == split).map(|r| r.id.clone()).collect();
     let splits = Split::ALL.map(|split| (split.name().to_owned(), members(split)));
-    let query = |r: &generator::ShopperRequest| Query { id: r.id.clone(), text: r.text.clone(), history: Vec::new() };
+    let query = |r: &generator::ShopperRequest| Query { id: r.id.clone(), ..Query::text(r.text.clone()) };
     Dataset::from_parts(NAME, catalog.finish(), requests.iter().map(query).collect(), qrels, splits)
 }
 

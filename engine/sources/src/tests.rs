@@ -151,6 +151,21 @@ fn a_clients_complaint_is_in_the_error_and_nothing_is_left_in_the_cache() {
     assert_eq!(fs::read_dir(folder.path().join("cache/.staging")).unwrap().count(), 0);
 }
 
+#[cfg(unix)]
+#[test]
+fn the_client_runs_in_a_folder_of_the_cache_and_imports_nothing_from_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("pip");
+    fs::write(&script, "#!/bin/sh\necho \"ERROR: in $(pwd -P) with $PYTHONSAFEPATH\" >&2\n[ \"$1\" = --version ]\n")
+        .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let sources = sources(folder.path(), NOBODY, script.to_str().unwrap());
+    let error = sources.pull(Kind::Data, "movielens-100k", &PullOptions::default()).unwrap_err().to_string();
+    let staging = folder.path().canonicalize().unwrap().join("cache/.staging");
+    assert!(error.contains(&format!("in {}", staging.display())) && error.contains("with 1"), "{error}");
+}
+
 #[test]
 fn what_is_in_the_cache_needs_no_network_and_is_listed_as_cached() {
     let folder = tempfile::tempdir().unwrap();

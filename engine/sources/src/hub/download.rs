@@ -85,6 +85,9 @@ impl Http {
                 break;
             }
             let bytes = &buffer[..n];
+            if file.size.is_some_and(|size| done + n as u64 > size) {
+                return Err(format!("is longer than the {total} bytes that were announced"));
+            }
             out.write_all(bytes).map_err(|e| cannot_write(&partial.0, &e))?;
             hasher.update(bytes);
             done += n as u64;

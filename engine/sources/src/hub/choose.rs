@@ -41,6 +41,12 @@ impl FileInfo {
         self.sha256().or(self.blob.as_deref())
     }
 
+    /// Git's digest of the bytes, which the hub knows of small files: they are in the repository itself.
+    pub fn git_digest(&self) -> Option<&str> {
+        let digest = self.blob.as_deref().filter(|_| self.lfs.is_none())?;
+        (digest.len() == 40 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
+    }
+
     /// The SHA-256, which the hub knows of large files.
     pub fn sha256(&self) -> Option<&str> {
         self.lfs.as_ref().map(|large| large.sha256.as_str())

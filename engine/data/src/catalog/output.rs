@@ -1,28 +1,27 @@
 //! Files that are written whole or not at all.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use querywright_types::{Error, Result};
 
 /// A file that is to be written after long work. Opening it finds out whether it can be written; what was there stays
-/// until everything is written beside it, and then is replaced in one step. Dropped, it leaves no trace.
+/// until everything is written beside it, and then is replaced in one step. Until then nothing new lies in the folder.
 #[derive(Debug)]
 pub struct Output {
     /// As the user wrote it, for errors.
     path: PathBuf,
-    file: File,
     target: Target,
 }
 
 #[derive(Debug)]
 enum Target {
-    /// The file lies beside its place, under this name, and is moved to its place at the end.
-    Beside { temporary: PathBuf, place: PathBuf },
+    /// The file is written beside this place, with the permissions of what it replaces, and moved there.
+    Beside { place: PathBuf, permissions: Option<Permissions> },
     /// The file is written in its place: a device or a pipe, or a file in a folder that takes no new ones.
-    Place,
+    Place(File),
 }
 
 impl Output {
@@ -40,9 +39,10 @@ impl Output {
         // What a process has open already (/dev/stdout) is not exchanged under it.
         let special = known.as_ref().is_some_and(|known| !known.is_file())
             || ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+        let in_place = || OpenOptions::new().write(true).open(path).map_err(fail);
+        let output = |target| Self { path: path.to_path_buf(), target };
         if special {
-            let file = OpenOptions::new().write(true).open(path).map_err(fail)?;
-            return Ok(Self { path: path.to_path_buf(), file, target: Target::Place });
+            return Ok(output(Target::Place(in_place()?)));
         }
         if known.is_some() {
             // A file that may not be written is not replaced either.
@@ -50,20 +50,15 @@ impl Output {
         }
         // Through a link, so that the link stays one.
         let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let temporary = beside(&place);
-        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
-            Ok(file) => {
-                if let Some(known) = known {
-                    fs::set_permissions(&temporary, known.permissions()).map_err(fail)?;
-                }
-                Ok(Self { path: path.to_path_buf(), file, target: Target::Beside { temporary, place } })
-            }
+        match Temporary::beside(&place) {
+            // Gone at once: a process that is killed at its work leaves nothing behind.
+            Ok((temporary, _)) => drop(temporary),
             Err(error) if error.kind() == ErrorKind::PermissionDenied && known.is_some() => {
-                let file = OpenOptions::new().write(true).open(path).map_err(fail)?;
-                Ok(Self { path: path.to_path_buf(), file, target: Target::Place })
+                return Ok(output(Target::Place(in_place()?)));
             }
-            Err(error) => Err(fail(error)),
+            Err(error) => return Err(fail(error)),
         }
+        Ok(output(Target::Beside { place, permissions: known.map(|known| known.permissions()) }))
     }
 
     /// The path, as it was given.
@@ -75,30 +70,50 @@ impl Output {
     ///
     /// # Errors
     /// When the system refuses. What was in the place is then still there.
-    pub fn write(mut self, content: &[u8]) -> Result<()> {
-        let fail = |e| Error::write(&self.path, e);
-        self.file.write_all(content).and_then(|()| self.file.flush()).map_err(fail)?;
-        match &self.target {
-            Target::Beside { temporary, place } => {
-                self.file.sync_all().map_err(fail)?;
-                fs::rename(temporary, place).map_err(fail)
-            }
-            // Only a file has an end to cut off; devices and pipes refuse.
-            Target::Place if self.file.metadata().is_ok_and(|known| known.is_file()) => {
-                let end = std::io::Seek::stream_position(&mut self.file).map_err(|e| Error::write(&self.path, e))?;
-                self.file.set_len(end).map_err(|e| Error::write(&self.path, e))
-            }
-            Target::Place => Ok(()),
-        }
+    pub fn write(self, content: &[u8]) -> Result<()> {
+        let written = match self.target {
+            Target::Beside { place, permissions } => replace(&place, permissions, content),
+            Target::Place(file) => overwrite(file, content),
+        };
+        written.map_err(|e| Error::write(&self.path, e))
     }
 }
 
-impl Drop for Output {
+/// Writes a file beside its place and moves it there.
+fn replace(place: &Path, permissions: Option<Permissions>, content: &[u8]) -> std::io::Result<()> {
+    let (temporary, mut file) = Temporary::beside(place)?;
+    file.write_all(content)?;
+    if let Some(permissions) = permissions {
+        fs::set_permissions(&temporary.0, permissions)?;
+    }
+    file.sync_all()?;
+    fs::rename(&temporary.0, place)
+}
+
+/// Writes a file from its beginning. Only a file has an end to cut off; devices and pipes refuse.
+fn overwrite(mut file: File, content: &[u8]) -> std::io::Result<()> {
+    file.write_all(content)?;
+    file.flush()?;
+    match file.metadata()?.is_file() {
+        true => file.stream_position().and_then(|end| file.set_len(end)),
+        false => Ok(()),
+    }
+}
+
+/// A file under a name of its own, removed when it is dropped; after a move there is nothing left under the name.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(place: &Path) -> std::io::Result<(Self, File)> {
+        let path = beside(place);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok((Self(path), file))
+    }
+}
+
+impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Target::Beside { temporary, .. } = &self.target {
-            // After the rename there is nothing left under this name.
-            let _ = fs::remove_file(temporary);
-        }
+        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -127,7 +142,7 @@ mod tests {
         drop(Output::open(&path).unwrap());
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("old", 1));
         let output = Output::open(&path).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("old", 1));
         output.write(b"new").unwrap();
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("new", 1));
     }

@@ -178,35 +178,42 @@ pub(super) fn read(
             order.len() - 1
         });
         let ordinal = catalog.ordinal(document);
-        match graded[number].insert(document, ordinal, grade) {
-            Some(before) if before != grade => Err(line.refuse(
-                format!("document {} was judged {before} for query {} before", quoted(document), quoted(query)),
-                "keep one of the two lines",
-            )),
-            Some(_) if strict => Err(line.refuse(
-                format!("document {} was judged for query {} before", quoted(document), quoted(query)),
-                "keep one of the two lines, or leave --strict out",
-            )),
-            Some(_) => {
-                warnings.add(Warning::new(WarningKind::RepeatedJudgements, path, format!("{query} {document}")));
-                Ok(())
+        let before = graded[number].insert(document, ordinal, grade);
+        let doubtful = match before {
+            Some(before) if before != grade => {
+                let found =
+                    format!("document {} was judged {before} for query {} before", quoted(document), quoted(query));
+                return Err(line.refuse(found, "keep one of the two lines"));
             }
-            None if ordinal.is_some() => Ok(()),
-            None if strict => Err(line.refuse(
-                format!("the document {} is not in the corpus", quoted(document)),
-                "add it to the corpus, remove the line, or leave --strict out",
-            )),
-            None => {
-                warnings.add(Warning::new(WarningKind::AbsentDocuments, path, document));
-                Ok(())
-            }
+            Some(_) => Warning::new(WarningKind::RepeatedJudgements, path, format!("{query} {document}")),
+            None if ordinal.is_none() => Warning::new(WarningKind::AbsentDocuments, path, document),
+            None => return Ok(()),
+        };
+        if strict {
+            return Err(refused(&line, query, document, doubtful.kind));
         }
+        warnings.add(doubtful);
+        Ok(())
     })?;
     let judgements = graded.into_iter().map(|graded| {
         Judgements::new(graded.present.into_iter().collect()).with_absent(graded.absent.into_iter().collect())
     });
     let queries = order.iter().cloned().zip(judgements).collect();
     Ok((Qrels { queries, warnings: warnings.into_vec() }, order))
+}
+
+/// What is a warning elsewhere, as the error of strict reading.
+fn refused(line: &Line, query: &str, document: &str, kind: WarningKind) -> Error {
+    match kind {
+        WarningKind::AbsentDocuments => line.refuse(
+            format!("the document {} is not in the corpus", quoted(document)),
+            "add it to the corpus, remove the line, or leave --strict out",
+        ),
+        _ => line.refuse(
+            format!("document {} was judged for query {} before", quoted(document), quoted(query)),
+            "keep one of the two lines, or leave --strict out",
+        ),
+    }
 }
 
 /// The query, document and grade of a line; none for the header.

@@ -7,6 +7,8 @@ use serde::Serialize;
 
 /// How many names a warning gives as examples.
 const EXAMPLES: usize = 10;
+/// How many characters of a name it gives.
+const LONGEST_EXAMPLE: usize = 80;
 
 /// Something in the files of a data set that does not stop its use and that its owner should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,9 +44,11 @@ pub enum WarningKind {
 }
 
 impl Warning {
-    /// One case.
-    pub(super) fn new(kind: WarningKind, path: &Path, example: impl Into<String>) -> Self {
-        Self { kind, path: path.to_path_buf(), count: 1, examples: vec![example.into()] }
+    /// One case. What cannot be shown in a name is replaced, and a long name is cut.
+    pub(super) fn new(kind: WarningKind, path: &Path, example: impl AsRef<str>) -> Self {
+        let shown = example.as_ref().chars().take(LONGEST_EXAMPLE);
+        let example = shown.map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        Self { kind, path: path.to_path_buf(), count: 1, examples: vec![example] }
     }
 }
 

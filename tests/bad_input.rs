@@ -235,7 +235,7 @@ fn a_data_folder_with_a_mistake_is_refused_by_file_and_line() {
             eval("bare", &["corpus.jsonl", "empty", "one document a line"]),
             eval("asked", &["queries.jsonl:3", "\"q0\"", "id of its own"]),
             eval("mute", &["queries.jsonl:3", "neither text nor history"]),
-            eval("unknown", &["qrels.tsv:3", "\"doc99\"", "not in the corpus"]),
+            eval("unknown --strict", &["qrels.tsv:3", "\"doc99\"", "not in the corpus"]),
             eval("grade", &["qrels.tsv:3", "\"good\"", "whole number"]),
             eval("columns", &["qrels.tsv:3", "2 columns", "query id"]),
             eval("stray", &["qrels.tsv:3", "\"q99\"", "queries.jsonl"]),

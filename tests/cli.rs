@@ -222,7 +222,7 @@ fn serve_answers_each_line_of_standard_input_in_its_order() {
     );
     assert_eq!(
         (&answers[0]["trace"]["outcome"]["kind"], &answers[1]["code"]),
-        (&"rewritten".into(), &"argument".into())
+        (&"original".into(), &"argument".into())
     );
     let refused = tiny::run(home.path(), &["serve", "--data", "shop"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--stdio"));

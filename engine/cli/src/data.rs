@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::Result;
 use querywright::sources::{self, Entry, Kind, PullOptions};
 
-use crate::open;
 use crate::progress::Spinner;
 
 #[derive(clap::Subcommand)]
@@ -34,6 +33,9 @@ pub enum Command {
     Info {
         /// demo, a registry name, or a folder
         name: String,
+        /// Refuse judgements of absent documents and judgements that stand twice, naming all
+        #[arg(long)]
+        strict: bool,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -49,7 +51,7 @@ pub fn run(command: Command) -> Result<()> {
             spinner.finish();
             pulled(&name, &path, json)
         }
-        Command::Info { name, json } => info(&name, json),
+        Command::Info { name, strict, json } => info(&name, strict, json),
     }
 }
 
@@ -81,8 +83,8 @@ pub fn pulled(name: &str, path: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn info(name: &str, json: bool) -> Result<()> {
-    let dataset = open::dataset(name)?;
+fn info(name: &str, strict: bool, json: bool) -> Result<()> {
+    let dataset = crate::dataset::open(name, strict)?;
     let mut splits = serde_json::Map::new();
     for split in dataset.split_names() {
         splits.insert(split.to_owned(), dataset.split(split).map_or(0, |q| q.len()).into());
@@ -95,6 +97,7 @@ fn info(name: &str, json: bool) -> Result<()> {
         "judgements": dataset.qrels.judgements(),
         "splits": splits,
         "digest": dataset.catalog.digest(),
+        "warnings": dataset.warnings,
     });
     if json {
         say!("{object}");

@@ -65,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
-    let (outcome, compared) = train::train(&config, true, Some("test"), &measures, &args.grants)?;
+    let (outcome, compared) = train::train(&config, true, false, Some("test"), &measures, &args.grants)?;
     train::report(&outcome, compared.as_ref(), args.json)
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use querywright::catalog::{Output, Run};
 use querywright::evaluate::Evaluation;
 
 use crate::grant::Grants;
@@ -39,6 +40,9 @@ pub struct Args {
     /// Keep the index in this folder and open it again next time
     #[arg(long, value_name = "DIR")]
     index: Option<PathBuf>,
+    /// Refuse judgements of absent documents and judgements that stand twice, naming all
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     grants: Grants,
     /// Print one JSON object
@@ -48,20 +52,32 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let measures = open::measures(&args.measures)?;
-    let dataset = open::dataset(&args.data)?;
+    let dataset = crate::dataset::open(&args.data, args.strict)?;
     let queries = dataset.judged(&args.split)?;
+    // What cannot be written later is said before the work.
+    let output = args.run_out.as_deref().map(|path| -> Result<Output> {
+        let asked = queries.iter().map(|(query, _)| query.id.as_str());
+        Run::check_ids(path, asked.chain(dataset.catalog.documents().map(|document| document.id)))?;
+        Ok(Output::open(path)?)
+    });
+    let output = output.transpose()?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
     let evaluation = Evaluation { catalog: &dataset.catalog, queries: &queries, measures: &measures, batch: BATCH };
     let found = evaluation.run(rewriter.as_ref(), ranker.retriever.as_ref(), &bar)?;
     bar.finish();
-    if let Some(path) = &args.run_out {
-        found.run.write(path, &dataset.catalog)?;
-    }
+    // The figures are shown even where the file cannot be written.
+    let written = output.map(|output| found.run.write_to(output, &dataset.catalog)).transpose();
+    let empty = queries.iter().filter(|(query, _)| query.is_empty()).count();
     let summary = found.system.summary();
     if args.json {
-        say!("{}", serde_json::to_string(&summary)?);
+        let mut object = serde_json::to_value(&summary)?;
+        if let Some(object) = object.as_object_mut().filter(|_| empty > 0) {
+            object.insert("empty".into(), empty.into());
+        }
+        say!("{object}");
+        written?;
         return Ok(());
     }
     say!(
@@ -79,5 +95,9 @@ pub fn run(args: Args) -> Result<()> {
     if summary.fallbacks > 0 || summary.faults > 0 {
         say!("  {} queries searched for as they came, {} failed", summary.fallbacks, summary.faults);
     }
+    if empty > 0 {
+        say!("  {empty} empty queries were not searched for");
+    }
+    written?;
     Ok(())
 }

@@ -11,9 +11,11 @@ macro_rules! say {
 mod compare;
 mod completions;
 mod data;
+mod dataset;
 mod demo;
 mod eval;
 mod grant;
+mod lines;
 mod model;
 mod open;
 mod plugin;

@@ -110,7 +110,7 @@ pub fn plugin_path(text: &str) -> Result<Option<PathBuf>> {
 pub fn plugin(path: &Path, catalog: &Arc<Catalog>, mut options: PluginOptions) -> Result<Ranker> {
     // Compiling takes up to half a minute where a language brings its runtime along.
     options.cache = private(sources::cache_folder()?.join("plugins"));
-    grant::warn(&options.grant, manifest(path)?.as_ref());
+    grant::warn(&options.grant, Manifest::beside(path)?.as_ref());
     let spinner = Spinner::new(format!("compiling {} and loading the catalogue", path.display()));
     let plugin = Plugin::open(path, catalog, options)?;
     spinner.finish();
@@ -123,12 +123,6 @@ fn private(folder: PathBuf) -> Option<PathBuf> {
     #[cfg(unix)]
     std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).ok()?;
     Some(folder)
-}
-
-/// The `plugin.toml` beside a component, if there is one.
-pub fn manifest(file: &Path) -> Result<Option<Manifest>> {
-    let beside = file.with_file_name("plugin.toml");
-    Ok(if beside.is_file() { Some(Manifest::read(&beside)?) } else { None })
 }
 
 /// Settings of `bm25` behind a colon: `bm25:k1=0.9,b=0.4`.
@@ -252,10 +246,7 @@ pub fn rewriter(
         "rm3" => return Ok(Box::new(Rm3::new(ranker.index()?, Rm3Config::default())?)),
         _ => {}
     }
-    let (name, adapter) = match text.split_once('+') {
-        Some((name, folder)) => (name, Some(PathBuf::from(folder))),
-        None => (text, None),
-    };
+    let (name, adapter) = model_and_adapter(text);
     // The adapter is looked at first: it costs nothing, a model may have to be fetched.
     if let Some(folder) = adapter.as_ref().filter(|f| !f.join("adapter_config.json").is_file()) {
         let found = format!("{} holds no adapter_config.json", folder.display());
@@ -273,6 +264,20 @@ pub fn rewriter(
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }
 
+/// A path that exists is a path although it has a plus; else the plus that has an adapter, or at least a model, beside it.
+fn model_and_adapter(text: &str) -> (&str, Option<PathBuf>) {
+    if Path::new(text).exists() {
+        return (text, None);
+    }
+    let splits = || text.match_indices('+').filter_map(|(at, _)| Some((text.get(..at)?, text.get(at + 1..)?)));
+    let exists = |model: &str| Path::new(model).exists();
+    let fits = |(model, folder): &(&str, &str)| {
+        Path::new(folder).join("adapter_config.json").is_file() && (exists(model) || !model.contains('+'))
+    };
+    let chosen = splits().find(fits).or_else(|| splits().find(|(model, _)| exists(model))).or_else(|| splits().next());
+    chosen.map_or((text, None), |(model, folder)| (model, Some(PathBuf::from(folder))))
+}
+
 /// The queries of a split with something relevant to find: for training. `key` names the split in the configuration.
 pub fn labelled(dataset: &Dataset, key: &str, split: &str) -> Result<Vec<Labelled>> {
     let pairs = dataset.judged(split).map_err(|error| match error {
@@ -280,7 +285,7 @@ pub fn labelled(dataset: &Dataset, key: &str, split: &str) -> Result<Vec<Labelle
         error => error,
     })?;
     let labelled: Vec<Labelled> =
-        pairs.into_iter().filter(|(_, j)| j.relevant() > 0).map(|(q, j)| (q.clone(), j.clone())).collect();
+        pairs.into_iter().filter(|(_, j)| j.findable() > 0).map(|(q, j)| (q.clone(), j.clone())).collect();
     if labelled.is_empty() {
         let found = format!("no query of the split \"{split}\" has a relevant document");
         return Err(Error::argument(key, found, "choose another split").into());

@@ -1,11 +1,11 @@
 //! `rewrite`: queries in, rewrites out.
 
-use std::io::BufRead;
-
 use anyhow::Result;
-use querywright::types::{Deadline, Query};
+use querywright::Error;
+use querywright::types::{Deadline, Query, Rewriter};
 
 use crate::grant::Grants;
+use crate::lines::{self, Lines};
 use crate::open;
 
 /// Rewrite queries: those given, or one a line from standard input.
@@ -36,30 +36,53 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let dataset = open::dataset(&args.data)?;
+    let dataset = crate::dataset::open(&args.data, false)?;
     let ranker = open::retriever(&args.retriever, &dataset.catalog, None, &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
-    let show = |text: &str| -> Result<()> {
-        let answer = rewriter.rewrite(&[Query::text(text)], Deadline::NONE).pop();
-        let (rewrite, error) = match answer {
-            Some(Ok(rewrite)) => (Some(rewrite.text), None),
-            Some(Err(error)) => (None, Some(error.to_string())),
-            None => (None, Some("no answer".to_owned())),
-        };
-        if args.json {
-            say!("{}", serde_json::json!({ "query": text, "rewrite": rewrite, "error": error }));
-        } else {
-            say!("{}", rewrite.or_else(|| error.map(|e| format!("{text}  ({e})"))).unwrap_or_default());
-        }
-        Ok(())
-    };
     for query in &args.queries {
-        show(query)?;
+        show(query, rewritten(rewriter.as_ref(), query), args.json)?;
     }
     if args.queries.is_empty() {
-        for line in std::io::stdin().lock().lines() {
-            show(line?.trim())?;
+        let mut input = Lines::new(std::io::stdin().lock());
+        while let Some(line) = input.next()? {
+            // A line that cannot be read costs its own answer.
+            match line.map(|line| (lines::text(line), line)) {
+                Ok((Ok(text), _)) => show(text.trim(), rewritten(rewriter.as_ref(), text.trim()), args.json)?,
+                Ok((Err(error), line)) => show(&String::from_utf8_lossy(line), Err(error), args.json)?,
+                Err(error) => show("", Err(error), args.json)?,
+            }
         }
+    }
+    Ok(())
+}
+
+/// The rewrite of a query; none of an empty one, for which no model is asked.
+fn rewritten(rewriter: &dyn Rewriter, text: &str) -> querywright::Result<Option<String>> {
+    let query = Query::text(text);
+    if query.is_empty() {
+        return Ok(None);
+    }
+    match rewriter.rewrite(&[query], Deadline::NONE).pop() {
+        Some(rewrite) => rewrite.map(|rewrite| Some(rewrite.text)),
+        None => Err(Error::rewriter(rewriter.name(), "it gave no answer")),
+    }
+}
+
+/// Prints one answer.
+fn show(text: &str, rewrite: querywright::Result<Option<String>>, json: bool) -> Result<()> {
+    let outcome = match &rewrite {
+        Ok(Some(_)) => "rewritten",
+        Ok(None) => "empty",
+        Err(_) => "failed",
+    };
+    let (rewrite, error) = match rewrite {
+        Ok(rewrite) => (rewrite, None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    if json {
+        say!("{}", serde_json::json!({ "query": text, "rewrite": rewrite, "error": error, "outcome": outcome }));
+    } else {
+        say!("{}", rewrite.or_else(|| error.map(|e| format!("{text}  ({e})"))).unwrap_or_default());
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `search`: one query through the whole stack.
 
 use anyhow::Result;
+use querywright::stack::TraceOutcome;
 use querywright::types::{Query, Request, Rewrite};
 
 use crate::stack::{Opened, StackArgs};
@@ -48,13 +49,16 @@ pub fn run(args: Args) -> Result<()> {
         say!("{}", serde_json::to_string(&object)?);
         return Ok(());
     }
+    if matches!(answer.trace.outcome, TraceOutcome::Empty) {
+        say!("the query is empty: nothing was searched for");
+        return Ok(());
+    }
     let Rewrite { text, .. } = &answer.trace.searched;
-    say!(
-        "searched for: {text}  ({:?}, {:.1} ms + {:.1} ms)",
-        answer.trace.outcome,
-        answer.trace.rewrite_ms,
-        answer.trace.retrieve_ms
-    );
+    let outcome = match answer.trace.outcome.fallback() {
+        Some(error) => format!("original, without a rewrite: {error}"),
+        None => answer.trace.outcome.kind().to_owned(),
+    };
+    say!("searched for: {text}  ({outcome}, {:.1} ms + {:.1} ms)", answer.trace.rewrite_ms, answer.trace.retrieve_ms);
     for (rank, hit) in answer.hits.iter().enumerate() {
         say!("{:>3}  {:8.4}  {}  {}", rank + 1, hit.score, hit.id, hit.title);
         if let Some(explanation) = explanations.get(rank) {

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use querywright::{Error, Result, Stack};
 
+use crate::lines::Lines;
 use crate::stack::StackArgs;
 
 /// Serve a data set to another process.
@@ -40,42 +41,26 @@ struct Line {
     k: Option<usize>,
 }
 
-/// A request longer than this is refused without being read into memory whole.
-const LONGEST_LINE: u64 = 1 << 20;
-
 /// Answers every line of `input` on `output`, each at once. `k` is the number of hits where a request names none.
 /// Returns how many requests were served.
 ///
 /// # Errors
 /// When `input` cannot be read or `output` not be written: the client is gone.
-fn json_lines(stack: &Stack, k: usize, mut input: impl BufRead, mut output: impl Write) -> Result<u64> {
+fn json_lines(stack: &Stack, k: usize, input: impl BufRead, mut output: impl Write) -> Result<u64> {
     let mut served = 0;
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let mut limited = std::io::Read::take(&mut input, LONGEST_LINE);
-        let read = limited.read_until(b'\n', &mut line).map_err(|e| Error::read("standard input", e))?;
-        if read == 0 {
-            return Ok(served);
-        }
-        let cut_off = line.last() != Some(&b'\n') && line.len() as u64 >= LONGEST_LINE;
-        if cut_off {
-            input.skip_until(b'\n').map_err(|e| Error::read("standard input", e))?;
-        }
-        if line.trim_ascii().is_empty() {
+    let mut lines = Lines::new(input);
+    while let Some(line) = lines.next()? {
+        if line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty()) {
             continue;
         }
-        let answer = match cut_off {
-            true => Err(Error::argument("request", "the line is longer than 1 MiB", "send a shorter query")),
-            false => answer(stack, k, &line),
-        };
-        let object = match answer {
+        let object = match line.and_then(|line| answer(stack, k, line)) {
             Ok(answer) => answer,
             Err(error) => serde_json::json!({ "error": error.to_string(), "code": error.code() }),
         };
         writeln!(output, "{object}").and_then(|()| output.flush()).map_err(|e| Error::write("standard output", e))?;
         served += 1;
     }
+    Ok(served)
 }
 
 fn answer(stack: &Stack, k: usize, line: &[u8]) -> Result<serde_json::Value> {
@@ -92,6 +77,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::lines::LONGEST_LINE;
     use querywright::catalog::CatalogBuilder;
     use querywright::retrieve::{Bm25, Bm25Config};
 

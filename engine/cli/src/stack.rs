@@ -47,11 +47,13 @@ pub struct Opened {
 
 impl StackArgs {
     pub fn open(&self) -> Result<Opened> {
-        let dataset = open::dataset(&self.data)?;
+        let dataset = crate::dataset::open(&self.data, false)?;
         let ranker = open::retriever(&self.retriever, &dataset.catalog, self.index.as_deref(), &self.grants)?;
-        let rewriter = open::rewriter(&self.rewriter, &ranker, None, &self.weights)?;
-        let mut builder =
-            Stack::builder().catalog(dataset.catalog.clone()).retriever(ranker.retriever.clone()).rewriter(rewriter);
+        let mut builder = Stack::builder().catalog(dataset.catalog.clone()).retriever(ranker.retriever.clone());
+        // A stack without a rewriter says that the original query was searched for.
+        if self.rewriter != "identity" {
+            builder = builder.rewriter(open::rewriter(&self.rewriter, &ranker, None, &self.weights)?);
+        }
         if let Some(ms) = self.deadline {
             builder = builder.deadline(Duration::from_millis(ms));
         }

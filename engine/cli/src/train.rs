@@ -44,6 +44,9 @@ pub struct Args {
     /// Measures of the table after training
     #[arg(long, default_value = "nDCG@10,R@100")]
     measures: String,
+    /// Refuse judgements of documents that are not in the catalogue, and repeated ones
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     grants: Grants,
     /// Print one JSON object in place of tables
@@ -62,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
-    let (outcome, compared) = train(&config, args.resume, split, &measures, &args.grants)?;
+    let (outcome, compared) = train(&config, args.resume, args.strict, split, &measures, &args.grants)?;
     report(&outcome, compared.as_ref(), args.json)
 }
 
@@ -70,6 +73,7 @@ pub fn run(args: Args) -> Result<()> {
 pub fn train(
     config: &TrainConfig,
     resume: bool,
+    strict: bool,
     split: Option<&str>,
     measures: &[Measure],
     grants: &Grants,
@@ -78,7 +82,7 @@ pub fn train(
     if !resume {
         checkpoint::require_none(&config.train.output_dir)?;
     }
-    let dataset = open::dataset(&config.data.name)?;
+    let dataset = crate::dataset::open(&config.data.name, strict)?;
     let train = open::labelled(&dataset, "data.train", &config.data.train)?;
     let mut dev = open::labelled(&dataset, "data.dev", &config.data.dev)?;
     dev.truncate(config.data.max_dev_queries);

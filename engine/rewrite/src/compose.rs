@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::query_terms::{QueryTerm, terms};
+use querywright_text::boolean::escaped;
 use querywright_types::{Query, QueryLanguage, Rewrite};
 
 /// Whether the user's own words are kept.
@@ -100,16 +101,6 @@ fn added(generated: &str) -> Vec<QueryTerm> {
     found
 }
 
-/// A user's words, without anything that a Boolean language could read as an operator.
-fn escaped(text: &str) -> String {
-    let bare = text.replace(|c: char| "()[]{}\"^:\\+-!~*?/&|<>=".contains(c), " ");
-    let words = bare.split_whitespace().map(|word| match word {
-        "AND" | "OR" | "NOT" => word.to_lowercase(),
-        _ => word.to_owned(),
-    });
-    words.collect::<Vec<_>>().join(" ")
-}
-
 fn folded(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -146,6 +137,18 @@ mod tests {
         let text = composed(Mode::Expand, QueryLanguage::Boolean, "quiet harbour", "title:(quiet harbour) sea");
         assert_eq!(text, "(quiet harbour)^2 title:quiet title:harbour sea", "a field is kept with each of its words");
         assert_eq!(composed(Mode::Expand, QueryLanguage::Boolean, "\"()\"", ""), "\"()\"");
+    }
+
+    #[test]
+    fn typographic_quotes_open_no_phrase_over_the_rest_of_the_text() {
+        let boolean = |query: &str, generated: &str| composed(Mode::Expand, QueryLanguage::Boolean, query, generated);
+        for quote in querywright_text::boolean::QUOTES {
+            let query = format!("24{quote} steel kettle");
+            assert_eq!(boolean(&query, "pot lid"), boolean("24\" steel kettle", "pot lid"));
+            assert_eq!(boolean(&query, "pot lid"), "(24 steel kettle)^2 pot lid");
+            assert_eq!(boolean("kettle", &format!("24{quote} pot")), "kettle^2 24 pot", "of the model's words too");
+        }
+        assert_eq!(boolean("kettle", "“tea pot” lid"), "kettle^2 “tea pot” lid");
     }
 
     #[test]

@@ -127,6 +127,12 @@ impl Rewriter for LanguageModel {
         if queries.is_empty() {
             return Vec::new();
         }
+        if queries.iter().any(Query::is_empty) {
+            let asked: Vec<Query> = queries.iter().filter(|query| !query.is_empty()).cloned().collect();
+            let mut rewrites = self.rewrite(&asked, deadline).into_iter();
+            let nothing = |query: &Query| query.is_empty().then(|| Ok(Rewrite::plain(String::new())));
+            return queries.iter().filter_map(|query| nothing(query).or_else(|| rewrites.next())).collect();
+        }
         let completions = match self.completions(queries, deadline) {
             Ok(completions) => completions,
             // One bad query (a prompt that is too long) must not fail the others of its batch.
@@ -163,6 +169,8 @@ mod tests {
         assert_eq!(rewriter.completions(&queries, Deadline::NONE).unwrap().len(), 3);
         assert_eq!(rewriter.rewrite(&queries, Deadline::NONE).len(), 3);
         assert!(rewriter.rewrite(&[], Deadline::NONE).is_empty());
+        let nothing = rewriter.rewrite(&[Query::text(" "), Query::text("dig")], Deadline::NONE);
+        assert_eq!((nothing.len(), nothing[0].as_ref().unwrap().text.as_str()), (2, ""), "no model is asked");
     }
 
     #[test]

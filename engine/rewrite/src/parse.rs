@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::prompt::PromptStyle;
 use super::query_terms::{QueryTerm, terms};
+use querywright_text::boolean::is_quote;
 use querywright_types::QueryLanguage;
 
 /// A parsed completion.
@@ -121,9 +122,11 @@ impl ParsedCompletion {
             span = trimmed(completion, span.end - rest.len()..span.end);
         }
         let line = completion.get(span.clone()).unwrap_or("");
-        let quoted = line.len() > 1 && line.starts_with('"') && line.ends_with('"') && line.matches('"').count() == 2;
-        if quoted && language != QueryLanguage::Boolean {
-            span = trimmed(completion, span.start + 1..span.end - 1);
+        let inside = line.strip_prefix(is_quote).and_then(|line| line.strip_suffix(is_quote));
+        let inside = inside.filter(|inside| !inside.contains(is_quote) && language != QueryLanguage::Boolean);
+        if let Some(inside) = inside {
+            let start = span.start + line.chars().next().map_or(0, char::len_utf8);
+            span = trimmed(completion, start..start + inside.len());
         }
         match completion.get(span.clone()) {
             Some(query) if !query.is_empty() => {

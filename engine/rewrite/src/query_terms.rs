@@ -2,9 +2,12 @@
 //!
 //! The syntax is the same for every query language. Quotes make a phrase. `field:`, `^boost`, `+` and `-` belong to their
 //! term. `field:(a b)` means `field:a field:b`. Upper-case AND, OR and NOT are operators. Commas and semicolons separate.
-//! This is a lexer only, so it never fails. The retriever decides what a term means.
+//! This is a lexer only, so it never fails. The retriever decides what a term means. Quotes are those that the Boolean
+//! language reads, typographic ones too.
 
 use std::ops::Range;
+
+use querywright_text::boolean::is_quote;
 
 /// A term of a query: a word or a phrase with its field, sign and boost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +30,7 @@ impl QueryTerm {
             Some(at) if is_boost(bare.get(at..).unwrap_or("")) => bare.get(..at).unwrap_or(bare),
             _ => bare,
         };
-        bare.replace('"', " ").split_whitespace().collect::<Vec<_>>().join(" ")
+        bare.replace(is_quote, " ").split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -178,17 +181,18 @@ fn field_length(text: &str, start: usize) -> usize {
 fn term_end(text: &str, start: usize) -> usize {
     let rest = text.get(start..).unwrap_or("");
     for (at, c) in rest.char_indices() {
-        if c == '"' {
+        if is_quote(c) {
             let before = rest.get(..at).unwrap_or("");
             let opens = at == 0 || before.ends_with([':', '+', '-']);
-            let inside = rest.get(at + 1..).unwrap_or("");
-            return match inside.find('"') {
-                Some(close) if opens => {
-                    let end = at + close + 2;
+            let first = at + c.len_utf8();
+            let inside = rest.get(first..).unwrap_or("");
+            return match inside.char_indices().find(|(_, c)| is_quote(*c)) {
+                Some((close, quote)) if opens => {
+                    let end = first + close + quote.len_utf8();
                     start + end + boost_length(rest.get(end..).unwrap_or(""))
                 }
                 // A quote without a partner is ignored.
-                _ => start + if at == 0 { 1 } else { at },
+                _ => start + if at == 0 { first } else { at },
             };
         }
         if is_separator(c) || "()".contains(c) {
@@ -271,6 +275,7 @@ mod tests {
         assert_eq!(texts("\"open quote and 5\" x"), ["\"open quote and 5\"", "x"]);
         assert_eq!(texts("a \"open quote"), ["a", "open", "quote"]);
         assert_eq!(texts("5\" pipe"), ["5", "pipe"]);
+        assert_eq!(texts("24” steel „tea pot“ “x y\"^2"), ["24", "steel", "„tea pot“", "“x y\"^2"]);
     }
 
     #[test]
@@ -288,7 +293,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_is_split_into_terms_that_stand_at_their_spans(text in "[ \"()a-cé:^2,+AND OT-]{0,40}") {
+        fn every_text_is_split_into_terms_that_stand_at_their_spans(text in "[ \"“”()a-cé:^2,+AND OT-]{0,40}") {
             let all = texts(&text);
             for (i, term) in terms(&text).iter().enumerate() {
                 prop_assert!(term.text.ends_with(&text[term.span.clone()]));

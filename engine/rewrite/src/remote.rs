@@ -134,6 +134,9 @@ impl Remote {
     }
 
     fn rewrite_one(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
+        if query.is_empty() {
+            return Ok(Rewrite::plain(String::new()));
+        }
         deadline.check()?;
         let (messages, stop) = match self.prompter.prompt(query)? {
             Prompt::Completion { prefix, query } => {

@@ -7,7 +7,8 @@
 //! | anything else | a path that exists |
 //!
 //! Packages are fetched by the user's own Python client (pip or uv), so that mirrors, proxies and credentials are the
-//! ones already set up. What was fetched lies in `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else
+//! ones already set up. The client runs in a folder of this crate, never in the caller's, whose files it would import.
+//! Source distributions are fetched from its index without it, so that no build of theirs is run. What was fetched lies in `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else
 //! `~/.cache/querywright`; what comes from the hub lies where every Hugging Face program looks for it (`HF_HUB_CACHE`,
 //! `HF_HOME`; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there). A thing is in the cache
 //! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
@@ -21,6 +22,7 @@ mod options;
 mod package;
 mod pypi;
 mod registry;
+mod sdist;
 mod semanlink;
 
 #[cfg(test)]

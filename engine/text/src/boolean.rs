@@ -19,8 +19,12 @@
 //! into ordinary prose ("price < 50", "what? *", "/path/to"), leaves out the words of a field that does not exist, and
 //! recurses once per bracket, so that a text of some thousand brackets overflows the stack.
 
+mod characters;
+
 use std::iter::Peekable;
 use std::str::CharIndices;
+
+pub use characters::{OPERATORS, QUOTES, SIGNS, escaped, is_quote};
 
 /// Brackets nested deeper than this group no further.
 pub const DEEPEST_NESTING: usize = 32;
@@ -320,10 +324,6 @@ impl<'q> Iterator for Lexer<'q, '_> {
             }
         }
     }
-}
-
-fn is_quote(c: char) -> bool {
-    matches!(c, '"' | '\u{201c}' | '\u{201d}' | '\u{201e}')
 }
 
 /// The number of "^2.5…" and the length of its text, caret included.

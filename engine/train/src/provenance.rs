@@ -23,6 +23,10 @@ pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<Stri
             hash.update(doc.to_le_bytes());
             hash.update(grade.to_le_bytes());
         }
+        for (id, grade) in judgements.absent() {
+            hash.update(id.as_bytes());
+            hash.update(grade.to_le_bytes());
+        }
         hash.update([0]);
     }
     Ok(hex(hash.finalize()))

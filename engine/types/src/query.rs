@@ -10,14 +10,16 @@ pub struct Query {
     pub id: String,
     /// The user's words. May be empty when there is a history.
     pub text: String,
-    /// Items that the user had before, oldest first. They are excluded from the ranking.
+    /// Items that the user had before, oldest first. They are excluded from the ranking, unless `repeats` is set.
     pub history: Vec<Ordinal>,
+    /// Whether users come back to items, so that those of the history may be found again. Default: false.
+    pub repeats: bool,
 }
 
 impl Query {
     /// A query with a name.
     pub fn new(id: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { id: id.into(), text: text.into(), history: Vec::new() }
+        Self { id: id.into(), ..Self::text(text) }
     }
 
     /// A query of a serving system: text alone.
@@ -30,6 +32,29 @@ impl Query {
         self.history = history.into_iter().collect();
         self
     }
+
+    /// Says whether items of the history may be found again.
+    pub fn with_repeats(mut self, repeats: bool) -> Self {
+        self.repeats = repeats;
+        self
+    }
+
+    /// Whether nothing is asked: there is no history, and no character of the text can be seen. No model and no retriever
+    /// is asked for such a query.
+    pub fn is_empty(&self) -> bool {
+        self.history.is_empty() && self.text.chars().all(is_invisible)
+    }
+}
+
+/// White space, control characters, and characters that Unicode gives no shape (joiners, marks of direction, variation
+/// selectors, the byte order mark).
+fn is_invisible(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// What a rewriter made of a query.
@@ -78,13 +103,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// The request that asks for `rewrite` on behalf of `query`; the query's history is excluded from the ranking.
+    /// The request that asks for `rewrite` on behalf of `query`; the query's history is excluded from the ranking, unless
+    /// the query [`repeats`](Query::repeats).
     pub fn new(query: &Query, rewrite: &Rewrite, k: usize) -> Self {
         Self {
             text: rewrite.text.clone(),
             language: rewrite.language,
             history: query.history.clone(),
-            exclude: query.history.clone(),
+            exclude: if query.repeats { Vec::new() } else { query.history.clone() },
             k,
         }
     }
@@ -116,5 +142,30 @@ impl Request {
     pub fn with_exclude(mut self, exclude: impl IntoIterator<Item = Ordinal>) -> Self {
         self.exclude = exclude.into_iter().collect();
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_empty_when_nothing_of_it_can_be_seen_and_nothing_came_before() {
+        for text in ["", " ", "\t\n", "\u{200b}\u{feff}", "\0", "\u{3000}", "\u{202e}"] {
+            assert!(Query::text(text).is_empty(), "{text:?}");
+            assert!(!Query { history: vec![0], ..Query::text(text) }.is_empty());
+        }
+        for text in ["a", "?", "🍯", "é", " 茶 "] {
+            assert!(!Query::text(text).is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn items_that_users_come_back_to_may_be_found_again() {
+        let query = Query { history: vec![1, 2], ..Query::text("x") };
+        let request = |query: &Query| Request::new(query, &Rewrite::plain("x"), 5);
+        assert_eq!(request(&query).exclude, [1, 2]);
+        let request = request(&Query { repeats: true, ..query });
+        assert_eq!((request.exclude, request.history), (vec![], vec![1, 2]));
     }
 }

@@ -37,9 +37,13 @@ pub struct Ranking {
 
 /// The relevance judgements of one query: (document, grade) sorted by document, every document once.
 /// A grade above 0 is relevant; negative grades count as 0 gain, as in trec_eval.
+///
+/// Judgements of documents that the catalogue lacks are kept apart, by id. No ranking can hold such a document, and it
+/// counts among the relevant ones and in the ideal ranking all the same, as in trec_eval.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judgements {
     grades: Vec<(Ordinal, i32)>,
+    absent: Vec<(String, i32)>,
 }
 
 impl Judgements {
@@ -48,7 +52,16 @@ impl Judgements {
         grades.reverse();
         grades.sort_by_key(|g| g.0);
         grades.dedup_by_key(|g| g.0);
-        Self { grades }
+        Self { grades, absent: Vec::new() }
+    }
+
+    /// Adds the grades of documents that the catalogue lacks, by id. Sorts by id; of equal ids the last one stays.
+    pub fn with_absent(mut self, mut absent: Vec<(String, i32)>) -> Self {
+        absent.reverse();
+        absent.sort_by(|a, b| a.0.cmp(&b.0));
+        absent.dedup_by(|a, b| a.0 == b.0);
+        self.absent = absent;
+        self
     }
 
     /// The grade of a document, none when it was not judged.
@@ -56,23 +69,38 @@ impl Judgements {
         self.grades.binary_search_by_key(&doc, |g| g.0).ok().map(|i| self.grades[i].1)
     }
 
-    /// All judgements, sorted by document.
+    /// The judgements of documents that the catalogue has, sorted by document.
     pub fn iter(&self) -> impl Iterator<Item = (Ordinal, i32)> + '_ {
         self.grades.iter().copied()
     }
 
-    /// How many documents are relevant (grade above 0).
+    /// The judgements of documents that the catalogue lacks, sorted by id.
+    pub fn absent(&self) -> impl ExactSizeIterator<Item = (&str, i32)> {
+        self.absent.iter().map(|(id, grade)| (id.as_str(), *grade))
+    }
+
+    /// The grades of all documents, absent ones last.
+    pub fn grades(&self) -> impl Iterator<Item = i32> + '_ {
+        self.iter().map(|(_, grade)| grade).chain(self.absent().map(|(_, grade)| grade))
+    }
+
+    /// How many documents are relevant (grade above 0), absent ones included.
     pub fn relevant(&self) -> usize {
+        self.grades().filter(|grade| *grade > 0).count()
+    }
+
+    /// How many relevant documents a ranking can hold: those that the catalogue has.
+    pub fn findable(&self) -> usize {
         self.grades.iter().filter(|g| g.1 > 0).count()
     }
 
-    /// How many documents are judged.
+    /// How many documents are judged, absent ones included.
     pub fn len(&self) -> usize {
-        self.grades.len()
+        self.grades.len() + self.absent.len()
     }
 
     /// Whether nothing is judged.
     pub fn is_empty(&self) -> bool {
-        self.grades.is_empty()
+        self.len() == 0
     }
 }

@@ -26,7 +26,7 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     let requests: Vec<Request> =
         queries.iter().map(|query| Request::new(query, &Rewrite::plain(query.text.clone()), 10)).collect();
     let native = open::bm25(&dataset.catalog, Bm25Config::default(), None)?;
-    let manifest = open::manifest(file)?;
+    let manifest = querywright::plugin::Manifest::beside(file)?;
     grant::warn(&grants.options()?.grant, manifest.as_ref());
     let load = |reuse| -> Result<Plugin> {
         let options = PluginOptions { manifest: manifest.clone(), reuse, ..grants.options()? };

@@ -21,7 +21,7 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
         texts.extend(dataset.split(split)?.into_iter().map(|query| query.text.clone()));
     }
     texts.truncate(REQUESTS);
-    let options = PluginOptions { manifest: open::manifest(file)?, ..grants.options()? };
+    let options = PluginOptions { manifest: querywright::plugin::Manifest::beside(file)?, ..grants.options()? };
     grant::warn(&options.grant, options.manifest.as_ref());
     let spinner = Spinner::new(format!("checking {}", file.display()));
     let report = check(&super::name(file), &bytes, &dataset.catalog, &options, &texts)?;

@@ -11,7 +11,6 @@ use anyhow::Result;
 use querywright::plugin::Inspection;
 
 use crate::grant::Grants;
-use crate::open;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -94,7 +93,7 @@ fn name(file: &Path) -> String {
 fn inspect(file: &Path, json: bool) -> Result<()> {
     let bytes = read(file)?;
     let found = Inspection::of(&name(file), &bytes)?;
-    let manifest = open::manifest(file)?;
+    let manifest = querywright::plugin::Manifest::beside(file)?;
     let pinned = manifest.as_ref().map_or(Ok(()), |manifest| manifest.verify(&bytes));
     let refusal = found.check(&name(file)).and(pinned).err().map(|e| e.to_string());
     if json {

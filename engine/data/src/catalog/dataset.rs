@@ -1,11 +1,13 @@
 //! A catalogue with queries, judgements and splits.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::documents::Catalog;
 use super::lines::quoted;
 use super::qrels::Qrels;
+use super::warning::{Warning, WarningKind, Warnings};
 use querywright_types::{Error, Judgements, Query, Result, nearest};
 
 /// What a rewriter is trained and measured on.
@@ -19,8 +21,21 @@ pub struct Dataset {
     pub queries: Vec<Query>,
     /// The judgements.
     pub qrels: Qrels,
+    /// What was read in another way than it is written, or cannot be found. Show it to the user.
+    pub warnings: Vec<Warning>,
     /// Positions in `queries`, by the name of the split.
     splits: BTreeMap<String, Vec<usize>>,
+}
+
+/// Relevant documents that are excluded from the ranking of their query, being in its history.
+fn unreachable(name: &Path, catalog: &Catalog, queries: &[Query], qrels: &Qrels, warnings: &mut Warnings) {
+    for query in queries.iter().filter(|query| !query.repeats && !query.history.is_empty()) {
+        let judged = qrels.get(&query.id).into_iter().flat_map(Judgements::iter);
+        for (document, _) in judged.filter(|(document, grade)| *grade > 0 && query.history.contains(document)) {
+            let example = format!("{} {}", query.id, catalog.id(document));
+            warnings.add(Warning::new(WarningKind::UnreachableTargets, name, example));
+        }
+    }
 }
 
 /// The splits that must share no query: what is learned or chosen on one is measured on the other.
@@ -86,7 +101,23 @@ impl Dataset {
                 }
             }
         }
-        Ok(Self { name, catalog, queries, qrels, splits: named })
+        let mut warnings = Warnings::default();
+        warnings.extend(qrels.warnings().to_vec());
+        unreachable(Path::new(&name), &catalog, &queries, &qrels, &mut warnings);
+        Ok(Self { name, catalog, queries, qrels, warnings: warnings.into_vec(), splits: named })
+    }
+
+    /// With what reading the files of a folder found.
+    pub(super) fn with_warnings(mut self, folder: &Path, found: Vec<Warning>) -> Self {
+        // What was found here is about the folder.
+        for warning in self.warnings.iter_mut().filter(|warning| warning.kind == WarningKind::UnreachableTargets) {
+            warning.path = folder.to_path_buf();
+        }
+        let mut warnings = Warnings::default();
+        warnings.extend(found);
+        warnings.extend(std::mem::take(&mut self.warnings));
+        self.warnings = warnings.into_vec();
+        self
     }
 
     /// The queries of one split, in the order of its list.

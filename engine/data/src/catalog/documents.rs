@@ -1,9 +1,12 @@
 //! The documents of a catalogue.
 
+use std::collections::HashMap;
+
 use sha2::{Digest, Sha256};
 
 use super::arena::Arena;
 use super::ids::IdTable;
+use super::lines::quoted;
 use querywright_types::{DocumentName, Documents, Error, Ordinal, Result, hex};
 
 /// Documents with ids and named text fields, in a fixed order, read-only once built.
@@ -160,10 +163,15 @@ impl<'a> DocumentRef<'a> {
     }
 }
 
+/// The most names of fields that a catalogue may have, as in other search engines: what has more has values for names.
+pub const MOST_FIELD_NAMES: usize = 1000;
+
 /// Takes documents one by one and becomes a [`Catalog`].
 #[derive(Debug, Default)]
 pub struct CatalogBuilder {
     store: Store,
+    /// The position of each of the store's names.
+    numbers: HashMap<String, u16>,
     table: IdTable,
     hasher: Sha256,
     /// The text of the document that is being added.
@@ -179,7 +187,8 @@ impl CatalogBuilder {
     /// Adds a document and returns its ordinal. Fields without text count as absent.
     ///
     /// # Errors
-    /// When the id is empty or was there before. The document is then not added.
+    /// When the id is empty or was there before, or there are more than [`MOST_FIELD_NAMES`] names of fields. The document
+    /// is then not added.
     pub fn push<N: AsRef<str>, T: AsRef<str>>(
         &mut self,
         id: &str,
@@ -199,24 +208,29 @@ impl CatalogBuilder {
             Error::argument("documents", format!("too many {what} for one catalogue"), "split it into several")
         };
         let ordinal = Ordinal::try_from(self.store.entries.len()).map_err(|_| too_much("documents"))?;
-        let first_field = self.store.ends.len();
-        let fields_start = u32::try_from(first_field).map_err(|_| too_much("fields"))?;
+        let before = (self.store.ends.len(), self.store.names.len());
+        let fields_start = u32::try_from(before.0).map_err(|_| too_much("fields"))?;
         self.text.clear();
         self.text.push_str(id);
         for (name, value) in fields.into_iter().filter(|(_, value)| !value.as_ref().is_empty()) {
             self.text.push_str(value.as_ref());
-            let named = self.name(name.as_ref());
-            let (Some(named), Ok(end)) = (named, u32::try_from(self.text.len())) else {
-                self.store.ends.truncate(first_field);
-                self.store.named.truncate(first_field);
-                return Err(too_much("field names or bytes in one document"));
+            let Some(named) = self.name(name.as_ref()) else {
+                self.forget(before);
+                return Err(Error::argument(
+                    "fields",
+                    format!("the field {} is one more than {MOST_FIELD_NAMES} different names", quoted(name.as_ref())),
+                    "keep names of fields few: put what varies into the text of one field",
+                ));
+            };
+            let Ok(end) = u32::try_from(self.text.len()) else {
+                self.forget(before);
+                return Err(too_much("bytes in one document"));
             };
             self.store.ends.push(end);
             self.store.named.push(named);
         }
         if self.store.arena.push(&self.text).is_none() {
-            self.store.ends.truncate(first_field);
-            self.store.named.truncate(first_field);
+            self.forget(before);
             return Err(too_much("bytes"));
         }
         self.store.entries.push(Entry { id_end: id.len() as u32, fields: fields_start });
@@ -237,13 +251,21 @@ impl CatalogBuilder {
 
     /// The number of a field's name; none when there are too many names.
     fn name(&mut self, name: &str) -> Option<u16> {
-        let names = &mut self.store.names;
-        let known = names.iter().position(|known| known == name);
-        let number = u16::try_from(known.unwrap_or(names.len())).ok()?;
-        if known.is_none() {
-            names.push(name.to_owned());
+        if let Some(number) = self.numbers.get(name) {
+            return Some(*number);
         }
+        let number = u16::try_from(self.store.names.len()).ok().filter(|n| usize::from(*n) < MOST_FIELD_NAMES)?;
+        self.store.names.push(name.to_owned());
+        self.numbers.insert(name.to_owned(), number);
         Some(number)
+    }
+
+    /// Takes back fields and names that came after these numbers of them.
+    fn forget(&mut self, (fields, names): (usize, usize)) {
+        self.store.ends.truncate(fields);
+        self.store.named.truncate(fields);
+        self.store.names.truncate(names);
+        self.numbers.retain(|_, number| usize::from(*number) < names);
     }
 
     /// Lengths go before texts, so that no two different catalogues hash the same bytes.

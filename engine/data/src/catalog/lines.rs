@@ -1,18 +1,26 @@
 //! Text files, one line at a time.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use flate2::bufread::MultiGzDecoder;
+
+use super::encoding;
 use querywright_types::{Error, Result};
 
 /// The longest line that is read: no file may fill the memory because it lacks line ends.
 const LONGEST_LINE: u64 = 64 << 20;
+/// How many bad lines of a file an error names.
+pub(super) const NAMED: usize = 10;
+/// How many it names where everything doubtful is to be refused and named.
+pub(super) const NAMED_STRICTLY: usize = 1000;
 
-/// Reads a file line by line. Blank lines are passed over, a byte order mark and `\r` are taken off.
+/// Reads a file line by line. Blank lines are passed over, a byte order mark and `\r` are taken off; gzip is unpacked.
 pub(super) struct Lines {
     path: PathBuf,
-    reader: BufReader<File>,
+    reader: Box<dyn BufRead>,
+    gzip: bool,
     buffer: Vec<u8>,
     number: u64,
     any: bool,
@@ -42,19 +50,56 @@ impl<'a> Line<'a> {
 }
 
 impl Lines {
-    /// Opens a file; `expected` says what each of its lines should be, for the sentence about an empty file.
+    /// Opens a file, compressed by gzip or not; `expected` says what each of its lines should be, for the sentence about
+    /// an empty file. What is no UTF-8 text as a whole is refused here.
     pub(super) fn open(path: &Path, expected: &'static str) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::read(path, e))?;
-        let reader = BufReader::with_capacity(64 << 10, file);
-        Ok(Self { path: path.to_path_buf(), reader, buffer: Vec::new(), number: 0, any: false, expected })
+        let mut reader: Box<dyn BufRead> = Box::new(BufReader::with_capacity(64 << 10, file));
+        let head = reader.fill_buf().map_err(|e| Error::read(path, e))?;
+        let gzip = head.starts_with(encoding::GZIP);
+        if !gzip && path.extension().is_some_and(|extension| extension == "gz") {
+            let remedy = "rename it where it is plain text, else fetch it again";
+            return Err(Error::data(path, None, "the file is named .gz and is no gzip file", remedy));
+        }
+        if gzip {
+            reader = Box::new(BufReader::with_capacity(64 << 10, MultiGzDecoder::new(reader)));
+        }
+        let mut lines =
+            Self { path: path.to_path_buf(), reader, gzip, buffer: Vec::new(), number: 0, any: false, expected };
+        let head = match lines.reader.fill_buf() {
+            Ok(head) => head.get(..encoding::HEAD).unwrap_or(head).to_vec(),
+            Err(e) => return Err(lines.broken(e)),
+        };
+        match encoding::foreign(&head) {
+            Some((found, remedy)) => Err(Error::data(path, None, found, remedy)),
+            None => Ok(lines),
+        }
     }
 
-    /// The next line that is not blank. A file without any is an error.
+    /// Hands every line that is not blank to `take`. Lines that it refuses, and those that are no text, are passed over
+    /// and make one error at the end, which names the first `named` of them and says how many there are.
+    ///
+    /// # Errors
+    /// That error; at once what concerns the whole file.
+    pub(super) fn each(mut self, named: usize, mut take: impl FnMut(Line<'_>) -> Result<()>) -> Result<()> {
+        let mut faults = Faults { named, first: None, more: Vec::new(), count: 0 };
+        loop {
+            match self.next() {
+                Ok(None) => return faults.finish(),
+                Ok(Some(line)) => faults.note(take(line))?,
+                Err(error) => faults.note(Err(error))?,
+            }
+        }
+    }
+
+    /// The next line that is not blank. A file without any is an error. After an error that names a line, the next line
+    /// may be asked for.
     pub(super) fn next(&mut self) -> Result<Option<Line<'_>>> {
         loop {
             self.buffer.clear();
             let mut limited = (&mut self.reader).take(LONGEST_LINE);
-            let read = limited.read_until(b'\n', &mut self.buffer).map_err(|e| Error::read(&self.path, e))?;
+            let read = limited.read_until(b'\n', &mut self.buffer);
+            let read = read.map_err(|e| self.broken(e))?;
             if read == 0 {
                 return if self.any {
                     Ok(None)
@@ -64,6 +109,8 @@ impl Lines {
             }
             self.number += 1;
             if read as u64 == LONGEST_LINE && self.buffer.last() != Some(&b'\n') {
+                self.any = true;
+                self.reader.skip_until(b'\n').map_err(|e| self.broken(e))?;
                 let found = format!("the line is longer than {} MiB", LONGEST_LINE >> 20);
                 return Err(Error::data(&self.path, Some(self.number), found, format!("expected {}", self.expected)));
             }
@@ -86,6 +133,60 @@ impl Lines {
                 format!("byte {} of the line is not UTF-8", e.valid_up_to() + 1),
                 "convert the file, such as with: iconv -f latin1 -t utf-8",
             )),
+        }
+    }
+
+    /// What the reader refused.
+    fn broken(&self, error: std::io::Error) -> Error {
+        let damaged =
+            matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof);
+        match self.gzip && damaged {
+            true => Error::data(
+                &self.path,
+                None,
+                format!("the gzip file is cut off or damaged after line {}: {error}", self.number),
+                "fetch it again, or compress it again",
+            ),
+            false => Error::read(&self.path, error),
+        }
+    }
+}
+
+/// The bad lines of a file.
+struct Faults {
+    named: usize,
+    first: Option<Error>,
+    more: Vec<String>,
+    count: usize,
+}
+
+impl Faults {
+    /// Keeps an error that names a line; passes on any other.
+    fn note(&mut self, result: Result<()>) -> Result<()> {
+        match result {
+            Ok(()) => return Ok(()),
+            Err(error @ Error::Data { line: Some(_), .. }) if self.first.is_none() => self.first = Some(error),
+            Err(Error::Data { line: Some(line), found, .. }) => {
+                if self.more.len() + 1 < self.named {
+                    self.more.push(format!("{line}: {found}"));
+                }
+            }
+            Err(other) => return Err(other),
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<()> {
+        match self.first {
+            None => Ok(()),
+            Some(Error::Data { path, line, found, remedy, .. }) if self.count > 1 => {
+                let listed = if self.count - 1 > self.more.len() { ", the first of them" } else { "" };
+                let lines = if self.count == 2 { "line" } else { "lines" };
+                let more = format!("{} more {lines}{listed} {}", self.count - 1, self.more.join("; "));
+                Err(Error::data(path, line, format!("{found} (and {more})"), remedy))
+            }
+            Some(only) => Err(only),
         }
     }
 }

@@ -9,27 +9,34 @@
 //! | BEIR | `corpus.jsonl` | `queries.jsonl` | `qrels/NAME.tsv` | the queries of each file |
 //! | RecBole | `*.item` | histories of `*.inter` | the item that came next | leave-one-out over time |
 //!
-//! [`Run`] reads and writes rankings as TREC run files. All files are read line by line, and every error names the file
-//! and the line and says what would be right.
+//! [`Run`] reads and writes rankings as TREC run files. All files are read line by line, compressed by gzip
+//! (`corpus.jsonl.gz`) or not, and every error names the file and its bad lines and says what would be right. What is read
+//! in another way than it is written makes a [`Warning`].
 
 mod arena;
 mod dataset;
 pub mod demo;
 mod documents;
+mod encoding;
 mod folder;
 mod ids;
 mod lines;
 mod open;
+mod output;
 mod paths;
 mod qrels;
 mod recbole;
 mod records;
 mod run;
+mod warning;
 
 pub use dataset::Dataset;
-pub use documents::{Catalog, CatalogBuilder, DocumentRef};
+pub use documents::{Catalog, CatalogBuilder, DocumentRef, MOST_FIELD_NAMES};
+pub use open::OpenOptions;
+pub use output::Output;
 pub use qrels::Qrels;
 pub use run::Run;
+pub use warning::{Warning, WarningKind};
 
 #[cfg(test)]
 mod tests;

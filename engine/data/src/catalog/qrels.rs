@@ -1,18 +1,20 @@
 //! Relevance judgements.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::documents::Catalog;
-use super::lines::{Line, Lines, quoted};
+use super::lines::{Line, Lines, NAMED, NAMED_STRICTLY, quoted};
+use super::output::Output;
+use super::warning::{Warning, WarningKind, Warnings};
 use querywright_types::{Error, Judgements, Ordinal, Result};
 
 /// The judgements of all queries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Qrels {
     queries: BTreeMap<String, Judgements>,
+    warnings: Vec<Warning>,
 }
 
 /// How the lines of a file of judgements are laid out.
@@ -28,30 +30,53 @@ const TREC_LINE: &str = "one judgement a line: query id, 0, document id, grade, 
 const BEIR_LINE: &str = "the header query-id, corpus-id, score, then one judgement a line, with tabs between";
 
 impl Qrels {
-    /// Reads TREC qrels (`query 0 document grade`).
+    /// Reads TREC qrels (`query 0 document grade`). Documents that are not in `catalog` are kept by id, and a judgement
+    /// that stands twice counts once, as in trec_eval; [`warnings`](Self::warnings) count both.
     ///
     /// # Errors
-    /// When the file cannot be read, is empty, or holds a line with other columns, a document that is not in
-    /// `catalog`, a grade that is not a whole number, or a pair that was judged before.
+    /// When the file cannot be read, is empty, or holds lines with other columns, a grade that is not a whole number, or
+    /// another grade than the pair had before. The error names the first ten of them.
     pub fn read(path: impl AsRef<Path>, catalog: &Catalog) -> Result<Self> {
-        Ok(read(path.as_ref(), Layout::Trec, catalog, |_| true)?.0)
+        Ok(read(path.as_ref(), Layout::Trec, catalog, |_| true, false)?.0)
     }
 
-    /// Writes TREC qrels, sorted by query id, then by ordinal.
+    /// Writes TREC qrels, sorted by query id, then by ordinal, documents that the catalogue lacks last. The file is
+    /// complete or as it was.
     ///
     /// # Errors
     /// When the file cannot be written, or an id holds white space, which the format cannot carry.
     pub fn write(&self, path: impl AsRef<Path>, catalog: &Catalog) -> Result<()> {
         let path = path.as_ref();
-        let broken = |e| Error::write(path, e);
-        let mut file = BufWriter::new(File::create(path).map_err(broken)?);
+        let mut text = String::new();
         for (query, judgements) in self.iter() {
-            for (document, grade) in judgements.iter() {
-                let (query, document) = (one_word(path, query)?, one_word(path, catalog.id(document))?);
-                writeln!(file, "{query}\t0\t{document}\t{grade}").map_err(broken)?;
+            let present = judgements.iter().map(|(document, grade)| (catalog.id(document), grade));
+            for (document, grade) in present.chain(judgements.absent()) {
+                let (query, document) = (one_word(path, query)?, one_word(path, document)?);
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{query}\t0\t{document}\t{grade}");
             }
         }
-        file.flush().map_err(broken)
+        Output::open(path)?.write(text.as_bytes())
+    }
+
+    /// What was read in another way than it is written: absent documents and repeated judgements.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// Adds the judgements of other queries. Gives back a query that both have; then it may have added some.
+    pub(super) fn append(&mut self, other: Self) -> Option<String> {
+        for (query, judgements) in other.queries {
+            if self.queries.contains_key(&query) {
+                return Some(query);
+            }
+            self.queries.insert(query, judgements);
+        }
+        let mut warnings = Warnings::default();
+        warnings.extend(std::mem::take(&mut self.warnings));
+        warnings.extend(other.warnings);
+        self.warnings = warnings.into_vec();
+        None
     }
 
     /// The judgements of one query; none when nothing was judged for it.
@@ -87,63 +112,108 @@ impl Qrels {
 
 impl<Q: Into<String>> FromIterator<(Q, Judgements)> for Qrels {
     fn from_iter<I: IntoIterator<Item = (Q, Judgements)>>(queries: I) -> Self {
-        Self { queries: queries.into_iter().map(|(query, judgements)| (query.into(), judgements)).collect() }
+        let queries = queries.into_iter().map(|(query, judgements)| (query.into(), judgements)).collect();
+        Self { queries, warnings: Vec::new() }
     }
 }
 
-/// Reads a file of judgements. Returns the query ids in the order of the file too: in BEIR they make the split.
+/// The judgements of one query while they are read: of documents of the catalogue, and of others by id.
+#[derive(Default)]
+struct Graded {
+    present: HashMap<Ordinal, i32>,
+    absent: HashMap<String, i32>,
+}
+
+impl Graded {
+    /// Adds a grade; returns the one that the document had.
+    fn insert(&mut self, document: &str, ordinal: Option<Ordinal>, grade: i32) -> Option<i32> {
+        match ordinal {
+            Some(ordinal) => {
+                let before = self.present.get(&ordinal).copied();
+                self.present.entry(ordinal).or_insert(grade);
+                before
+            }
+            None => {
+                let before = self.absent.get(document).copied();
+                if before.is_none() {
+                    self.absent.insert(document.to_owned(), grade);
+                }
+                before
+            }
+        }
+    }
+}
+
+/// Reads a file of judgements. Returns the query ids in the order of the file too: in BEIR they make the split. `strict`
+/// refuses absent documents and repeated judgements, naming all.
 pub(super) fn read(
     path: &Path,
     layout: Layout,
     catalog: &Catalog,
     knows_query: impl Fn(&str) -> bool,
+    strict: bool,
 ) -> Result<(Qrels, Vec<String>)> {
-    let expected = if layout == Layout::Beir { BEIR_LINE } else { TREC_LINE };
-    let mut lines = Lines::open(path, expected)?;
+    let lines = Lines::open(path, if layout == Layout::Beir { BEIR_LINE } else { TREC_LINE })?;
     let mut order: Vec<String> = Vec::new();
-    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
-    let mut grades: Vec<Vec<(Ordinal, i32)>> = Vec::new();
-    let mut judged = HashSet::new();
-    while let Some(line) = lines.next()? {
-        let Some((query, document, grade)) = columns(&line, layout)? else { continue };
-        let number = match numbers.get(query) {
-            Some(number) => *number,
-            None if !knows_query(query) => {
-                return Err(line.refuse(
-                    format!("the query {} is not among the queries", quoted(query)),
-                    "add it to queries.jsonl, or remove the line",
-                ));
-            }
-            None => {
-                numbers.insert(query.to_owned(), order.len());
-                order.push(query.to_owned());
-                grades.push(Vec::new());
-                order.len() - 1
-            }
-        };
-        let Some(ordinal) = catalog.ordinal(document) else {
+    let mut numbers: HashMap<String, usize> = HashMap::new();
+    let mut graded: Vec<Graded> = Vec::new();
+    let mut warnings = Warnings::default();
+    lines.each(if strict { NAMED_STRICTLY } else { NAMED }, |line| {
+        let Some((query, document, grade)) = columns(&line, layout)? else { return Ok(()) };
+        if !knows_query(query) {
             return Err(line.refuse(
-                format!("the document {} is not in the corpus", quoted(document)),
-                "add it to the corpus, or remove the line",
+                format!("the query {} is not among the queries", quoted(query)),
+                "add it to queries.jsonl, or remove the line",
             ));
-        };
+        }
         let Ok(grade) = grade.parse::<i32>() else {
             return Err(line.refuse(
                 format!("the grade is {}", quoted(grade)),
                 "a grade is a whole number: 0 for not relevant, 1 or more for relevant",
             ));
         };
-        if !judged.insert((number, ordinal)) {
-            return Err(line.refuse(
-                format!("document {} was judged for query {} before", quoted(document), quoted(query)),
-                "keep one of the two lines",
-            ));
+        let number = *numbers.entry(query.to_owned()).or_insert_with(|| {
+            order.push(query.to_owned());
+            graded.push(Graded::default());
+            order.len() - 1
+        });
+        let ordinal = catalog.ordinal(document);
+        let before = graded[number].insert(document, ordinal, grade);
+        let doubtful = match before {
+            Some(before) if before != grade => {
+                let found =
+                    format!("document {} was judged {before} for query {} before", quoted(document), quoted(query));
+                return Err(line.refuse(found, "keep one of the two lines"));
+            }
+            Some(_) => Warning::new(WarningKind::RepeatedJudgements, path, format!("{query} {document}")),
+            None if ordinal.is_none() => Warning::new(WarningKind::AbsentDocuments, path, document),
+            None => return Ok(()),
+        };
+        if strict {
+            return Err(refused(&line, query, document, doubtful.kind));
         }
-        grades[number].push((ordinal, grade));
+        warnings.add(doubtful);
+        Ok(())
+    })?;
+    let judgements = graded.into_iter().map(|graded| {
+        Judgements::new(graded.present.into_iter().collect()).with_absent(graded.absent.into_iter().collect())
+    });
+    let queries = order.iter().cloned().zip(judgements).collect();
+    Ok((Qrels { queries, warnings: warnings.into_vec() }, order))
+}
+
+/// What is a warning elsewhere, as the error of strict reading.
+fn refused(line: &Line, query: &str, document: &str, kind: WarningKind) -> Error {
+    match kind {
+        WarningKind::AbsentDocuments => line.refuse(
+            format!("the document {} is not in the corpus", quoted(document)),
+            "add it to the corpus, remove the line, or leave --strict out",
+        ),
+        _ => line.refuse(
+            format!("document {} was judged for query {} before", quoted(document), quoted(query)),
+            "keep one of the two lines, or leave --strict out",
+        ),
     }
-    let judgements = grades.into_iter().map(Judgements::new);
-    let qrels = order.iter().cloned().zip(judgements).collect();
-    Ok((qrels, order))
 }
 
 /// The query, document and grade of a line; none for the header.
@@ -175,4 +245,78 @@ pub(super) fn one_word<'a>(path: &Path, id: &'a str) -> Result<&'a str> {
         ));
     }
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::CatalogBuilder;
+    use crate::metrics::Measure;
+
+    fn catalog() -> Catalog {
+        let mut builder = CatalogBuilder::new();
+        for id in ["d1", "d2", "d3"] {
+            builder.push(id, [("t", "x")]).unwrap();
+        }
+        builder.finish()
+    }
+
+    fn read_text(text: &str, strict: bool) -> Result<Qrels> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Ok(read(file.path(), Layout::Trec, &catalog(), |_| true, strict)?.0)
+    }
+
+    #[test]
+    fn absent_documents_count_in_the_ideal_and_one_warning_counts_them() {
+        let qrels = read_text("q1 0 d1 1\nq2 0 d2 1\nq1 0 dX 1\nq2 0 dY 1\nq2 0 dZ 0\n", false).unwrap();
+        let [warning] = qrels.warnings() else { panic!("{:?}", qrels.warnings()) };
+        assert_eq!((warning.kind, warning.count), (WarningKind::AbsentDocuments, 3));
+        assert!(
+            warning.to_string().contains("3 judgements") && warning.to_string().contains("(dX, dY, dZ)"),
+            "{warning}"
+        );
+        let first = qrels.get("q1").unwrap();
+        // trec_eval -m ndcg_cut.10: 1 / (1 + 1 / log2 3).
+        assert!((Measure::NDCG_10.score(&[0], first) - 0.6131).abs() < 1e-4);
+        assert_eq!("R@10".parse::<Measure>().unwrap().score(&[0], first), 0.5);
+        assert_eq!((first.relevant(), first.findable(), first.len(), qrels.judgements()), (2, 1, 2, 5));
+    }
+
+    #[test]
+    fn equal_judgements_count_once_and_contradicting_ones_are_refused() {
+        let qrels = read_text("q1 0 d1 1\nq1 0 d1 1\nq1 0 dX 2\nq1 0 dX 2\n", false).unwrap();
+        let counts: Vec<_> = qrels.warnings().iter().map(|warning| (warning.kind, warning.count)).collect();
+        assert_eq!(counts, [(WarningKind::RepeatedJudgements, 2), (WarningKind::AbsentDocuments, 1)]);
+        assert_eq!(qrels.judgements(), 2);
+        for text in ["q1 0 d1 1\nq1 0 d1 0\n", "q1 0 dX 1\nq1 0 dX 2\n"] {
+            let error = read_text(text, false).unwrap_err().to_string();
+            assert!(error.contains(":2: ") && error.contains("was judged 1 for query \"q1\" before"), "{error}");
+        }
+    }
+
+    #[test]
+    fn strict_reading_refuses_both_and_names_all() {
+        let absent: String = (0..12).map(|i| format!("q1 0 x{i} 1\n")).collect();
+        let error = read_text(&format!("q1 0 d1 1\nq1 0 d1 1\n{absent}"), true).unwrap_err().to_string();
+        assert!(error.contains(":2: document \"d1\" was judged for query \"q1\" before (and 12 more lines"), "{error}");
+        assert!((0..12).all(|i| error.contains(&format!("\"x{i}\""))), "{error}");
+    }
+
+    #[test]
+    fn without_strictness_the_first_ten_bad_lines_are_named_and_all_are_counted() {
+        let bad: String = (0..30).map(|i| format!("q1 0 d1 bad{i}\n")).collect();
+        let error = read_text(&bad, false).unwrap_err().to_string();
+        assert!(error.contains(":1: the grade is \"bad0\" (and 29 more lines, the first of them 2: "), "{error}");
+        assert!(error.contains("10: the grade is \"bad9\"") && !error.contains("bad10"), "{error}");
+    }
+
+    #[test]
+    fn absent_documents_survive_being_written_and_read() {
+        let qrels = read_text("q1 0 d1 1\nq1 0 dX 2\n", false).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        qrels.write(file.path(), &catalog()).unwrap();
+        let again = Qrels::read(file.path(), &catalog()).unwrap();
+        assert_eq!(again.get("q1"), qrels.get("q1"));
+    }
 }

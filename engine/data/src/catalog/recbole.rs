@@ -3,16 +3,21 @@
 //! Both are tab-separated under a header of typed names (`user_id:token`, `timestamp:float`). Every interaction of a
 //! user but the first is a query: find this item, given what came before. Splits are leave-one-out: the last
 //! interaction of a user is in test, the one before in dev, those before that in train.
+//!
+//! Items that a user comes back to are targets as any other. Where any user does, nothing of a history is excluded from
+//! the rankings of the whole data set, as RecBole excludes nothing in sequential tasks: to exclude all but the target would
+//! give it away. Where no user has an item twice, the history is excluded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use super::dataset::Dataset;
 use super::documents::{Catalog, CatalogBuilder};
-use super::lines::{Line, Lines, quoted};
-use super::paths::{files, name_of, stem};
+use super::lines::{Line, Lines, NAMED, quoted};
+use super::paths::{files, find, name_of, stem};
 use super::qrels::Qrels;
 use super::records::at_line;
+use super::warning::{Warning, WarningKind, Warnings};
 use querywright_types::{Error, Judgements, Ordinal, Query, Result, nearest};
 
 /// How many earlier items the history of a query holds at most.
@@ -23,7 +28,8 @@ const TITLES: usize = 5;
 /// Opens a folder that holds a `.inter` file.
 pub(super) fn open(path: &Path) -> Result<Dataset> {
     let name = name_of(path);
-    let found = files(path, "inter")?;
+    let mut warnings = Warnings::default();
+    let found = files(path, "inter", &mut warnings)?;
     let interactions = match &found[..] {
         [only] => only,
         several => several.iter().find(|file| stem(file) == name).ok_or_else(|| {
@@ -35,8 +41,11 @@ pub(super) fn open(path: &Path) -> Result<Dataset> {
             )
         })?,
     };
-    let catalog = read_items(&interactions.with_extension("item"))?;
+    let items = format!("{}.item", stem(interactions));
+    let items = find(path, &items, &mut warnings).unwrap_or_else(|| path.join(&items));
+    let catalog = read_items(&items)?;
     let users = read_interactions(interactions, &catalog)?;
+    let repeats = warn_of_repeats(interactions, &catalog, &users, &mut warnings);
     let mut queries = Vec::new();
     let mut qrels = Qrels::default();
     let mut splits: [(&str, Vec<String>); 3] = [("train", vec![]), ("dev", vec![]), ("test", vec![])];
@@ -53,7 +62,7 @@ pub(super) fn open(path: &Path) -> Result<Dataset> {
             let text = titles.collect::<Vec<_>>().join("\n");
             qrels.insert(id.as_str(), Judgements::new(vec![(*target, 1)]));
             splits[split].1.push(id.clone());
-            queries.push(Query::new(id, text).with_history(history));
+            queries.push(Query::new(id, text).with_history(history).with_repeats(repeats));
         }
     }
     if queries.is_empty() {
@@ -65,14 +74,32 @@ pub(super) fn open(path: &Path) -> Result<Dataset> {
         ));
     }
     let splits = splits.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(split, ids)| (split.to_owned(), ids));
-    Dataset::from_parts(name, catalog, queries, qrels, splits).map_err(|e| match e {
+    let made = Dataset::from_parts(name, catalog, queries, qrels, splits).map_err(|e| match e {
         Error::Argument { found, remedy, .. } => Error::data(interactions, None, found, remedy),
         other => other,
-    })
+    })?;
+    Ok(made.with_warnings(path, warnings.into_vec()))
+}
+
+/// A user's items, from the oldest to the newest.
+type User = (String, Vec<Ordinal>);
+
+/// Whether any user has an item twice; a warning counts the interactions.
+fn warn_of_repeats(path: &Path, catalog: &Catalog, users: &[User], warnings: &mut Warnings) -> bool {
+    let mut any = false;
+    for (user, items) in users {
+        let mut had = HashSet::with_capacity(items.len());
+        for item in items.iter().filter(|item| !had.insert(**item)) {
+            any = true;
+            let example = format!("{user} {}", catalog.id(*item));
+            warnings.add(Warning::new(WarningKind::RepeatedItems, path, example));
+        }
+    }
+    any
 }
 
 /// The users in the order of the file, each with their items from the oldest to the newest.
-fn read_interactions(path: &Path, catalog: &Catalog) -> Result<Vec<(String, Vec<Ordinal>)>> {
+fn read_interactions(path: &Path, catalog: &Catalog) -> Result<Vec<User>> {
     let mut lines = Lines::open(path, "a header such as user_id:token, item_id:token, timestamp:float, with tabs")?;
     let header = match lines.next()? {
         Some(line) => Header::read(&line)?,
@@ -83,7 +110,7 @@ fn read_interactions(path: &Path, catalog: &Catalog) -> Result<Vec<(String, Vec<
     let time = header.find("timestamp");
     let mut numbers: HashMap<String, usize> = HashMap::new();
     let mut users: Vec<(String, Vec<(f64, Ordinal)>)> = Vec::new();
-    while let Some(line) = lines.next()? {
+    lines.each(NAMED, |line| {
         let row = header.row(&line)?;
         let Some(ordinal) = catalog.ordinal(row[item]) else {
             return Err(line.refuse(
@@ -110,7 +137,8 @@ fn read_interactions(path: &Path, catalog: &Catalog) -> Result<Vec<(String, Vec<
             }
         };
         users[number].1.push((time, ordinal));
-    }
+        Ok(())
+    })?;
     let ordered = |(user, mut events): (String, Vec<(f64, Ordinal)>)| {
         // Stable: events of the same time keep the order of the file.
         events.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -137,12 +165,12 @@ fn read_items(path: &Path) -> Result<Catalog> {
     };
     let (id, title) = (header.column("item_id")?, header.title()?);
     let mut builder = CatalogBuilder::new();
-    while let Some(line) = lines.next()? {
+    lines.each(NAMED, |line| {
         let row = header.row(&line)?;
         let name = |column: usize| if column == title { "title" } else { header.names[column].as_str() };
         let fields = (0..row.len()).filter(|column| *column != id).map(|column| (name(column), row[column].trim()));
-        builder.push(row[id], fields).map_err(|e| at_line(e, &line))?;
-    }
+        builder.push(row[id], fields).map(drop).map_err(|e| at_line(e, &line))
+    })?;
     Ok(builder.finish())
 }
 
@@ -221,5 +249,36 @@ impl Header {
             ));
         }
         Ok(row)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset(interactions: &str) -> Dataset {
+        let folder = tempfile::tempdir().unwrap();
+        let inter = format!("user_id:token\titem_id:token\ttimestamp:float\n{interactions}");
+        std::fs::write(folder.path().join("x.inter"), inter).unwrap();
+        let items = "item_id:token\ttitle:token_seq\ni1\tA\ni2\tB\ni3\tC\n";
+        std::fs::write(folder.path().join("x.item"), items).unwrap();
+        Dataset::open(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn an_item_that_a_user_comes_back_to_stays_a_target_that_can_be_found() {
+        let data = dataset("u1\ti1\t1\nu1\ti2\t2\nu1\ti1\t3\nu2\ti1\t1\nu2\ti2\t2\n");
+        let query = data.split("test").unwrap()[0].clone();
+        assert_eq!((query.history.as_slice(), query.repeats), (&[0, 1][..], true));
+        assert!(data.queries.iter().all(|query| query.repeats), "one rule for the whole data set");
+        let counts: Vec<_> = data.warnings.iter().map(|w| (w.kind, w.count)).collect();
+        assert_eq!(counts, [(WarningKind::RepeatedItems, 1)]);
+    }
+
+    #[test]
+    fn where_nobody_comes_back_to_an_item_the_history_is_excluded() {
+        let data = dataset("u1\ti1\t1\nu1\ti2\t2\nu1\ti3\t3\n");
+        assert!(data.queries.iter().all(|query| !query.repeats));
+        assert_eq!(data.warnings, []);
     }
 }

@@ -6,29 +6,43 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::documents::{Catalog, CatalogBuilder};
-use super::lines::{Line, Lines, quoted};
+use super::lines::{Line, Lines, NAMED, quoted};
+use super::warning::{Warning, WarningKind, Warnings};
 use querywright_types::{Error, Ordinal, Query, Result};
 
 /// Reads `corpus.jsonl`. Everything besides the id that holds text is a field: strings, numbers as they are written,
-/// lists of both joined by spaces. Other values (null, true, objects) and empty strings are passed over.
-pub(super) fn read_corpus(path: &Path) -> Result<Catalog> {
-    let mut lines =
-        Lines::open(path, "one document a line, such as {\"id\": \"1\", \"title\": \"…\", \"text\": \"…\"}")?;
+/// and the texts in lists and objects, joined by spaces. Null and empty strings are passed over; true and false, and what
+/// stands under BEIR's `metadata`, are left out with a warning.
+pub(super) fn read_corpus(path: &Path, warnings: &mut Warnings) -> Result<Catalog> {
+    let lines = Lines::open(path, "one document a line, such as {\"id\": \"1\", \"title\": \"…\", \"text\": \"…\"}")?;
     let mut builder = CatalogBuilder::new();
-    while let Some(line) = lines.next()? {
+    lines.each(NAMED, |line| {
         let (id, record) = read_record(&line)?;
-        let fields = record.iter().filter_map(|(name, value)| Some((name, text_of(value)?)));
-        builder.push(&id, fields).map_err(|e| at_line(e, &line))?;
-    }
+        let mut fields = Vec::with_capacity(record.values.len());
+        for (name, value) in &record.values {
+            let mut found = Texts::default();
+            found.read(value);
+            // BEIR keeps what is not searched under this name.
+            let metadata = record.beir && name == "metadata" && value.is_object();
+            let left_out = found.left_out || metadata && !found.text.is_empty();
+            if left_out {
+                warnings.add(Warning::new(WarningKind::ValuesLeftOut, path, name.as_str()));
+            }
+            if !metadata {
+                fields.push((name.as_str(), found.text));
+            }
+        }
+        builder.push(&id, fields).map(drop).map_err(|e| at_line(e, &line))
+    })?;
     Ok(builder.finish())
 }
 
 /// Reads `queries.jsonl`: an id, a text and, for sequential tasks, the ids of earlier items under `history`.
 pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>> {
-    let mut lines = Lines::open(path, "one query a line, such as {\"id\": \"q1\", \"text\": \"…\"}")?;
+    let lines = Lines::open(path, "one query a line, such as {\"id\": \"q1\", \"text\": \"…\"}")?;
     let mut queries = Vec::new();
     let mut known = HashSet::new();
-    while let Some(line) = lines.next()? {
+    lines.each(NAMED, |line| {
         let (id, record) = read_record(&line)?;
         if !known.insert(id.clone()) {
             return Err(line.refuse(
@@ -36,8 +50,8 @@ pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>>
                 "give every query an id of its own, or remove the repetition",
             ));
         }
-        let history = read_history(&line, record.get("history"), catalog)?;
-        let text = match record.get("text") {
+        let history = read_history(&line, record.values.get("history"), catalog)?;
+        let text = match record.values.get("text") {
             Some(Value::String(text)) => text.clone(),
             None | Some(Value::Null) => String::new(),
             Some(other) => {
@@ -45,14 +59,16 @@ pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>>
                 return Err(line.refuse(found, "\"text\" must be a string"));
             }
         };
-        if text.trim().is_empty() && history.is_empty() {
+        let query = Query::new(id, text).with_history(history);
+        if query.is_empty() {
             return Err(line.refuse(
-                format!("the query {} has neither text nor history", quoted(&id)),
+                format!("the query {} has neither text nor history", quoted(&query.id)),
                 "give it a \"text\" or a \"history\" of item ids, or remove the line",
             ));
         }
-        queries.push(Query::new(id, text).with_history(history));
-    }
+        queries.push(query);
+        Ok(())
+    })?;
     Ok(queries)
 }
 
@@ -78,8 +94,15 @@ fn read_history(line: &Line, value: Option<&Value>, catalog: &Catalog) -> Result
     items.iter().map(ordinal).collect()
 }
 
+/// A line of JSON without its id.
+struct Record {
+    values: Map<String, Value>,
+    /// Whether the id is called `_id`, as in BEIR.
+    beir: bool,
+}
+
 /// The id of a record (`_id` as in BEIR, or `id`) and what else it holds.
-fn read_record(line: &Line) -> Result<(String, Map<String, Value>)> {
+fn read_record(line: &Line) -> Result<(String, Record)> {
     const REMEDY: &str = "every line must be one JSON object with an \"id\" (or \"_id\"), a string or a whole number";
     let value: Value = serde_json::from_str(line.text).map_err(|e| {
         // serde_json adds "at line 1 column …"; the line is named already.
@@ -95,7 +118,7 @@ fn read_record(line: &Line) -> Result<(String, Map<String, Value>)> {
     match record.shift_remove(key) {
         None => Err(line.refuse("there is no \"id\"", REMEDY)),
         Some(value) => match id_of(&value) {
-            Some(id) if !id.is_empty() => Ok((id, record)),
+            Some(id) if !id.is_empty() => Ok((id, Record { values: record, beir: key == "_id" })),
             Some(_) => Err(line.refuse(format!("\"{key}\" is empty"), REMEDY)),
             None => Err(line.refuse(format!("\"{key}\" is {}", kind(&value)), REMEDY)),
         },
@@ -110,13 +133,31 @@ fn id_of(value: &Value) -> Option<String> {
     }
 }
 
-/// The text of a field; none for what is not text.
-fn text_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Array(values) => Some(values.iter().filter_map(text_of).collect::<Vec<_>>().join(" ")),
-        _ => None,
+/// The texts of a value, joined by spaces.
+#[derive(Default)]
+struct Texts {
+    text: String,
+    /// Whether there was true or false, which is no text.
+    left_out: bool,
+}
+
+impl Texts {
+    fn read(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => self.add(text),
+            Value::Number(number) => self.add(&number.to_string()),
+            Value::Array(values) => values.iter().for_each(|value| self.read(value)),
+            Value::Object(values) => values.values().for_each(|value| self.read(value)),
+            Value::Bool(_) => self.left_out = true,
+            Value::Null => {}
+        }
+    }
+
+    fn add(&mut self, text: &str) {
+        if !self.text.is_empty() {
+            self.text.push(' ');
+        }
+        self.text.push_str(text);
     }
 }
 
@@ -136,5 +177,48 @@ pub(super) fn at_line(error: Error, line: &Line) -> Error {
     match error {
         Error::Argument { found, remedy, .. } => line.refuse(found, remedy),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn corpus(text: &str) -> Result<(Catalog, Vec<Warning>)> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let mut warnings = Warnings::default();
+        let catalog = read_corpus(file.path(), &mut warnings)?;
+        Ok((catalog, warnings.into_vec()))
+    }
+
+    #[test]
+    fn the_texts_in_objects_and_lists_are_taken_at_any_depth() {
+        let line =
+            r#"{"id":"1","title":{"en":"steel kettle","fr":null},"tags":[{"name":"pot"},["tea",{"n":5}]],"no":{}}"#;
+        let (catalog, warnings) = corpus(line).unwrap();
+        let fields: Vec<_> = catalog.document(0).fields().collect();
+        assert_eq!(fields, [("title", "steel kettle"), ("tags", "pot tea 5")]);
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn what_is_not_searched_is_counted_in_one_warning() {
+        let lines = "{\"_id\":\"1\",\"text\":\"x\",\"sold\":true,\"metadata\":{\"url\":\"y\"}}\n\
+                     {\"_id\":\"2\",\"text\":\"x\",\"sold\":[false,\"z\"],\"metadata\":{}}\n";
+        let (catalog, warnings) = corpus(lines).unwrap();
+        assert_eq!(catalog.field_names(), ["text", "sold"]);
+        let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+        assert_eq!((warning.kind, warning.count), (WarningKind::ValuesLeftOut, 3));
+        assert!(warning.to_string().contains("(fields sold, metadata)"), "{warning}");
+    }
+
+    #[test]
+    fn more_than_a_thousand_names_of_fields_are_refused_by_name() {
+        let line = |i: usize| format!("{{\"id\":\"{i}\",\"text\":\"x\",\"f{i}\":\"y\"}}\n");
+        let lines: String = (0..999).map(line).collect();
+        assert_eq!(corpus(&lines).unwrap().0.field_names().len(), 1000);
+        let error = corpus(&(lines + &line(999))).unwrap_err().to_string();
+        assert!(error.contains(":1000: the field \"f999\" is one more than 1000"), "{error}");
     }
 }

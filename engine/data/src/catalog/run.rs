@@ -1,12 +1,12 @@
 //! TREC run files.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::documents::Catalog;
-use super::lines::{Lines, quoted};
+use super::lines::{Lines, NAMED, quoted};
+use super::output::Output;
 use super::qrels::one_word;
 use querywright_types::{Error, Hit, Ranking, Result};
 
@@ -31,13 +31,14 @@ impl Run {
     ///
     /// # Errors
     /// When the file cannot be read, is empty, or holds a line with other columns, a document that is not in `catalog`,
-    /// a score that is not a finite number, or a document that the query had before.
+    /// a score that is not a finite number, or a document that the query had before. The error names the first ten
+    /// bad lines.
     pub fn read(path: impl AsRef<Path>, catalog: &Catalog) -> Result<Self> {
         let expected = "one hit a line: query id, Q0, document id, rank, score, tag, with white space between";
-        let mut lines = Lines::open(path.as_ref(), expected)?;
+        let lines = Lines::open(path.as_ref(), expected)?;
         let mut run = Self::default();
         let mut seen: BTreeMap<String, HashSet<u32>> = BTreeMap::new();
-        while let Some(line) = lines.next()? {
+        lines.each(NAMED, |line| {
             let [query, _, document, _, score, tag] = line.text.split_whitespace().collect::<Vec<_>>()[..] else {
                 return Err(line.refuse(format!("found {}", quoted(line.text)), format!("expected {expected}")));
             };
@@ -61,7 +62,8 @@ impl Run {
                 run.tag = tag.to_owned();
             }
             run.rankings.entry(query.to_owned()).or_default().hits.push(Hit { doc, score });
-        }
+            Ok(())
+        })?;
         run.rankings.values_mut().for_each(|ranking| sort(&mut ranking.hits, catalog));
         Ok(run)
     }
@@ -71,12 +73,42 @@ impl Run {
     /// and trec_eval's numbers are those of `metrics::trec_order`.
     ///
     /// # Errors
-    /// When the file cannot be written, an id or the tag holds white space, or a score is not finite.
+    /// When the file cannot be written, an id or the tag holds white space, or a score is not finite. What was in the
+    /// file is then still there.
     pub fn write(&self, path: impl AsRef<Path>, catalog: &Catalog) -> Result<()> {
         let path = path.as_ref();
-        let broken = |e| Error::write(path, e);
+        let text = self.to_trec(path, catalog)?;
+        Output::open(path)?.write(text.as_bytes())
+    }
+
+    /// The same text in a file that was opened before the work.
+    ///
+    /// # Errors
+    /// Those of [`write`](Self::write).
+    pub fn write_to(&self, output: Output, catalog: &Catalog) -> Result<()> {
+        let text = self.to_trec(output.path(), catalog)?;
+        output.write(text.as_bytes())
+    }
+
+    /// Checks ids that a run is going to hold, before the work is done.
+    ///
+    /// # Errors
+    /// When some are empty or hold white space, which the format cannot carry; the first ten are named.
+    pub fn check_ids<'a>(path: &Path, ids: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let bad: Vec<&str> = ids.into_iter().filter(|id| one_word(path, id).is_err()).collect();
+        if let [] | [_] = bad[..] {
+            return bad.first().map_or(Ok(()), |only| one_word(path, only).map(drop));
+        }
+        let named: Vec<String> = bad.iter().take(NAMED).map(|id| quoted(id)).collect();
+        let more = if bad.len() > named.len() { ", …" } else { "" };
+        let found = format!("{} ids cannot be written to a TREC file: {}{more}", bad.len(), named.join(", "));
+        Err(Error::data(path, None, found, "use ids without white space"))
+    }
+
+    /// The lines of the file; `path` is for errors.
+    fn to_trec(&self, path: &Path, catalog: &Catalog) -> Result<String> {
         let tag = one_word(path, &self.tag)?;
-        let mut file = BufWriter::new(File::create(path).map_err(broken)?);
+        let mut text = String::new();
         for (query, ranking) in &self.rankings {
             let query = one_word(path, query)?;
             let mut hits = ranking.hits.clone();
@@ -91,10 +123,11 @@ impl Run {
                         "a retriever's scores must be finite numbers",
                     ));
                 }
-                writeln!(file, "{query} Q0 {document} {} {score:?} {tag}", place + 1).map_err(broken)?;
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "{query} Q0 {document} {} {score:?} {tag}", place + 1);
             }
         }
-        file.flush().map_err(broken)
+        Ok(text)
     }
 }
 

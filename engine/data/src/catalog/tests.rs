@@ -51,10 +51,10 @@ fn a_document_gives_back_its_fields_in_order_and_only_those_with_text() {
     assert_eq!((first.id, first.title()), ("a", "Hammer"));
     assert_eq!(first.fields().collect::<Vec<_>>(), fields);
     assert_eq!(first.text_of_all_fields(), "Hammer\ndrives nails\n1999\nsteel tool 5");
-    assert_eq!(catalog.document(1).fields().collect::<Vec<_>>(), [("title", "Saw"), ("price", "12.5")]);
+    assert_eq!(catalog.document(1).fields().collect::<Vec<_>>(), [("title", "Saw"), ("price", "12.5"), ("meta", "1")]);
     assert_eq!((catalog.id(2), catalog.document(2).title(), catalog.document(2).field("year")), ("7", "", None));
     assert_eq!((catalog.ordinal("7"), catalog.ordinal("8")), (Some(2), None));
-    assert_eq!(catalog.field_names(), ["title", "text", "year", "tags", "price"]);
+    assert_eq!(catalog.field_names(), ["title", "text", "year", "tags", "price", "meta"]);
     assert_eq!(catalog.documents().map(|document| document.id).collect::<Vec<_>>(), ["a", "b", "7"]);
 }
 
@@ -228,14 +228,32 @@ fn bad_content_is_refused_with_file_line_and_remedy() {
         ("queries.jsonl", b"{\"id\": \"q1\", \"history\": \"a\"}", &["queries.jsonl:1", "list of item ids"]),
         ("queries.jsonl", b"{\"id\": \"q1\", \"history\": [null]}", &["queries.jsonl:1", "holds null"]),
         ("qrels.tsv", b"", &["qrels.tsv: the file is empty", "query id, 0, document id, grade"]),
-        ("qrels.tsv", b"q1 0 a 1\nq1 0 zz 1\n", &["qrels.tsv:2", "document \"zz\" is not in the corpus"]),
         ("qrels.tsv", b"q9 0 a 1\n", &["qrels.tsv:1", "query \"q9\" is not among the queries"]),
         ("qrels.tsv", b"q1 0 a 1.5\n", &["qrels.tsv:1", "grade is \"1.5\"", "whole number"]),
         ("qrels.tsv", b"q1 0 a good\n", &["qrels.tsv:1", "grade is \"good\""]),
         ("qrels.tsv", b"q1 0 a 99999999999\n", &["qrels.tsv:1", "grade is"]),
         ("qrels.tsv", b"q1 a 1\n", &["qrels.tsv:1", "found 3 columns", "query id, 0, document id, grade"]),
-        ("qrels.tsv", b"q1 0 a 1\nq1 0 a 0\n", &["qrels.tsv:2", "judged for query \"q1\" before", "keep one"]),
+        ("qrels.tsv", b"q1 0 a 1\nq1 0 a 0\n", &["qrels.tsv:2", "judged 1 for query \"q1\" before", "keep one"]),
+        (
+            "qrels.tsv",
+            b"q1 0 a 1\nq9 0 a 1\nq1 a 1\nq1 0 b good\n",
+            &[
+                "qrels.tsv:2: the query \"q9\" is not among the queries (and 2 more lines 3: found 3 columns",
+                "; 4: the grade",
+            ],
+        ),
         ("qrels.tsv", b"q1 0 \xff 1\n", &["qrels.tsv:1", "not UTF-8"]),
+        (
+            "qrels.tsv",
+            b"q\x001\x00 \x000\x00",
+            &["qrels.tsv: the file is text in UTF-16LE", "iconv -f UTF-16LE -t UTF-8"],
+        ),
+        (
+            "corpus.jsonl",
+            b"\xff\xfe{\0\"\0",
+            &["corpus.jsonl: the file is text in UTF-16LE", "iconv -f UTF-16 -t UTF-8"],
+        ),
+        ("corpus.jsonl", b"\x1f\x8b\x08\0\0\0\0\0\0\x03abc", &["corpus.jsonl: the gzip file is cut off or damaged"]),
         ("test.txt", b"", &["test.txt: the file is empty", "one query id a line"]),
         ("test.txt", b"q1\nq8\n", &["test.txt:2", "\"q8\" is not in queries.jsonl"]),
         ("test.txt", b"q1\nq1\n", &["test.txt:2", "listed before"]),

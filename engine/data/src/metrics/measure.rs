@@ -89,8 +89,7 @@ impl Measure {
         match self.kind {
             MeasureKind::Ndcg => {
                 let gained = discounted(top.iter().map(|doc| judgements.grade(*doc).unwrap_or(0)));
-                let mut ideal: Vec<i32> =
-                    judgements.iter().map(|(_, grade)| grade).filter(|grade| *grade > 0).collect();
+                let mut ideal: Vec<i32> = judgements.grades().filter(|grade| *grade > 0).collect();
                 ideal.sort_unstable_by(|a, b| b.cmp(a));
                 share(gained, discounted(ideal.into_iter().take(depth)))
             }

@@ -41,6 +41,12 @@ impl FileInfo {
         self.sha256().or(self.blob.as_deref())
     }
 
+    /// Git's digest of the bytes, which the hub knows of small files: they are in the repository itself.
+    pub fn git_digest(&self) -> Option<&str> {
+        let digest = self.blob.as_deref().filter(|_| self.lfs.is_none())?;
+        (digest.len() == 40 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
+    }
+
     /// The SHA-256, which the hub knows of large files.
     pub fn sha256(&self) -> Option<&str> {
         self.lfs.as_ref().map(|large| large.sha256.as_str())
@@ -98,7 +104,11 @@ pub(super) fn complete(repository: &Repository, snapshot: &Path) -> Option<PathB
     }
     let has = |name: &str| snapshot.join(name).is_file();
     match repository.kind {
-        Kind::Data => (has("corpus.jsonl") || find(snapshot, ".inter").is_some()).then(|| snapshot.to_path_buf()),
+        Kind::Data => {
+            let documents = ["corpus.jsonl", "corpus.jsonl.gz"].into_iter().any(has);
+            let interactions = [".inter", ".inter.gz"].iter().any(|ending| find(snapshot, ending).is_some());
+            (documents || interactions).then(|| snapshot.to_path_buf())
+        }
         Kind::Model => {
             let sharded =
                 has(INDEX) && shards(&snapshot.join(INDEX))?.iter().all(|shard| is_plain_path(shard) && has(shard));
@@ -134,10 +144,11 @@ fn is_model_setting(name: &str) -> bool {
 }
 
 fn is_data(name: &str) -> bool {
-    is_rows(name) || [".md", ".item", ".user"].iter().any(|end| name.ends_with(end))
+    is_rows(name) || [".md", ".item", ".item.gz", ".user"].iter().any(|end| name.ends_with(end))
 }
 
 fn is_rows(name: &str) -> bool {
+    let name = name.strip_suffix(".gz").unwrap_or(name);
     [".jsonl", ".tsv", ".txt", ".inter"].iter().any(|end| name.ends_with(end))
 }
 

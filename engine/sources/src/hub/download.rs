@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::choose::FileInfo;
@@ -79,14 +80,23 @@ impl Http {
         let mut out = File::create(&partial.0).map_err(|e| cannot_write(&partial.0, &e))?;
         let mut reader = answer.into_body().into_reader();
         let (mut hasher, mut done, mut buffer) = (Sha256::new(), 0_u64, vec![0; 1 << 16]);
+        // Git's digest begins with the length.
+        let git = file.size.zip(file.git_digest());
+        let mut git = git.map(|(size, right)| (Sha1::new_with_prefix(format!("blob {size}\0")), right));
         loop {
             let n = reader.read(&mut buffer).map_err(|e| format!("broke off after {done} of {total} bytes: {e}"))?;
             if n == 0 {
                 break;
             }
             let bytes = &buffer[..n];
+            if file.size.is_some_and(|size| done + n as u64 > size) {
+                return Err(format!("is longer than the {total} bytes that were announced"));
+            }
             out.write_all(bytes).map_err(|e| cannot_write(&partial.0, &e))?;
             hasher.update(bytes);
+            if let Some((digest, _)) = &mut git {
+                digest.update(bytes);
+            }
             done += n as u64;
             options.tell(Progress::new(&file.name, done, total.max(done)));
         }
@@ -96,6 +106,12 @@ impl Http {
         let found = hex(hasher.finalize());
         if let Some(right) = file.sha256().filter(|right| *right != found) {
             return Err(format!("has the sha256 {found}, and {right} is the right one"));
+        }
+        if let Some((digest, right)) = git {
+            let found = hex(digest.finalize());
+            if !right.eq_ignore_ascii_case(&found) {
+                return Err(format!("has the git digest {found}, and {right} is the right one"));
+            }
         }
         out.sync_all().map_err(|e| cannot_write(&partial.0, &e))?;
         partial.into_place(blob)

@@ -84,6 +84,31 @@ fn a_hundred_kilobytes_of_brackets_neither_overflow_nor_stall() {
     }
 }
 
+/// Whether a parsed text is nothing but words, each on its own.
+fn is_plain(group: &Group<'_>) -> bool {
+    let plain = |clause: &Clause<'_>| matches!(clause, Clause::Words { field: None, phrase: false, boost: 1.0, .. });
+    group.must.is_empty() && group.must_not.is_empty() && group.should.iter().all(plain)
+}
+
+#[test]
+fn an_escaped_text_holds_no_operator_and_no_open_phrase_whatever_character_is_in_it() {
+    // The planes where all characters stand that are no letters of dead scripts or ideographs.
+    let all = (0..0x2_0000_u32).chain(0xe_0000..0xe_0200).filter_map(char::from_u32);
+    for c in all.filter(|c| !c.is_alphanumeric()) {
+        let text = format!("24{c} title{c}a {c}b c{c} {c}{c}d ^{c}2 {c}(e AND{c}f");
+        let escaped = escaped(&text);
+        // As it is composed: in brackets with a boost, other terms behind.
+        let composed = format!("({escaped})^2 router");
+        let parsed = parse(&composed, &["title".to_owned()]);
+        let [Clause::Group(user), Clause::Words { text: "router", phrase: false, boost: 1.0, .. }] = &parsed.should[..]
+        else {
+            panic!("{c:?}: {composed} becomes {parsed:?}");
+        };
+        assert!(user.boost == 2.0 && is_plain(&Group { boost: 1.0, ..user.clone() }), "{c:?}: {composed}: {user:?}");
+        assert!(is_plain(&parse(&escaped, &["title".to_owned()])), "{c:?}: {escaped}");
+    }
+}
+
 fn depth(group: &Group<'_>) -> usize {
     let clauses = group.must.iter().chain(&group.should).chain(&group.must_not);
     1 + clauses.map(|c| if let Clause::Group(g) = c { depth(g) } else { 0 }).max().unwrap_or(0)
@@ -94,6 +119,12 @@ proptest! {
     fn any_text_parses_into_a_shallow_tree_of_its_own_words(text in "(\\PC|[()\"^:+ -]|AND |OR |NOT |title:|\\^2){0,200}") {
         let parsed = parse(&text, &["title".to_owned()]);
         prop_assert!(depth(&parsed) <= 2 * DEEPEST_NESTING + 3);
+    }
+
+    #[test]
+    fn any_escaped_text_is_plain_words(text in "(\\PC|[()\"“”„:^+ -]|AND |OR |NOT |title:|\\^2){0,60}") {
+        let escaped = escaped(&text);
+        prop_assert!(is_plain(&parse(&escaped, &["title".to_owned()])), "{} becomes {}", text, escaped);
     }
 
     #[test]

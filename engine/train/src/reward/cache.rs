@@ -115,6 +115,8 @@ pub(super) fn key(
     part(&(request.k as u64).to_le_bytes());
     let grades = judgements.iter().flat_map(|(doc, grade)| [doc.to_le_bytes(), grade.to_le_bytes()].concat());
     part(&grades.collect::<Vec<u8>>());
+    // Documents that the catalogue lacks count in the ideal by their grades alone.
+    part(&judgements.absent().flat_map(|(_, grade)| grade.to_le_bytes()).collect::<Vec<u8>>());
     measures.for_each(|m| part(m.to_string().as_bytes()));
     hash.finalize().into()
 }

@@ -1,0 +1,171 @@
+//! Files that are written whole or not at all.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{ErrorKind, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use querywright_types::{Error, Result};
+
+/// A file that is to be written after long work. Opening it finds out whether it can be written; what was there stays
+/// until everything is written beside it, and then is replaced in one step. Until then nothing new lies in the folder.
+#[derive(Debug)]
+pub struct Output {
+    /// As the user wrote it, for errors.
+    path: PathBuf,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    /// The file is written beside this place, with the permissions of what it replaces, and moved there.
+    Beside { place: PathBuf, permissions: Option<Permissions> },
+    /// The file is written in its place: a device or a pipe, or a file in a folder that takes no new ones.
+    Place(File),
+}
+
+impl Output {
+    /// Makes sure that the file can be written.
+    ///
+    /// # Errors
+    /// When it cannot: the folder is missing, it is a folder itself, or the user may not write there.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let fail = |e| Error::write(path, e);
+        let known = fs::metadata(path).ok();
+        if path.as_os_str().is_empty() || known.as_ref().is_some_and(fs::Metadata::is_dir) {
+            return Err(fail(std::io::Error::from(ErrorKind::IsADirectory)));
+        }
+        // What a process has open already (/dev/stdout) is not exchanged under it.
+        let special = known.as_ref().is_some_and(|known| !known.is_file())
+            || ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+        let in_place = || OpenOptions::new().write(true).open(path).map_err(fail);
+        let output = |target| Self { path: path.to_path_buf(), target };
+        if special {
+            return Ok(output(Target::Place(in_place()?)));
+        }
+        if known.is_some() {
+            // A file that may not be written is not replaced either.
+            OpenOptions::new().append(true).open(path).map_err(fail)?;
+        }
+        // Through a link, so that the link stays one.
+        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        match Temporary::beside(&place) {
+            // Gone at once: a process that is killed at its work leaves nothing behind.
+            Ok((temporary, _)) => drop(temporary),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && known.is_some() => {
+                return Ok(output(Target::Place(in_place()?)));
+            }
+            Err(error) => return Err(fail(error)),
+        }
+        Ok(output(Target::Beside { place, permissions: known.map(|known| known.permissions()) }))
+    }
+
+    /// The path, as it was given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes all of the file and puts it in its place.
+    ///
+    /// # Errors
+    /// When the system refuses. What was in the place is then still there.
+    pub fn write(self, content: &[u8]) -> Result<()> {
+        let written = match self.target {
+            Target::Beside { place, permissions } => replace(&place, permissions, content),
+            Target::Place(file) => overwrite(file, content),
+        };
+        written.map_err(|e| Error::write(&self.path, e))
+    }
+}
+
+/// Writes a file beside its place and moves it there.
+fn replace(place: &Path, permissions: Option<Permissions>, content: &[u8]) -> std::io::Result<()> {
+    let (temporary, mut file) = Temporary::beside(place)?;
+    file.write_all(content)?;
+    if let Some(permissions) = permissions {
+        fs::set_permissions(&temporary.0, permissions)?;
+    }
+    file.sync_all()?;
+    fs::rename(&temporary.0, place)
+}
+
+/// Writes a file from its beginning. Only a file has an end to cut off; devices and pipes refuse.
+fn overwrite(mut file: File, content: &[u8]) -> std::io::Result<()> {
+    file.write_all(content)?;
+    file.flush()?;
+    match file.metadata()?.is_file() {
+        true => file.stream_position().and_then(|end| file.set_len(end)),
+        false => Ok(()),
+    }
+}
+
+/// A file under a name of its own, removed when it is dropped; after a move there is nothing left under the name.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(place: &Path) -> std::io::Result<(Self, File)> {
+        let path = beside(place);
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok((Self(path), file))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A name beside a file that no other thread or process uses.
+fn beside(place: &Path) -> PathBuf {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    place.with_file_name(format!(".{name}.{}-{count}.part", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_was_there_stays_until_all_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.run");
+        fs::write(&path, "old").unwrap();
+        drop(Output::open(&path).unwrap());
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("old", 1));
+        let output = Output::open(&path).unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("old", 1));
+        output.write(b"new").unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("new", 1));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_refused_when_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        for path in [folder.path().join("no/such/folder/x.run"), folder.path().to_path_buf(), PathBuf::new()] {
+            let error = Output::open(&path).unwrap_err().to_string();
+            assert!(error.starts_with("cannot write"), "{error}");
+        }
+        Output::open("/dev/null").unwrap().write(b"gone").unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link_and_its_file_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        Output::open(&link).unwrap().write(b"new").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+    }
+}

@@ -4,12 +4,15 @@ use wasmtime::{FrameInfo, Store, Trap, WasmBacktrace};
 
 use super::bindings;
 use super::engine::STACK;
-use super::sanitize::excerpt;
+use super::sanitize::{beginning, excerpt};
 use super::state::State;
 use querywright_types::FaultKind;
 
 /// Frames of a backtrace that an error shows.
 const FRAMES: usize = 8;
+
+/// Characters of a failure's sentence: an excerpt of the plugin's log, and a backtrace with its names.
+const LONGEST_DETAIL: usize = 3000;
 
 /// A call that failed as a whole.
 #[derive(Debug)]
@@ -19,8 +22,9 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    pub(super) fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+    /// The sentence may quote the plugin, so it is made printable here.
+    pub(super) fn new(kind: FaultKind, detail: impl AsRef<str>) -> Self {
+        Self { kind, detail: beginning(detail.as_ref(), LONGEST_DETAIL) }
     }
 
     /// A call that wasmtime ended. `limit` names the limit on its time or fuel. The sentence has the plugin's own

@@ -19,6 +19,7 @@ use super::manifest::Manifest;
 use super::options::{PluginOptions, Reuse};
 use super::pool::{Permit, Pool};
 use super::refusal::refusal;
+use super::sanitize::excerpt;
 use super::{compile, validate};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest;
@@ -82,7 +83,8 @@ impl Plugin {
     ) -> Result<Self> {
         let PluginOptions { manifest, grant, services, metering, reuse, cache, content } = options;
         grant.limits.validate()?;
-        let id: Arc<str> = manifest.as_ref().map_or(name, |m| m.id.as_str()).into();
+        // The name may be that of a file, and stands in the embedder's log.
+        let id: Arc<str> = manifest.as_ref().map_or_else(|| excerpt(name), |m| m.id.clone()).into();
         check_size(&id, bytes.len() as u64, grant.limits.component_mib)?;
         if let Some(manifest) = &manifest {
             manifest.verify(bytes)?;

@@ -16,7 +16,8 @@ pub enum LogLevel {
     Debug,
 }
 
-/// Receives a plugin's log: its id, the level and a line without control characters.
+/// Receives a plugin's log: its id, the level and a line without control characters, bidirectional controls and other
+/// characters that show nothing.
 pub type LogSink = Arc<dyn Fn(&str, LogLevel, &str) + Send + Sync>;
 
 /// A text encoder that plugins may call.

@@ -52,7 +52,10 @@ fn config(metering: Metering) -> Config {
 
 /// An engine for the one instance that loads the catalogue.
 pub(super) fn for_loading(metering: Metering) -> wasmtime::Result<Engine> {
-    advance_epochs(Engine::new(&config(metering))?)
+    let mut config = config(metering);
+    // One instance is made. An image of its memory for the next one would only take memory while it is compiled.
+    config.memory_init_cow(false);
+    advance_epochs(Engine::new(&config)?)
 }
 
 /// An engine with a pool of [`Limits::instances`] instances over shared copy-on-write images of the snapshot.

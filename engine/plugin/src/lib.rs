@@ -44,7 +44,8 @@
 //! |---|---|
 //! | `limits`, `limiter`, `budget` | the settings; memory, tables and bytes of an instance; time and fuel of a call |
 //! | `manifest`, `capability`, `services` | what a plugin asks for, what it gets, what the embedder provides |
-//! | `inspect`, `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
+//! | `inspect`, `workload`, `compile_work` | what a component holds, and what compiling it would take |
+//! | `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
 //! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
 //! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
@@ -55,6 +56,7 @@ mod cache;
 mod capability;
 mod check;
 mod compile;
+mod compile_work;
 mod engine;
 mod failure;
 mod host_functions;
@@ -76,6 +78,7 @@ mod snapshot;
 mod state;
 mod validate;
 mod wasi;
+mod workload;
 
 pub use capability::{Capabilities, Grant, Wanted};
 pub use check::{CheckCost, CheckItem, CheckReport, check};

@@ -20,6 +20,7 @@ use super::options::{PluginOptions, Reuse};
 use super::pool::{Permit, Pool};
 use super::refusal::refusal;
 use super::sanitize::excerpt;
+use super::workload::Workload;
 use super::{compile, validate};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest;
@@ -95,6 +96,7 @@ impl Plugin {
         });
         let inspection = Inspection::of(&id, bytes)?;
         inspection.check(&id)?;
+        Workload::of(&id, bytes)?.check(&id, &capabilities.limits)?;
         let services = Arc::new(services);
         let engine = engine::for_serving(metering, &capabilities.limits, &inspection).map_err(|e| no_pool(&id, &e))?;
         let loading =
@@ -264,9 +266,9 @@ fn component(
             compiled
         }
     };
-    // SAFETY: these bytes were compiled by this very engine, in this process or in one that wrote them to the cache
-    // under the digest of component, catalogue, engine and limits. The cache is a folder that only this user can
-    // write to, and the bytes in memory are those whose digest was checked.
+    // SAFETY: these bytes were compiled by this very engine, in this process or in one of this installation. That one wrote
+    // them to the cache under the digest of component, catalogue, engine and limits, with a tag of key and bytes under a
+    // secret that only this user can read. The bytes in memory are those whose tag was checked.
     unsafe { Component::deserialize(engine, &compiled) }.map_err(|e| no_pool(loading.id, &e))
 }
 

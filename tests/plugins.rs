@@ -304,7 +304,8 @@ fn another_digest_is_refused_and_a_cache_serves_only_what_was_written() {
     };
     let ask = |plugin: &Plugin| plugin.retrieve(&[request("cold feet in bed")], Deadline::NONE).remove(0).unwrap();
     let first = ask(&load(&bytes).unwrap());
-    let entry = std::fs::read_dir(&own).unwrap().next().unwrap().unwrap().path();
+    let mut files = std::fs::read_dir(&own).unwrap().map(|file| file.unwrap().path());
+    let entry = files.find(|path| path.extension().is_some_and(|extension| extension == "compiled")).unwrap();
     let kept = std::fs::read(&entry).unwrap();
     assert_eq!(ask(&load(&bytes).unwrap()), first, "from the cache");
     for damaged in [kept[..kept.len() / 2].to_vec(), [&kept[..100], &[0xAA; 64], &kept[164..]].concat(), Vec::new()] {

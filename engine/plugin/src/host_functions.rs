@@ -86,14 +86,18 @@ impl artifact::Host for State {
 impl http::Host for State {
     fn send(&mut self, request: http::Request) -> Result<http::Response, http::HttpError> {
         let time = self.limiter.time_left().min(Duration::from_millis(u64::from(request.timeout_ms)));
-        let most = usize::try_from(self.limiter.host_bytes_left()).unwrap_or(usize::MAX);
-        let response = client::send(&self.capabilities.http, &request, time, most)?;
-        let headers = |list: &[http::Header]| list.iter().map(|h| h.name.len() + h.value.len()).sum::<usize>();
-        let sent = request.url.len() + headers(&request.headers) + request.body.len();
-        if !self.limiter.take_host_bytes(sent + headers(&response.headers) + response.body.len()) {
+        // Counted before it is sent: a request that fails has cost as much.
+        if !self.limiter.take_host_bytes(client::size(&request)) {
             return Err(http::HttpError::TooLarge);
         }
-        Ok(response)
+        let most = usize::try_from(self.limiter.host_bytes_left()).unwrap_or(usize::MAX);
+        let mut received = 0;
+        let response = client::send(&self.capabilities.http, &request, time, most, &mut received);
+        if !self.limiter.take_host_bytes(received) {
+            self.limiter.take_all_host_bytes();
+            return Err(http::HttpError::TooLarge);
+        }
+        response
     }
 }
 
@@ -114,6 +118,29 @@ mod tests {
         fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
             Ok(vec![vec![1.0, 0.0]; texts.len() - 1])
         }
+    }
+
+    #[test]
+    fn a_request_that_fails_costs_the_bytes_of_its_host_call() {
+        let hosts: std::collections::BTreeSet<String> = ["127.0.0.1:1".to_owned()].into();
+        let wanted = Wanted { http: hosts.clone(), ..Wanted::default() };
+        let grant = Grant { http: hosts, ..Grant::default() };
+        let limits = super::super::limits::Limits { host_bytes: 2_000, ..Default::default() };
+        let mut state = State::new(&"a".into(), &Arc::new(wanted.granted(&limits, &grant)), &Arc::default());
+        state.limiter.start_call(Duration::from_secs(5));
+        let mut answers = Vec::new();
+        for _ in 0..4 {
+            let request = http::Request {
+                method: http::Method::Get,
+                url: "http://127.0.0.1:1/".into(),
+                headers: Vec::new(),
+                body: Vec::new(),
+                timeout_ms: 1000,
+            };
+            answers.push(http::Host::send(&mut state, request).unwrap_err());
+        }
+        assert!(matches!(answers[0], http::HttpError::Network(_)), "nobody listens there: {answers:?}");
+        assert!(matches!(answers[3], http::HttpError::TooLarge), "{answers:?}");
     }
 
     #[test]

@@ -47,9 +47,11 @@
 //! | `inspect`, `workload`, `compile_work` | what a component holds, and what compiling it would take |
 //! | `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
 //! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
-//! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
+//! | `host_functions`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
+//! | `http`, `address`, `look_up` | requests of a plugin: to whom, and how many names are looked up at a time |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
 
+mod address;
 mod bindings;
 mod budget;
 mod cache;
@@ -66,6 +68,7 @@ mod instance;
 mod limiter;
 mod limits;
 mod load;
+mod look_up;
 mod manifest;
 mod options;
 mod pool;

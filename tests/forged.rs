@@ -41,6 +41,7 @@ const WORLDS: &str = "package forged:worlds;
 
 /// A core module as a component of the contract.
 fn component(module: &[u8], world: &str) -> Vec<u8> {
+    let world = if world == "log" { "plain" } else { world };
     let mut resolve = Resolve::default();
     let contract = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("wit");
     resolve.push_dir(contract).unwrap();
@@ -131,6 +132,7 @@ impl Forged {
                     (import "wasi:cli/environment@0.2.0" "get-arguments" (func $get_arguments (param i32)))
                     (import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))"#
                 }
+                "log" => r#"(import "querywright:plugin/log@0.1.0" "write" (func $log (param i32 i32 i32)))"#,
                 "large" => r#"(import "wasi:cli/stdout@0.2.0" "get" (func $get (param i32)))"#,
                 "foreign-import" => r#"(import "forged:worlds/foreign" "open" (func $open (result i32)))"#,
                 _ => "",
@@ -338,6 +340,40 @@ fn wasi_handles_are_bounded_and_do_not_outlive_the_snapshot() {
     let once = Forged { load: "call $get_stdout drop".into(), world: "wasi", ..Forged::default() };
     let refused = once.plugin().map(|_| ()).unwrap_err();
     assert!(refused.contains("holds 1 WASI handles"), "{refused}");
+}
+
+#[test]
+fn bytes_that_cross_to_the_host_take_fuel() {
+    // Logs 60 KiB that nobody granted, over and over: a dozen instructions each, and the host copies every byte.
+    let flood = "(loop $more i32.const 2 i32.const 0 i32.const 61440 call $log br $more)";
+    let forged = Forged { before: flood.into(), world: "log", ..Forged::default() };
+    let limits = Limits { fuel: 100_000_000, ..limits() };
+    let options = PluginOptions {
+        grant: Grant { limits, ..Grant::default() },
+        metering: Metering::Fuel,
+        ..PluginOptions::default()
+    };
+    let plugin = Plugin::from_bytes("forged", &forged.bytes(), &catalog(), options, &|_, _| {}).unwrap();
+    let begun = Instant::now();
+    let fault = ask(&plugin).unwrap_err();
+    let out = "used up limits.fuel = 100000000";
+    assert!(fault.kind == FaultKind::Trap && fault.detail.contains(out), "{fault}");
+    // 1,600 calls. Without the charge there are millions, which move 500 GB.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(ask(&plugin).unwrap_err(), fault, "the same every time");
+}
+
+#[test]
+fn a_name_cannot_forge_a_line_or_disguise_itself() {
+    // A line feed and an override, which shows the letters after it from right to left.
+    for (name, shown) in [(r"a\0aWARN", "a WARN"), (r"a\e2\80\aebc", "a bc"), (r"a\1b[2Kb", "a [2Kb")] {
+        let plugin = Forged { name, ..Forged::default() }.plugin().unwrap();
+        assert_eq!(plugin.card().name, shown);
+    }
+    let options = PluginOptions::default();
+    let forged = "x\u{1b}[2K\r\u{202e}plugin bank: ok";
+    let said = Plugin::from_bytes(forged, b"", &catalog(), options, &|_, _| {}).map(|_| ()).unwrap_err().to_string();
+    assert!(!said.chars().any(|c| c.is_control() || c == '\u{202e}'), "{said:?}");
 }
 
 #[test]

@@ -17,7 +17,9 @@ pub enum Metering {
     #[default]
     Clock,
     /// Instructions, [`Limits::fuel`], with a fresh instance for each request. A request has the same answer or the
-    /// same fault every time, which training and benchmarks need. HTTP is still bounded by [`Limits::call_ms`].
+    /// same fault every time, which training and benchmarks need. A byte that crosses to the host or back takes fuel as
+    /// an instruction does. HTTP is still bounded by [`Limits::call_ms`]. As a backstop a call ends after ten times its
+    /// time by the clock, and a minute at least. That fault says that it is not reproducible.
     Fuel,
 }
 
@@ -44,7 +46,8 @@ fn config(metering: Metering) -> Config {
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)
         .max_wasm_stack(STACK)
-        .epoch_interruption(metering == Metering::Clock)
+        // By fuel too, as a backstop: a call that fuel does not end must end.
+        .epoch_interruption(true)
         .consume_fuel(metering == Metering::Fuel)
         .cranelift_nan_canonicalization(metering == Metering::Fuel);
     config

@@ -36,6 +36,12 @@ impl Failure {
         let logged = if logged.is_empty() { logged } else { format!("; it logged: {logged}") };
         let context = format!("{logged}{}", backtrace(error));
         match error.downcast_ref::<Trap>() {
+            // Where fuel is counted the clock is only a backstop.
+            Some(Trap::Interrupt) if store.get_fuel().is_ok() => {
+                let detail =
+                    format!("the clock ended it before it had used up {limit}: this is not reproducible{context}");
+                Self::new(FaultKind::Timeout, detail)
+            }
             Some(Trap::Interrupt) => Self::new(FaultKind::Timeout, format!("it ran longer than {limit}{context}")),
             Some(Trap::OutOfFuel) => Self::new(FaultKind::Trap, format!("it used up {limit}{context}")),
             Some(Trap::StackOverflow) => {

@@ -5,23 +5,58 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::Engine;
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, Linker};
 
-use super::bindings::Plugin as World;
-use super::bindings::querywright::plugin::{artifact, embed, http, log, types};
+use super::bindings::querywright::plugin::{artifact, embed, http, log};
+use super::bindings::{PACKAGE, VERSION};
+use super::budget::charge;
 use super::services::LogLevel;
 use super::state::State;
 use super::{http as client, wasi};
 
-/// All host functions that a component may import: those of the contract, and those of WASI that it names.
+/// All host functions that a component may import: those of the contract, and those of WASI that it names. Each takes
+/// fuel for the bytes that cross.
 pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    World::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+    let interface = |name: &str| format!("{PACKAGE}/{name}@{VERSION}");
+    linker.instance(&interface("types"))?;
+    linker.instance(&interface("log"))?.func_wrap("write", |mut store, (level, message): (log::Level, String)| {
+        charge(&mut store, message.len())?;
+        log::Host::write(store.data_mut(), level, message);
+        Ok(())
+    })?;
+    let mut embed = linker.instance(&interface("embed"))?;
+    embed.func_wrap("dimensions", |mut store, (): ()| {
+        charge(&mut store, 0)?;
+        Ok((embed::Host::dimensions(store.data_mut()),))
+    })?;
+    embed.func_wrap("embed", |mut store, (texts,): (Vec<String>,)| {
+        charge(&mut store, texts.iter().map(|text| size_of::<String>() + text.len()).sum())?;
+        let vectors = embed::Host::embed(store.data_mut(), texts);
+        charge(&mut store, vectors.iter().flatten().map(|vector| size_of_val(&vector[..])).sum())?;
+        Ok((vectors,))
+    })?;
+    let mut artifact = linker.instance(&interface("artifact"))?;
+    artifact.func_wrap("size", |mut store, (name,): (String,)| {
+        charge(&mut store, name.len())?;
+        Ok((artifact::Host::size(store.data_mut(), name),))
+    })?;
+    artifact.func_wrap("read", |mut store, (name, offset, length): (String, u64, u32)| {
+        charge(&mut store, name.len())?;
+        let bytes = artifact::Host::read(store.data_mut(), name, offset, length);
+        charge(&mut store, bytes.as_ref().map_or(0, Vec::len))?;
+        Ok((bytes,))
+    })?;
+    linker.instance(&interface("http"))?.func_wrap("send", |mut store, (request,): (http::Request,)| {
+        charge(&mut store, client::size(&request))?;
+        let response = http::Host::send(store.data_mut(), request);
+        let size = |response: &http::Response| client::size_of_headers(&response.headers) + response.body.len();
+        charge(&mut store, response.as_ref().map_or(0, size))?;
+        Ok((response,))
+    })?;
     wasi::add_to_linker(&mut linker, component)?;
     Ok(linker)
 }
-
-impl types::Host for State {}
 
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) {

@@ -119,7 +119,7 @@ impl Loader<'_> {
     fn allow_snapshot(&mut self) -> Result<()> {
         self.store.data_mut().limiter.allow_snapshot();
         self.store.set_hostcall_fuel(usize::MAX);
-        let budget = Budget { time: SNAPSHOT_TIME, fuel: u64::MAX };
+        let budget = Budget::new(SNAPSHOT_TIME, u64::MAX);
         let started = budget.start_call(&mut self.store, self.loading.metering);
         started.map_err(|e| cannot_snapshot(self.loading.id, &e))
     }
@@ -127,7 +127,10 @@ impl Loader<'_> {
     /// Gives the next call the time that is left, and fuel of its own.
     fn start_call(&mut self) -> Result<()> {
         let time = self.deadline.saturating_duration_since(Instant::now());
-        let budget = Budget { time, fuel: self.loading.capabilities.limits.load_fuel };
+        let limits = &self.loading.capabilities.limits;
+        // By fuel the clock ends a call only as a backstop, which does not depend on the calls before it.
+        let backstop = Budget::new(Duration::from_millis(limits.load_ms), 0).backstop;
+        let budget = Budget { backstop, ..Budget::new(time, limits.load_fuel) };
         let started = budget.start_call(&mut self.store, self.loading.metering);
         started.map_err(|e| cannot_snapshot(self.loading.id, &e))
     }

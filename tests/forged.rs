@@ -345,7 +345,7 @@ fn wasi_handles_are_bounded_and_do_not_outlive_the_snapshot() {
 #[test]
 fn bytes_that_cross_to_the_host_take_fuel() {
     // Logs 60 KiB that nobody granted, over and over: a dozen instructions each, and the host copies every byte.
-    let flood = "(loop $more i32.const 2 i32.const 0 i32.const 61440 call $log br $more)";
+    let flood = "(loop $more i32.const 2 i32.const 65536 i32.const 61440 call $log br $more)";
     let forged = Forged { before: flood.into(), world: "log", ..Forged::default() };
     let limits = Limits { fuel: 100_000_000, ..limits() };
     let options = PluginOptions {

@@ -138,7 +138,7 @@ impl Loader<'_> {
     /// The error of a call that trapped, reached a limit, or returned a fault.
     fn checked(&self, result: wasmtime::Result<Result<(), bindings::Fault>>, call: &str) -> Result<()> {
         result.map_err(|e| self.failed(&e, call))?.map_err(|fault| {
-            let found = format!("{call} returned a fault: {}", Failure::of_fault(&fault).detail);
+            let found = format!("{call} returned a fault: {}", Failure::of_fault(&fault).in_full());
             refusal(self.loading.id, found, "give it what it needs, or fix the plugin")
         })
     }
@@ -149,7 +149,7 @@ impl Loader<'_> {
             Metering::Clock => format!("limits.load_ms = {}", limits.load_ms),
             Metering::Fuel => format!("limits.load_fuel = {}", limits.load_fuel),
         };
-        let detail = Failure::of_call(error, &self.store, &limit).detail;
+        let detail = Failure::of_call(error, &self.store, &limit).in_full();
         refusal(self.loading.id, format!("{call} failed: {detail}"), "fix the plugin, or raise the limit that it names")
     }
 }

@@ -20,6 +20,7 @@ use super::options::{PluginOptions, Reuse};
 use super::pool::{Permit, Pool};
 use super::refusal::refusal;
 use super::sanitize::excerpt;
+use super::services::LogLevel;
 use super::workload::Workload;
 use super::{compile, validate};
 use querywright_data::catalog::Catalog;
@@ -34,7 +35,8 @@ const MOST_REQUESTS: usize = 64;
 /// A plugin that has loaded a catalogue. Searching takes `&self` from any number of threads.
 ///
 /// A fault concerns one request only. The instance in which it happened is dropped, and the next request gets a fresh
-/// one.
+/// one. A fault quotes the plugin only if the instance has seen no other request: otherwise one caller could read in it what
+/// another one asked. The log gets the quotation then.
 pub struct Plugin {
     launcher: Launcher,
     pool: Pool,
@@ -42,6 +44,8 @@ pub struct Plugin {
     /// The size of the catalogue.
     documents: usize,
     card: RetrieverCard,
+    /// Whether all requests come from one caller, so that every fault may quote the plugin.
+    one_caller: bool,
 }
 
 impl std::fmt::Debug for Plugin {
@@ -110,6 +114,7 @@ impl Plugin {
             launcher,
             reuse: if metering == Metering::Fuel { Reuse::EachSearch } else { reuse },
             documents: catalog.len(),
+            one_caller: false,
         })
     }
 
@@ -126,6 +131,11 @@ impl Plugin {
             self.pool.keep(fresh);
         }
         Ok(())
+    }
+
+    /// The same plugin for requests of one caller: every fault quotes the plugin.
+    pub(super) fn for_one_caller(self) -> Self {
+        Self { one_caller: true, ..self }
     }
 
     /// What it may do and use.
@@ -147,15 +157,18 @@ impl Plugin {
             Some(instance) => instance,
             None => self.launcher.start()?,
         };
+        // What it says can hold what it was asked before, or what the others of its batch ask.
+        let knows_others = !self.one_caller && (instance.served > 0 || requests.len() > 1);
+        let disclose = |failure| self.disclose(failure, knows_others);
         self.launcher.start_call(&mut instance, requests.len(), deadline)?;
-        let answers = self.launcher.recommend(&mut instance, requests)?;
+        let answers = self.launcher.recommend(&mut instance, requests).map_err(disclose)?;
         let checked: Vec<Result<Ranking, Fault>> = answers
             .iter()
             .zip(requests)
             .map(|(answer, request)| match answer {
                 Ok(hits) => validate::ranking(hits, request, self.documents)
                     .map_err(|why| self.fault(Failure::new(FaultKind::Contract, why))),
-                Err(fault) => Err(self.fault(Failure::of_fault(fault))),
+                Err(fault) => Err(self.fault(disclose(Failure::of_fault(fault)))),
             })
             .collect();
         instance.served = instance.served.saturating_add(1);
@@ -185,8 +198,19 @@ impl Plugin {
         }
     }
 
+    /// Leaves to the log what an instance says that knows of other callers.
+    fn disclose(&self, failure: Failure, knows_others: bool) -> Failure {
+        if !knows_others || failure.said.is_empty() {
+            return failure;
+        }
+        if let Some(log) = &self.launcher.services.log {
+            log(&self.launcher.id, LogLevel::Error, &failure.in_full());
+        }
+        failure.without_quotation()
+    }
+
     fn fault(&self, failure: Failure) -> Fault {
-        Fault { retriever: self.card.name.clone(), kind: failure.kind, detail: failure.detail }
+        Fault { retriever: self.card.name.clone(), kind: failure.kind, detail: failure.in_full() }
     }
 
     /// What a request costs on a fresh instance. None if it fails.
@@ -303,7 +327,7 @@ fn card(launcher: &Launcher, catalog: &Catalog, sha256: &str, content: &str) -> 
     let described = launcher
         .start()
         .and_then(|mut instance| launcher.describe(&mut instance))
-        .map_err(|failure| failure.detail)
+        .map_err(|failure| failure.in_full())
         .and_then(|card| validate::card(&card, digest::sha256_of(&parts), content));
     let mut card = described.map_err(|detail| refusal(&launcher.id, detail, "fix `describe`"))?;
     // `describe` may be called before anything was loaded, so a plugin cannot name the fields of the catalogue there.

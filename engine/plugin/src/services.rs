@@ -36,7 +36,8 @@ pub trait TextEncoder: Send + Sync {
 /// they were granted.
 #[derive(Clone, Default)]
 pub struct Services {
-    /// Where logs go.
+    /// Where logs go: lines of plugins to which logging was granted, and what a plugin says about a fault where the fault
+    /// itself must not quote it.
     pub log: Option<LogSink>,
     /// The encoder behind `embed`.
     pub encoder: Option<Arc<dyn TextEncoder>>,

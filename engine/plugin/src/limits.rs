@@ -14,8 +14,8 @@ pub struct Limits {
     /// Milliseconds that compiling may take. Default 60,000.
     pub compile_ms: u64,
     /// Milliseconds that compiling may take at worst on one core, as the host estimates it from the code before it
-    /// compiles any; one function may take a quarter. Ordinary code takes about a fifth of the estimate. Default 12,000,
-    /// enough for about a megabyte of ordinary code. Where a language brings its runtime along, several hundred thousand.
+    /// compiles any; one function may take a quarter. Ordinary code takes about a third of the estimate. Default 12,000,
+    /// enough for about 700 KB of ordinary code. Where a language brings its runtime along, several hundred thousand.
     pub compile_work: u64,
     /// Milliseconds that loading the catalogue may take, including `commit`. Default 60,000.
     pub load_ms: u64,

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The coefficients were measured with Cranelift 0.135 on one core, over hand-written functions that grow one term each:
-//! the estimate is above the time of all of them, and of ordinary code by a factor of three. `tests/forged.rs` compiles
-//! the worst that is accepted.
+//! the estimate is above the time of all of them, and of ordinary code by a factor of three. `tests/forged/compiling.rs`
+//! compiles the worst that is accepted.
 
 use wasmparser::{BinaryReaderError, BlockType, FunctionBody, Operator};
 

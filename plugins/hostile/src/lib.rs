@@ -19,7 +19,7 @@
 //! | | `address` | an address in its memory as a score |
 //! | anything else | | one hit: item 0 |
 //!
-//! What needs a component of another shape, or bytes that no compiler writes, is in `tests/forged.rs`: compile bombs,
+//! What needs a component of another shape, or bytes that no compiler writes, is in `tests/forged.rs` and beside it: compile bombs,
 //! names that forge a line, bytes that flood the host while fuel is counted. The flood of names to look up is in
 //! `engine/plugin/src/look_up.rs`.
 

@@ -1,6 +1,9 @@
 //! Components that no compiler would make: modules written by hand and random modules behind the exports of the contract.
 //! Each ends in an answer or a typed error, and the host goes on.
 
+#[path = "forged/compiling.rs"]
+mod compiling;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,6 +44,7 @@ const WORLDS: &str = "package forged:worlds;
 
 /// A core module as a component of the contract.
 fn component(module: &[u8], world: &str) -> Vec<u8> {
+    let world = if world == "log" { "plain" } else { world };
     let mut resolve = Resolve::default();
     let contract = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("wit");
     resolve.push_dir(contract).unwrap();
@@ -131,6 +135,7 @@ impl Forged {
                     (import "wasi:cli/environment@0.2.0" "get-arguments" (func $get_arguments (param i32)))
                     (import "wasi:cli/exit@0.2.0" "exit" (func $exit (param i32)))"#
                 }
+                "log" => r#"(import "querywright:plugin/log@0.1.0" "write" (func $log (param i32 i32 i32)))"#,
                 "large" => r#"(import "wasi:cli/stdout@0.2.0" "get" (func $get (param i32)))"#,
                 "foreign-import" => r#"(import "forged:worlds/foreign" "open" (func $open (result i32)))"#,
                 _ => "",
@@ -165,7 +170,7 @@ fn catalog() -> Catalog {
 }
 
 fn limits() -> Limits {
-    Limits { memory_mib: 64, call_ms: 1_500, load_ms: 500, compile_ms: 20_000, ..Limits::default() }
+    Limits { memory_mib: 64, call_ms: 1_500, load_ms: 500, compile_ms: 40_000, ..Limits::default() }
 }
 
 fn plugin(bytes: &[u8]) -> Result<Plugin, String> {
@@ -341,21 +346,37 @@ fn wasi_handles_are_bounded_and_do_not_outlive_the_snapshot() {
 }
 
 #[test]
-fn a_component_that_is_slow_to_compile_is_refused_in_time() {
-    let sums = |count: usize| "local.get 0 local.get 1 i32.mul local.set 0\n".repeat(count);
-    let fields = |count: usize| format!("(func (export \"slow\") (param i32 i32) {})", sums(count));
-    let long = Forged { fields: fields(150_000), ..Forged::default() };
-    let refused = long.plugin().map(|_| ()).unwrap_err();
-    assert!(refused.contains("1048576 are allowed"), "{refused}");
+fn bytes_that_cross_to_the_host_take_fuel() {
+    // Logs 60 KiB that nobody granted, over and over: a dozen instructions each, and the host copies every byte.
+    let flood = "(loop $more i32.const 2 i32.const 65536 i32.const 61440 call $log br $more)";
+    let forged = Forged { before: flood.into(), world: "log", ..Forged::default() };
+    let limits = Limits { fuel: 100_000_000, ..limits() };
     let options = PluginOptions {
-        grant: Grant { limits: Limits { compile_ms: 1, ..limits() }, ..Grant::default() },
+        grant: Grant { limits, ..Grant::default() },
+        metering: Metering::Fuel,
         ..PluginOptions::default()
     };
-    let slow = Forged { fields: fields(100_000), ..Forged::default() }.bytes();
+    let plugin = Plugin::from_bytes("forged", &forged.bytes(), &catalog(), options, &()).unwrap();
     let begun = Instant::now();
-    let refused = Plugin::from_bytes("forged", &slow, &catalog(), options, &()).unwrap_err().to_string();
-    assert!(refused.contains("limits.compile_ms = 1"), "{refused}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let fault = ask(&plugin).unwrap_err();
+    let out = "used up limits.fuel = 100000000";
+    assert!(fault.kind == FaultKind::Trap && fault.detail.contains(out), "{fault}");
+    // 1,600 calls. Without the charge there are millions, which move 500 GB.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(ask(&plugin).unwrap_err(), fault, "the same every time");
+}
+
+#[test]
+fn a_name_cannot_forge_a_line_or_disguise_itself() {
+    // A line feed and an override, which shows the letters after it from right to left.
+    for (name, shown) in [(r"a\0aWARN", "a WARN"), (r"a\e2\80\aebc", "a bc"), (r"a\1b[2Kb", "a [2Kb")] {
+        let plugin = Forged { name, ..Forged::default() }.plugin().unwrap();
+        assert_eq!(plugin.card().name, shown);
+    }
+    let options = PluginOptions::default();
+    let forged = "x\u{1b}[2K\r\u{202e}plugin bank: ok";
+    let said = Plugin::from_bytes(forged, b"", &catalog(), options, &()).map(|_| ()).unwrap_err().to_string();
+    assert!(!said.chars().any(|c| c.is_control() || c == '\u{202e}'), "{said:?}");
 }
 
 #[test]

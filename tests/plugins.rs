@@ -43,7 +43,8 @@ fn faults_of_a_call_are_typed_and_the_next_call_is_right() {
         let of_loop = if clock { FaultKind::Timeout } else { FaultKind::Trap };
         for (text, kind, part) in [
             ("loop", of_loop, out),
-            ("trap", FaultKind::Trap, "on demand"),
+            // By the clock the instance has served another request, so the fault does not quote the plugin.
+            ("trap", FaultKind::Trap, if clock { "unreachable" } else { "on demand" }),
             ("recurse", FaultKind::Trap, "in function"),
             ("memory", FaultKind::Trap, "limits.memory_mib = 64"),
             ("nan", FaultKind::Contract, "score NaN"),
@@ -131,6 +132,32 @@ fn later_requests_see_state_only_if_instances_are_reused() {
     let fuel = load("hostile", "", options(Metering::Fuel)).unwrap();
     let counts = fuel.retrieve(&vec![request("count"); 20], Deadline::NONE);
     assert!(counts.into_iter().all(|answer| answer.unwrap().hits[0].score == 1.0), "with fuel no instance is reused");
+}
+
+#[test]
+fn a_fault_never_holds_what_another_caller_asked() {
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let sink = lines.clone();
+    let log = move |_: &str, _: LogLevel, line: &str| sink.lock().unwrap().push(line.to_owned());
+    let services = Services { log: Some(Arc::new(log)), ..Services::default() };
+    let plugin = load("hostile", "", PluginOptions { services, ..options(Metering::Clock) }).unwrap();
+    let ask = |texts: &[&str]| {
+        let requests: Vec<querywright::types::Request> = texts.iter().map(|text| request(text)).collect();
+        plugin.retrieve(&requests, Deadline::NONE)
+    };
+    assert!(ask(&["remember:secret"])[0].is_ok());
+    let fault = ask(&["repeat"]).remove(0).unwrap_err();
+    assert!(fault.kind == FaultKind::Refused && !fault.to_string().contains("secret"), "{fault}");
+    assert!(lines.lock().unwrap().iter().any(|line| line.contains("secret")), "the operator can read it");
+    // Two callers in one batch.
+    for answer in ask(&["remember:secret", "repeat", "remember:secret", "repeat"]) {
+        assert!(answer.is_ok() || !answer.unwrap_err().to_string().contains("secret"));
+    }
+    // An instance that has seen this request alone may say why.
+    let fresh = PluginOptions { reuse: Reuse::EachSearch, ..options(Metering::Clock) };
+    let fresh = load("hostile", "", fresh).unwrap();
+    let fault = fresh.retrieve(&[request("trap")], Deadline::NONE).remove(0).unwrap_err();
+    assert!(fault.detail.contains("on demand"), "{fault}");
 }
 
 #[test]
@@ -304,7 +331,8 @@ fn another_digest_is_refused_and_a_cache_serves_only_what_was_written() {
     };
     let ask = |plugin: &Plugin| plugin.retrieve(&[request("cold feet in bed")], Deadline::NONE).remove(0).unwrap();
     let first = ask(&load(&bytes).unwrap());
-    let entry = std::fs::read_dir(&own).unwrap().next().unwrap().unwrap().path();
+    let mut files = std::fs::read_dir(&own).unwrap().map(|file| file.unwrap().path());
+    let entry = files.find(|path| path.extension().is_some_and(|extension| extension == "compiled")).unwrap();
     let kept = std::fs::read(&entry).unwrap();
     assert_eq!(ask(&load(&bytes).unwrap()), first, "from the cache");
     for damaged in [kept[..kept.len() / 2].to_vec(), [&kept[..100], &[0xAA; 64], &kept[164..]].concat(), Vec::new()] {

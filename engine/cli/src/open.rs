@@ -109,7 +109,7 @@ pub fn plugin_path(text: &str) -> Result<Option<PathBuf>> {
 /// A plugin's file over a catalogue, with the `plugin.toml` beside it.
 pub fn plugin(path: &Path, catalog: &Arc<Catalog>, mut options: PluginOptions) -> Result<Ranker> {
     // Compiling takes up to half a minute where a language brings its runtime along.
-    options.cache = private(sources::cache_folder()?.join("plugins"));
+    options.cache = compiled(sources::cache_folder()?.join("plugins"));
     grant::warn(&options.grant, Manifest::beside(path)?.as_ref());
     let spinner = Spinner::new(format!("compiling {} and loading the catalogue", path.display()));
     let plugin = Plugin::open(path, catalog, options)?;
@@ -117,11 +117,13 @@ pub fn plugin(path: &Path, catalog: &Arc<Catalog>, mut options: PluginOptions) -
     Ok(Ranker { catalog: catalog.clone(), retriever: Arc::new(plugin), bm25: None })
 }
 
-/// A folder that nobody else can write to; none where it cannot be had.
-fn private(folder: PathBuf) -> Option<PathBuf> {
-    std::fs::create_dir_all(&folder).ok()?;
+/// The folder of compiled plugins; none where it cannot be made. The host refuses one that is not private.
+fn compiled(folder: PathBuf) -> Option<PathBuf> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
     #[cfg(unix)]
-    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700)).ok()?;
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(&folder).ok()?;
     Some(folder)
 }
 

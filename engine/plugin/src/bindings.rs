@@ -1,5 +1,5 @@
 //! The contract in Rust, generated from `wit/`.
-#![allow(missing_docs, clippy::all, reason = "generated; the comments stand in wit/")]
+#![allow(missing_docs, dead_code, clippy::all, reason = "generated; the comments stand in wit/")]
 
 wasmtime::component::bindgen!({ path: "wit", world: "plugin" });
 

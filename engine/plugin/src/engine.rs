@@ -18,7 +18,9 @@ pub enum Metering {
     #[default]
     Clock,
     /// Instructions, [`Limits::fuel`], with a fresh instance for each request. A request has the same answer or the
-    /// same fault every time, which training and benchmarks need. HTTP is still bounded by [`Limits::call_ms`].
+    /// same fault every time, which training and benchmarks need. A byte that crosses to the host or back takes fuel as
+    /// an instruction does. HTTP is still bounded by [`Limits::call_ms`]. As a backstop a call ends after ten times its
+    /// time by the clock, and a minute at least. That fault says that it is not reproducible.
     Fuel,
 }
 
@@ -45,7 +47,8 @@ fn config(metering: Metering) -> Config {
         .wasm_relaxed_simd(false)
         .wasm_memory64(false)
         .max_wasm_stack(STACK)
-        .epoch_interruption(metering == Metering::Clock)
+        // By fuel too, as a backstop: a call that fuel does not end must end.
+        .epoch_interruption(true)
         .consume_fuel(metering == Metering::Fuel)
         .cranelift_nan_canonicalization(metering == Metering::Fuel);
     config
@@ -53,7 +56,10 @@ fn config(metering: Metering) -> Config {
 
 /// An engine for the one instance that loads the catalogue.
 pub(super) fn for_loading(metering: Metering) -> wasmtime::Result<Engine> {
-    advance_epochs(Engine::new(&config(metering))?)
+    let mut config = config(metering);
+    // One instance is made. An image of its memory for the next one would only take memory while it is compiled.
+    config.memory_init_cow(false);
+    advance_epochs(Engine::new(&config)?)
 }
 
 /// An engine with a pool of [`Limits::instances`] instances over shared copy-on-write images of the snapshot.

@@ -5,23 +5,58 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::Engine;
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{Component, Linker};
 
-use super::bindings::Plugin as World;
-use super::bindings::querywright::plugin::{artifact, embed, http, log, types};
+use super::bindings::querywright::plugin::{artifact, embed, http, log};
+use super::bindings::{PACKAGE, VERSION};
+use super::budget::charge;
 use super::services::LogLevel;
 use super::state::State;
 use super::{http as client, wasi};
 
-/// All host functions that a component may import: those of the contract, and those of WASI that it names.
+/// All host functions that a component may import: those of the contract, and those of WASI that it names. Each takes
+/// fuel for the bytes that cross.
 pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    World::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+    let interface = |name: &str| format!("{PACKAGE}/{name}@{VERSION}");
+    linker.instance(&interface("types"))?;
+    linker.instance(&interface("log"))?.func_wrap("write", |mut store, (level, message): (log::Level, String)| {
+        charge(&mut store, message.len())?;
+        log::Host::write(store.data_mut(), level, message);
+        Ok(())
+    })?;
+    let mut embed = linker.instance(&interface("embed"))?;
+    embed.func_wrap("dimensions", |mut store, (): ()| {
+        charge(&mut store, 0)?;
+        Ok((embed::Host::dimensions(store.data_mut()),))
+    })?;
+    embed.func_wrap("embed", |mut store, (texts,): (Vec<String>,)| {
+        charge(&mut store, texts.iter().map(|text| size_of::<String>() + text.len()).sum())?;
+        let vectors = embed::Host::embed(store.data_mut(), texts);
+        charge(&mut store, vectors.iter().flatten().map(|vector| size_of_val(&vector[..])).sum())?;
+        Ok((vectors,))
+    })?;
+    let mut artifact = linker.instance(&interface("artifact"))?;
+    artifact.func_wrap("size", |mut store, (name,): (String,)| {
+        charge(&mut store, name.len())?;
+        Ok((artifact::Host::size(store.data_mut(), name),))
+    })?;
+    artifact.func_wrap("read", |mut store, (name, offset, length): (String, u64, u32)| {
+        charge(&mut store, name.len())?;
+        let bytes = artifact::Host::read(store.data_mut(), name, offset, length);
+        charge(&mut store, bytes.as_ref().map_or(0, Vec::len))?;
+        Ok((bytes,))
+    })?;
+    linker.instance(&interface("http"))?.func_wrap("send", |mut store, (request,): (http::Request,)| {
+        charge(&mut store, client::size(&request))?;
+        let response = http::Host::send(store.data_mut(), request);
+        let size = |response: &http::Response| client::size_of_headers(&response.headers) + response.body.len();
+        charge(&mut store, response.as_ref().map_or(0, size))?;
+        Ok((response,))
+    })?;
     wasi::add_to_linker(&mut linker, component)?;
     Ok(linker)
 }
-
-impl types::Host for State {}
 
 impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String) {
@@ -86,14 +121,18 @@ impl artifact::Host for State {
 impl http::Host for State {
     fn send(&mut self, request: http::Request) -> Result<http::Response, http::HttpError> {
         let time = self.limiter.time_left().min(Duration::from_millis(u64::from(request.timeout_ms)));
-        let most = usize::try_from(self.limiter.host_bytes_left()).unwrap_or(usize::MAX);
-        let response = client::send(&self.capabilities.http, &request, time, most)?;
-        let headers = |list: &[http::Header]| list.iter().map(|h| h.name.len() + h.value.len()).sum::<usize>();
-        let sent = request.url.len() + headers(&request.headers) + request.body.len();
-        if !self.limiter.take_host_bytes(sent + headers(&response.headers) + response.body.len()) {
+        // Counted before it is sent: a request that fails has cost as much.
+        if !self.limiter.take_host_bytes(client::size(&request)) {
             return Err(http::HttpError::TooLarge);
         }
-        Ok(response)
+        let most = usize::try_from(self.limiter.host_bytes_left()).unwrap_or(usize::MAX);
+        let mut received = 0;
+        let response = client::send(&self.capabilities.http, &request, time, most, &mut received);
+        if !self.limiter.take_host_bytes(received) {
+            self.limiter.take_all_host_bytes();
+            return Err(http::HttpError::TooLarge);
+        }
+        response
     }
 }
 
@@ -114,6 +153,29 @@ mod tests {
         fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
             Ok(vec![vec![1.0, 0.0]; texts.len() - 1])
         }
+    }
+
+    #[test]
+    fn a_request_that_fails_costs_the_bytes_of_its_host_call() {
+        let hosts: std::collections::BTreeSet<String> = ["127.0.0.1:1".to_owned()].into();
+        let wanted = Wanted { http: hosts.clone(), ..Wanted::default() };
+        let grant = Grant { http: hosts, ..Grant::default() };
+        let limits = super::super::limits::Limits { host_bytes: 2_000, ..Default::default() };
+        let mut state = State::new(&"a".into(), &Arc::new(wanted.granted(&limits, &grant)), &Arc::default());
+        state.limiter.start_call(Duration::from_secs(5));
+        let mut answers = Vec::new();
+        for _ in 0..4 {
+            let request = http::Request {
+                method: http::Method::Get,
+                url: "http://127.0.0.1:1/".into(),
+                headers: Vec::new(),
+                body: Vec::new(),
+                timeout_ms: 1000,
+            };
+            answers.push(http::Host::send(&mut state, request).unwrap_err());
+        }
+        assert!(matches!(answers[0], http::HttpError::Network(_)), "nobody listens there: {answers:?}");
+        assert!(matches!(answers[3], http::HttpError::TooLarge), "{answers:?}");
     }
 
     #[test]

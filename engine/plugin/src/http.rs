@@ -2,25 +2,44 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
+use super::address::is_public;
 use super::bindings::querywright::plugin::http::{Header, HttpError, Method, Request, Response};
+use super::look_up::{self, LookUpError};
 
 /// Headers that would let a plugin speak for another host or break the framing of HTTP. They are left out.
 const RESERVED_HEADERS: [&str; 6] =
     ["host", "content-length", "transfer-encoding", "connection", "proxy-authorization", "upgrade"];
 
+/// Addresses of one host that are tried: as many as the client's list holds.
+const MOST_ADDRESSES: usize = 16;
+
+/// Bytes that every request counts beyond its own, for what the client adds and for the connection.
+const BYTES_PER_REQUEST: usize = 512;
+
+/// Bytes that sending a request counts, whether it succeeds or not.
+pub(super) fn size(request: &Request) -> usize {
+    BYTES_PER_REQUEST + request.url.len() + size_of_headers(&request.headers) + request.body.len()
+}
+
+/// Bytes of all names and values.
+pub(super) fn size_of_headers(headers: &[Header]) -> usize {
+    headers.iter().map(|header| header.name.len() + header.value.len()).sum()
+}
+
 /// Sends a request. `granted` are hosts as a manifest spells them, `time` bounds the whole exchange, `most` the bytes
-/// of each body.
+/// of each body. `received` becomes the number of bytes that the response had, also where it ends in an error.
 pub(super) fn send(
     granted: &BTreeSet<String>,
     request: &Request,
     time: Duration,
     most: usize,
+    received: &mut usize,
 ) -> Result<Response, HttpError> {
     let (uri, spelled_out) = granted_uri(&request.url, granted)?;
     if time.is_zero() {
@@ -46,8 +65,9 @@ pub(super) fn send(
         let value = value.to_str().ok()?.to_owned();
         Some(Header { name: name.as_str().to_owned(), value })
     });
-    let (status, headers) = (answer.status().as_u16(), headers.collect());
-    Ok(Response { status, headers, body: read_body(answer.into_body(), most)? })
+    let (status, headers): (u16, Vec<Header>) = (answer.status().as_u16(), headers.collect());
+    *received = size_of_headers(&headers);
+    Ok(Response { status, headers, body: read_body(answer.into_body(), most, received)? })
 }
 
 /// The URL if its host was granted, and whether that host is an address or `localhost` instead of a name.
@@ -80,10 +100,12 @@ fn agent(time: Duration, allow_private: bool) -> ureq::Agent {
     ureq::Agent::with_parts(config, DefaultConnector::default(), PublicResolver { allow_private })
 }
 
-fn read_body(body: ureq::Body, most: usize) -> Result<Vec<u8>, HttpError> {
+fn read_body(body: ureq::Body, most: usize, received: &mut usize) -> Result<Vec<u8>, HttpError> {
     let mut bytes = Vec::new();
     let limit = most.saturating_add(1) as u64;
-    body.into_reader().take(limit).read_to_end(&mut bytes).map_err(|e| match e.kind() {
+    let read = body.into_reader().take(limit).read_to_end(&mut bytes);
+    *received += bytes.len();
+    read.map_err(|e| match e.kind() {
         std::io::ErrorKind::TimedOut => HttpError::Timeout,
         _ => HttpError::Network(e.to_string()),
     })?;
@@ -109,48 +131,22 @@ impl Resolver for PublicResolver {
     fn resolve(
         &self,
         uri: &ureq::http::Uri,
-        config: &ureq::config::Config,
+        _: &ureq::config::Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let found = DefaultResolver::default().resolve(uri, config, timeout)?;
+        let (scheme, authority) = uri.scheme().zip(uri.authority()).ok_or(ureq::Error::HostNotFound)?;
+        let host = DefaultResolver::host_and_port(scheme, authority).ok_or(ureq::Error::HostNotFound)?;
+        let found = look_up::addresses(&host, *timeout.after).map_err(|error| match error {
+            LookUpError::Late => ureq::Error::Timeout(timeout.reason),
+            LookUpError::Busy => ureq::Error::Io(std::io::Error::other("too many names are being looked up")),
+            LookUpError::Unknown => ureq::Error::HostNotFound,
+        })?;
         let mut public = self.empty();
-        for address in found.iter().filter(|a: &&SocketAddr| self.allow_private || is_public(a.ip())) {
-            public.push(*address);
+        let allowed = found.into_iter().filter(|address| self.allow_private || is_public(address.ip()));
+        for address in allowed.take(MOST_ADDRESSES) {
+            public.push(address);
         }
         if public.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(public) }
-    }
-}
-
-/// Whether an address is on the public internet.
-fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            let reserved = a == 0 || a >= 240 || (a == 198 && (b == 18 || b == 19)) || (a == 192 && b == 0);
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || ip.is_documentation()
-                || shared
-                || reserved)
-        }
-        IpAddr::V6(ip) => match ip.to_ipv4() {
-            Some(ip) => is_public(IpAddr::V4(ip)),
-            None => {
-                let first = ip.segments()[0];
-                // Unique local, link-local, and what embeds IPv4 (NAT64, 6to4).
-                !(ip.is_loopback()
-                    || ip.is_unspecified()
-                    || ip.is_multicast()
-                    || first & 0xfe00 == 0xfc00
-                    || first & 0xffc0 == 0xfe80
-                    || first == 0x64
-                    || first == 0x2002)
-            }
-        },
     }
 }
 
@@ -167,7 +163,7 @@ mod tests {
 
     fn to(url: &str, granted: &[&str], most: usize) -> Result<Response, HttpError> {
         let granted = granted.iter().map(|h| (*h).to_owned()).collect();
-        send(&granted, &request(url), Duration::from_secs(2), most)
+        send(&granted, &request(url), Duration::from_secs(2), most, &mut 0)
     }
 
     /// A server that gives this answer once; its host.
@@ -210,31 +206,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let granted = [host.clone()].into();
-        let answer = send(&granted, &request(&format!("http://{host}/")), Duration::from_millis(50), 100);
+        let answer = send(&granted, &request(&format!("http://{host}/")), Duration::from_millis(50), 100, &mut 0);
         assert!(matches!(answer, Err(HttpError::Timeout)), "{answer:?}");
     }
 
     #[test]
-    fn addresses_inside_are_not_public() {
-        for inside in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.0.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "::1",
-            "fc00::1",
-            "fe80::1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::a00:1",
-            "2002:a00:1::",
-        ] {
-            assert!(!is_public(inside.parse().unwrap()), "{inside}");
-        }
-        for outside in ["1.1.1.1", "93.184.216.34", "2606:4700::1111"] {
-            assert!(is_public(outside.parse().unwrap()), "{outside}");
-        }
+    fn what_was_received_is_counted_also_where_it_is_refused() {
+        let host = server("HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world");
+        let (granted, mut received) = ([host.clone()].into(), 0);
+        let answer = send(&granted, &request(&format!("http://{host}/")), Duration::from_secs(2), 4, &mut received);
+        assert!(matches!(answer, Err(HttpError::TooLarge)));
+        assert_eq!(received, "content-length".len() + "11".len() + 5);
     }
 }

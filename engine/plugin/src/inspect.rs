@@ -5,6 +5,7 @@ use wasmparser::{ComponentExternalKind, Parser, Payload};
 use super::bindings::{IMPORTS, PACKAGE, RECOMMENDER, VERSION};
 use super::limiter::MOST_PARTS;
 use super::refusal::refusal;
+use super::sanitize::printable;
 use super::wasi;
 use querywright_data::digest;
 use querywright_types::Result;
@@ -86,14 +87,14 @@ impl Inspection {
                 }
                 Payload::ComponentImportSection(section) if depth == 0 => {
                     for import in section {
-                        self.imports.push(import?.name.name.to_owned());
+                        self.imports.push(printable(import?.name.name));
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
                         let export = export?;
                         if export.kind == ComponentExternalKind::Instance {
-                            self.exports.push(export.name.name.to_owned());
+                            self.exports.push(printable(export.name.name));
                         }
                     }
                 }

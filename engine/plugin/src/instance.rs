@@ -88,7 +88,7 @@ impl Launcher {
         let card = instance.world.querywright_plugin_recommender().call_describe(&mut instance.store);
         card.map_err(|e| {
             let failure = self.failed(&e, &instance.store);
-            Failure::new(failure.kind, format!("describe failed: {}", failure.detail))
+            Failure { detail: format!("describe failed: {}", failure.detail), ..failure }
         })
     }
 

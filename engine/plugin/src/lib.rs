@@ -44,18 +44,22 @@
 //! |---|---|
 //! | `limits`, `limiter`, `budget` | the settings; memory, tables and bytes of an instance; time and fuel of a call |
 //! | `manifest`, `capability`, `services` | what a plugin asks for, what it gets, what the embedder provides |
-//! | `inspect`, `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
+//! | `inspect`, `workload`, `compile_work` | what a component holds, and what compiling it would take |
+//! | `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
 //! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
-//! | `host_functions`, `http`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
+//! | `host_functions`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
+//! | `http`, `address`, `look_up` | requests of a plugin: to whom, and how many names are looked up at a time |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
 #![deny(missing_docs, missing_debug_implementations)]
 
+mod address;
 mod bindings;
 mod budget;
 mod cache;
 mod capability;
 mod check;
 mod compile;
+mod compile_work;
 mod engine;
 mod failure;
 mod host_functions;
@@ -65,6 +69,7 @@ mod instance;
 mod limiter;
 mod limits;
 mod load;
+mod look_up;
 mod manifest;
 mod options;
 mod pool;
@@ -77,6 +82,7 @@ mod snapshot;
 mod state;
 mod validate;
 mod wasi;
+mod workload;
 
 pub use capability::{Capabilities, Grant, Wanted};
 pub use check::{CheckCost, CheckItem, CheckReport, check};

@@ -70,6 +70,11 @@ impl Limiter {
         left.is_some()
     }
 
+    /// Leaves none: more than was left has been moved.
+    pub(super) fn take_all_host_bytes(&mut self) {
+        self.host_bytes_left = 0;
+    }
+
     /// Bytes that the current call may still move through host interfaces.
     pub(super) fn host_bytes_left(&self) -> u64 {
         self.host_bytes_left

@@ -13,6 +13,10 @@ pub struct Limits {
     pub component_mib: u64,
     /// Milliseconds that compiling may take. Default 60,000.
     pub compile_ms: u64,
+    /// Milliseconds that compiling may take at worst on one core, as the host estimates it from the code before it
+    /// compiles any; one function may take a quarter. Ordinary code takes about a third of the estimate. Default 12,000,
+    /// enough for about 700 KB of ordinary code. Where a language brings its runtime along, several hundred thousand.
+    pub compile_work: u64,
     /// Milliseconds that loading the catalogue may take, including `commit`. Default 60,000.
     pub load_ms: u64,
     /// Fuel of one call of `load` or `commit`: roughly the number of instructions. Applies to `Metering::Fuel`.
@@ -45,6 +49,7 @@ impl Default for Limits {
         Self {
             component_mib: 32,
             compile_ms: 60_000,
+            compile_work: 12_000,
             load_ms: 60_000,
             load_fuel: 1_000_000_000_000,
             memory_mib: 256,
@@ -64,6 +69,7 @@ impl Limits {
         Self {
             component_mib: self.component_mib.min(other.component_mib),
             compile_ms: self.compile_ms.min(other.compile_ms),
+            compile_work: self.compile_work.min(other.compile_work),
             load_ms: self.load_ms.min(other.load_ms),
             load_fuel: self.load_fuel.min(other.load_fuel),
             memory_mib: self.memory_mib.min(other.memory_mib),
@@ -84,6 +90,7 @@ impl Limits {
         for (key, value) in [
             ("component_mib", self.component_mib),
             ("compile_ms", self.compile_ms),
+            ("compile_work", self.compile_work),
             ("load_ms", self.load_ms),
             ("load_fuel", self.load_fuel),
             ("memory_mib", self.memory_mib),
@@ -99,6 +106,7 @@ impl Limits {
             ("component_mib", self.component_mib, MOST_MIB),
             ("memory_mib", self.memory_mib, MOST_MIB),
             ("compile_ms", self.compile_ms, MOST_MS),
+            ("compile_work", self.compile_work, MOST_MS),
             ("load_ms", self.load_ms, MOST_MS),
             ("call_ms", self.call_ms, MOST_MS),
         ] {

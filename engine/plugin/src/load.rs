@@ -119,7 +119,7 @@ impl Loader<'_> {
     fn allow_snapshot(&mut self) -> Result<()> {
         self.store.data_mut().limiter.allow_snapshot();
         self.store.set_hostcall_fuel(usize::MAX);
-        let budget = Budget { time: SNAPSHOT_TIME, fuel: u64::MAX };
+        let budget = Budget::new(SNAPSHOT_TIME, u64::MAX);
         let started = budget.start_call(&mut self.store, self.loading.metering);
         started.map_err(|e| cannot_snapshot(self.loading.id, &e))
     }
@@ -127,7 +127,10 @@ impl Loader<'_> {
     /// Gives the next call the time that is left, and fuel of its own.
     fn start_call(&mut self) -> Result<()> {
         let time = self.deadline.saturating_duration_since(Instant::now());
-        let budget = Budget { time, fuel: self.loading.capabilities.limits.load_fuel };
+        let limits = &self.loading.capabilities.limits;
+        // By fuel the clock ends a call only as a backstop, which does not depend on the calls before it.
+        let backstop = Budget::new(Duration::from_millis(limits.load_ms), 0).backstop;
+        let budget = Budget { backstop, ..Budget::new(time, limits.load_fuel) };
         let started = budget.start_call(&mut self.store, self.loading.metering);
         started.map_err(|e| cannot_snapshot(self.loading.id, &e))
     }
@@ -135,7 +138,7 @@ impl Loader<'_> {
     /// The error of a call that trapped, reached a limit, or returned a fault.
     fn checked(&self, result: wasmtime::Result<Result<(), bindings::Fault>>, call: &str) -> Result<()> {
         result.map_err(|e| self.failed(&e, call))?.map_err(|fault| {
-            let found = format!("{call} returned a fault: {}", Failure::of_fault(&fault).detail);
+            let found = format!("{call} returned a fault: {}", Failure::of_fault(&fault).in_full());
             refusal(self.loading.id, found, "give it what it needs, or fix the plugin")
         })
     }
@@ -146,7 +149,7 @@ impl Loader<'_> {
             Metering::Clock => format!("limits.load_ms = {}", limits.load_ms),
             Metering::Fuel => format!("limits.load_fuel = {}", limits.load_fuel),
         };
-        let detail = Failure::of_call(error, &self.store, &limit).detail;
+        let detail = Failure::of_call(error, &self.store, &limit).in_full();
         refusal(self.loading.id, format!("{call} failed: {detail}"), "fix the plugin, or raise the limit that it names")
     }
 }

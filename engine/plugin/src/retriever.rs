@@ -19,6 +19,9 @@ use super::manifest::Manifest;
 use super::options::{PluginOptions, Reuse};
 use super::pool::{Permit, Pool};
 use super::refusal::refusal;
+use super::sanitize::excerpt;
+use super::services::LogLevel;
+use super::workload::Workload;
 use super::{compile, validate};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest;
@@ -32,7 +35,8 @@ const MOST_REQUESTS: usize = 64;
 /// A plugin that has loaded a catalogue. Searching takes `&self` from any number of threads.
 ///
 /// A fault concerns one request only. The instance in which it happened is dropped, and the next request gets a fresh
-/// one.
+/// one. A fault quotes the plugin only if the instance has seen no other request: otherwise one caller could read in it what
+/// another one asked. The log gets the quotation then.
 pub struct Plugin {
     launcher: Launcher,
     pool: Pool,
@@ -40,6 +44,8 @@ pub struct Plugin {
     /// The size of the catalogue.
     documents: usize,
     card: RetrieverCard,
+    /// Whether all requests come from one caller, so that every fault may quote the plugin.
+    one_caller: bool,
 }
 
 impl std::fmt::Debug for Plugin {
@@ -82,7 +88,8 @@ impl Plugin {
     ) -> Result<Self> {
         let PluginOptions { manifest, grant, services, metering, reuse, cache, content } = options;
         grant.limits.validate()?;
-        let id: Arc<str> = manifest.as_ref().map_or(name, |m| m.id.as_str()).into();
+        // The name may be that of a file, and stands in the embedder's log.
+        let id: Arc<str> = manifest.as_ref().map_or_else(|| excerpt(name), |m| m.id.clone()).into();
         check_size(&id, bytes.len() as u64, grant.limits.component_mib)?;
         if let Some(manifest) = &manifest {
             manifest.verify(bytes)?;
@@ -93,6 +100,7 @@ impl Plugin {
         });
         let inspection = Inspection::of(&id, bytes)?;
         inspection.check(&id)?;
+        Workload::of(&id, bytes)?.check(&id, &capabilities.limits)?;
         let services = Arc::new(services);
         let engine = engine::for_serving(metering, &capabilities.limits, &inspection).map_err(|e| no_pool(&id, &e))?;
         let loading =
@@ -106,6 +114,7 @@ impl Plugin {
             launcher,
             reuse: if metering == Metering::Fuel { Reuse::EachSearch } else { reuse },
             documents: catalog.len(),
+            one_caller: false,
         })
     }
 
@@ -122,6 +131,11 @@ impl Plugin {
             self.pool.keep(fresh);
         }
         Ok(())
+    }
+
+    /// The same plugin for requests of one caller: every fault quotes the plugin.
+    pub(super) fn for_one_caller(self) -> Self {
+        Self { one_caller: true, ..self }
     }
 
     /// What it may do and use.
@@ -143,15 +157,18 @@ impl Plugin {
             Some(instance) => instance,
             None => self.launcher.start()?,
         };
+        // What it says can hold what it was asked before, or what the others of its batch ask.
+        let knows_others = !self.one_caller && (instance.served > 0 || requests.len() > 1);
+        let disclose = |failure| self.disclose(failure, knows_others);
         self.launcher.start_call(&mut instance, requests.len(), deadline)?;
-        let answers = self.launcher.recommend(&mut instance, requests)?;
+        let answers = self.launcher.recommend(&mut instance, requests).map_err(disclose)?;
         let checked: Vec<Result<Ranking, Fault>> = answers
             .iter()
             .zip(requests)
             .map(|(answer, request)| match answer {
                 Ok(hits) => validate::ranking(hits, request, self.documents)
                     .map_err(|why| self.fault(Failure::new(FaultKind::Contract, why))),
-                Err(fault) => Err(self.fault(Failure::of_fault(fault))),
+                Err(fault) => Err(self.fault(disclose(Failure::of_fault(fault)))),
             })
             .collect();
         instance.served = instance.served.saturating_add(1);
@@ -181,8 +198,19 @@ impl Plugin {
         }
     }
 
+    /// Leaves to the log what an instance says that knows of other callers.
+    fn disclose(&self, failure: Failure, knows_others: bool) -> Failure {
+        if !knows_others || failure.said.is_empty() {
+            return failure;
+        }
+        if let Some(log) = &self.launcher.services.log {
+            log(&self.launcher.id, LogLevel::Error, &failure.in_full());
+        }
+        failure.without_quotation()
+    }
+
     fn fault(&self, failure: Failure) -> Fault {
-        Fault::new(self.card.name.clone(), failure.kind, failure.detail)
+        Fault::new(self.card.name.clone(), failure.kind, failure.in_full())
     }
 
     /// What a request costs on a fresh instance. None if it fails.
@@ -262,9 +290,9 @@ fn component(
             compiled
         }
     };
-    // SAFETY: these bytes were compiled by this very engine, in this process or in one that wrote them to the cache
-    // under the digest of component, catalogue, engine and limits. The cache is a folder that only this user can
-    // write to, and the bytes in memory are those whose digest was checked.
+    // SAFETY: these bytes were compiled by this very engine, in this process or in one of this installation. That one wrote
+    // them to the cache under the digest of component, catalogue, engine and limits, with a tag of key and bytes under a
+    // secret that only this user can read. The bytes in memory are those whose tag was checked.
     unsafe { Component::deserialize(engine, &compiled) }.map_err(|e| no_pool(loading.id, &e))
 }
 
@@ -299,7 +327,7 @@ fn card(launcher: &Launcher, catalog: &Catalog, sha256: &str, content: &str) -> 
     let described = launcher
         .start()
         .and_then(|mut instance| launcher.describe(&mut instance))
-        .map_err(|failure| failure.detail)
+        .map_err(|failure| failure.in_full())
         .and_then(|card| validate::card(&card, digest::sha256_of(&parts), content));
     let mut card = described.map_err(|detail| refusal(&launcher.id, detail, "fix `describe`"))?;
     // `describe` may be called before anything was loaded, so a plugin cannot name the fields of the catalogue there.

@@ -17,7 +17,8 @@ pub enum LogLevel {
     Debug,
 }
 
-/// Receives a plugin's log: its id, the level and a line without control characters.
+/// Receives a plugin's log: its id, the level and a line without control characters, bidirectional controls and other
+/// characters that show nothing.
 pub type LogSink = Arc<dyn Fn(&str, LogLevel, &str) + Send + Sync>;
 
 /// A text encoder that plugins may call.
@@ -36,7 +37,8 @@ pub trait TextEncoder: Send + Sync {
 /// they were granted.
 #[derive(Clone, Default)]
 pub struct Services {
-    /// Where logs go.
+    /// Where logs go: lines of plugins to which logging was granted, and what a plugin says about a fault where the fault
+    /// itself must not quote it.
     pub log: Option<LogSink>,
     /// The encoder behind `embed`.
     pub encoder: Option<Arc<dyn TextEncoder>>,

@@ -17,6 +17,7 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem, Variant};
 use wasmtime::component::{Component, Linker, LinkerInstance, Resource, ResourceType, Type, Val};
 
+use super::budget::charge;
 use super::services::LogLevel;
 use super::state::State;
 use querywright_types::Error;
@@ -101,6 +102,7 @@ fn call(
     parameters: &[Val],
     results: &mut [Val],
 ) -> wasmtime::Result<()> {
+    charge(store, parameters.iter().map(bytes).sum())?;
     let mut handles = Vec::new();
     for parameter in parameters {
         receive_handles(store, parameter, &mut handles)?;
@@ -113,7 +115,20 @@ fn call(
             None => minimal.of(&ty)?,
         };
     }
-    Ok(())
+    charge(store, results.iter().map(bytes).sum())
+}
+
+/// Bytes of a value as it crosses, roughly: one for each scalar and for each byte of a string.
+fn bytes(value: &Val) -> usize {
+    match value {
+        Val::String(text) => text.len(),
+        Val::List(values) | Val::Tuple(values) => values.iter().map(bytes).sum(),
+        Val::Record(fields) => fields.iter().map(|(_, value)| bytes(value)).sum(),
+        Val::Variant(_, Some(value)) | Val::Option(Some(value)) | Val::Result(Ok(Some(value)) | Err(Some(value))) => {
+            1 + bytes(value)
+        }
+        _ => 1,
+    }
 }
 
 /// Ends the borrows of handles in a parameter, and takes over those that were passed by value. Their numbers are added

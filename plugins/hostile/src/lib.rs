@@ -18,6 +18,10 @@
 //! | | `remember:X`, `recall`, `repeat` | keeps X; gives its length as a score; says X as a fault |
 //! | | `address` | an address in its memory as a score |
 //! | anything else | | one hit: item 0 |
+//!
+//! What needs a component of another shape, or bytes that no compiler writes, is in `tests/forged.rs` and beside it: compile bombs,
+//! names that forge a line, bytes that flood the host while fuel is counted. The flood of names to look up is in
+//! `engine/plugin/src/look_up.rs`.
 
 use std::cell::RefCell;
 

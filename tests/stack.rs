@@ -302,7 +302,7 @@ fn many_threads_may_search_one_stack() {
 
 #[test]
 fn what_makes_no_stack_or_no_search_is_refused_by_name() {
-    let refused = |builder: StackBuilder| builder.build().err().expect("refused").to_string();
+    let refused = |builder: StackBuilder| builder.build().unwrap_err().to_string();
     let catalog = catalog();
     let none = refused(Stack::builder().catalog(catalog));
     assert!(none.contains(".retriever(…)"), "{none}");

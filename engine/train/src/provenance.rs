@@ -74,7 +74,7 @@ mod tests {
     /// The SHA-256 of what a configuration puts into the digest of a run.
     fn fingerprint(text: &str) -> String {
         let config = TrainConfig::parse(text, &[], "x.toml").unwrap();
-        hex(&Sha256::digest(deciding(&config).unwrap()))
+        hex(Sha256::digest(deciding(&config).unwrap()))
     }
 
     const SMALL: &str = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";

@@ -1,5 +1,6 @@
-//! What the host may lend: only what `plugin.toml` asks for and the embedder grants. A plugin that does not call one of
-//! these does not import it. Outside WebAssembly everything is denied, and logs go to standard error.
+//! The host interfaces: log, text encoder, artifacts, HTTP. A plugin gets those that its `plugin.toml` asks for and
+//! that the embedder grants. A component imports only the interfaces that it calls. Outside WebAssembly, in `cargo
+//! test`, all of them are denied, except that log lines go to standard error.
 
 pub use crate::bindings::querywright::plugin::artifact::ArtifactError;
 pub use crate::bindings::querywright::plugin::embed::EmbedError;
@@ -7,25 +8,23 @@ pub use crate::bindings::querywright::plugin::http::{Header, HttpError, Method, 
 pub use crate::bindings::querywright::plugin::log::Level;
 
 #[cfg(target_arch = "wasm32")]
-use crate::bindings::querywright::plugin::{
-    artifact as theirs_artifact, embed as theirs_embed, http as theirs_http, log as theirs_log,
-};
+use crate::bindings::querywright::plugin as imports;
 
 /// Writes a line to the host's log.
 pub fn log(level: Level, message: &str) {
     #[cfg(target_arch = "wasm32")]
-    theirs_log::write(level, message);
+    imports::log::write(level, message);
     #[cfg(not(target_arch = "wasm32"))]
     eprintln!("{level:?}: {message}");
 }
 
-/// One vector of length 1 a text, from the host's encoder.
+/// One vector of Euclidean length 1 for each text, from the host's encoder.
 ///
 /// # Errors
-/// Where it was not granted, moves too much, or fails.
+/// If the interface was not granted, if texts and vectors exceed `limits.host_bytes`, or if the encoder fails.
 pub fn embed(texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
     #[cfg(target_arch = "wasm32")]
-    return theirs_embed::embed(texts);
+    return imports::embed::embed(texts);
     #[cfg(not(target_arch = "wasm32"))]
     {
         let _ = texts;
@@ -36,12 +35,12 @@ pub fn embed(texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
 /// The bytes of an artifact.
 ///
 /// # Errors
-/// Where there is none of this name for this plugin, or it is too large for one call.
+/// If this plugin may read no artifact of this name, or if it exceeds `limits.host_bytes`.
 pub fn artifact(name: &str) -> Result<Vec<u8>, ArtifactError> {
     #[cfg(target_arch = "wasm32")]
     {
-        let length = theirs_artifact::size(name)?;
-        theirs_artifact::read(name, 0, u32::try_from(length).map_err(|_| ArtifactError::TooLarge)?)
+        let length = imports::artifact::size(name)?;
+        imports::artifact::read(name, 0, u32::try_from(length).map_err(|_| ArtifactError::TooLarge)?)
     }
     #[cfg(not(target_arch = "wasm32"))]
     {
@@ -50,13 +49,13 @@ pub fn artifact(name: &str) -> Result<Vec<u8>, ArtifactError> {
     }
 }
 
-/// Sends a request and waits for the answer.
+/// Sends an HTTP request and waits for the response. A status such as 404 is a response, not an error.
 ///
 /// # Errors
-/// Where the host is not granted, cannot be reached, or answers late or at too great length.
+/// If the server's host was not granted, cannot be reached, or responds too late or with too many bytes.
 pub fn send(request: &Request) -> Result<Response, HttpError> {
     #[cfg(target_arch = "wasm32")]
-    return theirs_http::send(request);
+    return imports::http::send(request);
     #[cfg(not(target_arch = "wasm32"))]
     {
         let _ = request;

@@ -28,15 +28,16 @@
 //!
 //! // Natively, without WebAssembly:
 //! let documents = [("a", "Tea pot"), ("b", "Coffee pot")];
-//! let documents = documents.iter().enumerate().map(|(i, (id, title))| Document::new(i as u32, id, &[("title", title)]));
-//! let answers = querywright_plugin::testing::run::<Titles>(documents.collect(), &[Request::plain("pot of tea", 10)]);
-//! assert_eq!(answers[0].as_ref().unwrap()[0].item, 0);
+//! let documents = documents.iter().enumerate().map(|(i, (id, title))| Document::new(i as u32, id, &[("title",
+//! title)])); let answers = querywright_plugin::testing::run::<Titles>(documents.collect(), &[Request::plain("pot of
+//! tea", 10)]); assert_eq!(answers[0].as_ref().unwrap()[0].item, 0);
 //! ```
 //!
-//! What `recommend` changes is not kept for certain: the host may ask a fresh copy of the plugin as it was after
-//! [`commit`](Recommender::commit). The same request must always have the same answer.
+//! The host takes a snapshot of the plugin's memory after [`commit`](Recommender::commit) and starts any number of
+//! instances from it. So what [`recommend`](Recommender::recommend) changes may or may not be seen by a later request.
+//! The same request must always have the same answer.
 
-/// The contract as generated code; plugins use what is re-exported from it.
+/// The contract as generated code. Plugins use what is re-exported from it.
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod bindings {
@@ -58,38 +59,38 @@ pub use bindings::querywright::plugin::types::{Field, QueryLanguage};
 /// A recommender. The host calls [`card`](Self::card) at any time, [`load`](Self::load) with the catalogue in batches,
 /// [`commit`](Self::commit) once, and then [`recommend`](Self::recommend).
 pub trait Recommender: Default {
-    /// Who it is and what it reads; [`card`] makes one. May be asked before anything was loaded, so the fields of the
-    /// catalogue are not known here: name those that you look for.
+    /// The plugin's name, and what it reads. [`card()`](crate::card) makes one. The host may call this before `load`,
+    /// so name the fields that the plugin looks for, not those of the catalogue.
     fn card() -> Card;
 
-    /// Takes the next documents, in ascending order of their ordinals.
+    /// Loads the next batch of documents, in ascending order of their ordinals.
     ///
     /// # Errors
-    /// A document that cannot be used, and why: the host then refuses to start the plugin.
+    /// A document that cannot be used, and why. The host then refuses the plugin.
     fn load(&mut self, documents: Vec<Document>) -> Result<(), Fault>;
 
-    /// The catalogue is complete: build what is searched. Default: nothing.
+    /// Builds what is searched. The host calls it once, after the last batch. Default: nothing.
     ///
     /// # Errors
-    /// What is missing: the host then refuses to start the plugin.
+    /// What is missing. The host then refuses the plugin.
     fn commit(&mut self) -> Result<(), Fault> {
         Ok(())
     }
 
-    /// Ranks one request: best hit first, each item once, none that is excluded, at most `k`, finite scores. [`rank`] sees
-    /// to all of it.
+    /// Ranks one request: best hit first, each item once, no excluded item, at most `k` hits, finite scores. [`rank`]
+    /// ensures all of that.
     ///
     /// # Errors
-    /// What kept it from ranking. A query's text is never a reason.
+    /// Why there is no ranking. The text of a query is never a reason.
     fn recommend(&mut self, request: &Request) -> Result<Vec<Hit>, Fault>;
 
-    /// Ranks a batch, in order. Default: one after the other.
+    /// Ranks a batch. Answers come in the order of the requests. Default: [`recommend`](Self::recommend) for each.
     fn recommend_all(&mut self, requests: &[Request]) -> Vec<Result<Vec<Hit>, Fault>> {
         requests.iter().map(|request| self.recommend(request)).collect()
     }
 }
 
-/// A card with one language, no fields, and no interest in histories.
+/// A card with one query language and no fields, of a plugin that does not read histories.
 pub fn card(name: &str, version: &str, language: QueryLanguage) -> Card {
     Card {
         name: name.to_owned(),
@@ -100,14 +101,13 @@ pub fn card(name: &str, version: &str, language: QueryLanguage) -> Card {
     }
 }
 
-/// The hits of a request from scored items: those with a score above 0, without what is excluded, best first, equal
-/// scores in the order of the items, at most `k`.
+/// The hits of a request from scored items: at most `k`, best first, without excluded items and scores of 0 or less.
+/// Equal scores are ordered by item.
 pub fn rank(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> Vec<Hit> {
     top(scored.into_iter().filter(|(_, score)| *score > 0.0), request)
 }
 
-/// As [`rank`], for scores that may be 0 or less and still mean something, such as inner products. What is not finite is
-/// left out.
+/// As [`rank`], but with scores of 0 or less, such as inner products. Scores that are not finite are left out.
 pub fn top(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> Vec<Hit> {
     let mut excluded = request.exclude.clone();
     excluded.sort_unstable();
@@ -116,13 +116,13 @@ pub fn top(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> V
         return Vec::new();
     }
     let k = request.k as usize;
-    // Twice as many as are wanted are kept; each time they are full, the better half stays and is the bar for the rest.
+    // Keeps up to 2k hits. When they are full, the best k stay, and later hits must beat the worst of them.
     let full = k.saturating_mul(2).max(64);
     let mut hits: Vec<Hit> = Vec::new();
-    let mut bar: Option<Hit> = None;
+    let mut worst_kept: Option<Hit> = None;
     for (item, score) in scored {
         let hit = Hit { item, score };
-        if bar.is_some_and(|bar| order(&hit, &bar).is_gt()) || !score.is_finite() {
+        if worst_kept.is_some_and(|worst| order(&hit, &worst).is_gt()) || !score.is_finite() {
             continue;
         }
         if excluded.binary_search(&item).is_ok() {
@@ -132,7 +132,7 @@ pub fn top(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> V
         if hits.len() == full {
             hits.select_nth_unstable_by(k - 1, order);
             hits.truncate(k);
-            bar = hits.last().copied();
+            worst_kept = hits.last().copied();
         }
     }
     if k < hits.len() {
@@ -144,7 +144,7 @@ pub fn top(scored: impl IntoIterator<Item = (u32, f32)>, request: &Request) -> V
 }
 
 impl Document {
-    /// A document from names and values of fields.
+    /// A document from the names and values of its fields.
     pub fn new(item: u32, id: &str, fields: &[(&str, &str)]) -> Self {
         let field = |(name, value): &(&str, &str)| Field { name: (*name).to_owned(), value: (*value).to_owned() };
         Self { item, id: id.to_owned(), fields: fields.iter().map(field).collect() }
@@ -155,7 +155,7 @@ impl Document {
         self.fields.iter().find(|field| field.name == name).map(|field| field.value.as_str())
     }
 
-    /// The values of all fields, a line each.
+    /// The values of all fields, one line each.
     pub fn text(&self) -> String {
         let values: Vec<&str> = self.fields.iter().map(|field| field.value.as_str()).collect();
         values.join("\n")
@@ -163,21 +163,21 @@ impl Document {
 }
 
 impl Request {
-    /// A request in plain words.
+    /// A request in plain words, without history and exclusions.
     pub fn plain(text: &str, k: u32) -> Self {
         Self { text: text.to_owned(), language: QueryLanguage::Plain, history: Vec::new(), exclude: Vec::new(), k }
     }
 }
 
-/// A plugin on its way: loading, then ready.
+/// A plugin with its state: loading, then ready. (Used by `register!`.)
 #[doc(hidden)]
 #[derive(Default)]
-pub struct Life<T> {
+pub struct Lifecycle<T> {
     plugin: T,
     ready: bool,
 }
 
-impl<T: Recommender> Life<T> {
+impl<T: Recommender> Lifecycle<T> {
     #[doc(hidden)]
     pub fn load(&mut self, documents: Vec<Document>) -> Result<(), Fault> {
         if self.ready { Err(Fault::NotReady) } else { self.plugin.load(documents) }
@@ -202,25 +202,25 @@ impl<T: Recommender> Life<T> {
     }
 }
 
-/// Has the host told what a panic says, before it ends the call as a trap. (A part of `register!`.)
+/// Logs the message of a panic before the panic ends the call as a trap. (Used by `register!`.)
 #[doc(hidden)]
-pub fn tell_panics() {
+pub fn log_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| std::panic::set_hook(Box::new(|panic| host::log(host::Level::Error, &panic.to_string()))));
 }
 
-/// Makes a [`Recommender`] the plugin of this crate. Outside WebAssembly it does nothing.
+/// Exports a [`Recommender`] as the plugin of this crate. Outside WebAssembly it does nothing.
 #[macro_export]
 macro_rules! register {
     ($plugin:ty) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             std::thread_local! {
-                static PLUGIN: std::cell::RefCell<$crate::Life<$plugin>> = std::cell::RefCell::default();
+                static PLUGIN: std::cell::RefCell<$crate::Lifecycle<$plugin>> = std::cell::RefCell::default();
             }
             struct Guest;
-            fn alive<T>(call: impl FnOnce(&mut $crate::Life<$plugin>) -> T) -> T {
-                $crate::tell_panics();
+            fn with_plugin<T>(call: impl FnOnce(&mut $crate::Lifecycle<$plugin>) -> T) -> T {
+                $crate::log_panics();
                 PLUGIN.with_borrow_mut(call)
             }
             impl $crate::bindings::exports::querywright::plugin::recommender::Guest for Guest {
@@ -228,13 +228,13 @@ macro_rules! register {
                     <$plugin as $crate::Recommender>::card()
                 }
                 fn load(documents: Vec<$crate::Document>) -> Result<(), $crate::Fault> {
-                    alive(|plugin| plugin.load(documents))
+                    with_plugin(|plugin| plugin.load(documents))
                 }
                 fn commit() -> Result<(), $crate::Fault> {
-                    alive(|plugin| plugin.commit())
+                    with_plugin(|plugin| plugin.commit())
                 }
                 fn recommend(requests: Vec<$crate::Request>) -> Vec<Result<Vec<$crate::Hit>, $crate::Fault>> {
-                    alive(|plugin| plugin.recommend(&requests))
+                    with_plugin(|plugin| plugin.recommend(&requests))
                 }
             }
     $crate::bindings::export_plugin!(Guest with_types_in $crate::bindings);

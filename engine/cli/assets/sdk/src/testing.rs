@@ -1,29 +1,29 @@
-//! Runs plugins natively, without WebAssembly, and holds their answers against the contract.
+//! Runs plugins natively, without WebAssembly, and checks their answers against the contract.
 
-use crate::{Document, Fault, Hit, Life, Recommender, Request};
+use crate::{Document, Fault, Hit, Lifecycle, Recommender, Request};
 
-/// Documents of a call of `load`.
+/// Documents in one call of `load`.
 const BATCH: usize = 1024;
 
-/// Loads documents into a new plugin and asks it.
+/// Loads documents into a new plugin and sends it requests, in one batch.
 ///
 /// # Panics
-/// Where loading fails, or an answer breaks the contract: in tests that is the message.
+/// If loading fails or an answer breaks the contract, with a message for the test.
 pub fn run<T: Recommender>(documents: Vec<Document>, requests: &[Request]) -> Vec<Result<Vec<Hit>, Fault>> {
-    let mut plugin = Life::<T>::default();
+    let mut plugin = Lifecycle::<T>::default();
     let mut rest = documents;
     while !rest.is_empty() {
         let after = rest.split_off(rest.len().min(BATCH));
         if let Err(fault) = plugin.load(rest) {
-            panic!("load said {fault:?}");
+            panic!("load returned {fault:?}");
         }
         rest = after;
     }
     if let Err(fault) = plugin.commit() {
-        panic!("commit said {fault:?}");
+        panic!("commit returned {fault:?}");
     }
     let answers = plugin.recommend(requests);
-    assert_eq!(answers.len(), requests.len(), "an answer a request");
+    assert_eq!(answers.len(), requests.len(), "one answer for each request");
     for (request, answer) in requests.iter().zip(&answers) {
         let Ok(hits) = answer else { continue };
         assert!(hits.len() <= request.k as usize, "{} hits for k = {}", hits.len(), request.k);

@@ -1,10 +1,10 @@
-//! Ranks documents by the query's words that they hold, rare words first.
+//! Ranks documents by the words that they share with the query. Rare words count more.
 
 use std::collections::{HashMap, HashSet};
 
 use querywright_plugin::{Card, Document, Fault, Hit, QueryLanguage, Recommender, Request, card, rank};
 
-/// For each word, the documents that hold it.
+/// The documents that hold each word.
 #[derive(Default)]
 pub struct Words {
     documents: usize,
@@ -31,7 +31,7 @@ impl Recommender for Words {
     }
 
     fn recommend(&mut self, request: &Request) -> Result<Vec<Hit>, Fault> {
-        // Sorted, so that scores are summed in the same order every time.
+        // Sorted, so that scores are always summed in the same order.
         let mut words: Vec<String> = words(&request.text).into_iter().collect();
         words.sort_unstable();
         let mut scores: HashMap<u32, f32> = HashMap::new();

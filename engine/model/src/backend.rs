@@ -18,8 +18,6 @@ use querywright_types::Result;
 /// A prompt and its completions.
 pub(super) type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
 
-/// The completions of each prompt, and the tape that was recorded with them, if any.
-
 /// A decoder with frozen base weights.
 pub(super) trait Backend: Generate + Learn + Optimize {
     /// The model's shapes.

@@ -7,8 +7,19 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// The choices of docs/embedding.md.
-const CHOICES: [&str; 9] =
-    ["", "data", "bm25", "plugins", "model", "train", "sources", "remote", "bm25,plugins,model,train,sources,remote"];
+const CHOICES: [&str; 11] = [
+    "",
+    "data",
+    "bm25",
+    "plugins",
+    "model",
+    "remote",
+    "sources",
+    "train",
+    "bm25,model,sources",
+    "bm25,plugins,model,train,sources,remote",
+    "bm25,plugins,model,train,sources,remote,cuda",
+];
 
 /// A crate, as "name version".
 type Crate = String;
@@ -35,11 +46,11 @@ pub fn table(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The crates that a choice brings, build scripts and macros included.
+/// The crates that a choice brings, macros included, what only their build scripts need not.
 fn tree(root: &Path, features: &str) -> Result<BTreeSet<Crate>> {
     let output = Command::new("cargo")
         .args(["tree", "--locked", "-p", "querywright", "--no-default-features", "--features", features])
-        .args(["-e", "normal,build", "--prefix", "none"])
+        .args(["-e", "normal", "--prefix", "none"])
         .current_dir(root)
         .output()
         .context("cannot start cargo tree")?;

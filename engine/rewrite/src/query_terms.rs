@@ -275,7 +275,8 @@ mod tests {
         assert_eq!(texts("\"open quote and 5\" x"), ["\"open quote and 5\"", "x"]);
         assert_eq!(texts("a \"open quote"), ["a", "open", "quote"]);
         assert_eq!(texts("5\" pipe"), ["5", "pipe"]);
-        assert_eq!(texts("24” steel „tea pot“ “x y\"^2"), ["24", "steel", "„tea pot“", "“x y\"^2"]);
+        assert_eq!(texts("24” steel kettle"), ["24", "steel", "kettle"]);
+        assert_eq!(texts("„tea pot“ “x y\"^2"), ["„tea pot“", "“x y\"^2"]);
     }
 
     #[test]

@@ -285,7 +285,7 @@ fn settings_without_meaning_are_refused_with_their_name() {
         assert!(config.rec_r1_contents_prefix && config.b == 0.75 && config.language == QueryLanguage::Boolean);
     }
     let written = serde_json::to_value(Bm25Config::default()).unwrap();
-    assert_eq!(written["rec-r1-contents-prefix"], false, "checkpoints of earlier versions resume");
+    assert_eq!(written["rec_r1_contents_prefix"], false);
 }
 
 #[test]

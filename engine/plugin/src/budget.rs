@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wasmtime::{Store, StoreContextMut, Trap};
+use wasmtime::Store;
 
 use super::engine::{Metering, TICK};
 use super::limits::Limits;
@@ -13,9 +13,6 @@ use querywright_types::Deadline;
 /// beyond what the fuel allows, for what fuel does not see. Whether it is reached depends on the machine.
 const BACKSTOP: Duration = Duration::from_secs(60);
 const BACKSTOP_TIMES: u32 = 10;
-
-/// Fuel of a call to the host, beside one for each byte that it moves.
-const FUEL_PER_HOST_CALL: u64 = 200;
 
 /// What one call may use.
 #[derive(Debug, Clone, Copy)]
@@ -56,21 +53,6 @@ impl Budget {
         match metering {
             Metering::Clock => Ok(()),
             Metering::Fuel => store.set_fuel(self.fuel),
-        }
-    }
-}
-
-/// Takes the fuel of a call to the host that moves this many bytes. By the clock it takes none.
-///
-/// # Errors
-/// [`Trap::OutOfFuel`] if there is less.
-pub(super) fn charge(store: &mut StoreContextMut<'_, State>, bytes: usize) -> wasmtime::Result<()> {
-    let Ok(left) = store.get_fuel() else { return Ok(()) };
-    match left.checked_sub(FUEL_PER_HOST_CALL.saturating_add(bytes as u64)) {
-        Some(left) => store.set_fuel(left),
-        None => {
-            store.set_fuel(0)?;
-            Err(Trap::OutOfFuel.into())
         }
     }
 }

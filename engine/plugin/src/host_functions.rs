@@ -9,7 +9,7 @@ use wasmtime::component::{Component, Linker};
 
 use super::bindings::querywright::plugin::{artifact, embed, http, log};
 use super::bindings::{PACKAGE, VERSION};
-use super::budget::charge;
+use super::fuel::charge;
 use super::services::LogLevel;
 use super::state::State;
 use super::{http as client, wasi};

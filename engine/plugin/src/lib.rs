@@ -42,7 +42,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `limits`, `limiter`, `budget` | the settings; memory, tables and bytes of an instance; time and fuel of a call |
+//! | `limits`, `limiter`, `budget`, `fuel` | the settings; memory, tables and bytes of an instance; time and fuel of a call |
 //! | `manifest`, `capability`, `services` | what a plugin asks for, what it gets, what the embedder provides |
 //! | `inspect`, `workload`, `compile_work` | what a component holds, and what compiling it would take |
 //! | `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
@@ -62,6 +62,7 @@ mod compile;
 mod compile_work;
 mod engine;
 mod failure;
+mod fuel;
 mod host_functions;
 mod http;
 mod inspect;

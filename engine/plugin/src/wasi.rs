@@ -17,7 +17,7 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem, Variant};
 use wasmtime::component::{Component, Linker, LinkerInstance, Resource, ResourceType, Type, Val};
 
-use super::budget::charge;
+use super::fuel::charge;
 use super::services::LogLevel;
 use super::state::State;
 use querywright_types::Error;

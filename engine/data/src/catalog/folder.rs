@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::dataset::Dataset;
 use super::lines::{Lines, NAMED, quoted};
-use super::open::OpenOptions;
+use super::options::OpenOptions;
 use super::paths::{files, find, name_of, stem};
 use super::qrels::{self, Layout, Qrels};
 use super::records;

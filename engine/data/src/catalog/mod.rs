@@ -22,6 +22,7 @@ mod folder;
 mod ids;
 mod lines;
 mod open;
+mod options;
 mod output;
 mod paths;
 mod qrels;
@@ -32,7 +33,7 @@ mod warning;
 
 pub use dataset::Dataset;
 pub use documents::{Catalog, CatalogBuilder, DocumentRef, MOST_FIELD_NAMES};
-pub use open::OpenOptions;
+pub use options::OpenOptions;
 pub use output::Output;
 pub use qrels::Qrels;
 pub use run::Run;

@@ -114,16 +114,16 @@ impl Stack {
         let rewrite_ms = milliseconds(start);
         let start = Instant::now();
         let original = Rewrite::plain(query.text.clone());
-        let ranking = match self.rank(query, &searched, options, deadline) {
-            Ok(ranking) => ranking,
+        let find = |text: &Rewrite| self.named(&self.rank(query, text, options, deadline)?);
+        let hits = match find(&searched) {
+            Ok(hits) => hits,
             Err(error) if searched == original => return Err(error),
             Err(error) => {
                 outcome = TraceOutcome::FellBack(error);
                 searched = original;
-                self.rank(query, &searched, options, deadline)?
+                find(&searched)?
             }
         };
-        let hits = self.named(&ranking)?;
         let trace = Trace {
             query: query.text.clone(),
             searched,
@@ -216,4 +216,50 @@ impl Stack {
 
 fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use querywright_types::{DocumentName, Hit, RetrieverCard};
+
+    /// Names document 0 alone, and finds document 1 for "one".
+    struct Half(RetrieverCard);
+
+    impl Retriever for Half {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+            let doc = |request: &Request| Ordinal::from(request.text == "one");
+            requests.iter().map(|r| Ok(Ranking { hits: vec![Hit { doc: doc(r), score: 1.0 }] })).collect()
+        }
+
+        fn document(&self, document: Ordinal) -> Option<DocumentName> {
+            (document == 0).then(|| DocumentName::new("zero", ""))
+        }
+    }
+
+    /// Rewrites everything to "one".
+    struct One;
+
+    impl Rewriter for One {
+        fn name(&self) -> &str {
+            "one"
+        }
+
+        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
+            queries.iter().map(|_| Ok(Rewrite::plain("one"))).collect()
+        }
+    }
+
+    #[test]
+    fn a_rewrite_that_finds_what_nobody_can_name_falls_back_to_the_original() {
+        let stack = Stack::builder().retriever(Half(RetrieverCard::new("half", "0"))).rewriter(One).build().unwrap();
+        let answer = stack.search("two", 3).unwrap();
+        assert_eq!((answer.hits[0].id.as_str(), answer.trace.searched.text.as_str()), ("zero", "two"));
+        assert_eq!(answer.trace.outcome.fallback().map(Error::code), Some("contract"));
+        assert_eq!(stack.search("one", 3).unwrap_err().code(), "contract");
+    }
 }

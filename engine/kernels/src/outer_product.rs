@@ -88,6 +88,25 @@ unsafe fn outer_product(isa: Isa, left: Side<'_>, right: Side<'_>, rows: usize, 
         }
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx2 {
+        for half in 0..columns.div_ceil(PANEL / 2) {
+            for first in (0..many).step_by(TILE_AVX2) {
+                let left = Side { values: &left.values[first..], ..left };
+                let output = output.skip_rows(first);
+                // SAFETY: the instructions were detected; both sides were asserted above.
+                unsafe {
+                    match many - first {
+                        1 => outer_avx2::<1>(left, right, rows, half, output),
+                        2 => outer_avx2::<2>(left, right, rows, half, output),
+                        3 => outer_avx2::<3>(left, right, rows, half, output),
+                        _ => outer_avx2::<TILE_AVX2>(left, right, rows, half, output),
+                    }
+                }
+            }
+        }
+        return;
+    }
     let _ = isa;
     for r in 0..rows {
         let row = &right.values[r * right.stride..][..columns];
@@ -120,6 +139,33 @@ unsafe fn outer_avx512<const M: usize>(left: Side<'_>, right: Side<'_>, rows: us
         }
     }
     output.store_avx512(&sums);
+}
+
+/// Rows of the result that a tile forms in AVX2: 4 x 2 accumulators hide the latency of a product, and with the masks
+/// they fit the 16 registers.
+#[cfg(target_arch = "x86_64")]
+const TILE_AVX2: usize = 4;
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn outer_avx2<const M: usize>(left: Side<'_>, right: Side<'_>, rows: usize, half: usize, output: Output) {
+    use std::arch::x86_64::*;
+    let (masks, from, to) = (output.masks_avx2(half), left.values.as_ptr(), right.values.as_ptr());
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    for r in 0..rows {
+        // SAFETY: the caller asserted that the left side has M values a row and the right side the output's columns,
+        // which the masks keep the reads to.
+        unsafe {
+            let row = to.wrapping_add(r * right.stride + half * PANEL / 2);
+            let values = [_mm256_maskload_ps(row, masks[0]), _mm256_maskload_ps(row.wrapping_add(8), masks[1])];
+            for (m, sum) in sums.iter_mut().enumerate() {
+                let value = _mm256_set1_ps(*from.add(r * left.stride + m));
+                sum[0] = _mm256_fmadd_ps(value, values[0], sum[0]);
+                sum[1] = _mm256_fmadd_ps(value, values[1], sum[1]);
+            }
+        }
+    }
+    output.store_avx2(half, &sums);
 }
 
 #[cfg(test)]

@@ -138,6 +138,44 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Which lanes of the two registers of half a panel are written.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    pub(super) fn masks_avx2(&self, half: usize) -> [__m256i; 2] {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let columns = |from: usize| self.columns.saturating_sub(from).min(8) as i32;
+        let from = half * PANEL / 2;
+        [from, from + 8].map(|from| _mm256_cmpgt_epi32(_mm256_set1_epi32(columns(from)), lanes))
+    }
+
+    /// Writes the sums of the first `M` rows for one half of the panel, or adds them.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    pub(super) fn store_avx2<const M: usize>(self, half: usize, sums: &[[__m256; 2]; M]) {
+        assert!(M <= self.rows && half < 2, "{M} rows of sums for a tile of {}", self.rows);
+        let masks = self.masks_avx2(half);
+        for (r, sum) in sums.iter().enumerate() {
+            for (quarter, (sum, mask)) in sum.iter().zip(masks).enumerate() {
+                let column = half * PANEL / 2 + quarter * 8;
+                // SAFETY: `r < M` rows exist (asserted above), and the mask keeps reads and writes inside the `columns`
+                // values of a row, which `Target::tile` asserted.
+                unsafe {
+                    // Wrapping: a quarter behind the last column has an empty mask, which touches nothing.
+                    let at = self.at.wrapping_add(r * self.stride + column);
+                    let value = match self.accumulate {
+                        true => _mm256_add_ps(*sum, _mm256_maskload_ps(at, mask)),
+                        false => *sum,
+                    };
+                    _mm256_maskstore_ps(at, mask, value);
+                }
+            }
+        }
+    }
+}
+
 /// One product: rows of activations, `stride` elements apart, times a panel of `inner * PANEL` elements. An
 /// element is an f32, or a bf16 pair along the inner dimension (low half first).
 #[derive(Clone, Copy)]
@@ -198,8 +236,8 @@ pub(super) unsafe fn tile_f32(isa: Isa, factor: &Factor<'_, f32>, output: Output
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 | Isa::Avx512 => by_rows!(rows, f32_avx512(factor, output)),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => (0..rows).for_each(|r| f32_avx2(factor, r, output.skip_rows(r))),
-            Isa::Portable => (0..rows).for_each(|r| f32_row::<false>(factor, r, output.skip_rows(r))),
+            Isa::Avx2 => f32_avx2(factor, output),
+            Isa::Portable => (0..rows).for_each(|r| f32_row(factor, r, output.skip_rows(r))),
         }
     }
 }
@@ -242,23 +280,73 @@ pub(super) unsafe fn tile_bf16(factor: &Factor<'_, u32>, output: Output, prefetc
     }
 }
 
-/// One row of the product in plain Rust; the compiler vectorises it for the features of the caller.
-#[inline(always)]
-fn f32_row<const FMA: bool>(factor: &Factor<'_, f32>, row: usize, output: Output) {
+/// One row of the product in plain Rust.
+fn f32_row(factor: &Factor<'_, f32>, row: usize, output: Output) {
     let mut sums = [0f32; PANEL];
     let x = &factor.x[row * factor.stride..][..factor.inner];
     for (value, line) in x.iter().zip(factor.panel.as_chunks::<PANEL>().0) {
         for (sum, weight) in sums.iter_mut().zip(line) {
-            *sum = if FMA { value.mul_add(*weight, *sum) } else { *sum + value * weight };
+            *sum += value * weight;
         }
     }
     output.store_row(&sums);
 }
 
+/// Rows of a tile in AVX2: 6 x 2 accumulators, two registers of the panel and a broadcast fit the 16 registers.
+#[cfg(target_arch = "x86_64")]
+const ROWS_AVX2: usize = 6;
+
+/// Half a panel after the other, each for at most [`ROWS_AVX2`] rows at a time.
+///
+/// # Safety
+/// AVX2 and FMA were detected, and [`Factor::check`] asserted the output's rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn f32_avx2(factor: &Factor<'_, f32>, row: usize, output: Output) {
-    f32_row::<true>(factor, row, output);
+unsafe fn f32_avx2(factor: &Factor<'_, f32>, output: Output) {
+    let halves = if output.columns <= PANEL / 2 { 1 } else { 2 };
+    // Equal shares: 8 rows are 4 and 4, not 6 and 2.
+    let blocks = output.rows.div_ceil(ROWS_AVX2);
+    let edge = |n: usize| output.rows * n / blocks;
+    for half in 0..halves {
+        for (first, rows) in (0..blocks).map(|n| (edge(n), edge(n + 1) - edge(n))) {
+            // SAFETY: the caller's contract.
+            unsafe {
+                match rows {
+                    1 => half_avx2::<1>(factor, first, half, output),
+                    2 => half_avx2::<2>(factor, first, half, output),
+                    3 => half_avx2::<3>(factor, first, half, output),
+                    4 => half_avx2::<4>(factor, first, half, output),
+                    5 => half_avx2::<5>(factor, first, half, output),
+                    _ => half_avx2::<ROWS_AVX2>(factor, first, half, output),
+                }
+            }
+        }
+    }
+}
+
+/// `M` rows from `first` on, times half a panel. Written with intrinsics: from plain Rust the compiler makes scalar
+/// instructions here.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn half_avx2<const M: usize>(factor: &Factor<'_, f32>, first: usize, half: usize, output: Output) {
+    // SAFETY: `first` is a row that the caller's `Factor::check` asserted, and a panel's line has two halves.
+    let (x, panel) =
+        unsafe { (factor.x.as_ptr().add(first * factor.stride), factor.panel.as_ptr().add(half * PANEL / 2)) };
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    for i in 0..factor.inner {
+        // SAFETY: `i < inner` and `first + r` rows, for which `Factor::check` asserted x and the panel.
+        unsafe {
+            let left = _mm256_loadu_ps(panel.add(i * PANEL));
+            let right = _mm256_loadu_ps(panel.add(i * PANEL + 8));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                let value = _mm256_set1_ps(*x.add(r * factor.stride + i));
+                sum[0] = _mm256_fmadd_ps(value, left, sum[0]);
+                sum[1] = _mm256_fmadd_ps(value, right, sum[1]);
+            }
+        }
+    }
+    output.skip_rows(first).store_avx2(half, &sums);
 }
 
 #[cfg(target_arch = "x86_64")]

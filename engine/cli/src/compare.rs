@@ -1,18 +1,21 @@
-//! What a run came to: raw, RM3, zero-shot and trained side by side, and the report.
+//! What a run came to: raw, RM3, tuned, zero-shot and trained side by side, and the report.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use querywright::catalog::Dataset;
-use querywright::evaluate::{Comparison, Evaluated, Evaluation, Report, samples};
+use querywright::evaluate::{Comparison, Evaluated, Evaluation, Report, System, samples};
 use querywright::metrics::Measure;
 use querywright::retrieve::{Rm3, Rm3Config};
+use querywright::rewrite::{BaseConfig, Tuned};
 use querywright::stack::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::Rewriter;
 
 use crate::open::{Model, Ranker};
 use crate::progress::Bar;
+use crate::ship::{self, Shipped};
+use crate::tune;
 
 /// Queries that are rewritten at once.
 pub const BATCH: usize = 64;
@@ -27,42 +30,49 @@ pub struct Finished<'a> {
     pub ranker: &'a Ranker,
     pub model: &'a Model,
     pub adapter: &'a Path,
+    /// How a request becomes a query without a model.
+    pub tuned: BaseConfig,
 }
 
-/// The table, and where the report lies.
+/// The table, what is shipped, and where the report lies.
 pub struct Compared {
+    pub shipped: Shipped,
     pub comparison: Comparison,
     pub report: PathBuf,
 }
 
 impl Finished<'_> {
-    /// Measures the four systems on the held-out queries and writes the report.
+    /// Decides on the development queries what is shipped, measures all systems on the held-out ones, and writes the
+    /// report.
     pub fn compare(&self, measures: &[Measure]) -> Result<Compared> {
+        let shipped = ship::ship(self)?;
         let queries = self.dataset.judged(self.split)?;
-        let prompt = &self.config.serving_prompt();
-        let rewriters: [(&str, Box<dyn Rewriter>); 4] = [
-            ("raw", Box::new(Identity)),
-            ("rm3", Box::new(Rm3::new(self.ranker.index()?, Rm3Config::default())?)),
-            ("zero-shot", Box::new(self.model.rewriter("zero-shot", prompt, self.ranker, None)?)),
-            ("trained", Box::new(self.model.rewriter("trained", prompt, self.ranker, Some(self.adapter))?)),
-        ];
         let evaluation = Evaluation { catalog: &self.dataset.catalog, queries: &queries, measures, batch: BATCH };
         let mut measured: Vec<Evaluated> = Vec::new();
-        for (name, rewriter) in &rewriters {
+        for name in ["raw", "rm3", "tuned", "zero-shot", "trained"] {
             let bar = Bar::new(queries.len() as u64, name, "queries");
+            let rewriter = self.rewriter(name)?;
             let mut found = evaluation.run(rewriter.as_ref(), self.ranker.retriever.as_ref(), &bar)?;
-            found.system = found.system.named(*name);
+            found.system = found.system.named(name);
             bar.finish();
             measured.push(found);
         }
-        let systems: Vec<_> = measured.iter().map(|m| m.system.clone()).collect();
+        let mut systems: Vec<System> = measured.iter().map(|m| m.system.clone()).collect();
+        systems
+            .extend(systems.iter().find(|system| system.name == shipped.system).cloned().map(|s| s.named("shipped")));
         let comparison = Comparison::of(&systems, "trained")?;
         let shown: Vec<&Evaluated> = measured.iter().filter(|m| m.system.name != "rm3").collect();
         let samples = measures.first().map_or_else(Vec::new, |m| samples(&queries, &shown, *m, SAMPLES));
         let run = &self.config.train.output_dir;
         let report = Report {
             title: format!("{} on {}", self.model.name, self.dataset.name),
-            subtitle: format!("{} queries of the split {}, BM25", queries.len(), self.split),
+            subtitle: format!(
+                "{}. Measured on {} queries of the split {}, {}.",
+                shipped.sentence,
+                queries.len(),
+                self.split,
+                self.ranker.retriever.card().name
+            ),
             metrics: Some(run.join("metrics.jsonl")),
             comparison: Some(comparison.clone()),
             samples,
@@ -75,6 +85,21 @@ impl Finished<'_> {
             ],
         };
         let report = report.write(&run.join("report"))?;
-        Ok(Compared { comparison, report })
+        Ok(Compared { shipped, comparison, report })
+    }
+
+    /// A system of the table by its name.
+    pub fn rewriter(&self, name: &str) -> Result<Box<dyn Rewriter>> {
+        let prompt = &self.config.serving_prompt();
+        Ok(match name {
+            "rm3" => Box::new(Rm3::new(self.ranker.index()?, Rm3Config::default())?),
+            "tuned" => {
+                let feedback = (self.tuned.feedback.weight > 0.0).then(|| tune::feedback(self.ranker)).transpose()?;
+                Box::new(Tuned::new(self.tuned.clone(), self.ranker.retriever.card(), feedback)?)
+            }
+            "zero-shot" => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),
+            "trained" => Box::new(self.model.rewriter(name, prompt, self.ranker, Some(self.adapter))?),
+            _ => Box::new(Identity),
+        })
     }
 }

@@ -26,7 +26,7 @@ pub struct Args {
     /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
     #[arg(long, default_value = "bm25")]
     retriever: String,
-    /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
+    /// identity, rm3, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)
     #[arg(long, default_value = "identity")]
     rewriter: String,
     #[command(flatten)]

@@ -21,10 +21,13 @@ mod open;
 mod plugin;
 mod progress;
 mod rewrite;
+mod rewriter_file;
 mod search;
 mod serve;
+mod ship;
 mod stack;
 mod train;
+mod tune;
 
 use clap::{Parser, Subcommand};
 
@@ -46,6 +49,8 @@ enum Command {
     Demo(demo::Args),
     /// Train a rewriter by GRPO against a retriever
     Train(train::Args),
+    /// Find out how the retriever is best asked, without a model
+    Tune(tune::Args),
     /// Measure a rewriter in front of a retriever
     Eval(eval::Args),
     /// Rewrite queries
@@ -71,6 +76,7 @@ fn main() -> std::process::ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Train(args) => train::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Rewrite(args) => rewrite::run(args),
         Command::Search(args) => search::run(args),

@@ -10,7 +10,7 @@ use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
-use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter};
+use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Tuned};
 use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
 use querywright::train::Labelled;
@@ -19,6 +19,8 @@ use querywright::{Error, error::nearest};
 
 use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
+use crate::rewriter_file::{RewriterFile, Serve};
+use crate::tune;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -211,7 +213,12 @@ pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<M
 pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
     let catalog = ranker.catalog.clone();
     let titles = move |item| catalog.document(item).title().to_owned();
-    Ok(Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles)))
+    let prompter = Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles));
+    // A plugin's catalogue is indexed for feedback only where feedback is asked for.
+    match &prompt.base {
+        Some(base) if base.feedback.weight > 0.0 => Ok(prompter.with_feedback(tune::feedback(ranker)?)),
+        _ => Ok(prompter),
+    }
 }
 
 impl Model {
@@ -236,7 +243,8 @@ impl Model {
     }
 }
 
-/// A rewriter as the command line names it: `identity`, `rm3`, MODEL, or MODEL+ADAPTER_DIR.
+/// A rewriter as the command line names it: `identity`, `rm3`, MODEL, MODEL+ADAPTER_DIR, or a folder or file that `tune`
+/// or `train` wrote.
 pub fn rewriter(
     text: &str,
     ranker: &Ranker,
@@ -247,6 +255,9 @@ pub fn rewriter(
         "identity" => return Ok(Box::new(Identity)),
         "rm3" => return Ok(Box::new(Rm3::new(ranker.index()?, Rm3Config::default())?)),
         _ => {}
+    }
+    if let Some(path) = RewriterFile::at(text) {
+        return in_file(&path, ranker, weights);
     }
     let (name, adapter) = model_and_adapter(text);
     // The adapter is looked at first: it costs nothing, a model may have to be fetched.
@@ -264,6 +275,31 @@ pub fn rewriter(
     prompter(&prompt, ranker)?;
     let model = model(name, weights.precision, weights.device)?;
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
+}
+
+/// What a `rewriter.toml` serves.
+fn in_file(path: &Path, ranker: &Ranker, weights: &Weights) -> Result<Box<dyn Rewriter>> {
+    let file = RewriterFile::read(path)?;
+    let missing = |key: &str| {
+        let remedy = "give a file that `querywright tune` or `train` wrote, in its folder";
+        Error::argument(path.display().to_string(), format!("{key} is missing"), remedy)
+    };
+    match file.serve {
+        Serve::Raw => Ok(Box::new(Identity)),
+        Serve::Tuned => {
+            let base = file.base.ok_or_else(|| missing("base"))?;
+            let feedback = (base.feedback.weight > 0.0).then(|| tune::feedback(ranker)).transpose()?;
+            Ok(Box::new(Tuned::new(base, ranker.retriever.card(), feedback)?))
+        }
+        Serve::Trained => {
+            let name = file.model.ok_or_else(|| missing("model"))?;
+            let folder = path.parent().ok_or_else(|| missing("the adapter's folder"))?;
+            let prompt = PromptConfig::read(folder)?.ok_or_else(|| missing(PromptConfig::FILE))?;
+            prompter(&prompt, ranker)?;
+            let model = model(&name, weights.precision, weights.device)?;
+            Ok(Box::new(model.rewriter("trained", &prompt, ranker, Some(folder))?))
+        }
+    }
 }
 
 /// A path that exists is a path although it has a plus; else the plus that has an adapter, or at least a model, beside it.

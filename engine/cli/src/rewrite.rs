@@ -17,7 +17,7 @@ use crate::open;
 pub struct Args {
     /// The queries
     queries: Vec<String>,
-    /// identity, rm3, a model's name or path, or MODEL+ADAPTER_DIR
+    /// identity, rm3, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)
     #[arg(long, default_value = "smollm2-135m")]
     rewriter: String,
     #[command(flatten)]

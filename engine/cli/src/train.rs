@@ -4,15 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use querywright::Error;
+use querywright::catalog::{Dataset, Output};
 use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
-use querywright::train::{Materials, Outcome, TrainConfig, Trainer, checkpoint};
+use querywright::rewrite::{BaseConfig, Mode};
+use querywright::train::{Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint};
 
 use crate::compare::{Compared, Finished};
 use crate::grant::Grants;
-use crate::open;
+use crate::open::{self, Ranker};
 use crate::progress::Watcher;
+use crate::rewriter_file::{RewriterFile, Serve};
+use crate::tune;
 
 /// Train a rewriter by GRPO against a retriever.
 #[derive(clap::Args)]
@@ -106,6 +110,9 @@ pub fn train(
             open::Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
         }
     };
+    let mut config = config.clone();
+    let tuned = base(&mut config, resume, &dataset, &train, &ranker)?;
+    let config = &config;
     let prompter = open::prompter(&config.prompt, &ranker)?;
     let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
     let materials = Materials {
@@ -123,10 +130,47 @@ pub fn train(
     let outcome = Trainer::new(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
     let Some(split) = split else { return Ok((outcome, None)) };
     let finished =
-        Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter: &outcome.adapter };
+        Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter: &outcome.adapter, tuned };
     let compared = finished.compare(measures).context("training is done and saved, measuring failed")?;
     Ok((outcome, Some(compared)))
 }
+
+/// The base that a run stands on: what its configuration says, what it was begun with, or what tuning finds. In the mode
+/// `expand` the model's words are added to it.
+fn base(
+    config: &mut TrainConfig,
+    resume: bool,
+    dataset: &Dataset,
+    train: &[Labelled],
+    ranker: &Ranker,
+) -> Result<BaseConfig> {
+    if let Some(base) = &config.prompt.base {
+        return Ok(base.clone());
+    }
+    if !config.train.tune {
+        return Ok(BaseConfig::default());
+    }
+    let folder = &config.train.output_dir;
+    let known = RewriterFile::at(&folder.join(BASE).display().to_string());
+    let found = match known.filter(|_| resume && !checkpoint::list(folder).is_ok_and(|found| found.is_empty())) {
+        Some(path) => RewriterFile::read(&path)?.base.unwrap_or_default(),
+        None => {
+            let measure = config.reward.main_measure()?;
+            let tuned = tune::tune(dataset, train, ranker, measure)?;
+            eprintln!("{}", tune::summary(&tuned, measure));
+            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+            RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(Output::open(folder.join(BASE))?)?;
+            tuned.base
+        }
+    };
+    if config.prompt.mode == Mode::Expand && !found.is_raw() {
+        config.prompt.base = Some(found.clone());
+    }
+    Ok(found)
+}
+
+/// What tuning found, in the run's folder.
+const BASE: &str = "tuned.toml";
 
 /// Prints what came of a run.
 pub fn report(outcome: &Outcome, compared: Option<&Compared>, json: bool) -> Result<()> {
@@ -134,6 +178,7 @@ pub fn report(outcome: &Outcome, compared: Option<&Compared>, json: bool) -> Res
         let object = serde_json::json!({
             "outcome": outcome,
             "comparison": compared.map(|c| &c.comparison),
+            "shipped": compared.map(|c| &c.shipped),
             "report": compared.map(|c| &c.report),
         });
         say!("{}", serde_json::to_string(&object)?);
@@ -148,6 +193,7 @@ pub fn report(outcome: &Outcome, compared: Option<&Compared>, json: bool) -> Res
     );
     say!("adapter: {}", outcome.adapter.display());
     if let Some(compared) = compared {
+        say!("{}", compared.shipped.sentence);
         say!("\n{}", compared.comparison.text());
         say!("report: {}", compared.report.display());
     }

@@ -7,12 +7,16 @@
 #![deny(missing_docs, missing_debug_implementations)]
 
 mod comparison;
+mod gate;
 mod report;
 mod samples;
 mod system;
 mod table;
+mod tune;
 
 pub use comparison::{Against, Comparison, Cost, MeasureComparison, Row};
+pub use gate::{Challenge, gate};
 pub use report::Report;
 pub use samples::{Sample, SampleRewrite, samples};
 pub use system::{Evaluated, Evaluation, Summary, System};
+pub use tune::{Trial, Tuned, Tuning};

@@ -162,6 +162,21 @@ fn reordered(ranking: &Ranking, order: &[u32]) -> Ranking {
 }
 
 impl System {
+    /// A system without a figure.
+    #[cfg(test)]
+    pub(super) fn empty(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            rewriter: name.to_owned(),
+            retriever: String::new(),
+            scores: Vec::new(),
+            seconds: 0.0,
+            fallbacks: 0,
+            faults: 0,
+            mean_query_words: 0.0,
+        }
+    }
+
     /// The same under another name, such as "zero-shot" or "trained".
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();

@@ -92,6 +92,21 @@ impl Rm3 {
         Ok(Rewrite::new(self.render(mixed, &surfaces), QueryLanguage::Boolean))
     }
 
+    /// The words that feedback finds for a query, the likeliest first, with P(w|R): words that may be searched for, at
+    /// most [`Rm3Config::fb_terms`] of them.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn terms(&self, query: &Query) -> Result<Vec<(String, f64)>> {
+        let mut surfaces = Surfaces::new();
+        let asked = self.count(&query.text, &mut surfaces);
+        let relevant = if asked.is_empty() { self.recent(query) } else { self.retrieved(query)? };
+        let mut terms: Vec<(String, f64)> = self.relevance_model(&relevant, &mut surfaces)?.into_iter().collect();
+        terms.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let word = |stem: &str| surfaces.get(stem).and_then(|words| self.word_for(stem, words)).map(str::to_owned);
+        Ok(terms.into_iter().filter_map(|(stem, share)| Some((word(&stem)?, share))).collect())
+    }
+
     /// P(w|query): each word's share of the query.
     fn query_model(&self, text: &str, surfaces: &mut Surfaces) -> Model {
         let counts = self.count(text, surfaces);

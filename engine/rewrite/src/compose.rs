@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::query_terms::{QueryTerm, terms};
 use querywright_text::boolean::escaped;
-use querywright_types::{Query, QueryLanguage, Rewrite};
+use querywright_types::{QueryLanguage, Rewrite};
 
 /// Whether the user's own words are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -34,7 +34,8 @@ pub struct Composer {
 }
 
 impl Composer {
-    /// The text for the retriever.
+    /// The text for the retriever. `original` is what the query is without a model: its own words, or what a
+    /// [base](crate::BaseConfig) makes of them.
     ///
     /// | mode, language | text |
     /// |---|---|
@@ -42,25 +43,34 @@ impl Composer {
     /// | expand, Boolean | `(original words)^weight term "a phrase"` |
     /// | expand, plain | the original, `weight` (rounded) times, then the terms' words |
     /// | expand, natural | the original, a full stop, `generated` up to `max_terms` terms |
+    /// | expand, a base | `(base)^weight term "a phrase"`, in the Boolean language |
     ///
     /// In expand mode a generated term that also occurs in the original counts once more, so the model can stress some of
     /// the user's words. Repeated and negated terms are left out. Where nothing was generated, the text is the original.
-    pub fn compose(&self, query: &Query, generated: &str) -> Rewrite {
-        let original = folded(&query.text);
+    pub fn compose(&self, original: &Rewrite, generated: &str) -> Rewrite {
+        let own = folded(&original.text);
         let generated = self.bounded(generated);
-        let alone = |text: &str| if text.is_empty() { Rewrite::plain(original.clone()) } else { self.written(text) };
-        if self.mode == Mode::Rewrite || original.is_empty() {
+        let alone = |text: &str| if text.is_empty() { original.clone() } else { self.written(text) };
+        if self.mode == Mode::Rewrite || own.is_empty() {
             return alone(&folded(generated));
         }
+        if original.language == QueryLanguage::Boolean {
+            let added: Vec<String> = added(generated).iter().map(|term| self.in_boolean(term)).collect();
+            let added = added.join(" ");
+            return match added.trim() {
+                "" => original.clone(),
+                added => Rewrite::new(format!("({own})^{} {added}", self.original_weight), QueryLanguage::Boolean),
+            };
+        }
         match self.language {
-            QueryLanguage::Natural if generated.trim().is_empty() => Rewrite::plain(original),
+            QueryLanguage::Natural if generated.trim().is_empty() => Rewrite::plain(own),
             QueryLanguage::Natural => {
-                let stop = if original.ends_with(['.', '!', '?']) { "" } else { "." };
-                self.written(&format!("{original}{stop} {}", folded(generated)))
+                let stop = if own.ends_with(['.', '!', '?']) { "" } else { "." };
+                self.written(&format!("{own}{stop} {}", folded(generated)))
             }
             QueryLanguage::Boolean => {
                 let added: Vec<String> = added(generated).into_iter().map(|term| term.text).collect();
-                let words = escaped(&original);
+                let words = escaped(&own);
                 let weighted = match (words.contains(' '), self.original_weight) {
                     (_, 1.0) => words,
                     _ if words.is_empty() => words,
@@ -70,11 +80,19 @@ impl Composer {
                 alone([weighted, added.join(" ")].join(" ").trim())
             }
             _ => {
-                let mut parts = vec![original.as_str(); self.original_weight.round().clamp(1.0, 100.0) as usize];
+                let mut parts = vec![own.as_str(); self.original_weight.round().clamp(1.0, 100.0) as usize];
                 let added: Vec<String> = added(generated).iter().map(QueryTerm::words).collect();
                 parts.extend(added.iter().map(String::as_str));
                 self.written(&parts.join(" "))
             }
+        }
+    }
+
+    /// A generated term beside a base: as it stands where the policy writes the Boolean language, else its words alone.
+    fn in_boolean(&self, term: &QueryTerm) -> String {
+        match self.language {
+            QueryLanguage::Boolean => term.text.clone(),
+            _ => escaped(&term.words()),
         }
     }
 
@@ -112,7 +130,7 @@ mod tests {
 
     fn composed(mode: Mode, language: QueryLanguage, query: &str, generated: &str) -> String {
         let composer = Composer { mode, language, original_weight: 2.0, max_terms: 4 };
-        composer.compose(&Query::text(query), generated).text
+        composer.compose(&Rewrite::plain(query), generated).text
     }
 
     #[test]
@@ -152,6 +170,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_generated_is_added_to_a_base_in_the_boolean_language() {
+        let base = Rewrite::new("(calm baby) title:(calm baby)^0.5", QueryLanguage::Boolean);
+        let composed = |mode, language, generated: &str| {
+            Composer { mode, language, original_weight: 3.0, max_terms: 4 }.compose(&base, generated)
+        };
+        let plain = composed(Mode::Expand, QueryLanguage::Plain, "lullaby \"cradle: song\"");
+        assert_eq!(plain.text, "((calm baby) title:(calm baby)^0.5)^3 lullaby cradle song");
+        assert_eq!(plain.language, QueryLanguage::Boolean);
+        let boolean = composed(Mode::Expand, QueryLanguage::Boolean, "\"cradle song\"");
+        assert_eq!(boolean.text, "((calm baby) title:(calm baby)^0.5)^3 \"cradle song\"");
+        assert_eq!(composed(Mode::Expand, QueryLanguage::Plain, " "), base);
+        assert_eq!(composed(Mode::Rewrite, QueryLanguage::Plain, ""), base);
+        assert_eq!(composed(Mode::Rewrite, QueryLanguage::Plain, "song"), Rewrite::plain("song"));
+    }
+
+    #[test]
     fn natural_expansion_is_two_sentences() {
         assert_eq!(composed(Mode::Expand, QueryLanguage::Natural, "why?", "because of it"), "why? because of it");
         assert_eq!(composed(Mode::Expand, QueryLanguage::Natural, "why", "because"), "why. because");
@@ -169,7 +203,7 @@ mod tests {
             for mode in [Mode::Rewrite, Mode::Expand] {
                 for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
                     let composer = Composer { mode, language, original_weight: weight, max_terms: 8 };
-                    let rewrite = composer.compose(&Query::text(query.as_str()), &generated);
+                    let rewrite = composer.compose(&Rewrite::plain(query.as_str()), &generated);
                     let bound = (query.len() + 1) * 11 + 2 * generated.len() + 32;
                     prop_assert!(rewrite.text.len() <= bound, "{} > {bound}", rewrite.text.len());
                     prop_assert!(terms(&query).is_empty() || !rewrite.text.is_empty());

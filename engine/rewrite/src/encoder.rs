@@ -4,7 +4,7 @@ use super::prompt::{ChatMessage, Prompt, PromptStyle};
 use super::prompter::Prompter;
 use super::reading::Reading;
 use querywright_model::{Message, Tokenizer};
-use querywright_types::{Error, Query, Result};
+use querywright_types::{Error, Query, Result, Rewrite};
 
 /// The placeholder of the request while the chat template is rendered. It is a private-use character, and requests are
 /// cleaned of it.
@@ -84,8 +84,8 @@ impl PromptEncoder {
     }
 
     /// Reads a completion, as [`Prompter::read`] does.
-    pub fn read(&self, query: &Query, completion: &str) -> Reading {
-        self.prompter.read(query, completion)
+    pub fn read(&self, original: &Rewrite, completion: &str) -> Reading {
+        self.prompter.read(original, completion)
     }
 }
 

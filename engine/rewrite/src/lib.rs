@@ -5,6 +5,7 @@
 //! model, for `LanguageModel` and for training. With the feature `remote`, `Remote` asks a server.
 #![deny(missing_docs, missing_debug_implementations)]
 
+mod base;
 mod compose;
 #[cfg(feature = "model")]
 mod encoder;
@@ -18,6 +19,7 @@ mod reading;
 #[cfg(feature = "remote")]
 mod remote;
 
+pub use base::{BaseConfig, Feedback, FeedbackConfig, Tuned};
 pub use compose::{Composer, Mode};
 #[cfg(feature = "model")]
 pub use encoder::PromptEncoder;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::base::Feedback;
 use super::compose::Composer;
 use super::parse::{ParsedCompletion, parse};
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template, sanitised};
@@ -18,6 +19,7 @@ pub struct Prompter {
     language: QueryLanguage,
     template: Template,
     titles: Option<Titles>,
+    feedback: Option<Feedback>,
     shared: Prompt,
 }
 
@@ -39,13 +41,19 @@ impl Prompter {
         let language = config.validate(card)?;
         let template = Template::new(&config, language, card)?;
         let shared = template.shared(&config, language)?;
-        Ok(Self { config, language, template, titles: None, shared })
+        Ok(Self { config, language, template, titles: None, feedback: None, shared })
     }
 
     /// Sets the source of titles for the items in a query's history. Without one, each line of the query's text is a
     /// title in [`Task::Recommend`].
     pub fn with_titles(mut self, titles: Titles) -> Self {
         self.titles = Some(titles);
+        self
+    }
+
+    /// Sets the source of the words that a [base](PromptConfig::base) with feedback asks for.
+    pub fn with_feedback(mut self, feedback: Feedback) -> Self {
+        self.feedback = Some(feedback);
         self
     }
 
@@ -100,18 +108,32 @@ impl Prompter {
         }
     }
 
-    /// Parses a completion and composes its rewrite, with and without each generated term.
-    pub fn read(&self, query: &Query, completion: &str) -> Reading {
-        Reading::new(&self.parse(completion), completion, query, &self.composer())
+    /// What a query is without a model: its own words, or what the [base](PromptConfig::base) makes of them.
+    ///
+    /// # Errors
+    /// Those of [`BaseConfig::query`](crate::BaseConfig::query).
+    pub fn original(&self, query: &Query) -> Result<Rewrite> {
+        match &self.config.base {
+            Some(base) => base.query(query, self.feedback.as_ref()),
+            None => Ok(Rewrite::plain(query.text.clone())),
+        }
+    }
+
+    /// Parses a completion and composes its rewrite, with and without each generated term. `original` is what the query
+    /// is without a model ([`original`](Self::original)).
+    pub fn read(&self, original: &Rewrite, completion: &str) -> Reading {
+        Reading::new(&self.parse(completion), completion, original, &self.composer())
     }
 
     /// The rewrite of a completion.
     ///
     /// # Errors
-    /// [`Error::Format`] when the completion holds no query.
+    /// [`Error::Format`] when the completion holds no query, and the errors of [`original`](Self::original).
     pub fn rewrite(&self, query: &Query, completion: &str) -> Result<Rewrite> {
         match self.parse(completion) {
-            ParsedCompletion { query: Some(generated), .. } => Ok(self.composer().compose(query, &generated)),
+            ParsedCompletion { query: Some(generated), .. } => {
+                Ok(self.composer().compose(&self.original(query)?, &generated))
+            }
             ParsedCompletion { broken: Some(fault), .. } => Err(Error::Format(fault.to_string())),
             ParsedCompletion { .. } => Err(Error::bug("prompter", "a completion without a query and without a fault")),
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::compose::Composer;
 use super::parse::{FormatFault, ParsedCompletion};
 use super::query_terms::without_term;
-use querywright_types::{Query, Rewrite};
+use querywright_types::Rewrite;
 
 /// Terms of a completion that get a counterfactual rewrite, at most. It bounds the number of retrievals per completion.
 const MAX_COUNTERFACTUALS: usize = 16;
@@ -24,7 +24,7 @@ pub struct Reading {
 
 impl Reading {
     /// Composes the rewrite of a parsed completion and its counterfactuals.
-    pub(super) fn new(parsed: &ParsedCompletion, completion: &str, query: &Query, composer: &Composer) -> Self {
+    pub(super) fn new(parsed: &ParsedCompletion, completion: &str, original: &Rewrite, composer: &Composer) -> Self {
         let Some(generated) = &parsed.query else {
             return Self { rewrite: None, broken: parsed.broken, terms: Vec::new() };
         };
@@ -33,10 +33,10 @@ impl Reading {
             None => parsed.terms(completion),
         };
         let counterfactual =
-            |(index, span)| TermReading { span, without: composer.compose(query, &without_term(generated, index)) };
+            |(index, span)| TermReading { span, without: composer.compose(original, &without_term(generated, index)) };
         let spans = terms.into_iter().map(|term| term.span).take(MAX_COUNTERFACTUALS);
         Self {
-            rewrite: Some(composer.compose(query, generated)),
+            rewrite: Some(composer.compose(original, generated)),
             broken: parsed.broken,
             terms: spans.enumerate().map(counterfactual).collect(),
         }

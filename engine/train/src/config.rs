@@ -160,6 +160,10 @@ pub struct RunConfig {
     pub micro_batch_tokens: usize,
     /// The seed of everything random. Default 0.
     pub seed: u64,
+    /// Whether the base is tuned before training: weights of fields, phrases and feedback, found by a search over the
+    /// training queries (`querywright tune`). In the mode `expand` what the model writes is added to it. Default true.
+    #[serde(skip_serializing_if = "is_true")]
+    pub tune: bool,
 }
 
 impl Default for RunConfig {
@@ -183,8 +187,14 @@ impl Default for RunConfig {
             tape_mib: 4096,
             micro_batch_tokens: 4096,
             seed: 0,
+            tune: true,
         }
     }
+}
+
+/// A default is not written: checkpoints from before the key resume.
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn train_split() -> String {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use querywright_data::catalog::Catalog;
 use querywright_model::{Decoder, Tokenizer};
 use querywright_rewrite::PromptEncoder;
-use querywright_types::{Error, Judgements, Query, Result, Retriever};
+use querywright_types::{Error, Judgements, Query, Result, Retriever, Rewrite};
+use rayon::prelude::*;
 
 /// A query with its judgements.
 pub type Labelled = (Query, Judgements);
@@ -44,6 +45,14 @@ impl std::fmt::Debug for Materials {
 }
 
 impl Materials {
+    /// What each training query is without a model: its own words, or what the base makes of them.
+    ///
+    /// # Errors
+    /// Those of the base's source of feedback.
+    pub(super) fn originals(&self) -> Result<Vec<Rewrite>> {
+        self.train.par_iter().map(|(query, _)| self.encoder.prompter().original(query)).collect()
+    }
+
     /// Refuses a split without a query to train on or to choose by.
     pub(super) fn require_queries(&self) -> Result<()> {
         for (key, queries) in [("data.train", &self.train), ("data.dev", &self.dev)] {

@@ -62,6 +62,17 @@ pub struct RewardConfig {
     pub length_limit: usize,
 }
 
+impl RewardConfig {
+    /// The measure that weighs most: what chooses the best adapter, and what a base is tuned for.
+    ///
+    /// # Errors
+    /// Those of [`RewardFunction::new`].
+    pub fn main_measure(&self) -> Result<Measure> {
+        let measure = RewardFunction::new(self)?.main_measure();
+        measure.ok_or_else(|| Error::bug("train::reward", "a reward without a measure"))
+    }
+}
+
 impl Default for RewardConfig {
     fn default() -> Self {
         Self {

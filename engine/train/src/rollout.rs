@@ -30,6 +30,8 @@ pub(super) struct Sampler<'a> {
     pub(super) materials: &'a Materials,
     pub(super) reward: &'a RewardFunction,
     pub(super) cache: &'a RewardCache,
+    /// What each training query is without a model.
+    pub(super) originals: &'a [Rewrite],
     /// None: nothing is injected.
     pub(super) feedback: Option<&'a RelevanceFeedback>,
 }
@@ -41,6 +43,8 @@ struct ScoredGroup<'a> {
     query: usize,
     /// The query and its judgements.
     labelled: &'a Labelled,
+    /// What the query is without a model.
+    original: &'a Rewrite,
     /// The prompt's tokens after the shared prefix.
     prompt: Vec<u32>,
     completions: Vec<ScoredCompletion>,
@@ -66,6 +70,7 @@ impl ScoredCompletion {
 /// Rewrites of one query that are to be scored; None stands for a broken format.
 struct Unscored<'a> {
     labelled: &'a Labelled,
+    original: &'a Rewrite,
     rewrites: Vec<Option<&'a Rewrite>>,
 }
 
@@ -110,8 +115,8 @@ impl Sampler<'_> {
         let candidates: Vec<Candidate<'_>> = groups
             .iter()
             .flat_map(|group| {
-                let (query, judgements) = group.labelled;
-                group.rewrites.iter().map(move |rewrite| Candidate { query, judgements, rewrite: *rewrite })
+                let ((query, judgements), original) = (group.labelled, group.original);
+                group.rewrites.iter().map(move |rewrite| Candidate { query, judgements, original, rewrite: *rewrite })
             })
             .collect();
         let retriever = self.materials.retriever.as_ref();

@@ -60,6 +60,7 @@ pub struct Trainer<'a> {
     materials: &'a Materials,
     reward: RewardFunction,
     cache: RewardCache,
+    originals: Vec<Rewrite>,
     feedback: Option<RelevanceFeedback>,
     dev_measure: Measure,
     schedule: Schedule,
@@ -102,6 +103,7 @@ impl<'a> Trainer<'a> {
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         checkpoint::recover(folder)?;
         let schedule = Schedule::new(&config.schedule, config.train.max_steps)?;
+        let originals = materials.originals()?;
         let found = if resume { checkpoint::load_latest(folder, materials.decoder.config(), &digest)? } else { None };
         let from = found.as_ref().map(|found| found.state.step);
         let Checkpoint { state, adapter, optimizer } = match found {
@@ -109,7 +111,7 @@ impl<'a> Trainer<'a> {
                 observer.resumed(found.state.step);
                 found
             }
-            None => start(config, materials, (dev_measure, reward.depth()), digest, observer)?,
+            None => start(config, (materials, &originals), (dev_measure, reward.depth()), digest, observer)?,
         };
         provenance::describe(folder, config, materials)?;
         let metrics = MetricsLog::open(folder, from)?;
@@ -121,6 +123,7 @@ impl<'a> Trainer<'a> {
             materials,
             reward,
             cache,
+            originals,
             feedback,
             dev_measure,
             schedule,
@@ -220,6 +223,7 @@ impl<'a> Trainer<'a> {
             materials: self.materials,
             reward: &self.reward,
             cache: &self.cache,
+            originals: &self.originals,
             feedback: self.feedback.as_ref(),
         };
         let wanted = self.config.prompts_per_step();
@@ -344,13 +348,13 @@ impl<'a> Trainer<'a> {
 /// Where a run without a checkpoint starts. `measure` is what the adapter is chosen by, with the retrieval depth.
 fn start(
     config: &TrainConfig,
-    materials: &Materials,
+    (materials, originals): (&Materials, &[Rewrite]),
     measure: (Measure, usize),
     digest: String,
     observer: &mut dyn Observer,
 ) -> Result<Checkpoint> {
     let adapter = Adapter::new(materials.decoder.config(), config.lora.clone(), config.train.seed)?;
-    let curriculum = Curriculum::new(config.curriculum.clone(), &raw_scores(materials, measure))?;
+    let curriculum = Curriculum::new(config.curriculum.clone(), &original_scores(materials, originals, measure))?;
     let (queries, headroom) = (curriculum.len(), curriculum.mean_headroom());
     observer.note(&format!("{queries} training queries, mean headroom {headroom:.3} {}", measure.0));
     let entropy = config.entropy.map(|e| EntropyControl::new(e, config.loss.entropy_coef)).transpose()?;
@@ -369,10 +373,10 @@ fn start(
     Ok(Checkpoint { state, adapter, optimizer: AdamW::new(config.optimizer) })
 }
 
-/// The measure of each raw training query; none where the retriever failed or gave too few rankings.
-fn raw_scores(materials: &Materials, (measure, k): (Measure, usize)) -> Vec<Option<f64>> {
-    let request = |(query, _): &Labelled| Request::new(query, &Rewrite::plain(query.text.clone()), k);
-    let requests: Vec<Request> = materials.train.iter().map(request).collect();
+/// The measure of each training query without a model; none where the retriever failed.
+fn original_scores(materials: &Materials, originals: &[Rewrite], (measure, k): (Measure, usize)) -> Vec<Option<f64>> {
+    let request = |((query, _), original): (&Labelled, &Rewrite)| Request::new(query, original, k);
+    let requests: Vec<Request> = materials.train.iter().zip(originals).map(request).collect();
     let rankings = retrieve(materials.retriever.as_ref(), &requests, Deadline::NONE);
     let score = |(ranking, (_, judgements)): (Result<querywright_types::Ranking, _>, &Labelled)| {
         let docs: Vec<u32> = ranking.ok()?.hits.iter().map(|h| h.doc).collect();

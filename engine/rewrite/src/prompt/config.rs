@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::BaseConfig;
 use crate::compose::Mode;
 use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 
@@ -84,6 +85,10 @@ pub struct PromptConfig {
     /// Tokens of an answer, at most, in serving and evaluation. Default: 32. Training sets it to its
     /// `max_completion_length`.
     pub max_answer_tokens: usize,
+    /// How the user's words become a query before anything is added to them; what `querywright tune` finds. Default: as
+    /// they came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseConfig>,
 }
 
 impl Default for PromptConfig {
@@ -102,6 +107,7 @@ impl Default for PromptConfig {
             original_weight: 2.0,
             max_terms: 32,
             max_answer_tokens: 32,
+            base: None,
         }
     }
 }
@@ -153,6 +159,9 @@ impl PromptConfig {
         if !(self.original_weight > 0.0 && self.original_weight <= 100.0) {
             let found = self.original_weight.to_string();
             return Err(Error::argument("prompt.original_weight", found, "give a number above 0 and at most 100"));
+        }
+        if let Some(base) = &self.base {
+            base.validate(card)?;
         }
         for (index, example) in self.examples.iter().flatten().enumerate() {
             let bad = |found| {

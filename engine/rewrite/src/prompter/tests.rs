@@ -208,7 +208,7 @@ fn a_completion_becomes_a_rewrite_or_a_format_error() {
 fn a_reading_holds_the_rewrite_without_each_term() {
     let prompter = prompter(PromptConfig::default());
     let completion = " hedge trimmer cordless\n";
-    let reading = prompter.read(&Query::text("cut the hedge"), completion);
+    let reading = prompter.read(&Rewrite::plain("cut the hedge"), completion);
     assert_eq!(reading.rewarded().unwrap().text, "cut the hedge cut the hedge hedge trimmer cordless");
     let terms: Vec<(&str, &str)> =
         reading.terms.iter().map(|t| (&completion[t.span.clone()], t.without.text.as_str())).collect();
@@ -225,7 +225,7 @@ fn a_reading_holds_the_rewrite_without_each_term() {
 #[test]
 fn a_recovered_query_is_a_rewrite_that_is_not_rewarded_and_has_no_terms() {
     let prompter = prompter(PromptConfig { style: PromptStyle::ThinkAnswer, ..PromptConfig::default() });
-    let reading = prompter.read(&Query::text("baby songs"), "<answer>{\"query\": \"lullaby\"}</answer>");
+    let reading = prompter.read(&Rewrite::plain("baby songs"), "<answer>{\"query\": \"lullaby\"}</answer>");
     assert!(reading.rewrite.is_some() && reading.rewarded().is_none() && reading.terms.is_empty());
     assert_eq!(reading.broken, Some(FormatFault::MissingTag("<think>")));
 }

@@ -13,6 +13,8 @@ pub struct Candidate<'a> {
     pub query: &'a Query,
     /// Its judgements.
     pub judgements: &'a Judgements,
+    /// What the query is without a model: what gains are measured against.
+    pub original: &'a Rewrite,
     /// What the model wrote. None where the answer's format was broken.
     pub rewrite: Option<&'a Rewrite>,
 }
@@ -110,8 +112,8 @@ impl RewardFunction {
                 });
                 key
             };
-            let raw = self.needs_raw().then(|| Rewrite::plain(&candidate.query.text));
-            let keys = (want(rewrite), raw.as_ref().map(want));
+            let raw = self.needs_raw().then_some(candidate.original);
+            let keys = (want(rewrite), raw.map(want));
             wanted.keys.push(Some(keys));
         }
         wanted

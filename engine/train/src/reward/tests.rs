@@ -57,10 +57,13 @@ fn measures(names: &[(&str, f64)]) -> BTreeMap<String, f64> {
 /// The rewards of rewrites of one query ("2 1", document 1 is right), None being a broken format.
 fn score(function: &RewardFunction, retriever: &Numbers, texts: &[Option<&str>], retries: usize) -> ScoredBatch {
     let query = Query::new("q", "2 1");
+    let raw = Rewrite::plain(&query.text);
     let judgements = Judgements::new(vec![(1, 1)]);
     let rewrites: Vec<Option<Rewrite>> = texts.iter().map(|t| t.map(Rewrite::plain)).collect();
-    let candidates: Vec<Candidate<'_>> =
-        rewrites.iter().map(|r| Candidate { query: &query, judgements: &judgements, rewrite: r.as_ref() }).collect();
+    let candidates: Vec<Candidate<'_>> = rewrites
+        .iter()
+        .map(|r| Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: r.as_ref() })
+        .collect();
     function.score_batch(retriever, &candidates, &RewardCache::new(100), retries)
 }
 
@@ -121,9 +124,10 @@ fn a_failure_is_retried_alone_and_then_it_is_no_reward() {
 fn a_raw_query_that_fails_leaves_its_gains_without_a_reward() {
     let function = function(RewardConfig { gains: measures(&[("RR", 1.0)]), ..RewardConfig::default() });
     let query = Query::text("fail 1");
+    let raw = Rewrite::plain(&query.text);
     let judgements = Judgements::new(vec![(1, 1)]);
     let rewrite = Rewrite::plain("1");
-    let candidate = Candidate { query: &query, judgements: &judgements, rewrite: Some(&rewrite) };
+    let candidate = Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(&rewrite) };
     let batch = function.score_batch(&Numbers::new(9), &[candidate], &RewardCache::new(10), 1);
     assert_eq!(batch.rewards, [None]);
 }
@@ -142,9 +146,12 @@ fn equal_requests_are_sent_once_and_never_again() {
     let retriever = Numbers::new(0);
     let cache = RewardCache::new(100);
     let (query, judgements) = (Query::text("2 1"), Judgements::new(vec![(1, 1)]));
+    let raw = Rewrite::plain(&query.text);
     let rewrites = ["1", "1", "2 1", "3 1"].map(Rewrite::plain);
-    let candidates: Vec<Candidate<'_>> =
-        rewrites.iter().map(|r| Candidate { query: &query, judgements: &judgements, rewrite: Some(r) }).collect();
+    let candidates: Vec<Candidate<'_>> = rewrites
+        .iter()
+        .map(|r| Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(r) })
+        .collect();
     let first = function.score_batch(&retriever, &candidates, &cache, 0);
     // "1", the raw query "2 1" (which is also a rewrite), and "3 1".
     assert_eq!((retriever.calls(), first.retrieved), (vec![3], 3));
@@ -196,10 +203,12 @@ fn the_cache_serves_many_threads() {
     let function = function(RewardConfig { measures: measures(&[("RR@10", 1.0)]), ..RewardConfig::default() });
     let (retriever, cache) = (Numbers::new(0), RewardCache::new(100));
     let (query, judgements, rewrite) = (Query::text("2 1"), Judgements::new(vec![(1, 1)]), Rewrite::plain("2 1"));
+    let raw = Rewrite::plain(&query.text);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let candidate = Candidate { query: &query, judgements: &judgements, rewrite: Some(&rewrite) };
+                let candidate =
+                    Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(&rewrite) };
                 let batch = function.score_batch(&retriever, &[candidate], &cache, 0);
                 assert_eq!(values(&batch), [Some(0.5)]);
             });

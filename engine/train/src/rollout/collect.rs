@@ -7,7 +7,7 @@ use querywright_model::{
     Adapter, Completion, GenerateOptions, PromptTokens, Tape, generate, generate_recorded, prefix,
 };
 use querywright_rewrite::Reading;
-use querywright_types::{Deadline, Error, Result};
+use querywright_types::{Deadline, Error, Result, Rewrite};
 
 /// What a round of sampling gave.
 pub(super) struct Collected<'a> {
@@ -29,13 +29,13 @@ impl<'a> Sampler<'a> {
         recorded: usize,
     ) -> Result<Collected<'a>> {
         let m = self.materials;
-        let mut labelled: Vec<&'a Labelled> = Vec::with_capacity(queries.len());
+        let mut labelled: Vec<(&'a Labelled, &'a Rewrite)> = Vec::with_capacity(queries.len());
         let mut prompts = Vec::with_capacity(queries.len());
         for index in queries {
-            let Some(known) = m.train.get(*index) else {
+            let (Some(known), Some(original)) = (m.train.get(*index), self.originals.get(*index)) else {
                 return Err(Error::bug("train::rollout::collect", format!("no training query has the number {index}")));
             };
-            labelled.push(known);
+            labelled.push((known, original));
             // A query is sampled once a step, so step and query make a stream of their own.
             prompts.push(PromptTokens { stream: step << 32 | *index as u64, tokens: m.encoder.encode(&known.0)? });
         }
@@ -47,12 +47,13 @@ impl<'a> Sampler<'a> {
         let readings: Vec<Vec<Reading>> = completions
             .iter()
             .zip(&labelled)
-            .map(|(group, (query, _))| group.iter().map(|c| m.encoder.read(query, &c.text)).collect())
+            .map(|(group, (_, original))| group.iter().map(|c| m.encoder.read(original, &c.text)).collect())
             .collect();
-        let unscored = labelled
-            .iter()
-            .zip(&readings)
-            .map(|(labelled, group)| Unscored { labelled, rewrites: group.iter().map(Reading::rewarded).collect() });
+        let unscored = labelled.iter().zip(&readings).map(|((labelled, original), group)| Unscored {
+            labelled,
+            original,
+            rewrites: group.iter().map(Reading::rewarded).collect(),
+        });
         let Scores { groups: rewards, faults } = self.score(&unscored.collect::<Vec<_>>());
         let scored = completions.into_iter().zip(readings).zip(rewards).map(|((completions, readings), rewards)| {
             let scored = completions.into_iter().zip(readings).zip(rewards);
@@ -67,9 +68,10 @@ impl<'a> Sampler<'a> {
         });
         let scored: Vec<Vec<ScoredCompletion>> = scored.collect();
         let asked = queries.iter().zip(labelled).zip(prompts);
-        let groups = asked.zip(scored).map(|(((query, labelled), prompt), completions)| ScoredGroup {
+        let groups = asked.zip(scored).map(|(((query, (labelled, original)), prompt), completions)| ScoredGroup {
             query: *query,
             labelled,
+            original,
             prompt: prompt.tokens,
             completions,
         });

@@ -16,6 +16,7 @@ impl Sampler<'_> {
             return Ok(0);
         }
         let without_terms = groups.iter().map(|group| Unscored {
+            original: group.original,
             labelled: group.labelled,
             rewrites: group.completions.iter().flat_map(|c| &c.reading.terms).map(|t| Some(&t.without)).collect(),
         });

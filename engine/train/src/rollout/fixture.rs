@@ -12,13 +12,16 @@ use querywright_data::catalog::CatalogBuilder;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
 use querywright_rewrite::{PromptEncoder, Prompter};
-use querywright_types::{Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard};
+use querywright_types::{
+    Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
+};
 
 pub(super) struct Fixture {
     pub(super) config: TrainConfig,
     pub(super) materials: Materials,
     reward: RewardFunction,
     cache: RewardCache,
+    originals: Vec<Rewrite>,
     feedback: RelevanceFeedback,
 }
 
@@ -81,7 +84,8 @@ impl Fixture {
         };
         let feedback = RelevanceFeedback::new(&materials.catalog);
         let reward = RewardFunction::new(&config.reward).unwrap();
-        Self { config, materials, reward, cache: RewardCache::new(100), feedback }
+        let originals = materials.originals().unwrap();
+        Self { config, materials, reward, cache: RewardCache::new(100), originals, feedback }
     }
 
     pub(super) fn sampler(&self) -> Sampler<'_> {
@@ -90,6 +94,7 @@ impl Fixture {
             materials: &self.materials,
             reward: &self.reward,
             cache: &self.cache,
+            originals: &self.originals,
             feedback: Some(&self.feedback),
         }
     }
@@ -101,14 +106,14 @@ impl Fixture {
 
     /// A group of completions as the policy might have written them, each with the reward given.
     pub(super) fn group(&self, query: usize, completions: &[(&str, f32)]) -> ScoredGroup<'_> {
-        let labelled = &self.materials.train[query];
+        let (labelled, original) = (&self.materials.train[query], &self.originals[query]);
         let encoder = &self.materials.encoder;
         let completion = |(text, value): &(&str, f32)| {
             let tokens = encoder.encode_answer(text).unwrap().unwrap();
             let numbers = vec![-1.0; tokens.len()];
             let text = format!(" {text}");
             ScoredCompletion {
-                reading: encoder.read(&labelled.0, &text),
+                reading: encoder.read(original, &text),
                 completion: Completion {
                     tokens,
                     log_probabilities: numbers.clone(),
@@ -121,6 +126,6 @@ impl Fixture {
             }
         };
         let prompt = encoder.encode(&labelled.0).unwrap();
-        ScoredGroup { query, labelled, prompt, completions: completions.iter().map(completion).collect() }
+        ScoredGroup { query, labelled, original, prompt, completions: completions.iter().map(completion).collect() }
     }
 }

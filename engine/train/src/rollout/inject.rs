@@ -29,6 +29,7 @@ impl Sampler<'_> {
         let proposed = self.proposals(groups);
         let unscored = groups.iter().zip(&proposed).map(|(group, proposals)| Unscored {
             labelled: group.labelled,
+            original: group.original,
             rewrites: proposals.iter().map(|p| p.reading.rewarded()).collect(),
         });
         let Scores { groups: earned, faults } = self.score(&unscored.collect::<Vec<_>>());
@@ -63,7 +64,7 @@ impl Sampler<'_> {
             let (query, judgements) = group.labelled;
             let texts = feedback.proposals(&m.catalog, query, judgements, form, self.config.train.inject_words);
             let proposal = |text: String| {
-                let reading = m.encoder.read(query, &format!(" {text}"));
+                let reading = m.encoder.read(group.original, &format!(" {text}"));
                 Proposal { text, reading }
             };
             texts.into_iter().map(proposal).collect()

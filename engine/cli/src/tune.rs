@@ -1,0 +1,102 @@
+//! `tune`: how the retriever is best asked, without a model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use querywright::catalog::{Dataset, Output};
+use querywright::evaluate::{Tuned, Tuning};
+use querywright::metrics::Measure;
+use querywright::retrieve::{Rm3, Rm3Config};
+use querywright::rewrite::Feedback;
+use querywright::train::Labelled;
+use querywright::types::{Judgements, Query};
+
+use crate::grant::Grants;
+use crate::open::{self, Ranker};
+use crate::progress::Bar;
+use crate::rewriter_file::{RewriterFile, Serve};
+
+/// Find out how the retriever is best asked: weights of fields, phrases and feedback. No model.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  querywright tune --data my-data
+  querywright tune --data my-data --output tuned.toml
+  querywright eval --data my-data --rewriter tuned.toml")]
+pub struct Args {
+    /// A data folder, a registry name, or demo
+    #[arg(long)]
+    data: String,
+    /// The split to search on; the test split stays untouched
+    #[arg(long, default_value = "train")]
+    split: String,
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
+    #[arg(long, default_value = "bm25")]
+    retriever: String,
+    /// What is maximised
+    #[arg(long, default_value = "nDCG@10")]
+    measure: Measure,
+    /// Where the settings are written, for --rewriter
+    #[arg(long, value_name = "FILE", default_value = "tuned.toml")]
+    output: PathBuf,
+    #[command(flatten)]
+    grants: Grants,
+    /// Print one JSON object, with all that was tried
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let dataset = crate::dataset::open(&args.data, false)?;
+    let queries = open::labelled(&dataset, "--split", &args.split)?;
+    // What cannot be written later is said before the work.
+    let output = Output::open(&args.output)?;
+    let ranker = open::retriever(&args.retriever, &dataset.catalog, None, &args.grants)?;
+    let tuned = tune(&dataset, &queries, &ranker, args.measure)?;
+    RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(output)?;
+    if args.json {
+        say!("{}", serde_json::to_string(&tuned)?);
+        return Ok(());
+    }
+    say!("{}", summary(&tuned, args.measure));
+    let base = toml::to_string(&tuned.base)?;
+    say!("\n{}\nwritten: {}", base.trim_end(), args.output.display());
+    Ok(())
+}
+
+/// One sentence on what tuning came to.
+pub fn summary(tuned: &Tuned, measure: Measure) -> String {
+    let ((raw, raw_unseen), (found, unseen)) = (tuned.raw, tuned.tuned);
+    if tuned.base.is_raw() {
+        return format!("tuning: nothing beats the raw query ({measure} {raw:.4} on {} queries)", tuned.searched);
+    }
+    format!(
+        "tuning: {measure} {raw:.4} -> {found:.4} on {} queries, {raw_unseen:.4} -> {unseen:.4} on {} unseen ones",
+        tuned.searched, tuned.confirmed
+    )
+}
+
+/// Searches on these queries.
+pub fn tune(dataset: &Dataset, queries: &[Labelled], ranker: &Ranker, measure: Measure) -> Result<Tuned> {
+    let queries: Vec<(&Query, &Judgements)> = queries.iter().map(|(query, judgements)| (query, judgements)).collect();
+    let bar = Bar::new(0, "tuning", "settings");
+    let tuning = Tuning {
+        catalog: &dataset.catalog,
+        retriever: ranker.retriever.as_ref(),
+        queries: &queries,
+        measure,
+        feedback: Some(feedback(ranker)?),
+    };
+    let tuned = tuning.run(&bar)?;
+    bar.finish();
+    Ok(tuned)
+}
+
+/// Feedback words of RM3 over the native index.
+pub fn feedback(ranker: &Ranker) -> Result<Feedback> {
+    let index = ranker.index()?;
+    Ok(Arc::new(move |query, config| {
+        let config = Rm3Config { fb_docs: config.docs, fb_terms: config.terms, ..Rm3Config::default() };
+        Rm3::new(index.clone(), config)?.terms(query)
+    }))
+}

@@ -1,0 +1,395 @@
+//! Tuning: a search over the settings of a base on training queries, without a model.
+//!
+//! Coordinate ascent: one setting after the other is moved to the value of a short list that scores best, until none
+//! moves. Retrieval costs microseconds, so this takes seconds. Two things keep it from learning noise: a step must gain
+//! more than its standard error over the queries that are searched on, and what the search found must hold on the
+//! queries that it has not seen, setting by setting.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use querywright_data::catalog::Catalog;
+use querywright_data::metrics::{Measure, trec_order};
+use querywright_rewrite::{BaseConfig, Feedback, FeedbackConfig};
+use querywright_types::{
+    Deadline, Error, Judgements, Observe, Progress, Query, QueryLanguage, Request, Result, Retriever, retrieve,
+};
+use rayon::prelude::*;
+
+/// Queries that are searched on, at most; half as many again confirm.
+const SEARCHED: usize = 1000;
+/// Rounds over all settings, at most.
+const ROUNDS: usize = 3;
+/// A step must gain this many standard errors of its mean gain.
+const STANDARD_ERRORS: f64 = 1.0;
+
+/// What is tuned, on what.
+pub struct Tuning<'a> {
+    /// Names the hits; the order of equal scores needs their ids.
+    pub catalog: &'a Catalog,
+    /// What ranks.
+    pub retriever: &'a dyn Retriever,
+    /// Training queries with their judgements. The same ones always: which of them are searched on and which confirm is
+    /// taken from their order.
+    pub queries: &'a [(&'a Query, &'a Judgements)],
+    /// What is maximised.
+    pub measure: Measure,
+    /// Where feedback words come from; none leaves feedback out.
+    pub feedback: Option<Feedback>,
+}
+
+impl std::fmt::Debug for Tuning<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tuning")
+            .field("queries", &self.queries.len())
+            .field("measure", &self.measure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A value that was tried.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Trial {
+    /// The setting, by its key: "fields.title".
+    pub setting: String,
+    /// Its value.
+    pub value: String,
+    /// The mean over the queries that are searched on.
+    pub score: f64,
+    /// Whether it was kept.
+    pub kept: bool,
+}
+
+/// What came of tuning.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Tuned {
+    /// The best settings; the raw query where nothing was better.
+    pub base: BaseConfig,
+    /// All that was tried, in order.
+    pub trials: Vec<Trial>,
+    /// Queries that were searched on.
+    pub searched: usize,
+    /// Queries that confirmed.
+    pub confirmed: usize,
+    /// Means of the raw query: over the queries that are searched on, and over those that confirm.
+    pub raw: (f64, f64),
+    /// Means of the base.
+    pub tuned: (f64, f64),
+}
+
+/// A setting of a base and how it may be changed.
+#[derive(Debug, Clone, PartialEq)]
+enum Setting {
+    Contents,
+    Field(String),
+    Phrases,
+    AllWords,
+    FeedbackWeight,
+    FeedbackSize,
+    History,
+    HistoryDecay,
+}
+
+impl Setting {
+    fn key(&self) -> String {
+        match self {
+            Self::Contents => "contents".to_owned(),
+            Self::Field(name) => format!("fields.{name}"),
+            Self::Phrases => "phrases".to_owned(),
+            Self::AllWords => "all_words".to_owned(),
+            Self::FeedbackWeight => "feedback.weight".to_owned(),
+            Self::FeedbackSize => "feedback.docs, feedback.terms".to_owned(),
+            Self::History => "history".to_owned(),
+            Self::HistoryDecay => "history_decay".to_owned(),
+        }
+    }
+
+    /// The base with each of this setting's values, and how the value is written.
+    fn variants(&self, base: &BaseConfig) -> Vec<(String, BaseConfig)> {
+        let weights = |values: &[f32], change: &dyn Fn(&mut BaseConfig, f32)| {
+            let with = |value: &f32| {
+                let mut base = base.clone();
+                change(&mut base, *value);
+                (value.to_string(), base)
+            };
+            values.iter().map(with).collect()
+        };
+        match self {
+            Self::Contents => weights(&[0.0, 0.1, 0.25, 0.5, 1.0], &|base, v| base.contents = v),
+            Self::Field(name) => weights(&[0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5], &|base, v| {
+                base.fields.insert(name.clone(), v);
+            }),
+            Self::Phrases => weights(&[0.0, 0.05, 0.1, 0.2, 0.4, 0.8], &|base, v| base.phrases = v),
+            Self::AllWords => weights(&[0.0, 0.1, 0.2, 0.4, 0.8], &|base, v| base.all_words = v),
+            Self::FeedbackWeight => weights(&[0.0, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5], &|base, v| {
+                base.feedback.weight = v;
+            }),
+            Self::FeedbackSize if base.feedback.weight == 0.0 => Vec::new(),
+            Self::FeedbackSize => [(3, 10), (5, 10), (10, 10), (5, 20), (10, 20), (10, 40), (20, 40)]
+                .map(|(docs, terms)| {
+                    let feedback = FeedbackConfig { docs, terms, ..base.feedback };
+                    (format!("{docs}, {terms}"), BaseConfig { feedback, ..base.clone() })
+                })
+                .to_vec(),
+            Self::History => [1, 2, 3, 5, 10, 0]
+                .map(|history| (history.to_string(), BaseConfig { history, ..base.clone() }))
+                .to_vec(),
+            Self::HistoryDecay => weights(&[0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0], &|base, v| base.history_decay = v),
+        }
+    }
+
+    /// The base with this setting as in the raw query.
+    fn reset(&self, base: &BaseConfig) -> BaseConfig {
+        let (mut base, raw) = (base.clone(), BaseConfig::default());
+        match self {
+            Self::Contents => base.contents = raw.contents,
+            Self::Field(name) => drop(base.fields.remove(name)),
+            Self::Phrases => base.phrases = raw.phrases,
+            Self::AllWords => base.all_words = raw.all_words,
+            Self::FeedbackWeight => base.feedback.weight = raw.feedback.weight,
+            Self::FeedbackSize => (base.feedback.docs, base.feedback.terms) = (raw.feedback.docs, raw.feedback.terms),
+            Self::History => base.history = raw.history,
+            Self::HistoryDecay => base.history_decay = raw.history_decay,
+        }
+        base
+    }
+}
+
+impl Tuning<'_> {
+    /// Searches. `observer` is told about every setting that is tried.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a query, [`Error::Fault`] when the retriever fails: no score is made of a fault.
+    pub fn run(&self, observer: &dyn Observe) -> Result<Tuned> {
+        let (searched, confirming) = self.split()?;
+        let seen = Scorer { tuning: self, queries: &searched, feedback: Mutex::default() };
+        let unseen = Scorer { tuning: self, queries: &confirming, feedback: Mutex::default() };
+        let (settings, starts) = (self.settings(), self.starts());
+        let raw = BaseConfig::default();
+        let raw_means = (mean(&seen.score(&raw)?), unseen.mean(&raw)?);
+        let mut trials = Vec::new();
+        let mut best = (raw, raw_means);
+        for (number, start) in starts.iter().enumerate() {
+            let mut ascent = Ascent { scores: seen.score(start)?, base: start.clone(), trials: Vec::new() };
+            for round in 0..ROUNDS {
+                let before = ascent.base.clone();
+                for (place, setting) in settings.iter().enumerate() {
+                    let done = ((number * ROUNDS + round) * settings.len() + place) as u64;
+                    let all = (starts.len() * ROUNDS * settings.len()) as u64;
+                    observer.progress(Progress::new("tuning", done, all));
+                    ascent.climb(setting, &seen, round > 0)?;
+                }
+                if ascent.base == before {
+                    break;
+                }
+            }
+            trials.append(&mut ascent.trials);
+            let base = unseen.confirmed(ascent.base, &settings, &mut trials)?;
+            let means = (mean(&seen.score(&base)?), unseen.mean(&base)?);
+            // Better on both, or nothing was learned. Of two starts, the better one on all queries.
+            let better = |than: (f64, f64)| match confirming.is_empty() {
+                true => means.0 > than.0,
+                false => 2.0 * means.0 + means.1 > 2.0 * than.0 + than.1,
+            };
+            let holds = confirming.is_empty() || means.1 > raw_means.1;
+            if holds && means.0 > raw_means.0 && better(best.1) {
+                best = (base, means);
+            }
+        }
+        let (base, tuned) = best;
+        let base = without_zeros(base);
+        Ok(Tuned { base, trials, searched: searched.len(), confirmed: confirming.len(), raw: raw_means, tuned })
+    }
+
+    /// Where the search begins: the raw query, and all fields alike, since from either the other is many steps away.
+    fn starts(&self) -> Vec<BaseConfig> {
+        let fields = &self.retriever.card().fields;
+        let mut starts = vec![BaseConfig::default()];
+        if fields.len() > 1 && self.retriever.card().languages.contains(&QueryLanguage::Boolean) {
+            let fields = fields.iter().map(|name| (name.clone(), 0.25)).collect();
+            starts.push(BaseConfig { contents: 0.0, fields, ..BaseConfig::default() });
+        }
+        starts
+    }
+
+    /// The queries to search on and those that confirm: of three in a row the last one confirms, where there are enough.
+    fn split(&self) -> Result<(Vec<Labelled<'_>>, Vec<Labelled<'_>>)> {
+        if self.queries.is_empty() {
+            return Err(Error::argument("queries", "there is no judged query", "tune on a split that has some"));
+        }
+        // Spread over all of them: neighbours in a file are often alike.
+        let most = SEARCHED + SEARCHED / 2;
+        let step = self.queries.len().div_ceil(most).max(1);
+        let taken: Vec<Labelled<'_>> = self.queries.iter().step_by(step).copied().collect();
+        if taken.len() < 30 {
+            return Ok((taken, Vec::new()));
+        }
+        let part = |confirms: bool| {
+            let of = taken.iter().enumerate().filter(move |(place, _)| (place % 3 == 2) == confirms);
+            of.map(|(_, labelled)| *labelled).collect()
+        };
+        Ok((part(false), part(true)))
+    }
+
+    /// What the retriever and the queries allow, in the order in which it is tried.
+    fn settings(&self) -> Vec<Setting> {
+        let card = self.retriever.card();
+        if !card.languages.contains(&QueryLanguage::Boolean) {
+            return Vec::new();
+        }
+        let fields = || card.fields.iter().filter(|_| card.fields.len() > 1).cloned().map(Setting::Field);
+        let histories = self.queries.iter().filter(|(query, _)| !query.history.is_empty()).count();
+        if 2 * histories > self.queries.len() {
+            return [Setting::HistoryDecay, Setting::History]
+                .into_iter()
+                .chain(fields())
+                .chain([Setting::Contents])
+                .collect();
+        }
+        let feedback = [Setting::FeedbackWeight, Setting::FeedbackSize];
+        let feedback = feedback.into_iter().filter(|_| self.feedback.is_some());
+        fields().chain([Setting::Contents, Setting::Phrases, Setting::AllWords]).chain(feedback).collect()
+    }
+}
+
+type Labelled<'a> = (&'a Query, &'a Judgements);
+
+/// Where the search stands.
+struct Ascent {
+    base: BaseConfig,
+    scores: Vec<f64>,
+    trials: Vec<Trial>,
+}
+
+impl Ascent {
+    /// Moves one setting to its best value, where that gains enough: of all values, or of the first one and those beside
+    /// its own.
+    fn climb(&mut self, setting: &Setting, scorer: &Scorer<'_>, nearby: bool) -> Result<()> {
+        let mut best: Option<(usize, BaseConfig, Vec<f64>)> = None;
+        let variants = setting.variants(&self.base);
+        let now = variants.iter().position(|(_, base)| *base == self.base).filter(|_| nearby);
+        for (place, (value, base)) in variants.into_iter().enumerate() {
+            if now.is_some_and(|now| place > 0 && place.abs_diff(now) > 1) {
+                continue;
+            }
+            if base == self.base || asks_for_nothing(&base) {
+                continue;
+            }
+            let scores = scorer.score(&base)?;
+            let score = mean(&scores);
+            if best.as_ref().is_none_or(|(_, _, best)| score > mean(best)) {
+                best = Some((self.trials.len(), base, scores));
+            }
+            self.trials.push(Trial { setting: setting.key(), value, score, kept: false });
+        }
+        if let Some((place, base, scores)) = best
+            && gains(&scores, &self.scores)
+        {
+            (self.base, self.scores) = (base, scores);
+            if let Some(trial) = self.trials.get_mut(place) {
+                trial.kept = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the mean gain is more than [`STANDARD_ERRORS`] of it.
+fn gains(scores: &[f64], than: &[f64]) -> bool {
+    let gains: Vec<f64> = scores.iter().zip(than).map(|(new, old)| new - old).collect();
+    let (count, gain) = (gains.len() as f64, mean(&gains));
+    let variance = gains.iter().map(|g| (g - gain).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    gain > 1e-9 && gain > STANDARD_ERRORS * (variance / count).sqrt()
+}
+
+fn asks_for_nothing(base: &BaseConfig) -> bool {
+    base.contents == 0.0 && base.fields.values().all(|weight| *weight == 0.0)
+}
+
+fn without_zeros(mut base: BaseConfig) -> BaseConfig {
+    base.fields.retain(|_, weight| *weight != 0.0);
+    base
+}
+
+/// Scores bases on some queries. What feedback gives is kept: it does not depend on the weights.
+struct Scorer<'a> {
+    tuning: &'a Tuning<'a>,
+    queries: &'a [Labelled<'a>],
+    feedback: Mutex<HashMap<(usize, usize), Arc<Vec<Words>>>>,
+}
+
+type Words = Vec<(String, f64)>;
+
+impl Scorer<'_> {
+    /// The measure of each query.
+    fn score(&self, base: &BaseConfig) -> Result<Vec<f64>> {
+        let words = self.words(&base.feedback)?;
+        let depth = self.tuning.measure.cutoff().unwrap_or(1000);
+        let nothing = Words::new();
+        let request = |(place, (query, _)): (usize, &Labelled<'_>)| {
+            let words = words.as_ref().and_then(|all| all.get(place)).unwrap_or(&nothing);
+            Request::new(query, &base.compose(query, words), depth)
+        };
+        let requests: Vec<Request> = self.queries.par_iter().enumerate().map(request).collect();
+        let answers = retrieve(self.tuning.retriever, &requests, Deadline::NONE);
+        if answers.len() != self.queries.len() {
+            let found = format!("{} answers for {} queries", answers.len(), self.queries.len());
+            return Err(Error::bug("evaluate::tune", found));
+        }
+        let score = |(answer, (_, judgements)): (_, &Labelled<'_>)| {
+            let ranking: querywright_types::Ranking = answer?;
+            let order = trec_order(&ranking, |doc| self.tuning.catalog.id(doc));
+            Ok(self.tuning.measure.score(&order, judgements))
+        };
+        answers.into_iter().map(|a| a.map_err(Error::Fault)).zip(self.queries).map(score).collect()
+    }
+
+    /// The mean; NaN where there is no query.
+    fn mean(&self, base: &BaseConfig) -> Result<f64> {
+        if self.queries.is_empty() {
+            return Ok(f64::NAN);
+        }
+        Ok(mean(&self.score(base)?))
+    }
+
+    /// The base without the settings that do not help on these queries, which the search has not seen.
+    fn confirmed(&self, mut base: BaseConfig, settings: &[Setting], trials: &mut Vec<Trial>) -> Result<BaseConfig> {
+        let mut score = self.mean(&base)?;
+        for setting in settings.iter().rev().filter(|_| !self.queries.is_empty()) {
+            let simpler = setting.reset(&base);
+            if without_zeros(simpler.clone()) == without_zeros(base.clone()) || asks_for_nothing(&simpler) {
+                continue;
+            }
+            let without = self.mean(&simpler)?;
+            let kept = without >= score;
+            let value = "as in the raw query, on unseen queries".to_owned();
+            trials.push(Trial { setting: setting.key(), value, score: without, kept });
+            if kept {
+                (base, score) = (simpler, without);
+            }
+        }
+        Ok(base)
+    }
+
+    /// The feedback words of every query; none where they have no weight.
+    fn words(&self, config: &FeedbackConfig) -> Result<Option<Arc<Vec<Words>>>> {
+        let Some(feedback) = self.tuning.feedback.as_ref().filter(|_| config.weight > 0.0) else { return Ok(None) };
+        let mut known = self.feedback.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(words) = known.get(&(config.docs, config.terms)) {
+            return Ok(Some(words.clone()));
+        }
+        let words: Result<Vec<Words>> = self.queries.par_iter().map(|(query, _)| feedback(query, config)).collect();
+        let words = Arc::new(words?);
+        known.insert((config.docs, config.terms), words.clone());
+        Ok(Some(words))
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests;

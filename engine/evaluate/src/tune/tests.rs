@@ -1,0 +1,110 @@
+use std::collections::HashMap as Map;
+
+use querywright_data::catalog::CatalogBuilder;
+use querywright_types::{Fault, FaultKind, Hit, Ordinal, Ranking, RetrieverCard};
+
+use super::*;
+
+/// Gives each query's document the first place where the query's form is liked, else the last one.
+struct Taste {
+    card: RetrieverCard,
+    liked: fn(&str) -> bool,
+    fails: bool,
+}
+
+impl Taste {
+    fn new(liked: fn(&str) -> bool) -> Self {
+        let card = RetrieverCard::new("taste", "0")
+            .with_languages([QueryLanguage::Plain, QueryLanguage::Boolean])
+            .with_fields(["title", "tags"])
+            .with_documents(60);
+        Self { card, liked, fails: false }
+    }
+}
+
+impl Retriever for Taste {
+    fn card(&self) -> &RetrieverCard {
+        &self.card
+    }
+
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<std::result::Result<Ranking, Fault>> {
+        let hits =
+            |first: Ordinal, second: Ordinal| vec![Hit { doc: first, score: 2.0 }, Hit { doc: second, score: 1.0 }];
+        let answer = |request: &Request| {
+            if self.fails {
+                return Err(Fault::new("taste", FaultKind::Network, "down"));
+            }
+            let number = request.text.split(|c: char| !c.is_ascii_digit()).find(|d| !d.is_empty()).unwrap_or("0");
+            let doc: Ordinal = number.parse().unwrap_or(0);
+            let other = (doc + 1) % 60;
+            Ok(Ranking { hits: if (self.liked)(&request.text) { hits(doc, other) } else { hits(other, doc) } })
+        };
+        requests.iter().map(answer).collect()
+    }
+}
+
+fn tuned(retriever: &Taste, queries: usize, feedback: Option<Feedback>) -> Result<Tuned> {
+    let mut builder = CatalogBuilder::new();
+    for number in 0..60 {
+        builder.push(&format!("d{number}"), [("title", "x"), ("tags", "y")]).unwrap();
+    }
+    let labelled: Vec<(Query, Judgements)> = (0..queries)
+        .map(|n| (Query::new(format!("q{n}"), format!("{n} lamp")), Judgements::new(vec![(n as u32, 1)])))
+        .collect();
+    let queries: Vec<(&Query, &Judgements)> = labelled.iter().map(|(q, j)| (q, j)).collect();
+    let catalog = builder.finish();
+    let measure = "nDCG@10".parse().unwrap();
+    Tuning { catalog: &catalog, retriever, queries: &queries, measure, feedback }.run(&())
+}
+
+#[test]
+fn a_field_that_helps_is_found_and_what_does_not_help_stays_as_it_was() {
+    let found = tuned(&Taste::new(|text| text.contains("tags:")), 60, None).unwrap();
+    assert_eq!(found.base.fields.keys().collect::<Vec<_>>(), ["tags"], "{:?}", found.base);
+    assert_eq!((found.base.phrases, found.base.all_words, found.base.contents), (0.0, 0.0, 1.0));
+    assert_eq!((found.searched, found.confirmed), (40, 20));
+    assert!(found.tuned.0 > found.raw.0 && found.tuned.1 > found.raw.1);
+    assert!(found.trials.iter().any(|trial| trial.kept && trial.setting == "fields.tags"));
+}
+
+#[test]
+fn where_nothing_helps_the_base_is_the_raw_query() {
+    let found = tuned(&Taste::new(|_| true), 60, None).unwrap();
+    assert!(found.base.is_raw() && found.raw == found.tuned, "{found:?}");
+}
+
+/// A gain that the queries to search on show by chance alone is gone on the others.
+#[test]
+fn what_unseen_queries_do_not_confirm_is_not_kept() {
+    fn liked_by_two_of_three(text: &str) -> bool {
+        let number: u32 = text.split(|c: char| !c.is_ascii_digit()).find(|d| !d.is_empty()).unwrap().parse().unwrap();
+        (number % 3 == 2) != text.contains("title:")
+    }
+    let found = tuned(&Taste::new(liked_by_two_of_three), 60, None).unwrap();
+    assert!(found.trials.iter().any(|trial| trial.kept && trial.setting == "fields.title"), "the search falls for it");
+    assert!(found.base.is_raw(), "{:?}", found.base);
+}
+
+#[test]
+fn feedback_is_asked_for_once_a_query_and_size_and_found_where_it_helps() {
+    let asked: Arc<Mutex<Map<(String, usize, usize), usize>>> = Arc::default();
+    let counted = asked.clone();
+    let feedback: Feedback = Arc::new(move |query, config| {
+        *counted.lock().unwrap().entry((query.id.clone(), config.docs, config.terms)).or_default() += 1;
+        Ok(vec![("wick".to_owned(), 1.0)])
+    });
+    let found = tuned(&Taste::new(|text| text.contains("wick")), 60, Some(feedback)).unwrap();
+    assert!(found.base.feedback.weight > 0.0, "{:?}", found.base);
+    assert!(asked.lock().unwrap().values().all(|times| *times == 1));
+}
+
+#[test]
+fn a_retriever_of_plain_words_has_nothing_to_tune_and_one_that_fails_gives_no_figure() {
+    let mut plain = Taste::new(|_| true);
+    plain.card.languages = vec![QueryLanguage::Plain];
+    let found = tuned(&plain, 60, None).unwrap();
+    assert!(found.base.is_raw() && found.trials.is_empty());
+    let failing = Taste { fails: true, ..Taste::new(|_| true) };
+    assert!(matches!(tuned(&failing, 60, None).unwrap_err(), Error::Fault(_)));
+    assert!(tuned(&Taste::new(|_| true), 0, None).unwrap_err().to_string().contains("no judged query"));
+}

@@ -97,6 +97,56 @@ fn settings_of_the_retriever_and_other_rewriters_are_measured_the_same_way() {
     assert_ne!(lucene["measures"]["nDCG@10"], rm3["measures"]["nDCG@10"]);
 }
 
+/// A shop whose products are named in their titles, while their texts name others.
+fn write_misleading_shop(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let names: Vec<String> =
+        (0..45).map(|n| format!("item{}", char::from(b'a' + n % 26).to_string().repeat(1 + n as usize / 26))).collect();
+    let of = |line: &dyn Fn(usize) -> String| (0..45).map(line).collect::<Vec<_>>().concat();
+    let text = |n: usize| (1..4).map(|step| names[(n + step) % 45].as_str()).collect::<Vec<_>>().join(" ");
+    let corpus =
+        of(&|n| format!("{{\"id\": \"d{n}\", \"title\": \"{}\", \"text\": \"like {}\"}}\n", names[n], text(n)));
+    let queries = of(&|n| format!("{{\"id\": \"q{n}\", \"text\": \"{}\"}}\n", names[n]));
+    let qrels = of(&|n| format!("q{n} 0 d{n} 1\n"));
+    let split = |part: std::ops::Range<usize>| part.map(|n| format!("q{n}\n")).collect::<String>();
+    for (name, text) in [
+        ("corpus.jsonl", corpus),
+        ("queries.jsonl", queries),
+        ("qrels.tsv", qrels),
+        ("train.txt", split(0..33)),
+        ("dev.txt", split(33..39)),
+        ("test.txt", split(39..45)),
+    ] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+}
+
+#[test]
+fn what_tuning_finds_is_a_file_that_serves() {
+    let home = home();
+    write_misleading_shop(&home.path().join("shop"));
+    let found = tiny::json(home.path(), &["tune", "--data", "shop", "--json"]);
+    assert_eq!((&found["searched"], &found["confirmed"]), (&22.into(), &11.into()));
+    assert!(found["base"]["fields"]["title"].as_f64().unwrap() > 0.0, "{found}");
+    let score = |rewriter: &str| {
+        let object = tiny::json(home.path(), &["eval", "--data", "shop", "--rewriter", rewriter, "--json"]);
+        (object["rewriter"].as_str().unwrap().to_owned(), object["measures"]["nDCG@10"].as_f64().unwrap())
+    };
+    let ((_, raw), (name, tuned)) = (score("identity"), score("tuned.toml"));
+    assert!(name == "tuned" && tuned > raw && tuned > 0.99, "{raw} {tuned}");
+    let rewritten = tiny::ok(home.path(), &["rewrite", "--data", "shop", "--rewriter", "tuned.toml", "itema"]);
+    assert!(rewritten.contains("title:(itema)"), "{rewritten}");
+
+    // A second search replaces the file, and one that fails leaves it.
+    let before = fs::read(home.path().join("tuned.toml")).unwrap();
+    assert!(!tiny::run(home.path(), &["tune", "--data", "shop", "--split", "none"]).status.success());
+    assert_eq!(fs::read(home.path().join("tuned.toml")).unwrap(), before);
+    fs::write(home.path().join("other.toml"), "serve = \"tuned\"\n[base]\nfield = 1\n").unwrap();
+    let refused = tiny::run(home.path(), &["eval", "--data", "shop", "--rewriter", "other.toml"]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("other.toml") && told.contains("`field`"), "{told}");
+}
+
 #[test]
 fn an_index_kept_on_disk_gives_the_same_figures() {
     let home = home();
@@ -231,13 +281,14 @@ fn serve_answers_each_line_of_standard_input_in_its_order() {
 #[test]
 fn every_command_shows_examples_and_shells_can_complete_them() {
     let home = home();
-    let commands: [&[&str]; 14] = [
+    let commands: [&[&str]; 15] = [
         &["demo"],
         &["train"],
         &["eval"],
         &["rewrite"],
         &["search"],
         &["serve"],
+        &["tune"],
         &["completions"],
         &["model", "list"],
         &["model", "pull"],
@@ -272,7 +323,7 @@ fn trained(home: &Path) -> std::path::PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     must_be_quiet(&output.stderr);
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(keys(&object), ["outcome", "comparison", "report"]);
+    assert_eq!(keys(&object), ["outcome", "comparison", "shipped", "report"]);
     assert_eq!(object["outcome"]["steps"], 2);
     home.join("run")
 }
@@ -287,7 +338,7 @@ fn a_run_explains_itself_by_what_it_leaves() {
     }
     assert!(names.iter().any(|n| n.starts_with("events.out.tfevents")), "{names:?}");
     assert_eq!(tiny::names(&run.join("checkpoints")), ["step-00000001", "step-00000002"]);
-    let best = ["adapter_config.json", "adapter_model.safetensors", "prompt.toml"];
+    let best = ["adapter_config.json", "adapter_model.safetensors", "prompt.toml", "rewriter.toml"];
     assert_eq!(tiny::names(&run.join("best")), best);
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     let metrics: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -298,7 +349,7 @@ fn a_run_explains_itself_by_what_it_leaves() {
         assert!(about.get(key).is_some(), "run.json lacks {key}");
     }
     let page = fs::read_to_string(run.join("report/index.html")).unwrap();
-    for word in ["<svg", "zero-shot", "trained", "rm3"] {
+    for word in ["<svg", "zero-shot", "trained", "rm3", "tuned", "shipped", "Shipped: "] {
         assert!(page.contains(word), "the report lacks {word}");
     }
     assert!(fs::read_to_string(run.join("report/curves.svg")).unwrap().starts_with("<svg"));

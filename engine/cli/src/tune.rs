@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::catalog::{Dataset, Output};
-use querywright::evaluate::{Tuned, Tuning};
+use querywright::evaluate::{FEWEST_TO_TUNE, Tuned, Tuning};
 use querywright::metrics::Measure;
 use querywright::retrieve::{Rm3, Rm3Config};
 use querywright::rewrite::Feedback;
@@ -67,6 +67,10 @@ pub fn run(args: Args) -> Result<()> {
 /// One sentence on what tuning came to.
 pub fn summary(tuned: &Tuned, measure: Measure) -> String {
     let ((raw, raw_unseen), (found, unseen)) = (tuned.raw, tuned.tuned);
+    let queries = tuned.searched + tuned.confirmed;
+    if queries < FEWEST_TO_TUNE {
+        return format!("tuning: {queries} judged queries are too few to learn from, {FEWEST_TO_TUNE} are needed");
+    }
     if tuned.base.is_raw() {
         return format!("tuning: nothing beats the raw query ({measure} {raw:.4} on {} queries)", tuned.searched);
     }

@@ -16,6 +16,8 @@ use querywright_types::{
 };
 use rayon::prelude::*;
 
+/// Queries below which nothing is tuned: what so few say is chance.
+pub const FEWEST: usize = 30;
 /// Queries that are searched on, at most; half as many again confirm.
 const SEARCHED: usize = 1000;
 /// Rounds over all settings, at most.
@@ -158,7 +160,8 @@ impl Setting {
 }
 
 impl Tuning<'_> {
-    /// Searches. `observer` is told about every setting that is tried.
+    /// Searches. `observer` is told about every setting that is tried. Fewer than [`FEWEST`] queries say nothing: the
+    /// base is then the raw query.
     ///
     /// # Errors
     /// [`Error::Argument`] without a query, [`Error::Fault`] when the retriever fails: no score is made of a fault.
@@ -166,9 +169,10 @@ impl Tuning<'_> {
         let (searched, confirming) = self.split()?;
         let seen = Scorer { tuning: self, queries: &searched, feedback: Mutex::default() };
         let unseen = Scorer { tuning: self, queries: &confirming, feedback: Mutex::default() };
-        let (settings, starts) = (self.settings(), self.starts());
+        let enough = self.queries.len() >= FEWEST;
+        let (settings, starts) = if enough { (self.settings(), self.starts()) } else { Default::default() };
         let raw = BaseConfig::default();
-        let raw_means = (mean(&seen.score(&raw)?), unseen.mean(&raw)?);
+        let raw_means = (seen.mean(&raw)?, unseen.mean(&raw)?);
         let mut trials = Vec::new();
         let mut best = (raw, raw_means);
         for (number, start) in starts.iter().enumerate() {
@@ -187,14 +191,10 @@ impl Tuning<'_> {
             }
             trials.append(&mut ascent.trials);
             let base = unseen.confirmed(ascent.base, &settings, &mut trials)?;
-            let means = (mean(&seen.score(&base)?), unseen.mean(&base)?);
+            let means = (seen.mean(&base)?, unseen.mean(&base)?);
             // Better on both, or nothing was learned. Of two starts, the better one on all queries.
-            let better = |than: (f64, f64)| match confirming.is_empty() {
-                true => means.0 > than.0,
-                false => 2.0 * means.0 + means.1 > 2.0 * than.0 + than.1,
-            };
-            let holds = confirming.is_empty() || means.1 > raw_means.1;
-            if holds && means.0 > raw_means.0 && better(best.1) {
+            let holds = means.0 > raw_means.0 && means.1 > raw_means.1;
+            if holds && 2.0 * means.0 + means.1 > 2.0 * best.1.0 + best.1.1 {
                 best = (base, means);
             }
         }
@@ -223,9 +223,6 @@ impl Tuning<'_> {
         let most = SEARCHED + SEARCHED / 2;
         let step = self.queries.len().div_ceil(most).max(1);
         let taken: Vec<Labelled<'_>> = self.queries.iter().step_by(step).copied().collect();
-        if taken.len() < 30 {
-            return Ok((taken, Vec::new()));
-        }
         let part = |confirms: bool| {
             let of = taken.iter().enumerate().filter(move |(place, _)| (place % 3 == 2) == confirms);
             of.map(|(_, labelled)| *labelled).collect()
@@ -346,18 +343,14 @@ impl Scorer<'_> {
         answers.into_iter().map(|a| a.map_err(Error::Fault)).zip(self.queries).map(score).collect()
     }
 
-    /// The mean; NaN where there is no query.
     fn mean(&self, base: &BaseConfig) -> Result<f64> {
-        if self.queries.is_empty() {
-            return Ok(f64::NAN);
-        }
         Ok(mean(&self.score(base)?))
     }
 
     /// The base without the settings that do not help on these queries, which the search has not seen.
     fn confirmed(&self, mut base: BaseConfig, settings: &[Setting], trials: &mut Vec<Trial>) -> Result<BaseConfig> {
         let mut score = self.mean(&base)?;
-        for setting in settings.iter().rev().filter(|_| !self.queries.is_empty()) {
+        for setting in settings.iter().rev() {
             let simpler = setting.reset(&base);
             if without_zeros(simpler.clone()) == without_zeros(base.clone()) || asks_for_nothing(&simpler) {
                 continue;

@@ -68,6 +68,14 @@ fn a_field_that_helps_is_found_and_what_does_not_help_stays_as_it_was() {
 }
 
 #[test]
+fn a_handful_of_queries_tunes_nothing() {
+    let found = tuned(&Taste::new(|text| text.contains("tags:")), FEWEST - 1, None).unwrap();
+    assert!(found.base.is_raw() && found.trials.is_empty());
+    let found = tuned(&Taste::new(|text| text.contains("tags:")), FEWEST, None).unwrap();
+    assert!(!found.base.is_raw());
+}
+
+#[test]
 fn where_nothing_helps_the_base_is_the_raw_query() {
     let found = tuned(&Taste::new(|_| true), 60, None).unwrap();
     assert!(found.base.is_raw() && found.raw == found.tuned, "{found:?}");

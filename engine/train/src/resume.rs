@@ -100,7 +100,7 @@ fn difference(config: &TrainConfig, materials: &Materials, checkpoint: &Path) ->
     let mut said: Vec<String> =
         keys.iter().take(NAMED).map(|(key, then, now)| format!("{key} was {then} and is {now}")).collect();
     said.extend((keys.len() > NAMED).then(|| format!("{} more keys differ", keys.len() - NAMED)));
-    said.extend(other.map(|thing| format!("{thing} have changed")));
+    said.extend(other.map(|thing| format!("{thing} changed")));
     if said.is_empty() {
         said.push("the configuration, the model, the data set or the retriever was another".into());
     }

@@ -304,6 +304,8 @@ fn io_hint(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::StorageFull => "; free some space and run it again, nothing that was complete is lost",
         std::io::ErrorKind::PermissionDenied => "; check who owns it",
         std::io::ErrorKind::NotFound => "; check the path",
+        std::io::ErrorKind::IsADirectory => "; name a file, this is a folder",
+        std::io::ErrorKind::NotADirectory => "; name a folder, a part of the path is a file",
         _ => "",
     }
 }

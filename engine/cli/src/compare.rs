@@ -29,10 +29,10 @@ pub struct Finished<'a> {
     pub adapter: &'a Path,
 }
 
-/// The table, and where the report lies.
+/// The table, and where the report lies, or why it could not be written.
 pub struct Compared {
     pub comparison: Comparison,
-    pub report: PathBuf,
+    pub report: querywright::Result<PathBuf>,
 }
 
 impl Finished<'_> {
@@ -74,7 +74,7 @@ impl Finished<'_> {
                 ("threads".into(), std::thread::available_parallelism().map_or(1, usize::from).to_string()),
             ],
         };
-        let report = report.write(&run.join("report"))?;
+        let report = report.write(&run.join("report"));
         Ok(Compared { comparison, report })
     }
 }

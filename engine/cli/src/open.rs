@@ -196,11 +196,14 @@ pub fn model_path(name: &str, offline: bool) -> Result<PathBuf> {
 pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<Model> {
     let path = model_path(name, false)?;
     let bar = Bar::new(0, "loading the model", "layers");
+    if let Some(origin) = sources::origin(&path) {
+        tell!("{} at the commit {}", origin.repository, origin.revision);
+    }
     let source = ModelSource::open(&path)?;
     let decoder = Decoder::load_on(device, &source, precision, &bar)?;
     bar.finish();
     if let Some(info) = decoder.device()? {
-        eprintln!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
+        tell!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
     }
     let tokenizer = source.tokenizer()?;
     Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })

@@ -127,6 +127,7 @@ fn an_adapter_that_does_not_fit_is_refused() {
     let path = home.path();
     let golden = Path::new(tiny::MODEL).parent().unwrap();
     tiny::copy(&golden.join("peft-llama"), &path.join("foreign"));
+    tiny::copy(&golden.join("peft-qwen3"), &path.join("made/best"));
     tiny::copy(&golden.join("peft-qwen3"), &path.join("cut"));
     let weights = fs::read(path.join("cut/adapter_model.safetensors")).unwrap();
     fs::write(path.join("cut/adapter_model.safetensors"), &weights[..weights.len() / 2]).unwrap();
@@ -140,6 +141,10 @@ fn an_adapter_that_does_not_fit_is_refused() {
         &[
             case("eval --data shop --rewriter MODEL+foreign", &["foreign", "proj", "this model", "trained on"]),
             case("eval --data shop --rewriter MODEL+absent", &["absent holds no adapter_config.json", "MODEL+DIR"]),
+            case(
+                "eval --data shop --rewriter MODEL+made",
+                &["made holds no adapter_config.json", "it is a run", "made/best"],
+            ),
             case("eval --data shop --rewriter MODEL+cut", &["cut/adapter_model.safetensors", "cut off"]),
             case("eval --data shop --rewriter MODEL+dora", &["dora/adapter_config.json", "use_dora", "plain LoRA"]),
         ],

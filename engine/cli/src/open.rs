@@ -255,12 +255,11 @@ pub fn rewriter(
     // The adapter is looked at first: it costs nothing, a model may have to be fetched.
     if let Some(folder) = adapter.as_ref().filter(|f| !f.join("adapter_config.json").is_file()) {
         let found = format!("{} holds no adapter_config.json", folder.display());
-        return Err(Error::argument(
-            "--rewriter",
-            found,
-            "give MODEL+DIR with a folder that training wrote, as runs/demo/best",
-        )
-        .into());
+        let remedy = match folder.join("best/adapter_config.json").is_file() {
+            true => format!("it is a run: give {name}+{}", folder.join("best").display()),
+            false => "give MODEL+DIR with a folder that training wrote, as runs/demo/best".to_owned(),
+        };
+        return Err(Error::argument("--rewriter", found, remedy).into());
     }
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();

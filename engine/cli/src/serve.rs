@@ -9,6 +9,7 @@ use querywright::{Error, Result, Stack};
 
 use crate::lines::Lines;
 use crate::stack::StackArgs;
+use crate::terminal::OUTPUT;
 
 /// Serve a data set to another process.
 ///
@@ -62,7 +63,7 @@ fn json_lines(stack: &Stack, k: usize, input: impl BufRead, mut output: impl Wri
             Err(error) => serde_json::json!({ "error": error.to_string(), "code": error.code() }),
         };
         let line = printable_json(&object.to_string());
-        writeln!(output, "{line}").and_then(|()| output.flush()).map_err(|e| Error::write("standard output", e))?;
+        writeln!(output, "{line}").and_then(|()| output.flush()).map_err(|e| Error::write(OUTPUT, e))?;
     }
     Ok(served)
 }

@@ -3,11 +3,15 @@
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use anyhow::Result;
 use querywright::Error;
 use querywright::types::{printable, printable_json};
 use serde::Serialize;
+
+/// What errors call where results go.
+pub const OUTPUT: &str = "standard output";
 
 /// Prints a line on standard output; a reader that has gone is no reason to panic.
 macro_rules! say {
@@ -40,11 +44,11 @@ pub fn json(value: &impl Serialize) -> Result<()> {
 
 /// A script for a shell, or another text that is wholly this program's, byte for byte.
 pub fn verbatim(text: &[u8]) -> Result<()> {
-    Ok(std::io::stdout().write_all(text).map_err(|e| Error::write("standard output", e))?)
+    Ok(std::io::stdout().write_all(text).map_err(|e| Error::write(OUTPUT, e))?)
 }
 
 fn write(line: &str) -> Result<()> {
-    Ok(writeln!(std::io::stdout(), "{line}").map_err(|e| Error::write("standard output", e))?)
+    Ok(writeln!(std::io::stdout(), "{line}").map_err(|e| Error::write(OUTPUT, e))?)
 }
 
 /// Prints one line on standard error. Nobody may be reading it.
@@ -83,7 +87,8 @@ pub fn keep_panics_printable() {
 /// Whether the reader of our output has seen enough: `querywright … | head` is no failure.
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match cause.downcast_ref::<Error>() {
-        Some(Error::Io { source, .. }) => source.kind() == ErrorKind::BrokenPipe,
+        // A pipe that a file was to be written to is another matter.
+        Some(Error::Io { path, source, .. }) => source.kind() == ErrorKind::BrokenPipe && path == Path::new(OUTPUT),
         _ => cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe),
     })
 }
@@ -95,7 +100,8 @@ mod tests {
     #[test]
     fn an_error_is_told_once_and_a_pipe_that_broke_below_it_is_found() {
         let broken = || std::io::Error::from(ErrorKind::BrokenPipe);
-        let error = anyhow::Error::from(Error::write("standard output", broken())).context("serving");
+        let error = anyhow::Error::from(Error::write(OUTPUT, broken())).context("serving");
+        assert!(!is_broken_pipe(&Error::write("fifo", broken()).into()), "a run file that nobody reads is lost");
         assert!(is_broken_pipe(&error) && is_broken_pipe(&broken().into()));
         assert!(!is_broken_pipe(&Error::write("x", std::io::Error::from(ErrorKind::StorageFull)).into()));
         let said = sentence(&error);

@@ -68,7 +68,10 @@ fn is_marked(run: &Path) -> bool {
 /// Tries what a run writes to: its files, or the nearest folder that is there.
 fn require_writable(run: &Path) -> Result<()> {
     if !run.exists() {
-        return Output::open(nearest_folder(run).join(".querywright")).map(drop);
+        return Output::open(nearest_folder(run).join(".querywright")).map(drop).map_err(|error| match error {
+            Error::Io { source, .. } => Error::write(run, std::io::Error::from(source.kind())),
+            error => error,
+        });
     }
     for folder in ["checkpoints", "best", "report"].map(|name| run.join(name)) {
         if folder.exists() && !folder.is_dir() {

@@ -160,9 +160,10 @@ pub mod train {
         Trainer,
     };
 
-    /// The checkpoints of a run.
+    /// The checkpoints of a run, and whether a folder can be a run's.
     pub mod checkpoint {
-        pub use querywright_train::checkpoint::{list, require_none};
+        pub use querywright_train::checkpoint::list;
+        pub use querywright_train::run_folder::{require_own, require_usable};
     }
 
     /// What a run writes: metrics under TRL's names, and completions.

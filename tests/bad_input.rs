@@ -127,6 +127,7 @@ fn an_adapter_that_does_not_fit_is_refused() {
     let path = home.path();
     let golden = Path::new(tiny::MODEL).parent().unwrap();
     tiny::copy(&golden.join("peft-llama"), &path.join("foreign"));
+    tiny::copy(&golden.join("peft-qwen3"), &path.join("made/best"));
     tiny::copy(&golden.join("peft-qwen3"), &path.join("cut"));
     let weights = fs::read(path.join("cut/adapter_model.safetensors")).unwrap();
     fs::write(path.join("cut/adapter_model.safetensors"), &weights[..weights.len() / 2]).unwrap();
@@ -140,6 +141,10 @@ fn an_adapter_that_does_not_fit_is_refused() {
         &[
             case("eval --data shop --rewriter MODEL+foreign", &["foreign", "proj", "this model", "trained on"]),
             case("eval --data shop --rewriter MODEL+absent", &["absent holds no adapter_config.json", "MODEL+DIR"]),
+            case(
+                "eval --data shop --rewriter MODEL+made",
+                &["made holds no adapter_config.json", "it is a run", "made/best"],
+            ),
             case("eval --data shop --rewriter MODEL+cut", &["cut/adapter_model.safetensors", "cut off"]),
             case("eval --data shop --rewriter MODEL+dora", &["dora/adapter_config.json", "use_dora", "plain LoRA"]),
         ],
@@ -155,6 +160,10 @@ fn a_configuration_that_makes_no_run_is_refused() {
     fs::write(path.join("cut.toml"), &good[..good.find("num_generations").unwrap() + 10]).unwrap();
     fs::write(path.join("latin.toml"), b"[model]\nname = \"caf\xe9\"\n").unwrap();
     fs::write(path.join("taken"), "a file").unwrap();
+    fs::write(path.join("2024"), "a file").unwrap();
+    fs::create_dir(path.join("mine")).unwrap();
+    fs::write(path.join("mine/config.toml"), "a = 1").unwrap();
+    fs::write(path.join("unquoted.toml"), good.replace("[data]\n", "[data]\ntrain = 3\n")).unwrap();
     let set = |setting: &str, says| case(&format!("train run.toml --set {setting}"), says);
     let cases = [
         case("train typo.toml", &["typo.toml", "max_stepz", "did you mean `max_steps`?"]),
@@ -166,7 +175,16 @@ fn a_configuration_that_makes_no_run_is_refused() {
         set("train.max.steps=1", &["max"]),
         set("model.name.x=1", &["--set", "name"]),
         set("loss.loss_type=grppo", &["grppo", "dr_grpo"]),
-        set("train.output_dir=taken", &["taken"]),
+        set("train.output_dir=taken", &["cannot write taken"]),
+        set("train.output_dir=2024", &["cannot write 2024"]),
+        set("train.output_dir=taken/run", &["cannot write taken"]),
+        set("train.output_dir=", &["train.output_dir", "found nothing"]),
+        set(
+            "train.output_dir=mine",
+            &["train.output_dir", "mine holds config.toml", "which no run wrote", "another folder"],
+        ),
+        case("demo --output-dir mine", &["mine holds", "which no run wrote"]),
+        case("train unquoted.toml", &["unquoted.toml", "line", "write the value in quotes"]),
         set("train.max_steps=0", &["train.max_steps", "found 0"]),
         set("train.max_steps=soon", &["max_steps", "soon"]),
         set("train.num_generations=1", &["num_generations", "at least 2"]),
@@ -190,6 +208,7 @@ fn a_configuration_that_makes_no_run_is_refused() {
         case("train run.toml --measures NDCG@10", &["NDCG@10", "nDCG@10"]),
     ];
     refused(path, &cases);
+    assert_eq!(fs::read_to_string(path.join("mine/config.toml")).unwrap(), "a = 1");
 }
 
 #[test]
@@ -309,11 +328,16 @@ fn without_a_network_what_is_not_in_the_cache_is_refused_with_what_would_help() 
 fn a_query_longer_than_the_context_is_searched_for_as_it_came() {
     let home = home();
     let long = "kettle ".repeat(2000);
-    let found = tiny::json(home.path(), &["search", "--data", "shop", "--rewriter", tiny::MODEL, "--json", &long]);
+    let output = tiny::run(home.path(), &["search", "--data", "shop", "--rewriter", tiny::MODEL, "--json", &long]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["answer"]["hits"][0]["title"], "kettle steel");
-    assert_eq!(found["answer"]["trace"]["outcome"]["kind"], "fell_back");
-    let reason = found["answer"]["trace"]["outcome"]["reason"].as_str().unwrap();
-    assert!(reason.contains("512"), "{reason}");
+    let outcome = &found["answer"]["trace"]["outcome"];
+    assert_eq!((&outcome["kind"], &outcome["code"]), (&"fell_back".into(), &"argument".into()), "{outcome}");
+    // The answer has a fixed text, the log the reason, once.
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(!outcome["reason"].as_str().unwrap().contains("512"), "{outcome}");
+    assert_eq!(log.matches("searched for as it came").count(), 1, "{log}");
+    assert!(log.contains("512"), "{log}");
     // In an evaluation it counts as a query without a rewrite.
     let queries = home.path().join("shop/queries.jsonl");
     let text = fs::read_to_string(&queries).unwrap().replace("sleep outdoors dry", &long);

@@ -375,7 +375,7 @@ fn a_trained_adapter_serves_evaluates_and_rewrites() {
     let found = tiny::json(home.path(), &search);
     assert_eq!(found["answer"]["hits"][0]["title"], "tent dome");
     // After two steps the answer may still be broken. Both commands read it in the same way: the rewrite is what is
-    // searched for, or its error is the reason why the original query is.
+    // searched for, or its error is why the original query is.
     let trace = &found["answer"]["trace"];
     assert_eq!((&rewrite["query"], &trace["query"]), (&"dry tent".into(), &"dry tent".into()));
     assert_eq!(trace["rewriter"], rewriter);
@@ -386,7 +386,7 @@ fn a_trained_adapter_serves_evaluates_and_rewrites() {
             assert_eq!(trace["searched"]["text"], text);
         }
         None => {
-            assert_eq!((&outcome["kind"], &outcome["reason"]), (&"fell_back".into(), &rewrite["error"]), "{trace}");
+            assert_eq!((&outcome["kind"], &outcome["code"]), (&"fell_back".into(), &rewrite["code"]), "{trace}");
             assert_eq!(trace["searched"]["text"], "dry tent");
         }
     }

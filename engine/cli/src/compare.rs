@@ -34,11 +34,11 @@ pub struct Finished<'a> {
     pub tuned: BaseConfig,
 }
 
-/// The table, what is shipped, and where the report lies.
+/// The table, what is shipped, and where the report lies, or why it could not be written.
 pub struct Compared {
     pub shipped: Shipped,
     pub comparison: Comparison,
-    pub report: PathBuf,
+    pub report: querywright::Result<PathBuf>,
 }
 
 impl Finished<'_> {
@@ -84,7 +84,7 @@ impl Finished<'_> {
                 ("threads".into(), std::thread::available_parallelism().map_or(1, usize::from).to_string()),
             ],
         };
-        let report = report.write(&run.join("report"))?;
+        let report = report.write(&run.join("report"));
         Ok(Compared { shipped, comparison, report })
     }
 

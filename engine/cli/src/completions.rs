@@ -1,7 +1,5 @@
 //! `completions`: for the shells.
 
-use std::io::Write;
-
 use anyhow::Result;
 use clap::CommandFactory;
 use clap_complete::Shell;
@@ -19,6 +17,5 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut crate::Cli::command(), "querywright", &mut script);
-    std::io::stdout().write_all(&script)?;
-    Ok(())
+    crate::terminal::verbatim(&script)
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 use querywright::sources::{self, Entry, Kind, PullOptions};
 
 use crate::progress::Spinner;
+use crate::terminal;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -59,8 +60,7 @@ pub fn run(command: Command) -> Result<()> {
 pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
     let entries: Vec<Entry> = entries.into_iter().filter(|e| e.kind == kind).collect();
     if json {
-        say!("{}", serde_json::to_string(&entries)?);
-        return Ok(());
+        return terminal::json(&entries);
     }
     for entry in entries {
         let state = if entry.cached {
@@ -68,17 +68,22 @@ pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
         } else {
             format!("{:.1} MB to fetch", entry.size as f64 / 1e6)
         };
-        say!("{:<16} {}\n{:16} {}; {state}", entry.name, entry.description, "", entry.licence);
+        say!("{:<16} {}", entry.name, entry.description);
+        say!("{:16} {}; {state}", "", entry.licence);
     }
     Ok(())
 }
 
-/// Prints where something lies.
+/// Prints where something lies, and which commit it is of where it came from the hub.
 pub fn pulled(name: &str, path: &Path, json: bool) -> Result<()> {
+    let origin = sources::origin(path);
     if json {
-        say!("{}", serde_json::json!({ "name": name, "path": path }));
-    } else {
-        say!("{}", path.display());
+        let revision = origin.map(|origin| origin.revision);
+        return terminal::json(&serde_json::json!({ "name": name, "path": path, "revision": revision }));
+    }
+    say!("{}", path.display());
+    if let Some(origin) = origin {
+        tell!("{} at the commit {}", origin.repository, origin.revision);
     }
     Ok(())
 }
@@ -100,8 +105,7 @@ fn info(name: &str, strict: bool, json: bool) -> Result<()> {
         "warnings": dataset.warnings,
     });
     if json {
-        say!("{object}");
-        return Ok(());
+        return terminal::json(&object);
     }
     say!(
         "{}: {} documents, {} queries, {} judgements",

@@ -16,7 +16,7 @@ pub fn open(name: &str, strict: bool) -> Result<Dataset> {
         open::dataset(name)?
     };
     for warning in &dataset.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     Ok(dataset)
 }

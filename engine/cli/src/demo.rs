@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use querywright::Error;
+use querywright::catalog::Output;
 use querywright::model::DeviceChoice;
-use querywright::train::TrainConfig;
+use querywright::train::{TrainConfig, checkpoint};
 
 use crate::grant::Grants;
 use crate::{open, train};
@@ -66,16 +68,20 @@ pub fn run(args: Args) -> Result<()> {
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
     let (outcome, compared) = train::train(&config, true, false, Some("test"), &measures, &args.grants)?;
-    train::report(&outcome, compared.as_ref(), args.json)
+    train::report(&outcome, compared, args.json)
 }
 
 /// The plugin as a file of the run.
 fn plugin(run: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(run).with_context(|| format!("cannot make {}", run.display()))?;
+    checkpoint::require_usable(run, true)?;
     let component = run.join("bm25.wasm");
-    for (path, bytes) in [(&component, PLUGIN), (&run.join("plugin.toml"), MANIFEST.as_bytes())] {
-        std::fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    let files = [(&component, PLUGIN), (&run.join("plugin.toml"), MANIFEST.as_bytes())];
+    let changed = |(path, bytes): &(&PathBuf, &[u8])| !std::fs::read(path).is_ok_and(|there| there == *bytes);
+    if files.iter().any(changed) {
+        checkpoint::require_own(run, &["bm25.wasm", "plugin.toml"])?;
+        std::fs::create_dir_all(run).map_err(|e| Error::write(run, e))?;
+        files.iter().try_for_each(|(path, bytes)| Output::open(path)?.write(bytes))?;
     }
-    eprintln!("ranking by BM25 as a plugin in its sandbox: {} (--retriever bm25 ranks natively)", component.display());
+    tell!("ranking by BM25 as a plugin in its sandbox: {} (--retriever bm25 ranks natively)", component.display());
     Ok(component)
 }

@@ -8,7 +8,7 @@ use querywright::evaluate::Evaluation;
 
 use crate::grant::Grants;
 use crate::progress::Bar;
-use crate::{compare::BATCH, open};
+use crate::{compare::BATCH, open, terminal};
 
 /// Measure a rewriter in front of a retriever.
 #[derive(clap::Args)]
@@ -76,7 +76,7 @@ pub fn run(args: Args) -> Result<()> {
         if let Some(object) = object.as_object_mut().filter(|_| empty > 0) {
             object.insert("empty".into(), empty.into());
         }
-        say!("{object}");
+        terminal::json(&object)?;
         written?;
         return Ok(());
     }

@@ -40,7 +40,7 @@ impl Grants {
             match text.split_once('=') {
                 None if text == "log" => {
                     options.grant.log = true;
-                    options.services.log = Some(Arc::new(|id, level, line| eprintln!("{id} {level:?}: {line}")));
+                    options.services.log = Some(Arc::new(|id, level, line| tell!("{id} {level:?}: {line}")));
                 }
                 Some(("http", host)) => {
                     options.grant.http.insert(host.to_owned());
@@ -73,7 +73,7 @@ impl Grants {
 /// Tells of grants that have no effect, because the manifest does not ask for them.
 pub fn warn(grant: &Grant, manifest: Option<&Manifest>) {
     for unused in unused(grant, manifest) {
-        eprintln!("warning: granted {unused}, and the plugin.toml beside the component does not ask for it");
+        tell!("warning: granted {unused}, and the plugin.toml beside the component does not ask for it");
     }
 }
 

@@ -1,12 +1,7 @@
 //! The command line: one file a command.
 
-/// Prints a line; a reader that has gone is no reason to panic.
-macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        writeln!(std::io::stdout(), $($text)*)?
-    }};
-}
+#[macro_use]
+mod terminal;
 
 mod compare;
 mod completions;
@@ -73,6 +68,7 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    terminal::keep_panics_printable();
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(args),
         Command::Train(args) => train::run(args),
@@ -88,26 +84,10 @@ fn main() -> std::process::ExitCode {
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        // The reader of our output has seen enough: `querywright … | head` is no failure.
-        Err(error) if is_broken_pipe(&error) => std::process::ExitCode::SUCCESS,
+        Err(error) if terminal::is_broken_pipe(&error) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", sentence(&error));
+            terminal::failure(&error);
             std::process::ExitCode::FAILURE
         }
     }
-}
-
-/// An error with its causes, but for those that it has told already.
-fn sentence(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.contains(&cause) {
-        true => said,
-        false if said.is_empty() => cause,
-        false => format!("{said}: {cause}"),
-    })
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|e| e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use querywright::model::ModelSource;
 use querywright::sources::{self, Kind};
 
-use crate::{data, open};
+use crate::{data, open, terminal};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -47,17 +47,21 @@ pub fn run(command: Command) -> Result<()> {
         Command::List { json } => data::list(sources::list()?, Kind::Model, json),
         Command::Pull { name, offline, json } => data::pulled(&name, &open::model_path(&name, offline)?, json),
         Command::Info { name, json } => {
-            let source = ModelSource::open(&open::model_path(&name, false)?)?;
+            let path = open::model_path(&name, false)?;
+            let (source, origin) = (ModelSource::open(&path)?, sources::origin(&path));
             let (summary, digest) = (source.summary(), source.digest()?);
             if json {
                 let mut object = serde_json::to_value(&summary)?;
                 object["digest"] = digest.into();
                 object["path"] = source.path().display().to_string().into();
-                say!("{object}");
-                return Ok(());
+                object["origin"] = serde_json::to_value(&origin)?;
+                return terminal::json(&object);
             }
             say!("{}  ({}, {})", summary.name, summary.family, summary.format);
             say!("  path         {}", source.path().display());
+            if let Some(origin) = &origin {
+                say!("  commit       {} of {}", origin.revision, origin.repository);
+            }
             say!(
                 "  parameters   {:.1} million in {} layers of width {}",
                 summary.parameters as f64 / 1e6,

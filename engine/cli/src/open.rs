@@ -198,11 +198,14 @@ pub fn model_path(name: &str, offline: bool) -> Result<PathBuf> {
 pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<Model> {
     let path = model_path(name, false)?;
     let bar = Bar::new(0, "loading the model", "layers");
+    if let Some(origin) = sources::origin(&path) {
+        tell!("{} at the commit {}", origin.repository, origin.revision);
+    }
     let source = ModelSource::open(&path)?;
     let decoder = Decoder::load_on(device, &source, precision, &bar)?;
     bar.finish();
     if let Some(info) = decoder.device()? {
-        eprintln!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
+        tell!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
     }
     let tokenizer = source.tokenizer()?;
     Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })
@@ -263,12 +266,11 @@ pub fn rewriter(
     // The adapter is looked at first: it costs nothing, a model may have to be fetched.
     if let Some(folder) = adapter.as_ref().filter(|f| !f.join("adapter_config.json").is_file()) {
         let found = format!("{} holds no adapter_config.json", folder.display());
-        return Err(Error::argument(
-            "--rewriter",
-            found,
-            "give MODEL+DIR with a folder that training wrote, as runs/demo/best",
-        )
-        .into());
+        let remedy = match folder.join("best/adapter_config.json").is_file() {
+            true => format!("it is a run: give {name}+{}", folder.join("best").display()),
+            false => "give MODEL+DIR with a folder that training wrote, as runs/demo/best".to_owned(),
+        };
+        return Err(Error::argument("--rewriter", found, remedy).into());
     }
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();

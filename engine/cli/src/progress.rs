@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use querywright::train::Observer;
 use querywright::train::log::{StepMetrics, name};
-use querywright::types::{Observe, Progress};
+use querywright::types::{Observe, Progress, printable};
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
@@ -21,7 +21,7 @@ impl Bar {
         let template = format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left {{msg}}");
         let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
         bar.set_style(style(&template).progress_chars("=> "));
-        bar.set_prefix(what.to_owned());
+        bar.set_prefix(printable(what));
         Self(bar)
     }
 
@@ -46,7 +46,7 @@ impl Spinner {
     pub fn new(what: String) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         bar.set_style(style("{spinner} {msg}"));
-        bar.set_message(what);
+        bar.set_message(printable(&what));
         bar.enable_steady_tick(Duration::from_millis(120));
         Self(bar)
     }
@@ -62,12 +62,12 @@ impl Observe for Spinner {
         let Progress { stage, done, total, .. } = progress;
         let Some(total) = total else {
             if !std::io::stderr().is_terminal() {
-                eprintln!("{stage}");
+                tell!("{stage}");
             }
-            self.0.set_message(stage.to_owned());
+            self.0.set_message(printable(stage));
             return;
         };
-        self.0.set_message(format!("{stage}: {} of {} MB", done / 1_000_000, total / 1_000_000));
+        self.0.set_message(printable(&format!("{stage}: {} of {} MB", done / 1_000_000, total / 1_000_000)));
     }
 }
 
@@ -88,9 +88,9 @@ impl Watcher {
 
     fn line(&self, text: &str) {
         if self.terminal {
-            self.bar.println(text);
+            self.bar.println(printable(text));
         } else {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     }
 }
@@ -111,11 +111,7 @@ impl Observer for Watcher {
         self.bar.set_message(live.clone());
         let due = self.last_line.is_none_or(|last| last.elapsed() >= QUIET) || metrics.step == max_steps;
         if !self.terminal && due {
-            eprintln!(
-                "step {}/{max_steps}  {live}  {:.1} s",
-                metrics.step,
-                metrics.get(name::STEP_TIME).unwrap_or(0.0)
-            );
+            tell!("step {}/{max_steps}  {live}  {:.1} s", metrics.step, metrics.get(name::STEP_TIME).unwrap_or(0.0));
             self.last_line = Some(Instant::now());
         }
         if metrics.step == max_steps {

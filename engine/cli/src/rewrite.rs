@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 use querywright::Error;
+use querywright::stack::rewrite_one;
 use querywright::types::{Deadline, Query, Rewriter};
 
 use crate::grant::Grants;
 use crate::lines::{self, Lines};
-use crate::open;
+use crate::{open, terminal};
 
 /// Rewrite queries: those given, or one a line from standard input.
 #[derive(clap::Args)]
@@ -56,16 +57,14 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The rewrite of a query; none of an empty one, for which no model is asked.
+/// The rewrite of a query; none of an empty one, for which no model is asked. Whatever the rewriter does costs this query
+/// alone.
 fn rewritten(rewriter: &dyn Rewriter, text: &str) -> querywright::Result<Option<String>> {
     let query = Query::text(text);
     if query.is_empty() {
         return Ok(None);
     }
-    match rewriter.rewrite(&[query], Deadline::NONE).pop() {
-        Some(rewrite) => rewrite.map(|rewrite| Some(rewrite.text)),
-        None => Err(Error::rewriter(rewriter.name(), "it gave no answer")),
-    }
+    rewrite_one(rewriter, &query, Deadline::NONE).map(|rewrite| Some(rewrite.text))
 }
 
 /// Prints one answer.
@@ -77,12 +76,14 @@ fn show(text: &str, rewrite: querywright::Result<Option<String>>, json: bool) ->
     };
     let (rewrite, error) = match rewrite {
         Ok(rewrite) => (rewrite, None),
-        Err(error) => (None, Some(error.to_string())),
+        Err(error) => (None, Some(error)),
     };
+    let (code, error) = (error.as_ref().map(Error::code), error.as_ref().map(ToString::to_string));
     if json {
-        say!("{}", serde_json::json!({ "query": text, "rewrite": rewrite, "error": error, "outcome": outcome }));
-    } else {
-        say!("{}", rewrite.or_else(|| error.map(|e| format!("{text}  ({e})"))).unwrap_or_default());
+        let object =
+            serde_json::json!({ "query": text, "rewrite": rewrite, "error": error, "code": code, "outcome": outcome });
+        return terminal::json(&object);
     }
+    say!("{}", rewrite.or_else(|| error.map(|e| format!("{text}  ({e})"))).unwrap_or_default());
     Ok(())
 }

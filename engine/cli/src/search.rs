@@ -5,6 +5,7 @@ use querywright::stack::TraceOutcome;
 use querywright::types::{Query, Request, Rewrite};
 
 use crate::stack::{Opened, StackArgs};
+use crate::terminal;
 
 /// Search a data set.
 #[derive(clap::Args)]
@@ -29,6 +30,10 @@ pub fn run(args: Args) -> Result<()> {
     let k = args.stack.k;
     let Opened { dataset, ranker, stack } = args.stack.open()?;
     let answer = stack.search(&args.query, k)?;
+    // What is said outside is short; the reason itself goes to the log.
+    if let Some(error) = answer.trace.outcome.fallback() {
+        tell!("searched for as it came: {error}");
+    }
     let request = Request::new(&Query::text(&args.query), &answer.trace.searched, k);
     let mut explanations = Vec::new();
     if args.explain {
@@ -46,8 +51,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     if args.json {
         let object = serde_json::json!({ "answer": answer, "explanations": args.explain.then_some(&explanations) });
-        say!("{}", serde_json::to_string(&object)?);
-        return Ok(());
+        return terminal::json(&object);
     }
     if matches!(answer.trace.outcome, TraceOutcome::Empty) {
         say!("the query is empty: nothing was searched for");
@@ -55,7 +59,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let Rewrite { text, .. } = &answer.trace.searched;
     let outcome = match answer.trace.outcome.fallback() {
-        Some(error) => format!("original, without a rewrite: {error}"),
+        Some(error) => format!("original, without a rewrite: {}", error.summary()),
         None => answer.trace.outcome.kind().to_owned(),
     };
     say!("searched for: {text}  ({outcome}, {:.1} ms + {:.1} ms)", answer.trace.rewrite_ms, answer.trace.retrieve_ms);

@@ -4,16 +4,19 @@ use std::io::{BufRead, Write};
 
 use serde::Deserialize;
 
+use querywright::types::printable_json;
 use querywright::{Error, Result, Stack};
 
 use crate::lines::Lines;
 use crate::stack::StackArgs;
+use crate::terminal::OUTPUT;
 
 /// Serve a data set to another process.
 ///
 /// With --stdio: JSON lines. One request a line, {"query": "…", "k": 10} (k may be absent), one answer a line in the same
 /// order: the hits and what happened, or {"error": "…", "code": "…"}. A line that cannot be read is answered by an error and
-/// the next one is served; nothing that a client writes ends the service but the end of its input.
+/// the next one is served; nothing that a client writes ends the service but the end of its input. What went wrong here is
+/// told to the client by a code and a short text, and in full on standard error.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   echo '{\"query\": \"cold feet in bed\"}' | querywright serve --stdio --data demo
@@ -53,23 +56,42 @@ fn json_lines(stack: &Stack, k: usize, input: impl BufRead, mut output: impl Wri
         if line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty()) {
             continue;
         }
-        let object = match line.and_then(|line| answer(stack, k, line)) {
-            Ok(answer) => answer,
+        served += 1;
+        let object = match line.and_then(|line| request(k, line)) {
+            Ok((query, k)) => answer(stack, &query, k, served),
+            // The client's own line: it may be quoted.
             Err(error) => serde_json::json!({ "error": error.to_string(), "code": error.code() }),
         };
-        writeln!(output, "{object}").and_then(|()| output.flush()).map_err(|e| Error::write("standard output", e))?;
-        served += 1;
+        let line = printable_json(&object.to_string());
+        writeln!(output, "{line}").and_then(|()| output.flush()).map_err(|e| Error::write(OUTPUT, e))?;
     }
     Ok(served)
 }
 
-fn answer(stack: &Stack, k: usize, line: &[u8]) -> Result<serde_json::Value> {
+/// What a line asks for: the query and the number of hits, `k` where it names none.
+fn request(k: usize, line: &[u8]) -> Result<(String, usize)> {
     let bad = |e: serde_json::Error| {
         Error::argument("request", e.to_string(), "send {\"query\": \"…\", \"k\": 10} on one line")
     };
     let Line { query, k: wanted } = serde_json::from_slice(line).map_err(bad)?;
-    let answer = stack.search(&query, wanted.unwrap_or(k))?;
-    serde_json::to_value(&answer).map_err(bad)
+    match wanted.unwrap_or(k) {
+        0 => Err(Error::argument("k", "found 0", "ask for at least 1 hit")),
+        k => Ok((query, k)),
+    }
+}
+
+/// The answer to a request, the `number`th. What failed goes to the log; the client gets its code and a fixed text.
+fn answer(stack: &Stack, query: &str, k: usize, number: u64) -> serde_json::Value {
+    let answered = stack.search(query, k).and_then(|answer| {
+        if let Some(error) = answer.trace.outcome.fallback() {
+            tell!("request {number}: searched for as it came: {error}");
+        }
+        serde_json::to_value(&answer).map_err(|e| Error::bug("cli::serve", e.to_string()))
+    });
+    answered.unwrap_or_else(|error| {
+        tell!("request {number}: {error}");
+        serde_json::json!({ "error": error.summary(), "code": error.code() })
+    })
 }
 
 #[cfg(test)]
@@ -80,6 +102,9 @@ mod tests {
     use crate::lines::LONGEST_LINE;
     use querywright::catalog::CatalogBuilder;
     use querywright::retrieve::{Bm25, Bm25Config};
+    use querywright::types::{
+        Deadline, Fault, FaultKind, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite, Rewriter,
+    };
 
     #[test]
     fn every_line_gets_its_answer_and_a_bad_one_does_not_end_the_service() {
@@ -107,5 +132,59 @@ mod tests {
         assert!(answers[2]["error"].as_str().unwrap().contains("1 MiB"));
         assert!(answers[3]["error"].as_str().unwrap().contains("found 0"));
         assert_eq!(answers[4]["hits"][0]["id"], "b");
+    }
+
+    /// Fails as a model behind an address does, and as an index does.
+    struct Broken(RetrieverCard);
+
+    const SECRET: &str = "http://10.0.0.7/v1 said: \u{9b}31m key=abc";
+
+    impl Rewriter for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+
+        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
+            queries.iter().map(|_| Err(Error::rewriter("broken", SECRET))).collect()
+        }
+    }
+
+    impl Retriever for Broken {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+            requests.iter().map(|_| Err(Fault::new("broken", FaultKind::Network, SECRET))).collect()
+        }
+    }
+
+    #[test]
+    fn a_client_gets_a_code_and_a_fixed_text_and_none_of_what_the_inside_said() {
+        let broken = || Broken(RetrieverCard::new("broken", "0"));
+        let mut builder = CatalogBuilder::new();
+        builder.push("a\u{9b}\u{202e}", [("title", "red \u{7f}shoes")]).unwrap();
+        let catalog = Arc::new(builder.finish());
+        let whole = Bm25::in_memory(catalog.clone(), Bm25Config::default()).unwrap();
+        let fallen = Stack::builder().catalog(catalog.clone()).retriever(whole).rewriter(broken()).build().unwrap();
+        let failed = Stack::builder().catalog(catalog).retriever(broken()).build().unwrap();
+        let said = |stack: &Stack| {
+            let mut output = Vec::new();
+            json_lines(stack, 3, &b"{\"query\": \"red shoes\"}"[..], &mut output).unwrap();
+            let text = String::from_utf8(output).unwrap();
+            assert!(!text.contains("10.0.0.7") && !text.contains("key=abc"), "{text}");
+            assert_eq!(
+                querywright::types::printable(text.trim_end()),
+                text.trim_end(),
+                "nothing for a terminal to obey"
+            );
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()
+        };
+        let answer = said(&fallen);
+        assert_eq!(answer["hits"][0]["id"], "a\u{9b}\u{202e}");
+        let right = serde_json::json!({ "kind": "fell_back", "code": "rewriter", "reason": "the rewriter failed" });
+        assert_eq!(answer["trace"]["outcome"], right);
+        let right = serde_json::json!({ "error": "the retriever could not be reached", "code": "network" });
+        assert_eq!(said(&failed), right);
     }
 }

@@ -16,7 +16,7 @@ use crate::grant::Grants;
 use crate::open::{self, Ranker};
 use crate::progress::Watcher;
 use crate::rewriter_file::{RewriterFile, Serve};
-use crate::tune;
+use crate::{terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
 #[derive(clap::Args)]
@@ -70,10 +70,10 @@ pub fn run(args: Args) -> Result<()> {
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
     let (outcome, compared) = train(&config, args.resume, args.strict, split, &measures, &args.grants)?;
-    report(&outcome, compared.as_ref(), args.json)
+    report(&outcome, compared, args.json)
 }
 
-/// Trains and, where a split is given, measures.
+/// Trains and, where a split is given, measures. What came of training is told although measuring failed.
 pub fn train(
     config: &TrainConfig,
     resume: bool,
@@ -81,11 +81,9 @@ pub fn train(
     split: Option<&str>,
     measures: &[Measure],
     grants: &Grants,
-) -> Result<(Outcome, Option<Compared>)> {
+) -> Result<(Outcome, Option<Result<Compared>>)> {
     // All that can be refused is refused here, before a model is fetched and loaded.
-    if !resume {
-        checkpoint::require_none(&config.train.output_dir)?;
-    }
+    checkpoint::require_usable(&config.train.output_dir, resume)?;
     let dataset = crate::dataset::open(&config.data.name, strict)?;
     let train = open::labelled(&dataset, "data.train", &config.data.train)?;
     let mut dev = open::labelled(&dataset, "data.dev", &config.data.dev)?;
@@ -131,7 +129,7 @@ pub fn train(
     let Some(split) = split else { return Ok((outcome, None)) };
     let finished =
         Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter: &outcome.adapter, tuned };
-    let compared = finished.compare(measures).context("training is done and saved, measuring failed")?;
+    let compared = finished.compare(measures).context("training is done and saved, measuring failed");
     Ok((outcome, Some(compared)))
 }
 
@@ -172,17 +170,20 @@ fn base(
 /// What tuning found, in the run's folder.
 const BASE: &str = "tuned.toml";
 
-/// Prints what came of a run.
-pub fn report(outcome: &Outcome, compared: Option<&Compared>, json: bool) -> Result<()> {
+/// Prints what came of a run, then fails where the report could not be made or written.
+pub fn report(outcome: &Outcome, compared: Option<Result<Compared>>, json: bool) -> Result<()> {
+    let (table, shipped, report) = match compared {
+        Some(Ok(Compared { shipped, comparison, report })) => {
+            (Some(comparison), Some(shipped), Some(report.map_err(Into::into)))
+        }
+        Some(Err(error)) => (None, None, Some(Err(error))),
+        None => (None, None, None),
+    };
+    let page = report.as_ref().and_then(|report| report.as_ref().ok());
     if json {
-        let object = serde_json::json!({
-            "outcome": outcome,
-            "comparison": compared.map(|c| &c.comparison),
-            "shipped": compared.map(|c| &c.shipped),
-            "report": compared.map(|c| &c.report),
-        });
-        say!("{}", serde_json::to_string(&object)?);
-        return Ok(());
+        let object = serde_json::json!({ "outcome": outcome, "comparison": table, "shipped": shipped, "report": page });
+        terminal::json(&object)?;
+        return report.transpose().map(drop);
     }
     say!(
         "{} steps in {:.0} s; best on the development queries: {:.4} after step {}",
@@ -192,10 +193,16 @@ pub fn report(outcome: &Outcome, compared: Option<&Compared>, json: bool) -> Res
         outcome.best_step
     );
     say!("adapter: {}", outcome.adapter.display());
-    if let Some(compared) = compared {
-        say!("{}", compared.shipped.sentence);
-        say!("\n{}", compared.comparison.text());
-        say!("report: {}", compared.report.display());
+    if let Some(shipped) = shipped {
+        say!("{}", shipped.sentence);
     }
-    Ok(())
+    if let Some(table) = table {
+        say!("");
+        terminal::lines(&table.text())?;
+        say!("");
+    }
+    if let Some(page) = page {
+        say!("report: {}", page.display());
+    }
+    report.transpose().map(drop)
 }

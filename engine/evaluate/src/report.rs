@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Comparison, Sample};
 use curves::Curves;
+use querywright_data::catalog::Output;
 use querywright_types::{Error, Result};
 
 /// The parts of a report. An absent part leaves its section out.
@@ -49,7 +50,7 @@ impl Report {
     }
 
     /// Writes `index.html` and, where there are metrics, `curves.svg` into `folder`, which is made where it is missing.
-    /// Returns the path of the page.
+    /// Returns the path of the page. A page that was there stays until the new one is whole.
     ///
     /// # Errors
     /// Those of [`html`](Self::html), and when a file cannot be written.
@@ -58,7 +59,7 @@ impl Report {
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         let save = |name: &str, text: String| {
             let path = folder.join(name);
-            std::fs::write(&path, text).map_err(|e| Error::write(&path, e))?;
+            Output::open(&path)?.write(text.as_bytes())?;
             Ok(path)
         };
         if let Some(picture) = curves.picture() {

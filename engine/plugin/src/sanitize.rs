@@ -1,41 +1,9 @@
-//! Text that a plugin wrote, made fit for a log line or an error.
+//! Text that a plugin wrote, made fit for a log line or an error, and short.
 
-use std::ops::RangeInclusive;
+pub(super) use querywright_types::printable;
 
 /// Characters of a plugin's text that an error quotes.
 const LONGEST_EXCERPT: usize = 300;
-
-/// Characters that show nothing and can hide, reorder or split the text around them, beside the control characters of
-/// category Cc: bidirectional marks, embeddings, overrides and isolates, separators of lines and paragraphs, spaces and
-/// joiners without a width, fillers, annotations and tags (categories Cf, Zl, Zp, and the Hangul fillers). The joiners
-/// U+200C and U+200D stay, because Persian and emoji are spelled with them.
-const INVISIBLE: [RangeInclusive<char>; 15] = [
-    '\u{ad}'..='\u{ad}',
-    '\u{61c}'..='\u{61c}',
-    '\u{115f}'..='\u{1160}',
-    '\u{180e}'..='\u{180e}',
-    '\u{200b}'..='\u{200b}',
-    '\u{200e}'..='\u{200f}',
-    '\u{2028}'..='\u{202e}',
-    '\u{2060}'..='\u{206f}',
-    '\u{3164}'..='\u{3164}',
-    '\u{feff}'..='\u{feff}',
-    '\u{ffa0}'..='\u{ffa0}',
-    '\u{fff9}'..='\u{fffb}',
-    '\u{1bca0}'..='\u{1bca3}',
-    '\u{1d173}'..='\u{1d17a}',
-    '\u{e0000}'..='\u{e007f}',
-];
-
-/// Whether a character could rewrite a terminal, forge a line or disguise a name.
-fn is_unprintable(c: char) -> bool {
-    c.is_control() || INVISIBLE.iter().any(|range| range.contains(&c))
-}
-
-/// The text with a space in place of each character that could rewrite a terminal, forge a line or disguise a name.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect()
-}
 
 /// The printable beginning of a text, with an ellipsis where it was cut.
 pub(super) fn excerpt(text: &str) -> String {
@@ -59,36 +27,5 @@ mod tests {
         assert_eq!(excerpt("a\x1b[31mb\nc"), "a [31mb c");
         assert_eq!(excerpt(&"é".repeat(1000)).chars().count(), LONGEST_EXCERPT + 1);
         assert_eq!(excerpt(&"\u{7}".repeat(LONGEST_EXCERPT)), " ".repeat(LONGEST_EXCERPT), "not cut");
-    }
-
-    /// Category Cc, and the characters with the property Bidi_Control, of the Unicode Character Database 17.0.
-    #[test]
-    fn no_control_character_and_no_bidirectional_control_of_unicode_passes() {
-        let bidirectional = ['\u{61c}', '\u{200e}', '\u{200f}']
-            .into_iter()
-            .chain('\u{202a}'..='\u{202e}')
-            .chain('\u{2066}'..='\u{2069}');
-        let controls = ('\0'..='\u{1f}').chain('\u{7f}'..='\u{9f}');
-        let tags = '\u{e0000}'..='\u{e007f}';
-        for c in controls.chain(bidirectional).chain(['\u{2028}', '\u{2029}', '\u{feff}', '\u{ad}']).chain(tags) {
-            assert_eq!(printable(&format!("a{c}b")), "a b", "U+{:04X}", u32::from(c));
-        }
-    }
-
-    #[test]
-    fn every_other_character_of_unicode_stays_as_it_is() {
-        let (mut replaced, mut text) = (0, String::new());
-        for c in '\0'..=char::MAX {
-            text.clear();
-            text.push(c);
-            match printable(&text).as_str() {
-                kept if kept == text => {}
-                " " => replaced += 1,
-                other => panic!("U+{:04X} became {other:?}", u32::from(c)),
-            }
-        }
-        let invisible: usize = INVISIBLE.iter().map(|range| range.clone().count()).sum();
-        assert_eq!(replaced, 65 + invisible, "the 65 control characters and the table");
-        assert_eq!(printable("می‌خواهم 👩‍🔬 e\u{301} ☃"), "می‌خواهم 👩‍🔬 e\u{301} ☃");
     }
 }

@@ -114,8 +114,8 @@ impl Bm25 {
     ///
     /// The folder may hold the indexes of any number of catalogues, each under the digest of all that shapes it (the
     /// catalogue, the analysis, the format; k1 and b do not shape it). An index becomes visible in one step when it is
-    /// complete: one that was cut off, damaged or truncated is built anew, and processes that build at the same time
-    /// do not meet. Indexes may be deleted at any time. Never use a folder that others can write to.
+    /// complete: one that was cut off or damaged is built anew (its digests are checked, so all of it is read when it is
+    /// opened), and processes that build at the same time do not meet. Indexes may be deleted at any time. Never use a folder that others can write to.
     ///
     /// # Errors
     /// A setting without meaning, or a folder that cannot be read or written.

@@ -7,17 +7,18 @@
 //! ```
 //! A file appears under its name only when all of its bytes are there, and weights come after everything else: a
 //! snapshot with weights is complete. A snapshot in the cache is used as it is; newer commits of its branch are not
-//! looked for.
+//! looked for. So a name is pinned to the commit that it was first fetched at, which `refs` and the folder's name record
+//! ([`origin`] reads it); another one is asked for by its revision.
 
 mod choose;
 mod download;
 pub(super) mod repository;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::cache::{user_cache, variable};
-use super::options::{Kind, PullOptions};
+use super::options::{Kind, Origin, PullOptions};
 use choose::{FileInfo, Listing};
 use download::Http;
 use querywright_types::{Progress, Result};
@@ -81,8 +82,12 @@ impl Hub {
         options.tell(Progress::begun(&format!("asking the Hugging Face hub for {id}")));
         let listing: Listing =
             http.json(&format!("{}/api/{kind}/{id}/revision/{revision}?blobs=true", self.endpoint))?;
-        if !is_plain_path(&listing.sha) || listing.sha.contains('/') {
-            return Err(format!("the commit {:?} is no commit", listing.sha));
+        let commit = &listing.sha;
+        if !is_commit(commit) {
+            return Err(format!("the commit {commit:?} is no commit"));
+        }
+        if repository.revision.len() == COMMIT && is_commit(&repository.revision) && *commit != repository.revision {
+            return Err(format!("asked for the commit {}, it answered with {commit}", repository.revision));
         }
         let files = choose::files(repository, &listing)?;
         let folder = self.cache.join(repository.cache_folder());
@@ -94,8 +99,10 @@ impl Hub {
             let address = format!("{}/{prefix}{id}/resolve/{}/{}", self.endpoint, listing.sha, encoded(&file.name));
             target.fetch(&address, file).map_err(|answer| format!("{}: {answer}", file.name))?;
         }
-        let reference = folder.join("refs").join(&repository.revision);
-        download::write_whole(&reference, listing.sha.as_bytes())?;
+        if repository.revision != listing.sha {
+            let reference = folder.join("refs").join(&repository.revision);
+            download::write_whole(&reference, listing.sha.as_bytes())?;
+        }
         choose::complete(repository, &snapshot)
             .ok_or_else(|| "the repository has no weights or data that can be read".to_owned())
     }
@@ -112,13 +119,32 @@ struct Target<'a> {
 impl Target<'_> {
     /// Fetches a file from `address` unless its bytes are in the cache already.
     fn fetch(&self, address: &str, file: &FileInfo) -> Result<(), String> {
-        let name = file.digest().filter(|digest| is_plain_path(digest) && !digest.contains('/'));
-        let blob = self.blobs.join(name.ok_or("the hub gave no digest for it")?);
-        if !blob.exists() {
-            self.http.download(address, file, &blob, self.options)?;
+        let promise = file.promise()?;
+        let blob = self.blobs.join(promise.digest);
+        // Another program may have left half of it.
+        if !fs::metadata(&blob).is_ok_and(|blob| blob.len() == promise.size) {
+            self.http.download(address, &file.name, promise, &blob, self.options)?;
         }
         download::link(&blob, &self.snapshot.join(&file.name), file.name.matches('/').count())
     }
+}
+
+/// The length of a commit's name.
+const COMMIT: usize = 40;
+
+fn is_commit(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Where a path inside a hub's cache was fetched from, by the layout above; none for any other path.
+pub(super) fn origin(path: &Path) -> Option<Origin> {
+    let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap_or_default()).collect();
+    names.windows(3).rev().find_map(|window| {
+        let [folder, "snapshots", commit] = window else { return None };
+        let id = ["models--", "datasets--"].iter().find_map(|kind| folder.strip_prefix(kind))?;
+        let repository = id.replacen("--", "/", 1);
+        is_commit(commit).then(|| Origin { repository, revision: (*commit).to_owned() })
+    })
 }
 
 /// A file name as part of an address.

@@ -8,8 +8,8 @@
 //!
 //! Packages are fetched by the user's own Python client (pip or uv), so that mirrors, proxies and credentials are the
 //! ones already set up. The client runs in a folder of this crate, never in the caller's, whose files it would import.
-//! Source distributions are fetched from its index without it, so that no build of theirs is run. What was fetched lies in `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else
-//! `~/.cache/querywright`; what comes from the hub lies where every Hugging Face program looks for it (`HF_HUB_CACHE`,
+//! Source distributions are fetched from its index without it, so that no build of theirs is run. What was fetched lies in
+//! `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else `~/.cache/querywright`; what comes from the hub lies where every Hugging Face program looks for it (`HF_HUB_CACHE`,
 //! `HF_HOME`; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there). A thing is in the cache
 //! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
 //! does no harm. What is in the cache is used without asking the network again.
@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-pub use options::{Kind, PullOptions};
+pub use options::{Kind, Origin, PullOptions};
 
 use cache::Cache;
 use hub::Hub;
@@ -80,6 +80,11 @@ pub fn data(name_or_path: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
     Sources::from_environment()?.pull(Kind::Data, name_or_path, options)
 }
 
+/// The repository and the commit of a path that [`model`] or [`data`] gave; none where it was not fetched from the hub.
+pub fn origin(path: &Path) -> Option<Origin> {
+    hub::origin(path)
+}
+
 /// Where what is fetched or made is kept: `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else
 /// `~/.cache/querywright`.
 ///
@@ -122,7 +127,7 @@ impl Sources {
                 format!("take one of {}", names(kind)),
             )),
             None if Path::new(name).exists() => Ok(PathBuf::from(name)),
-            None => Err(unknown(kind, name)),
+            None => Err(pinned(name).unwrap_or_else(|| unknown(kind, name))),
         }
     }
 
@@ -203,6 +208,17 @@ impl Sources {
 fn names(kind: Kind) -> String {
     let known: Vec<&str> = REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name).collect();
     known.join(", ")
+}
+
+/// A registry name with a revision: its package is one archive, pinned by its digest.
+fn pinned(name: &str) -> Option<Error> {
+    let (word, revision) = name.split_once('@')?;
+    let known = REGISTRY.iter().find(|known| known.name == word)?;
+    let remedy = match known.hub {
+        Some(hub) => format!("leave the revision out, or write hf:{hub}@{revision} for the repository of the hub"),
+        None => "leave the revision out".to_owned(),
+    };
+    Some(Error::argument(name, format!("{word} is {}, pinned by its digest", known.package), remedy))
 }
 
 fn unknown(kind: Kind, name: &str) -> Error {

@@ -23,6 +23,16 @@ impl Kind {
     }
 }
 
+/// What a thing of the Hugging Face hub was fetched as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Origin {
+    /// `owner/name`.
+    pub repository: String,
+    /// The commit.
+    pub revision: String,
+}
+
 /// How to pull.
 #[derive(Clone, Copy, Default)]
 pub struct PullOptions<'a> {

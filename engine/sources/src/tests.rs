@@ -95,11 +95,8 @@ fn small_files_of_the_hub_are_checked_by_gits_digest_and_cut_at_their_announced_
     for (body, expected) in [("{}", None), ("{]", Some("is the right one")), ("{}}", Some("longer than the 2 bytes"))] {
         let folder = tempfile::tempdir().unwrap();
         let mut answers = repository(&[("model.safetensors", b"weights")]);
-        let listing = answers.get_mut("/api/models/o/n/revision/main?blobs=true").unwrap();
-        let mut changed: serde_json::Value = serde_json::from_slice(&listing.body).unwrap();
         let small = serde_json::json!({"rfilename": "config.json", "size": 2, "blobId": EMPTY_OBJECT});
-        changed["siblings"].as_array_mut().unwrap().push(small);
-        listing.body = changed.to_string().into_bytes();
+        relisted(&mut answers, "main", |listing| listing["siblings"].as_array_mut().unwrap().push(small));
         answers.insert("/o/n/resolve/c0ffee/config.json".into(), Response::ok(body));
         let server = FakeServer::start(answers);
         let sources = sources(folder.path(), &server.address, "no-such-client");
@@ -109,6 +106,79 @@ fn small_files_of_the_hub_are_checked_by_gits_digest_and_cut_at_their_announced_
             (other, _) => panic!("{body}: {other:?}"),
         }
     }
+}
+
+/// Changes the listing of a repository.
+fn relisted(answers: &mut HashMap<String, Response>, revision: &str, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut listing = answers.remove("/api/models/o/n/revision/main?blobs=true").unwrap();
+    let mut changed: serde_json::Value = serde_json::from_slice(&listing.body).unwrap();
+    change(&mut changed);
+    listing.body = changed.to_string().into_bytes();
+    answers.insert(format!("/api/models/o/n/revision/{revision}?blobs=true"), listing);
+}
+
+#[test]
+fn what_cannot_be_checked_is_not_fetched() {
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(Change, &str); 5] = [
+        (|l| l["siblings"][0]["size"] = serde_json::Value::Null, "no size"),
+        (|l| l["siblings"][0] = serde_json::json!({"rfilename": "model.safetensors", "size": 7}), "no digest"),
+        (|l| l["siblings"][0]["lfs"]["sha256"] = "abc".into(), "is none"),
+        (|l| l["siblings"][0]["lfs"]["sha256"] = "../../../x".into(), "is none"),
+        (|l| l["sha"] = "../c0ffee".into(), "is no commit"),
+    ];
+    for (change, words) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let mut answers = repository(&MODEL);
+        relisted(&mut answers, "main", change);
+        let server = FakeServer::start(answers);
+        let sources = sources(folder.path(), &server.address, "no-such-client");
+        let error = sources.pull(Kind::Model, "hf:o/n", &PullOptions::default()).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        assert!(server.seen().iter().all(|seen| !seen.path.ends_with("model.safetensors")), "{words}");
+    }
+}
+
+#[test]
+fn a_revision_can_be_asked_for_and_the_commit_that_came_is_recorded() {
+    const COMMIT: &str = "0123456789012345678901234567890123456789";
+    for (asked, came, error) in [("v1", "c0ffee", None), (COMMIT, "c0ffee", Some("it answered with c0ffee"))] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut answers = repository(&MODEL);
+        relisted(&mut answers, asked, |_| ());
+        let server = FakeServer::start(answers);
+        let sources = sources(folder.path(), &server.address, "no-such-client");
+        let found = sources.pull(Kind::Model, &format!("hf:o/n@{asked}"), &PullOptions::default());
+        match error {
+            None => {
+                let path = found.unwrap();
+                let origin = origin(&path).unwrap();
+                assert_eq!((origin.repository.as_str(), origin.revision.as_str()), ("o/n", came));
+                assert_eq!(super::origin(&path.join("config.json")), Some(origin), "a file of it");
+                assert_eq!(sources.pull(Kind::Model, "hf:o/n@v1", &OFFLINE).unwrap(), path);
+                assert!(sources.pull(Kind::Model, "hf:o/n", &OFFLINE).is_err(), "another revision is not there");
+            }
+            Some(words) => assert!(found.unwrap_err().to_string().contains(words)),
+        }
+    }
+    assert_eq!(origin(Path::new("models/tiny/snapshots")), None);
+    let known = sources(Path::new("nowhere"), NOBODY, "none").pull(Kind::Model, "smollm2-135m@main", &OFFLINE);
+    let said = known.unwrap_err().to_string();
+    assert!(said.contains("pinned") && said.contains("hf:HuggingFaceTB/SmolLM2-135M-Instruct@main"), "{said}");
+}
+
+#[test]
+fn a_blob_of_which_another_program_left_half_is_fetched_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = FakeServer::start(repository(&MODEL));
+    let weights = folder.path().join("weights");
+    fs::write(&weights, "weights").unwrap();
+    let blobs = folder.path().join("hub/models--o--n/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    fs::write(blobs.join(cache::sha256(&weights).unwrap()), "wei").unwrap();
+    let sources = sources(folder.path(), &server.address, "no-such-client");
+    let path = sources.pull(Kind::Model, "hf:o/n", &PullOptions::default()).unwrap();
+    assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), b"weights");
 }
 
 #[test]

@@ -11,6 +11,8 @@ use crate::worker::Workers;
 
 /// The part of a deadline that is kept for retrieval by default: a quarter.
 const RESERVED: u32 = 4;
+/// Memory of remembered rewrites by default.
+const CACHE_BYTES: usize = 16 << 20;
 
 /// Settings of a [`Stack`].
 #[derive(Default)]
@@ -23,6 +25,7 @@ pub struct StackBuilder {
     threads: Option<usize>,
     fuse_original: bool,
     cache: usize,
+    cache_bytes: Option<usize>,
 }
 
 impl std::fmt::Debug for StackBuilder {
@@ -88,6 +91,13 @@ impl StackBuilder {
         self
     }
 
+    /// How much memory remembered rewrites may take, queries and histories included; the oldest go first, and one that
+    /// alone takes more is not remembered. Default 16 MiB.
+    pub fn cache_bytes(mut self, bytes: usize) -> Self {
+        self.cache_bytes = Some(bytes);
+        self
+    }
+
     /// Checks the settings and starts the threads.
     ///
     /// # Errors
@@ -117,7 +127,7 @@ impl StackBuilder {
             deadline: self.deadline,
             reserve,
             fuse_original: self.fuse_original,
-            cache: RewriteCache::new(self.cache),
+            cache: RewriteCache::new(self.cache, self.cache_bytes.unwrap_or(CACHE_BYTES)),
         })
     }
 }

@@ -48,8 +48,9 @@ pub struct Trace {
 
 /// How a search came to its text.
 ///
-/// As JSON: `{"kind": "rewritten"}`, and for a fallback `{"kind": "fell_back", "code": "deadline", "reason": "…"}`, where
-/// the code is that of [`Error::code`].
+/// As JSON: `{"kind": "rewritten"}`, and for a fallback `{"kind": "fell_back", "code": "deadline", "reason": "…"}`: what may
+/// be said outside, [`Error::code`] and [`Error::summary`]. The error's own text may name paths and addresses and quote a
+/// remote answer or a plugin; it is for the log, and [`fallback`](Self::fallback) has it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum TraceOutcome {
@@ -93,7 +94,7 @@ impl Serialize for TraceOutcome {
         fields.serialize_field("kind", self.kind())?;
         if let Some(error) = fallback {
             fields.serialize_field("code", error.code())?;
-            fields.serialize_field("reason", &error.to_string())?;
+            fields.serialize_field("reason", error.summary())?;
         }
         fields.end()
     }

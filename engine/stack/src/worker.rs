@@ -71,8 +71,11 @@ impl Workers {
     }
 }
 
-/// One query through a rewriter. One that panics costs its own query alone, not the thread.
-pub(crate) fn rewrite_one(rewriter: &dyn Rewriter, query: &Query, deadline: Deadline) -> Result<Rewrite> {
+/// One query through a rewriter. A rewriter that panics, or gives no answer or several, costs this query alone.
+///
+/// # Errors
+/// The rewriter's own, and [`Error::Rewriter`] where it broke its contract.
+pub fn rewrite_one(rewriter: &dyn Rewriter, query: &Query, deadline: Deadline) -> Result<Rewrite> {
     let work = || rewriter.rewrite(std::slice::from_ref(query), deadline);
     let Ok(mut answers) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) else {
         return Err(broken(rewriter, "it panicked"));

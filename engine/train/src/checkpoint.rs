@@ -24,6 +24,9 @@ pub struct RunState {
     pub version: String,
     /// Digest of everything that decides the run's numbers: configuration, model, data, retriever.
     pub digest: String,
+    /// The steps that the run was planned for; none in checkpoints of before this was kept.
+    #[serde(default)]
+    pub max_steps: Option<u64>,
     /// Steps made.
     pub step: u64,
     /// Updates of the optimiser.
@@ -54,7 +57,9 @@ pub struct Checkpoint {
 }
 
 /// Writes a folder atomically: `write` fills a temporary folder beside `target`, which is synced and renamed.
-/// A `target` that exists is replaced.
+/// A `target` that exists is replaced, and there is no moment without one where the system can exchange two folders (Linux
+/// and macOS, on most file systems). Elsewhere a writer that is killed between two renames leaves the old one set aside,
+/// and [`recover`] puts it back.
 pub fn write_folder(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let name = target.file_name().and_then(|n| n.to_str()).unwrap_or("folder");
     let parent = target.parent().unwrap_or(Path::new("."));
@@ -74,12 +79,28 @@ pub fn write_folder(target: &Path, write: impl FnOnce(&Path) -> Result<()>) -> R
     }
     let old = parent.join(format!(".{name}.{}.old", std::process::id()));
     if target.exists() {
+        if exchange(&temporary, target).is_ok() {
+            sync(parent)?;
+            return clear(&temporary);
+        }
         clear(&old)?;
         fs::rename(target, &old).map_err(|e| Error::write(target, e))?;
     }
     fs::rename(&temporary, target).map_err(|e| Error::write(target, e))?;
     sync(parent)?;
     clear(&old)
+}
+
+/// Exchanges two folders in one step.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchange(one: &Path, other: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    Ok(renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchange(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 /// Clears up after killed writers in a run's folder: an old version that was moved aside for a new one is restored
@@ -92,6 +113,9 @@ pub fn recover(run: &Path) -> Result<()> {
         };
         for entry in entries {
             let path = entry.map_err(|e| Error::read(&folder, e))?.path();
+            if is_half_written(&path) {
+                fs::remove_file(&path).map_err(|e| Error::write(&path, e))?;
+            }
             let Some((name, ending)) = temporary_name(&path) else { continue };
             let target = folder.join(name);
             if ending == "old" && !target.exists() {
@@ -109,6 +133,16 @@ fn temporary_name(path: &Path) -> Option<(&str, &str)> {
     let (rest, ending) = path.file_name()?.to_str()?.strip_prefix('.')?.rsplit_once('.')?;
     let (name, process) = rest.rsplit_once('.')?;
     (matches!(ending, "tmp" | "old") && process.parse::<u32>().is_ok() && path.is_dir()).then_some((name, ending))
+}
+
+/// `.run.json.4711-0.part` is what the process 4711 had written of `run.json`.
+fn is_half_written(path: &Path) -> bool {
+    let parts = || {
+        let rest = path.file_name()?.to_str()?.strip_prefix('.')?.strip_suffix(".part")?;
+        let (process, count) = rest.rsplit_once('.')?.1.split_once('-')?;
+        Some(process.parse::<u32>().is_ok() && count.parse::<u64>().is_ok())
+    };
+    path.is_file() && parts().unwrap_or(false)
 }
 
 fn sync_folder(folder: &Path) -> Result<()> {
@@ -180,8 +214,8 @@ pub fn require_none(run: &Path) -> Result<()> {
     Err(Error::argument("train.output_dir", found, "continue it with --resume, or choose another folder"))
 }
 
-/// Reads the newest checkpoint of a run; none when there is none yet.
-pub fn load_latest(run: &Path, model: &ModelConfig, digest: &str) -> Result<Option<Checkpoint>> {
+/// The newest checkpoint of a run and its state; none when there is none yet.
+pub(super) fn latest(run: &Path) -> Result<Option<(PathBuf, RunState)>> {
     let Some((_, folder)) = list(run)?.pop() else { return Ok(None) };
     let path = folder.join("state.json");
     let text = fs::read(&path).map_err(|e| Error::read(&path, e))?;
@@ -189,17 +223,14 @@ pub fn load_latest(run: &Path, model: &ModelConfig, digest: &str) -> Result<Opti
         let remedy = format!("remove {} to resume from the one before, or start a new run", folder.display());
         Error::model(&path, format!("is no run state of this version: {e}"), remedy)
     })?;
-    if state.digest != digest {
-        let found = "was written under another configuration, model, data set or retriever";
-        return Err(Error::model(
-            &folder,
-            found,
-            "resume with the run's own config.toml, or choose another output_dir",
-        ));
-    }
-    let adapter = Adapter::load(&folder, model)?;
+    Ok(Some((folder, state)))
+}
+
+/// The checkpoint in a folder, whose state was read.
+pub(super) fn load(folder: &Path, state: RunState, model: &ModelConfig) -> Result<Checkpoint> {
+    let adapter = Adapter::load(folder, model)?;
     let optimizer = read_moments(&folder.join("optimizer.safetensors"), &state)?;
-    Ok(Some(Checkpoint { state, adapter, optimizer }))
+    Ok(Checkpoint { state, adapter, optimizer })
 }
 
 fn write_moments(path: &Path, optimizer: &AdamW) -> Result<()> {
@@ -263,6 +294,33 @@ mod tests {
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn there_is_no_moment_without_a_folder_that_is_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let target = parent.path().join("best");
+        let write = |n: usize| {
+            write_folder(&target, |f| fs::write(f.join("a"), n.to_string()).map_err(|e| Error::write(f, e))).unwrap();
+        };
+        write(0);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let missing = std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut missing = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    missing += usize::from(!target.is_dir());
+                }
+                missing
+            });
+            (1..=300).for_each(write);
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            watcher.join().unwrap()
+        });
+        assert_eq!(missing, 0);
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "300");
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+
     #[test]
     fn leftovers_of_a_killed_writer_are_cleared_up() {
         let run = tempfile::tempdir().unwrap();
@@ -276,7 +334,9 @@ mod tests {
         make("checkpoints/step-00000002", "2");
         make("checkpoints/.step-00000001.4711.tmp", "1");
         make("checkpoints/.step-00000003.4712.tmp", "half");
-        // A file of the user's.
+        // Killed while run.json was written.
+        fs::write(run.path().join(".run.json.4711-0.part"), "{").unwrap();
+        // Files of the user's.
         make(".notes.old", "mine");
         recover(run.path()).unwrap();
         let names = |folder: &Path| {

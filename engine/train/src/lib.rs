@@ -14,8 +14,10 @@ pub mod loss;
 mod materials;
 pub mod optimizer;
 mod provenance;
+mod resume;
 pub mod reward;
 mod rollout;
+pub mod run_folder;
 pub mod schedule;
 mod trainer;
 

@@ -6,6 +6,8 @@ use sha2::{Digest, Sha256};
 
 use super::config::{RENAMED, TrainConfig};
 use super::materials::Materials;
+use super::run_folder::MARK;
+use querywright_data::catalog::Output;
 use querywright_model::DeviceChoice;
 use querywright_types::{Error, Result, hex};
 
@@ -16,6 +18,18 @@ pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<Stri
         hash.update(part.as_bytes());
         hash.update([0]);
     }
+    hash_queries(&mut hash, materials);
+    Ok(hex(hash.finalize()))
+}
+
+/// A digest of the queries and their judgements.
+pub(super) fn queries_digest(materials: &Materials) -> String {
+    let mut hash = Sha256::new();
+    hash_queries(&mut hash, materials);
+    hex(hash.finalize())
+}
+
+fn hash_queries(hash: &mut Sha256, materials: &Materials) {
     for (query, judgements) in materials.train.iter().chain(&materials.dev) {
         hash.update(query.id.as_bytes());
         hash.update(query.text.as_bytes());
@@ -29,17 +43,22 @@ pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<Stri
         }
         hash.update([0]);
     }
-    Ok(hex(hash.finalize()))
 }
 
-/// The part of the configuration that decides numbers, as TOML: where the run is kept, how many checkpoints stay and
-/// where it runs are left out. Renamed keys stand under their old names, so that checkpoints written before resume.
-fn deciding(config: &TrainConfig) -> Result<String> {
+/// A configuration without the keys that decide no number: where the run is kept, how many checkpoints stay and where it
+/// runs.
+pub(super) fn without_place(config: &TrainConfig) -> TrainConfig {
     let mut config = config.clone();
     config.train.output_dir = PathBuf::new();
     config.train.save_total_limit = 0;
     config.model.device = DeviceChoice::Auto;
-    let text = to_toml(&config)?;
+    config
+}
+
+/// The part of the configuration that decides numbers, as TOML. Renamed keys stand under their old names, so that
+/// checkpoints written before resume.
+fn deciding(config: &TrainConfig) -> Result<String> {
+    let text = to_toml(&without_place(config))?;
     Ok(RENAMED.iter().fold(text, |text, (old, new)| text.replace(&format!("\n{new} = "), &format!("\n{old} = "))))
 }
 
@@ -47,24 +66,25 @@ fn to_toml(config: &TrainConfig) -> Result<String> {
     toml::to_string(config).map_err(|e| Error::bug("train::provenance", e.to_string()))
 }
 
-/// Writes what explains the run: its configuration (`config.toml`), versions and digests (`run.json`).
+/// Writes what explains the run: versions and digests (`run.json`), its configuration (`config.toml`). Each is whole, or what
+/// was there before.
 pub(super) fn describe(folder: &Path, config: &TrainConfig, materials: &Materials) -> Result<()> {
-    let path = folder.join("config.toml");
-    std::fs::write(&path, to_toml(config)?).map_err(|e| Error::write(&path, e))?;
     let about = serde_json::json!({
         "querywright": env!("CARGO_PKG_VERSION"),
         "model": materials.model_name,
         "model_digest": materials.model_digest,
         "retriever": materials.retriever.card(),
+        "queries_digest": queries_digest(materials),
         "train_queries": materials.train.len(),
         "dev_queries": materials.dev.len(),
         "threads": rayon::current_num_threads(),
         "architecture": std::env::consts::ARCH,
         "device": materials.decoder.device()?,
     });
-    let path = folder.join("run.json");
+    let path = folder.join(MARK);
     let text = serde_json::to_string_pretty(&about).map_err(|e| Error::write(&path, e.into()))?;
-    std::fs::write(&path, text + "\n").map_err(|e| Error::write(&path, e))
+    Output::open(path)?.write((text + "\n").as_bytes())?;
+    Output::open(folder.join("config.toml"))?.write(to_toml(config)?.as_bytes())
 }
 
 #[cfg(test)]

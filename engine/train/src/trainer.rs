@@ -12,8 +12,10 @@ use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
 use super::materials::{Labelled, Materials};
 use super::optimizer::AdamW;
 use super::provenance;
+use super::resume;
 use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
+use super::run_folder::RunFolder;
 use super::schedule::{EntropyControl, Schedule};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_model::{Adapter, SamplingConfig};
@@ -69,6 +71,8 @@ pub struct Trainer<'a> {
     state: RunState,
     metrics: MetricsLog,
     completions: CompletionsLog,
+    /// Nobody else trains in the run's folder as long as this is there.
+    _folder: RunFolder,
 }
 
 impl std::fmt::Debug for Trainer<'_> {
@@ -81,8 +85,9 @@ impl std::fmt::Debug for Trainer<'_> {
 }
 
 impl<'a> Trainer<'a> {
-    /// Prepares a run in `config.train.output_dir`. With `resume`, continues from its newest checkpoint, if there is one;
-    /// without, refuses a folder that already holds a run.
+    /// Prepares a run in `config.train.output_dir`, which is this trainer's alone as long as it lives. With `resume`,
+    /// continues from the newest checkpoint, if there is one; without, refuses a folder that already holds a run. A run may
+    /// be resumed with another number of steps where the learning rates of those that were made are the same for both.
     pub fn new(
         config: &'a TrainConfig,
         materials: &'a Materials,
@@ -97,14 +102,10 @@ impl<'a> Trainer<'a> {
             return Err(Error::bug("train::trainer", "a reward without a measure"));
         };
         let digest = provenance::digest(config, materials)?;
-        if !resume {
-            checkpoint::require_none(folder)?;
-        }
-        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        checkpoint::recover(folder)?;
+        let claimed = RunFolder::claim(folder, resume)?;
         let schedule = Schedule::new(&config.schedule, config.train.max_steps)?;
         let originals = materials.originals()?;
-        let found = if resume { checkpoint::load_latest(folder, materials.decoder.config(), &digest)? } else { None };
+        let found = if resume { resume::latest(config, materials, &digest)? } else { None };
         let from = found.as_ref().map(|found| found.state.step);
         let Checkpoint { state, adapter, optimizer } = match found {
             Some(found) => {
@@ -132,6 +133,7 @@ impl<'a> Trainer<'a> {
             state,
             metrics,
             completions,
+            _folder: claimed,
         })
     }
 
@@ -361,6 +363,7 @@ fn start(
     let state = RunState {
         version: env!("CARGO_PKG_VERSION").into(),
         digest,
+        max_steps: Some(config.train.max_steps),
         step: 0,
         updates: 0,
         optimizer: config.optimizer,

@@ -163,6 +163,11 @@ impl Error {
                     None => format!("the keys here are {}", known.join(", ")),
                 }
             }
+            // A number, a date or a truth value in the place of a text.
+            _ if message.starts_with("invalid type: ") && message.contains(", expected ") => {
+                let texts = message.rsplit(", expected ").next().is_some_and(|right| right.contains("string"));
+                if texts { "write the value in quotes, as \"2024\"".into() } else { "correct this line".into() }
+            }
             _ => "correct this line".into(),
         };
         Self::argument(shown, text.trim(), remedy)
@@ -233,6 +238,26 @@ impl Error {
         }
     }
 
+    /// A fixed sentence for this sort of error, beside its [code](Error::code): what somebody outside may read. It names no
+    /// path and no address, and quotes nobody; the error's own text is for the log.
+    pub fn summary(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "a file could not be read or written",
+            Self::Data { .. } => "a data file cannot be used",
+            Self::Argument { .. } => "the request cannot be used as it is",
+            Self::Model { .. } => "the model cannot be used",
+            Self::Fetch { .. } => "the model or data set could not be fetched",
+            Self::Plugin { .. } => "the plugin cannot be used",
+            Self::Device { .. } => "the device that the model runs on failed",
+            Self::Fault(Fault { kind, .. }) => kind.summary(),
+            Self::Format(_) => "the model's answer holds no query",
+            Self::Rewriter { .. } => "the rewriter failed",
+            Self::Deadline(_) => "the time allowed ran out",
+            Self::Overloaded { .. } => "more was asked for at once than may wait",
+            Self::Bug { .. } => "the program failed",
+        }
+    }
+
     /// Whether the retriever failed (so that the sample must be dropped, not scored).
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Fault(_))
@@ -279,6 +304,8 @@ fn io_hint(source: &std::io::Error) -> &'static str {
         std::io::ErrorKind::StorageFull => "; free some space and run it again, nothing that was complete is lost",
         std::io::ErrorKind::PermissionDenied => "; check who owns it",
         std::io::ErrorKind::NotFound => "; check the path",
+        std::io::ErrorKind::IsADirectory => "; name a file, this is a folder",
+        std::io::ErrorKind::NotADirectory => "; name a folder, a part of the path is a file",
         _ => "",
     }
 }
@@ -306,6 +333,31 @@ mod tests {
         assert!(refused("zzzzzz").ends_with("; the keys here are seed, max_steps"));
         let error = Error::configuration("x.toml", "line 1: expected a number", "expected a number");
         assert_eq!(error.to_string(), "x.toml: line 1: expected a number; correct this line");
+    }
+
+    #[test]
+    fn a_number_in_the_place_of_a_text_is_answered_with_quotes_and_the_other_way_round_is_not() {
+        let remedy = |message: &str| Error::configuration("x.toml", message, message).to_string();
+        assert!(
+            remedy("invalid type: integer `2024`, expected path string")
+                .ends_with("; write the value in quotes, as \"2024\"")
+        );
+        assert!(remedy("invalid type: string \"many\", expected u64").ends_with("; correct this line"));
+    }
+
+    #[test]
+    fn what_may_be_said_outside_quotes_nothing_of_the_error() {
+        let secret = "http://10.0.0.7/v1 said: key=abc";
+        for error in [
+            Error::rewriter(secret, secret),
+            Error::fetch(secret, secret, secret),
+            Error::Format(secret.into()),
+            Error::read(secret, std::io::Error::other(secret)),
+            Fault::new(secret, FaultKind::Network, secret).into(),
+        ] {
+            let outside = error.summary();
+            assert!(!outside.is_empty() && secret.split(' ').all(|word| !outside.contains(word)), "{outside}");
+        }
     }
 
     #[test]

@@ -57,6 +57,20 @@ impl FaultKind {
             Self::Index => "index",
         }
     }
+
+    /// A fixed sentence for what happened, which quotes nobody: what somebody outside may read.
+    pub fn summary(self) -> &'static str {
+        match self {
+            Self::Timeout => "the retriever gave no answer in time",
+            Self::Network => "the retriever could not be reached",
+            Self::Parse => "the retriever's answer could not be read",
+            Self::Contract => "the retriever's answer broke its contract",
+            Self::Trap => "the retriever broke off",
+            Self::Refused => "the retriever refused the request",
+            Self::Resting => "the retriever failed too often and rests",
+            Self::Index => "the index failed",
+        }
+    }
 }
 
 impl std::fmt::Display for FaultKind {

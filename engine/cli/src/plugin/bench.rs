@@ -11,6 +11,7 @@ use querywright::types::{Deadline, Query, Request, Retriever, Rewrite};
 use crate::grant::{self, Grants};
 use crate::open;
 use crate::progress::Bar;
+use crate::terminal;
 
 /// Queries that are timed at most.
 const QUERIES: usize = 2_000;
@@ -46,8 +47,8 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
             .iter()
             .map(|t| serde_json::json!({ "name": t.name, "p50_us": t.p50, "p99_us": t.p99, "mean_us": t.mean }))
             .collect();
-        say!("{}", serde_json::json!({ "queries": requests.len(), "prepare_seconds": prepared, "rows": rows }));
-        return Ok(());
+        let object = serde_json::json!({ "queries": requests.len(), "prepare_seconds": prepared, "rows": rows });
+        return terminal::json(&object);
     }
     say!("{} queries, {} documents; prepared in {prepared:.2} s", requests.len(), dataset.catalog.len());
     say!("  {:<26} {:>10} {:>10} {:>10}", "microseconds a search", "p50", "p99", "mean");

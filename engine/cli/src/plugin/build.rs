@@ -5,14 +5,22 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use querywright::Error;
+use querywright::catalog::Output;
 use querywright::plugin::{Inspection, Manifest};
 use wit_component::ComponentEncoder;
+
+use crate::terminal;
 
 /// Rust's target without a system: a component of it imports nothing but the contract.
 const TARGET: &str = "wasm32-unknown-unknown";
 
 pub fn run(folder: &Path, json: bool) -> Result<()> {
     let crate_name = crate_name(folder)?;
+    // What cannot be written later is said before the compiler runs.
+    let dist = folder.join("dist");
+    std::fs::create_dir_all(&dist).map_err(|e| Error::write(&dist, e))?;
+    let file = dist.join(format!("{crate_name}.wasm"));
+    let (output, pinned) = (Output::open(&file)?, Output::open(dist.join("plugin.toml"))?);
     let target = target_directory(folder)?.join("plugin");
     let mut command = toolchain()?;
     command
@@ -27,17 +35,16 @@ pub fn run(folder: &Path, json: bool) -> Result<()> {
     }
     let core = target.join(TARGET).join("release").join(format!("{}.wasm", crate_name.replace('-', "_")));
     let component = componentize(&std::fs::read(&core).map_err(|e| Error::read(&core, e))?)?;
-    let file = folder.join("dist").join(format!("{crate_name}.wasm"));
-    std::fs::create_dir_all(folder.join("dist")).map_err(|e| Error::write(folder.join("dist"), e))?;
-    std::fs::write(&file, &component).map_err(|e| Error::write(&file, e))?;
     let found = Inspection::of(&crate_name, &component)?;
-    let manifest = manifest(folder, &found.sha256)?;
+    // Both or neither: a component that its manifest does not pin is refused.
+    let text = manifest(folder, &found.sha256)?;
+    output.write(&component)?;
+    let manifest = pin(pinned, text)?;
     if json {
         let mut object = serde_json::to_value(&found)?;
         object["path"] = file.display().to_string().into();
         object["manifest"] = manifest.map(|path| path.display().to_string()).into();
-        say!("{object}");
-        return Ok(());
+        return terminal::json(&object);
     }
     say!("{}  {} bytes, sha256 {}", file.display(), found.bytes, found.sha256);
     match manifest {
@@ -88,13 +95,10 @@ fn crate_name(folder: &Path) -> Result<String> {
     Ok(name.map(str::to_owned).ok_or_else(|| Error::data(&path, None, "no package.name", "name the package"))?)
 }
 
-/// Puts the manifest beside the component, with its digest; one that is no longer there is taken away.
-fn manifest(folder: &Path, sha256: &str) -> Result<Option<PathBuf>> {
-    let (path, to) = (folder.join("plugin.toml"), folder.join("dist/plugin.toml"));
+/// The folder's manifest with the digest of its component, where it has one.
+fn manifest(folder: &Path, sha256: &str) -> Result<Option<String>> {
+    let path = folder.join("plugin.toml");
     if !path.is_file() {
-        if to.is_file() {
-            std::fs::remove_file(&to).map_err(|e| Error::write(&to, e))?;
-        }
         return Ok(None);
     }
     let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
@@ -107,8 +111,18 @@ fn manifest(folder: &Path, sha256: &str) -> Result<Option<PathBuf>> {
     let pinned = pinned.join("\n") + "\n";
     // What is wrong is said of the file that can be mended.
     Manifest::parse(&pinned, &path.display().to_string())?;
-    std::fs::write(&to, pinned).map_err(|e| Error::write(&to, e))?;
-    Ok(Some(to))
+    Ok(Some(pinned))
+}
+
+/// Puts the manifest beside the component; one that is no longer there is taken away.
+fn pin(to: Output, text: Option<String>) -> Result<Option<PathBuf>> {
+    let path = to.path().to_owned();
+    match text {
+        Some(text) => to.write(text.as_bytes())?,
+        None if path.is_file() => std::fs::remove_file(&path).map_err(|e| Error::write(&path, e))?,
+        None => return Ok(None),
+    }
+    Ok(path.is_file().then_some(path))
 }
 
 /// `cargo build --release` of a toolchain that can build for WASM.

@@ -9,6 +9,7 @@ use querywright::plugin::{PluginOptions, check};
 use crate::grant::{self, Grants};
 use crate::open;
 use crate::progress::Spinner;
+use crate::terminal;
 
 /// Requests of the data set that a plugin is tried with.
 const REQUESTS: usize = 200;
@@ -27,13 +28,18 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     let report = check(&super::name(file), &bytes, &dataset.catalog, &options, &texts)?;
     spinner.finish();
     if json {
-        say!("{}", serde_json::to_string(&report)?);
+        terminal::json(&report)?;
     } else {
         say!("{} {}  ({})", report.card.name, report.card.version, file.display());
         for item in &report.items {
             match &item.failure {
                 None => say!("  ok      {} ({} requests)", item.rule, item.requests),
-                Some(failure) => say!("  FAILED  {}\n          {failure}", item.rule),
+                Some(failure) => {
+                    say!("  FAILED  {}", item.rule);
+                    for line in failure.lines() {
+                        say!("          {line}");
+                    }
+                }
             }
         }
         let cost = &report.cost;

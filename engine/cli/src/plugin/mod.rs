@@ -11,6 +11,7 @@ use anyhow::Result;
 use querywright::plugin::Inspection;
 
 use crate::grant::Grants;
+use crate::terminal;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -100,8 +101,7 @@ fn inspect(file: &Path, json: bool) -> Result<()> {
         let mut object = serde_json::to_value(&found)?;
         object["refusal"] = refusal.into();
         object["manifest"] = serde_json::to_value(&manifest)?;
-        say!("{object}");
-        return Ok(());
+        return terminal::json(&object);
     }
     say!("{}", file.display());
     say!("  exports    {}", found.exports.join(", "));

@@ -41,17 +41,29 @@ pub fn run(folder: &Path) -> Result<()> {
         let found = format!("{} exists", folder.display());
         return Err(Error::argument("FOLDER", found, "choose another name, or remove it").into());
     }
-    for (path, text) in FILES {
-        let path = folder.join(path);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|e| Error::write(parent, e))?;
-        }
-        let text = text.replace(PLACEHOLDER, &name).replace(&PLACEHOLDER.replace('-', "_"), &name.replace('-', "_"));
-        std::fs::write(&path, text).map_err(|e| Error::write(&path, e))?;
+    // Beside it first: a folder of that name is whole.
+    let draft = folder.with_file_name(format!(".{name}.{}.part", std::process::id()));
+    let made = fill(&draft, &name).and_then(|()| std::fs::rename(&draft, folder).map_err(|e| Error::write(folder, e)));
+    if let Err(error) = made {
+        let _ = std::fs::remove_dir_all(&draft);
+        return Err(error.into());
     }
     say!("{} is there. Next:", folder.display());
     say!("  cargo test --manifest-path {}        runs it natively", folder.join("Cargo.toml").display());
     say!("  querywright plugin build {}", folder.display());
     say!("  querywright plugin check {}", folder.join("dist").join(format!("{name}.wasm")).display());
+    Ok(())
+}
+
+/// Writes the files of the plugin `name`.
+fn fill(folder: &Path, name: &str) -> querywright::Result<()> {
+    for (path, text) in FILES {
+        let path = folder.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| Error::write(parent, e))?;
+        }
+        let text = text.replace(PLACEHOLDER, name).replace(&PLACEHOLDER.replace('-', "_"), &name.replace('-', "_"));
+        std::fs::write(&path, text).map_err(|e| Error::write(&path, e))?;
+    }
     Ok(())
 }

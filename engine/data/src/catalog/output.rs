@@ -87,7 +87,12 @@ fn replace(place: &Path, permissions: Option<Permissions>, content: &[u8]) -> st
         fs::set_permissions(&temporary.0, permissions)?;
     }
     file.sync_all()?;
-    fs::rename(&temporary.0, place)
+    fs::rename(&temporary.0, place)?;
+    match place.parent().filter(|_| cfg!(unix)) {
+        // The move lasts through a power cut, too. A folder that may not be read cannot be synced; the file is there.
+        Some(folder) => File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(())),
+        None => Ok(()),
+    }
 }
 
 /// Writes a file from its beginning. Only a file has an end to cut off; devices and pipes refuse.

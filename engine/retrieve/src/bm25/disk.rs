@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! FOLDER/bm25-KEY/               an index; KEY is the digest of all that shapes it
-//!     manifest.json              written last: the key, and the size of every other file
+//!     manifest.json              written last: the key, and size and SHA-256 of every other file
 //!     …                          Tantivy's files
 //! FOLDER/.building-KEY-RANDOM/   holds one that is being built, or was when its process died
 //! FOLDER/.lock-KEY               locked by who builds; empty, and stays
@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 use tantivy::directory::MmapDirectory;
 use tantivy::directory::error::{OpenReadError, OpenWriteError};
 use tantivy::{Index, TantivyError};
@@ -22,7 +24,7 @@ use super::index::{self, FORMAT_VERSION, TextIndex};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_text::analysis::{ANALYSIS_VERSION, Analyzer};
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Result, hex};
 
 const MANIFEST: &str = "manifest.json";
 const BUILDING: &str = ".building-";
@@ -40,6 +42,9 @@ struct Manifest {
     key: String,
     /// File name to size in bytes.
     files: BTreeMap<String, u64>,
+    /// File name to SHA-256. An index of before these were kept has none, and is held to its sizes alone.
+    #[serde(default)]
+    sha256: BTreeMap<String, String>,
 }
 
 /// Opens the index of a catalogue with `open`, after building it when there is no complete one.
@@ -105,11 +110,20 @@ fn open_at(place: &Path, open: impl Fn(&Index) -> tantivy::Result<TextIndex>) ->
     Index::open(directory).and_then(|index| open(&index)).map_err(into_io)
 }
 
-/// Whether a manifest for this key is there and every file has the size that it names.
+/// Whether a manifest for this key is there and every file has the size and the digest that it names. All of the index is
+/// read: postings that are damaged would give wrong rankings without a word.
 fn is_complete(place: &Path, key: &str) -> bool {
     let Ok(text) = fs::read(place.join(MANIFEST)) else { return false };
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return false };
-    manifest.key == key && sizes(place).is_ok_and(|found| manifest.files.iter().all(|f| found.get(f.0) == Some(f.1)))
+    let same_sizes = || sizes(place).is_ok_and(|found| manifest.files.iter().all(|f| found.get(f.0) == Some(f.1)));
+    let same = |(name, right): (&String, &String)| sha256(&place.join(name)).is_ok_and(|found| found == *right);
+    manifest.key == key && same_sizes() && manifest.sha256.par_iter().all(same)
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(hex(hasher.finalize()))
 }
 
 /// The files of an index and their sizes, without hidden ones (locks) and the manifest.
@@ -129,7 +143,10 @@ fn build_in(temporary: &Path, key: &str, catalog: &Catalog, analyzer: Analyzer) 
     fs::create_dir_all(temporary)?;
     let directory = MmapDirectory::open(temporary).map_err(|e| into_io(e.into()))?;
     index::build(Box::new(directory), catalog, analyzer).map_err(into_io)?;
-    let manifest = Manifest { key: key.to_owned(), files: sizes(temporary)? };
+    let files = sizes(temporary)?;
+    let sha256 = files.par_iter().map(|(name, _)| Ok((name.clone(), sha256(&temporary.join(name))?)));
+    let sha256 = sha256.collect::<io::Result<_>>()?;
+    let manifest = Manifest { key: key.to_owned(), files, sha256 };
     let (draft, name) = (temporary.join(format!("{MANIFEST}.draft")), temporary.join(MANIFEST));
     let mut file = File::create(&draft)?;
     file.write_all(&serde_json::to_vec_pretty(&manifest)?)?;

@@ -346,18 +346,46 @@ fn an_index_of_another_catalogue_is_not_used() {
     assert_eq!(plain(&on_disk(folder.path()), "drama"), [5]);
 }
 
+/// The files of the one index. Tantivy gives them new random names with every build; their order stays.
+fn index_files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(only_index(folder)).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|f| !f.file_name().unwrap().to_string_lossy().starts_with('.'));
+    files.sort_by_key(|f| (f.extension().map(|e| e.to_owned()), f.clone()));
+    files
+}
+
+#[test]
+fn an_index_with_a_byte_that_changed_anywhere_is_built_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    on_disk(folder.path());
+    for nth in 0..index_files(folder.path()).len() {
+        let file = &index_files(folder.path())[nth];
+        let mut bytes = fs::read(file).unwrap();
+        let Some(middle) = bytes.len().checked_sub(1).map(|last| last / 2) else { continue };
+        bytes[middle] ^= 0x10;
+        fs::write(file, &bytes).unwrap();
+        assert_eq!(plain(&on_disk(folder.path()), "drama"), [5], "{file:?}");
+        assert_ne!(fs::read(file).ok(), Some(bytes), "{file:?} is used although it is damaged");
+    }
+}
+
+#[test]
+fn an_index_of_before_digests_were_kept_still_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    on_disk(folder.path());
+    let path = only_index(folder.path()).join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert!(!manifest.as_object_mut().unwrap().remove("sha256").unwrap().as_object().unwrap().is_empty());
+    fs::write(&path, manifest.to_string()).unwrap();
+    assert_eq!(plain(&on_disk(folder.path()), "drama"), [5]);
+    assert_eq!(fs::read(&path).unwrap(), manifest.to_string().into_bytes());
+}
+
 #[test]
 fn an_index_that_was_cut_off_anywhere_is_built_anew() {
     let folder = tempfile::tempdir().unwrap();
     on_disk(folder.path());
-    let place = only_index(folder.path());
-    // Tantivy gives its files new random names with every build; their order stays.
-    let files = || {
-        let mut files: Vec<_> = fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()).collect();
-        files.retain(|f| !f.file_name().unwrap().to_string_lossy().starts_with('.'));
-        files.sort_by_key(|f| (f.extension().map(|e| e.to_owned()), f.clone()));
-        files
-    };
+    let files = || index_files(folder.path());
     let count = files().len();
     assert!(count > 5, "{:?}", files());
     for nth in 0..count {

@@ -35,21 +35,36 @@ struct LargeFile {
     sha256: String,
 }
 
+/// What a file's bytes are held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Promise<'a> {
+    pub size: u64,
+    /// Of its kind, in hexadecimal; the blob's name in the cache.
+    pub digest: &'a str,
+    pub kind: DigestKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DigestKind {
+    /// Of large files, which the hub keeps apart.
+    Sha256,
+    /// Of small files, which are in the repository itself.
+    Git,
+}
+
 impl FileInfo {
-    /// What the blob is called in the cache: the SHA-256 of large files, git's digest of others.
-    pub fn digest(&self) -> Option<&str> {
-        self.sha256().or(self.blob.as_deref())
-    }
-
-    /// Git's digest of the bytes, which the hub knows of small files: they are in the repository itself.
-    pub fn git_digest(&self) -> Option<&str> {
-        let digest = self.blob.as_deref().filter(|_| self.lfs.is_none())?;
-        (digest.len() == 40 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digest)
-    }
-
-    /// The SHA-256, which the hub knows of large files.
-    pub fn sha256(&self) -> Option<&str> {
-        self.lfs.as_ref().map(|large| large.sha256.as_str())
+    /// What the hub announces of the file. Without it nobody could tell whether it came whole: it is then not fetched.
+    pub fn promise(&self) -> Result<Promise<'_>, String> {
+        let size = self.size.ok_or("the hub announces no size for it")?;
+        let (digest, kind, length) = match (&self.lfs, &self.blob) {
+            (Some(large), _) => (large.sha256.as_str(), DigestKind::Sha256, 64),
+            (None, Some(blob)) => (blob.as_str(), DigestKind::Git, 40),
+            (None, None) => return Err("the hub announces no digest for it".into()),
+        };
+        if digest.len() != length || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(format!("the digest {digest:?} that the hub announces for it is none"));
+        }
+        Ok(Promise { size, digest, kind })
     }
 }
 

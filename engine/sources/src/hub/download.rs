@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::choose::FileInfo;
+use super::choose::{DigestKind, Promise};
 use crate::cache::{sync_folder, unique};
 use crate::options::PullOptions;
 use querywright_types::{Progress, hex};
@@ -65,56 +65,78 @@ impl Http {
         serde_json::from_slice(&text).map_err(|e| format!("{address} answered something else than a listing: {e}"))
     }
 
-    /// Downloads a file to the path `blob`; nothing is there unless all of it is.
+    /// Downloads a file to the path `blob`; nothing is there unless all of it is, with the size and the digest promised.
     pub(super) fn download(
         &self,
         address: &str,
-        file: &FileInfo,
+        name: &str,
+        promise: Promise<'_>,
         blob: &Path,
         options: &PullOptions<'_>,
     ) -> Result<(), String> {
-        let total = file.size.unwrap_or(0);
+        let total = promise.size;
         let allowed = ANSWER + Duration::from_secs(total / SLOWEST_BYTES_PER_SECOND);
         let answer = self.get(address, allowed)?;
         let partial = Partial::beside(blob)?;
         let mut out = File::create(&partial.0).map_err(|e| cannot_write(&partial.0, &e))?;
         let mut reader = answer.into_body().into_reader();
-        let (mut hasher, mut done, mut buffer) = (Sha256::new(), 0_u64, vec![0; 1 << 16]);
-        // Git's digest begins with the length.
-        let git = file.size.zip(file.git_digest());
-        let mut git = git.map(|(size, right)| (Sha1::new_with_prefix(format!("blob {size}\0")), right));
+        let mut digest = Running::of(promise);
+        let (mut done, mut buffer) = (0_u64, vec![0; 1 << 16]);
         loop {
             let n = reader.read(&mut buffer).map_err(|e| format!("broke off after {done} of {total} bytes: {e}"))?;
             if n == 0 {
                 break;
             }
             let bytes = &buffer[..n];
-            if file.size.is_some_and(|size| done + n as u64 > size) {
+            if done + n as u64 > total {
                 return Err(format!("is longer than the {total} bytes that were announced"));
             }
             out.write_all(bytes).map_err(|e| cannot_write(&partial.0, &e))?;
-            hasher.update(bytes);
-            if let Some((digest, _)) = &mut git {
-                digest.update(bytes);
-            }
+            digest.update(bytes);
             done += n as u64;
-            options.tell(Progress::new(&file.name, done, total.max(done)));
+            options.tell(Progress::new(name, done, total));
         }
-        if file.size.is_some_and(|size| size != done) {
+        if done != total {
             return Err(format!("broke off after {done} of {total} bytes"));
         }
-        let found = hex(hasher.finalize());
-        if let Some(right) = file.sha256().filter(|right| *right != found) {
-            return Err(format!("has the sha256 {found}, and {right} is the right one"));
-        }
-        if let Some((digest, right)) = git {
-            let found = hex(digest.finalize());
-            if !right.eq_ignore_ascii_case(&found) {
-                return Err(format!("has the git digest {found}, and {right} is the right one"));
-            }
-        }
+        digest.verify(promise)?;
         out.sync_all().map_err(|e| cannot_write(&partial.0, &e))?;
         partial.into_place(blob)
+    }
+}
+
+/// The digest of the bytes that came so far.
+enum Running {
+    Sha256(Sha256),
+    Git(Sha1),
+}
+
+impl Running {
+    fn of(promise: Promise<'_>) -> Self {
+        match promise.kind {
+            DigestKind::Sha256 => Self::Sha256(Sha256::new()),
+            // Git's digest begins with the length.
+            DigestKind::Git => Self::Git(Sha1::new_with_prefix(format!("blob {}\0", promise.size))),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(digest) => digest.update(bytes),
+            Self::Git(digest) => digest.update(bytes),
+        }
+    }
+
+    fn verify(self, promise: Promise<'_>) -> Result<(), String> {
+        let (kind, found) = match self {
+            Self::Sha256(digest) => ("sha256", hex(digest.finalize())),
+            Self::Git(digest) => ("git digest", hex(digest.finalize())),
+        };
+        let right = promise.digest;
+        match right.eq_ignore_ascii_case(&found) {
+            true => Ok(()),
+            false => Err(format!("has the {kind} {found}, and {right} is the right one")),
+        }
     }
 }
 

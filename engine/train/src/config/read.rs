@@ -6,7 +6,8 @@ use super::{RENAMED, TrainConfig};
 use querywright_types::{Error, Result};
 
 impl TrainConfig {
-    /// Reads a TOML file and applies `key.path=value` settings over it. A value is TOML; anything else is taken as text.
+    /// Reads a TOML file and applies `key.path=value` settings over it. A value is TOML; anything else is taken as text, and so
+    /// is a number, date or truth value where the key wants a text.
     pub fn read(path: &Path, settings: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
         let shown = path.display().to_string();
@@ -18,19 +19,44 @@ impl TrainConfig {
         let config: Self = if settings.is_empty() {
             toml::from_str(text).map_err(|e| refused(shown, &e))?
         } else {
-            let mut table: toml::Table = toml::from_str(text).map_err(|e| refused(shown, &e))?;
-            for setting in settings {
-                set(&mut table, setting)?;
-            }
-            table.try_into().map_err(|e| refused(&format!("{shown} with --set"), &e))?
+            let table: toml::Table = toml::from_str(text).map_err(|e| refused(shown, &e))?;
+            overlaid(&table, settings)?.map_err(|e| refused(&format!("{shown} with --set"), &e))?
         };
         config.validate()?;
         Ok(config)
     }
 }
 
-/// Applies `key.path=value`.
-fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
+/// A table with settings over it, as a configuration. A key that wants a text gets it although it may look like a number.
+fn overlaid(table: &toml::Table, settings: &[String]) -> Result<Result<TrainConfig, toml::de::Error>> {
+    let mut texts = vec![false; settings.len()];
+    loop {
+        let mut table = table.clone();
+        for (setting, text) in settings.iter().zip(&texts) {
+            set(&mut table, setting, *text)?;
+        }
+        let found = table.try_into();
+        let key = found.as_ref().err().and_then(wants_text);
+        let is_cause =
+            |setting: &String| setting.split_once('=').is_some_and(|(path, _)| Some(path.trim()) == key.as_deref());
+        // The last of several settings of a key is the one that counts.
+        match settings.iter().rposition(is_cause).filter(|at| !texts[*at]) {
+            Some(at) => texts[at] = true,
+            None => return Ok(found),
+        }
+    }
+}
+
+/// The key at which a value of another type stands where a text is wanted.
+fn wants_text(error: &toml::de::Error) -> Option<String> {
+    let (found, right) = error.message().strip_prefix("invalid type: ")?.rsplit_once(", expected ")?;
+    let place = error.to_string();
+    let (_, key) = place.trim_end().trim_end_matches('`').rsplit_once("in `")?;
+    (!found.starts_with("string") && right.contains("string")).then(|| key.to_owned())
+}
+
+/// Applies `key.path=value`; as `text` the value is one whatever it looks like.
+fn set(table: &mut toml::Table, setting: &str, text: bool) -> Result<()> {
     let Some((path, value)) = setting.split_once('=') else {
         return Err(Error::argument(
             "--set",
@@ -38,10 +64,8 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
             "write key=value, as train.max_steps=50",
         ));
     };
-    let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
-        .ok()
-        .and_then(|mut t| t.remove("v"))
-        .unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
+    let parsed = toml::from_str::<toml::Table>(&format!("v = {value}")).ok().filter(|table| !text && table.len() == 1);
+    let value = parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| toml::Value::String(value.trim().to_owned()));
     let mut keys: Vec<&str> = path.trim().split('.').collect();
     let last = keys.pop().unwrap_or_default();
     let of_run = keys == ["train"];
@@ -85,6 +109,35 @@ mod tests {
         let settings = ["train.max_steps=7".to_owned(), "data.dev=validation".into(), "loss.beta=0.01".into()];
         let config = TrainConfig::parse(SMALL, &settings, "x.toml").unwrap();
         assert_eq!((config.train.max_steps, config.data.dev.as_str(), config.loss.beta), (7, "validation", 0.01));
+    }
+
+    #[test]
+    fn a_setting_whose_key_wants_a_text_is_one_whatever_it_looks_like() {
+        let parse = |settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+            TrainConfig::parse(SMALL, &settings, "x.toml").map_err(|e| e.to_string())
+        };
+        for text in ["2024", "1e5", "true", "2024-01-01", "1.0", "inf", "[1]", "runs/a"] {
+            let setting = format!("train.output_dir={text}");
+            let config = parse(&["train.seed=7", &setting, "data.max_dev_queries=5"]).unwrap();
+            assert_eq!(config.train.output_dir.to_str(), Some(text));
+            assert_eq!((config.train.seed, config.data.max_dev_queries), (7, 5));
+        }
+        // Several at once, of every sort of key: a name, a path that may be absent, one that is an enumeration.
+        let all = parse(&["model.name=1", "data.name=2", "data.dev=3", "retriever.plugin=4", "loss.beta=0"]).unwrap();
+        assert_eq!((all.model.name.as_str(), all.data.name.as_str(), all.data.dev.as_str()), ("1", "2", "3"));
+        assert_eq!(all.retriever.plugin, Some("4".into()));
+        assert_eq!(parse(&["train.output_dir=\"2024\""]).unwrap().train.output_dir.to_str(), Some("2024"));
+        // A text where a number is wanted stays an error about that, and a broken number is not taken as a text.
+        for setting in ["train.seed=many", "train.max_steps=1.5"] {
+            let error = parse(&["train.output_dir=2024", setting]).unwrap_err();
+            let value = setting.split_once('=').unwrap().1;
+            assert!(error.contains(value) && !error.contains("2024"), "{error}");
+        }
+        assert!(parse(&["train.max_steps=1.5"]).unwrap_err().contains("floating point"));
+        let in_file = TrainConfig::parse(&format!("{SMALL}[train]\noutput_dir = 2024\n"), &[], "x.toml").unwrap_err();
+        assert!(in_file.to_string().contains("write the value in quotes"), "{in_file}");
+        assert!(parse(&["train.output_dir="]).unwrap_err().contains("train.output_dir: found nothing"));
     }
 
     #[test]

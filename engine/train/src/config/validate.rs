@@ -58,6 +58,9 @@ impl RunConfig {
                 return refuse(key, format!("found {value}"), "give a number below 2^63");
             }
         }
+        if self.output_dir.as_os_str().is_empty() {
+            return refuse("train.output_dir", "found nothing", "name a folder, as runs/first");
+        }
         if self.max_steps == 0 {
             return refuse("train.max_steps", "found 0", "make at least 1 step");
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Result, printable_json};
 
 /// An append-only file of records of the type `T`, each with a `step` key; steps never fall from line to line.
 #[derive(Debug)]
@@ -53,12 +53,14 @@ impl<T: Serialize> JsonLines<T> {
     /// # Errors
     /// When the file cannot be written (a full disk, say).
     pub fn append(&mut self, records: &[T]) -> Result<()> {
-        let mut lines = Vec::new();
+        let mut lines = String::new();
         for record in records {
-            serde_json::to_writer(&mut lines, record).map_err(|e| Error::write(&self.path, e.into()))?;
-            lines.push(b'\n');
+            let line = serde_json::to_string(record).map_err(|e| Error::write(&self.path, e.into()))?;
+            // People look at logs in terminals, and a completion may hold anything.
+            lines += &printable_json(&line);
+            lines.push('\n');
         }
-        self.file.write_all(&lines).map_err(|e| Error::write(&self.path, e))
+        self.file.write_all(lines.as_bytes()).map_err(|e| Error::write(&self.path, e))
     }
 }
 
@@ -157,6 +159,17 @@ mod tests {
         }
         std::fs::write(&path, [&whole[..], b"\0\0\0\n"].concat()).unwrap();
         assert_eq!(steps(&path), [1, 2, 3]);
+    }
+
+    #[test]
+    fn no_record_brings_a_control_character_into_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let record = Record { step: 1, text: "a\u{9b}31m\u{202e}b\u{7f}".into() };
+        JsonLines::open(&path, None).unwrap().append(std::slice::from_ref(&record)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"step\":1,\"text\":\"a\\u009b31m\\u202eb\\u007f\"}\n");
+        assert_eq!(JsonLines::<Record>::read(&path).unwrap(), [record]);
     }
 
     #[test]

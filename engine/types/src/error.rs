@@ -74,6 +74,15 @@ pub enum Error {
         /// What would help.
         remedy: String,
     },
+    /// A language model computed values that are no numbers, so that no answer to the request follows from them.
+    #[error("the model computes {found}; {remedy}")]
+    #[non_exhaustive]
+    NotFinite {
+        /// What was computed.
+        found: String,
+        /// What would help.
+        remedy: String,
+    },
     /// A plugin cannot be used.
     #[error("plugin {name}: {found}; {remedy}")]
     #[non_exhaustive]
@@ -183,6 +192,11 @@ impl Error {
         Self::Model { path: path.as_ref().to_path_buf(), found: found.into(), remedy: remedy.into() }
     }
 
+    /// Values that are no numbers where a model must compute some.
+    pub fn not_finite(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::NotFinite { found: found.into(), remedy: remedy.into() }
+    }
+
     /// A model or data set that could not be fetched.
     pub fn fetch(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Fetch { name: name.into(), found: found.into(), remedy: remedy.into() }
@@ -222,6 +236,7 @@ impl Error {
             Self::Argument { .. } => "argument",
             Self::Model { .. } => "model",
             Self::Fetch { .. } => "fetch",
+            Self::NotFinite { .. } => "not_finite",
             Self::Plugin { .. } => "plugin",
             Self::Device { .. } => "device",
             Self::Fault(Fault { kind, .. }) => kind.code(),

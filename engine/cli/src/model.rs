@@ -48,6 +48,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Pull { name, offline, json } => data::pulled(&name, &open::model_path(&name, offline)?, json),
         Command::Info { name, json } => {
             let source = ModelSource::open(&open::model_path(&name, false)?)?;
+            source.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
             let (summary, digest) = (source.summary(), source.digest()?);
             if json {
                 let mut object = serde_json::to_value(&summary)?;

@@ -197,6 +197,7 @@ pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<M
     let path = model_path(name, false)?;
     let bar = Bar::new(0, "loading the model", "layers");
     let source = ModelSource::open(&path)?;
+    source.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     let decoder = Decoder::load_on(device, &source, precision, &bar)?;
     bar.finish();
     if let Some(info) = decoder.device()? {
@@ -250,15 +251,7 @@ pub fn rewriter(
     }
     let (name, adapter) = model_and_adapter(text);
     // The adapter is looked at first: it costs nothing, a model may have to be fetched.
-    if let Some(folder) = adapter.as_ref().filter(|f| !f.join("adapter_config.json").is_file()) {
-        let found = format!("{} holds no adapter_config.json", folder.display());
-        return Err(Error::argument(
-            "--rewriter",
-            found,
-            "give MODEL+DIR with a folder that training wrote, as runs/demo/best",
-        )
-        .into());
-    }
+    adapter.as_deref().map_or(Ok(()), Adapter::find)?;
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
     prompter(&prompt, ranker)?;

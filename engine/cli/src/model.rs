@@ -49,6 +49,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Info { name, json } => {
             let path = open::model_path(&name, false)?;
             let (source, origin) = (ModelSource::open(&path)?, sources::origin(&path));
+            source.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
             let (summary, digest) = (source.summary(), source.digest()?);
             if json {
                 let mut object = serde_json::to_value(&summary)?;

@@ -202,6 +202,7 @@ pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<M
         tell!("{} at the commit {}", origin.repository, origin.revision);
     }
     let source = ModelSource::open(&path)?;
+    source.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
     let decoder = Decoder::load_on(device, &source, precision, &bar)?;
     bar.finish();
     if let Some(info) = decoder.device()? {
@@ -264,14 +265,15 @@ pub fn rewriter(
     }
     let (name, adapter) = model_and_adapter(text);
     // The adapter is looked at first: it costs nothing, a model may have to be fetched.
-    if let Some(folder) = adapter.as_ref().filter(|f| !f.join("adapter_config.json").is_file()) {
+    let run =
+        adapter.as_ref().map(|folder| folder.join("best")).filter(|best| best.join("adapter_config.json").is_file());
+    if let Some((folder, best)) =
+        adapter.as_ref().zip(run).filter(|(folder, _)| !folder.join("adapter_config.json").is_file())
+    {
         let found = format!("{} holds no adapter_config.json", folder.display());
-        let remedy = match folder.join("best/adapter_config.json").is_file() {
-            true => format!("it is a run: give {name}+{}", folder.join("best").display()),
-            false => "give MODEL+DIR with a folder that training wrote, as runs/demo/best".to_owned(),
-        };
-        return Err(Error::argument("--rewriter", found, remedy).into());
+        return Err(Error::argument("--rewriter", found, format!("it is a run: give {name}+{}", best.display())).into());
     }
+    adapter.as_deref().map_or(Ok(()), Adapter::find)?;
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
     prompter(&prompt, ranker)?;

@@ -155,7 +155,7 @@ fn base(
         None => {
             let measure = config.reward.main_measure()?;
             let tuned = tune::tune(dataset, train, ranker, measure)?;
-            eprintln!("{}", tune::summary(&tuned, measure));
+            tell!("{}", tune::summary(&tuned, measure));
             std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
             RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(Output::open(folder.join(BASE))?)?;
             tuned.base

@@ -16,6 +16,7 @@ use crate::grant::Grants;
 use crate::open::{self, Ranker};
 use crate::progress::Bar;
 use crate::rewriter_file::{RewriterFile, Serve};
+use crate::terminal;
 
 /// Find out how the retriever is best asked: weights of fields, phrases and feedback. No model.
 #[derive(clap::Args)]
@@ -55,12 +56,12 @@ pub fn run(args: Args) -> Result<()> {
     let tuned = tune(&dataset, &queries, &ranker, args.measure)?;
     RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(output)?;
     if args.json {
-        say!("{}", serde_json::to_string(&tuned)?);
-        return Ok(());
+        return terminal::json(&tuned);
     }
     say!("{}", summary(&tuned, args.measure));
     let base = toml::to_string(&tuned.base)?;
-    say!("\n{}\nwritten: {}", base.trim_end(), args.output.display());
+    terminal::lines(&base)?;
+    say!("written: {}", args.output.display());
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 //! Names are those of Hugging Face's configurations. What the decoder does not compute (sliding windows, other
 //! activations, other position scalings) is refused here, so that a model either runs exactly or not at all.
 
-use std::path::Path;
+pub(crate) mod json;
+pub(crate) mod keys;
 
-use serde_json::Value;
+use std::path::Path;
 
 use querywright_types::{Error, Result};
 
@@ -111,45 +112,11 @@ pub struct ModelConfig {
 
 impl ModelConfig {
     /// Reads a `config.json`; `path` is its place, for messages.
+    ///
+    /// # Errors
+    /// A key that is missing, of another type, or that asks for something that the decoder does not compute.
     pub fn from_json(path: &Path, text: &str) -> Result<Self> {
-        let json: Value = serde_json::from_str(text)
-            .map_err(|e| Error::model(path, format!("not valid JSON ({e})"), "fetch the model again"))?;
-        let fields = Fields { path, json: &json };
-        let model_type = json.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
-        let architecture = Architecture::parse(model_type).ok_or_else(|| {
-            Error::model(
-                path,
-                format!("model_type is \"{model_type}\""),
-                format!("{}; choose such a model", Architecture::SUPPORTED),
-            )
-        })?;
-        fields.refuse_unsupported(architecture)?;
-        let (rope_theta, rope_scaling) = fields.rope()?;
-        let hidden_size = fields.required("hidden_size")?;
-        let num_attention_heads = fields.required("num_attention_heads")?;
-        let head_dim = match (fields.optional("head_dim")?, architecture) {
-            (Some(d), _) => d,
-            (None, Architecture::Qwen3) => 128,
-            (None, _) => hidden_size.checked_div(num_attention_heads).unwrap_or(0),
-        };
-        Self {
-            architecture,
-            vocab_size: fields.required("vocab_size")?,
-            hidden_size,
-            intermediate_size: fields.required("intermediate_size")?,
-            num_hidden_layers: fields.required("num_hidden_layers")?,
-            num_attention_heads,
-            num_key_value_heads: fields.optional("num_key_value_heads")?.unwrap_or(num_attention_heads),
-            head_dim,
-            rms_norm_eps: fields.number(&json, "rms_norm_eps")?.unwrap_or(1e-6),
-            rope_theta,
-            rope_scaling,
-            max_position_embeddings: fields.optional("max_position_embeddings")?.unwrap_or(2048),
-            tie_word_embeddings: fields.flag("tie_word_embeddings"),
-            attention_bias: architecture == Architecture::Qwen2,
-            qk_norm: architecture == Architecture::Qwen3,
-        }
-        .validated(path)
+        json::read(path, text).map(|(config, _)| config)
     }
 
     /// Refuses shapes that no decoder can have.
@@ -181,8 +148,9 @@ impl ModelConfig {
             return bad(format!("head_dim is {}", self.head_dim), "rotary positions need an even one");
         }
         let scaling = self.rope_scaling.as_ref();
-        if !(self.rms_norm_eps > 0.0 && self.rope_theta > 0.0 && self.rope_theta.is_finite())
-            || scaling.is_some_and(|s| !(s.factor > 0.0 && s.high_freq_factor > s.low_freq_factor))
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        if !(positive(self.rms_norm_eps) && positive(self.rope_theta))
+            || scaling.is_some_and(|s| !(positive(s.factor) && s.high_freq_factor > s.low_freq_factor))
         {
             let found =
                 format!("rms_norm_eps {}, rope_theta {}, scaling {scaling:?}", self.rms_norm_eps, self.rope_theta);
@@ -298,176 +266,3 @@ const LAYER_TENSORS: [&str; 14] = [
     "mlp.up_proj.weight",
     "mlp.down_proj.weight",
 ];
-
-/// The keys of a `config.json`, with the file's name for messages.
-struct Fields<'a> {
-    path: &'a Path,
-    json: &'a Value,
-}
-
-impl Fields<'_> {
-    fn mistyped(&self, key: &str, value: &Value, right: &str) -> Error {
-        Error::model(self.path, format!("{key} is {value}"), format!("it must be {right}; fetch the model again"))
-    }
-
-    fn optional(&self, key: &str) -> Result<Option<usize>> {
-        match self.json.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(v) => match v.as_u64().and_then(|n| usize::try_from(n).ok()) {
-                Some(n) => Ok(Some(n)),
-                None => Err(self.mistyped(key, v, "a whole number")),
-            },
-        }
-    }
-
-    fn required(&self, key: &str) -> Result<usize> {
-        self.optional(key)?.ok_or_else(|| Error::model(self.path, format!("{key} is missing"), "fetch the model again"))
-    }
-
-    fn number(&self, within: &Value, key: &str) -> Result<Option<f64>> {
-        match within.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(v) => v.as_f64().map(Some).ok_or_else(|| self.mistyped(key, v, "a number")),
-        }
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        self.json.get(key).and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    /// Refuses what the decoder would compute wrongly.
-    fn refuse_unsupported(&self, architecture: Architecture) -> Result<()> {
-        let refuse = |found: String| {
-            Err(Error::model(self.path, found, "the decoder does not compute that; choose another model of the family"))
-        };
-        match self.json.get("hidden_act").and_then(Value::as_str) {
-            None | Some("silu" | "swish") => {}
-            Some(other) => return refuse(format!("hidden_act is \"{other}\" instead of \"silu\"")),
-        }
-        // Qwen2 has its biases always and says nothing of them.
-        if let Some(key) =
-            ["attention_bias", "mlp_bias"].iter().find(|k| architecture != Architecture::Qwen2 && self.flag(k))
-        {
-            return refuse(format!("{key} is true"));
-        }
-        if self.flag("use_sliding_window") {
-            return refuse("use_sliding_window is true".to_owned());
-        }
-        if let Some(method) = self.json.get("quantization_config").filter(|q| !q.is_null()) {
-            let method = method.get("quant_method").and_then(Value::as_str).unwrap_or("of an unknown kind");
-            return refuse(format!("the weights are quantised ({method})"));
-        }
-        Ok(())
-    }
-
-    /// Rotary base and scaling, from `rope_parameters` (newer files) or `rope_theta` and `rope_scaling`.
-    fn rope(&self) -> Result<(f64, Option<RopeScaling>)> {
-        let section =
-            ["rope_parameters", "rope_scaling"].iter().find_map(|k| self.json.get(k).filter(|v| v.is_object()));
-        let empty = Value::Null;
-        let section = section.unwrap_or(&empty);
-        let theta = match self.number(section, "rope_theta")? {
-            Some(theta) => theta,
-            None => self.number(self.json, "rope_theta")?.unwrap_or(10_000.0),
-        };
-        let kind =
-            section.get("rope_type").or_else(|| section.get("type")).and_then(Value::as_str).unwrap_or("default");
-        let need = |key: &str| {
-            self.number(section, key)?.ok_or_else(|| {
-                Error::model(self.path, format!("the rope scaling has no {key}"), "fetch the model again")
-            })
-        };
-        match kind {
-            "default" => Ok((theta, None)),
-            "llama3" => {
-                let scaling = RopeScaling {
-                    factor: need("factor")?,
-                    low_freq_factor: need("low_freq_factor")?,
-                    high_freq_factor: need("high_freq_factor")?,
-                    original_max_position_embeddings: need("original_max_position_embeddings")? as usize,
-                };
-                Ok((theta, Some(scaling)))
-            }
-            other => Err(Error::model(
-                self.path,
-                format!("rope scaling of type \"{other}\""),
-                "\"default\" and \"llama3\" are supported; choose such a model",
-            )),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<ModelConfig> {
-        ModelConfig::from_json(Path::new("config.json"), text)
-    }
-
-    const SMALL: &str = r#"{"model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "vocab_size": 32}"#;
-
-    #[test]
-    fn what_is_absent_takes_the_default_of_transformers() {
-        let c = read(SMALL).unwrap();
-        assert_eq!((c.head_dim, c.num_key_value_heads, c.rope_theta, c.tie_word_embeddings), (4, 2, 1e4, false));
-        let c = read(&SMALL.replace("llama", "qwen3")).unwrap();
-        assert_eq!((c.head_dim, c.qk_norm, c.attention_bias), (128, true, false));
-    }
-
-    #[test]
-    fn older_and_newer_spellings_of_the_rotary_settings_mean_the_same() {
-        let scaling = r#""rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192"#;
-        let older = SMALL.replace('}', &format!(r#", "rope_theta": 5e5, "rope_scaling": {{{scaling}}}}}"#));
-        let newer = SMALL.replace('}', &format!(r#", "rope_parameters": {{"rope_theta": 5e5, {scaling}}}}}"#));
-        assert_eq!(read(&older).unwrap(), read(&newer).unwrap());
-        assert_eq!(read(&newer).unwrap().rope_scaling.unwrap().factor, 32.0);
-    }
-
-    #[test]
-    fn llama3_scaling_keeps_short_waves_and_stretches_long_ones() {
-        let s = RopeScaling {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 64,
-        };
-        assert_eq!((s.divisor(1.0), s.divisor(0.001)), (1.0, 8.0));
-        // 2.5 cycles lie in the middle: 1 / (0.5 / 8 + 0.5).
-        let middle = s.divisor(2.5 * std::f64::consts::TAU / 64.0);
-        assert!((middle - 1.0 / 0.5625).abs() < 1e-12, "{middle}");
-    }
-
-    #[test]
-    fn parameters_are_counted_with_tied_weights_once() {
-        let c = read(SMALL).unwrap();
-        let layer = 2 * 8 + 4 * 64 + 3 * 128;
-        assert_eq!(c.parameters(), 2 * 32 * 8 + layer + 8);
-        assert_eq!(ModelConfig { tie_word_embeddings: true, ..c }.parameters(), 32 * 8 + layer + 8);
-    }
-
-    #[test]
-    fn what_cannot_be_computed_is_refused_by_name() {
-        let table = [
-            (SMALL.replace("llama", "gpt2"), "qwen3 are supported"),
-            (SMALL.replace("\"vocab_size\": 32", "\"hidden_act\": \"gelu\""), "gelu"),
-            (SMALL.replace(", \"vocab_size\": 32", ""), "vocab_size is missing"),
-            (SMALL.replace("32", "\"many\""), "whole number"),
-            (SMALL.replace("32", "0"), "vocab_size is 0"),
-            (SMALL.replace('}', r#", "num_key_value_heads": 3}"#), "multiple"),
-            (SMALL.replace('}', r#", "head_dim": 5}"#), "even"),
-            (SMALL.replace('}', r#", "attention_bias": true}"#), "attention_bias"),
-            (SMALL.replace('}', r#", "use_sliding_window": true}"#), "sliding"),
-            (SMALL.replace('}', r#", "rope_scaling": {"type": "yarn", "factor": 4.0}}"#), "yarn"),
-            (SMALL.replace('}', r#", "rope_scaling": {"rope_type": "llama3"}}"#), "factor"),
-            (SMALL.replace('}', r#", "quantization_config": {"quant_method": "awq"}}"#), "awq"),
-            ("{".to_owned(), "not valid JSON"),
-        ];
-        for (text, expected) in table {
-            let message = read(&text).unwrap_err().to_string();
-            assert!(message.starts_with("config.json: ") && message.contains(expected), "{message}");
-        }
-    }
-}

@@ -1,39 +1,27 @@
 //! A Hugging Face folder: `config.json` and safetensors, in one file or in shards with an index.
-//!
-//! Tensors are read one by one with plain file reads: memory-mapping would need `unsafe`, and a file that changes under
-//! a mapping crashes the process.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
-
-use super::config::ModelConfig;
+use super::config::{ModelConfig, json};
+use super::foreign;
+use super::shard::Shard;
 use super::tensor::Tensor;
 use querywright_types::{Error, Result};
 
-/// Headers above this size are refused, as the safetensors library does.
-const HEADER_LIMIT: u64 = 100_000_000;
-const AGAIN: &str = "the file is cut off or damaged; fetch it again";
+/// Indices of shards above this size are refused: one line a tensor makes a megabyte or two.
+const INDEX_LIMIT: u64 = 64 << 20;
+/// `config.json` is a few kilobytes.
+const CONFIG_LIMIT: u64 = 4 << 20;
 
 /// An opened folder.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    shards: Vec<PathBuf>,
-    tensors: BTreeMap<String, Place>,
-}
-
-/// Where a tensor's bytes lie.
-#[derive(Debug)]
-struct Place {
-    shard: usize,
-    start: u64,
-    info: TensorInfo,
+    shards: Vec<Shard>,
+    /// The shard of each tensor.
+    tensors: BTreeMap<String, usize>,
 }
 
 impl Folder {
@@ -41,73 +29,100 @@ impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let single = path.join("model.safetensors");
         let index = path.join("model.safetensors.index.json");
-        let shards = if single.is_file() {
+        let files = if single.is_file() {
             vec![single]
         } else if index.is_file() {
             shards_of(path, &index)?
         } else {
-            return Err(Error::model(
-                path,
-                "neither model.safetensors nor model.safetensors.index.json in this folder",
-                "fetch the weights as safetensors; other formats (pytorch_model.bin) are not read",
-            ));
+            return Err(foreign::no_weights(path));
         };
+        let shards: Vec<Shard> = files.iter().map(|file| Shard::open(file)).collect::<Result<_>>()?;
         let mut tensors = BTreeMap::new();
-        for (shard, file) in shards.iter().enumerate() {
-            let (metadata, data) = read_header(file)?;
-            for (name, info) in metadata.tensors() {
-                tensors.insert(name, Place { shard, start: data + info.data_offsets.0 as u64, info: info.clone() });
+        for (number, shard) in shards.iter().enumerate() {
+            for name in shard.names() {
+                if let Some(other) = tensors.insert(name.to_owned(), number) {
+                    let found = format!("tensor {name} is in {} already", shards[other].path().display());
+                    return Err(Error::model(shard.path(), found, "these shards are of two models; fetch them again"));
+                }
             }
         }
         Ok(Self { path: path.to_path_buf(), shards, tensors })
     }
 
-    pub(super) fn config(&self) -> Result<ModelConfig> {
+    /// The configuration, and the keys in it that nobody knows.
+    pub(super) fn config(&self) -> Result<(ModelConfig, Vec<String>)> {
         let path = self.path.join("config.json");
-        ModelConfig::from_json(&path, &std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?)
+        json::read(&path, &read_text(&path, CONFIG_LIMIT)?)
     }
 
     pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.tensors.get(name).map(|t| t.info.shape.clone())
+        Some(self.shard(name)?.info(name)?.shape.clone())
+    }
+
+    /// The names of all tensors.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether two tensors hold the same values in the same type. Reads them piece by piece.
+    pub(super) fn are_equal(&self, a: &str, b: &str) -> Result<bool> {
+        let stored = |name: &str| self.shard(name).ok_or_else(|| self.missing(name))?.stored(name);
+        let ((mut a, of_a), (mut b, of_b)) = (stored(a)?, stored(b)?);
+        if of_a.dtype != of_b.dtype || of_a.shape != of_b.shape {
+            return Ok(false);
+        }
+        let (mut left, mut right) = (Vec::with_capacity(1 << 20), Vec::with_capacity(1 << 20));
+        loop {
+            left.clear();
+            right.clear();
+            let read = a.by_ref().take(1 << 20).read_to_end(&mut left);
+            let read = read.and_then(|_| b.by_ref().take(1 << 20).read_to_end(&mut right));
+            read.map_err(|e| Error::read(&self.path, e))?;
+            if left != right || left.is_empty() {
+                return Ok(left == right);
+            }
+        }
     }
 
     /// The configuration and the weights.
     pub(super) fn files(&self) -> Vec<PathBuf> {
-        std::iter::once(self.path.join("config.json")).chain(self.shards.iter().cloned()).collect()
+        let shards = self.shards.iter().map(|shard| shard.path().to_path_buf());
+        std::iter::once(self.path.join("config.json")).chain(shards).collect()
     }
 
     pub(super) fn types(&self) -> Vec<(String, usize)> {
         let mut counts = BTreeMap::<String, usize>::new();
-        for place in self.tensors.values() {
-            *counts.entry(format!("{:?}", place.info.dtype)).or_default() += 1;
+        for (name, shard) in &self.tensors {
+            if let Some(info) = self.shards[*shard].info(name) {
+                *counts.entry(format!("{:?}", info.dtype)).or_default() += 1;
+            }
         }
         counts.into_iter().collect()
     }
 
     /// Reads one tensor as f32.
     pub(super) fn read(&self, name: &str) -> Result<Tensor> {
-        let place = self.tensors.get(name).zip(self.tensors.get(name).and_then(|p| self.shards.get(p.shard)));
-        let (place, path) = place
-            .ok_or_else(|| Error::model(&self.path, format!("tensor {name} is missing"), "fetch the model again"))?;
-        let (start, end) = place.info.data_offsets;
-        let mut bytes = vec![0u8; end - start];
-        let mut file = File::open(path).map_err(|e| Error::read(path, e))?;
-        file.seek(SeekFrom::Start(place.start)).map_err(|e| Error::read(path, e))?;
-        file.read_exact(&mut bytes).map_err(|e| Error::read(path, e))?;
-        let values: Vec<f32> = match place.info.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => {
-                return Err(Error::model(
-                    path,
-                    format!("tensor {name} is stored as {other:?}"),
-                    "F32, F16 and BF16 are supported; choose weights in one of them",
-                ));
-            }
-        };
-        Tensor::new(values, &place.info.shape)
+        self.shard(name).ok_or_else(|| self.missing(name))?.read(name)
     }
+
+    fn shard(&self, name: &str) -> Option<&Shard> {
+        self.shards.get(*self.tensors.get(name)?)
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::model(&self.path, format!("tensor {name} is missing"), "fetch the model again")
+    }
+}
+
+/// A text file of at most `limit` bytes.
+pub(super) fn read_text(path: &Path, limit: u64) -> Result<String> {
+    let length = std::fs::metadata(path).map_err(|e| Error::read(path, e))?.len();
+    if length > limit {
+        let found = format!("{length} bytes where at most {limit} are read");
+        return Err(Error::model(path, found, "this is another file under that name; fetch it again"));
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+    String::from_utf8(bytes).map_err(|_| Error::model(path, "no text in UTF-8", "save the file as UTF-8"))
 }
 
 /// The shards that an index names, each once, all present.
@@ -116,8 +131,7 @@ fn shards_of(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(index).map_err(|e| Error::read(index, e))?;
-    let parsed: Index = serde_json::from_str(&text)
+    let parsed: Index = serde_json::from_str(&read_text(index, INDEX_LIMIT)?)
         .map_err(|e| Error::model(index, format!("not an index of shards ({e})"), "fetch it again"))?;
     let mut names: Vec<String> = parsed.weight_map.into_values().collect();
     names.sort();
@@ -134,30 +148,4 @@ fn shards_of(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::model(folder, found, "fetch the missing files into this folder"));
     }
     Ok(names.iter().map(|n| folder.join(n)).collect())
-}
-
-/// The header of a safetensors file, and where its data begins.
-fn read_header(path: &Path) -> Result<(Metadata, u64)> {
-    let mut file = File::open(path).map_err(|e| Error::read(path, e))?;
-    let length = file.metadata().map_err(|e| Error::read(path, e))?.len();
-    let mut size = [0u8; 8];
-    if length < 8 {
-        return Err(Error::model(path, format!("{length} bytes, no safetensors header"), AGAIN));
-    }
-    file.read_exact(&mut size).map_err(|e| Error::read(path, e))?;
-    let size = u64::from_le_bytes(size);
-    if size > HEADER_LIMIT || size > length - 8 {
-        let found = format!("a header of {size} bytes in a file of {length} bytes");
-        return Err(Error::model(path, found, "this is no safetensors file, or it is cut off; fetch it again"));
-    }
-    let mut header = vec![0u8; size as usize];
-    file.read_exact(&mut header).map_err(|e| Error::read(path, e))?;
-    let metadata: Metadata = serde_json::from_slice(&header)
-        .map_err(|e| Error::model(path, format!("the safetensors header cannot be read ({e})"), AGAIN))?;
-    let data: usize = metadata.tensors().values().map(|t| t.data_offsets.1).max().unwrap_or(0);
-    let (needed, start) = ((data as u64).saturating_add(8 + size), 8 + size);
-    if needed > length {
-        return Err(Error::model(path, format!("{length} bytes where the header promises {needed}"), AGAIN));
-    }
-    Ok((metadata, start))
 }

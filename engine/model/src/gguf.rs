@@ -1,19 +1,22 @@
 //! A GGUF file: metadata, tensors in any type that candle dequantises, and the tokenizer within.
 
+mod header;
+mod keys;
 mod vocabulary;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::{Content, Value};
 
+use self::header::{Flaw, Header};
 use self::vocabulary::{SPLITTERS, Vocabulary};
 use super::config::{Architecture, ModelConfig, RopeScaling};
+use super::foreign;
 use super::tensor::Tensor;
 use super::tokenizer::{Declared, Tokenizer};
 use querywright_types::{Error, Result};
@@ -21,36 +24,76 @@ use querywright_types::{Error, Result};
 const AGAIN: &str = "the file is cut off or damaged; fetch it again";
 const TYPES: &str = "choose a file in F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or a K type (Q2_K to Q6_K)";
 
+/// Whether a tensor changes nothing, because it follows from the metadata or is looked at with them.
+fn is_unread(name: &str) -> bool {
+    name == "rope_freqs.weight" || name.ends_with(".attn_rot_embd.weight")
+}
+
 /// An opened file.
 #[derive(Debug)]
 pub(super) struct Gguf {
     path: PathBuf,
-    content: Content,
+    header: Header,
 }
 
 impl Gguf {
-    /// Reads the header and checks that the file is as long as it says.
+    /// Reads the header and checks that the file holds a model and is as long as it says.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(|e| Error::read(path, e))?;
         let length = file.metadata().map_err(|e| Error::read(path, e))?.len();
-        let mut magic = Vec::new();
-        file.by_ref().take(4).read_to_end(&mut magic).map_err(|e| Error::read(path, e))?;
-        if magic != b"GGUF" {
-            let found = format!("{length} bytes that begin with \"{}\" instead of \"GGUF\"", magic.escape_ascii());
-            let remedy = "give a GGUF file or a Hugging Face folder (a web page or a Git LFS pointer is no model)";
-            return Err(Error::model(path, found, remedy));
+        let mut start = Vec::new();
+        file.by_ref().take(8).read_to_end(&mut start).map_err(|e| Error::read(path, e))?;
+        match start.get(..4) {
+            Some(b"GGUF") => {}
+            Some(b"FUGG") => return Err(flawed(path, Flaw::BigEndian)),
+            _ => return Err(no_gguf(path, length, &start)),
         }
-        let file = File::open(path).map_err(|e| Error::read(path, e))?;
-        let content = header(file).map_err(|found| {
-            let remedy = if found.contains("unknown dtype") { TYPES } else { AGAIN };
-            Error::model(path, format!("the header cannot be read ({found})"), remedy)
-        })?;
-        let gguf = Self { path: path.to_path_buf(), content };
-        if gguf.number("split.count").is_some_and(|n| n > 1) {
-            return Err(gguf.refused("one of several parts of a split file", "join them with llama-gguf-split --merge"));
-        }
+        file.seek(SeekFrom::Start(4)).map_err(|e| Error::read(path, e))?;
+        let header = Header::read(file, length).map_err(|flaw| flawed(path, flaw))?;
+        let gguf = Self { path: path.to_path_buf(), header };
+        gguf.check_kind()?;
         gguf.check_length(length)?;
         Ok(gguf)
+    }
+
+    /// Refuses files that hold something else than a model.
+    fn check_kind(&self) -> Result<()> {
+        let text = |key: &str| self.text(key).ok().flatten();
+        let kind = text("general.type").unwrap_or("model");
+        let architecture = text("general.architecture").unwrap_or_default();
+        if kind == "adapter" || self.header.metadata.contains_key("adapter.type") {
+            let kind = text("adapter.type").unwrap_or("lora").to_uppercase();
+            let remedy = "give its base model, and the adapter as a PEFT folder (adapter_config.json, \
+                          adapter_model.safetensors) after a plus: MODEL+DIR";
+            return Err(self.refused(format!("an adapter ({kind}) in GGUF, not a model"), remedy));
+        }
+        let language = "give the language model, which is another file beside it";
+        match (kind, architecture) {
+            (_, "clip") | ("mmproj", _) => {
+                return Err(self.refused("a projector of images or sound (mmproj), not a language model", language));
+            }
+            ("imatrix", _) => return Err(self.refused("an importance matrix (imatrix), not a model", language)),
+            (_, "controlvector") => return Err(self.refused("a control vector, not a model", language)),
+            ("model", _) => {}
+            (other, _) => {
+                return Err(self.refused(format!("general.type is \"{other}\""), "give a file that holds a model"));
+            }
+        }
+        if self.number("split.count")?.is_some_and(|n| n > 1) {
+            return Err(self.refused("one of several parts of a split file", "join them with llama-gguf-split --merge"));
+        }
+        if self.header.tensors.is_empty() {
+            let found = match self.header.metadata.contains_key("tokenizer.ggml.tokens") {
+                true => "a vocabulary alone, without weights",
+                false => "metadata alone, without weights",
+            };
+            return Err(self.refused(found, "give the file of the whole model"));
+        }
+        if self.number("general.quantization_version")?.is_some_and(|n| n != 2) {
+            let found = "general.quantization_version is not 2: the numbers are stored in an older way";
+            return Err(self.refused(found, "fetch the model again as it is published today"));
+        }
+        Ok(())
     }
 
     /// The file, also when a folder was asked for.
@@ -59,31 +102,22 @@ impl Gguf {
     }
 
     pub(super) fn name(&self) -> Option<String> {
-        self.text("general.name").map(str::to_owned)
+        self.text("general.name").ok().flatten().map(str::to_owned)
     }
 
     /// The model's shape, from the metadata.
     pub(super) fn config(&self) -> Result<ModelConfig> {
-        let section = self.text("general.architecture").unwrap_or("(none)");
+        let section = self.text("general.architecture")?.unwrap_or("(none)");
         let architecture = Architecture::parse(section).ok_or_else(|| {
             let found = format!("general.architecture is \"{section}\"");
             self.refused(found, format!("{}; choose such a model", Architecture::SUPPORTED))
         })?;
-        let key = |name: &str| format!("{section}.{name}");
-        let need = |name: &str| {
-            self.number(&key(name)).and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-                self.refused(format!("the metadata has no whole number {}", key(name)), "fetch the file again")
-            })
-        };
-        let or = |name: &str, default: usize| if self.has_key(&key(name)) { need(name) } else { Ok(default) };
-        if or("expert_count", 0)? > 0 {
-            return Err(self.refused("a mixture of experts", "choose a dense model of the family"));
-        }
-        let hidden_size = need("embedding_length")?;
-        let heads = need("attention.head_count")?;
-        let head_dim = or("attention.key_length", hidden_size.checked_div(heads).unwrap_or(0))?;
-        let rotated = or("rope.dimension_count", head_dim)?;
-        if or("attention.value_length", head_dim)? != head_dim || rotated != head_dim {
+        let keys = self.section(section);
+        let hidden_size = keys.need("embedding_length")?;
+        let heads = keys.need("attention.head_count")?;
+        let head_dim = keys.or("attention.key_length", hidden_size.checked_div(heads).unwrap_or(0))?;
+        let rotated = keys.or("rope.dimension_count", head_dim)?;
+        if keys.or("attention.value_length", head_dim)? != head_dim || rotated != head_dim {
             let found = format!("heads of {head_dim} with values of another width or only {rotated} rotated");
             return Err(self.refused(found, "choose another model of the family"));
         }
@@ -92,33 +126,36 @@ impl Gguf {
             architecture,
             vocab_size: tokens.ok_or_else(|| self.refused("tensor token_embd.weight is missing", AGAIN))?,
             hidden_size,
-            intermediate_size: need("feed_forward_length")?,
-            num_hidden_layers: need("block_count")?,
+            intermediate_size: keys.need("feed_forward_length")?,
+            num_hidden_layers: keys.need("block_count")?,
             num_attention_heads: heads,
-            num_key_value_heads: or("attention.head_count_kv", heads)?,
+            num_key_value_heads: keys.or("attention.head_count_kv", heads)?,
             head_dim,
-            rms_norm_eps: self.float(&key("attention.layer_norm_rms_epsilon")).unwrap_or(1e-6),
-            rope_theta: self.float(&key("rope.freq_base")).unwrap_or(10_000.0),
+            rms_norm_eps: keys.need_float("attention.layer_norm_rms_epsilon")?,
+            rope_theta: keys.float_or("rope.freq_base", 10_000.0)?,
             rope_scaling: None,
-            max_position_embeddings: need("context_length")?,
+            max_position_embeddings: keys.need("context_length")?,
             tie_word_embeddings: self.shape("lm_head.weight").is_none(),
             attention_bias: architecture == Architecture::Qwen2,
             qk_norm: architecture == Architecture::Qwen3,
         }
         .validated(&self.path)?;
-        match self.text(&key("rope.scaling.type")) {
-            None | Some("none") => {}
-            Some(other) => {
-                return Err(self.refused(format!("rope scaling \"{other}\""), "choose a model without, or Llama 3's"));
-            }
-        }
+        keys.refuse_unsupported(&config)?;
         let rope_scaling = self.llama3_scaling(&config)?;
         Ok(ModelConfig { rope_scaling, ..config })
     }
 
+    /// The names of the tensors that a model of this shape does not read.
+    pub(super) fn strangers(&self, config: &ModelConfig) -> Vec<&str> {
+        let read: std::collections::HashSet<String> =
+            config.tensor_names().iter().filter_map(|n| gguf_name(n)).collect();
+        let names = self.header.tensors.keys().map(String::as_str);
+        names.filter(|name| !read.contains(*name) && !is_unread(name)).collect()
+    }
+
     /// The shape of a tensor by its Hugging Face name, `[out, in]`.
     pub(super) fn shape(&self, hf_name: &str) -> Option<Vec<usize>> {
-        Some(self.content.tensor_infos.get(&gguf_name(hf_name)?)?.shape.dims().to_vec())
+        Some(self.header.tensors.get(&gguf_name(hf_name)?)?.shape.clone())
     }
 
     /// Reads a tensor as f32, rows of q and k in Hugging Face's order.
@@ -138,15 +175,15 @@ impl Gguf {
 
     pub(super) fn types(&self) -> Vec<(String, usize)> {
         let mut counts = BTreeMap::<String, usize>::new();
-        for info in self.content.tensor_infos.values() {
-            *counts.entry(type_name(info.ggml_dtype)).or_default() += 1;
+        for info in self.header.tensors.values() {
+            *counts.entry(type_name(info.dtype)).or_default() += 1;
         }
         counts.into_iter().collect()
     }
 
     /// The tokenizer that the metadata describes.
     pub(super) fn tokenizer(&self) -> Result<Tokenizer> {
-        match self.text("tokenizer.ggml.model") {
+        match self.text("tokenizer.ggml.model")? {
             Some("gpt2") => {}
             None => return Err(self.refused("there is no tokenizer in this file", "choose a complete GGUF file")),
             Some(other) => {
@@ -154,13 +191,19 @@ impl Gguf {
                 return Err(self.refused(found, "take the model as a Hugging Face folder with tokenizer.json"));
             }
         }
-        let pre = self.text("tokenizer.ggml.pre").unwrap_or("default");
-        let id = |key: &str| self.number(&format!("tokenizer.ggml.{key}_token_id")).and_then(|n| u32::try_from(n).ok());
-        let bos = id("bos");
-        let adds_first = match self.content.metadata.get("tokenizer.ggml.add_bos_token") {
-            Some(Value::Bool(yes)) => *yes,
-            _ => Vocabulary::begins_texts(pre),
+        let pre = self.text("tokenizer.ggml.pre")?.unwrap_or("default");
+        let id = |key: &str| -> Result<Option<u32>> {
+            // Minus one, and what lies outside the vocabulary, is no token, as in llama.cpp.
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            Ok(self.integer(&key)?.and_then(|n| u32::try_from(n).ok()))
         };
+        let bos = id("bos")?;
+        let adds_first = self.flag("tokenizer.ggml.add_bos_token")?.unwrap_or_else(|| Vocabulary::begins_texts(pre));
+        if self.flag("tokenizer.ggml.add_eos_token")? == Some(true) {
+            let found =
+                "tokenizer.ggml.add_eos_token is true: each text ends with an end token, before anything follows";
+            return Err(self.refused(found, "this is an embedding model; choose one that generates"));
+        }
         let vocabulary = Vocabulary {
             tokens: self.texts("tokenizer.ggml.tokens")?,
             kinds: self.numbers("tokenizer.ggml.token_type")?,
@@ -174,38 +217,40 @@ impl Gguf {
                 format!("the splitters {SPLITTERS} are supported; or take a Hugging Face folder with tokenizer.json"),
             )
         })?;
-        let eos = [id("eos"), id("eot"), id("eom")].into_iter().flatten().collect();
-        let chat_template = self.text("tokenizer.chat_template").map(str::to_owned);
-        Tokenizer::new(&self.path, tokenizer, Declared { bos, eos, pad: id("padding"), chat_template })
+        let eos = [id("eos")?, id("eot")?, id("eom")?].into_iter().flatten().collect();
+        let chat_template = self.text("tokenizer.chat_template")?.map(str::to_owned);
+        Tokenizer::new(&self.path, tokenizer, Declared { bos, eos, pad: id("padding")?, chat_template })
     }
 
     fn read_as_stored(&self, name: &str) -> Result<Tensor> {
         let failed = |found: String| self.refused(format!("tensor {name} cannot be read ({found})"), AGAIN);
-        let info = self.content.tensor_infos.get(name).ok_or_else(|| failed("it is missing".to_owned()))?;
-        let (dims, block) = (info.shape.dims(), info.ggml_dtype.block_size());
-        if !dims.last().is_some_and(|width| width.is_multiple_of(block)) {
-            return Err(failed(format!("rows of the shape {dims:?} in blocks of {block} values")));
+        let info = self.header.tensors.get(name).ok_or_else(|| failed("it is missing".to_owned()))?;
+        let (shape, block) = (&info.shape, info.dtype.block_size());
+        if shape.last().is_some_and(|width| !width.is_multiple_of(block)) {
+            return Err(failed(format!("rows of the shape {shape:?} in blocks of {block} values")));
         }
-        let count = info.shape.elem_count();
+        // That it lies in the file was checked when that was opened.
+        let count: usize = shape.iter().product();
         if count == 0 {
-            return Tensor::new(Vec::new(), dims);
+            return Tensor::new(Vec::new(), shape);
         }
-        let mut bytes = vec![0; count / block * info.ggml_dtype.type_size()];
-        let start = SeekFrom::Start(self.content.tensor_data_offset + info.offset);
+        let mut bytes = vec![0; count / block * info.dtype.type_size()];
+        let start = SeekFrom::Start(self.header.data + info.offset);
         let mut file = File::open(&self.path).map_err(|e| Error::read(&self.path, e))?;
         file.seek(start).and_then(|_| file.read_exact(&mut bytes)).map_err(|e| failed(e.to_string()))?;
         // Not through a tensor of candle: its values could only be copied.
-        match info.ggml_dtype.from_data(Cow::Borrowed(&bytes)).dequantize(count) {
-            Ok(CpuStorage::F32(values)) => Tensor::new(values, dims),
+        match info.dtype.from_data(Cow::Borrowed(&bytes)).dequantize(count) {
+            Ok(CpuStorage::F32(values)) => Tensor::new(values, shape),
             Ok(_) => Err(Error::bug("GGUF", format!("tensor {name} is not read in single precision"))),
-            Err(error) => Err(failed(error.to_string())),
+            // The library's own text may hold a backtrace.
+            Err(_) => Err(failed(format!("{} values of {} do not decode", count, type_name(info.dtype)))),
         }
     }
 
     /// Llama 3's scaling, which GGUF stores as one divisor a frequency (`rope_freqs.weight`) without the settings that
     /// made them. They are found again by trying those that Llama 3 was published with.
     fn llama3_scaling(&self, config: &ModelConfig) -> Result<Option<RopeScaling>> {
-        if !self.content.tensor_infos.contains_key("rope_freqs.weight") {
+        if !self.header.tensors.contains_key("rope_freqs.weight") {
             return Ok(None);
         }
         let divisors = self.read_as_stored("rope_freqs.weight")?.into_values();
@@ -222,16 +267,13 @@ impl Gguf {
         Ok((factor != 1.0).then_some(scaling))
     }
 
-    /// Every tensor lies within the file and is of a type that can be read.
+    /// Every tensor lies within the file.
     fn check_length(&self, length: u64) -> Result<()> {
-        for (name, info) in &self.content.tensor_infos {
-            if matches!(info.ggml_dtype, GgmlDType::Q8_1 | GgmlDType::Q8K) {
-                return Err(self.refused(format!("tensor {name} is stored as {:?}", info.ggml_dtype), TYPES));
-            }
-            let count = info.shape.dims().iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
-            let blocks = count.map(|n| n.div_ceil(info.ggml_dtype.block_size() as u64));
-            let bytes = blocks.and_then(|n| n.checked_mul(info.ggml_dtype.type_size() as u64));
-            let end = bytes.and_then(|n| self.content.tensor_data_offset.checked_add(info.offset)?.checked_add(n));
+        for (name, info) in &self.header.tensors {
+            let count = info.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
+            let blocks = count.map(|n| n.div_ceil(info.dtype.block_size() as u64));
+            let bytes = blocks.and_then(|n| n.checked_mul(info.dtype.type_size() as u64));
+            let end = bytes.and_then(|n| self.header.data.checked_add(info.offset)?.checked_add(n));
             if end.is_none_or(|end| end > length) {
                 let end = end.map_or_else(|| "an impossible place".to_owned(), |e| format!("byte {e}"));
                 return Err(self.refused(format!("{length} bytes, where tensor {name} ends at {end}"), AGAIN));
@@ -240,74 +282,42 @@ impl Gguf {
         Ok(())
     }
 
-    fn has_key(&self, key: &str) -> bool {
-        self.content.metadata.contains_key(key)
-    }
-
-    fn text(&self, key: &str) -> Option<&str> {
-        match self.content.metadata.get(key)? {
-            Value::String(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    fn number(&self, key: &str) -> Option<u64> {
-        whole(self.content.metadata.get(key)?)
-    }
-
-    fn float(&self, key: &str) -> Option<f64> {
-        match self.content.metadata.get(key)? {
-            Value::F32(x) => Some(f64::from(*x)),
-            Value::F64(x) => Some(*x),
-            _ => None,
-        }
-    }
-
-    /// A list; empty when the key is absent.
-    fn list<'a, T>(&'a self, key: &str, item: impl Fn(&'a Value) -> Option<T>) -> Result<Vec<T>> {
-        let list = match self.content.metadata.get(key) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(values)) => values.iter().map(item).collect::<Option<_>>(),
-            Some(_) => None,
-        };
-        list.ok_or_else(|| self.refused(format!("{key} holds values of the wrong type"), AGAIN))
-    }
-
-    fn texts(&self, key: &str) -> Result<Vec<&str>> {
-        self.list(key, |v| if let Value::String(text) = v { Some(text.as_str()) } else { None })
-    }
-
-    fn numbers(&self, key: &str) -> Result<Vec<u64>> {
-        self.list(key, whole)
-    }
-
     fn refused(&self, found: impl Into<String>, remedy: impl Into<String>) -> Error {
         Error::model(&self.path, found, remedy)
     }
 }
 
-/// Reads the header. Candle divides by `general.alignment` unchecked and shapes may overflow: a panic there is a
-/// damaged file like any other.
-fn header(file: File) -> Result<Content, String> {
-    let read = std::panic::AssertUnwindSafe(|| Content::read(&mut BufReader::with_capacity(1 << 16, file)));
-    match std::panic::catch_unwind(read) {
-        Ok(content) => content.map_err(|e| e.to_string()),
-        Err(_) => Err("its numbers make no sense".to_owned()),
+/// The refusal of a file that does not begin as GGUF does.
+fn no_gguf(path: &Path, length: u64, start: &[u8]) -> Error {
+    if let Some((found, remedy)) = foreign::by_first_bytes(start) {
+        let begin = start.get(..4).unwrap_or(start).escape_ascii();
+        return Error::model(path, format!("{found}: it begins with \"{begin}\" instead of \"GGUF\""), remedy);
     }
-}
-
-fn whole(value: &Value) -> Option<u64> {
-    value.to_u64().ok().or_else(|| match value {
-        Value::I8(n) => u64::try_from(*n).ok(),
-        Value::I16(n) => u64::try_from(*n).ok(),
-        Value::I32(n) => u64::try_from(*n).ok(),
-        Value::I64(n) => u64::try_from(*n).ok(),
-        _ => None,
+    foreign::by_name(path).unwrap_or_else(|| {
+        let begin = start.get(..4).unwrap_or(start).escape_ascii();
+        let found = format!("{length} bytes that begin with \"{begin}\" instead of \"GGUF\"");
+        let remedy = "give a GGUF file or a Hugging Face folder (a web page or a Git LFS pointer is no model)";
+        Error::model(path, found, remedy)
     })
 }
 
+/// The refusal of a file whose header cannot be read.
+fn flawed(path: &Path, flaw: Flaw) -> Error {
+    match flaw {
+        Flaw::Damaged(found) => Error::model(path, format!("the header cannot be read ({found})"), AGAIN),
+        Flaw::BigEndian => {
+            let remedy = "fetch the little-endian file, or convert it with gguf_convert_endian.py of llama.cpp";
+            Error::model(path, "a big-endian GGUF file", remedy)
+        }
+        Flaw::Version(version) => {
+            Error::model(path, format!("version {version} of GGUF, where 1 to 3 are read"), "fetch a file in version 3")
+        }
+        Flaw::Type(found) => Error::model(path, found, TYPES),
+    }
+}
+
 /// The GGUF name of a tensor by its Hugging Face name.
-fn gguf_name(hf_name: &str) -> Option<String> {
+pub(super) fn gguf_name(hf_name: &str) -> Option<String> {
     Some(match hf_name {
         "model.embed_tokens.weight" => "token_embd.weight".to_owned(),
         "model.norm.weight" => "output_norm.weight".to_owned(),

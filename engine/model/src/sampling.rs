@@ -79,9 +79,21 @@ pub(super) struct SampledToken {
 }
 
 impl SampledToken {
-    pub(super) fn new(token: u32, log_probability: f32, entropy: f32) -> Self {
-        Self { token, statistics: TokenStatistics { log_probability, entropy } }
+    /// # Errors
+    /// [`Error::NotFinite`] where the numbers are none: the token says nothing then.
+    pub(super) fn new(token: u32, log_probability: f32, entropy: f32) -> Result<Self> {
+        if log_probability.is_finite() && entropy.is_finite() {
+            return Ok(Self { token, statistics: TokenStatistics { log_probability, entropy } });
+        }
+        Err(no_numbers())
     }
+}
+
+/// The refusal to sample from logits that are not numbers.
+fn no_numbers() -> Error {
+    let remedy =
+        "its weights with the adapter's are too large for the precision: take precision f32, or another adapter";
+    Error::not_finite("logits that are not numbers for this request", remedy)
 }
 
 impl Sampler {
@@ -98,16 +110,23 @@ impl Sampler {
     }
 
     /// Samples from a row of logits, which it may overwrite. `seen` are the tokens of prompt and completion so far.
-    pub(super) fn sample(&mut self, logits: &mut [f32], seen: &[&[u32]]) -> SampledToken {
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] where a logit is NaN or +∞, or none is above −∞.
+    pub(super) fn sample(&mut self, logits: &mut [f32], seen: &[&[u32]]) -> Result<SampledToken> {
+        // Without a branch, in vectors: a small part of what the sums below cost.
+        if logits.iter().fold(false, |bad, logit| bad | logit.is_nan() | (*logit == f32::INFINITY)) {
+            return Err(no_numbers());
+        }
         let greedy = self.config.temperature == 0.0;
         let scale = if greedy { 1.0 } else { 1.0 / self.config.temperature };
         let found = Distribution::new(logits, scale);
         let (log_sum, entropy) = (found.partition.log_sum(), found.partition.entropy());
-        let statistics = |logit: f32| TokenStatistics { log_probability: logit * scale - log_sum, entropy };
+        let sampled = |token: usize, logit: f32| SampledToken::new(token as u32, logit * scale - log_sum, entropy);
         let cut = self.config.top_k > 0 || self.config.top_p < 1.0;
         if self.config.repetition_penalty == 1.0 && (greedy || !cut) {
             let token = if greedy { argmax(logits) } else { found.sample(self.rng.random()) };
-            return SampledToken { token: token as u32, statistics: statistics(logits[token]) };
+            return sampled(token, logits[token]);
         }
         let plain = logits.to_vec();
         if self.config.repetition_penalty != 1.0 {
@@ -122,7 +141,7 @@ impl Sampler {
             }
         }
         let token = if greedy { argmax(logits) } else { self.pick(logits, scale) };
-        SampledToken { token: token as u32, statistics: statistics(plain[token]) }
+        sampled(token, plain[token])
     }
 
     /// Samples an index within top-k and top-p; leaves probabilities in `logits`.
@@ -184,7 +203,7 @@ mod tests {
         let mut counts = vec![0.0; logits.len()];
         for stream in 0..4000 {
             let mut sampler = Sampler::new(config.clone(), 7, stream, 0);
-            counts[sampler.sample(&mut logits.to_vec(), &[]).token as usize] += 1.0 / 4000.0;
+            counts[sampler.sample(&mut logits.to_vec(), &[]).unwrap().token as usize] += 1.0 / 4000.0;
         }
         counts
     }
@@ -216,7 +235,7 @@ mod tests {
         for config in
             [SamplingConfig::greedy(1), SamplingConfig { top_k: 1, repetition_penalty: 1.3, ..Default::default() }]
         {
-            let sampled = Sampler::new(config, 1, 0, 0).sample(&mut logits.to_vec(), &[&[3]]);
+            let sampled = Sampler::new(config, 1, 0, 0).sample(&mut logits.to_vec(), &[&[3]]).unwrap();
             assert_eq!(sampled.token, 0);
             assert!((sampled.statistics.log_probability - want).abs() < 1e-5);
         }
@@ -225,7 +244,30 @@ mod tests {
     #[test]
     fn the_repetition_penalty_moves_seen_tokens_down() {
         let config = SamplingConfig { repetition_penalty: 3.0, ..SamplingConfig::greedy(1) };
-        assert_eq!(Sampler::new(config, 1, 0, 0).sample(&mut [2.0, 1.0, -1.0], &[&[0]]).token, 1);
+        assert_eq!(Sampler::new(config, 1, 0, 0).sample(&mut [2.0, 1.0, -1.0], &[&[0]]).unwrap().token, 1);
+    }
+
+    #[test]
+    fn logits_that_are_not_numbers_are_an_error_and_no_token() {
+        let settings = [
+            SamplingConfig::greedy(1),
+            SamplingConfig::default(),
+            SamplingConfig { top_k: 2, ..Default::default() },
+            SamplingConfig { repetition_penalty: 1.2, ..Default::default() },
+        ];
+        for config in settings {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let sample = |mut logits: Vec<f32>| Sampler::new(config.clone(), 1, 0, 0).sample(&mut logits, &[&[0]]);
+                // Rows of one vector and of less, of which all or one are bad.
+                for length in [3, 16, 300] {
+                    let error = sample(vec![bad; length]).map(|s| s.token).unwrap_err();
+                    assert_eq!(error.code(), "not_finite", "{error}");
+                    let mut one = vec![0.5; length];
+                    one[length / 2] = bad;
+                    assert_eq!(sample(one).is_err(), bad != f32::NEG_INFINITY, "one {bad} of {length}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl<S> Active<S> {
     }
 
     /// Samples its next token from logits, which may be overwritten.
-    pub(super) fn sample(&mut self, call: &Call<'_>, logits: &mut [f32]) -> SampledToken {
+    pub(super) fn sample(&mut self, call: &Call<'_>, logits: &mut [f32]) -> Result<SampledToken> {
         self.sampler.sample(logits, &[call.prefix, &call.prompts[self.prompt].tokens, &self.tokens])
     }
 

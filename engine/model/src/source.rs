@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::config::ModelConfig;
 use super::folder::Folder;
-use super::gguf::Gguf;
+use super::foreign;
+use super::gguf::{Gguf, gguf_name};
+use super::strangers;
 use super::tensor::Tensor;
 use super::tokenizer::Tokenizer;
 use querywright_types::{Error, Result, hex};
@@ -24,6 +26,7 @@ pub struct ModelSource {
     path: PathBuf,
     config: ModelConfig,
     weights: Weights,
+    warnings: Vec<String>,
     digest: OnceLock<String>,
 }
 
@@ -72,8 +75,8 @@ impl ModelSource {
         } else {
             Weights::Gguf(Box::new(Gguf::open(&only_gguf_of(path)?)?))
         };
-        let config = match &weights {
-            Weights::Gguf(g) => g.config()?,
+        let (config, unknown) = match &weights {
+            Weights::Gguf(g) => (g.config()?, Vec::new()),
             Weights::Folder(f) => f.config()?,
             Weights::Random(_) => return Err(no_files(path)),
         };
@@ -81,7 +84,13 @@ impl ModelSource {
             Weights::Gguf(g) => g.path().to_path_buf(),
             Weights::Folder(_) | Weights::Random(_) => path.to_path_buf(),
         };
-        let source = Self { path, config, weights, digest: OnceLock::new() };
+        let mut warnings = Vec::new();
+        if !unknown.is_empty() {
+            let (keys, shown) = (if unknown.len() == 1 { "key" } else { "keys" }, path.join("config.json"));
+            let known = "that neither transformers nor this program reads for such a model";
+            warnings.push(format!("{}: {keys} {known}: {}", shown.display(), foreign::listed(&unknown)));
+        }
+        let source = Self { path, config, weights, warnings, digest: OnceLock::new() };
         source.check_tensors()?;
         Ok(source)
     }
@@ -89,7 +98,8 @@ impl ModelSource {
     /// A model of a shape with random weights, for measuring speed where the real ones cannot be had. It has no tokenizer,
     /// and its completions are noise.
     pub fn random(config: ModelConfig, seed: u64) -> Self {
-        Self { path: "random".into(), config, weights: Weights::Random(seed), digest: OnceLock::new() }
+        let weights = Weights::Random(seed);
+        Self { path: "random".into(), config, weights, warnings: Vec::new(), digest: OnceLock::new() }
     }
 
     /// The GGUF file or the folder.
@@ -102,6 +112,11 @@ impl ModelSource {
         &self.config
     }
 
+    /// What its owner should know of the files and what does not stop their use: keys that nobody reads.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Whether the model has this tensor, by its Hugging Face name. A tied output layer is the embedding, not a tensor.
     pub fn has(&self, hf_name: &str) -> bool {
         self.stored_shape(hf_name).is_some()
@@ -111,17 +126,26 @@ impl ModelSource {
     /// `lm_head.weight` is the embedding.
     ///
     /// # Errors
-    /// [`Error::Model`] when the model has no such tensor or its shape is not the one that the configuration implies.
+    /// [`Error::Model`] when the model has no such tensor, when its shape is not the one that the configuration implies,
+    /// or when it holds values that are not numbers: a model with one of those answers at random or not at all.
     pub(super) fn tensor(&self, hf_name: &str) -> Result<Tensor> {
         let name = match hf_name {
             "lm_head.weight" if self.config.tie_word_embeddings => "model.embed_tokens.weight",
             name => name,
         };
         self.check_tensor(name)?;
-        match &self.weights {
-            Weights::Gguf(g) => g.read(name, &self.config),
-            Weights::Folder(f) => f.read(name),
-            Weights::Random(seed) => random(&self.shape(name)?, name, *seed),
+        let tensor = match &self.weights {
+            Weights::Gguf(g) => g.read(name, &self.config)?,
+            Weights::Folder(f) => f.read(name)?,
+            Weights::Random(seed) => return random(&self.shape(name)?, name, *seed),
+        };
+        match tensor.not_finite() {
+            None => Ok(tensor),
+            Some((index, value)) => Err(Error::model(
+                &self.path,
+                format!("tensor {} holds {value} (value {index} of {})", self.stored_name(name), tensor.values().len()),
+                "the model was damaged or its training diverged; fetch it again or choose another one",
+            )),
         }
     }
 
@@ -224,8 +248,42 @@ impl ModelSource {
         })
     }
 
+    /// A tensor's name in its file.
+    fn stored_name(&self, hf_name: &str) -> String {
+        match &self.weights {
+            Weights::Gguf(_) => gguf_name(hf_name).unwrap_or_else(|| hf_name.to_owned()),
+            Weights::Folder(_) | Weights::Random(_) => hf_name.to_owned(),
+        }
+    }
+
+    /// Every tensor that the model needs is there, and none that nobody would read.
     fn check_tensors(&self) -> Result<()> {
-        self.config.tensor_names().iter().try_for_each(|name| self.check_tensor(name))
+        let strange = match &self.weights {
+            Weights::Gguf(g) => g.strangers(&self.config),
+            Weights::Folder(f) => f.names().filter(|name| !strangers::is_harmless(name, &self.config)).collect(),
+            Weights::Random(_) => Vec::new(),
+        };
+        // What is missing explains more than what is there instead, but for biases and the like of a whole model.
+        let missing = self.config.tensor_names().iter().try_for_each(|name| self.check_tensor(name));
+        match strange.is_empty() {
+            true => missing?,
+            false => {
+                return Err(missing.err().unwrap_or_else(|| strangers::refused(&self.path, &strange, &self.config)));
+            }
+        }
+        match &self.weights {
+            Weights::Folder(f) if self.config.tie_word_embeddings && f.shape("lm_head.weight").is_some() => {
+                match f.are_equal("lm_head.weight", "model.embed_tokens.weight")? {
+                    true => Ok(()),
+                    false => Err(Error::model(
+                        &self.path,
+                        "tie_word_embeddings is true, and lm_head.weight is not the embedding",
+                        "one of the two is wrong; fetch the model again",
+                    )),
+                }
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_tensor(&self, name: &str) -> Result<()> {
@@ -240,7 +298,7 @@ impl ModelSource {
             None => Err(Error::model(
                 &self.path,
                 format!("tensor {name} is missing"),
-                "the file is incomplete or holds another kind of model (an adapter?); fetch the model again",
+                "the file is incomplete or holds another kind of model; fetch the model again",
             )),
         }
     }
@@ -274,11 +332,7 @@ fn only_gguf_of(folder: &Path) -> Result<PathBuf> {
     files.sort();
     match files.as_slice() {
         [one] => Ok(one.clone()),
-        [] => Err(Error::model(
-            folder,
-            "neither config.json nor a GGUF file in this folder",
-            "give a GGUF file or a Hugging Face folder with config.json, tokenizer.json and model.safetensors",
-        )),
+        [] => Err(foreign::no_model(folder)),
         many => {
             let names: Vec<_> = many.iter().filter_map(|p| p.file_name()).map(|n| n.to_string_lossy()).collect();
             Err(Error::model(

@@ -1,5 +1,7 @@
 //! A tensor as files hold it, in single precision.
 
+use rayon::prelude::*;
+
 use querywright_types::{Error, Result};
 
 /// Values in single precision, row by row.
@@ -34,6 +36,18 @@ impl Tensor {
     /// The values without a copy.
     pub(super) fn into_values(self) -> Vec<f32> {
         self.values
+    }
+
+    /// The first value that is NaN or infinite, with its place.
+    pub(super) fn not_finite(&self) -> Option<(usize, f32)> {
+        /// Of this many values at once it is asked whether one is not finite: without a branch, in vectors.
+        const PIECE: usize = 1 << 12;
+        const EXPONENT: u32 = 0x7f80_0000;
+        let bad =
+            |piece: &&[f32]| piece.iter().fold(false, |bad, value| bad | (value.to_bits() & EXPONENT == EXPONENT));
+        // All pieces are looked at on all threads; almost always there is nothing to find.
+        let (piece, values) = self.values.par_chunks(PIECE).enumerate().find_first(|(_, piece)| bad(piece))?;
+        values.iter().position(|value| !value.is_finite()).map(|at| (piece * PIECE + at, values[at]))
     }
 
     /// (rows, columns)

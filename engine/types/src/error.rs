@@ -74,6 +74,15 @@ pub enum Error {
         /// What would help.
         remedy: String,
     },
+    /// A language model computed values that are no numbers, so that no answer to the request follows from them.
+    #[error("the model computes {found}; {remedy}")]
+    #[non_exhaustive]
+    NotFinite {
+        /// What was computed.
+        found: String,
+        /// What would help.
+        remedy: String,
+    },
     /// A plugin cannot be used.
     #[error("plugin {name}: {found}; {remedy}")]
     #[non_exhaustive]
@@ -188,6 +197,11 @@ impl Error {
         Self::Model { path: path.as_ref().to_path_buf(), found: found.into(), remedy: remedy.into() }
     }
 
+    /// Values that are no numbers where a model must compute some.
+    pub fn not_finite(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::NotFinite { found: found.into(), remedy: remedy.into() }
+    }
+
     /// A model or data set that could not be fetched.
     pub fn fetch(name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Fetch { name: name.into(), found: found.into(), remedy: remedy.into() }
@@ -227,6 +241,7 @@ impl Error {
             Self::Argument { .. } => "argument",
             Self::Model { .. } => "model",
             Self::Fetch { .. } => "fetch",
+            Self::NotFinite { .. } => "not_finite",
             Self::Plugin { .. } => "plugin",
             Self::Device { .. } => "device",
             Self::Fault(Fault { kind, .. }) => kind.code(),
@@ -247,6 +262,7 @@ impl Error {
             Self::Argument { .. } => "the request cannot be used as it is",
             Self::Model { .. } => "the model cannot be used",
             Self::Fetch { .. } => "the model or data set could not be fetched",
+            Self::NotFinite { .. } => "the model computed no number",
             Self::Plugin { .. } => "the plugin cannot be used",
             Self::Device { .. } => "the device that the model runs on failed",
             Self::Fault(Fault { kind, .. }) => kind.summary(),

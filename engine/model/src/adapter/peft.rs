@@ -1,12 +1,21 @@
 //! Adapters as PEFT's folders: `adapter_config.json` and `adapter_model.safetensors`.
 
+mod config;
+mod names;
+
 use std::path::Path;
 
-use serde::Deserialize;
-
-use super::{Adapter, Factor, LoraConfig, Pair, Projection};
+use self::config::PeftConfig;
+use self::names::Names;
+use super::{Adapter, Factor, LoraConfig, Pair};
 use crate::config::ModelConfig;
+use crate::folder::read_text;
+use crate::foreign;
+use crate::shard::Shard;
 use querywright_types::{Error, Result};
+
+/// `adapter_config.json` is a kilobyte or two.
+const CONFIG_LIMIT: u64 = 4 << 20;
 
 impl Adapter {
     /// Writes `adapter_config.json` and `adapter_model.safetensors` into `folder`, as PEFT reads them.
@@ -15,9 +24,11 @@ impl Adapter {
     /// A folder that cannot be written.
     pub fn save(&self, folder: &Path, base_model: &str) -> Result<()> {
         std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-        let modules: Vec<&str> = match self.config.projections()? {
-            all if all.len() == Projection::COUNT => Projection::ALL.map(Projection::name).to_vec(),
-            some => some.into_iter().map(Projection::name).collect(),
+        let projections = self.config.projections()?;
+        // By their names where every layer has them, else each by itself: PEFT begins anew what it does not find.
+        let modules: Vec<String> = match self.pairs.len() == projections.len() * self.layers {
+            true => projections.iter().map(|p| p.name().to_owned()).collect(),
+            false => self.pairs.iter().map(|p| format!("model.layers.{}.{}", p.layer, p.projection.path())).collect(),
         };
         let config = serde_json::json!({
             "peft_type": "LORA",
@@ -50,34 +61,31 @@ impl Adapter {
         std::fs::write(&path, bytes).map_err(|e| Error::write(&path, e))
     }
 
+    /// Refuses a folder that holds no adapter, and says what it holds instead. It costs nothing.
+    ///
+    /// # Errors
+    /// No `adapter_config.json` in the folder.
+    pub fn find(folder: &Path) -> Result<()> {
+        foreign::adapter_config(folder).map(|_| ())
+    }
+
     /// Reads a PEFT folder for a model.
     ///
     /// # Errors
-    /// A folder that cannot be read or is no plain LoRA adapter; layers that the model lacks, or of another shape, by name.
+    /// A folder that cannot be read or is no plain LoRA adapter; layers that the model lacks, or of another shape, by name;
+    /// values that are not numbers.
     pub fn load(folder: &Path, model: &ModelConfig) -> Result<Self> {
-        let path = folder.join("adapter_config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
-        let peft: PeftConfig = serde_json::from_str(&text).map_err(|e| {
-            Error::model(
-                &path,
-                format!("is not a PEFT configuration: {e}"),
-                "give a folder that PEFT or this program wrote",
-            )
-        })?;
-        peft.check(&path)?;
-        let path = folder.join("adapter_model.safetensors");
-        let bytes = std::fs::read(&path).map_err(|e| Error::read(&path, e))?;
-        let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| {
-            Error::model(&path, format!("is no complete safetensors file: {e}"), "copy it again, it may be cut off")
-        })?;
-        let found = places(&file, &path, model)?;
+        let path = foreign::adapter_config(folder)?;
+        let peft = PeftConfig::parse(&path, &read_text(&path, CONFIG_LIMIT)?)?;
+        let file = Shard::open(&foreign::adapter_weights(folder)?)?;
+        let names = Names::of(&file, model)?;
+        let places = names.places();
+        peft.check_places(file.path(), &places, model.num_hidden_layers)?;
         let mut pairs = Vec::new();
-        for (layer, projection) in found {
+        for (layer, projection) in places {
             let (input, output) = projection.shape(model);
-            let read =
-                |part: &str, shape: [usize; 2]| read_factor(&file, &path, &pair_name(layer, projection, part), shape);
-            let a = read("lora_A", [peft.r, input])?;
-            let b = read("lora_B", [output, peft.r])?;
+            let a = read_factor(&file, names.stored(layer, projection, "lora_A")?, [peft.r, input])?;
+            let b = read_factor(&file, names.stored(layer, projection, "lora_B")?, [output, peft.r])?;
             pairs.push(Pair { layer, projection, a, b });
         }
         let mut modules: Vec<String> = Vec::new();
@@ -86,125 +94,31 @@ impl Adapter {
                 modules.push(pair.projection.name().into());
             }
         }
-        let alpha = if peft.use_rslora { peft.lora_alpha * (peft.r as f32).sqrt() } else { peft.lora_alpha };
-        let config = LoraConfig { r: peft.r, lora_alpha: alpha, target_modules: modules };
+        let config = LoraConfig { r: peft.r, lora_alpha: peft.lora_alpha, target_modules: modules };
         Self::assemble(config, pairs, model.num_hidden_layers)
     }
 }
 
 impl Pair {
     pub(super) fn name(&self, part: &str) -> String {
-        pair_name(self.layer, self.projection, part)
+        names::written(self.layer, self.projection, part)
     }
 }
 
-fn pair_name(layer: usize, projection: Projection, part: &str) -> String {
-    format!("base_model.model.model.layers.{layer}.{}.{part}.weight", projection.path())
-}
-
-/// The layer and projection that a tensor's name points at.
-fn place(name: &str) -> Option<(usize, Projection)> {
-    let (layer, rest) = name.strip_prefix("base_model.model.model.layers.")?.split_once('.')?;
-    let path = rest.strip_suffix(".lora_A.weight").or_else(|| rest.strip_suffix(".lora_B.weight"))?;
-    Some((layer.parse().ok()?, Projection::ALL.into_iter().find(|p| p.path() == path)?))
-}
-
-/// The layers and projections that a file holds factors of, in the adapter's order.
-fn places(file: &safetensors::SafeTensors, path: &Path, model: &ModelConfig) -> Result<Vec<(usize, Projection)>> {
-    let mut found: Vec<(usize, Projection)> = Vec::new();
-    let mut strangers = Vec::new();
-    for name in file.names() {
-        match place(name).filter(|(layer, _)| *layer < model.num_hidden_layers) {
-            Some(at) if !found.contains(&at) => found.push(at),
-            Some(_) => {}
-            None => strangers.push(name),
-        }
-    }
-    strangers.sort_unstable();
-    if let Some(first) = strangers.first() {
-        let more = if strangers.len() > 1 { format!(" and {} more", strangers.len() - 1) } else { String::new() };
+fn read_factor(file: &Shard, name: &str, shape: [usize; 2]) -> Result<Factor> {
+    if let Some(info) = file.info(name)
+        && info.shape != shape
+    {
         let found =
-            format!("holds {first}{more}, which this model of {} layers does not have", model.num_hidden_layers);
-        return Err(Error::model(
-            path,
-            found,
-            "use the adapter with the model it was trained on (base_model_name_or_path)",
-        ));
+            format!("{name} has shape {:?}, this model and the rank of the configuration need {shape:?}", info.shape);
+        return Err(Error::model(file.path(), found, "use the adapter with the model it was trained on"));
     }
-    if found.is_empty() {
-        return Err(Error::model(path, "holds no LoRA weights", "give a folder with a trained adapter"));
+    let tensor = file.read(name)?;
+    if let Some((_, bad)) = tensor.not_finite() {
+        return Err(Error::model(file.path(), format!("{name} holds {bad}"), "train it again: this adapter diverged"));
     }
-    found.sort_unstable_by_key(|(layer, projection)| (*layer, *projection as usize));
-    Ok(found)
+    Ok(Factor { shape, values: tensor.into_values() })
 }
 
-fn read_factor(file: &safetensors::SafeTensors, path: &Path, name: &str, shape: [usize; 2]) -> Result<Factor> {
-    let view = file.tensor(name).map_err(|_| Error::model(path, format!("lacks {name}"), "copy the adapter again"))?;
-    if view.shape() != shape {
-        let found = format!("{name} has shape {:?}, this model needs {shape:?}", view.shape());
-        return Err(Error::model(path, found, "use the adapter with the model it was trained on"));
-    }
-    let bytes = view.data();
-    let values: Vec<f32> = match view.dtype() {
-        safetensors::Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        safetensors::Dtype::F16 => {
-            bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
-        }
-        safetensors::Dtype::BF16 => {
-            bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
-        }
-        other => {
-            return Err(Error::model(
-                path,
-                format!("{name} has type {other:?}"),
-                "save the adapter in f32, f16 or bf16",
-            ));
-        }
-    };
-    if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
-        return Err(Error::model(path, format!("{name} holds {bad}"), "train it again: this adapter diverged"));
-    }
-    Ok(Factor { shape, values })
-}
-
-/// The part of PEFT's configuration that decides the numbers; options that would change them are refused.
-#[derive(Debug, Deserialize)]
-struct PeftConfig {
-    peft_type: String,
-    r: usize,
-    lora_alpha: f32,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
-    rank_pattern: serde_json::Map<String, serde_json::Value>,
-    #[serde(default)]
-    alpha_pattern: serde_json::Map<String, serde_json::Value>,
-    #[serde(default)]
-    modules_to_save: Option<Vec<String>>,
-}
-
-impl PeftConfig {
-    fn check(&self, path: &Path) -> Result<()> {
-        let refuse = |what: &str| Err(Error::model(path, what.to_owned(), "plain LoRA adapters are supported"));
-        if self.peft_type != "LORA" {
-            return refuse(&format!("peft_type is {}", self.peft_type));
-        }
-        if self.r == 0 {
-            return refuse("r is 0");
-        }
-        if self.use_dora || self.fan_in_fan_out {
-            return refuse("use_dora or fan_in_fan_out is set");
-        }
-        if !self.rank_pattern.is_empty() || !self.alpha_pattern.is_empty() {
-            return refuse("rank_pattern or alpha_pattern is set");
-        }
-        if self.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()) {
-            return refuse("modules_to_save is set");
-        }
-        Ok(())
-    }
-}
+#[cfg(test)]
+mod tests;

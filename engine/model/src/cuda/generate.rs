@@ -274,7 +274,7 @@ impl CudaDecoder {
             let mut rows = vec![0f32; active.len() * vocabulary];
             self.device.read(logits, &mut rows)?;
             let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| a.sample(&batch.call, logits);
-            return Ok(active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect());
+            return active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect();
         }
         let mut words = vec![0u32; 3 * active.len()];
         self.device.read(sampled, &mut words)?;
@@ -282,7 +282,7 @@ impl CudaDecoder {
         let read = |[token, log_probability, entropy]: &[u32; 3]| {
             SampledToken::new(*token, f32::from_bits(*log_probability), f32::from_bits(*entropy))
         };
-        Ok(words.iter().map(read).collect())
+        words.iter().map(read).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 use candle_core::Device;
-use candle_core::quantized::{QTensor, gguf_file};
+use candle_core::quantized::QTensor;
+use candle_core::quantized::gguf_file::{self, Content, Value};
 
 use super::super::source::ModelSource;
 use super::*;
@@ -149,6 +150,162 @@ fn damaged_and_foreign_files_are_refused_with_what_was_found() {
         m.insert("tokenizer.ggml.pre".to_owned(), Value::String("tekken".to_owned()));
     });
     assert!(refusal(&strange).contains("smollm"));
+}
+
+/// The refusal of tiny-llama.gguf with one value of its metadata set.
+fn with(key: &str, value: Value) -> String {
+    refusal(&rewritten(|m, _| {
+        m.insert(key.to_owned(), value.clone());
+    }))
+}
+
+#[test]
+fn every_key_that_changes_the_result_is_refused_by_name() {
+    let text = |text: &str| Value::String(text.to_owned());
+    let table = [
+        ("llama.rope.scaling.factor", Value::F32(4.0)),
+        ("llama.rope.scale_linear", Value::F32(4.0)),
+        ("llama.rope.scaling.attn_factor", Value::F32(1.2)),
+        ("llama.rope.scaling.original_context_length", Value::U32(64)),
+        ("llama.rope.scaling.type", text("yarn")),
+        ("llama.rope.scaling.type", text("longrope")),
+        ("llama.rope.scaling.yarn_log_multiplier", Value::F32(0.1)),
+        ("llama.rope.dimension_sections", Value::Array(vec![Value::I32(16), Value::I32(24)])),
+        ("llama.rope.freq_base_swa", Value::F32(1e4)),
+        ("llama.attention.sliding_window", Value::U32(64)),
+        ("llama.attention.scale", Value::F32(0.5)),
+        ("llama.attention.max_alibi_bias", Value::F32(8.0)),
+        ("llama.attention.clamp_kqv", Value::F32(8.0)),
+        ("llama.attention.causal", Value::Bool(false)),
+        ("llama.attn_logit_softcapping", Value::F32(50.0)),
+        ("llama.final_logit_softcapping", Value::F32(30.0)),
+        ("llama.logit_scale", Value::F32(0.125)),
+        ("llama.residual_scale", Value::F32(0.22)),
+        ("llama.embedding_scale", Value::F32(12.0)),
+        ("llama.expert_used_count", Value::U32(2)),
+        ("llama.use_parallel_residual", Value::Bool(true)),
+        ("llama.pooling_type", Value::U32(3)),
+        ("llama.tensor_data_layout", text("other")),
+        ("llama.something_new", Value::U32(1)),
+        ("general.quantization_version", Value::U32(1)),
+    ];
+    for (key, value) in table {
+        let message = with(key, value);
+        assert!(message.contains(key), "{key}: {message}");
+    }
+    let neutral = rewritten(|m, _| {
+        for (key, value) in [
+            ("rope.scaling.type", text("linear")),
+            ("rope.scaling.factor", Value::F32(1.0)),
+            ("rope.scaling.original_context_length", Value::U32(512)),
+            ("rope.scaling.finetuned", Value::Bool(true)),
+            ("rope.dimension_count", Value::U32(16)),
+            ("attention.sliding_window", Value::U32(512)),
+            ("attention.scale", Value::F32(0.25)),
+            ("attention.causal", Value::Bool(true)),
+            ("attention.head_count_kv", Value::Array(vec![Value::I32(2), Value::I32(2)])),
+            ("expert_count", Value::U32(0)),
+            ("logit_scale", Value::F32(1.0)),
+            ("tensor_data_layout", text("Meta AI original pth")),
+            ("pooling_type", Value::U32(0)),
+        ] {
+            m.insert(format!("llama.{key}"), value);
+        }
+        m.insert("general.quantization_version".to_owned(), Value::U32(2));
+        m.insert("quantize.imatrix.entries_count".to_owned(), Value::U32(7));
+    });
+    assert!(refusal(&neutral).contains("no tokenizer"), "all else is as it was");
+}
+
+#[test]
+fn a_value_of_another_type_is_never_replaced_by_a_default() {
+    for (key, value) in [
+        ("llama.attention.layer_norm_rms_epsilon", Value::String("1e-5".to_owned())),
+        ("llama.rope.freq_base", Value::Bool(true)),
+        ("llama.attention.head_count_kv", Value::F32(2.0)),
+        ("llama.attention.head_count_kv", Value::Array(vec![Value::I32(2), Value::I32(1)])),
+        ("llama.attention.key_length", Value::I32(-16)),
+        ("llama.rope.dimension_count", Value::String("16".to_owned())),
+        ("llama.context_length", Value::Bool(true)),
+        ("llama.rope.scaling.type", Value::U32(0)),
+        ("split.count", Value::String("3".to_owned())),
+        ("general.architecture", Value::U32(3)),
+    ] {
+        let message = with(key, value);
+        assert!(message.contains(key), "{key}: {message}");
+    }
+    for key in ["llama.attention.layer_norm_rms_epsilon", "llama.context_length", "llama.block_count"] {
+        let message = refusal(&rewritten(|m, _| drop(m.remove(key))));
+        assert!(message.contains(&format!("number {key}")), "{message}");
+    }
+    let tokenizer = |key: &str, value: Value| {
+        refusal(&rewritten(|m, _| {
+            m.insert("tokenizer.ggml.model".to_owned(), Value::String("gpt2".to_owned()));
+            m.insert(format!("tokenizer.ggml.{key}"), value.clone());
+        }))
+    };
+    for (key, value) in [
+        ("add_bos_token", Value::U32(1)),
+        ("add_eos_token", Value::Bool(true)),
+        ("bos_token_id", Value::String("1".to_owned())),
+        ("eos_token_id", Value::F32(2.0)),
+        ("tokens", Value::Array(vec![Value::U32(1)])),
+        ("pre", Value::U32(1)),
+    ] {
+        let message = tokenizer(key, value);
+        assert!(message.contains(key), "{key}: {message}");
+    }
+}
+
+#[test]
+fn files_that_hold_something_else_than_a_model_say_what_it_is() {
+    let kind = |key: &str, value: &str| with(key, Value::String(value.to_owned()));
+    let adapter = kind("general.type", "adapter");
+    assert!(adapter.contains("an adapter (LORA) in GGUF, not a model") && adapter.contains("MODEL+DIR"), "{adapter}");
+    assert!(kind("adapter.type", "lora").contains("an adapter (LORA)"));
+    assert!(kind("general.architecture", "clip").contains("mmproj"));
+    assert!(kind("general.type", "mmproj").contains("mmproj"));
+    assert!(kind("general.type", "imatrix").contains("importance matrix"));
+    assert!(kind("general.architecture", "controlvector").contains("control vector"));
+    assert!(refusal(&rewritten(|_, tensors| tensors.clear())).contains("metadata alone, without weights"));
+    let vocabulary = rewritten(|m, tensors| {
+        tensors.clear();
+        m.insert("tokenizer.ggml.tokens".to_owned(), Value::Array(vec![Value::String("a".to_owned())]));
+    });
+    assert!(refusal(&vocabulary).contains("a vocabulary alone, without weights"));
+    // Big-endian writers leave the magic bytes as they are and turn the version round.
+    let mut big = std::fs::read(golden("tiny-llama.gguf")).unwrap();
+    big[4..8].reverse();
+    assert!(refusal(&big).contains("big-endian"));
+    assert!(refusal(b"FUGG\0\0\0\x03").contains("big-endian"));
+}
+
+#[test]
+fn tensors_that_nobody_reads_and_values_that_are_not_numbers_are_refused() {
+    let tensor = |values: Vec<f32>| {
+        QTensor::quantize(&candle_core::Tensor::new(values, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap()
+    };
+    for (name, expected) in [
+        ("blk.0.attn_q.bias", "biases, which are not supported in a llama model"),
+        ("blk.0.attn_q.weight.lora_a", "an adapter's weights"),
+        ("blk.0.ffn_up_exps.weight", "a mixture of experts"),
+        ("blk.0.attn_q.scale", "quantised weights"),
+        ("blk.0.attn_q_norm.weight", "norms"),
+        ("blk.0.rope_freqs.weight", "does not read"),
+        ("blk.7.ffn_up.weight", "does not read"),
+    ] {
+        let message = refusal(&rewritten(|_, tensors| drop(tensors.insert(name.to_owned(), tensor(vec![1.0; 64])))));
+        assert!(message.contains(expected) && message.contains(name), "{name}: {message}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let mut values = vec![1.0f32; 64];
+    values[3] = f32::NAN;
+    let bytes = rewritten(|_, tensors| drop(tensors.insert("output_norm.weight".to_owned(), tensor(values.clone()))));
+    std::fs::write(&path, bytes).unwrap();
+    let source = ModelSource::open(&path).unwrap();
+    let message = crate::Decoder::load(&source, crate::Precision::F32, &()).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("tensor output_norm.weight holds NaN (value 3 of 64)"), "{message}");
 }
 
 #[test]

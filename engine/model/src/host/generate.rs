@@ -247,6 +247,6 @@ fn steps(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32], vocabulary: u
 
 /// Samples a sequence's next token.
 fn step(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32]) -> Result<()> {
-    let sampled = a.sample(call, logits);
+    let sampled = a.sample(call, logits)?;
     a.push(call, sampled)
 }

@@ -129,7 +129,7 @@ fn damaged_folders_are_refused_with_what_was_found() {
         ("cut off", &|p| std::fs::write(p.join("model.safetensors"), &whole[..whole.len() - 1]).unwrap(), "promises"),
         ("cut in the header", &|p| std::fs::write(p.join("model.safetensors"), &whole[..100]).unwrap(), "a header of"),
         ("empty", &|p| std::fs::write(p.join("model.safetensors"), "").unwrap(), "0 bytes"),
-        ("a web page", &|p| std::fs::write(p.join("model.safetensors"), "<html>".repeat(9)).unwrap(), "no safetensors"),
+        ("a web page", &|p| std::fs::write(p.join("model.safetensors"), "<html>".repeat(9)).unwrap(), "a web page"),
         (
             "no weights",
             &|p| std::fs::remove_file(p.join("model.safetensors")).unwrap(),
@@ -241,4 +241,137 @@ fn smollm2_s_weights_are_those_that_transformers_dequantises() {
     for name in model.config().tensor_names() {
         assert_eq!(model.tensor(&name).unwrap(), folder.tensor(&name).unwrap(), "{name}");
     }
+}
+
+/// tiny-llama with its tensors changed, and keys of its configuration.
+fn changed(keys: &[(&str, &str)], change: impl Fn(&mut Vec<(String, Tensor)>)) -> tempfile::TempDir {
+    let folder = copy("tiny-llama");
+    let mut tensors = all_tensors(&ModelSource::open(&golden("tiny-llama")).unwrap());
+    change(&mut tensors);
+    save(&folder.path().join("model.safetensors"), &tensors, DType::F32);
+    let path = folder.path().join("config.json");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    for (from, to) in keys {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
+    std::fs::write(path, text).unwrap();
+    folder
+}
+
+fn opened(folder: &Path) -> String {
+    ModelSource::open(folder).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn weights_that_are_not_numbers_are_refused_when_they_are_loaded_by_their_tensor_s_name() {
+    for (name, bad) in [
+        ("model.norm.weight", f32::NAN),
+        ("model.embed_tokens.weight", f32::INFINITY),
+        ("model.layers.1.mlp.down_proj.weight", f32::NEG_INFINITY),
+        ("lm_head.weight", f32::NAN),
+    ] {
+        let folder = changed(&[], |tensors| {
+            let (_, tensor) = tensors.iter_mut().find(|(n, _)| n == name).unwrap();
+            let mut values = tensor.values().to_vec();
+            let last = values.len() - 1;
+            values[last] = bad;
+            *tensor = Tensor::new(values, tensor.shape()).unwrap();
+        });
+        let source = ModelSource::open(folder.path()).unwrap();
+        let loaded = crate::Decoder::load(&source, crate::Precision::F32, &()).map(|_| ());
+        let message = loaded.unwrap_err().to_string();
+        assert!(message.contains(&format!("tensor {name} holds {bad} (value ")), "{message}");
+    }
+    let none = Tensor::new(vec![1.0; 10_000], &[10_000]).unwrap();
+    assert_eq!(none.not_finite(), None);
+    let mut values = none.into_values();
+    (values[9_000], values[4_097]) = (f32::NAN, f32::INFINITY);
+    assert_eq!(Tensor::new(values, &[10_000]).unwrap().not_finite(), Some((4_097, f32::INFINITY)), "the first one");
+}
+
+#[test]
+fn a_tensor_that_nobody_reads_is_refused_when_the_model_is_opened() {
+    let one = || Tensor::new(vec![0.5; 64], &[64]).unwrap();
+    for (name, expected) in [
+        ("model.layers.0.self_attn.q_proj.bias", "biases, which are not supported in a llama model"),
+        ("model.layers.1.mlp.down_proj.bias", "biases"),
+        ("model.layers.0.self_attn.q_norm.weight", "norms that this architecture does not have"),
+        ("model.layers.0.self_attn.q_proj.lora_A.default.weight", "an adapter's weights"),
+        ("model.layers.0.self_attn.q_proj.weight_scale", "quantised weights"),
+        ("model.layers.0.mlp.experts.0.up_proj.weight", "a mixture of experts"),
+        ("score.weight", "classifies or scores"),
+        ("model.layers.2.input_layernorm.weight", "norms"),
+        ("model.layers.2.mlp.up_proj.weight", "a llama model of 2 layers does not read"),
+        ("model.vision.patch", "does not read"),
+    ] {
+        let folder = changed(&[], |tensors| tensors.push((name.to_owned(), one())));
+        let message = opened(folder.path());
+        assert!(message.contains(expected) && message.contains(name), "{name}: {message}");
+    }
+    let frequencies = changed(&[], |tensors| {
+        tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), one()));
+        tensors.push(("model.rotary_emb.inv_freq".to_owned(), one()));
+    });
+    ModelSource::open(frequencies.path()).unwrap();
+}
+
+#[test]
+fn a_copy_of_a_tied_embedding_must_be_one() {
+    let tied = [("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true")];
+    let copied = changed(&tied, |tensors| {
+        let embedding = tensors.iter().find(|(n, _)| n == "model.embed_tokens.weight").unwrap().1.clone();
+        tensors.iter_mut().find(|(n, _)| n == "lm_head.weight").unwrap().1 = embedding;
+    });
+    assert!(ModelSource::open(copied.path()).unwrap().config().tie_word_embeddings);
+    let message = opened(changed(&tied, |_| {}).path());
+    assert!(message.contains("tie_word_embeddings is true, and lm_head.weight is not the embedding"), "{message}");
+}
+
+#[test]
+fn keys_that_nobody_reads_are_a_warning_that_names_them() {
+    let unknown = changed(&[("\"mlp_bias\": false", "\"mlp_bias\": false, \"gradient_stuff\": 3")], |_| {});
+    let source = ModelSource::open(unknown.path()).unwrap();
+    assert!(matches!(source.warnings(), [one] if one.contains("config.json: key") && one.contains("gradient_stuff")));
+    for name in ["tiny-llama", "tiny-qwen2", "tiny-qwen3", "tiny-llama.gguf", "tiny-qwen3.gguf"] {
+        assert_eq!(ModelSource::open(&golden(name)).unwrap().warnings(), [] as [String; 0], "{name}");
+    }
+}
+
+#[test]
+fn what_is_no_model_is_said_to_be_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+        opened(&folder.path().join(name))
+    };
+    assert!(file("pytorch_model.bin", b"PK\x03\x04....").contains("PyTorch's weights"));
+    assert!(file("model.pt", b"\x80\x02}q\x00").contains("save_pretrained"));
+    assert!(file("old.bin", b"tjgg\x01\0\0\0").contains("older than GGUF"));
+    assert!(file("pointer.gguf", b"version https://git-lfs.github.com/spec/v1").contains("git lfs pull"));
+    assert!(file("adapter_model.safetensors", b"\x40\0\0\0\0\0\0\0{").contains("MODEL+DIR"));
+    assert!(file("model.safetensors", b"\x40\0\0\0\0\0\0\0{").contains("give the folder"));
+    std::fs::remove_file(folder.path().join("pointer.gguf")).unwrap();
+    assert!(opened(folder.path()).contains("model.safetensors without config.json"));
+    let message = opened(&golden("peft-qwen3"));
+    assert!(message.contains("a LoRA adapter, not a model") && message.contains("MODEL+DIR"), "{message}");
+
+    let torch = copy("tiny-llama");
+    let weights = torch.path().join("model.safetensors");
+    std::fs::rename(&weights, torch.path().join("model-00001-of-00002.safetensors")).unwrap();
+    assert!(opened(torch.path()).contains("without model.safetensors.index.json"));
+    std::fs::remove_file(torch.path().join("model-00001-of-00002.safetensors")).unwrap();
+    std::fs::write(torch.path().join("pytorch_model.bin"), b"PK").unwrap();
+    std::fs::write(torch.path().join("training_args.bin"), b"PK").unwrap();
+    let message = opened(torch.path());
+    assert!(
+        message.contains("a format that is not read (pytorch_model.bin)") && message.contains("safetensors"),
+        "{message}"
+    );
+    std::fs::write(&weights, b"PK\x03\x04\x14\0\x08\x08........").unwrap();
+    assert!(opened(torch.path()).contains("PyTorch's weights (a zip archive) where safetensors belong"));
+    let mut header = (1u64 << 40).to_le_bytes().to_vec();
+    header.extend(b"{}");
+    std::fs::write(&weights, &header).unwrap();
+    assert!(opened(torch.path()).contains("a header of 1099511627776 bytes"));
 }

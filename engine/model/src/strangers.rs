@@ -1,0 +1,59 @@
+//! Tensors in a model's files that the decoder does not read.
+
+use std::path::Path;
+
+use super::config::ModelConfig;
+use super::foreign::listed;
+use querywright_types::Error;
+
+/// Whether a tensor of a Hugging Face folder is read, or may be left out: the rotary frequencies, which follow from the
+/// configuration, and the copy of a tied embedding, which is compared with that.
+pub(super) fn is_harmless(name: &str, config: &ModelConfig) -> bool {
+    config.tensor_shape(name).is_some() || name.ends_with("rotary_emb.inv_freq")
+}
+
+/// The refusal of tensors that change what a model computes, or might.
+pub(super) fn refused(path: &Path, names: &[&str], config: &ModelConfig) -> Error {
+    let layers = config.num_hidden_layers;
+    let kinds: [(&[&str], String, &str); 6] = [
+        (
+            &[".bias"],
+            format!("biases, which are not supported in a {} model", config.architecture.name()),
+            "choose another model of the family",
+        ),
+        (
+            &["lora_A", "lora_B", "lora_a", "lora_b", "lora_embedding", "base_layer"],
+            "an adapter's weights among those of the model".to_owned(),
+            "merge the adapter (merge_and_unload) and save the model again, or give model and adapter as MODEL+DIR",
+        ),
+        (
+            &["_exps", "_shexp", "experts", "gate_inp", "mlp.gate.weight"],
+            "a mixture of experts".to_owned(),
+            "choose a dense model of the family",
+        ),
+        (
+            &["scale", "qweight", "qzeros", "g_idx", "absmax", "quant", "zero_point"],
+            "what belongs to quantised weights".to_owned(),
+            "choose the weights in BF16 or F16, or a GGUF file in a type that is read",
+        ),
+        (
+            &["score.", "classifier", "v_head", "cls."],
+            "a head that classifies or scores".to_owned(),
+            "choose a model that generates text",
+        ),
+        (&["norm"], "norms that this architecture does not have".to_owned(), "choose another model of the family"),
+    ];
+    for (parts, what, remedy) in kinds {
+        let own: Vec<&str> =
+            names.iter().copied().filter(|name| parts.iter().any(|part| name.contains(part))).collect();
+        if !own.is_empty() {
+            return Error::model(path, format!("it holds {what} ({})", listed(&own)), remedy);
+        }
+    }
+    let found = format!(
+        "it holds tensors that a {} model of {layers} layers does not read ({})",
+        config.architecture.name(),
+        listed(names)
+    );
+    Error::model(path, found, "weights and configuration belong to different models; fetch the model again")
+}

@@ -99,7 +99,7 @@ pub struct Covisitation {
 
 impl Covisitation {
     /// Counts pairs in the histories and relevant items of training queries. `training` must hold no query that is
-    /// measured or tuned on ([`sequence_folds`](crate::sequence_folds) has parts of it for that).
+    /// measured or tuned on: for that there is [`CrossFit`](crate::CrossFit).
     ///
     /// # Errors
     /// [`Error::Argument`] for a setting outside its range, and for an item that the catalogue lacks.
@@ -155,7 +155,7 @@ impl Covisitation {
         }
     }
 
-    fn search(&self, request: &Request) -> Ranking {
+    pub(crate) fn search(&self, request: &Request) -> Ranking {
         let mut scores: HashMap<Ordinal, f64> = HashMap::new();
         let mut share = 1.0;
         for item in request.history.iter().rev().take(self.config.history) {

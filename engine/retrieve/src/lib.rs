@@ -4,12 +4,14 @@
 
 pub mod bm25;
 pub mod covisitation;
+mod cross_fit;
 mod popularity;
 pub mod rm3;
 mod sequences;
 
 pub use bm25::{Bm25, Bm25Config};
 pub use covisitation::{Covisitation, CovisitationConfig};
+pub use cross_fit::CrossFit;
 pub use popularity::Popularity;
 pub use rm3::{Rm3, Rm3Config};
 pub use sequences::{Training, sequence_folds};

@@ -48,9 +48,9 @@ pub(crate) fn events<'a>(training: &Training<'a>, mut visit: impl FnMut(Event<'a
     }
 }
 
-/// Which part of `folds` each training query belongs to, so that queries that continue one another are in one part. What
-/// is learned from the other parts has not seen the query's own sequence: without this, whatever counts training queries
-/// is nearly perfect on them, and its weight cannot be tuned there.
+/// Which part of `folds` each training query belongs to, so that queries that continue one another, and those of equal
+/// histories, are in one part. What is learned from the other parts has not seen the query's own sequence: without this,
+/// whatever counts training queries is nearly perfect on them, and its weight cannot be tuned there.
 pub fn sequence_folds(training: &Training<'_>, folds: usize) -> Vec<usize> {
     let asked = Asked::new(training);
     let mut parents: Vec<usize> = (0..training.len()).collect();
@@ -65,7 +65,11 @@ pub fn sequence_folds(training: &Training<'_>, folds: usize) -> Vec<usize> {
         let (one, other) = (root(&mut parents, one), root(&mut parents, other));
         parents[one.max(other)] = one.min(other);
     };
+    let mut histories: HashMap<u64, usize> = HashMap::new();
     for (number, (query, judgements)) in training.iter().enumerate() {
+        if !query.history.is_empty() {
+            join(number, *histories.entry(history_key(&query.history)).or_insert(number));
+        }
         for key in asked.keys(query, judgements) {
             join(number, asked.by[&key]);
         }
@@ -122,6 +126,11 @@ impl Asked {
         });
         keys.collect()
     }
+}
+
+/// The hash of a history.
+pub(crate) fn history_key(history: &[Ordinal]) -> u64 {
+    hasher_of(history).finish()
 }
 
 fn hasher_of(items: &[Ordinal]) -> DefaultHasher {
@@ -226,6 +235,8 @@ pub(crate) mod tests {
         assert_eq!(sequence_folds(&borrowed(&training), 2), [0, 0, 1, 0, 0, 0]);
         assert_eq!(sequence_folds(&borrowed(&training), 3), [0, 0, 1, 0, 0, 2]);
         assert_eq!(sequence_folds(&borrowed(&training), 0), [0; 6]);
+        let equal: [(&[Ordinal], Ordinal); 4] = [(&[1], 2), (&[3], 2), (&[1], 4), (&[], 4)];
+        assert_eq!(sequence_folds(&borrowed(&queries(&equal)), 9), [0, 1, 0, 2]);
         let circle: [(&[Ordinal], Ordinal); 2] = [(&[5, 5], 5), (&[5, 5], 5)];
         assert_eq!(sequence_folds(&borrowed(&queries(&circle)), 2), [0, 0]);
     }

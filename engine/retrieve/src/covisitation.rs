@@ -8,10 +8,10 @@
 //! score(b) = Σ over items a of the history  history_decay^age(a) * w(a, b)     age 0 for the newest
 //! ```
 //!
-//! So an item that comes after everything is held back, but one that was seen twice is not pushed to the front for being
-//! rare, which is what the 100 is for. The defaults hold for two catalogues that differ in every way: industrial products
-//! with three training events an item (nDCG@10 of dev 0.059) and the films of MovieLens-100K with sixty (0.094). On
-//! neither does another value of any one setting gain more than 0.003.
+//! So an item that comes after everything is held back, but one that was seen twice is not pushed to the front for
+//! being rare, which is what the 100 is for. The defaults hold for two catalogues that differ in every way: industrial
+//! products with three training events an item (nDCG@10 of dev 0.059) and the films of MovieLens-100K with sixty
+//! (0.094). On neither did another value of one setting gain more than 0.003.
 
 use std::collections::HashMap;
 
@@ -46,7 +46,7 @@ pub struct CovisitationConfig {
     pub damping: f64,
     /// How many items of a request's history are read, from its end. Default 10.
     pub history: usize,
-    /// How much less each older item of a history counts, from 0 (only the newest counts) to 1 (all alike). Default 0.7.
+    /// How much less each older item of a history counts, from 0 (only the newest does) to 1 (all alike). Default 0.7.
     pub history_decay: f64,
     /// How many items are kept for each, the heaviest. Default 100.
     pub neighbours: usize,
@@ -85,8 +85,8 @@ impl CovisitationConfig {
     }
 }
 
-/// Ranks the items that came after those of the request's history in training sequences. Its text is not read. A request
-/// without a history, or with one that no training sequence knows, has an empty ranking.
+/// Ranks the items that came after those of the request's history in training sequences. Its text is not read. A
+/// request without a history, or with one that no training sequence knows, has an empty ranking.
 #[derive(Debug, Clone)]
 pub struct Covisitation {
     config: CovisitationConfig,

@@ -1,8 +1,8 @@
 //! Covisitation for the queries that it was learned from.
 //!
-//! On its own training queries covisitation is nearly perfect, for it has seen what they ask for: on industrial products
-//! nDCG@10 0.76 in place of 0.06. A weight tuned on that, or a reward that is earned beside it, says nothing of other
-//! queries. Cross-fitting answers each training query from what was learned without its sequence.
+//! On its own training queries covisitation is nearly perfect, for it has seen what they ask for: on industrial
+//! products nDCG@10 0.76 in place of 0.06. A weight tuned on that, or a reward that is earned beside it, says nothing
+//! of other queries. Cross-fitting answers each training query from what was learned without its sequence.
 
 use std::collections::HashMap;
 

@@ -8,8 +8,8 @@ use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_types::{Deadline, Fault, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard};
 
-/// Ranks items by how often they are in a history or among the relevant items of training queries, whatever is asked. Items
-/// that no training query has are not found.
+/// Ranks items by how often they are in a history or among the relevant items of training queries, whatever is asked.
+/// Items that no training query has are not found.
 #[derive(Debug, Clone)]
 pub struct Popularity {
     /// The items that any training query has, with their counts, the most frequent first.

@@ -1,9 +1,9 @@
 //! What training queries say of sequences: which item came after which.
 //!
-//! A query with a history is the beginning of a sequence, and its relevant items are what came next. Queries of one user are
-//! often prefixes of one another, or windows of one sequence that is longer than a history may be. What is counted here, is
-//! counted once: each relevant item after the history of its query, and each item inside a history after those before it,
-//! unless another query asks for it there.
+//! A query with a history is the beginning of a sequence, and its relevant items are what came next. Queries of one
+//! user are often prefixes of one another, or windows of one sequence that is longer than a history may be. What is
+//! counted here, is counted once: each relevant item after the history of its query, and each item inside a history
+//! after those before it, unless another query asks for it there.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
@@ -12,7 +12,8 @@ use querywright_data::catalog::Catalog;
 use querywright_types::{Error, Judgements, Ordinal, Query, Result, hex};
 use sha2::{Digest, Sha256};
 
-/// Training queries with their judgements, as [`Dataset::judged`](querywright_data::catalog::Dataset::judged) gives them.
+/// Training queries with their judgements, as [`Dataset::judged`](querywright_data::catalog::Dataset::judged) gives
+/// them.
 pub type Training<'a> = [(&'a Query, &'a Judgements)];
 
 /// The findable items of these judgements whose grade is above 0.
@@ -38,7 +39,7 @@ pub(crate) fn events<'a>(training: &Training<'a>, mut visit: impl FnMut(Event<'a
             visit(Event { before: history, item, repeats });
         }
         let known: Vec<bool> = prefixes(history).map(|key| asked.by.contains_key(&key)).collect();
-        // Where the whole history is asked for, it was a window of a longer sequence, and its events are those before it.
+        // Where the whole history is asked for, those who ask for it had its events.
         if known.last() == Some(&true) {
             continue;
         }
@@ -49,8 +50,8 @@ pub(crate) fn events<'a>(training: &Training<'a>, mut visit: impl FnMut(Event<'a
 }
 
 /// Which part of `folds` each training query belongs to, so that queries that continue one another, and those of equal
-/// histories, are in one part. What is learned from the other parts has not seen the query's own sequence: without this,
-/// whatever counts training queries is nearly perfect on them, and its weight cannot be tuned there.
+/// histories, are in one part. What is learned from the other parts has not seen the query's own sequence: without
+/// this, whatever counts training queries is nearly perfect on them, and its weight cannot be tuned there.
 pub fn sequence_folds(training: &Training<'_>, folds: usize) -> Vec<usize> {
     let asked = Asked::new(training);
     let mut parents: Vec<usize> = (0..training.len()).collect();

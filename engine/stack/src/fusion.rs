@@ -1,12 +1,12 @@
 //! One ranking out of several retrievers' over the same catalogue.
 //!
-//! A document's score is the sum of its parts, one a retriever, times the weights of the retrievers; a retriever that does
-//! not return it adds nothing. There are two kinds of parts:
+//! A document's score is the sum of its parts, one a retriever, times the weights of the retrievers; a retriever that
+//! does not return it adds nothing. There are two kinds of parts:
 //!
-//! - [`FusionMethod::ReciprocalRank`]: `1 / (constant + rank)`, ranks counted from 1 (Cormack, Clarke and Büttcher, SIGIR
-//!   2009). Scores of different retrievers need not be comparable.
-//! - [`FusionMethod::Scores`]: the score as a share of the best of its ranking (Bruch, Gai and Ingber, TOIS 2023). How far
-//!   ahead the first ones are counts.
+//! - [`FusionMethod::ReciprocalRank`]: `1 / (constant + rank)`, ranks counted from 1 (Cormack, Clarke and Büttcher,
+//!   SIGIR 2009). Scores of different retrievers need not be comparable.
+//! - [`FusionMethod::Scores`]: the score as a share of the best of its ranking (Bruch, Gai and Ingber, TOIS 2023). How
+//!   far ahead the first ones are counts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -81,8 +81,8 @@ impl Fusion {
     /// Fuses retrievers with a weight each.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an empty list, for a weight outside 0.001 to 1,000 (leave out what is to have none), for a
-    /// constant outside 0 to 1,000, and where the retrievers count different numbers of documents.
+    /// [`Error::Argument`] for an empty list, for a weight outside 0.001 to 1,000 (leave out what is to have none),
+    /// for a constant outside 0 to 1,000, and where the retrievers count different numbers of documents.
     pub fn weighted(parts: Vec<(Arc<dyn Retriever>, f64)>, method: FusionMethod) -> Result<Self> {
         check(&parts, method)?;
         let card = fused_card(&parts, method)?;
@@ -185,15 +185,15 @@ impl Retriever for Fusion {
     }
 }
 
-/// Fuses rankings of the same catalogue by reciprocal rank with the constant 60: the best `k`; of equal scores the lower
-/// ordinal goes first.
+/// Fuses rankings of the same catalogue by reciprocal rank with the constant 60: the best `k`; of equal scores the
+/// lower ordinal goes first.
 pub fn reciprocal_rank_fusion(rankings: &[Ranking], k: usize) -> Ranking {
     let weighted: Vec<(f64, &Ranking)> = rankings.iter().map(|ranking| (1.0, ranking)).collect();
     fuse(&weighted, FusionMethod::default(), k)
 }
 
-/// Fuses rankings of the same catalogue, each with a weight above 0: the best `k`; of equal scores the lower ordinal goes
-/// first. Where one alone has hits, its order stays, also that of equal scores.
+/// Fuses rankings of the same catalogue, each with a weight above 0: the best `k`; of equal scores the lower ordinal
+/// goes first. Where one alone has hits, its order stays, also that of equal scores.
 pub fn fuse(rankings: &[(f64, &Ranking)], method: FusionMethod, k: usize) -> Ranking {
     let mut sums: HashMap<Ordinal, f64> = HashMap::new();
     for (weight, ranking) in rankings {

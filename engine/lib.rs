@@ -50,7 +50,7 @@
 //! | feature | brings | in |
 //! |---|---|---|
 //! | `data` | catalogues, queries, judgements, runs; measures and significance tests | [`catalog`], [`metrics`] |
-//! | `bm25` | BM25 over a Tantivy index, in memory and on disk, and RM3; with `data` | [`retrieve`] |
+//! | `bm25` | BM25 over a Tantivy index, in memory and on disk, and RM3; covisitation and popularity; with `data` | [`retrieve`] |
 //! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
 //! | `remote` | a rewriter that asks a model behind an OpenAI-compatible server | [`rewrite`] |
@@ -103,7 +103,7 @@
 //!
 //! - Models other than Llama (SmolLM2 included), Qwen2, Qwen2.5 and Qwen3; full fine-tuning (adapters alone are trained).
 //! - Several GPUs, GPUs of other makers than NVIDIA, and weights of 8 bits on a GPU.
-//! - Dense retrieval in the engine itself: BM25, RM3 and fusions are built in. Another retriever is a type of yours that
+//! - Dense retrieval in the engine itself: BM25, RM3, covisitation and fusions are built in. Another retriever is a type of yours that
 //!   implements [`types::Retriever`], or a plugin.
 //! - Off-policy correction for top-p, top-k and repetition penalty: log-probabilities are those of the whole
 //!   distribution at the sampling temperature, whatever was cut off while sampling.

@@ -221,7 +221,7 @@ fn open(index: &tantivy::Index, catalog: &Catalog, config: &Bm25Config) -> tanti
 }
 
 /// The best `k` that are not excluded; of equal scores the lower ordinal goes first.
-fn best(matches: Vec<Match>, request: &Request) -> Ranking {
+pub(crate) fn best(matches: Vec<Match>, request: &Request) -> Ranking {
     let mut excluded = request.exclude.clone();
     excluded.sort_unstable();
     let mut hits: Vec<Hit> = matches

@@ -17,7 +17,7 @@ mod worker;
 
 pub use batch::{Ranked, rank_all};
 pub use builder::StackBuilder;
-pub use fusion::{Fusion, reciprocal_rank_fusion};
+pub use fusion::{Fusion, FusionMethod, fuse, reciprocal_rank_fusion};
 pub use guard::{BackOffConfig, Guard, GuardCounts};
 pub use identity::Identity;
 pub use search::{SearchOptions, Stack};

@@ -46,6 +46,8 @@ pub struct RetrieverCard {
     pub languages: Vec<QueryLanguage>,
     /// The fields that `field:term` may name; empty when it has none.
     pub fields: Vec<String>,
+    /// Whether it reads the text of a request. One that does not gives every text the same ranking.
+    pub reads_text: bool,
     /// Whether it reads the history of a request.
     pub reads_history: bool,
     /// What the catalogue holds, in a few words for the prompt: "movies", "industrial products".
@@ -63,6 +65,7 @@ impl RetrieverCard {
             digest: digest.into(),
             languages: vec![QueryLanguage::Plain],
             fields: Vec::new(),
+            reads_text: true,
             reads_history: false,
             content: "documents".to_owned(),
             documents: None,
@@ -87,6 +90,12 @@ impl RetrieverCard {
     /// With the fields that `field:term` may name.
     pub fn with_fields(mut self, fields: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.fields = fields.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Says whether it reads the text of a request.
+    pub fn with_text(mut self, reads_text: bool) -> Self {
+        self.reads_text = reads_text;
         self
     }
 

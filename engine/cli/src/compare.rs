@@ -6,13 +6,13 @@ use anyhow::Result;
 use querywright::catalog::Dataset;
 use querywright::evaluate::{Comparison, Evaluated, Evaluation, Report, System, samples};
 use querywright::metrics::Measure;
-use querywright::retrieve::{Rm3, Rm3Config};
+use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity, Rm3, Rm3Config};
 use querywright::rewrite::{BaseConfig, Tuned};
 use querywright::stack::Identity;
 use querywright::train::TrainConfig;
-use querywright::types::Rewriter;
+use querywright::types::{Retriever, Rewriter};
 
-use crate::open::{Model, Ranker};
+use crate::open::{self, Model, Ranker};
 use crate::progress::Bar;
 use crate::ship::{self, Shipped};
 use crate::tune;
@@ -57,6 +57,7 @@ impl Finished<'_> {
             bar.finish();
             measured.push(found);
         }
+        measured.extend(self.of_sequences(&evaluation)?);
         let mut systems: Vec<System> = measured.iter().map(|m| m.system.clone()).collect();
         systems
             .extend(systems.iter().find(|system| system.name == shipped.system).cloned().map(|s| s.named("shipped")));
@@ -86,6 +87,33 @@ impl Finished<'_> {
         };
         let report = report.write(&run.join("report"));
         Ok(Compared { shipped, comparison, report })
+    }
+
+    /// What needs no language for next items: the last title, the last five, what is popular, what followed.
+    fn of_sequences(&self, evaluation: &Evaluation<'_>) -> Result<Vec<Evaluated>> {
+        let histories = evaluation.queries.iter().filter(|(query, _)| !query.history.is_empty()).count();
+        if 2 * histories <= evaluation.queries.len() {
+            return Ok(Vec::new());
+        }
+        let catalog = &self.dataset.catalog;
+        let training = open::sequences(self.dataset, &self.config.data.train)?;
+        let text = self.ranker.index()?;
+        let last = BaseConfig { history: 1, ..BaseConfig::default() };
+        let last = Tuned::new(last, text.card(), None)?;
+        let popular = Popularity::learn(catalog, &training)?;
+        let followed = Covisitation::learn(catalog, &training, CovisitationConfig::default())?;
+        let systems: [(&str, &dyn Rewriter, &dyn Retriever); 4] = [
+            ("last-title", &last, text.as_ref()),
+            ("titles", &Identity, text.as_ref()),
+            ("popularity", &Identity, &popular),
+            ("covisitation", &Identity, &followed),
+        ];
+        let measure = |(name, rewriter, retriever): (&str, &dyn Rewriter, &dyn Retriever)| -> Result<Evaluated> {
+            let mut found = evaluation.run(rewriter, retriever, &())?;
+            found.system = found.system.named(name);
+            Ok(found)
+        };
+        systems.into_iter().map(measure).collect()
     }
 
     /// A system of the table by its name.

@@ -23,7 +23,8 @@ pub struct Args {
     /// The split
     #[arg(long, default_value = "test")]
     split: String,
-    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file; for next items with
+    /// +covisitation behind it
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// identity, rm3, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)
@@ -61,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
         Ok(Output::open(path)?)
     });
     let output = output.transpose()?;
-    let ranker = open::retriever(&args.retriever, &dataset.catalog, args.index.as_deref(), &args.grants)?;
+    let ranker = open::retriever(&args.retriever, &dataset, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
     let evaluation = Evaluation { catalog: &dataset.catalog, queries: &queries, measures: &measures, batch: BATCH };

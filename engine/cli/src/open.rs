@@ -9,12 +9,12 @@ use querywright::metrics::Measure;
 use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
-use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
+use querywright::retrieve::{Bm25, Bm25Config, Covisitation, CovisitationConfig, CrossFit, Rm3, Rm3Config};
 use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Tuned};
 use querywright::sources::{self, PullOptions};
-use querywright::stack::Identity;
+use querywright::stack::{Fusion, FusionMethod, Identity};
 use querywright::train::Labelled;
-use querywright::types::{QueryLanguage, Retriever, Rewriter};
+use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};
 
 use crate::grant::{self, Grants};
@@ -66,6 +66,19 @@ pub struct Ranker {
 }
 
 impl Ranker {
+    /// Fused with covisitation that answers a training query from the others.
+    pub fn cross_fitted(self, dataset: &Dataset, split: &str, weight: f64) -> Result<Self> {
+        let queries = sequences(dataset, split)?;
+        let learned = CrossFit::learn(&dataset.catalog, &queries, CovisitationConfig::default(), FOLDS)?;
+        self.fused(Arc::new(learned), weight)
+    }
+
+    /// This ranking, fused by scores with another one.
+    fn fused(self, other: Arc<dyn Retriever>, weight: f64) -> Result<Self> {
+        let fusion = Fusion::weighted(vec![(self.retriever.clone(), 1.0), (other, weight)], FusionMethod::Scores)?;
+        Ok(Self { retriever: Arc::new(fusion), ..self })
+    }
+
     /// The native index; built where a plugin ranks, for what needs one of its own (RM3).
     pub fn index(&self) -> Result<Arc<Bm25>> {
         match &self.bm25 {
@@ -76,8 +89,58 @@ impl Ranker {
 }
 
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, or a plugin's file. With a folder the
-/// index of `bm25` is kept there and opened again.
-pub fn retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
+/// index of `bm25` is kept there and opened again. Behind either, `+covisitation` fuses its ranking with what followed
+/// the items of a history in the training split.
+pub fn retriever(text: &str, dataset: &Dataset, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
+    let Some((text, weight)) = with_covisitation(text)? else {
+        return text_retriever(text, &dataset.catalog, index, grants);
+    };
+    let ranker = text_retriever(text, &dataset.catalog, index, grants)?;
+    let learned = Covisitation::learn(&dataset.catalog, &sequences(dataset, "train")?, CovisitationConfig::default())?;
+    ranker.fused(Arc::new(learned), weight)
+}
+
+/// As [`retriever`], for tuning on a split: what was learned from one of its queries does not answer it.
+pub fn retriever_to_learn_from(text: &str, dataset: &Dataset, split: &str, grants: &Grants) -> Result<Ranker> {
+    match with_covisitation(text)? {
+        None => text_retriever(text, &dataset.catalog, None, grants),
+        Some((text, weight)) => {
+            text_retriever(text, &dataset.catalog, None, grants)?.cross_fitted(dataset, split, weight)
+        }
+    }
+}
+
+/// The text's retriever and the weight of covisitation, where it is asked for: `bm25+covisitation=0.6`.
+fn with_covisitation(text: &str) -> Result<Option<(&str, f64)>> {
+    let Some((before, weight)) = text.rsplit_once("+covisitation") else { return Ok(None) };
+    let weight = match weight.strip_prefix('=') {
+        None if weight.is_empty() => COVISITATION,
+        given => given.unwrap_or(weight).parse().map_err(|_| {
+            let remedy = "give a number, as bm25+covisitation=0.6";
+            Error::argument("--retriever", format!("the weight of covisitation is \"{weight}\""), remedy)
+        })?,
+    };
+    Ok(Some((before, weight)))
+}
+
+/// Parts of the training queries, each answered by what was learned from the others.
+const FOLDS: usize = 5;
+
+/// The weight of covisitation where none is given. Chosen on the development split of industrial products.
+pub const COVISITATION: f64 = 0.6;
+
+/// The judged queries of a split with a history.
+pub fn sequences<'d>(dataset: &'d Dataset, split: &str) -> Result<Vec<(&'d Query, &'d Judgements)>> {
+    let mut queries = dataset.judged(split)?;
+    queries.retain(|(query, _)| !query.history.is_empty());
+    if queries.is_empty() {
+        let found = format!("no query of the split \"{split}\" has a history");
+        return Err(Error::argument("covisitation", found, "leave it out: there is nothing to learn it from").into());
+    }
+    Ok(queries)
+}
+
+fn text_retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
     if let Some(path) = component(text) {
         if let Some(folder) = index {
             let found = format!("a plugin keeps no index in {}", folder.display());

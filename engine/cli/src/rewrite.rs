@@ -38,7 +38,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let dataset = crate::dataset::open(&args.data, false)?;
-    let ranker = open::retriever(&args.retriever, &dataset.catalog, None, &args.grants)?;
+    let ranker = open::retriever(&args.retriever, &dataset, None, &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     for query in &args.queries {
         show(query, rewritten(rewriter.as_ref(), query), args.json)?;

@@ -16,7 +16,8 @@ pub struct StackArgs {
     /// A data folder, a registry name, or demo
     #[arg(long, default_value = "demo")]
     data: String,
-    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file; for next items with
+    /// +covisitation behind it
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// identity, rm3, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)
@@ -48,7 +49,7 @@ pub struct Opened {
 impl StackArgs {
     pub fn open(&self) -> Result<Opened> {
         let dataset = crate::dataset::open(&self.data, false)?;
-        let ranker = open::retriever(&self.retriever, &dataset.catalog, self.index.as_deref(), &self.grants)?;
+        let ranker = open::retriever(&self.retriever, &dataset, self.index.as_deref(), &self.grants)?;
         let mut builder = Stack::builder().catalog(dataset.catalog.clone()).retriever(ranker.retriever.clone());
         // A stack without a rewriter says that the original query was searched for.
         if self.rewriter != "identity" {

@@ -108,6 +108,11 @@ pub fn train(
             open::Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
         }
     };
+    // What was learned from a training query must not answer it, neither while tuning nor for a reward.
+    let ranker = match config.retriever.covisitation {
+        Some(weight) => ranker.cross_fitted(&dataset, &config.data.train, weight)?,
+        None => ranker,
+    };
     let mut config = config.clone();
     let tuned = base(&mut config, resume, &dataset, &train, &ranker)?;
     let config = &config;

@@ -31,7 +31,8 @@ pub struct Args {
     /// The split to search on; the test split stays untouched
     #[arg(long, default_value = "train")]
     split: String,
-    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file; for next items with
+    /// +covisitation behind it
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// What is maximised
@@ -52,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let queries = open::labelled(&dataset, "--split", &args.split)?;
     // What cannot be written later is said before the work.
     let output = Output::open(&args.output)?;
-    let ranker = open::retriever(&args.retriever, &dataset.catalog, None, &args.grants)?;
+    let ranker = open::retriever_to_learn_from(&args.retriever, &dataset, &args.split, &args.grants)?;
     let tuned = tune(&dataset, &queries, &ranker, args.measure)?;
     RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(output)?;
     if args.json {

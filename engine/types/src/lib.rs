@@ -16,6 +16,7 @@ mod fault;
 mod hex;
 mod progress;
 mod query;
+mod quiet;
 mod ranking;
 
 pub use card::{QueryLanguage, RetrieverCard};
@@ -27,6 +28,7 @@ pub use fault::{Fault, FaultKind};
 pub use hex::hex;
 pub use progress::{Observe, Progress};
 pub use query::{Query, Request, Rewrite};
+pub use quiet::quietly;
 pub use ranking::{DocumentName, Hit, Judgements, Ranking};
 
 /// A document's position in its catalogue, counted from 0. Documents cross every boundary as ordinals, never as strings.

@@ -11,7 +11,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 /// The crates of `engine/`, from the lowest layer to the highest. A crate depends on layers before its own.
 const LAYERS: [&[&str]; 6] = [
     &["types"],
-    &["data", "text", "kernels", "sources", "stack"],
+    &["data", "text", "kernels", "sources", "stack", "template"],
     &["model", "plugin", "retrieve"],
     &["rewrite"],
     &["train", "evaluate"],

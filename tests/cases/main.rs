@@ -30,7 +30,11 @@ struct Case {
 #[serde(deny_unknown_fields)]
 struct File {
     path: String,
+    #[serde(default)]
     text: String,
+    /// The file that it begins with, of the tiny model.
+    #[serde(default)]
+    from: String,
     /// utf-8, utf-16le, latin1, or hex: the bytes themselves.
     #[serde(default)]
     encoding: String,
@@ -101,7 +105,11 @@ impl File {
             other => panic!("{}: the encoding {other} is unknown", self.path),
         };
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let mut all = if self.append { fs::read(&path).unwrap() } else { Vec::new() };
+        let mut all = match self.from.as_str() {
+            "" if self.append => fs::read(&path).unwrap(),
+            "" => Vec::new(),
+            name => fs::read(Path::new(tiny::MODEL).join(name)).unwrap(),
+        };
         all.extend(bytes);
         fs::write(path, all).unwrap();
     }

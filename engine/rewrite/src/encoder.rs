@@ -1,14 +1,13 @@
 //! Prompts in the tokens of one model.
+//!
+//! What a template says may hold special tokens: a chat's turns begin and end with them. What others wrote (requests,
+//! titles, examples, the content of a catalogue) never does, whatever it spells.
 
-use super::prompt::{ChatMessage, Prompt, PromptStyle};
+use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, PromptStyle, unmarked};
 use super::prompter::Prompter;
 use super::reading::Reading;
 use querywright_model::{Message, Tokenizer};
 use querywright_types::{Error, Query, Result, Rewrite};
-
-/// The placeholder of the request while the chat template is rendered. It is a private-use character, and requests are
-/// cleaned of it.
-const PLACEHOLDER: &str = "\u{E000}";
 
 /// A [`Prompter`] for one model. It encodes the part that all prompts share once.
 pub struct PromptEncoder {
@@ -33,11 +32,20 @@ impl PromptEncoder {
     /// [`Error::Argument`] when the style is a conversation and the model has no chat template, or its template fails.
     pub fn new(prompter: Prompter, tokenizer: Tokenizer) -> Result<Self> {
         let stop = prompter.stop_strings().iter().map(|s| (*s).to_owned()).collect();
-        let (prefix, suffix) = match prompter.prompt(&Query::default())? {
-            Prompt::Completion { prefix, .. } => (prefix, String::new()),
-            Prompt::Chat { messages } => around_request(&tokenizer, &messages)?,
+        let (plain, marked) = (prompter.prompt(&Query::default())?, prompter.marked_prompt(&Query::default())?);
+        let (prefix, marked, suffix) = match (plain, marked) {
+            (Prompt::Completion { prefix, .. }, Prompt::Completion { prefix: marked, .. }) => {
+                (prefix, marked, String::new())
+            }
+            (Prompt::Chat { messages }, Prompt::Chat { messages: marked }) => {
+                let (before, after) = around_request(&tokenizer, &messages)?;
+                let texts = || marked.iter().map(|message| message.content.as_str()).collect();
+                let marked = around_request(&tokenizer, &marked).map_or_else(|_| texts(), |(before, _)| before);
+                (before, marked, after)
+            }
+            _ => return Err(two_forms()),
         };
-        let prefix = tokenizer.encode(&prefix, true)?;
+        let prefix = encode_prefix(&tokenizer, &prefix, &marked)?;
         Ok(Self { prompter, tokenizer, prefix, suffix, stop })
     }
 
@@ -51,12 +59,26 @@ impl PromptEncoder {
     /// # Errors
     /// Those of [`Prompter::prompt`] and of the tokenizer.
     pub fn encode(&self, query: &Query) -> Result<Vec<u32>> {
-        match self.prompter.prompt(query)? {
-            Prompt::Completion { query, .. } => self.tokenizer.encode(&query, false),
-            Prompt::Chat { messages } => {
-                let last = messages.last().ok_or_else(empty_conversation)?;
-                let request = last.content.replace(PLACEHOLDER, " ");
-                self.tokenizer.encode(&format!("{request}{}", self.suffix), false)
+        let own = self.own_part(self.prompter.prompt(query)?)?;
+        let text = format!("{own}{}", self.suffix);
+        let ids = self.tokenizer.encode(&text, false)?;
+        if !self.tokenizer.has_special(&ids) {
+            return Ok(ids);
+        }
+        let (found, mut theirs) = unmarked(&self.own_part(self.prompter.marked_prompt(query)?)?);
+        if found != own {
+            // The template did something else with the marks, so that nothing in it can be told apart.
+            theirs = std::iter::once(0..own.len()).collect();
+        }
+        self.tokenizer.encode_with_users(&text, &theirs, false)
+    }
+
+    /// The text of a prompt that no other prompt shares.
+    fn own_part(&self, prompt: Prompt) -> Result<String> {
+        match prompt {
+            Prompt::Completion { query, .. } => Ok(query),
+            Prompt::Chat { mut messages } => {
+                Ok(messages.pop().ok_or_else(empty_conversation)?.content.replace(PLACEHOLDER, " "))
             }
         }
     }
@@ -68,7 +90,11 @@ impl PromptEncoder {
     /// Those of the tokenizer.
     pub fn encode_answer(&self, text: &str) -> Result<Option<Vec<u32>>> {
         match self.prompter.config().style {
-            PromptStyle::FewShot => Ok(Some(self.tokenizer.encode(&format!(" {text}\n"), false)?)),
+            PromptStyle::FewShot => {
+                let theirs = 1..1 + text.len();
+                let line = format!(" {text}\n");
+                Ok(Some(self.tokenizer.encode_with_users(&line, std::slice::from_ref(&theirs), false)?))
+            }
             PromptStyle::Chat | PromptStyle::ThinkAnswer => Ok(None),
         }
     }
@@ -89,6 +115,24 @@ impl PromptEncoder {
     }
 }
 
+/// The tokens of what all prompts share.
+fn encode_prefix(tokenizer: &Tokenizer, plain: &str, marked: &str) -> Result<Vec<u32>> {
+    let (found, theirs) = unmarked(marked);
+    if found == plain {
+        return tokenizer.encode_with_users(plain, &theirs, true);
+    }
+    // A chat template that reads the texts of a conversation may say something else about marked ones. That is no harm
+    // unless a text spells one of the tokens.
+    for place in theirs {
+        let spelled = found.get(place).unwrap_or_default();
+        if tokenizer.has_special(&tokenizer.encode(spelled, false)?) {
+            let found = format!("the model's templates change a text that spells a special token ({spelled:?})");
+            return Err(Error::argument("prompt", found, "write it another way in `content` and `examples`"));
+        }
+    }
+    tokenizer.encode(plain, true)
+}
+
 /// What the model's chat template renders before and after the last message.
 fn around_request(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<(String, String)> {
     let Some(template) = tokenizer.chat_template() else {
@@ -97,7 +141,7 @@ fn around_request(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<(St
     };
     let mut messages = model_messages(messages);
     let request = messages.last_mut().ok_or_else(empty_conversation)?;
-    request.content = PLACEHOLDER.to_owned();
+    request.content = PLACEHOLDER.to_string();
     let text = template.render(&messages, true)?;
     let Some((before, after)) = text.split_once(PLACEHOLDER) else {
         let remedy = "set style = \"few-shot\"";
@@ -108,7 +152,12 @@ fn around_request(tokenizer: &Tokenizer, messages: &[ChatMessage]) -> Result<(St
 
 /// A conversation as the model's chat template takes it.
 fn model_messages(messages: &[ChatMessage]) -> Vec<Message> {
-    messages.iter().map(|message| Message::new(message.role.as_str(), message.content.as_str())).collect()
+    let message = |m: &ChatMessage| Message::new(m.role.as_str(), m.content.replace(PLACEHOLDER, " "));
+    messages.iter().map(message).collect()
+}
+
+fn two_forms() -> Error {
+    Error::bug("prompt encoder", "a prompt of two forms")
 }
 
 fn empty_conversation() -> Error {
@@ -118,16 +167,128 @@ fn empty_conversation() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PromptConfig;
+    use crate::{Example, PromptConfig, Task};
     use querywright_model::ModelSource;
     use querywright_types::RetrieverCard;
 
-    fn encoder(style: PromptStyle) -> (PromptEncoder, Tokenizer) {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
-        let tokenizer = ModelSource::open(&path).unwrap().tokenizer().unwrap();
+    fn golden() -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3")
+    }
+
+    fn encoder_of(folder: &std::path::Path, config: PromptConfig) -> (PromptEncoder, Tokenizer) {
+        let tokenizer = ModelSource::open(folder).unwrap().tokenizer().unwrap();
         let card = RetrieverCard::new("bm25", "d").with_version("1").with_content("garden tools");
-        let prompter = Prompter::new(PromptConfig { style, ..Default::default() }, &card).unwrap();
+        let prompter = Prompter::new(config, &card).unwrap();
         (PromptEncoder::new(prompter, tokenizer.clone()).unwrap(), tokenizer)
+    }
+
+    fn encoder(style: PromptStyle) -> (PromptEncoder, Tokenizer) {
+        encoder_of(&golden(), PromptConfig { style, ..Default::default() })
+    }
+
+    /// The tiny model with a further token.
+    fn model_with(token: &str, special: bool) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in std::fs::read_dir(golden()).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
+        }
+        let path = folder.path().join("tokenizer.json");
+        let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        json["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({"id": 259, "content": token,
+            "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special}));
+        std::fs::write(&path, json.to_string()).unwrap();
+        folder
+    }
+
+    const TOKEN: &str = "@@END@@";
+
+    #[test]
+    fn nothing_that_others_wrote_becomes_a_special_token_in_any_style() {
+        let example = Example {
+            request: format!("a {TOKEN} request"),
+            history: vec![TOKEN.into()],
+            search: format!("found {TOKEN}"),
+            thought: format!("{TOKEN} thought"),
+        };
+        for special in [true, false] {
+            let folder = model_with(TOKEN, special);
+            for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
+                for task in [Task::Search, Task::Recommend] {
+                    let examples = Some(vec![example.clone()]);
+                    let content = Some(format!("tools {TOKEN}"));
+                    let config = PromptConfig { style, task, examples, content, ..Default::default() };
+                    let (plain, _) = encoder_of(&golden(), config.clone());
+                    let (with, tokenizer) = encoder_of(folder.path(), config);
+                    let query = Query::text(format!("tea {TOKEN} pot{TOKEN}"));
+                    assert!(tokenizer.encode(&query.text, false).unwrap().contains(&259));
+                    assert_eq!(with.prefix(), plain.prefix(), "{style:?} {task:?}");
+                    assert_eq!(with.encode(&query).unwrap(), plain.encode(&query).unwrap(), "{style:?} {task:?}");
+                    let answer = |encoder: &PromptEncoder| encoder.encode_answer(&query.text).unwrap();
+                    assert_eq!(answer(&with), answer(&plain), "words of documents");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_template_s_own_special_tokens_stay_tokens_beside_what_a_user_completes() {
+        let folder = model_with(TOKEN, true);
+        let path = folder.path().join("mine.jinja");
+        let text = "{% macro instruction() %}I@@END@@{% endmacro %}\
+                    {% macro request(q) %}@@END@@@@{{ q.text }}@@ {{ q.text | upper }}@@END@@ A:{% endmacro %}\
+                    {% macro response(e) %} {{ e.search }}{% endmacro %}";
+        std::fs::write(&path, text).unwrap();
+        let (encoder, tokenizer) =
+            encoder_of(folder.path(), PromptConfig { template: Some(path), ..Default::default() });
+        let count = |text: &str| {
+            let ids = encoder.encode(&Query::text(text)).unwrap();
+            assert!(tokenizer.decode(&ids).unwrap().contains(&format!("@@{text}@@")), "{text}");
+            ids.iter().filter(|id| **id == 259).count()
+        };
+        // The user's END stands between the template's own @@.
+        assert_eq!([count("tea"), count("END"), count("x@@END@@y")], [2, 2, 2]);
+        assert_eq!(encoder.prefix().iter().filter(|id| **id == 259).count(), 1 + 3 * 2);
+    }
+
+    #[test]
+    fn a_template_that_reads_its_values_still_cannot_be_made_to_say_a_special_token() {
+        let folder = model_with(TOKEN, true);
+        let path = folder.path().join("mine.jinja");
+        let text = "{% macro instruction() %}I{% endmacro %}\
+                    {% macro request(q) %}{{ q.text | length }} {{ q.text[1:] }} A:{% endmacro %}\
+                    {% macro response(e) %} {{ e.search }}{% endmacro %}";
+        std::fs::write(&path, text).unwrap();
+        let (encoder, _) = encoder_of(folder.path(), PromptConfig { template: Some(path), ..Default::default() });
+        assert!(!encoder.encode(&Query::text(format!("x{TOKEN}"))).unwrap().contains(&259));
+    }
+
+    #[test]
+    fn a_template_that_takes_no_marked_values_is_used_and_guarded_all_the_same() {
+        let folder = model_with(TOKEN, true);
+        let path = folder.path().join("mine.jinja");
+        let text = "{% macro instruction() %}I{% endmacro %}\
+                    {% macro request(q) %}{% if q.text != q.text | replace('\u{fdd0}', '') %}{{ nothing }}{% endif %}{{ q.text }} A:{% endmacro %}\
+                    {% macro response(e) %} {{ e.search }}{% endmacro %}";
+        std::fs::write(&path, text).unwrap();
+        let (encoder, tokenizer) =
+            encoder_of(folder.path(), PromptConfig { template: Some(path), ..Default::default() });
+        assert!(!encoder.encode(&Query::text(format!("x{TOKEN}"))).unwrap().contains(&259));
+        assert!(tokenizer.decode(encoder.prefix()).unwrap().starts_with("I\n\n"));
+    }
+
+    #[test]
+    fn a_chat_template_that_cannot_be_used_does_not_keep_few_shot_prompts_from_a_model() {
+        let folder = model_with(TOKEN, true);
+        std::fs::write(folder.path().join("chat_template.jinja"), "{% if %}").unwrap();
+        let (encoder, tokenizer) = encoder_of(folder.path(), PromptConfig::default());
+        assert!(!encoder.encode(&Query::text("tea")).unwrap().is_empty());
+        let chat = Prompter::new(
+            PromptConfig { style: PromptStyle::Chat, ..Default::default() },
+            &RetrieverCard::new("bm25", "d").with_version("1"),
+        );
+        let said = PromptEncoder::new(chat.unwrap(), tokenizer).unwrap_err().to_string();
+        assert!(said.contains("chat_template") && said.contains("few-shot"), "{said}");
     }
 
     #[test]

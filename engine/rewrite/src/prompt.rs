@@ -14,10 +14,13 @@
 
 mod config;
 mod examples;
+mod marks;
 mod message;
 mod render;
 
 pub use config::{Example, PromptConfig, PromptStyle, Task};
+#[cfg(feature = "model")]
+pub(super) use marks::{PLACEHOLDER, marked, unmarked};
 pub use message::{ChatMessage, Prompt, Role};
 pub(super) use render::{RequestValues, Template, sanitised};
 

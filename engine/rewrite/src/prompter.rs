@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::base::Feedback;
 use super::compose::Composer;
 use super::parse::{ParsedCompletion, parse};
+#[cfg(feature = "model")]
+use super::prompt::marked;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template, sanitised};
 use super::reading::Reading;
 use querywright_types::{Error, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
@@ -21,6 +23,8 @@ pub struct Prompter {
     titles: Option<Titles>,
     feedback: Option<Feedback>,
     shared: Prompt,
+    #[cfg(feature = "model")]
+    marked: Prompt,
 }
 
 impl std::fmt::Debug for Prompter {
@@ -40,8 +44,18 @@ impl Prompter {
     pub fn new(config: PromptConfig, card: &RetrieverCard) -> Result<Self> {
         let language = config.validate(card)?;
         let template = Template::new(&config, language, card)?;
-        let shared = template.shared(&config, language)?;
-        Ok(Self { config, language, template, titles: None, feedback: None, shared })
+        let shared = template.shared(&config, language, false)?;
+        Ok(Self {
+            // A template that cannot say marked values has its own words in doubt as well.
+            #[cfg(feature = "model")]
+            marked: template.shared(&config, language, true).unwrap_or_else(|_| in_doubt(&shared)),
+            shared,
+            config,
+            language,
+            template,
+            titles: None,
+            feedback: None,
+        })
     }
 
     /// Sets the source of titles for the items in a query's history. Without one, each line of the query's text is a
@@ -72,17 +86,18 @@ impl Prompter {
     /// # Errors
     /// [`Error::Argument`] when the template does not render this query.
     pub fn prompt(&self, query: &Query) -> Result<Prompt> {
-        let text = self.template.request(&self.request_values(query))?;
-        Ok(match &self.shared {
-            Prompt::Completion { prefix, .. } => {
-                Prompt::Completion { prefix: prefix.clone(), query: format!("\n\n{text}") }
-            }
-            Prompt::Chat { messages } => {
-                let mut messages = messages.clone();
-                messages.push(ChatMessage::new(Role::User, text));
-                Prompt::Chat { messages }
-            }
-        })
+        Ok(complete(&self.shared, self.template.request(&self.request_values(query), false)?))
+    }
+
+    /// The prompt for a query with marks around all that the template did not say itself.
+    #[cfg(feature = "model")]
+    pub(super) fn marked_prompt(&self, query: &Query) -> Result<Prompt> {
+        let values = self.request_values(query);
+        let text = match self.template.request(&values, true) {
+            Ok(text) => text,
+            Err(_) => marked(&self.template.request(&values, false)?),
+        };
+        Ok(complete(&self.marked, text))
     }
 
     /// The texts that end a completion: the end of the line in the few-shot style. Chats end with the model's own token.
@@ -154,6 +169,32 @@ impl Prompter {
         let shown = titles.iter().skip(first_shown(titles.len()));
         let history = shown.map(|title| sanitised(title, max_title_chars)).collect();
         RequestValues { text: String::new(), history }
+    }
+}
+
+/// The prompt of a rendered request.
+fn complete(shared: &Prompt, text: String) -> Prompt {
+    match shared {
+        Prompt::Completion { prefix, .. } => {
+            Prompt::Completion { prefix: prefix.clone(), query: format!("\n\n{text}") }
+        }
+        Prompt::Chat { messages } => {
+            let mut messages = messages.clone();
+            messages.push(ChatMessage::new(Role::User, text));
+            Prompt::Chat { messages }
+        }
+    }
+}
+
+/// A prompt in which nothing can be told apart from what others wrote.
+#[cfg(feature = "model")]
+fn in_doubt(prompt: &Prompt) -> Prompt {
+    match prompt {
+        Prompt::Completion { prefix, query } => Prompt::Completion { prefix: marked(prefix), query: query.clone() },
+        Prompt::Chat { messages } => {
+            let in_doubt = |m: &ChatMessage| ChatMessage::new(m.role, marked(&m.content));
+            Prompt::Chat { messages: messages.iter().map(in_doubt).collect() }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod hex;
 mod printable;
 mod progress;
 mod query;
+mod quiet;
 mod ranking;
 
 pub use card::{QueryLanguage, RetrieverCard};
@@ -29,6 +30,7 @@ pub use hex::hex;
 pub use printable::{printable, printable_json};
 pub use progress::{Observe, Progress};
 pub use query::{Query, Request, Rewrite};
+pub use quiet::quietly;
 pub use ranking::{DocumentName, Hit, Judgements, Ranking};
 
 /// A document's position in its catalogue, counted from 0. Documents cross every boundary as ordinals, never as strings.

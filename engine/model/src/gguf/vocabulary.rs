@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
+use querywright_types::quietly;
+
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// The splitters known, for messages.
@@ -38,6 +40,11 @@ impl Vocabulary<'_> {
     /// # Errors
     /// What is wrong, for a message that names the file.
     pub(super) fn build(&self) -> Result<tokenizers::Tokenizer, String> {
+        // The crate panics over merges that make a longer token than there is.
+        quietly(|| self.assemble()).unwrap_or_else(Err)
+    }
+
+    fn assemble(&self) -> Result<tokenizers::Tokenizer, String> {
         let splitter = splitter(self.pre).ok_or_else(|| format!("the splitter \"{}\" is unknown", self.pre))?;
         if !self.kinds.is_empty() && self.kinds.len() != self.tokens.len() {
             return Err(format!("{} kinds for {} tokens", self.kinds.len(), self.tokens.len()));
@@ -182,5 +189,9 @@ mod tests {
         assert!(broken(&|v| v.merges.push("one")).contains("pair"));
         assert!(broken(&|v| v.merges.push("no such")).contains("out of vocabulary"));
         assert!(broken(&|v| v.first = Some(9999)).contains("9999"));
+        let longest = golden.tokens.iter().max_by_key(|t| t.len()).unwrap();
+        let merge = format!("{longest} {longest}");
+        let twice = |v: &mut Vocabulary| v.merges.push(Box::leak(merge.clone().into_boxed_str()));
+        assert!(broken(&twice).contains("range"), "a merge longer than any token");
     }
 }

@@ -1,13 +1,20 @@
 //! The configuration of prompts: the section `prompt` of a run.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::render::read_template;
 use crate::base::BaseConfig;
 use crate::compose::Mode;
 use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
+
+/// The copy of a template in an adapter's folder.
+const TEMPLATE_FILE: &str = "prompt.jinja";
+/// Bytes of an adapter's settings, at most.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// The form of prompts and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -69,7 +76,7 @@ pub struct PromptConfig {
     /// The examples. Default: three built-in ones for the task, mode and language, about bees, bread and lullabies. An
     /// empty list means none.
     pub examples: Option<Vec<Example>>,
-    /// A template file in place of the built-in one of the style.
+    /// A template file in place of the built-in one of the style. Beside an adapter a copy of it is kept.
     pub template: Option<PathBuf>,
     /// Characters of a request in the prompt, at most; the first ones are kept. Default: 400 (about 100 tokens).
     pub max_request_chars: usize,
@@ -112,32 +119,68 @@ impl Default for PromptConfig {
     }
 }
 
+/// Where a file of a folder is; why not, if it is none or lies elsewhere.
+fn within(folder: &Path, named: &Path) -> std::result::Result<PathBuf, String> {
+    let refused = |why: &str| Err(format!("template = {:?} {why}; it is a file of the adapter's own folder", named));
+    if !named.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return refused("leads out of the folder");
+    }
+    // With links followed, so that none leads out either.
+    let real = |path: &Path| path.canonicalize().map_err(|e| format!("template = {named:?} cannot be read ({e})"));
+    let path = folder.join(named);
+    let target = real(&path)?;
+    if !target.starts_with(real(folder)?) {
+        return refused("is a link that leads out of the folder");
+    }
+    if !target.is_file() {
+        return refused("is no file");
+    }
+    Ok(path)
+}
+
 impl PromptConfig {
     /// The file in an adapter's folder with the prompt configuration that the adapter was trained with.
     pub const FILE: &str = "prompt.toml";
 
-    /// Writes [`Self::FILE`] into an adapter's folder.
+    /// Writes [`Self::FILE`] into an adapter's folder, and beside it a copy of the template, if there is one.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be written.
+    /// [`Error::Io`] when the template cannot be read or a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(Self::FILE);
-        let text = toml::to_string(self).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
+        let mut kept = self.clone();
+        if let Some(template) = &self.template {
+            let (text, copy) = (read_template(template)?, folder.join(TEMPLATE_FILE));
+            fs::write(&copy, text).map_err(|e| Error::write(&copy, e))?;
+            kept.template = Some(TEMPLATE_FILE.into());
+        }
+        let text = toml::to_string(&kept).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
         fs::write(&path, text).map_err(|e| Error::write(&path, e))
     }
 
     /// Reads [`Self::FILE`] of an adapter's folder. None where the file is missing, as with adapters of other programs.
+    /// Its template is a file of the same folder: whoever wrote the adapter does not choose what else is read.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be read, [`Error::Model`] when its content cannot be used.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(Self::FILE);
-        let text = match fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|e| Error::read(&path, e))?,
-        };
+        if !path.exists() {
+            return Ok(None);
+        }
         let remedy = "correct it, or remove the file for the defaults";
-        toml::from_str(&text).map(Some).map_err(|e| Error::model(&path, e.message().to_owned(), remedy))
+        let refused = |found: String| Error::model(&path, found, remedy);
+        let mut text = String::new();
+        let file = fs::File::open(&path).map_err(|e| Error::read(&path, e))?;
+        file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| Error::read(&path, e))?;
+        if text.len() as u64 > MAX_BYTES {
+            return Err(refused(format!("it has more than {MAX_BYTES} bytes")));
+        }
+        let mut config: Self = toml::from_str(&text).map_err(|e| refused(e.message().to_owned()))?;
+        if let Some(template) = &config.template {
+            config.template = Some(within(folder, template).map_err(refused)?);
+        }
+        Ok(Some(config))
     }
 
     /// Checks every key, against the card where it matters. Returns the query language to ask for.
@@ -185,5 +228,79 @@ impl PromptConfig {
                 format!("it reads {:?}", card.languages),
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(template: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("adapter/sub")).unwrap();
+        for file in ["outside.jinja", "adapter/mine.jinja", "adapter/sub/mine.jinja"] {
+            fs::write(folder.path().join(file), "x").unwrap();
+        }
+        let toml = format!("template = {template:?}\n");
+        fs::write(folder.path().join("adapter").join(PromptConfig::FILE), toml).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_template_beside_an_adapter_is_read_from_its_folder_alone() {
+        let read = |template: &str| PromptConfig::read(&folder(template).path().join("adapter"));
+        for good in ["mine.jinja", "sub/mine.jinja"] {
+            assert!(read(good).unwrap().unwrap().template.unwrap().ends_with(good), "{good}");
+        }
+        for bad in [
+            "../outside.jinja",
+            "/etc/hostname",
+            "sub/../../outside.jinja",
+            "./../outside.jinja",
+            "sub",
+            "",
+            "none.jinja",
+        ] {
+            let said = read(bad).unwrap_err().to_string();
+            assert!(said.contains("prompt.toml") && said.contains("template = "), "{bad}: {said}");
+        }
+        assert_eq!(PromptConfig::read(tempfile::tempdir().unwrap().path()).unwrap(), None);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_out_of_the_folder_is_refused_and_one_within_is_not() {
+        let folder = folder("link.jinja");
+        let adapter = folder.path().join("adapter");
+        let link = adapter.join("link.jinja");
+        std::os::unix::fs::symlink("../outside.jinja", &link).unwrap();
+        assert!(PromptConfig::read(&adapter).unwrap_err().to_string().contains("leads out of the folder"));
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("sub/mine.jinja", &link).unwrap();
+        assert!(PromptConfig::read(&adapter).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_written_beside_an_adapter_is_read_back_with_its_template() {
+        let (own, adapter) = (folder("mine.jinja"), tempfile::tempdir().unwrap());
+        let template = Some(own.path().join("outside.jinja"));
+        let config = PromptConfig { template, max_terms: 7, ..PromptConfig::default() };
+        config.write(adapter.path()).unwrap();
+        drop(own);
+        let read = PromptConfig::read(adapter.path()).unwrap().unwrap();
+        assert_eq!(read.max_terms, 7);
+        assert_eq!(fs::read_to_string(read.template.unwrap()).unwrap(), "x");
+        assert!(fs::read_to_string(adapter.path().join(PromptConfig::FILE)).unwrap().contains("\"prompt.jinja\""));
+    }
+
+    #[test]
+    fn a_large_template_or_configuration_is_refused() {
+        let (folder, config) = (folder("mine.jinja"), PromptConfig::default());
+        let large = folder.path().join("outside.jinja");
+        fs::write(&large, "x".repeat(300_000)).unwrap();
+        let config = PromptConfig { template: Some(large), ..config };
+        assert!(config.write(folder.path()).unwrap_err().to_string().contains("more than"));
+        fs::write(folder.path().join("adapter").join(PromptConfig::FILE), "#".repeat(2 << 20)).unwrap();
+        assert!(PromptConfig::read(&folder.path().join("adapter")).unwrap_err().to_string().contains("more than"));
     }
 }

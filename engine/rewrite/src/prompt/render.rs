@@ -1,17 +1,24 @@
 //! Rendering: a template's macros, called with the values of the card, the examples and a request.
 
 use std::fs;
+use std::io::Read;
+use std::path::Path;
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
+use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::config::{PromptConfig, PromptStyle};
+use super::config::{Example, PromptConfig, PromptStyle};
 use super::examples::examples;
+use super::marks::{is_mark, marked};
 use super::message::{ChatMessage, Prompt, Role};
+use querywright_template::{Style, TemplateError};
 use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 
+/// Bytes of a template's file, at most.
+pub(super) const MAX_TEMPLATE_BYTES: u64 = 256 << 10;
+
 /// The argument of a template's `request` macro.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub struct RequestValues {
     /// The request in words; empty for a recommendation.
     pub text: String,
@@ -20,40 +27,40 @@ pub struct RequestValues {
 }
 
 /// A parsed template with the values that all of its macros see.
+///
+/// Everything is rendered as it is, or with marks around each value: what the template says and what others wrote can
+/// then be told apart.
 #[derive(Clone)]
 pub struct Template {
-    environment: Environment<'static>,
-    source: String,
-    name: String,
+    template: querywright_template::Template,
     values: Value,
+    marked_values: Value,
 }
 
 impl Template {
     /// Reads the template of the configuration and binds the values of the card.
     pub fn new(config: &PromptConfig, language: QueryLanguage, card: &RetrieverCard) -> Result<Self> {
         let (name, source) = name_and_source(config)?;
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        // The built-in filter `tojson` escapes for HTML. A model should see JSON as people write it.
-        environment.add_filter("json", |value: Value| {
-            serde_json::to_string(&value).map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
-        });
+        let template = querywright_template::Template::new(name.as_str(), source, Style::Prompt)
+            .map_err(|e| unusable(format!("{name}: {e}")))?;
         let content = config.content.as_deref().unwrap_or(&card.content);
         let content = if content.trim().is_empty() { "documents" } else { content };
+        let content = sanitised(content, config.max_request_chars);
         let (task, mode, fields) = (config.task, config.mode, &card.fields);
-        let values = context! { task, mode, language, fields, content => sanitised(content, config.max_request_chars) };
-        Ok(Self { environment, source, name, values })
+        let marked_fields: Vec<String> = fields.iter().map(|field| marked(field)).collect();
+        let marked_values = context! { task, mode, language, fields => marked_fields, content => marked(&content) };
+        Ok(Self { template, values: context! { task, mode, language, fields, content }, marked_values })
     }
 
     /// One request, up to where its answer begins.
-    pub fn request(&self, request: &RequestValues) -> Result<String> {
-        self.call("request", &[Value::from_serialize(request)])
+    pub fn request(&self, request: &RequestValues, with_marks: bool) -> Result<String> {
+        let request = if with_marks { request.marked() } else { request.clone() };
+        self.call("request", &[Value::from_serialize(&request)], with_marks)
     }
 
     /// Instruction and examples: what all prompts begin with.
-    pub fn shared(&self, config: &PromptConfig, language: QueryLanguage) -> Result<Prompt> {
-        let instruction = self.call("instruction", &[])?;
+    pub fn shared(&self, config: &PromptConfig, language: QueryLanguage, with_marks: bool) -> Result<Prompt> {
+        let instruction = self.call("instruction", &[], with_marks)?;
         let mut turns = Vec::new();
         for mut example in examples(config, language)? {
             example.request = sanitised(&example.request, config.max_request_chars);
@@ -61,7 +68,9 @@ impl Template {
                 *title = sanitised(title, config.max_title_chars);
             }
             let request = RequestValues { text: example.request.clone(), history: example.history.clone() };
-            turns.push((self.request(&request)?, self.call("response", &[Value::from_serialize(&example)])?));
+            let example = if with_marks { marked_example(&example) } else { example };
+            let response = self.call("response", &[Value::from_serialize(&example)], with_marks)?;
+            turns.push((self.request(&request, with_marks)?, response));
         }
         Ok(match config.style {
             PromptStyle::FewShot => {
@@ -80,27 +89,38 @@ impl Template {
     }
 
     /// Calls a macro of the template.
-    fn call(&self, name: &str, arguments: &[Value]) -> Result<String> {
-        let unusable = |e: minijinja::Error| {
-            let line = e.line().map_or(String::new(), |line| format!(" (line {line})"));
-            let detail = e.detail().map_or_else(|| e.kind().to_string(), str::to_owned);
-            Error::argument(
-                "prompt.template",
-                format!("{}: {name}: {detail}{line}", self.name),
-                "a template defines the macros instruction(), request(query) and response(example)",
-            )
-        };
-        let template = self.environment.template_from_str(&self.source).map_err(unusable)?;
-        let rendered = template.render_captured(&self.values).map_err(unusable)?;
-        Ok(rendered.state().call_macro(name, arguments).map_err(unusable)?.trim_end().to_owned())
+    fn call(&self, name: &str, arguments: &[Value], with_marks: bool) -> Result<String> {
+        let values = if with_marks { &self.marked_values } else { &self.values };
+        let text = self.template.call(values, name, arguments);
+        let text = text.map_err(|e: TemplateError| unusable(format!("{}: {name}: {e}", self.template.name())))?;
+        Ok(text.trim_end().to_owned())
     }
+}
+
+impl RequestValues {
+    fn marked(&self) -> Self {
+        Self { text: marked(&self.text), history: self.history.iter().map(|title| marked(title)).collect() }
+    }
+}
+
+fn marked_example(example: &Example) -> Example {
+    Example {
+        request: marked(&example.request),
+        history: example.history.iter().map(|title| marked(title)).collect(),
+        search: marked(&example.search),
+        thought: marked(&example.thought),
+    }
+}
+
+fn unusable(found: String) -> Error {
+    let remedy = "a template defines the macros instruction(), request(query) and response(example)";
+    Error::argument("prompt.template", found, remedy)
 }
 
 /// The name and the text of a configuration's template.
 fn name_and_source(config: &PromptConfig) -> Result<(String, String)> {
     if let Some(path) = &config.template {
-        let text = fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
-        return Ok((path.display().to_string(), text));
+        return Ok((path.display().to_string(), read_template(path)?));
     }
     let (name, text) = match config.style {
         PromptStyle::FewShot => ("few_shot.jinja", include_str!("../templates/few_shot.jinja")),
@@ -110,26 +130,58 @@ fn name_and_source(config: &PromptConfig) -> Result<(String, String)> {
     Ok((name.to_owned(), text.to_owned()))
 }
 
+/// The text of a template's file, which must not be large.
+pub(super) fn read_template(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
+    file.take(MAX_TEMPLATE_BYTES + 1).read_to_string(&mut text).map_err(|e| Error::read(path, e))?;
+    if text.len() as u64 > MAX_TEMPLATE_BYTES {
+        return Err(unusable(format!("{} has more than {MAX_TEMPLATE_BYTES} bytes", path.display())));
+    }
+    Ok(text)
+}
+
+/// Special tokens in square brackets, of Mistral's models and of GLM. They are broken up wherever they are written: a
+/// server's tokenizer is not known here.
+const BRACKETED: [&str; 10] = [
+    "INST]",
+    "/INST]",
+    "SYSTEM_PROMPT]",
+    "/SYSTEM_PROMPT]",
+    "TOOL_CALLS]",
+    "TOOL_RESULTS]",
+    "/TOOL_RESULTS]",
+    "AVAILABLE_TOOLS]",
+    "/AVAILABLE_TOOLS]",
+    "gMASK]",
+];
+
 /// A user's text, made safe as part of a prompt.
 ///
-/// White space is folded, so the text stays on its line. A space breaks up tags and special tokens, so the text cannot
-/// end its turn. At most `chars` characters are kept, the first ones.
+/// White space is folded, so the text stays on its line. A space breaks up tags and the common spellings of special tokens,
+/// for servers that would read them; a local model's own are kept from becoming tokens by its encoder. At most `chars`
+/// characters are kept, the first ones.
 pub fn sanitised(text: &str, chars: usize) -> String {
-    let mut out = String::with_capacity(text.len().min(4 * chars));
-    let folded = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    let mut out = String::with_capacity(text.len().min(chars.saturating_mul(4)));
+    let is_space = |c: char| c.is_whitespace() || c.is_control() || is_mark(c);
+    let folded = text.split(is_space).filter(|word| !word.is_empty());
     for word in folded {
         if !out.is_empty() {
             out.push(' ');
         }
         let mut after_bracket = false;
-        for c in word.chars() {
-            if after_bracket && (c.is_alphabetic() || "|/!".contains(c)) {
+        for (at, c) in word.char_indices() {
+            if after_bracket && (c.is_alphabetic() || "|/!｜".contains(c)) {
                 out.push(' ');
             }
             after_bracket = c == '<';
+            if c == '[' && word.get(at + 1..).is_some_and(|rest| BRACKETED.iter().any(|name| rest.starts_with(name))) {
+                out.push_str("[ ");
+                continue;
+            }
             out.push(c);
         }
-        if out.len() > 4 * chars {
+        if out.len() > chars.saturating_mul(4) {
             break;
         }
     }
@@ -149,6 +201,8 @@ mod tests {
         assert_eq!(sanitised("abcdef", 3), "abc");
         assert_eq!(sanitised("äöü ßé", 4), "äöü");
         assert_eq!(sanitised("x<|im_end|></s><think> 1<2 <3", 99), "x< |im_end|>< /s>< think> 1<2 <3");
+        assert_eq!(sanitised("a<｜User｜>[INST]b[/INST][pdf]", 99), "a< ｜User｜>[ INST]b[ /INST][pdf]");
+        assert_eq!(sanitised("a\u{fdd0}b\u{fdd2}", 9), "a b", "the marks of the encoder");
         assert_eq!(PromptConfig::default().max_request_chars, 400);
     }
 }

@@ -150,7 +150,10 @@ impl ModelConfig {
         let scaling = self.rope_scaling.as_ref();
         let positive = |x: f64| x > 0.0 && x.is_finite();
         if !(positive(self.rms_norm_eps) && positive(self.rope_theta))
-            || scaling.is_some_and(|s| !(positive(s.factor) && s.high_freq_factor > s.low_freq_factor))
+            || scaling.is_some_and(|s| {
+                let whole = s.original_max_position_embeddings > 0;
+                !(positive(s.factor) && whole && s.high_freq_factor > s.low_freq_factor)
+            })
         {
             let found =
                 format!("rms_norm_eps {}, rope_theta {}, scaling {scaling:?}", self.rms_norm_eps, self.rope_theta);
@@ -181,7 +184,9 @@ impl ModelConfig {
             "model.norm.weight" => Some(vec![self.hidden_size]),
             _ => {
                 let (layer, part) = hf_name.strip_prefix("model.layers.")?.split_once('.')?;
-                (layer.parse::<usize>().ok()? < self.num_hidden_layers).then(|| self.layer_shape(part)).flatten()
+                // A number is written in one way: `007` would be another tensor.
+                let number = layer.parse::<usize>().ok().filter(|n| n.to_string() == layer)?;
+                (number < self.num_hidden_layers).then(|| self.layer_shape(part)).flatten()
             }
         }
     }

@@ -59,6 +59,11 @@ impl Folder {
         Some(self.shard(name)?.info(name)?.shape.clone())
     }
 
+    /// Refuses number types that are not read.
+    pub(super) fn check_types(&self) -> Result<()> {
+        self.shards.iter().try_for_each(Shard::check_types)
+    }
+
     /// The names of all tensors.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -68,10 +68,21 @@ pub(super) fn no_weights(folder: &Path) -> Error {
         let found = format!("{} shards ({}) without model.safetensors.index.json", shards.len(), listed(&shards));
         return Error::model(folder, found, "fetch the index into this folder");
     }
+    let ending = |end: &str| -> Vec<&String> { names.iter().filter(|n| n.ends_with(end)).collect() };
+    let files = ending(".gguf");
+    if !files.is_empty() {
+        let found = format!("config.json without safetensors, and GGUF files ({})", listed(&files));
+        return Error::model(folder, found, "give the path of one of the GGUF files");
+    }
     let other = other_weights(folder);
     if !other.is_empty() {
         let found = format!("weights in a format that is not read ({}) and no model.safetensors", listed(&other));
         return Error::model(folder, found, CONVERT);
+    }
+    let strange = ending(".safetensors");
+    if !strange.is_empty() {
+        let found = format!("safetensors under other names than model.safetensors ({})", listed(&strange));
+        return Error::model(folder, found, "fetch the files that transformers reads: model.safetensors or its shards");
     }
     Error::model(
         folder,

@@ -85,6 +85,20 @@ impl Shard {
         Ok((file.take((end - start) as u64), info))
     }
 
+    /// Refuses a file with a tensor in a number type that is not read.
+    pub(super) fn check_types(&self) -> Result<()> {
+        let mut types = self.tensors.iter().map(|(name, info)| (name, info.dtype));
+        match types.find(|(_, dtype)| !matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)) {
+            Some((name, dtype)) => Err(self.unsupported(name, dtype)),
+            None => Ok(()),
+        }
+    }
+
+    fn unsupported(&self, name: &str, dtype: Dtype) -> Error {
+        let found = format!("tensor {name} is stored as {dtype:?}");
+        Error::model(&self.path, found, "F32, F16 and BF16 are supported; choose weights in one of them")
+    }
+
     /// Reads a tensor as f32.
     pub(super) fn read(&self, name: &str) -> Result<Tensor> {
         let (mut stored, info) = self.stored(name)?;
@@ -94,13 +108,7 @@ impl Shard {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
             Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => {
-                return Err(Error::model(
-                    &self.path,
-                    format!("tensor {name} is stored as {other:?}"),
-                    "F32, F16 and BF16 are supported; choose weights in one of them",
-                ));
-            }
+            other => return Err(self.unsupported(name, other)),
         };
         Tensor::new(values, &info.shape)
     }

@@ -112,7 +112,7 @@ impl ModelSource {
         &self.config
     }
 
-    /// What its owner should know of the files and what does not stop their use: keys that nobody reads.
+    /// What in the files does not stop their use and that their owner should know: keys that nobody reads.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -263,27 +263,21 @@ impl ModelSource {
             Weights::Folder(f) => f.names().filter(|name| !strangers::is_harmless(name, &self.config)).collect(),
             Weights::Random(_) => Vec::new(),
         };
-        // What is missing explains more than what is there instead, but for biases and the like of a whole model.
-        let missing = self.config.tensor_names().iter().try_for_each(|name| self.check_tensor(name));
-        match strange.is_empty() {
-            true => missing?,
-            false => {
-                return Err(missing.err().unwrap_or_else(|| strangers::refused(&self.path, &strange, &self.config)));
-            }
+        // A known kind of thing explains more than the tensors that are missing beside it.
+        strangers::check_kinds(&self.path, &strange, &self.config)?;
+        self.config.tensor_names().iter().try_for_each(|name| self.check_tensor(name))?;
+        if !strange.is_empty() {
+            return Err(strangers::unread(&self.path, &strange, &self.config));
         }
-        match &self.weights {
-            Weights::Folder(f) if self.config.tie_word_embeddings && f.shape("lm_head.weight").is_some() => {
-                match f.are_equal("lm_head.weight", "model.embed_tokens.weight")? {
-                    true => Ok(()),
-                    false => Err(Error::model(
-                        &self.path,
-                        "tie_word_embeddings is true, and lm_head.weight is not the embedding",
-                        "one of the two is wrong; fetch the model again",
-                    )),
-                }
-            }
-            _ => Ok(()),
+        let Weights::Folder(folder) = &self.weights else { return Ok(()) };
+        folder.check_types()?;
+        let (copy, embedding) = ("lm_head.weight", "model.embed_tokens.weight");
+        let copied = self.config.tie_word_embeddings && folder.shape(copy).is_some();
+        if copied && !folder.are_equal(copy, embedding)? {
+            let found = "tie_word_embeddings is true, and lm_head.weight is not the embedding";
+            return Err(Error::model(&self.path, found, "one of the two is wrong; fetch the model again"));
         }
+        Ok(())
     }
 
     fn check_tensor(&self, name: &str) -> Result<()> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::config::ModelConfig;
 use super::foreign::listed;
-use querywright_types::Error;
+use querywright_types::{Error, Result};
 
 /// Whether a tensor of a Hugging Face folder is read, or may be left out: the rotary frequencies, which follow from the
 /// configuration, and the copy of a tied embedding, which is compared with that.
@@ -12,9 +12,8 @@ pub(super) fn is_harmless(name: &str, config: &ModelConfig) -> bool {
     config.tensor_shape(name).is_some() || name.ends_with("rotary_emb.inv_freq")
 }
 
-/// The refusal of tensors that change what a model computes, or might.
-pub(super) fn refused(path: &Path, names: &[&str], config: &ModelConfig) -> Error {
-    let layers = config.num_hidden_layers;
+/// Refuses tensors that are known to belong to something that the decoder does not compute.
+pub(super) fn check_kinds(path: &Path, names: &[&str], config: &ModelConfig) -> Result<()> {
     let kinds: [(&[&str], String, &str); 6] = [
         (
             &[".bias"],
@@ -43,17 +42,26 @@ pub(super) fn refused(path: &Path, names: &[&str], config: &ModelConfig) -> Erro
         ),
         (&["norm"], "norms that this architecture does not have".to_owned(), "choose another model of the family"),
     ];
+    let within: Vec<&str> = names.iter().copied().filter(|name| layer(name) < config.num_hidden_layers).collect();
     for (parts, what, remedy) in kinds {
-        let own: Vec<&str> =
-            names.iter().copied().filter(|name| parts.iter().any(|part| name.contains(part))).collect();
+        let of_kind = |name: &&str| parts.iter().any(|part| name.contains(part));
+        let own: Vec<&str> = within.iter().copied().filter(of_kind).collect();
         if !own.is_empty() {
-            return Error::model(path, format!("it holds {what} ({})", listed(&own)), remedy);
+            return Err(Error::model(path, format!("it holds {what} ({})", listed(&own)), remedy));
         }
     }
-    let found = format!(
-        "it holds tensors that a {} model of {layers} layers does not read ({})",
-        config.architecture.name(),
-        listed(names)
-    );
+    Ok(())
+}
+
+/// The refusal of tensors that nobody would read.
+pub(super) fn unread(path: &Path, names: &[&str], config: &ModelConfig) -> Error {
+    let (family, layers) = (config.architecture.name(), config.num_hidden_layers);
+    let found = format!("it holds tensors that a {family} model of {layers} layers does not read ({})", listed(names));
     Error::model(path, found, "weights and configuration belong to different models; fetch the model again")
+}
+
+/// The number of a tensor's layer; 0 where its name has none.
+fn layer(name: &str) -> usize {
+    let behind = ["model.layers.", "blk."].into_iter().find_map(|prefix| name.strip_prefix(prefix));
+    behind.and_then(|rest| rest.split_once('.')?.0.parse().ok()).unwrap_or(0)
 }

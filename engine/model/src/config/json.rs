@@ -234,18 +234,18 @@ impl Rope<'_> {
             Some("llama3") => {
                 let original = "original_max_position_embeddings";
                 self.only(&["factor", "low_freq_factor", "high_freq_factor", original])?;
-                let whole = |n: f64| n.fract() == 0.0 && (1.0..=f64::from(1 << 30)).contains(&n);
-                let length = self.need(original)?;
-                if !whole(length) {
-                    let value = &self.section[original];
-                    return Err(self.fields.mistyped(&format!("{}.{original}", self.key), value, "a whole number"));
-                }
-                Ok(Some(RopeScaling {
+                let scaling = RopeScaling {
                     factor: self.need("factor")?,
                     low_freq_factor: self.need("low_freq_factor")?,
                     high_freq_factor: self.need("high_freq_factor")?,
-                    original_max_position_embeddings: length as usize,
-                }))
+                    original_max_position_embeddings: self.need(original)? as usize,
+                };
+                // It is written as a number with a fraction by some.
+                if self.need(original)? != scaling.original_max_position_embeddings as f64 {
+                    let value = &self.section[original];
+                    return Err(self.fields.mistyped(&format!("{}.{original}", self.key), value, "a whole number"));
+                }
+                Ok(Some(scaling))
             }
             Some(other) => Err(Error::model(
                 self.fields.path,

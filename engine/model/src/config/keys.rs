@@ -110,7 +110,8 @@ const OTHERS: [(&str, Neutral); 72] = [
 /// Whether a key asks for something that the decoder does not do.
 pub(super) fn changes_the_result(key: &str, value: &Value, config: &ModelConfig) -> bool {
     if ["use_qk_norm", "qk_norm", "qk_layernorm"].contains(&key) {
-        return !says_nothing(value) && !(config.architecture == Architecture::Qwen3 && *value == Value::Bool(true));
+        let has_it = config.architecture == Architecture::Qwen3 && *value == Value::Bool(true);
+        return !(has_it || says_nothing(value));
     }
     if ["original_max_position_embeddings", "rotary_dim", "rotary_ndims"].contains(&key) {
         let own = match (key, &config.rope_scaling) {

@@ -98,7 +98,7 @@ impl Section<'_> {
         let prefix = self.key("");
         for (key, value) in &self.file.header.metadata {
             let Some(name) = key.strip_prefix(&prefix) else { continue };
-            if READ.contains(&name) && !(name == "tensor_data_layout" && !is_known_layout(value)) {
+            if READ.contains(&name) && (name != "tensor_data_layout" || is_known_layout(value)) {
                 continue;
             }
             if name == "rope.scaling.type" {

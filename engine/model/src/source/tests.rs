@@ -301,8 +301,9 @@ fn a_tensor_that_nobody_reads_is_refused_when_the_model_is_opened() {
         ("model.layers.0.self_attn.q_proj.weight_scale", "quantised weights"),
         ("model.layers.0.mlp.experts.0.up_proj.weight", "a mixture of experts"),
         ("score.weight", "classifies or scores"),
-        ("model.layers.2.input_layernorm.weight", "norms"),
+        ("model.layers.2.input_layernorm.weight", "a llama model of 2 layers does not read"),
         ("model.layers.2.mlp.up_proj.weight", "a llama model of 2 layers does not read"),
+        ("model.layers.00.mlp.up_proj.weight", "does not read"),
         ("model.vision.patch", "does not read"),
     ] {
         let folder = changed(&[], |tensors| tensors.push((name.to_owned(), one())));
@@ -314,6 +315,15 @@ fn a_tensor_that_nobody_reads_is_refused_when_the_model_is_opened() {
         tensors.push(("model.rotary_emb.inv_freq".to_owned(), one()));
     });
     ModelSource::open(frequencies.path()).unwrap();
+}
+
+#[test]
+fn number_types_that_are_not_read_are_refused_when_the_model_is_opened() {
+    let folder = changed(&[], |_| {});
+    let tensors = all_tensors(&ModelSource::open(&golden("tiny-llama")).unwrap());
+    save(&folder.path().join("model.safetensors"), &tensors, DType::F64);
+    let message = opened(folder.path());
+    assert!(message.contains("is stored as F64") && message.contains("BF16"), "{message}");
 }
 
 #[test]
@@ -368,6 +378,11 @@ fn what_is_no_model_is_said_to_be_what_it_is() {
         message.contains("a format that is not read (pytorch_model.bin)") && message.contains("safetensors"),
         "{message}"
     );
+    std::fs::remove_file(torch.path().join("pytorch_model.bin")).unwrap();
+    std::fs::write(torch.path().join("consolidated.safetensors"), b"").unwrap();
+    assert!(opened(torch.path()).contains("under other names than model.safetensors (consolidated.safetensors)"));
+    std::fs::write(torch.path().join("q4.gguf"), b"").unwrap();
+    assert!(opened(torch.path()).contains("GGUF files (q4.gguf); give the path of one"));
     std::fs::write(&weights, b"PK\x03\x04\x14\0\x08\x08........").unwrap();
     assert!(opened(torch.path()).contains("PyTorch's weights (a zip archive) where safetensors belong"));
     let mut header = (1u64 << 40).to_le_bytes().to_vec();

@@ -30,8 +30,9 @@ impl Forged {
         shape.iter().fold(named, |forged, n| forged.u64(*n)).u32(kind).u64(offset)
     }
 
-    /// The flaw that is found in it, where some bytes follow.
-    fn flaw(self) -> String {
+    /// The flaw that is found in it, where 64 bytes follow.
+    fn flaw(mut self) -> String {
+        self.0.extend([0; 64]);
         let length = self.0.len() as u64 + 4;
         match Header::read(self.0.as_slice(), length) {
             Ok(header) => panic!("{header:?}"),
@@ -62,15 +63,15 @@ fn counts_and_lengths_are_held_against_the_file_before_anything_is_made_for_them
     let key = || Forged::new(3, 0, 1).text("k");
     let table = [
         ("tensors", Forged::new(3, huge, 0), "tensors, where at most 65536"),
-        ("as many tensors as are allowed", Forged::new(3, 1 << 16, 0), "65536 items where 8 bytes are left"),
+        ("as many tensors as are allowed", Forged::new(3, 1 << 16, 0), "65536 items where 72 bytes are left"),
         ("entries", Forged::new(3, 0, huge), "metadata entries, where at most 65536"),
         ("a key", Forged::new(3, 0, 1).u64(huge), "a key of 18446744073709551615 bytes"),
         ("a key beyond the file", Forged::new(3, 0, 1).u64(60_000), "60000 items where"),
         ("a text", key().u32(8).u64(huge), "k of 18446744073709551615 bytes"),
-        ("a text beyond the file", key().u32(8).u64(1 << 26), "67108864 items where 0 bytes"),
+        ("a text beyond the file", key().u32(8).u64(1 << 26), "67108864 items where 64 bytes"),
         ("a list", key().u32(9).u32(4).u64(huge), "k, where at most"),
-        ("a list beyond the file", key().u32(9).u32(12).u64(1 << 21), "16777216 items where 0 bytes"),
-        ("a list of empty texts", key().u32(9).u32(8).u64(1 << 21), "2097152 items where 0 bytes"),
+        ("a list beyond the file", key().u32(9).u32(12).u64(1 << 21), "2097152 items where 64 bytes"),
+        ("a list of empty texts", key().u32(9).u32(8).u64(1 << 21), "2097152 items where 64 bytes"),
         ("lists in lists", key().u32(9).u32(9).u64(1).u32(9).u64(1), "a list of values of type 9"),
         ("a list of an unknown type", key().u32(9).u32(77).u64(1), "a list of values of type 77"),
         ("an unknown type", key().u32(77), "the unknown type 77"),
@@ -82,7 +83,7 @@ fn counts_and_lengths_are_held_against_the_file_before_anything_is_made_for_them
         ("a tensor twice", Forged::new(3, 2, 0).tensor("t", &[1], 0, 0).tensor("t", &[1], 0, 0), "the tensor t stands"),
         ("no alignment", Forged::new(3, 0, 1).text("general.alignment").u32(4).u32(0), "make no sense"),
         ("an odd alignment", Forged::new(3, 0, 1).text("general.alignment").u32(4).u32(24), "make no sense"),
-        ("half a text", Forged::new(3, 0, 1).u64(2), "2 items where 0 bytes are left"),
+        ("half a text", Forged::new(3, 0, 1).u64(65), "65 items where 64 bytes are left"),
     ];
     for (what, forged, expected) in table {
         let flaw = forged.flaw();

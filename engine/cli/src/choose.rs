@@ -49,7 +49,10 @@ impl Wanted<'_> {
         let model = self.model.unwrap_or(MODEL);
         let source = ModelSource::open(&open::model_path(model, false)?)?;
         let machine = MachineProfile::detect(model, source.config(), self.device.unwrap_or_default());
-        let mut settings = self.settings.to_vec();
+        // The plan has these two: a split of that name may have been dealt into others.
+        let planned = |key: &str| ["data.train", "data.dev"].contains(&key.trim());
+        let others = |setting: &&String| !setting.split_once('=').is_some_and(|(key, _)| planned(key));
+        let mut settings: Vec<String> = self.settings.iter().filter(others).cloned().collect();
         let text = |path: &Path| toml::Value::String(path.display().to_string());
         settings.extend(plugin.iter().map(|path| format!("retriever.plugin={}", text(path))));
         settings.extend(self.output_dir.map(|path| format!("train.output_dir={}", text(path))));

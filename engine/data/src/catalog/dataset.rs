@@ -169,8 +169,8 @@ impl Dataset {
     }
 
     /// Deals the judged queries of a split, or all judged queries, to train, dev and test anew. `percent` has their
-    /// shares; a split with 0 stays as it is, and its queries are dealt to no other. Which split a query gets is decided
-    /// by the SHA-256 of its id, so neither the order of files nor a seed matters.
+    /// shares; a split with 0 stays as it is, and its queries are dealt to no other. Which split a query gets is
+    /// decided by the SHA-256 of its id, so neither the order of files nor a seed matters.
     ///
     /// # Errors
     /// When there is no such split, or there are too few queries for each share to get one.

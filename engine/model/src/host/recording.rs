@@ -95,8 +95,8 @@ fn widths(config: &ModelConfig) -> [usize; 7] {
 }
 
 impl ModelConfig {
-    /// Bytes of a token's row in what sampling records on the processor for learning. With `bf16`, as where the processor
-    /// multiplies it, the distribution behind the row is kept, too.
+    /// Bytes of a token's row in what sampling records on the processor for learning. With `bf16`, as where the
+    /// processor multiplies it, the distribution behind the row is kept, too.
     pub fn recorded_row_bytes(&self, bf16: bool) -> usize {
         let layer: usize = widths(self).iter().sum();
         let distribution = if bf16 { 2 * self.vocab_size } else { 0 };
@@ -179,8 +179,8 @@ impl Recording {
         self.room - self.positions.len()
     }
 
-    /// Keeps only these different rows, in this order, with room for `spare` more. They are copied block by block, each into
-    /// the buffers of the one before, so that no two recordings are ever held.
+    /// Keeps only these different rows, in this order, with room for `spare` more. They are copied block by block, each
+    /// into the buffers of the one before, so that no two recordings are ever held.
     pub(super) fn select(&mut self, decoder: &HostDecoder, rows: &[usize], spare: usize) {
         let (old, room) = (self.room.max(1), rows.len() + spare);
         let copy = |from: &[f32], to: &mut [f32]| {

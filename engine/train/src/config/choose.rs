@@ -1,8 +1,8 @@
 //! A configuration from the data and the machine: what `train --data` does without a file.
 //!
-//! [`choose`] is a pure function of two profiles. Each value that it sets has a reason, in words; what it leaves alone has
-//! the default. Where a value is known to work from runs on several data sets, the reason says so; the rest follows from
-//! lengths, counts and an estimate of memory and time ([`cost`]).
+//! [`choose`] is a pure function of two profiles. Each value that it sets has a reason, in words; what it leaves alone
+//! has the default. Where a value is known to work from runs on several data sets, the reason says so; the rest follows
+//! from lengths, counts and an estimate of memory and time ([`cost`]).
 
 mod cost;
 mod profile;
@@ -62,8 +62,8 @@ pub fn choose(data: &DataProfile, machine: &MachineProfile) -> Result<Chosen> {
     if memory.peak() > memory.limit {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         chosen.warnings.push(format!(
-            "about {:.1} GiB of memory will be taken, more than {:.1}: the model's weights leave no less; a smaller model \
-             (--model) takes less",
+            "about {:.1} GiB of memory will be taken, more than {:.1}: the model's weights leave no less; a smaller \
+             model (--model) takes less",
             gib(memory.peak()),
             gib(memory.limit)
         ));
@@ -107,8 +107,8 @@ fn check(data: &DataProfile) -> Result<Vec<String>> {
             data.train_queries, splits.train
         );
         let remedy = format!(
-            "judge more queries: a step of training samples at least {LEAST_QUERIES} different ones, and what is learned \
-             from a few hundred is doubtful already"
+            "judge more queries: a step of training samples at least {LEAST_QUERIES} different ones, and what is \
+             learned from a few hundred is doubtful already"
         );
         return Err(Error::argument("--data", found, remedy));
     }
@@ -125,8 +125,8 @@ fn check(data: &DataProfile) -> Result<Vec<String>> {
     }
     if data.train_queries < FEW_QUERIES {
         warnings.push(format!(
-            "{} training queries are few: below {FEW_QUERIES} a model learns them by heart more than it learns to rewrite; \
-             compare trained with raw in the table before you use it",
+            "{} training queries are few: below {FEW_QUERIES} a model learns them by heart more than it learns to \
+             rewrite; compare trained with raw in the table before you use it",
             data.train_queries
         ));
     }
@@ -169,15 +169,15 @@ fn prompt(
         reasons.add("prompt.task", format!("{:.0}% of the queries are histories", 100.0 * data.histories));
         prompt.max_history = HISTORY;
         reasons.add("prompt.max_history", "the last items say most");
-        prompt.max_title_chars = rounded(data.titles.p95, 10).clamp(30, 100);
-        reasons.add("prompt.max_title_chars", "nineteen of twenty titles are not cut, within 30 to 100");
+        prompt.max_title_chars = rounded(data.titles.p95, 10).clamp(30, 60);
+        reasons.add("prompt.max_title_chars", "nineteen of twenty titles are not cut, within 30 to 60");
     } else {
         prompt.task = Task::Search;
         reasons.add("prompt.task", "the queries are requests in words");
         // A character is up to three tokens, and instruction and examples need room, too.
         let context = machine.model.max_position_embeddings.saturating_sub(512) / 3;
-        prompt.max_request_chars = rounded(data.requests.p95, 50).clamp(100, 600.min(context.max(100)));
-        let why = format!("nineteen of twenty requests have at most {} characters; 100 to 600", data.requests.p95);
+        prompt.max_request_chars = rounded(data.requests.p95, 50).clamp(100, 400.min(context.max(100)));
+        let why = format!("nineteen of twenty requests have at most {} characters; 100 to 400", data.requests.p95);
         reasons.add("prompt.max_request_chars", why);
     }
     if let Some(language) = data.language {
@@ -197,8 +197,31 @@ fn prompt(
 
 /// What the catalogue holds, as far as the names of its fields say.
 fn content(fields: &[String], recommend: bool) -> (String, &'static str) {
-    let usual = ["title", "text", "id", "url", "body", "content", "contents", "name", "description", "abstract"];
-    let telling: Vec<&str> = fields.iter().map(String::as_str).filter(|field| !usual.contains(field)).take(4).collect();
+    const USUAL: [&str; 22] = [
+        "title",
+        "text",
+        "id",
+        "url",
+        "body",
+        "content",
+        "contents",
+        "name",
+        "description",
+        "abstract",
+        "date",
+        "year",
+        "author",
+        "authors",
+        "bib",
+        "language",
+        "lang",
+        "source",
+        "timestamp",
+        "doi",
+        "price",
+        "image",
+    ];
+    let telling: Vec<&str> = fields.iter().map(String::as_str).filter(|field| !USUAL.contains(field)).take(4).collect();
     let what = if recommend { "items" } else { "documents" };
     match telling.is_empty() {
         true => {
@@ -229,15 +252,18 @@ fn batch(config: &mut TrainConfig, data: &DataProfile, machine: &MachineProfile,
         prompt: prompt_tokens(config, data),
         completion: config.sampling.max_completion_length,
     };
-    // Recording saves a forward pass, which is worth some prompts.
-    let recorded = |prompts: &usize| cost::memory(machine, &config.lora, data.text_bytes, &step(*prompts)).recorded;
+    let recorded = |prompts| cost::memory(machine, &config.lora, data.text_bytes, &step(prompts)).recorded;
+    let in_time =
+        |prompts: &usize| STEPS.0 as f64 * cost::step_seconds(machine, &step(*prompts), recorded(*prompts)) <= SECONDS;
+    // Recording saves a forward pass, which is worth a third of the prompts; time is worth more.
     let wanted = prompts.min(data.train_queries);
-    let fitting = (wanted.min(16)..=wanted).rev().find(recorded).unwrap_or(wanted);
+    let whole = (wanted - wanted / 3..=wanted).rev().find(|prompts| recorded(*prompts) && in_time(prompts));
+    let fitting = whole.or_else(|| (LEAST_QUERIES..=wanted).rev().find(in_time)).unwrap_or(LEAST_QUERIES.min(wanted));
     let step = step(fitting);
     config.train.num_generations = group;
     config.train.generation_batch_size = step.prompts * group;
     reasons.add("train.num_generations", why);
-    let less = if fitting < wanted { ", as many as can be recorded in the memory" } else { "" };
+    let less = if fitting < wanted { ", as many as memory and time allow" } else { "" };
     reasons.add("train.generation_batch_size", format!("{} prompts of {group} completions{less}", step.prompts));
     step
 }
@@ -274,7 +300,6 @@ fn reward_and_sampling(config: &mut TrainConfig, data: &DataProfile, recommend: 
     config.curriculum.resample_rounds = 0;
     reasons.add("curriculum.resample_rounds", "a step takes one round of memory and time");
     config.train.inject_feedback = !recommend;
-    config.train.inject_margin = 0.01;
     if recommend {
         reasons.add("train.inject_feedback", "what is rare in the title of one target teaches nothing about others");
     } else {
@@ -282,6 +307,7 @@ fn reward_and_sampling(config: &mut TrainConfig, data: &DataProfile, recommend: 
             "train.inject_feedback",
             "words of relevant documents, where a group misses them: the model sees what is good",
         );
+        config.train.inject_margin = 0.01;
         reasons.add("train.inject_margin", "how much more they must earn, in the recipe that learned");
     }
 }
@@ -341,9 +367,10 @@ fn duration(
 ) {
     let evaluation = |queries| cost::evaluation_seconds(machine, step, queries);
     // Five evaluations: before the first step and after every quarter. More queries where they cost little.
-    let dev = if 5.0 * evaluation(400) < 0.15 * SECONDS { 400 } else { 200 };
-    config.data.max_dev_queries = dev;
-    let dev = dev.min(data.dev_queries);
+    let costs = |most: usize| 5.0 * evaluation(most.min(data.dev_queries)) / SECONDS;
+    let most = [(400, 0.15), (200, 0.3)].into_iter().find(|(most, share)| costs(*most) <= *share);
+    config.data.max_dev_queries = most.map_or(100, |(most, _)| most);
+    let dev = config.data.max_dev_queries.min(data.dev_queries);
     let seconds = cost::step_seconds(machine, step, recorded);
     reasons.add("data.max_dev_queries", format!("an evaluation of {dev} takes about {:.0} s here", evaluation(dev)));
     let affordable = (SECONDS - 5.0 * evaluation(dev)).max(0.0) / seconds;
@@ -360,7 +387,8 @@ fn duration(
         _ => format!("for {:.0} minutes", SECONDS / 60.0),
     };
     let why = format!(
-        "{bound}; about {seconds:.1} s a step, {total:.0} min in all: {all:.0} GFLOP/s ({} threads^0.75 x {one:.0}, {})",
+        "{bound}; about {seconds:.1} s a step, {total:.0} min in all: {all:.0} GFLOP/s ({} threads^0.75 x {one:.0}, \
+         {})",
         machine.threads,
         machine.arithmetic.name()
     );

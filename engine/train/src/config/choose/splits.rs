@@ -23,8 +23,8 @@ const TRAIN: [&str; 2] = ["train", "training"];
 const DEV: [&str; 6] = ["dev", "validation", "valid", "val", "development", "devel"];
 
 impl SplitPlan {
-    /// Looks at the splits of a data set that have judged queries. `train` and `dev` are names that a person gave. What is
-    /// measured in the end is the split `test`; nothing is ever taken out of it, unless it is the only one.
+    /// Looks at the splits of a data set that have judged queries. `train` and `dev` are names that a person gave. What
+    /// is measured in the end is the split `test`; nothing is ever taken out of it, unless it is the only one.
     ///
     /// # Errors
     /// When there are no judged queries, or queries would be taken from a split that may hold those of `test`.

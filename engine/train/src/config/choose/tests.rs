@@ -92,11 +92,12 @@ fn requests_are_expanded_and_histories_are_recommended_for() {
 
     let config = chosen(&histories());
     assert_eq!((config.prompt.task, config.prompt.max_history), (Task::Recommend, 5));
-    assert_eq!((config.prompt.max_title_chars, config.train.num_generations), (100, 4));
+    assert_eq!((config.prompt.max_title_chars, config.train.num_generations), (60, 4));
     assert!(!config.train.inject_feedback && config.reward.measures.contains_key("nDCG@100"));
 
-    let movies = DataProfile { fields: ["title", "text", "year", "actors"].map(str::to_owned).to_vec(), ..articles() };
-    assert_eq!(chosen(&movies).prompt.content.as_deref(), Some("documents with year, actors"));
+    let movies =
+        DataProfile { fields: ["title", "year", "genres", "actors"].map(str::to_owned).to_vec(), ..articles() };
+    assert_eq!(chosen(&movies).prompt.content.as_deref(), Some("documents with genres, actors"));
     let plugin = DataProfile { language: None, ..articles() };
     assert_eq!(chosen(&plugin).prompt.language, None, "a plugin says itself what it prefers");
 }
@@ -104,7 +105,7 @@ fn requests_are_expanded_and_histories_are_recommended_for() {
 #[test]
 fn long_requests_are_cut_within_bounds_and_within_the_context_of_the_model() {
     let long = DataProfile { requests: Lengths { mean: 900.0, p95: 1500 }, ..articles() };
-    assert_eq!(chosen(&long).prompt.max_request_chars, 600);
+    assert_eq!(chosen(&long).prompt.max_request_chars, 400);
     let mut small = machine(2, Arithmetic::Avx2);
     small.model.max_position_embeddings = 512;
     assert_eq!(choose(&long, &small).unwrap().config.prompt.max_request_chars, 100);
@@ -139,10 +140,13 @@ fn small_sets_are_not_learned_by_heart_and_too_small_ones_are_refused() {
 }
 
 #[test]
-fn prompts_are_given_up_where_the_step_is_recorded_for_it_and_a_model_that_is_too_large_is_said_to_be() {
+fn prompts_are_given_up_for_memory_and_time_and_a_model_that_is_too_large_is_said_to_be() {
     let longer = DataProfile { requests: Lengths { mean: 100.0, p95: 160 }, ..articles() };
     let config = choose(&longer, &machine(2, Arithmetic::Avx2)).unwrap().config;
     assert!((16..24).contains(&config.prompts_per_step()), "{}", config.prompts_per_step());
+    let prompts = |arithmetic| choose(&histories(), &machine(2, arithmetic)).unwrap().config.prompts_per_step();
+    assert_eq!(prompts(Arithmetic::Avx512Bf16), 32, "not recorded, and in time");
+    assert!((8..20).contains(&prompts(Arithmetic::Avx2)), "{}", prompts(Arithmetic::Avx2));
     let mut large = machine(2, Arithmetic::Avx2);
     large.model.num_hidden_layers = 300;
     let warnings = choose(&articles(), &large).unwrap().warnings;

@@ -156,8 +156,9 @@ pub mod train {
     pub use querywright_train::reward::{RewardConfig, RewardPreset};
     pub use querywright_train::schedule::{EntropyControlConfig, ScheduleConfig, SchedulerType};
     pub use querywright_train::{
-        BaseModelConfig, DataConfig, Labelled, Materials, Observer, Outcome, RetrieverConfig, RunConfig, TrainConfig,
-        Trainer,
+        Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Labelled, Lengths, MachineProfile,
+        Materials, Observer, Outcome, ResplitConfig, RetrieverConfig, RunConfig, SplitPlan, TrainConfig, Trainer,
+        choose,
     };
 
     /// The checkpoints of a run, and whether a folder can be a run's.

@@ -420,3 +420,82 @@ fn a_run_that_ranks_by_a_plugin_learns_the_same_as_one_that_ranks_natively() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("a plugin's .wasm file"), "{said}");
 }
+
+#[test]
+fn a_data_set_is_all_that_training_needs_and_what_is_printed_and_kept_gives_the_same_run() {
+    let home = home();
+    tiny::write_shop(&home.path().join("shop"));
+    let short = ["--model", tiny::MODEL, "--set", "train.max_steps=2", "--set", "prompt.content='goods of a shop'"];
+    let train = |more: &[&str]| tiny::ok(home.path(), &[&["train"], more].concat());
+    let printed = train(&[&["--data", "shop", "--dry-run"], &short[..]].concat());
+    assert!(!home.path().join("runs").exists(), "nothing is run");
+    assert!(printed.contains("# as you set it") && printed.contains("[train]"), "{printed}");
+    fs::write(home.path().join("my.toml"), &printed).unwrap();
+
+    let said = train(&[&["--data", "shop", "--json"], &short[..]].concat());
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(keys(&said), ["outcome", "comparison", "report", "choices"]);
+    let choices = said["choices"].as_array().unwrap();
+    let steps = choices.iter().find(|choice| choice["key"] == "train.max_steps").unwrap();
+    assert_eq!((keys(steps), &steps["value"]), (vec!["key", "value", "why"], &2.into()));
+
+    train(&["runs/shop/config.toml", "--output-dir", "kept", "--no-eval"]);
+    train(&["my.toml", "--output-dir", "shown", "--no-eval"]);
+    let completions = |run: &str| fs::read_to_string(home.path().join(run).join("completions.jsonl")).unwrap();
+    assert_eq!(completions("runs/shop").lines().count(), 2 * 9 * 8, "as many prompts as there are queries");
+    assert!(completions("kept") == completions("runs/shop") && completions("shown") == completions("runs/shop"));
+    let resumed = tiny::json(home.path(), &["train", "--data", "shop", "--model", tiny::MODEL, "--resume", "--json"]);
+    assert_eq!(resumed["outcome"]["steps"], 2, "a run that continues keeps its own configuration");
+}
+
+#[test]
+fn splits_that_a_data_set_lacks_are_made_the_same_way_every_time_and_that_is_said() {
+    let home = home();
+    let shop = home.path().join("shop");
+    tiny::write_shop(&shop);
+    for name in ["train.txt", "dev.txt"] {
+        fs::remove_file(shop.join(name)).unwrap();
+    }
+    let ids: String = (0..16).map(|i| format!("q{i}\n")).collect();
+    fs::write(shop.join("test.txt"), ids).unwrap();
+    let arguments = ["train", "--data", "shop", "--model", tiny::MODEL, "--set", "train.max_steps=1", "--json"];
+    let shown = tiny::json(home.path(), &[&arguments[..], &["--dry-run"]].concat());
+    assert_eq!(
+        shown["config"]["data"]["resplit"],
+        serde_json::json!({"from": "test", "train": 80, "dev": 10, "test": 10})
+    );
+    let output = tiny::run(home.path(), &arguments);
+    let warned = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && warned.contains("the only split, test, becomes three"), "{warned}");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let again = tiny::json(home.path(), &["train", "runs/shop/config.toml", "--output-dir", "again", "--json"]);
+    assert_eq!(again["comparison"]["measures"], said["comparison"]["measures"], "the same queries are held out");
+}
+
+#[test]
+fn what_cannot_be_trained_on_is_refused_with_what_would_be_right() {
+    let home = home();
+    let broken = |name: &str, change: &dyn Fn(&Path)| {
+        tiny::write_shop(&home.path().join(name));
+        change(&home.path().join(name));
+    };
+    broken("mute", &|shop| fs::remove_file(shop.join("queries.jsonl")).unwrap());
+    broken("unjudged", &|shop| fs::remove_file(shop.join("qrels.tsv")).unwrap());
+    broken("few", &|shop| fs::write(shop.join("train.txt"), "q0\nq1\n").unwrap());
+    broken("shop", &|_| ());
+    let table: [(&[&str], &str); 8] = [
+        (&["--data", "mute"], "there are no queries: no queries.jsonl"),
+        (&["--data", "unjudged"], "there are no judgements"),
+        (&["--data", "few", "--model", tiny::MODEL], "at least 8 different ones"),
+        (&["--data", "no-such-set"], "no-such-set"),
+        (&["--data", "shop", "--set", "model.name=x"], "give it as --model"),
+        (&["--data", "shop", "--set", "train.max_stps=1", "--model", tiny::MODEL], "did you mean `max_steps`"),
+        (&["--data", "shop", "run.toml"], "cannot be used with"),
+        (&[], "required"),
+    ];
+    for (arguments, expected) in table {
+        let output = tiny::run(home.path(), &[&["train"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{arguments:?}: {said}");
+    }
+}

@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
     let (outcome, compared) = train::train(&config, true, false, Some("test"), &measures, &args.grants)?;
-    train::report(&outcome, compared, args.json)
+    train::report(&outcome, compared, None, args.json)
 }
 
 /// The plugin as a file of the run.

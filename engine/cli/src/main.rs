@@ -3,6 +3,7 @@
 #[macro_use]
 mod terminal;
 
+mod choose;
 mod compare;
 mod completions;
 mod data;
@@ -31,7 +32,7 @@ use clap::{Parser, Subcommand};
 #[command(name = "querywright", version, about, max_term_width = 110)]
 #[command(after_help = "Examples:
   querywright demo
-  querywright train my.toml
+  querywright train --data ./my-data
   querywright search --data demo 'cold air creeps in under the front door'")]
 struct Cli {
     #[command(subcommand)]

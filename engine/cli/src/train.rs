@@ -9,8 +9,9 @@ use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
 use querywright::rewrite::{BaseConfig, Mode};
-use querywright::train::{Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint};
+use querywright::train::{Chosen, Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint};
 
+use crate::choose::{self, Wanted};
 use crate::compare::{Compared, Finished};
 use crate::grant::Grants;
 use crate::open::{self, Ranker};
@@ -19,17 +20,36 @@ use crate::rewriter_file::{RewriterFile, Serve};
 use crate::{terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
+///
+/// With --data the configuration is chosen from the data and the machine, and printed with its reasons: a configuration
+/// file by itself. The one that was run is kept as config.toml in the folder of the run, and gives the same run again.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  querywright train examples/configs/demo.toml
+  querywright train --data ./my-data
+  querywright train --data ./my-data --dry-run > my.toml
+  querywright train --data ./my-data --set prompt.content='garden tools' --output-dir runs/garden
+  querywright train runs/my-data/config.toml --output-dir runs/again
   querywright train my.toml --set train.max_steps=50 --set train.output_dir=runs/try
   querywright train my.toml --resume")]
 pub struct Args {
     /// The run's configuration
-    config: PathBuf,
-    /// Set a key over the file, as train.max_steps=50
+    #[arg(required_unless_present = "data", conflicts_with = "data")]
+    config: Option<PathBuf>,
+    /// A data set, for which everything else is chosen: demo, a name of `data list`, hf:owner/name, or a folder
+    #[arg(long)]
+    data: Option<String>,
+    /// The model that is trained, in the place of what the file says [with --data: smollm2-135m]
+    #[arg(long)]
+    model: Option<String>,
+    /// Where the run is kept, in the place of what the file says [with --data: runs/ and the name of the data set]
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+    /// Set a key over the file or over what was chosen, as train.max_steps=50
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// Print the configuration and stop
+    #[arg(long)]
+    dry_run: bool,
     /// What ranks, in the place of what the file says: bm25 or a plugin's .wasm file
     #[arg(long)]
     retriever: Option<String>,
@@ -59,18 +79,58 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut config = TrainConfig::read(&args.config, &args.settings)?;
-    if let Some(retriever) = &args.retriever {
-        config.retriever.plugin = open::plugin_path(retriever)?;
-        config.validate()?;
+    let (config, chosen) = args.config()?;
+    if args.dry_run {
+        return choose::show(&config, chosen.as_ref(), args.json);
     }
-    if let Some(device) = args.device {
-        config.model.device = device;
+    if let Some(chosen) = chosen.as_ref().filter(|_| !args.json) {
+        say!("{}", chosen.to_toml()?);
     }
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
     let (outcome, compared) = train(&config, args.resume, args.strict, split, &measures, &args.grants)?;
-    report(&outcome, compared, args.json)
+    report(&outcome, compared, chosen.as_ref(), args.json)
+}
+
+impl Args {
+    /// The configuration of the file, or the one that is chosen for a data set, and what was chosen.
+    fn config(&self) -> Result<(TrainConfig, Option<Chosen>)> {
+        if let Some(data) = &self.data {
+            let wanted = Wanted {
+                data,
+                model: self.model.as_deref(),
+                output_dir: self.output_dir.as_deref(),
+                retriever: self.retriever.as_deref(),
+                device: self.device,
+                split: &self.split,
+                settings: &self.settings,
+            };
+            let chosen = wanted.choose()?;
+            if self.resume
+                && let Some(kept) = choose::kept(&chosen.config, &self.settings)?
+            {
+                return Ok((kept, None));
+            }
+            choose::warn(&chosen);
+            return Ok((chosen.config.clone(), Some(chosen)));
+        }
+        let path = self.config.as_deref().context("neither a configuration nor --data is given")?;
+        let mut config = TrainConfig::read(path, &self.settings)?;
+        if let Some(retriever) = &self.retriever {
+            config.retriever.plugin = open::plugin_path(retriever)?;
+        }
+        if let Some(device) = self.device {
+            config.model.device = device;
+        }
+        if let Some(model) = &self.model {
+            config.model.name.clone_from(model);
+        }
+        if let Some(folder) = &self.output_dir {
+            config.train.output_dir.clone_from(folder);
+        }
+        config.validate()?;
+        Ok((config, None))
+    }
 }
 
 /// Trains and, where a split is given, measures. What came of training is told although measuring failed.
@@ -84,7 +144,7 @@ pub fn train(
 ) -> Result<(Outcome, Option<Result<Compared>>)> {
     // All that can be refused is refused here, before a model is fetched and loaded.
     checkpoint::require_usable(&config.train.output_dir, resume)?;
-    let dataset = crate::dataset::open(&config.data.name, strict)?;
+    let dataset = config.data.with_splits(crate::dataset::open(&config.data.name, strict)?)?;
     let train = open::labelled(&dataset, "data.train", &config.data.train)?;
     let mut dev = open::labelled(&dataset, "data.dev", &config.data.dev)?;
     dev.truncate(config.data.max_dev_queries);
@@ -176,7 +236,12 @@ fn base(
 const BASE: &str = "tuned.toml";
 
 /// Prints what came of a run, then fails where the report could not be made or written.
-pub fn report(outcome: &Outcome, compared: Option<Result<Compared>>, json: bool) -> Result<()> {
+pub fn report(
+    outcome: &Outcome,
+    compared: Option<Result<Compared>>,
+    chosen: Option<&Chosen>,
+    json: bool,
+) -> Result<()> {
     let (table, shipped, report) = match compared {
         Some(Ok(Compared { shipped, comparison, report })) => {
             (Some(comparison), Some(shipped), Some(report.map_err(Into::into)))
@@ -186,7 +251,11 @@ pub fn report(outcome: &Outcome, compared: Option<Result<Compared>>, json: bool)
     };
     let page = report.as_ref().and_then(|report| report.as_ref().ok());
     if json {
-        let object = serde_json::json!({ "outcome": outcome, "comparison": table, "shipped": shipped, "report": page });
+        let mut object =
+            serde_json::json!({ "outcome": outcome, "comparison": table, "shipped": shipped, "report": page });
+        if let Some(chosen) = chosen {
+            object["choices"] = serde_json::to_value(chosen.choices()?)?;
+        }
         terminal::json(&object)?;
         return report.transpose().map(drop);
     }

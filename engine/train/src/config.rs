@@ -1,7 +1,12 @@
 //! The configuration of a run: one TOML file, every key with a default but the model and the data.
 
+mod choose;
 mod read;
+mod resplit;
 mod validate;
+
+pub use choose::{Arithmetic, Choice, Chosen, DataProfile, Lengths, MachineProfile, SplitPlan, choose};
+pub use resplit::ResplitConfig;
 
 use std::path::PathBuf;
 
@@ -90,6 +95,9 @@ pub struct DataConfig {
     /// Development queries at most, the first ones of the split. Default 200.
     #[serde(default = "dev_queries")]
     pub max_dev_queries: usize,
+    /// Splits that are made from the queries of another one. Default: none.
+    #[serde(default)]
+    pub resplit: Option<ResplitConfig>,
 }
 
 /// `[retriever]`

@@ -21,6 +21,9 @@ pub mod run_folder;
 pub mod schedule;
 mod trainer;
 
-pub use config::{BaseModelConfig, DataConfig, RetrieverConfig, RunConfig, TrainConfig};
+pub use config::{
+    Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Lengths, MachineProfile, ResplitConfig,
+    RetrieverConfig, RunConfig, SplitPlan, TrainConfig, choose,
+};
 pub use materials::{Labelled, Materials};
 pub use trainer::{Observer, Outcome, Trainer};

@@ -1,6 +1,6 @@
 //! A catalogue with queries, judgements and splits.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use super::documents::Catalog;
 use super::lines::quoted;
 use super::qrels::Qrels;
 use super::warning::{Warning, WarningKind, Warnings};
+use crate::digest::sha256;
 use querywright_types::{Error, Judgements, Query, Result, nearest};
 
 /// What a rewriter is trained and measured on.
@@ -167,8 +168,99 @@ impl Dataset {
         Ok(pairs)
     }
 
+    /// Deals the judged queries of a split, or all judged queries, to train, dev and test anew. `percent` has their
+    /// shares; a split with 0 stays as it is, and its queries are dealt to no other. Which split a query gets is
+    /// decided by the SHA-256 of its id, so neither the order of files nor a seed matters.
+    ///
+    /// # Errors
+    /// When there is no such split, or there are too few queries for each share to get one.
+    pub fn deal(mut self, from: Option<&str>, percent: [u32; 3]) -> Result<Self> {
+        let source: Vec<usize> = match from {
+            Some(name) => {
+                self.split(name)?;
+                self.splits.get(name).cloned().unwrap_or_default()
+            }
+            None => (0..self.queries.len()).collect(),
+        };
+        let stays = APART.iter().zip(percent).filter(|(_, share)| *share == 0);
+        let stays: HashSet<usize> =
+            stays.flat_map(|(name, _)| self.splits.get(*name).into_iter().flatten()).copied().collect();
+        let hashed = |position: usize| {
+            let id = &self.queries.get(position)?.id;
+            self.qrels.get(id).map(|_| (sha256(id), position))
+        };
+        let mut dealt: Vec<_> = source.into_iter().filter(|p| !stays.contains(p)).filter_map(hashed).collect();
+        dealt.sort_unstable();
+        dealt.dedup();
+        let mut rest = dealt.iter().map(|(_, position)| *position).collect::<Vec<_>>();
+        let whole = percent.iter().sum::<u32>().max(1) as usize;
+        let [train, dev, test] = percent.map(|share| (dealt.len() * share as usize).div_ceil(whole));
+        let shares = percent.iter().filter(|share| **share > 0).count();
+        if dealt.len() < shares || (train > 0 && dev + test >= dealt.len()) {
+            let found = format!("{} judged queries to deal to {shares} splits", dealt.len());
+            return Err(Error::argument("data.resplit", found, "judge more queries, or name splits that exist"));
+        }
+        // What is held out comes first: rounding is at the cost of train, which is the largest.
+        for (name, share, count) in
+            [("test", percent[2], test), ("dev", percent[1], dev), ("train", percent[0], dealt.len())]
+        {
+            if share > 0 {
+                let after = rest.split_off(count.min(rest.len()));
+                self.splits.insert(name.to_owned(), std::mem::replace(&mut rest, after));
+            }
+        }
+        Ok(self)
+    }
+
     /// The names of the splits, sorted.
     pub fn split_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.splits.keys().map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::CatalogBuilder;
+
+    /// Of 50 queries the last one has no judgements; test lists 10 of them and `all` every one.
+    fn dataset() -> Dataset {
+        let mut catalog = CatalogBuilder::new();
+        catalog.push("d", [("title", "x")]).unwrap();
+        let queries: Vec<Query> = (0..50).map(|i| Query::new(format!("q{i}"), "x")).collect();
+        let qrels = (0..49).map(|i| (format!("q{i}"), Judgements::new(vec![(0, 1)]))).collect();
+        let ids = |range: std::ops::Range<usize>| range.map(|i| format!("q{i}")).collect::<Vec<_>>();
+        let splits = [("test".to_owned(), ids(0..10)), ("all".to_owned(), ids(0..50))];
+        Dataset::from_parts("x", catalog.finish(), queries, qrels, splits).unwrap()
+    }
+
+    fn ids(dataset: &Dataset, split: &str) -> HashSet<String> {
+        dataset.split(split).unwrap().into_iter().map(|q| q.id.clone()).collect()
+    }
+
+    #[test]
+    fn judged_queries_are_dealt_by_their_ids_alone_and_never_out_of_a_split_that_stays() {
+        let test = ids(&dataset(), "test");
+        for from in [None, Some("all")] {
+            let dealt = dataset().deal(from, [80, 20, 0]).unwrap();
+            let (train, dev) = (ids(&dealt, "train"), ids(&dealt, "dev"));
+            assert_eq!((train.len(), dev.len(), ids(&dealt, "test")), (31, 8, test.clone()));
+            assert!(train.is_disjoint(&dev) && train.union(&dev).all(|id| !test.contains(id) && id != "q49"));
+            let mut turned = dataset();
+            turned.splits.values_mut().for_each(|positions| positions.reverse());
+            assert_eq!(ids(&turned.deal(from, [80, 20, 0]).unwrap(), "dev"), dev, "the order of the list is nothing");
+        }
+    }
+
+    #[test]
+    fn one_split_makes_three_of_which_none_is_empty_and_too_few_queries_are_refused() {
+        let dealt = dataset().deal(Some("test"), [80, 10, 10]).unwrap();
+        assert_eq!(["train", "dev", "test"].map(|name| ids(&dealt, name).len()), [8, 1, 1]);
+        let mut few = dataset();
+        few.splits.get_mut("test").unwrap().truncate(2);
+        let error = few.clone().deal(Some("test"), [80, 10, 10]).unwrap_err().to_string();
+        assert!(error.contains("2 judged queries to deal to 3 splits"), "{error}");
+        let error = few.deal(Some("tets"), [80, 10, 10]).unwrap_err().to_string();
+        assert!(error.contains("did you mean test"), "{error}");
     }
 }

@@ -17,6 +17,10 @@ pub(super) fn open(path: &Path, options: OpenOptions) -> Result<Dataset> {
     let mut warnings = Warnings::default();
     let mut file = |name: &str| find(path, name, &mut warnings).unwrap_or_else(|| path.join(name));
     let (corpus, queries) = (file("corpus.jsonl"), file("queries.jsonl"));
+    if !queries.exists() {
+        let remedy = "write one query a line, such as {\"id\": \"q1\", \"text\": \"…\"}";
+        return Err(Error::data(path, None, "there are no queries: no queries.jsonl", remedy));
+    }
     let catalog = records::read_corpus(&corpus, &mut warnings)?;
     let queries = records::read_queries(&queries, &catalog)?;
     let known: HashSet<&str> = queries.iter().map(|query| query.id.as_str()).collect();

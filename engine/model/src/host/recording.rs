@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::HostDecoder;
+use crate::config::ModelConfig;
 use querywright_kernels::SampledDistribution;
 use querywright_types::{Error, Result};
 
@@ -36,7 +37,7 @@ impl LayerRecord<Vec<f32>> {
     fn resize(&mut self, decoder: &HostDecoder, rows: usize) {
         let Self { input, qkv, raw, attended, log_sums, middle, gate_up } = self;
         let fields = [input, qkv, raw, attended, log_sums, middle, gate_up];
-        fields.into_iter().zip(widths(decoder)).for_each(|(buffer, width)| resize(buffer, rows * width));
+        fields.into_iter().zip(widths(&decoder.config)).for_each(|(buffer, width)| resize(buffer, rows * width));
     }
 
     /// The rows `from..from + count` of buffers that have room for `room` rows.
@@ -85,11 +86,22 @@ fn cut(buffer: &[f32], room: usize, count: usize) -> &[f32] {
 }
 
 /// Values of a row of each field.
-fn widths(decoder: &HostDecoder) -> [usize; 7] {
-    let (heads, config) = (decoder.heads, &decoder.config);
-    let raw = if config.qk_norm { (heads.queries + heads.keys) * heads.dim } else { 0 };
+fn widths(config: &ModelConfig) -> [usize; 7] {
+    let (queries, keys) = (config.num_attention_heads, config.num_key_value_heads);
+    let raw = if config.qk_norm { (queries + keys) * config.head_dim } else { 0 };
     let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-    [hidden, heads.width(), raw, heads.queries * heads.dim, heads.queries, hidden, 2 * wide]
+    let qkv = (queries + 2 * keys) * config.head_dim;
+    [hidden, qkv, raw, queries * config.head_dim, queries, hidden, 2 * wide]
+}
+
+impl ModelConfig {
+    /// Bytes of a token's row in what sampling records on the processor for learning. With `bf16`, as where the
+    /// processor multiplies it, the distribution behind the row is kept, too.
+    pub fn recorded_row_bytes(&self, bf16: bool) -> usize {
+        let layer: usize = widths(self).iter().sum();
+        let distribution = if bf16 { 2 * self.vocab_size } else { 0 };
+        4 * (layer * self.num_hidden_layers + self.hidden_size) + distribution
+    }
 }
 
 /// What a recording keeps of all blocks, and the input of the last norm (rows, hidden).
@@ -143,9 +155,7 @@ impl Recording {
 
     /// Bytes that a row takes, with the distribution behind it.
     pub(super) fn bytes_per_row(decoder: &HostDecoder) -> usize {
-        let layer: usize = widths(decoder).iter().sum();
-        let distribution = if decoder.keeps_distributions() { 2 * decoder.config.vocab_size } else { 0 };
-        4 * (layer * decoder.blocks.len() + decoder.config.hidden_size) + distribution
+        decoder.config.recorded_row_bytes(decoder.keeps_distributions())
     }
 
     /// Keeps the distribution sampled from behind each row of the last pass.
@@ -169,28 +179,34 @@ impl Recording {
         self.room - self.positions.len()
     }
 
-    /// A copy of only these rows, in this order, with room for `spare` more.
-    pub(super) fn select(&self, decoder: &HostDecoder, rows: &[usize], spare: usize) -> Self {
-        let mut selected = Self::new(decoder, rows.len() + spare);
+    /// Keeps only these different rows, in this order, with room for `spare` more. They are copied block by block, each
+    /// into the buffers of the one before, so that no two recordings are ever held.
+    pub(super) fn select(&mut self, decoder: &HostDecoder, rows: &[usize], spare: usize) {
+        let (old, room) = (self.room.max(1), rows.len() + spare);
         let copy = |from: &[f32], to: &mut [f32]| {
-            let width = from.len() / self.room.max(1);
+            let width = from.len() / old;
             for (to, row) in to.chunks_exact_mut(width.max(1)).zip(rows) {
                 to.copy_from_slice(&from[row * width..(row + 1) * width]);
             }
         };
-        for (from, to) in self.buffers.layers.iter().zip(&mut selected.buffers.layers) {
-            copy(&from.input, &mut to.input);
-            copy(&from.qkv, &mut to.qkv);
-            copy(&from.raw, &mut to.raw);
-            copy(&from.attended, &mut to.attended);
-            copy(&from.log_sums, &mut to.log_sums);
-            copy(&from.middle, &mut to.middle);
-            copy(&from.gate_up, &mut to.gate_up);
+        let mut to = LayerRecord::default();
+        for layer in &mut self.buffers.layers {
+            to.resize(decoder, room);
+            copy(&layer.input, &mut to.input);
+            copy(&layer.qkv, &mut to.qkv);
+            copy(&layer.raw, &mut to.raw);
+            copy(&layer.attended, &mut to.attended);
+            copy(&layer.log_sums, &mut to.log_sums);
+            copy(&layer.middle, &mut to.middle);
+            copy(&layer.gate_up, &mut to.gate_up);
+            std::mem::swap(layer, &mut to);
         }
-        copy(&self.buffers.last, &mut selected.buffers.last);
-        selected.distributions = rows.iter().map(|row| self.distributions[*row].clone()).collect();
-        selected.positions = rows.iter().map(|row| self.positions[*row]).collect();
-        selected
+        let mut last = vec![0.0; room * decoder.config.hidden_size];
+        copy(&self.buffers.last, &mut last);
+        self.buffers.last = last;
+        self.distributions = rows.iter().map(|row| self.distributions[*row].take()).collect();
+        self.positions = rows.iter().map(|row| self.positions[*row]).collect();
+        self.room = room;
     }
 
     /// A pass over tokens at these positions begins.
@@ -236,5 +252,35 @@ impl Drop for Recording {
         if let Some(spare) = self.spare.upgrade() {
             *spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::mem::take(&mut self.buffers));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::HostTape;
+    use super::*;
+    use crate::backend::{BackendTape, Learn};
+    use crate::source::ModelSource;
+    use querywright_kernels::Precision;
+
+    #[test]
+    fn prompts_are_dropped_from_a_recording_without_a_second_one_beside_it() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-qwen3");
+        let decoder = HostDecoder::load(&ModelSource::open(path.as_ref()).unwrap(), Precision::F32, &()).unwrap();
+        let groups: [(&[u32], Vec<&[u32]>); 3] =
+            [(&[3, 4], vec![&[5, 6, 7]]), (&[8, 9, 10], vec![&[11, 12]]), (&[13], vec![&[14, 15], &[16, 17, 18]])];
+        let mut tape = HostTape::of(&decoder, &[], &[1, 2], &groups).unwrap();
+        tape.retain(&decoder, &[2, 0]).unwrap();
+        assert!(decoder.spare.take().is_none(), "the old buffers would have gone there");
+
+        let alone = HostTape::of(&decoder, &[], &[1, 2], &[groups[2].clone(), groups[0].clone()]).unwrap();
+        let predictions = alone.predictions([&groups[2], &groups[0]].into_iter().map(|g| g.1.clone()));
+        let statistics = |tape: &HostTape| {
+            let own = tape.predictions([&groups[2], &groups[0]].into_iter().map(|g| g.1.clone()));
+            decoder.predicted(tape, &own, 1.0).unwrap()
+        };
+        assert_eq!(predictions.rows.len(), 8);
+        assert_eq!(statistics(&tape), statistics(&alone));
+        assert_eq!(decoder.bytes(&tape), tape.rows() * decoder.config.recorded_row_bytes(false));
     }
 }

@@ -114,7 +114,7 @@ impl HostTape {
         let missing = inputs.iter().map(|(_, tokens)| inputs_of(tokens).len()).sum::<usize>();
         if missing > self.recording.spare() {
             let rows: Vec<usize> = (0..self.recording.rows()).collect();
-            self.recording = self.recording.select(decoder, &rows, missing);
+            self.recording.select(decoder, &rows, missing);
         }
         let rows = self.forward(decoder, deltas, &inputs)?;
         for ((prompt, index, _), rows) in completions.iter().zip(rows) {
@@ -160,7 +160,7 @@ impl HostTape {
         if rows.len() * UNUSED >= self.recording.rows() * (UNUSED - 1) {
             return Ok(());
         }
-        self.recording = self.recording.select(decoder, &rows, 0);
+        self.recording.select(decoder, &rows, 0);
         let mut next = 0;
         let mut renumber = |rows: &mut Vec<usize>| {
             for row in rows {

@@ -2,7 +2,7 @@
 
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
-use super::{DataConfig, RunConfig, TrainConfig};
+use super::{DataConfig, ResplitConfig, RunConfig, TrainConfig};
 use querywright_rewrite::PromptStyle;
 use querywright_types::{Error, Result};
 
@@ -47,7 +47,7 @@ impl DataConfig {
         if self.max_dev_queries == 0 {
             return refuse("data.max_dev_queries", "found 0", "allow at least 1, 100 or more are better");
         }
-        Ok(())
+        self.resplit.as_ref().map_or(Ok(()), ResplitConfig::validate)
     }
 }
 
@@ -119,6 +119,7 @@ mod tests {
             ("train.generation_batch_size=63", "train.generation_batch_size: "),
             ("train.inject_margin=-1", "train.inject_margin: "),
             ("data.dev=train", "data.dev: "),
+            ("data.resplit={train=80, dev=30}", "data.resplit: "),
             ("sampling.temperature=0", "sampling.temperature: "),
             ("sampling.top_p=2", "sampling.top_p: "),
             ("lora.target_modules=[\"q_prj\"]", "lora.target_modules: "),

@@ -95,7 +95,11 @@ impl SplitPlan {
 mod tests {
     use super::*;
 
-    fn plan(known: &[&str]) -> (String, String, Option<(Option<String>, u32, u32, u32)>) {
+    /// The names of train and dev, and what is made: (from, train, dev, test).
+    type Planned = (String, String, Option<Made>);
+    type Made = (Option<String>, u32, u32, u32);
+
+    fn plan(known: &[&str]) -> Planned {
         let plan = SplitPlan::from_names(known, None, None, "test").unwrap();
         (plan.train, plan.dev, plan.resplit.map(|r| (r.from, r.train, r.dev, r.test)))
     }

@@ -104,7 +104,7 @@ impl LanguageModel {
         };
         let mut prompts = Vec::with_capacity(queries.len());
         for (index, query) in queries.iter().enumerate() {
-            prompts.push(PromptTokens { stream: index as u64, tokens: self.encoder.encode(query)? });
+            prompts.push(PromptTokens::free(index as u64, self.encoder.encode(query)?));
         }
         let options =
             GenerateOptions { sampling: &self.sampling, completions: 1, stop: self.encoder.stop(), seed: 0, deadline };

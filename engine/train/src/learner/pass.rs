@@ -76,11 +76,7 @@ impl Pass<'_> {
         let mut statistics = micro.sampled.clone();
         let missing = |i: &usize| !self.first || statistics[*i].log_probability.is_nan();
         let missing: Vec<usize> = (0..statistics.len()).filter(missing).collect();
-        let missing_predictions = Predictions {
-            rows: missing.iter().map(|i| predictions.rows[*i]).collect(),
-            targets: missing.iter().map(|i| predictions.targets[*i]).collect(),
-        };
-        let recomputed = self.decoder.predicted(tape, &missing_predictions, self.config.temperature)?;
+        let recomputed = self.decoder.predicted(tape, &predictions.select(&missing), self.config.temperature)?;
         for (index, recomputed) in missing.into_iter().zip(recomputed) {
             statistics[index] = recomputed;
         }

@@ -37,7 +37,7 @@ impl<'a> Sampler<'a> {
             };
             labelled.push(known);
             // A query is sampled once a step, so step and query make a stream of their own.
-            prompts.push(PromptTokens { stream: step << 32 | *index as u64, tokens: m.encoder.encode(&known.0)? });
+            prompts.push(PromptTokens::free(step << 32 | *index as u64, m.encoder.encode(&known.0)?));
         }
         let (completions, tape) = self.generate(&prompts, adapter, recorded)?;
         if completions.len() != prompts.len() {

@@ -315,7 +315,7 @@ fn drafts_within_a_grammar_change_no_token() {
     let f = fixture(Precision::F32);
     let grammar = f.grammar(&WORDS);
     let mut written = 0;
-    for first in 0u32..20 {
+    for first in 0u32..40 {
         // The request ends as a completion may begin, so that what is looked up is sometimes allowed and sometimes not.
         let mut request = f.tokenizer.encode(" teapot tea\nkettle ten a", false).unwrap();
         request.push(first);
@@ -328,7 +328,7 @@ fn drafts_within_a_grammar_change_no_token() {
             written += drafted[0][0].tokens.len() - 1;
         }
     }
-    assert!(written > 40, "{written} tokens before a stop");
+    assert!(written > 30, "{written} tokens before a stop");
 }
 
 #[test]

@@ -193,7 +193,7 @@ impl Generation<'_> {
         all.try_for_each(|((a, sequence), (logits, draft))| -> Result<()> {
             a.state.sequence = sequence;
             // Where distributions are kept nothing is drafted: a pass gives one token, from among these.
-            let allowed = a.allowed().filter(|_| keep);
+            let allowed = if keep { a.allowed() } else { None };
             steps(call, a, logits, vocabulary, draft)?;
             if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
                 let scale = 1.0 / sampling.temperature;

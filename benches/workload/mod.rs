@@ -119,7 +119,7 @@ impl<'a> Step<'a> {
                 sampled_logp: c.log_probabilities,
                 sampled_entropy: c.entropies,
             };
-            Rollout { prompt: prompt.tokens, samples: group.into_iter().map(sample).collect() }
+            Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples: group.into_iter().map(sample).collect() }
         });
         let batch = RolloutBatch { rollouts: rollouts.collect(), tape };
         let config = LearnerConfig {

@@ -17,6 +17,8 @@ mod query_terms;
 mod reading;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "model")]
+mod words;
 
 pub use compose::{Composer, Mode};
 #[cfg(feature = "model")]
@@ -24,9 +26,11 @@ pub use encoder::PromptEncoder;
 #[cfg(feature = "model")]
 pub use language_model::LanguageModel;
 pub use parse::{FormatFault, ParsedCompletion};
-pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task};
+pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
 pub use prompter::{Prompter, Titles};
 pub use query_terms::QueryTerm;
 pub use reading::{Reading, TermReading};
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteConfig};
+#[cfg(feature = "model")]
+pub use words::{Candidates, Words};

@@ -17,7 +17,7 @@ mod examples;
 mod message;
 mod render;
 
-pub use config::{Example, PromptConfig, PromptStyle, Task};
+pub use config::{Example, PromptConfig, PromptStyle, Task, Vocabulary};
 pub use message::{ChatMessage, Prompt, Role};
 pub(super) use render::{RequestValues, Template, sanitised};
 

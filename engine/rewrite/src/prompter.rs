@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::compose::Composer;
-use super::parse::{ParsedCompletion, parse};
+use super::parse::{FormatFault, ParsedCompletion, parse};
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template, sanitised};
 use super::reading::Reading;
 use querywright_types::{Error, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
@@ -102,7 +102,17 @@ impl Prompter {
 
     /// Parses a completion and composes its rewrite, with and without each generated term.
     pub fn read(&self, query: &Query, completion: &str) -> Reading {
-        Reading::new(&self.parse(completion), completion, query, &self.composer())
+        let parsed = self.parse(completion);
+        match self.nothing(query, &parsed) {
+            Some(rewrite) => Reading::nothing(rewrite),
+            None => Reading::new(&parsed, completion, query, &self.composer()),
+        }
+    }
+
+    /// The original query, where no word was written and that is an answer.
+    fn nothing(&self, query: &Query, parsed: &ParsedCompletion) -> Option<Rewrite> {
+        let nothing = !self.config.vocabulary.is_free() && parsed.broken == Some(FormatFault::Empty);
+        nothing.then(|| Rewrite::plain(query.text.clone()))
     }
 
     /// The rewrite of a completion.
@@ -110,14 +120,19 @@ impl Prompter {
     /// # Errors
     /// [`Error::Format`] when the completion holds no query.
     pub fn rewrite(&self, query: &Query, completion: &str) -> Result<Rewrite> {
-        match self.parse(completion) {
+        let parsed = self.parse(completion);
+        if let Some(rewrite) = self.nothing(query, &parsed) {
+            return Ok(rewrite);
+        }
+        match parsed {
             ParsedCompletion { query: Some(generated), .. } => Ok(self.composer().compose(query, &generated)),
             ParsedCompletion { broken: Some(fault), .. } => Err(Error::Format(fault.to_string())),
             ParsedCompletion { .. } => Err(Error::bug("prompter", "a completion without a query and without a fault")),
         }
     }
 
-    fn request_values(&self, query: &Query) -> RequestValues {
+    /// What stands in a prompt of its query.
+    pub(super) fn request_values(&self, query: &Query) -> RequestValues {
         let PromptConfig { max_request_chars, max_history, max_title_chars, .. } = self.config;
         if self.config.task == Task::Search {
             return RequestValues { text: sanitised(&query.text, max_request_chars), history: Vec::new() };

@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
         let (mut milliseconds, mut tokens) = (Vec::new(), 0);
         for (index, query) in shop.split("test")?.into_iter().enumerate() {
             let start = Instant::now();
-            let prompt = [PromptTokens { stream: 0, tokens: encoder.encode(query)? }];
+            let prompt = [PromptTokens::free(0, encoder.encode(query)?)];
             let completions = generate(&decoder, &tokenizer, &shared, &prompt, &[], &options)?.concat();
             if index >= 16 {
                 milliseconds.push(start.elapsed().as_secs_f64() * 1e3);

@@ -137,8 +137,8 @@ pub use stack::Stack;
 pub mod model {
     pub use querywright_model::{
         Adapter, Architecture, ChatTemplate, Completion, Decoder, DeviceChoice, DeviceInfo, Finish, GenerateOptions,
-        LoraConfig, Message, ModelConfig, ModelSource, ModelSummary, Precision, Prefix, Projection, PromptTokens,
-        RopeScaling, SamplingConfig, Tokenizer, generate, prefix,
+        Grammar, LoraConfig, Message, ModelConfig, ModelSource, ModelSummary, Precision, Prefix, Projection,
+        PromptTokens, RopeScaling, SamplingConfig, Tokenizer, Trie, Walk, generate, prefix,
     };
 }
 

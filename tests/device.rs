@@ -197,11 +197,8 @@ fn attention_takes_heads_of_every_width_and_sharing() {
             let sampling = SamplingConfig { max_completion_length: 6, ..SamplingConfig::default() };
             let options =
                 GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 5, deadline: Deadline::NONE };
-            let prompts: Vec<PromptTokens> = groups()
-                .into_iter()
-                .enumerate()
-                .map(|(i, (tokens, _))| PromptTokens { stream: i as u64, tokens })
-                .collect();
+            let prompts: Vec<PromptTokens> =
+                groups().into_iter().enumerate().map(|(i, (tokens, _))| PromptTokens::free(i as u64, tokens)).collect();
             let deltas = adapter.deltas();
             let shared = prefix(&pair.device, &PREFIX, deltas).unwrap();
             let sampled = generate(&pair.device, &tokenizer, &shared, &prompts, deltas, &options).unwrap();
@@ -247,11 +244,8 @@ fn the_same_seeds_give_the_same_completions_as_on_the_processor() {
     let pair = pair("tiny-qwen3", Precision::F32);
     let tokenizer = pair.source.tokenizer().unwrap();
     let adapter = adapter(&pair.host, LoraConfig { r: 4, ..LoraConfig::default() }, 9);
-    let prompts: Vec<PromptTokens> = groups()
-        .into_iter()
-        .enumerate()
-        .map(|(i, (tokens, _))| PromptTokens { stream: 70 + i as u64, tokens })
-        .collect();
+    let prompts: Vec<PromptTokens> =
+        groups().into_iter().enumerate().map(|(i, (tokens, _))| PromptTokens::free(70 + i as u64, tokens)).collect();
     let plain = SamplingConfig { max_completion_length: 13, temperature: 0.9, ..SamplingConfig::default() };
     for (sampling, deltas) in [
         (plain.clone(), adapter.deltas()),
@@ -297,8 +291,7 @@ fn a_device_with_little_memory_computes_blocks_again_and_prompts_in_parts() {
     let (logp, _, gradients) = learned_from(&pair.device, &adapter, &PREFIX, &six);
     let roomy_learning = peak(&pair.device);
     let tokenizer = pair.source.tokenizer().unwrap();
-    let prompts: Vec<PromptTokens> =
-        (0..40).map(|i| PromptTokens { stream: i, tokens: vec![i as u32 + 1; 20] }).collect();
+    let prompts: Vec<PromptTokens> = (0..40).map(|i| PromptTokens::free(i, vec![i as u32 + 1; 20])).collect();
     let sampling = SamplingConfig { max_completion_length: 40, ..SamplingConfig::default() };
     let options = GenerateOptions { sampling: &sampling, completions: 4, stop: &[], seed: 1, deadline: Deadline::NONE };
     let shared = prefix(&pair.device, &PREFIX, adapter.deltas()).unwrap();

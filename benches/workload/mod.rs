@@ -55,7 +55,7 @@ impl Model {
     pub fn prompts(&self, count: usize, tokens: usize) -> Vec<PromptTokens> {
         let vocabulary = self.decoder.config().vocab_size;
         let token = |prompt: usize, i: usize| ((1_000 + prompt * 131 + i * 17) % vocabulary) as u32;
-        let prompt = |p| PromptTokens { stream: p as u64, tokens: (0..tokens).map(|i| token(p, i)).collect() };
+        let prompt = |p| PromptTokens::free(p as u64, (0..tokens).map(|i| token(p, i)).collect());
         (0..count).map(prompt).collect()
     }
 
@@ -119,7 +119,7 @@ impl<'a> Step<'a> {
                 sampled_logp: c.log_probabilities,
                 sampled_entropy: c.entropies,
             };
-            Rollout { prompt: prompt.tokens, samples: group.into_iter().map(sample).collect() }
+            Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples: group.into_iter().map(sample).collect() }
         });
         let batch = RolloutBatch { rollouts: rollouts.collect(), tape };
         let config = LearnerConfig {

@@ -96,7 +96,7 @@ fn batch() -> Vec<RolloutBatch> {
             truncated: false,
             dropped: false,
         };
-        Rollout { prompt, samples: completions.into_iter().enumerate().map(sample).collect() }
+        Rollout { prompt, grammar: None, samples: completions.into_iter().enumerate().map(sample).collect() }
     });
     vec![RolloutBatch { rollouts: rollouts.collect(), tape: None }]
 }

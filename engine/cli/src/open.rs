@@ -10,7 +10,7 @@ use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Covisitation, CovisitationConfig, CrossFit, Rm3, Rm3Config};
-use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Tuned};
+use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Tuned, Vocabulary, Words};
 use querywright::sources::{self, PullOptions};
 use querywright::stack::{Fusion, FusionMethod, Identity};
 use querywright::train::Labelled;
@@ -241,6 +241,9 @@ pub fn bm25(catalog: &Arc<Catalog>, config: Bm25Config, index: Option<&Path>) ->
     }))
 }
 
+/// Words of the best documents that a model may choose from, where `prompt.vocabulary` is `feedback`.
+const CANDIDATES: usize = 24;
+
 /// A model in memory.
 pub struct Model {
     pub name: String,
@@ -289,9 +292,20 @@ pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
 }
 
 impl Model {
-    /// The prompts for a retriever, in this model's tokens.
-    pub fn encoder(&self, prompter: Prompter) -> Result<Arc<PromptEncoder>> {
-        Ok(Arc::new(PromptEncoder::new(prompter, self.tokenizer.clone())?))
+    /// The prompts for a retriever, in this model's tokens, with the words that answers may consist of.
+    pub fn encoder(&self, prompter: Prompter, ranker: &Ranker) -> Result<Arc<PromptEncoder>> {
+        let tokenizer = self.tokenizer.clone();
+        let words = match prompter.config().vocabulary {
+            Vocabulary::Catalog => {
+                Words::of_documents(&tokenizer, ranker.catalog.documents().map(|d| d.text_of_all_fields()))?
+            }
+            Vocabulary::Feedback => {
+                let rm3 = Rm3::new(ranker.index()?, Rm3Config { fb_terms: CANDIDATES, ..Rm3Config::default() })?;
+                Words::Candidates(Arc::new(move |query: &Query| rm3.words(query)))
+            }
+            _ => return Ok(Arc::new(PromptEncoder::new(prompter, tokenizer)?)),
+        };
+        Ok(Arc::new(PromptEncoder::restricted(prompter, tokenizer, words)?))
     }
 
     /// This model as a rewriter for a retriever, greedy.
@@ -302,7 +316,7 @@ impl Model {
         ranker: &Ranker,
         adapter: Option<&Path>,
     ) -> Result<LanguageModel> {
-        let encoder = self.encoder(prompter(prompt, ranker)?)?;
+        let encoder = self.encoder(prompter(prompt, ranker)?, ranker)?;
         let adapter = adapter.map(|folder| Adapter::load(folder, self.decoder.config())).transpose()?;
         let sampling = SamplingConfig::greedy(prompt.max_answer_tokens);
         let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());

@@ -182,7 +182,7 @@ pub fn train(
         model_name: model.name.clone(),
         decoder: model.decoder.clone(),
         tokenizer: model.tokenizer.clone(),
-        encoder: model.encoder(prompter)?,
+        encoder: model.encoder(prompter, &ranker)?,
         retriever: ranker.retriever.clone(),
         catalog: dataset.catalog.clone(),
         train,

@@ -41,12 +41,12 @@ mod oracle;
 pub use attention::{Attended, AttentionRows, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
 pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
-    SampledDistribution, TokenStatistics, WeightedToken, log_probabilities, log_probabilities_backward,
+    SampledDistribution, Targets, TokenStatistics, WeightedToken, log_probabilities, log_probabilities_backward,
     sampled_backward,
 };
 pub use lora::{LoraDelta, LoraGradient};
 pub use norm::RmsNorm;
 pub use packed::{PackedMatrix, Precision};
 pub use rope::{Angles, RopeTable};
-pub use softmax::{Distribution, Partition, partition, softmax};
+pub use softmax::{Distribution, Partition, gather, partition, softmax};
 pub use swiglu::{swiglu, swiglu_backward};

@@ -10,7 +10,7 @@ use super::isa::vectorised;
 use super::linear::FrozenLinear;
 use super::product::{Part, sum_of_products};
 use super::rows::Rows;
-use super::softmax::{exp, exp_minus_into, partition};
+use super::softmax::{exp, exp_minus, exp_minus_into, gather, partition};
 use super::vector::add_scaled;
 
 /// A token's log-probability, and the entropy of the distribution that it belongs to.
@@ -25,39 +25,74 @@ pub struct TokenStatistics {
 /// Rows whose logits exist at once.
 const CHUNK: usize = 96;
 
+/// The tokens that hidden states predict, one a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Targets<'a> {
+    tokens: &'a [u32],
+    /// Empty where all tokens of the vocabulary are allowed everywhere.
+    allowed: &'a [Option<Arc<[u32]>>],
+}
+
+impl<'a> Targets<'a> {
+    /// Tokens of which each was one of all in the vocabulary.
+    pub fn free(tokens: &'a [u32]) -> Self {
+        Self { tokens, allowed: &[] }
+    }
+
+    /// Tokens of which each was one of those given for it, in rising order; one of all where none are given.
+    pub fn within(tokens: &'a [u32], allowed: &'a [Option<Arc<[u32]>>]) -> Self {
+        assert!(allowed.is_empty() || allowed.len() == tokens.len(), "a mask a token, or none at all");
+        Self { tokens, allowed }
+    }
+
+    fn allowed(&self, row: usize) -> Option<&'a [u32]> {
+        self.allowed.get(row)?.as_deref()
+    }
+}
+
 /// For hidden states (rows, width) and a token each: its log-probability and the entropy of its distribution, both
-/// with the logits divided by `temperature`.
+/// with the logits divided by `temperature`, over the tokens that are allowed.
 pub fn log_probabilities(
     head: &FrozenLinear,
     hidden: &[f32],
-    tokens: &[u32],
+    targets: Targets<'_>,
     temperature: f32,
 ) -> Vec<TokenStatistics> {
-    chunks(head, hidden, tokens, temperature, &mut |_, _, _| {})
+    chunks(head, hidden, targets, temperature, &mut |_, _, _| {})
 }
 
 /// Adds the gradient of `Σ weights.0 · log p + weights.1 · entropy` with respect to the hidden states to `dhidden`,
 /// recomputing the logits. Gives the statistics as well.
 ///
 /// With p = softmax(z / T) and H its entropy, d log p_t / dz = (1_t − p) / T and dH / dz_j = −p_j (log p_j + H) / T: one
-/// row of gradients for both, and one product with the head's weight.
+/// row of gradients for both, and one product with the head's weight. A token that is not allowed has p = 0 and no
+/// gradient.
 pub fn log_probabilities_backward(
     head: &FrozenLinear,
     hidden: &[f32],
-    tokens: &[u32],
+    targets: Targets<'_>,
     temperature: f32,
     weights: &[(f32, f32)],
     dhidden: &mut [f32],
 ) -> Vec<TokenStatistics> {
     let (width, scale) = (head.input(), 1.0 / temperature);
-    assert_eq!(weights.len(), tokens.len(), "a weight a token");
+    assert_eq!(weights.len(), targets.tokens.len(), "a weight a token");
     assert_eq!(dhidden.len(), hidden.len(), "a gradient a hidden state");
-    chunks(head, hidden, tokens, temperature, &mut |first, logits, found| {
+    chunks(head, hidden, targets, temperature, &mut |first, logits, found| {
         let vocabulary = head.output();
-        let rows = logits.par_chunks_exact_mut(vocabulary).zip(found).zip(&tokens[first..]).zip(&weights[first..]);
-        rows.for_each(|(((row, (log_sum, entropy)), token), (c, e))| {
-            logit_gradients(row, scale, *log_sum, c + e * entropy, *e);
-            row[*token as usize] += c * scale;
+        let rows = logits.par_chunks_exact_mut(vocabulary).zip(found).enumerate();
+        rows.for_each(|(index, (row, (log_sum, entropy)))| {
+            let (c, e) = weights[first + index];
+            match targets.allowed(first + index) {
+                None => logit_gradients(row, scale, *log_sum, c + e * entropy, e),
+                Some(allowed) => {
+                    let mut own = gather(row, allowed);
+                    logit_gradients(&mut own, scale, *log_sum, c + e * entropy, e);
+                    row.fill(0.0);
+                    allowed.iter().zip(own).for_each(|(token, gradient)| row[*token as usize] = gradient);
+                }
+            }
+            row[targets.tokens[first + index] as usize] += c * scale;
         });
         let rows = Rows::new(logits, vocabulary);
         let out = &mut dhidden[first * width..(first + found.len()) * width];
@@ -79,6 +114,17 @@ impl SampledDistribution {
             let probabilities = &mut probabilities[..logits.len()];
             exp_minus_into(logits, probabilities, scale, log_sum);
             to_bf16_pairs(probabilities, pairs);
+        }
+        Self(Arc::new(pairs))
+    }
+
+    /// The same over the tokens that were allowed; the others have a probability of 0.
+    pub fn within(allowed: &[u32], logits: &[f32], scale: f32, log_sum: f32) -> Self {
+        let mut pairs = vec![0; logits.len().div_ceil(2)];
+        let mut probabilities = gather(logits, allowed);
+        exp_minus(&mut probabilities, scale, log_sum);
+        for (token, p) in allowed.iter().zip(probabilities) {
+            pairs[*token as usize / 2] |= u32::from(half::bf16::from_f32(p).to_bits()) << (16 * (token % 2));
         }
         Self(Arc::new(pairs))
     }
@@ -169,10 +215,11 @@ type EachChunk<'a> = dyn FnMut(usize, &mut [f32], &[(f32, f32)]) + 'a;
 fn chunks(
     head: &FrozenLinear,
     hidden: &[f32],
-    tokens: &[u32],
+    targets: Targets<'_>,
     temperature: f32,
     then: &mut EachChunk<'_>,
 ) -> Vec<TokenStatistics> {
+    let tokens = targets.tokens;
     let (width, vocabulary, scale) = (head.input(), head.output(), 1.0 / temperature);
     assert_eq!(hidden.len(), tokens.len() * width, "a hidden state a token");
     let mut statistics = Vec::with_capacity(tokens.len());
@@ -180,12 +227,15 @@ fn chunks(
     for (hidden, tokens) in hidden.chunks(CHUNK * width).zip(tokens.chunks(CHUNK)) {
         let logits = &mut logits[..tokens.len() * vocabulary];
         head.forward_matrix().multiply(hidden, logits);
-        let sums = |row: &[f32]| {
-            let found = partition(row, scale);
+        let first = statistics.len();
+        let sums = |(index, row): (usize, &[f32])| {
+            let found = match targets.allowed(first + index) {
+                None => partition(row, scale),
+                Some(allowed) => partition(&gather(row, allowed), scale),
+            };
             (found.log_sum(), found.entropy())
         };
-        let found: Vec<(f32, f32)> = logits.par_chunks_exact(vocabulary).map(sums).collect();
-        let first = statistics.len();
+        let found: Vec<(f32, f32)> = logits.par_chunks_exact(vocabulary).enumerate().map(sums).collect();
         for ((row, token), (log_sum, entropy)) in logits.chunks_exact(vocabulary).zip(tokens).zip(&found) {
             let log_probability = row[*token as usize] * scale - log_sum;
             statistics.push(TokenStatistics { log_probability, entropy: *entropy });
@@ -236,10 +286,11 @@ mod tests {
         let (w, hidden) = (tensor(&[301, 16], 1), (tensor(&[400, 16], 2) * 3.0).unwrap());
         let tokens: Vec<u32> = (0..400).map(|i| (i * 7) % 301).collect();
         let head = FrozenLinear::new(&values(&w), (301, 16), None, Precision::F32).unwrap();
-        let got = log_probabilities(&head, &values(&hidden), &tokens, 0.7);
+        let got = log_probabilities(&head, &values(&hidden), Targets::free(&tokens), 0.7);
         assert!(distance(&pairs(&got), &composed(&w, &hidden, &tokens, 0.7)) < 2e-5);
         let (weights, mut dhidden) = (vec![(1.0, 0.5); 400], vec![0.0; 400 * 16]);
-        let again = log_probabilities_backward(&head, &values(&hidden), &tokens, 0.7, &weights, &mut dhidden);
+        let again =
+            log_probabilities_backward(&head, &values(&hidden), Targets::free(&tokens), 0.7, &weights, &mut dhidden);
         assert_eq!(got, again, "forward and backward pass see the same numbers");
     }
 
@@ -262,7 +313,8 @@ mod tests {
             .collect();
         for weights in [(1.5, 0.0), (-0.5, 0.25), (0.0, 1.0)] {
             let mut want = vec![0.5; hidden.len()];
-            let found = log_probabilities_backward(&head, &hidden, &tokens, 0.7, &vec![weights; 150], &mut want);
+            let (free, weights_of_all) = (Targets::free(&tokens), vec![weights; 150]);
+            let found = log_probabilities_backward(&head, &hidden, free, 0.7, &weights_of_all, &mut want);
             let sampled: Vec<WeightedToken<'_>> = (kept.iter().zip(&tokens).zip(found))
                 .map(|((distribution, token), statistics)| WeightedToken {
                     distribution,
@@ -282,13 +334,55 @@ mod tests {
     fn both_outputs_have_gradients() {
         let head = FrozenLinear::new(&noise(50 * 8, 1), (50, 8), None, Precision::F32).unwrap();
         let tokens = [3, 49, 0, 17];
-        let forward = |t: &[Tensor]| pairs(&log_probabilities(&head, &values(&t[0]), &tokens, 1.3));
-        let backward = |t: &[Tensor], grad: &[f32]| {
-            let weights: Vec<(f32, f32)> = grad.chunks(2).map(|g| (g[0], g[1])).collect();
-            let mut dhidden = vec![0.0; 32];
-            log_probabilities_backward(&head, &values(&t[0]), &tokens, 1.3, &weights, &mut dhidden);
-            vec![dhidden]
-        };
-        check_gradients(&[tensor(&[4, 8], 2)], forward, backward, 3e-3);
+        for targets in [Targets::free(&tokens), Targets::within(&tokens, &masks())] {
+            let forward = |t: &[Tensor]| pairs(&log_probabilities(&head, &values(&t[0]), targets, 1.3));
+            let backward = |t: &[Tensor], grad: &[f32]| {
+                let weights: Vec<(f32, f32)> = grad.chunks(2).map(|g| (g[0], g[1])).collect();
+                let mut dhidden = vec![0.0; 32];
+                log_probabilities_backward(&head, &values(&t[0]), targets, 1.3, &weights, &mut dhidden);
+                vec![dhidden]
+            };
+            check_gradients(&[tensor(&[4, 8], 2)], forward, backward, 3e-3);
+        }
+    }
+
+    /// What was allowed beside the tokens 3, 49, 0 and 17: a few, all, many, and the third alone.
+    fn masks() -> Vec<Option<Arc<[u32]>>> {
+        let every_third = |from: u32| (from..50).step_by(3).collect::<Arc<[u32]>>();
+        vec![Some(Arc::from([1, 3, 40])), None, Some(every_third(0)), Some(Arc::from([17]))]
+    }
+
+    #[test]
+    fn probabilities_and_gradients_of_a_mask_are_those_of_logits_at_minus_infinity() {
+        let (weights, hidden) = (noise(50 * 8, 1), noise(32, 2));
+        let head = FrozenLinear::new(&weights, (50, 8), None, Precision::F32).unwrap();
+        let (tokens, masks, scale) = ([3, 49, 0, 17], masks(), 1.0 / 1.3);
+        let mut dhidden = vec![0.0; 32];
+        let targets = Targets::within(&tokens, &masks);
+        let found = log_probabilities_backward(&head, &hidden, targets, 1.3, &[(1.0, 0.5); 4], &mut dhidden);
+        let mut logits = vec![0.0; 4 * 50];
+        head.forward_matrix().multiply(&hidden, &mut logits);
+        for (index, (row, mask)) in logits.chunks_mut(50).zip(&masks).enumerate() {
+            let plain = row.to_vec();
+            let is_allowed = |token: usize| mask.as_ref().is_none_or(|mask| mask.contains(&(token as u32)));
+            (0..50).filter(|token| !is_allowed(*token)).for_each(|token| row[token] = f32::NEG_INFINITY);
+            let (want, token) = (partition(row, scale), tokens[index]);
+            let log_probability = row[token as usize] * scale - want.log_sum();
+            assert!((found[index].log_probability - log_probability).abs() < 1e-5);
+            assert!((found[index].entropy - want.entropy()).abs() < 1e-5);
+            let Some(mask) = mask else { continue };
+            // What the sampler keeps, and what the backward pass makes of it.
+            let kept = SampledDistribution::within(mask, &plain, scale, want.log_sum());
+            assert_eq!(kept.0, SampledDistribution::new(row, scale, want.log_sum()).0);
+            let sampled = WeightedToken { distribution: &kept, token, statistics: found[index], weights: (1.0, 0.5) };
+            let mut gradients = vec![0; 25];
+            sampled.logit_gradients(&mut gradients);
+            for token in (0..50).filter(|token| !is_allowed(*token)) {
+                assert_eq!(gradients[token / 2] >> (16 * (token % 2)) & 0x7FFF, 0, "no gradient of {token}");
+            }
+        }
+        let only = found[3];
+        assert_eq!((only.log_probability, only.entropy), (0.0, 0.0), "where one is allowed");
+        assert!(dhidden[24..].iter().all(|d| *d == 0.0), "{:?}", &dhidden[24..]);
     }
 }

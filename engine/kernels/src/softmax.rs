@@ -104,6 +104,11 @@ pub fn softmax(row: &mut [f32], scale: f32) {
     row.iter_mut().for_each(|p| *p *= inverse);
 }
 
+/// The logits of some tokens.
+pub fn gather(row: &[f32], tokens: &[u32]) -> Vec<f32> {
+    tokens.iter().map(|token| row[*token as usize]).collect()
+}
+
 /// The sums of the exponentials of a row of logits, for a positive scale.
 pub fn partition(row: &[f32], scale: f32) -> Partition {
     Distribution::new(row, scale).partition

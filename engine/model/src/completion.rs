@@ -1,5 +1,8 @@
 //! The inputs and results of generation: prompts, options, completions.
 
+use std::sync::Arc;
+
+use super::grammar::Grammar;
 use super::sampling::SamplingConfig;
 use querywright_types::Deadline;
 
@@ -10,6 +13,15 @@ pub struct PromptTokens {
     pub stream: u64,
     /// The tokens after the shared prefix; at least one.
     pub tokens: Vec<u32>,
+    /// What its completions may consist of; all is allowed where there is none.
+    pub grammar: Option<Arc<Grammar>>,
+}
+
+impl PromptTokens {
+    /// A prompt whose completions are free.
+    pub fn free(stream: u64, tokens: Vec<u32>) -> Self {
+        Self { stream, tokens, grammar: None }
+    }
 }
 
 /// Why a completion ended.
@@ -34,7 +46,8 @@ pub struct Completion {
     pub log_probabilities: Vec<f32>,
     /// The entropy of each token's distribution, in nats.
     pub entropies: Vec<f32>,
-    /// The text before the stop string.
+    /// The text before the stop string. Under a grammar it has whole words only: the beginning of a word at which a
+    /// completion was cut off is left out.
     pub text: String,
     /// Why it ended.
     pub finish: Finish,

@@ -80,6 +80,9 @@ fn check(config: &ModelConfig, call: &Call<'_>) -> Result<()> {
             let remedy = "a prompt needs at least one token after its prefix";
             return Err(Error::argument("prompt", format!("prompt {index} is empty"), remedy));
         }
+        if let Some(grammar) = &prompt.grammar {
+            config.check_tokens(&[grammar.largest()])?;
+        }
         let length = call.prefix.len() + prompt.tokens.len();
         if length + longest > limit {
             return Err(Error::argument(

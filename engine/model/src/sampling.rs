@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use querywright_kernels::{Distribution, TokenStatistics};
+use querywright_kernels::{Distribution, TokenStatistics, gather};
 use querywright_types::{Error, Result};
 
 /// How tokens are chosen. Names follow transformers' `GenerationConfig`.
@@ -144,6 +144,21 @@ impl Sampler {
         sampled(token, plain[token])
     }
 
+    /// As [`sample`](Self::sample) from the logits of the tokens that are allowed, in rising order. The row stays as it is.
+    pub(super) fn sample_within(&mut self, allowed: &[u32], logits: &[f32], seen: &[&[u32]]) -> Result<SampledToken> {
+        let mut own = gather(logits, allowed);
+        // A penalty is by place in the row.
+        let places =
+            |tokens: &&[u32]| tokens.iter().filter_map(|t| Some(allowed.binary_search(t).ok()? as u32)).collect();
+        let seen: Vec<Vec<u32>> = match self.config.repetition_penalty {
+            1.0 => Vec::new(),
+            _ => seen.iter().map(places).collect(),
+        };
+        let seen: Vec<&[u32]> = seen.iter().map(Vec::as_slice).collect();
+        let SampledToken { token, statistics } = self.sample(&mut own, &seen)?;
+        Ok(SampledToken { token: allowed[token as usize], statistics })
+    }
+
     /// Samples an index within top-k and top-p; leaves probabilities in `logits`.
     fn pick(&mut self, logits: &mut [f32], scale: f32) -> usize {
         querywright_kernels::softmax(logits, scale);
@@ -239,6 +254,28 @@ mod tests {
             assert_eq!(sampled.token, 0);
             assert!((sampled.statistics.log_probability - want).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn allowed_tokens_are_sampled_as_from_a_row_of_their_own_whatever_the_settings() {
+        let logits = [2.0f32, 9.0, 0.0, -1.0, 5.0, 1.0];
+        for config in [
+            SamplingConfig::greedy(1),
+            SamplingConfig { temperature: 0.7, ..Default::default() },
+            SamplingConfig { top_k: 2, ..Default::default() },
+            SamplingConfig { top_p: 0.7, repetition_penalty: 1.5, ..Default::default() },
+        ] {
+            for stream in 0..50 {
+                let sampler = || Sampler::new(config.clone(), 7, stream, 0);
+                // Token 5 is allowed and seen, token 1 is seen and not allowed.
+                let got = sampler().sample_within(&[0, 2, 3, 5], &logits, &[&[1], &[5]]);
+                let want = sampler().sample(&mut [2.0, 0.0, -1.0, 1.0], &[&[3]]);
+                assert_eq!(got.token, [0, 2, 3, 5][want.token as usize]);
+                assert_eq!(got.statistics, want.statistics);
+            }
+        }
+        let only = Sampler::new(SamplingConfig::default(), 1, 0, 0).sample_within(&[3], &logits, &[]);
+        assert_eq!((only.token, only.statistics.log_probability, only.statistics.entropy), (3, 0.0, 0.0));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Sequences that are being sampled: what both backends do with them.
 
+use std::sync::Arc;
+
 use super::adapter::Deltas;
 use super::completion::{Completion, Finish, GenerateOptions, PromptTokens};
+use super::grammar::Walk;
 use super::sampling::{SampledToken, Sampler};
 use super::tokenizer::Tokenizer;
 use querywright_types::{Error, Result};
@@ -17,8 +20,14 @@ pub(crate) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// The text of a completion and why it ended, where its last token was the last one.
-    fn ended(&self, tokens: &[u32]) -> Result<Option<(String, Finish)>> {
+    /// The text of a completion and why it ended, where its last token was the last one. `walk` is where it stands in its
+    /// grammar.
+    fn ended(&self, tokens: &[u32], walk: Option<&Walk>) -> Result<Option<(String, Finish)>> {
+        if let Some((_, before)) = tokens.split_last()
+            && walk.is_some_and(Walk::stopped)
+        {
+            return Ok(Some((self.tokenizer.decode(before)?, Finish::Stop)));
+        }
         if let Some((last, before)) = tokens.split_last()
             && self.tokenizer.eos_ids().contains(last)
         {
@@ -28,6 +37,10 @@ impl Call<'_> {
             () if tokens.len() >= self.options.sampling.max_completion_length => Some(Finish::Length),
             () => self.options.deadline.check().is_err().then_some(Finish::Deadline),
         };
+        if let (Some(walk), Some(finish)) = (walk, forced) {
+            let whole = tokens.len().saturating_sub(walk.unfinished());
+            return Ok(Some((self.tokenizer.decode(&tokens[..whole])?, finish)));
+        }
         let stops = || self.options.stop.iter().filter(|s| !s.is_empty());
         if forced.is_none() && stops().next().is_none() {
             return Ok(None);
@@ -48,6 +61,8 @@ pub(super) struct Active<S> {
     pub(super) tokens: Vec<u32>,
     pub(super) log_probabilities: Vec<f32>,
     entropies: Vec<f32>,
+    /// Where it stands in its prompt's grammar.
+    pub(super) walk: Option<Walk>,
     /// Its text and why it ended, once it has.
     pub(super) ended: Option<(String, Finish)>,
     pub(super) state: S,
@@ -63,14 +78,29 @@ impl<S> Active<S> {
             tokens: Vec::new(),
             log_probabilities: Vec::new(),
             entropies: Vec::new(),
+            walk: call.prompts[prompt].grammar.clone().map(Walk::new),
             ended: None,
             state,
         }
     }
 
-    /// Samples its next token from logits, which may be overwritten.
-    pub(super) fn sample(&mut self, call: &Call<'_>, logits: &mut [f32]) -> Result<SampledToken> {
-        self.sampler.sample(logits, &[call.prefix, &call.prompts[self.prompt].tokens, &self.tokens])
+    /// The tokens that may come next; all where it has no grammar.
+    pub(super) fn allowed(&self) -> Option<Arc<[u32]>> {
+        self.walk.as_ref().map(Walk::allowed)
+    }
+
+    /// Samples its next token from logits, which may be overwritten where all tokens are allowed.
+    pub(super) fn sample(
+        &mut self,
+        call: &Call<'_>,
+        logits: &mut [f32],
+        allowed: Option<&[u32]>,
+    ) -> Result<SampledToken> {
+        let seen = &[call.prefix, &call.prompts[self.prompt].tokens, &self.tokens];
+        match allowed {
+            None => self.sampler.sample(logits, seen),
+            Some(allowed) => self.sampler.sample_within(allowed, logits, seen),
+        }
     }
 
     /// Appends a token, and finds out whether it was the last one.
@@ -78,7 +108,12 @@ impl<S> Active<S> {
         self.tokens.push(sampled.token);
         self.log_probabilities.push(sampled.statistics.log_probability);
         self.entropies.push(sampled.statistics.entropy);
-        self.ended = call.ended(&self.tokens)?;
+        if let Some(walk) = &mut self.walk
+            && !walk.advance(sampled.token)
+        {
+            return Err(Error::bug("generation", format!("the token {} is not allowed here", sampled.token)));
+        }
+        self.ended = call.ended(&self.tokens, self.walk.as_ref())?;
         Ok(())
     }
 }

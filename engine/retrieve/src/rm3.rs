@@ -76,11 +76,37 @@ impl Rm3 {
         Ok(Self { index, config })
     }
 
+    /// The words that stand out in the best documents, at most `fb_terms`, the heaviest first: each once, as it stands
+    /// there, in lower case, with P(w|R).
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn terms(&self, query: &Query) -> Result<Vec<(String, f64)>> {
+        let mut surfaces = Surfaces::new();
+        let (_, feedback) = self.models(query, &mut surfaces)?;
+        let word = |stem: &str| self.word_for(stem, surfaces.get(stem)?).map(str::to_owned);
+        Ok(heaviest(feedback).into_iter().filter_map(|(stem, share)| Some((word(&stem)?, share))).collect())
+    }
+
+    /// As [`terms`](Self::terms), without the shares: candidates for a model to choose from.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub fn words(&self, query: &Query) -> Result<Vec<String>> {
+        Ok(self.terms(query)?.into_iter().map(|term| term.0).collect())
+    }
+
+    /// P(w|query) and P(w|R), the likeliest words only.
+    fn models(&self, query: &Query, surfaces: &mut Surfaces) -> Result<(Model, Model)> {
+        let asked = self.query_model(&query.text, surfaces);
+        let relevant = if asked.is_empty() { self.recent(query) } else { self.retrieved(query)? };
+        let feedback = self.relevance_model(&relevant, surfaces)?;
+        Ok((asked, feedback))
+    }
+
     fn rewrite_one(&self, query: &Query) -> Result<Rewrite> {
         let mut surfaces = Surfaces::new();
-        let asked = self.query_model(&query.text, &mut surfaces);
-        let relevant = if asked.is_empty() { self.recent(query) } else { self.retrieved(query)? };
-        let feedback = self.relevance_model(&relevant, &mut surfaces)?;
+        let (asked, feedback) = self.models(query, &mut surfaces)?;
         if feedback.is_empty() {
             return Ok(Rewrite::plain(query.text.clone()));
         }
@@ -90,21 +116,6 @@ impl Rm3 {
             *mixed.entry(stem).or_default() += (1.0 - original) * p;
         }
         Ok(Rewrite::new(self.render(mixed, &surfaces), QueryLanguage::Boolean))
-    }
-
-    /// The words that feedback finds for a query, the likeliest first, with P(w|R): words that may be searched for, at
-    /// most [`Rm3Config::fb_terms`] of them.
-    ///
-    /// # Errors
-    /// When the index cannot be read.
-    pub fn terms(&self, query: &Query) -> Result<Vec<(String, f64)>> {
-        let mut surfaces = Surfaces::new();
-        let asked = self.count(&query.text, &mut surfaces);
-        let relevant = if asked.is_empty() { self.recent(query) } else { self.retrieved(query)? };
-        let mut terms: Vec<(String, f64)> = self.relevance_model(&relevant, &mut surfaces)?.into_iter().collect();
-        terms.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let word = |stem: &str| surfaces.get(stem).and_then(|words| self.word_for(stem, words)).map(str::to_owned);
-        Ok(terms.into_iter().filter_map(|(stem, share)| Some((word(&stem)?, share))).collect())
     }
 
     /// P(w|query): each word's share of the query.
@@ -145,9 +156,7 @@ impl Rm3 {
                 *weights.entry(stem).or_default() += score * f64::from(count) / f64::from(length);
             }
         }
-        let mut likeliest: Vec<(String, f64)> = weights.into_iter().collect();
-        // Stable, and a BTreeMap is sorted: of equal weights the first in the alphabet stays. So it is below.
-        likeliest.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut likeliest = heaviest(weights);
         likeliest.truncate(self.config.fb_terms);
         let sum: f64 = likeliest.iter().map(|term| term.1).sum();
         Ok(likeliest.into_iter().map(|(stem, weight)| (stem, weight / sum)).collect())
@@ -189,10 +198,8 @@ impl Rm3 {
 
     /// "word^weight …", the heaviest first, every word one that the index analyses to the stem again.
     fn render(&self, model: Model, surfaces: &Surfaces) -> String {
-        let mut terms: Vec<(String, f64)> = model.into_iter().collect();
-        terms.sort_by(|a, b| b.1.total_cmp(&a.1));
         let mut text = String::new();
-        for (stem, weight) in terms {
+        for (stem, weight) in heaviest(model) {
             // Six digits are more than the ranking needs and are still read by people.
             let weight = (weight * 1e6).round() / 1e6;
             let Some(word) = surfaces.get(&stem).and_then(|words| self.word_for(&stem, words)) else { continue };
@@ -220,6 +227,14 @@ impl Rm3 {
         }
         best.map(|b| b.0)
     }
+}
+
+/// The stems of a model, the heaviest first.
+fn heaviest(model: Model) -> Vec<(String, f64)> {
+    let mut stems: Vec<(String, f64)> = model.into_iter().collect();
+    // Stable, and a BTreeMap is sorted: of equal weights the first in the alphabet comes first.
+    stems.sort_by(|a, b| b.1.total_cmp(&a.1));
+    stems
 }
 
 impl Rewriter for Rm3 {

@@ -3,10 +3,13 @@
 //! What a template says may hold special tokens: a chat's turns begin and end with them. What others wrote (requests,
 //! titles, examples, the content of a catalogue) never does, whatever it spells.
 
+use std::sync::Arc;
+
 use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, PromptStyle, unmarked};
 use super::prompter::Prompter;
 use super::reading::Reading;
-use querywright_model::{Message, Tokenizer};
+use super::words::{Words, words_of};
+use querywright_model::{Grammar, Message, PromptTokens, Tokenizer, Trie};
 use querywright_types::{Error, Query, Result, Rewrite};
 
 /// A [`Prompter`] for one model. It encodes the part that all prompts share once.
@@ -17,6 +20,8 @@ pub struct PromptEncoder {
     /// What the chat template renders after the request.
     suffix: String,
     stop: Vec<String>,
+    /// What answers may consist of, where they are restricted.
+    words: Option<Words>,
 }
 
 impl std::fmt::Debug for PromptEncoder {
@@ -29,8 +34,32 @@ impl PromptEncoder {
     /// Encodes the part that all prompts share.
     ///
     /// # Errors
-    /// [`Error::Argument`] when the style is a conversation and the model has no chat template, or its template fails.
+    /// [`Error::Argument`] when the style is a conversation and the model has no chat template, or its template fails;
+    /// when answers are restricted: [`restricted`](Self::restricted) takes their words.
     pub fn new(prompter: Prompter, tokenizer: Tokenizer) -> Result<Self> {
+        Self::with(prompter, tokenizer, None)
+    }
+
+    /// Like [`new`](Self::new), with the words that answers may consist of, where the configuration restricts them.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new); [`Error::Argument`] when these are not the words that the configuration asks for, or
+    /// the model's tokenizer has no token for the end of a line.
+    pub fn restricted(prompter: Prompter, tokenizer: Tokenizer, words: Words) -> Result<Self> {
+        let encoder = Self::with(prompter, tokenizer, Some(words))?;
+        // A tokenizer without a stop is refused now and not with the first query.
+        encoder.grammar(&Query::default())?;
+        Ok(encoder)
+    }
+
+    fn with(prompter: Prompter, tokenizer: Tokenizer, words: Option<Words>) -> Result<Self> {
+        let asked = prompter.config().vocabulary;
+        let words = words.filter(|_| !asked.is_free());
+        if !asked.is_free() && words.as_ref().map(Words::vocabulary) != Some(asked) {
+            let remedy =
+                "build the prompts with PromptEncoder::restricted and these words, or set vocabulary = \"free\"";
+            return Err(Error::argument("prompt.vocabulary", format!("{asked:?}, without its words"), remedy));
+        }
         let stop = prompter.stop_strings().iter().map(|s| (*s).to_owned()).collect();
         let (plain, marked) = (prompter.prompt(&Query::default())?, prompter.marked_prompt(&Query::default())?);
         let (prefix, marked, suffix) = match (plain, marked) {
@@ -46,7 +75,7 @@ impl PromptEncoder {
             _ => return Err(two_forms()),
         };
         let prefix = encode_prefix(&tokenizer, &prefix, &marked)?;
-        Ok(Self { prompter, tokenizer, prefix, suffix, stop })
+        Ok(Self { prompter, tokenizer, prefix, suffix, stop, words })
     }
 
     /// The tokens that every prompt begins with.
@@ -83,12 +112,44 @@ impl PromptEncoder {
         }
     }
 
+    /// A query's own part of the prompt, with what its answers may consist of. `stream` is the number of its randomness.
+    ///
+    /// # Errors
+    /// Those of [`encode`](Self::encode) and of the source of candidate words.
+    pub fn prompt_tokens(&self, query: &Query, stream: u64) -> Result<PromptTokens> {
+        Ok(PromptTokens { grammar: self.grammar(query)?, ..PromptTokens::free(stream, self.encode(query)?) })
+    }
+
+    /// Whether answers are restricted to words.
+    pub fn is_restricted(&self) -> bool {
+        self.words.is_some()
+    }
+
+    /// What the answers to a query may consist of; none where they are free.
+    fn grammar(&self, query: &Query) -> Result<Option<Arc<Grammar>>> {
+        let Some(words) = &self.words else { return Ok(None) };
+        let request = self.prompter.request_values(query);
+        let mut own: Vec<String> =
+            request.history.iter().chain([&request.text]).flat_map(|text| words_of(text)).collect();
+        let mut tries = Vec::with_capacity(2);
+        match words {
+            Words::Catalog(shared) => tries.push(shared.clone()),
+            Words::Candidates(candidates) => own.extend(candidates.words(query)?),
+        }
+        tries.push(Arc::new(Trie::new(&self.tokenizer, &own)?));
+        let stop = self.stop.first().map_or("\n", String::as_str);
+        Ok(Some(Arc::new(Grammar::new(&self.tokenizer, tries, stop)?)))
+    }
+
     /// The tokens of an answer that the model did not sample, with the token that ends it: for relevance-feedback
-    /// injection. None where the style asks for more than one line.
+    /// injection. None where the style asks for more than one line, and where `grammar` does not allow one of its words.
     ///
     /// # Errors
     /// Those of the tokenizer.
-    pub fn encode_answer(&self, text: &str) -> Result<Option<Vec<u32>>> {
+    pub fn encode_answer(&self, text: &str, grammar: Option<&Arc<Grammar>>) -> Result<Option<Vec<u32>>> {
+        if let Some(grammar) = grammar {
+            return grammar.encode(&self.tokenizer, text);
+        }
         match self.prompter.config().style {
             PromptStyle::FewShot => {
                 let theirs = 1..1 + text.len();

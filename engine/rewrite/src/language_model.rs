@@ -8,7 +8,7 @@ use super::prompt::PromptConfig;
 use super::prompter::Prompter;
 use querywright_model::{
     Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Precision, Prefix,
-    PromptTokens, SamplingConfig, Tokenizer, generate, prefix,
+    SamplingConfig, Tokenizer, generate, prefix,
 };
 use querywright_types::{Deadline, Error, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
@@ -37,7 +37,8 @@ impl LanguageModel {
     /// A rewriter with this name. `sampling` is greedy for serving and evaluation.
     ///
     /// # Errors
-    /// [`Error::Argument`] when `sampling` does not validate.
+    /// [`Error::Argument`] when `sampling` does not validate; [`Error::Device`] when answers are restricted and the
+    /// decoder runs where that cannot be done.
     pub fn new(
         name: impl Into<String>,
         decoder: Arc<Decoder>,
@@ -47,6 +48,9 @@ impl LanguageModel {
         sampling: SamplingConfig,
     ) -> Result<Self> {
         sampling.validate()?;
+        if encoder.is_restricted() {
+            decoder.require_masks()?;
+        }
         Ok(Self { name: name.into(), decoder, tokenizer, encoder, adapter, sampling, prefix: OnceLock::new() })
     }
 
@@ -55,7 +59,9 @@ impl LanguageModel {
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] when the model or the adapter cannot be read, or when they do not fit each
-    /// other. [`Error::Argument`] when the adapter's prompt does not fit the card or the model.
+    /// other. [`Error::Argument`] when the adapter's prompt does not fit the card or the model, or when its answers are
+    /// restricted to words that only a catalogue has: give those to [`PromptEncoder::restricted`], and that to
+    /// [`new`](Self::new).
     pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
         Self::open_with(model, adapter, card, Precision::Auto, DeviceChoice::Auto)
     }
@@ -104,7 +110,7 @@ impl LanguageModel {
         };
         let mut prompts = Vec::with_capacity(queries.len());
         for (index, query) in queries.iter().enumerate() {
-            prompts.push(PromptTokens { stream: index as u64, tokens: self.encoder.encode(query)? });
+            prompts.push(self.encoder.prompt_tokens(query, index as u64)?);
         }
         let options =
             GenerateOptions { sampling: &self.sampling, completions: 1, stop: self.encoder.stop(), seed: 0, deadline };
@@ -155,6 +161,7 @@ impl Rewriter for LanguageModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::words::Words;
     use std::time::Duration;
 
     fn rewriter() -> LanguageModel {
@@ -171,6 +178,43 @@ mod tests {
         assert!(rewriter.rewrite(&[], Deadline::NONE).is_empty());
         let nothing = rewriter.rewrite(&[Query::text(" "), Query::text("dig")], Deadline::NONE);
         assert_eq!((nothing.len(), nothing[0].as_ref().unwrap().text.as_str()), (2, ""), "no model is asked");
+    }
+
+    #[test]
+    fn a_restricted_model_writes_words_of_the_catalogue_and_of_the_request_or_leaves_the_query_as_it_is() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
+        let card = RetrieverCard::new("bm25", "d").with_version("1").with_content("garden tools");
+        let prompt = PromptConfig {
+            mode: crate::Mode::Rewrite,
+            vocabulary: crate::Vocabulary::Catalog,
+            ..PromptConfig::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        prompt.write(folder.path()).unwrap();
+        assert_eq!(PromptConfig::read(folder.path()).unwrap(), Some(prompt.clone()));
+        let source = ModelSource::open(&model).unwrap();
+        let (decoder, tokenizer) = (Decoder::load(&source, Precision::F32, &()).unwrap(), source.tokenizer().unwrap());
+        let prompter = || Prompter::new(prompt.clone(), &card).unwrap();
+        let refused = PromptEncoder::new(prompter(), tokenizer.clone()).unwrap_err().to_string();
+        assert!(refused.starts_with("prompt.vocabulary: Catalog"), "{refused}");
+        let documents = ["a rake for Leaves", "a spade", "rake, spade and hoe", "hoe", "leaves"].map(str::to_owned);
+        let words = Words::of_documents(&tokenizer, documents.into_iter()).unwrap();
+        let encoder = Arc::new(PromptEncoder::restricted(prompter(), tokenizer.clone(), words).unwrap());
+        let sampling = SamplingConfig { max_completion_length: 20, ..SamplingConfig::default() };
+        let rewriter = LanguageModel::new("m", Arc::new(decoder), tokenizer, encoder, None, sampling).unwrap();
+        let queries: Vec<Query> = (0..24).map(|i| Query::text(format!("Cut hedge{i}"))).collect();
+        let (mut nothing, mut words) = (0, 0);
+        for (query, rewrite) in queries.iter().zip(rewriter.rewrite(&queries, Deadline::NONE)) {
+            let text = rewrite.unwrap().text;
+            if text == query.text {
+                nothing += 1;
+                continue;
+            }
+            let own: Vec<&str> = query.text.split(' ').chain(["cut", "a", "rake", "spade", "hoe", "leaves"]).collect();
+            assert!(text.split(' ').all(|word| own.contains(&word)), "{text:?} for {query:?}");
+            words += 1;
+        }
+        assert!(nothing > 0 && words > 0, "{nothing} {words}");
     }
 
     #[test]

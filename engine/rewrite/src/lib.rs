@@ -18,6 +18,8 @@ mod query_terms;
 mod reading;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "model")]
+mod words;
 
 pub use base::{BaseConfig, Feedback, FeedbackConfig, Tuned};
 pub use compose::{Composer, Mode};
@@ -26,9 +28,11 @@ pub use encoder::PromptEncoder;
 #[cfg(feature = "model")]
 pub use language_model::LanguageModel;
 pub use parse::{FormatFault, ParsedCompletion};
-pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task};
+pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
 pub use prompter::{Prompter, Titles};
 pub use query_terms::QueryTerm;
 pub use reading::{Reading, TermReading};
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteConfig};
+#[cfg(feature = "model")]
+pub use words::{Candidates, Words};

@@ -18,7 +18,7 @@ mod marks;
 mod message;
 mod render;
 
-pub use config::{Example, PromptConfig, PromptStyle, Task};
+pub use config::{Example, PromptConfig, PromptStyle, Task, Vocabulary};
 #[cfg(feature = "model")]
 pub(super) use marks::{PLACEHOLDER, marked, unmarked};
 pub use message::{ChatMessage, Prompt, Role};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::base::Feedback;
 use super::compose::Composer;
-use super::parse::{ParsedCompletion, parse};
+use super::parse::{FormatFault, ParsedCompletion, parse};
 #[cfg(feature = "model")]
 use super::prompt::marked;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template, sanitised};
@@ -137,7 +137,16 @@ impl Prompter {
     /// Parses a completion and composes its rewrite, with and without each generated term. `original` is what the query
     /// is without a model ([`original`](Self::original)).
     pub fn read(&self, original: &Rewrite, completion: &str) -> Reading {
-        Reading::new(&self.parse(completion), completion, original, &self.composer())
+        let parsed = self.parse(completion);
+        match self.is_nothing(&parsed) {
+            true => Reading::nothing(original.clone()),
+            false => Reading::new(&parsed, completion, original, &self.composer()),
+        }
+    }
+
+    /// Whether no word was written, and that is an answer.
+    fn is_nothing(&self, parsed: &ParsedCompletion) -> bool {
+        !self.config.vocabulary.is_free() && parsed.broken == Some(FormatFault::Empty)
     }
 
     /// The rewrite of a completion.
@@ -145,7 +154,11 @@ impl Prompter {
     /// # Errors
     /// [`Error::Format`] when the completion holds no query, and the errors of [`original`](Self::original).
     pub fn rewrite(&self, query: &Query, completion: &str) -> Result<Rewrite> {
-        match self.parse(completion) {
+        let parsed = self.parse(completion);
+        if self.is_nothing(&parsed) {
+            return self.original(query);
+        }
+        match parsed {
             ParsedCompletion { query: Some(generated), .. } => {
                 Ok(self.composer().compose(&self.original(query)?, &generated))
             }
@@ -154,7 +167,8 @@ impl Prompter {
         }
     }
 
-    fn request_values(&self, query: &Query) -> RequestValues {
+    /// What stands in a prompt of its query.
+    pub(super) fn request_values(&self, query: &Query) -> RequestValues {
         let PromptConfig { max_request_chars, max_history, max_title_chars, .. } = self.config;
         if self.config.task == Task::Search {
             return RequestValues { text: sanitised(&query.text, max_request_chars), history: Vec::new() };

@@ -42,6 +42,11 @@ impl Reading {
         }
     }
 
+    /// No word was written, and this is what that means.
+    pub(super) fn nothing(rewrite: Rewrite) -> Self {
+        Self { rewrite: Some(rewrite), broken: None, terms: Vec::new() }
+    }
+
     /// The rewrite, where the format was kept: what training rewards.
     pub fn rewarded(&self) -> Option<&Rewrite> {
         self.rewrite.as_ref().filter(|_| self.broken.is_none())

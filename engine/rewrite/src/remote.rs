@@ -118,6 +118,10 @@ impl Remote {
     pub fn new(config: RemoteConfig, card: &RetrieverCard) -> Result<Self> {
         config.validate()?;
         let (timeout, api_key) = (config.timeout()?, config.api_key()?);
+        if !config.prompt.vocabulary.is_free() {
+            let found = format!("{:?}, but nobody can restrict what a server's model writes", config.prompt.vocabulary);
+            return Err(Error::argument("prompt.vocabulary", found, "set vocabulary = \"free\""));
+        }
         let prompter = Prompter::new(config.prompt.clone(), card)?;
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -333,6 +337,8 @@ mod tests {
         assert!(error(RemoteConfig { timeout_seconds: f64::NAN, ..good() }).starts_with("remote.timeout_seconds: NaN"));
         let unset = Some("QUERYWRIGHT_TEST_UNSET_KEY".to_owned());
         assert!(error(RemoteConfig { api_key_env: unset, ..good() }).starts_with("remote.api_key_env: "));
+        let prompt = PromptConfig { vocabulary: crate::Vocabulary::Catalog, ..PromptConfig::default() };
+        assert!(error(RemoteConfig { prompt, ..good() }).starts_with("prompt.vocabulary: Catalog"));
         assert!(Remote::new(good(), &card()).is_ok());
     }
 }

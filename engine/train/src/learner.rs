@@ -3,12 +3,14 @@
 mod micro_batch;
 mod pass;
 
+use std::sync::Arc;
+
 use super::advantage::Counterfactual;
 use super::loss::{LossConfig, LossOutput, Totals};
 use super::optimizer::AdamW;
 use micro_batch::{MicroBatch, micro_batches, token_advantages};
 use pass::Pass;
-use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Tape, TokenStatistics};
+use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Grammar, Predictions, Tape, TokenStatistics};
 use querywright_types::Result;
 
 /// A completion that the policy learns from.
@@ -36,6 +38,8 @@ pub struct Sample {
 pub struct Rollout {
     /// The prompt's tokens after the shared prefix.
     pub prompt: Vec<u32>,
+    /// What the completions might consist of: log-probabilities and entropies are those of the tokens it allows.
+    pub grammar: Option<Arc<Grammar>>,
     /// The completions.
     pub samples: Vec<Sample>,
 }
@@ -44,6 +48,13 @@ impl Rollout {
     fn completions(&self) -> Vec<&[u32]> {
         self.samples.iter().map(|s| s.tokens.as_slice()).collect()
     }
+}
+
+/// The predictions of a tape of these rollouts, within their grammars.
+fn predictions<'a>(tape: &Tape, rollouts: impl Iterator<Item = &'a Rollout> + Clone) -> Result<Predictions> {
+    let mut predictions = tape.predictions(rollouts.clone().map(Rollout::completions));
+    predictions.restrict(rollouts.map(|rollout| (rollout.grammar.as_ref(), rollout.completions())))?;
+    Ok(predictions)
 }
 
 /// Rollouts that were sampled together.
@@ -153,7 +164,7 @@ impl Learner<'_> {
     /// The log-probabilities of the base model.
     fn compute_reference(&self, micro: &mut MicroBatch<'_>) -> Result<()> {
         let tape = micro.teacher_forced(self.decoder, &[], self.prefix)?;
-        let predictions = tape.predictions(micro.completions());
+        let predictions = predictions(&tape, micro.rollouts.iter())?;
         let statistics = self.decoder.predicted(&tape, &predictions, self.config.temperature)?;
         micro.reference = Some(statistics.iter().map(|s| s.log_probability).collect());
         Ok(())

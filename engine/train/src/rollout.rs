@@ -20,7 +20,7 @@ use super::advantage::Counterfactual;
 use super::config::TrainConfig;
 use super::materials::{Labelled, Materials};
 use super::reward::{Candidate, Reward, RewardCache, RewardFunction};
-use querywright_model::{Adapter, Completion};
+use querywright_model::{Adapter, Completion, PromptTokens};
 use querywright_rewrite::Reading;
 use querywright_types::{Result, Rewrite};
 
@@ -45,8 +45,8 @@ struct ScoredGroup<'a> {
     labelled: &'a Labelled,
     /// What the query is without a model.
     original: &'a Rewrite,
-    /// The prompt's tokens after the shared prefix.
-    prompt: Vec<u32>,
+    /// The prompt, with what its completions may consist of.
+    prompt: PromptTokens,
     completions: Vec<ScoredCompletion>,
 }
 

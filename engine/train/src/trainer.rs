@@ -96,6 +96,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         config.validate()?;
         materials.require_queries()?;
+        if materials.encoder.is_restricted() {
+            materials.decoder.require_masks()?;
+        }
         let folder = &config.train.output_dir;
         let reward = RewardFunction::new(&config.reward)?;
         let Some(dev_measure) = reward.main_measure() else {

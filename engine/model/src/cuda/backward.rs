@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::forward::{Activations, Context, Stream, pairs};
+use super::generate::unrestricted;
 use super::tape::{Layout, tree};
 use super::{Block, CudaDecoder, CudaGradients, CudaTape, Group, State, widest};
 use crate::adapter::Deltas;
@@ -57,8 +58,11 @@ struct Pass<'a> {
     lowest: usize,
 }
 
-/// Refuses predictions by rows that the tape does not have.
+/// Refuses predictions by rows that the tape does not have, and masks.
 fn check(tape: &CudaTape, predictions: &Predictions) -> Result<()> {
+    if !predictions.allowed.is_empty() {
+        return Err(unrestricted());
+    }
     let (rows, wrong) = (tape.rows(), predictions.rows.iter().find(|row| **row >= tape.rows()));
     if wrong.is_none() && predictions.rows.len() == predictions.targets.len() {
         return Ok(());
@@ -111,7 +115,7 @@ impl Learn for CudaDecoder {
         deltas: &Deltas,
         gradients: &mut CudaGradients,
     ) -> Result<Vec<Option<TokenStatistics>>> {
-        let Predictions { rows, targets } = objective.predictions;
+        let Predictions { rows, targets, .. } = objective.predictions;
         let mut formed: Vec<Option<TokenStatistics>> = vec![None; rows.len()];
         let asked: Vec<usize> =
             (0..rows.len()).filter(|i| objective.weights.get(*i).is_some_and(|w| *w != (0.0, 0.0))).collect();
@@ -211,7 +215,7 @@ impl CudaDecoder {
         objective: Objective<'_>,
     ) -> Result<Vec<TokenStatistics>> {
         let (device, hidden, vocabulary) = (&self.device, self.config.hidden_size, self.config.vocab_size);
-        let Predictions { rows, targets } = objective.predictions;
+        let Predictions { rows, targets, .. } = objective.predictions;
         let chunk = self.head_rows().min(asked.len());
         let normed = device.allocate(chunk * hidden * self.format.bytes())?;
         let logits = device.allocate(4 * chunk * vocabulary)?;

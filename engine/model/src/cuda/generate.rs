@@ -72,6 +72,9 @@ impl Generate for CudaDecoder {
     }
 
     fn generate(&self, call: &Call<'_>, _: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>> {
+        if call.prompts.iter().any(|prompt| prompt.grammar.is_some()) {
+            return Err(unrestricted());
+        }
         self.config.check_tokens(call.prefix)?;
         call.prompts.iter().try_for_each(|p| self.config.check_tokens(&p.tokens))?;
         let mut state = self.lock();
@@ -273,7 +276,7 @@ impl CudaDecoder {
             let vocabulary = self.config.vocab_size;
             let mut rows = vec![0f32; active.len() * vocabulary];
             self.device.read(logits, &mut rows)?;
-            let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| a.sample(&batch.call, logits);
+            let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| a.sample(&batch.call, logits, None);
             return active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect();
         }
         let mut words = vec![0u32; 3 * active.len()];
@@ -284,6 +287,12 @@ impl CudaDecoder {
         };
         words.iter().map(read).collect()
     }
+}
+
+/// The kernels that sample and learn know no masks.
+pub(crate) fn unrestricted() -> Error {
+    let remedy = "run on the processor (--device cpu), or set prompt.vocabulary = \"free\"";
+    Error::device("cuda", "restricted decoding does not run on a GPU yet", remedy)
 }
 
 /// Cache rows of a completion: its last token is no input.

@@ -6,7 +6,7 @@ use crate::backend::{Group, Learn};
 use crate::objective::{Objective, Predictions};
 use querywright_kernels::{
     Angles, Attended, LoraGradient, TokenStatistics, Tree, WeightedToken, apply_backward, attend_backward,
-    log_probabilities_backward, sampled_backward, swiglu, swiglu_backward,
+    log_probabilities, log_probabilities_backward, sampled_backward, swiglu, swiglu_backward,
 };
 use querywright_types::Result;
 
@@ -41,8 +41,9 @@ impl Learn for HostDecoder {
     }
 
     fn predicted(&self, tape: &HostTape, predictions: &Predictions, temperature: f32) -> Result<Vec<TokenStatistics>> {
+        self.config.check_tokens(&predictions.targets)?;
         let hidden = self.hidden(tape.recording(), &predictions.rows);
-        self.log_probabilities(&hidden, &predictions.targets, temperature)
+        Ok(log_probabilities(&self.head, &hidden, predictions.within(), temperature))
     }
 
     /// Recomputes one in [`CHECKED`] of the predictions whose distribution the sampler kept.
@@ -61,16 +62,15 @@ impl Learn for HostDecoder {
             let distribution = recording.distribution(predictions.rows[i])?;
             Some(WeightedToken { distribution, token: predictions.targets[i], statistics, weights: weights[i] })
         };
-        let weighted = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0));
+        let weighted = (0..weights.len()).filter(|i| weights[*i] != (0.0, 0.0) && !predictions.is_forced(*i));
         let (kept, formed): (Vec<usize>, Vec<usize>) = weighted.partition(|i| i % CHECKED > 0 && token(*i).is_some());
-        let rows: Vec<usize> = formed.iter().map(|i| predictions.rows[*i]).collect();
-        let targets: Vec<u32> = formed.iter().map(|i| predictions.targets[*i]).collect();
+        let again = predictions.select(&formed);
         let own: Vec<(f32, f32)> = formed.iter().map(|i| weights[*i]).collect();
         let width = self.config.hidden_size;
-        let hidden = self.hidden(recording, &rows);
+        let hidden = self.hidden(recording, &again.rows);
         let mut dhidden = vec![0.0; (formed.len() + kept.len()) * width];
         let (dformed, dkept) = dhidden.split_at_mut(hidden.len());
-        let found = log_probabilities_backward(&self.head, &hidden, &targets, temperature, &own, dformed);
+        let found = log_probabilities_backward(&self.head, &hidden, again.within(), temperature, &own, dformed);
         let mut statistics = vec![None; weights.len()];
         formed.iter().zip(found).for_each(|(i, found)| statistics[*i] = Some(found));
         let tokens: Vec<WeightedToken<'_>> = kept.iter().filter_map(|i| token(*i)).collect();

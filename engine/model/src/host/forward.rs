@@ -6,9 +6,7 @@ use super::HostDecoder;
 use super::recording::{LayerRecord, Recording};
 use crate::adapter::Deltas;
 use crate::config::ModelConfig;
-use querywright_kernels::{
-    Angles, AttentionRows, Cache, Continuation, Placed, TokenStatistics, apply, attend, log_probabilities, swiglu,
-};
+use querywright_kernels::{Angles, AttentionRows, Cache, Continuation, Placed, apply, attend, swiglu};
 use querywright_types::Result;
 
 impl HostDecoder {
@@ -63,20 +61,6 @@ impl HostDecoder {
         logits.resize(hidden.len() / self.config.hidden_size * self.head.output(), 0.0);
         let head = [Placed { layer: &self.head, delta: None, column: 0 }];
         apply(&head, hidden, logits, self.head.output(), false);
-    }
-
-    /// Log-probability and entropy of each of `tokens` given the hidden state before it.
-    ///
-    /// # Errors
-    /// A token outside the vocabulary.
-    pub(super) fn log_probabilities(
-        &self,
-        hidden: &[f32],
-        tokens: &[u32],
-        temperature: f32,
-    ) -> Result<Vec<TokenStatistics>> {
-        self.config.check_tokens(tokens)?;
-        Ok(log_probabilities(&self.head, hidden, tokens, temperature))
     }
 
     /// An empty continuation of cached segments, the root first.

@@ -192,11 +192,16 @@ impl Generation<'_> {
         let all = self.active.par_iter_mut().zip(sequences).zip(own.into_par_iter().zip(drafts));
         all.try_for_each(|((a, sequence), (logits, draft))| -> Result<()> {
             a.state.sequence = sequence;
+            // Where distributions are kept nothing is drafted: a pass gives one token, from among these.
+            let allowed = if keep { a.allowed() } else { None };
             steps(call, a, logits, vocabulary, draft)?;
             if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
                 let scale = 1.0 / sampling.temperature;
                 let log_sum = logits[*token as usize] * scale - log_p;
-                a.state.distribution = Some(SampledDistribution::new(logits, scale, log_sum));
+                a.state.distribution = Some(match allowed {
+                    None => SampledDistribution::new(logits, scale, log_sum),
+                    Some(allowed) => SampledDistribution::within(&allowed, logits, scale, log_sum),
+                });
             }
             Ok(())
         })?;
@@ -217,12 +222,33 @@ impl Generation<'_> {
     }
 }
 
-/// Tokens that may come next: those behind the place in the request where the last tokens stand, too. A rewrite copies
-/// much of its query (prompt lookup decoding).
+/// Tokens that may come next: what was looked up, as far as the grammar allows it, and what the grammar leaves no choice
+/// about.
 fn draft(call: &Call<'_>, a: &Active<Own>) -> Vec<u32> {
-    let request = &call.prompts[a.prompt].tokens;
     // The pass samples one token more than it is given.
     let room = (call.options.sampling.max_completion_length - a.tokens.len()).saturating_sub(1).min(DRAFT);
+    let found = looked_up(call, a, room);
+    let Some(mut walk) = a.walk.clone() else { return found };
+    let mut found = found.into_iter();
+    let mut draft = Vec::with_capacity(room);
+    while draft.len() < room {
+        let next = match *walk.allowed() {
+            [only] => {
+                found = if found.next() == Some(only) { found } else { Vec::new().into_iter() };
+                Some(only)
+            }
+            _ => found.next(),
+        };
+        let Some(next) = next.filter(|next| walk.advance(*next)) else { break };
+        draft.push(next);
+    }
+    draft
+}
+
+/// The tokens behind the place in the request where the last tokens stand, too. A rewrite copies much of its query (prompt
+/// lookup decoding).
+fn looked_up(call: &Call<'_>, a: &Active<Own>, room: usize) -> Vec<u32> {
+    let request = &call.prompts[a.prompt].tokens;
     for length in (1..=LONGEST_MATCH.min(a.tokens.len())).rev() {
         let last = &a.tokens[a.tokens.len() - length..];
         if let Some(at) = request.windows(length).position(|window| window == last) {
@@ -247,6 +273,7 @@ fn steps(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32], vocabulary: u
 
 /// Samples a sequence's next token.
 fn step(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32]) -> Result<()> {
-    let sampled = a.sample(call, logits)?;
+    let allowed = a.allowed();
+    let sampled = a.sample(call, logits, allowed.as_deref())?;
     a.push(call, sampled)
 }

@@ -121,6 +121,20 @@ fn python_peft_reads_our_adapter_and_computes_the_same_logits() {
 
 #[test]
 fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
+    differentiate(|_| None);
+}
+
+#[test]
+fn so_it_has_where_only_some_tokens_are_allowed() {
+    differentiate(|token| match token {
+        7 | 2 => Some(std::sync::Arc::from([token])),
+        200 => None,
+        _ => Some((0..259).filter(|other| other % 5 == token % 5).collect()),
+    });
+}
+
+/// Compares gradients with finite differences; `allowed` are the tokens that might have stood in a token's place.
+fn differentiate(allowed: impl Fn(u32) -> Option<std::sync::Arc<[u32]>>) {
     let decoder = load("tiny-qwen3");
     let mut adapter = Adapter::load(&golden("peft-qwen3"), decoder.config()).unwrap();
     // Two completions under one prompt, so that gradients flow through shared rows too, and a prompt of one token.
@@ -129,7 +143,8 @@ fn every_trainable_variable_has_the_gradient_that_finite_differences_give() {
     let weights: Vec<(f32, f32)> = (0..9).map(|i| (1.0 - 0.1 * i as f32, 0.3)).collect();
     let record = |deltas: &Deltas| {
         let tape = HostTape::of(&decoder, deltas, &[3, 17, 200], &groups).unwrap();
-        let predictions = tape.predictions(groups.iter().map(|g| g.1.clone()));
+        let mut predictions = tape.predictions(groups.iter().map(|g| g.1.clone()));
+        predictions.allowed = predictions.targets.iter().map(|token| allowed(*token)).collect();
         (tape, predictions)
     };
     let objective = |deltas: &Deltas| -> f64 {

@@ -170,3 +170,17 @@ fn a_late_rewrite_is_an_error_and_so_is_a_weight_beyond_one() {
     let config = Rm3Config { original_query_weight: 1.5, ..Rm3Config::default() };
     assert!(Rm3::new(index(), config).is_err_and(|e| e.to_string().starts_with("original_query_weight: 1.5")));
 }
+
+#[test]
+fn the_words_of_the_best_documents_come_heaviest_first_and_are_those_of_the_rewrite() {
+    let config = Rm3Config { original_query_weight: 0.0, ..Rm3Config::default() };
+    let rm3 = rm3(config);
+    for text in ["gotham", "roses pruning", "item"] {
+        let words = rm3.words(&Query::text(text)).unwrap();
+        let rewrite = rewrite(&rm3, Query::text(text));
+        let of_rewrite: Vec<&str> = rewrite.text.split(' ').filter_map(|term| Some(term.rsplit_once('^')?.0)).collect();
+        assert_eq!(words, of_rewrite, "{text}");
+        assert!(words.len() > 1);
+    }
+    assert!(rm3.words(&Query::text("nothing-has-this")).unwrap().is_empty());
+}

@@ -42,6 +42,28 @@ pub enum Task {
     Recommend,
 }
 
+/// The words that an answer may consist of. What is not allowed is masked token by token, in training as in serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Vocabulary {
+    /// Any text.
+    #[default]
+    Free,
+    /// Words of the catalogue that stand in at least two documents and in at most a tenth of them, and words of the
+    /// request. No word is an answer, too: the original query.
+    Catalog,
+    /// Candidate words of the first search, and words of the request. No word is an answer, too.
+    Feedback,
+}
+
+impl Vocabulary {
+    /// Whether any text may be written.
+    pub fn is_free(&self) -> bool {
+        *self == Self::Free
+    }
+}
+
 /// A request with the query that it should become.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -69,6 +91,11 @@ pub struct PromptConfig {
     pub mode: Mode,
     /// The task that queries serve. Default: `search`.
     pub task: Task,
+    /// The words that an answer may consist of. Other than `free` only with the style `few-shot`, and on the processor.
+    /// Default: `free`.
+    // What was written before there was this key has the same digest.
+    #[serde(skip_serializing_if = "Vocabulary::is_free")]
+    pub vocabulary: Vocabulary,
     /// The query language to ask for, one of the retriever's. Default: the one that the retriever prefers.
     pub language: Option<QueryLanguage>,
     /// The content of the catalogue in a few words. Default: the `content` of the retriever's card.
@@ -104,6 +131,7 @@ impl Default for PromptConfig {
             style: PromptStyle::default(),
             mode: Mode::default(),
             task: Task::default(),
+            vocabulary: Vocabulary::default(),
             language: None,
             content: None,
             examples: None,
@@ -205,6 +233,15 @@ impl PromptConfig {
         }
         if let Some(base) = &self.base {
             base.validate(card)?;
+        }
+        if !self.vocabulary.is_free() && self.style != PromptStyle::FewShot {
+            let found =
+                format!("{:?} with the style {:?}, whose answers are no lists of words", self.vocabulary, self.style);
+            return Err(Error::argument(
+                "prompt.vocabulary",
+                found,
+                "set style = \"few-shot\", or vocabulary = \"free\"",
+            ));
         }
         for (index, example) in self.examples.iter().flatten().enumerate() {
             let bad = |found| {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::compose::Mode;
 use crate::parse::FormatFault;
-use crate::prompt::{Example, examples};
+use crate::prompt::{Example, Vocabulary, examples};
 use crate::query_terms::terms;
 use proptest::prelude::*;
 
@@ -192,6 +192,25 @@ fn bad_keys_and_values_are_refused_with_what_would_be_right() {
     assert!(say(PromptConfig { language: Some(QueryLanguage::Boolean), ..default() }).contains("does not read"));
     let example = Example { search: "x".into(), ..Example::default() };
     assert!(say(PromptConfig { examples: Some(vec![example]), ..default() }).contains("prompt.examples[0]"));
+    let (vocabulary, style) = (Vocabulary::Catalog, PromptStyle::Chat);
+    assert!(say(PromptConfig { vocabulary, style, ..default() }).contains("prompt.vocabulary: Catalog with the style"));
+}
+
+#[test]
+fn no_word_is_an_answer_where_words_are_restricted_and_none_where_they_are_free() {
+    let query = Query::text("baby songs");
+    for vocabulary in [Vocabulary::Free, Vocabulary::Catalog, Vocabulary::Feedback] {
+        let prompter = prompter(PromptConfig { vocabulary, ..PromptConfig::default() });
+        let (reading, rewrite) = (prompter.read(&query, " \n"), prompter.rewrite(&query, ""));
+        if vocabulary.is_free() {
+            assert_eq!((reading.broken, reading.rewarded()), (Some(FormatFault::Empty), None));
+            assert!(matches!(rewrite, Err(Error::Format(_))));
+        } else {
+            assert_eq!((reading.broken, reading.rewarded()), (None, Some(&Rewrite::plain("baby songs"))));
+            assert_eq!(rewrite.unwrap(), Rewrite::plain("baby songs"));
+        }
+        assert_eq!(prompter.read(&query, " lullaby\n").terms.len(), 1);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::micro_batch::MicroBatch;
-use super::{LearnerConfig, StepReport};
+use super::{LearnerConfig, StepReport, predictions};
 use crate::loss::{LossOutput, Totals, policy_loss};
 use querywright_model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape, TokenStatistics};
 use querywright_types::Result;
@@ -30,7 +30,7 @@ impl Pass<'_> {
         gradients: &mut GradientSum,
         report: &mut StepReport,
     ) -> Result<LossOutput> {
-        let predictions = tape.predictions(micro.completions());
+        let predictions = predictions(&tape, micro.rollouts.iter())?;
         let statistics = self.statistics(micro, &tape, &predictions)?;
         let (logp, entropy): (Vec<f32>, Vec<f32>) = statistics.iter().map(|s| (s.log_probability, s.entropy)).unzip();
         if self.first {
@@ -49,8 +49,7 @@ impl Pass<'_> {
             return Ok(output);
         }
         tape.retain(self.decoder, &weighted.iter().map(|t| t.0).collect::<Vec<_>>())?;
-        let kept = weighted.iter().map(|(prompt, _)| micro.rollouts[*prompt].completions());
-        let predictions = tape.predictions(kept);
+        let predictions = super::predictions(&tape, weighted.iter().map(|(prompt, _)| &micro.rollouts[*prompt]))?;
         let weights: Vec<(f32, f32)> =
             weighted.iter().flat_map(|(_, tokens)| &weights[tokens.clone()]).copied().collect();
         let sampled = weighted.iter().flat_map(|(_, tokens)| &micro.sampled[tokens.clone()]).filter(|_| self.first);
@@ -76,11 +75,7 @@ impl Pass<'_> {
         let mut statistics = micro.sampled.clone();
         let missing = |i: &usize| !self.first || statistics[*i].log_probability.is_nan();
         let missing: Vec<usize> = (0..statistics.len()).filter(missing).collect();
-        let missing_predictions = Predictions {
-            rows: missing.iter().map(|i| predictions.rows[*i]).collect(),
-            targets: missing.iter().map(|i| predictions.targets[*i]).collect(),
-        };
-        let recomputed = self.decoder.predicted(tape, &missing_predictions, self.config.temperature)?;
+        let recomputed = self.decoder.predicted(tape, &predictions.select(&missing), self.config.temperature)?;
         for (index, recomputed) in missing.into_iter().zip(recomputed) {
             statistics[index] = recomputed;
         }

@@ -37,7 +37,7 @@ impl<'a> Sampler<'a> {
             };
             labelled.push((known, original));
             // A query is sampled once a step, so step and query make a stream of their own.
-            prompts.push(PromptTokens { stream: step << 32 | *index as u64, tokens: m.encoder.encode(&known.0)? });
+            prompts.push(m.encoder.prompt_tokens(&known.0, step << 32 | *index as u64)?);
         }
         let (completions, tape) = self.generate(&prompts, adapter, recorded)?;
         if completions.len() != prompts.len() {
@@ -72,7 +72,7 @@ impl<'a> Sampler<'a> {
             query: *query,
             labelled,
             original,
-            prompt: prompt.tokens,
+            prompt,
             completions,
         });
         Ok(Collected { groups: groups.collect(), tape, faults })
@@ -134,6 +134,29 @@ mod tests {
         assert_eq!(texts(&batch.groups[1]), texts(&alone.groups[0]));
         let later = sampler.collect(&[1], &adapter, 2, 0).unwrap();
         assert_ne!(texts(&later.groups[0]), texts(&alone.groups[0]));
+    }
+
+    #[test]
+    fn restricted_completions_have_allowed_words_only_and_saying_nothing_earns_what_the_raw_query_earns() {
+        const WORDS: &[&str] = &["lantern", "kettle"];
+        let mut fixture = Fixture::restricted(WORDS);
+        fixture.config.train.num_generations = 16;
+        let got = fixture.sampler().collect(&[0, 1, 2], &fixture.adapter(), 1, 0).unwrap();
+        let mut nothing = 0;
+        for group in &got.groups {
+            let request = &group.labelled.0.text;
+            for c in &group.completions {
+                let text = &c.completion.text;
+                let allowed = |word: &str| WORDS.contains(&word) || request.split(' ').any(|own| own == word);
+                assert!(text.split_whitespace().all(allowed), "{text:?}");
+                assert!(c.reading.broken.is_none() && c.reward.is_some());
+                if text.is_empty() {
+                    nothing += 1;
+                    assert_eq!(&c.reading.rewrite.as_ref().unwrap().text, request);
+                }
+            }
+        }
+        assert!(nothing > 0, "a policy that knows nothing sometimes says nothing");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
-use querywright_rewrite::{PromptEncoder, Prompter};
+use querywright_rewrite::{PromptEncoder, Prompter, Vocabulary, Words};
 use querywright_types::{
     Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
 };
@@ -43,6 +43,18 @@ impl Fixture {
     /// Three queries, the answer to each is the product of the same number; groups of two, rewrites stand alone.
     pub(super) fn new() -> Self {
         Self::with(|bm25| Arc::new(bm25))
+    }
+
+    /// The same, with answers that consist of these words and those of the request.
+    pub(super) fn restricted(words: &'static [&str]) -> Self {
+        let mut fixture = Self::new();
+        fixture.config.prompt.vocabulary = Vocabulary::Feedback;
+        let m = &mut fixture.materials;
+        let prompter = Prompter::new(fixture.config.prompt.clone(), m.retriever.card()).unwrap();
+        let candidates = move |_: &Query| Ok(words.iter().map(|word| (*word).to_owned()).collect());
+        let words = Words::Candidates(Arc::new(candidates));
+        m.encoder = Arc::new(PromptEncoder::restricted(prompter, m.tokenizer.clone(), words).unwrap());
+        fixture
     }
 
     /// The same, with a retriever that fails every request.
@@ -108,8 +120,9 @@ impl Fixture {
     pub(super) fn group(&self, query: usize, completions: &[(&str, f32)]) -> ScoredGroup<'_> {
         let (labelled, original) = (&self.materials.train[query], &self.originals[query]);
         let encoder = &self.materials.encoder;
+        let prompt = encoder.prompt_tokens(&labelled.0, query as u64).unwrap();
         let completion = |(text, value): &(&str, f32)| {
-            let tokens = encoder.encode_answer(text).unwrap().unwrap();
+            let tokens = encoder.encode_answer(text, prompt.grammar.as_ref()).unwrap().unwrap();
             let numbers = vec![-1.0; tokens.len()];
             let text = format!(" {text}");
             ScoredCompletion {
@@ -125,7 +138,7 @@ impl Fixture {
                 counterfactual: Counterfactual::default(),
             }
         };
-        let prompt = encoder.encode(&labelled.0).unwrap();
-        ScoredGroup { query, labelled, original, prompt, completions: completions.iter().map(completion).collect() }
+        let completions = completions.iter().map(completion).collect();
+        ScoredGroup { query, labelled, original, prompt, completions }
     }
 }

@@ -26,7 +26,7 @@ impl Sampler<'_> {
     /// Replaces the last completion of each group by the best one from relevance feedback, where that earns more than
     /// all of the group by `train.inject_margin` (with 0: at least as much).
     pub(super) fn inject(&self, groups: &mut [ScoredGroup<'_>]) -> Result<Injected> {
-        let proposed = self.proposals(groups);
+        let proposed = self.proposals(groups)?;
         let unscored = groups.iter().zip(&proposed).map(|(group, proposals)| Unscored {
             labelled: group.labelled,
             original: group.original,
@@ -42,7 +42,8 @@ impl Sampler<'_> {
                 let found = format!("{} rewards for fewer proposals", earned.len());
                 return Err(Error::bug("train::rollout::inject", found));
             };
-            let Some(tokens) = self.materials.encoder.encode_answer(&proposal.text)? else { continue };
+            let grammar = group.prompt.grammar.as_ref();
+            let Some(tokens) = self.materials.encoder.encode_answer(&proposal.text, grammar)? else { continue };
             if tokens.len() > self.config.sampling.max_completion_length {
                 continue;
             }
@@ -56,18 +57,28 @@ impl Sampler<'_> {
     }
 
     /// What relevance feedback proposes for each group; nothing where it is switched off.
-    fn proposals(&self, groups: &[ScoredGroup<'_>]) -> Vec<Vec<Proposal>> {
-        let Some(feedback) = self.feedback else { return groups.iter().map(|_| Vec::new()).collect() };
+    ///
+    /// Where the answers to a prompt are restricted, only proposals of words that are allowed: another one has no
+    /// probability under the policy, which could not learn it. Its words are not allowed on top, because they come from
+    /// the judgements: an answer without judgements may not have them.
+    fn proposals(&self, groups: &[ScoredGroup<'_>]) -> Result<Vec<Vec<Proposal>>> {
+        let Some(feedback) = self.feedback else { return Ok(groups.iter().map(|_| Vec::new()).collect()) };
         let m = self.materials;
         let form = (self.config.prompt.mode, m.encoder.prompter().language());
-        let of_group = |group: &ScoredGroup<'_>| {
+        let of_group = |group: &ScoredGroup<'_>| -> Result<Vec<Proposal>> {
             let (query, judgements) = group.labelled;
-            let texts = feedback.proposals(&m.catalog, query, judgements, form, self.config.train.inject_words);
+            let mut texts = feedback.proposals(&m.catalog, query, judgements, form, self.config.train.inject_words);
+            if let Some(grammar) = &group.prompt.grammar {
+                let allowed = |text: &String| Ok(m.encoder.encode_answer(text, Some(grammar))?.is_some());
+                let allowed: Vec<bool> = texts.iter().map(allowed).collect::<Result<_>>()?;
+                let mut allowed = allowed.into_iter();
+                texts.retain(|_| allowed.next() == Some(true));
+            }
             let proposal = |text: String| {
                 let reading = m.encoder.read(group.original, &format!(" {text}"));
                 Proposal { text, reading }
             };
-            texts.into_iter().map(proposal).collect()
+            Ok(texts.into_iter().map(proposal).collect())
         };
         groups.iter().map(of_group).collect()
     }
@@ -156,6 +167,21 @@ mod tests {
         let mut groups = [fixture.group(0, &[("zzz", 0.0)])];
         assert!(fixture.sampler().inject(&mut groups).unwrap().groups.is_empty());
         assert_eq!(groups[0].completions[0].completion.text, " zzz");
+    }
+
+    #[test]
+    fn a_proposal_of_words_that_may_not_be_written_is_left_out_and_one_that_may_is_learned_from_within_the_grammar() {
+        let mut fixture = Fixture::restricted(&["lantern", "zzz"]);
+        let mut groups = [fixture.group(0, &[("zzz", 0.0)]), fixture.group(1, &[("zzz", 0.0)])];
+        assert_eq!(fixture.sampler().inject(&mut groups).unwrap().groups, [1], "only the lantern may be written");
+        assert_eq!(groups[0].completions[0].completion.text, " zzz");
+        let injected = &groups[1].completions[0].completion;
+        assert_eq!(injected.text, " lantern");
+        let decoded = fixture.materials.tokenizer.decode(&injected.tokens).unwrap();
+        assert_eq!(decoded, " lantern\n");
+        fixture.config.sampling.max_completion_length = injected.tokens.len() - 1;
+        let mut groups = [fixture.group(1, &[("zzz", 0.0)])];
+        assert!(fixture.sampler().inject(&mut groups).unwrap().groups.is_empty());
     }
 
     #[test]

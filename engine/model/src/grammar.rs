@@ -1,0 +1,177 @@
+//! Restricted decoding: the words that a completion may consist of, as masks over tokens.
+//!
+//! A grammar allows any sequence of its words, each with a space before it, and then the stop; no word at all is a
+//! sequence, too. The words stand in one or more [`Trie`]s: a big one that many prompts share, a small one of a prompt's
+//! own. A [`Walk`] goes through them with a completion and says which tokens may come next.
+//!
+//! Probabilities are those of the allowed tokens alone, in sampler and trainer: what is not allowed has none, and its
+//! logit has no gradient. Where one token is allowed, its log-probability and the entropy are exactly 0. The sums go over
+//! the allowed tokens, not over the vocabulary, so a mask makes sampling cheaper.
+
+mod trie;
+
+use std::sync::Arc;
+
+use super::tokenizer::Tokenizer;
+use querywright_types::{Error, Result};
+use trie::Spelling;
+pub use trie::Trie;
+
+/// The words that the completions of a prompt may consist of, and the token that ends them.
+#[derive(Debug)]
+pub struct Grammar {
+    tries: Vec<Arc<Trie>>,
+    stop: u32,
+    /// The tokens that may follow a whole word: beginnings of all words, and the stop; in rising order.
+    starts: Arc<[u32]>,
+}
+
+impl Grammar {
+    /// The words of all these tries, and a text that ends a completion.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where the tokenizer has no token of its own for the stop.
+    pub fn new(tokenizer: &Tokenizer, tries: Vec<Arc<Trie>>, stop: &str) -> Result<Self> {
+        let Some(&[stop]) = Spelling::new(tokenizer)?.text(stop)?.as_deref() else {
+            let found = format!("the model's tokenizer has no token for {stop:?} alone");
+            return Err(Error::argument("grammar.stop", found, "let this model write freely"));
+        };
+        let mut starts = vec![stop];
+        tries.iter().for_each(|trie| starts.extend(trie.following(Trie::ROOT)));
+        starts.sort_unstable();
+        starts.dedup();
+        Ok(Self { tries, stop, starts: starts.into() })
+    }
+
+    /// The tokens of words with spaces between them, and of the stop; none where a word is not one of the grammar's.
+    ///
+    /// # Errors
+    /// Those of the tokenizer.
+    pub fn encode(self: &Arc<Self>, tokenizer: &Tokenizer, text: &str) -> Result<Option<Vec<u32>>> {
+        let spelling = Spelling::new(tokenizer)?;
+        let (mut walk, mut tokens) = (Walk::new(self.clone()), Vec::new());
+        for word in text.split_whitespace() {
+            let Some(spelled) = spelling.word(word)? else { return Ok(None) };
+            if !spelled.iter().all(|token| walk.advance(*token)) || walk.unfinished() > 0 {
+                return Ok(None);
+            }
+            tokens.extend(spelled);
+        }
+        tokens.push(self.stop);
+        Ok(Some(tokens))
+    }
+
+    /// What was allowed in the place of each token of a completion; none where one of the tokens is not allowed.
+    pub fn masks(self: &Arc<Self>, tokens: &[u32]) -> Option<Vec<Arc<[u32]>>> {
+        let mut walk = Walk::new(self.clone());
+        let allowed = |token: &u32| {
+            let allowed = walk.allowed();
+            walk.advance(*token).then_some(allowed)
+        };
+        tokens.iter().map(allowed).collect()
+    }
+
+    /// The largest token in it.
+    pub fn largest(&self) -> u32 {
+        self.tries.iter().map(|trie| trie.largest()).chain([self.stop]).max().unwrap_or_default()
+    }
+}
+
+/// Where a completion stands in its grammar.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    grammar: Arc<Grammar>,
+    /// Beginnings of words that the completion may be in: tries and their nodes.
+    inside: Vec<(u32, u32)>,
+    /// Tokens behind the last place where a word ended, or where none had begun.
+    unfinished: usize,
+    stopped: bool,
+}
+
+impl Walk {
+    /// Before the first token.
+    pub fn new(grammar: Arc<Grammar>) -> Self {
+        Self { grammar, inside: Vec::new(), unfinished: 0, stopped: false }
+    }
+
+    /// The tokens that may come next, in rising order: inside a word its continuations, at the end of a word the
+    /// beginnings of all words and the stop, where both is possible both. None after the stop.
+    pub fn allowed(&self) -> Arc<[u32]> {
+        if self.stopped {
+            return Arc::default();
+        }
+        if self.inside.is_empty() {
+            return self.grammar.starts.clone();
+        }
+        let mut inner: Vec<u32> = Vec::new();
+        self.places().for_each(|(trie, node)| inner.extend(trie.following(node)));
+        if self.inside.len() > 1 {
+            inner.sort_unstable();
+            inner.dedup();
+        }
+        if self.unfinished > 0 { inner.into() } else { merged(&inner, &self.grammar.starts).into() }
+    }
+
+    /// Goes on by a token; false, without going anywhere, where it is not allowed.
+    pub fn advance(&mut self, token: u32) -> bool {
+        let at_end = self.unfinished == 0;
+        if self.stopped {
+            return false;
+        }
+        if at_end && token == self.grammar.stop {
+            self.inside.clear();
+            self.stopped = true;
+            return true;
+        }
+        let starts = at_end.then(|| (0..self.grammar.tries.len() as u32).map(|trie| (trie, Trie::ROOT)));
+        let mut inside = Vec::new();
+        let (mut found, mut ends) = (false, false);
+        for (index, node) in self.inside.iter().copied().chain(starts.into_iter().flatten()) {
+            let Some(trie) = self.grammar.tries.get(index as usize) else { continue };
+            let Some(child) = trie.child(node, token) else { continue };
+            found = true;
+            ends |= trie.is_word(child);
+            // A word that none goes on from is left.
+            if !trie.following(child).is_empty() && !inside.contains(&(index, child)) {
+                inside.push((index, child));
+            }
+        }
+        if found {
+            self.inside = inside;
+            self.unfinished = if ends { 0 } else { self.unfinished + 1 };
+        }
+        found
+    }
+
+    /// How many of the last tokens are the beginning of a word and no word.
+    pub fn unfinished(&self) -> usize {
+        self.unfinished
+    }
+
+    /// Whether the stop was taken.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    fn places(&self) -> impl Iterator<Item = (&Trie, u32)> {
+        self.inside.iter().filter_map(|(trie, node)| Some((self.grammar.tries.get(*trie as usize)?.as_ref(), *node)))
+    }
+}
+
+/// The union of two lists in rising order, of which the first is short.
+fn merged(few: &[u32], many: &[u32]) -> Vec<u32> {
+    let (mut all, mut rest) = (Vec::with_capacity(few.len() + many.len()), many);
+    for token in few {
+        let (before, after) = rest.split_at(rest.partition_point(|other| other < token));
+        all.extend_from_slice(before);
+        if after.first() != Some(token) {
+            all.push(*token);
+        }
+        rest = after;
+    }
+    all.extend_from_slice(rest);
+    all
+}
+
+#[cfg(test)]
+mod tests;

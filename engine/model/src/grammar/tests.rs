@@ -1,0 +1,100 @@
+use std::path::PathBuf;
+
+use super::*;
+
+/// A tokenizer with a token a byte.
+fn bytes() -> Tokenizer {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
+    crate::source::ModelSource::open(&folder).unwrap().tokenizer().unwrap()
+}
+
+fn grammar(lists: &[&[&str]]) -> (Tokenizer, Arc<Grammar>) {
+    let tokenizer = bytes();
+    let tries = lists.iter().map(|words| Arc::new(Trie::new(&tokenizer, words).unwrap())).collect();
+    let grammar = Arc::new(Grammar::new(&tokenizer, tries, "\n").unwrap());
+    (tokenizer, grammar)
+}
+
+/// All texts over an alphabet up to a length.
+fn texts(alphabet: &[char], longest: usize) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut last = all.clone();
+    for _ in 0..longest {
+        last = last.iter().flat_map(|text| alphabet.iter().map(move |c| format!("{text}{c}"))).collect();
+        all.extend(last.iter().cloned());
+    }
+    all
+}
+
+#[test]
+fn exactly_the_beginnings_of_words_with_spaces_and_a_stop_are_allowed() {
+    for lists in
+        [&[&["ab", "a", "abc", "ca"] as &[&str]] as &[&[&str]], &[&["ab", "ca"], &["a", "abc"]], &[&[], &["b"]]]
+    {
+        let (tokenizer, grammar) = grammar(lists);
+        let words: Vec<&str> = lists.concat();
+        let alphabet = [' ', 'a', 'b', 'c', '\n'];
+        // Every sequence of words that can be in a text of six characters, and everything that one begins with.
+        let (mut sequences, mut last) = (vec![String::new()], vec![String::new()]);
+        for _ in 0..3 {
+            last = last.iter().flat_map(|text| words.iter().map(move |word| format!("{text} {word}"))).collect();
+            sequences.extend(last.iter().cloned());
+        }
+        let whole: Vec<String> = sequences.iter().map(|text| format!("{text}\n")).collect();
+        let begins = |text: &String| whole.iter().any(|whole| whole.starts_with(text.as_str()));
+        let token = |c: char| tokenizer.encode(&c.to_string(), false).unwrap()[0];
+        let (mut taken, mut refused) = (0, 0);
+        for text in texts(&alphabet, 5) {
+            let mut walk = Walk::new(grammar.clone());
+            let walked = text.chars().all(|c| walk.advance(token(c)));
+            assert_eq!(walked, begins(&text), "{text:?} of {words:?}");
+            if !walked {
+                refused += 1;
+                continue;
+            }
+            taken += 1;
+            let mut next: Vec<u32> =
+                alphabet.into_iter().filter(|c| begins(&format!("{text}{c}"))).map(token).collect();
+            next.sort_unstable();
+            assert_eq!(walk.allowed()[..], next, "after {text:?}");
+            assert_eq!(walk.stopped(), text.ends_with('\n'));
+            let own = &text[..text.len() - walk.unfinished()];
+            assert!(walk.stopped() || sequences.iter().any(|s| s == own), "{own:?} of {text:?} are words");
+        }
+        assert!(taken > 5 && refused > 100);
+    }
+}
+
+#[test]
+fn words_that_could_not_be_read_again_are_left_out() {
+    let trie =
+        Trie::new(&bytes(), &["kettle", "", "two words", "line\nfeed", "x<|im_end|>", "wärme", "kettle"]).unwrap();
+    assert_eq!(trie.words(), 2, "{trie:?}");
+}
+
+#[test]
+fn an_answer_is_encoded_word_by_word_and_only_where_all_of_its_words_are_allowed() {
+    let (tokenizer, grammar) = grammar(&[&["steel", "kettle"], &["boil"]]);
+    let encode = |text: &str| grammar.encode(&tokenizer, text).unwrap();
+    let tokens = encode("kettle  boil").unwrap();
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), " kettle boil\n");
+    assert_eq!(grammar.masks(&tokens).unwrap().len(), tokens.len());
+    assert_eq!(encode("").map(|tokens| tokens.len()), Some(1), "nothing is always allowed");
+    for other in ["lamp", "kettle lamp", "kett", "steelkettle"] {
+        assert_eq!(encode(other), None, "{other}");
+    }
+}
+
+#[test]
+fn words_of_several_tokens_are_walked_as_the_tokenizer_of_a_real_model_cuts_them() {
+    let Some(path) = querywright_testing::model() else { return };
+    let tokenizer = crate::source::ModelSource::open(&path).unwrap().tokenizer().unwrap();
+    let words = ["run", "running", "runner", "leaven", "leavening", "42nd"];
+    let trie = Arc::new(Trie::new(&tokenizer, &words).unwrap());
+    assert_eq!(trie.words(), words.len());
+    let grammar = Arc::new(Grammar::new(&tokenizer, vec![trie], "\n").unwrap());
+    // The tokens of a whole answer are those of its words, so the model writes as in its own text.
+    let answer = "leavening run 42nd running";
+    let tokens = grammar.encode(&tokenizer, answer).unwrap().unwrap();
+    assert_eq!(tokens, tokenizer.encode(&format!(" {answer}\n"), false).unwrap());
+}

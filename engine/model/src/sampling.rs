@@ -268,13 +268,13 @@ mod tests {
             for stream in 0..50 {
                 let sampler = || Sampler::new(config.clone(), 7, stream, 0);
                 // Token 5 is allowed and seen, token 1 is seen and not allowed.
-                let got = sampler().sample_within(&[0, 2, 3, 5], &logits, &[&[1], &[5]]);
-                let want = sampler().sample(&mut [2.0, 0.0, -1.0, 1.0], &[&[3]]);
+                let got = sampler().sample_within(&[0, 2, 3, 5], &logits, &[&[1], &[5]]).unwrap();
+                let want = sampler().sample(&mut [2.0, 0.0, -1.0, 1.0], &[&[3]]).unwrap();
                 assert_eq!(got.token, [0, 2, 3, 5][want.token as usize]);
                 assert_eq!(got.statistics, want.statistics);
             }
         }
-        let only = Sampler::new(SamplingConfig::default(), 1, 0, 0).sample_within(&[3], &logits, &[]);
+        let only = Sampler::new(SamplingConfig::default(), 1, 0, 0).sample_within(&[3], &logits, &[]).unwrap();
         assert_eq!((only.token, only.statistics.log_probability, only.statistics.entropy), (3, 0.0, 0.0));
     }
 

@@ -285,7 +285,7 @@ mod tests {
                     assert!(tokenizer.encode(&query.text, false).unwrap().contains(&259));
                     assert_eq!(with.prefix(), plain.prefix(), "{style:?} {task:?}");
                     assert_eq!(with.encode(&query).unwrap(), plain.encode(&query).unwrap(), "{style:?} {task:?}");
-                    let answer = |encoder: &PromptEncoder| encoder.encode_answer(&query.text).unwrap();
+                    let answer = |encoder: &PromptEncoder| encoder.encode_answer(&query.text, None).unwrap();
                     assert_eq!(answer(&with), answer(&plain), "words of documents");
                 }
             }

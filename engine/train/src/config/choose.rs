@@ -98,6 +98,9 @@ impl TrainConfig {
     }
 }
 
+/// The weight of covisitation beside the titles of a history, chosen on the development split of industrial products.
+const COVISITATION: f64 = 0.6;
+
 /// Refuses too few queries; says where they are few.
 fn check(data: &DataProfile) -> Result<Vec<String>> {
     let splits = &data.splits;
@@ -167,6 +170,8 @@ fn prompt(
     if recommend {
         prompt.task = Task::Recommend;
         reasons.add("prompt.task", format!("{:.0}% of the queries are histories", 100.0 * data.histories));
+        config.retriever.covisitation = Some(COVISITATION);
+        reasons.add("retriever.covisitation", "what followed the items of others' histories, beside the titles");
         prompt.max_history = HISTORY;
         reasons.add("prompt.max_history", "the last items say most");
         prompt.max_title_chars = rounded(data.titles.p95, 10).clamp(30, 60);

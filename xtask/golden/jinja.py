@@ -1,8 +1,7 @@
 """What jinja2 makes of templates: golden values for engine/template, in the environment that transformers makes for chats.
 
-    python3 -m venv venv && venv/bin/pip install jinja2        # nothing else
-    venv/bin/python jinja.py tests/golden                      # chat-jinja2.json
-    venv/bin/python jinja.py FOLDER OUT.json                   # the same of all *.jinja in a folder, to compare with real ones
+    python jinja.py tests/golden                      # chat-jinja2.json
+    python jinja.py FOLDER OUT.json                   # the same of all *.jinja in a folder, to compare with real ones
 """
 import json, os, sys
 from datetime import datetime

@@ -9,6 +9,7 @@ use querywright::retrieve::Bm25Config;
 use querywright::train::{Chosen, DataProfile, MachineProfile, SplitPlan, TrainConfig, choose};
 
 use crate::open;
+use crate::terminal;
 
 /// The model that is trained where none is named: it learns on two cores.
 const MODEL: &str = "smollm2-135m";
@@ -99,12 +100,10 @@ pub fn show(config: &TrainConfig, chosen: Option<&Chosen>, json: bool) -> Result
             "choices": chosen.map(Chosen::choices).transpose()?,
             "warnings": chosen.map(|chosen| &chosen.warnings),
         });
-        say!("{}", serde_json::to_string(&object)?);
-        return Ok(());
+        return terminal::json(&object);
     }
     match chosen {
-        Some(chosen) => say!("{}", chosen.to_toml()?.trim_end()),
-        None => say!("{}", toml::to_string(config)?.trim_end()),
+        Some(chosen) => terminal::lines(&chosen.to_toml()?),
+        None => terminal::lines(&toml::to_string(config)?),
     }
-    Ok(())
 }

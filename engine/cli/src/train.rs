@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
         return choose::show(&config, chosen.as_ref(), args.json);
     }
     if let Some(chosen) = chosen.as_ref().filter(|_| !args.json) {
-        say!("{}", chosen.to_toml()?);
+        terminal::lines(&chosen.to_toml()?)?;
     }
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
@@ -156,23 +156,7 @@ pub fn train(
         // What cannot be measured later must be said before the hours of training, not after.
         dataset.judged(split)?;
     }
-    let ranker = match &config.retriever.plugin {
-        Some(path) => {
-            let content = config.retriever.bm25.content.clone();
-            let options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
-            open::plugin(path, &dataset.catalog, options)?
-        }
-        None => {
-            grants.nobody()?;
-            let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
-            open::Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
-        }
-    };
-    // What was learned from a training query must not answer it, neither while tuning nor for a reward.
-    let ranker = match config.retriever.covisitation {
-        Some(weight) => ranker.cross_fitted(&dataset, &config.data.train, weight)?,
-        None => ranker,
-    };
+    let ranker = ranker(config, &dataset, grants)?;
     let mut config = config.clone();
     let tuned = base(&mut config, resume, &dataset, &train, &ranker)?;
     let config = &config;
@@ -196,6 +180,27 @@ pub fn train(
         Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter: &outcome.adapter, tuned };
     let compared = finished.compare(measures).context("training is done and saved, measuring failed");
     Ok((outcome, Some(compared)))
+}
+
+/// What gives the reward.
+fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ranker> {
+    let ranker = match &config.retriever.plugin {
+        Some(path) => {
+            let content = config.retriever.bm25.content.clone();
+            let options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
+            open::plugin(path, &dataset.catalog, options)?
+        }
+        None => {
+            grants.nobody()?;
+            let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
+            Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
+        }
+    };
+    // What was learned from a training query must not answer it, neither while tuning nor for a reward.
+    match config.retriever.covisitation {
+        Some(weight) => ranker.cross_fitted(dataset, &config.data.train, weight),
+        None => Ok(ranker),
+    }
 }
 
 /// The base that a run stands on: what its configuration says, what it was begun with, or what tuning finds. In the mode

@@ -262,7 +262,7 @@ fn bad_content_is_refused_with_file_line_and_remedy() {
     for (name, content, words) in table {
         refused(&data_folder(), name, Some(content), words);
     }
-    refused(&data_folder(), "queries.jsonl", None, &["cannot read", "queries.jsonl", "check the path"]);
+    refused(&data_folder(), "queries.jsonl", None, &["there are no queries", "queries.jsonl", "one query a line"]);
     refused(&data_folder(), "qrels.tsv", None, &["no judgements", "qrels/test.tsv"]);
     refused(&data_folder(), "corpus.jsonl", None, &["neither corpus.jsonl nor a .inter file", "RecBole folder holds"]);
     let error = Dataset::open("/nowhere/at/all").unwrap_err().to_string();

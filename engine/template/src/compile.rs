@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use minijinja::machinery::{CompiledTemplate, Instruction, Instructions, TemplateConfig, Token, WhitespaceConfig};
-use minijinja::syntax::SyntaxConfig;
 use minijinja::{AutoEscape, Error, ErrorKind, Value};
 
 /// Bytes of a template, at most. The longest of well-known models have about 30,000.
@@ -37,7 +36,7 @@ pub(crate) fn compile<'s>(name: &'s str, text: &'s str, is_chat: bool) -> Result
     let whitespace = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: is_chat, trim_blocks: is_chat };
     check(text, whitespace)?;
     let config = TemplateConfig {
-        syntax_config: SyntaxConfig::default(),
+        syntax_config: Default::default(),
         ws_config: whitespace,
         default_auto_escape: Arc::new(|_: &str| AutoEscape::None),
     };
@@ -55,7 +54,7 @@ fn check(text: &str, whitespace: WhitespaceConfig) -> Result<(), Error> {
         return Err(invalid(format!("it has {} bytes, more than {MAX_BYTES}", text.len())));
     }
     let (mut tag, mut blocks) = (Tag::default(), Vec::new());
-    for token in minijinja::machinery::tokenize(text, false, SyntaxConfig::default(), whitespace) {
+    for token in minijinja::machinery::tokenize(text, false, Default::default(), whitespace) {
         let (token, span) = token?;
         let line = span.start_line;
         match token {

@@ -2,7 +2,7 @@
 //!
 //! A template comes with a model or an adapter, so whoever wrote it is not trusted. Whatever it says, rendering ends in a
 //! text or an error, in bounded time and memory: instructions are counted (minijinja's fuel), every value that a template
-//! makes is weighed ([`limits`]), and stacks are deep enough for what the limits allow. A template sees its values and
+//! makes is weighed (`limits.rs`), and stacks are deep enough for what the limits allow. A template sees its values and
 //! nothing else: no file, no other template, no environment.
 //!
 //! ```

@@ -314,10 +314,13 @@ fn without_zeros(mut base: BaseConfig) -> BaseConfig {
 struct Scorer<'a> {
     tuning: &'a Tuning<'a>,
     queries: &'a [Labelled<'a>],
-    feedback: Mutex<HashMap<(usize, usize), Arc<Vec<Words>>>>,
+    feedback: Mutex<HashMap<(usize, usize), AllWords>>,
 }
 
 type Words = Vec<(String, f64)>;
+
+/// The feedback words of every query.
+type AllWords = Arc<Vec<Words>>;
 
 impl Scorer<'_> {
     /// The measure of each query.
@@ -367,7 +370,7 @@ impl Scorer<'_> {
     }
 
     /// The feedback words of every query; none where they have no weight.
-    fn words(&self, config: &FeedbackConfig) -> Result<Option<Arc<Vec<Words>>>> {
+    fn words(&self, config: &FeedbackConfig) -> Result<Option<AllWords>> {
         let Some(feedback) = self.tuning.feedback.as_ref().filter(|_| config.weight > 0.0) else { return Ok(None) };
         let mut known = self.feedback.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(words) = known.get(&(config.docs, config.terms)) {

@@ -95,7 +95,8 @@ fn what_unseen_queries_do_not_confirm_is_not_kept() {
 
 #[test]
 fn feedback_is_asked_for_once_a_query_and_size_and_found_where_it_helps() {
-    let asked: Arc<Mutex<Map<(String, usize, usize), usize>>> = Arc::default();
+    type Asked = Map<(String, usize, usize), usize>;
+    let asked: Arc<Mutex<Asked>> = Arc::default();
     let counted = asked.clone();
     let feedback: Feedback = Arc::new(move |query, config| {
         *counted.lock().unwrap().entry((query.id.clone(), config.docs, config.terms)).or_default() += 1;

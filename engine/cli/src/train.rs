@@ -219,12 +219,22 @@ fn base(
         return Ok(BaseConfig::default());
     }
     let folder = &config.train.output_dir;
-    let known = RewriterFile::at(&folder.join(BASE).display().to_string());
-    let found = match known.filter(|_| resume && !checkpoint::list(folder).is_ok_and(|found| found.is_empty())) {
-        Some(path) => RewriterFile::read(&path)?.base.unwrap_or_default(),
-        None => {
+    let begun = resume && !checkpoint::list(folder)?.is_empty();
+    let found = match RewriterFile::at(&folder.join(BASE).display().to_string()) {
+        Some(path) if begun => RewriterFile::read(&path)?.base.unwrap_or_default(),
+        // It was begun without a base.
+        None if begun => return Ok(BaseConfig::default()),
+        _ => {
             let measure = config.reward.main_measure()?;
-            let tuned = tune::tune(dataset, train, ranker, measure)?;
+            let tuned = match tune::tune(dataset, train, ranker, measure) {
+                Ok(tuned) => tuned,
+                // Training outlasts faults of the retriever, one request at a time; a search over means cannot.
+                Err(error) if error.downcast_ref::<Error>().is_some_and(Error::is_fault) => {
+                    tell!("warning: the base is not tuned: {error}");
+                    return Ok(BaseConfig::default());
+                }
+                Err(error) => return Err(error),
+            };
             tell!("{}", tune::summary(&tuned, measure));
             std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
             RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(Output::open(folder.join(BASE))?)?;

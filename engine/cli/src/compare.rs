@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use querywright::Error;
 use querywright::catalog::Dataset;
 use querywright::evaluate::{Comparison, Evaluated, Evaluation, Report, System, samples};
 use querywright::metrics::Measure;
@@ -127,7 +128,8 @@ impl Finished<'_> {
             }
             "zero-shot" => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),
             "trained" => Box::new(self.model.rewriter(name, prompt, self.ranker, Some(self.adapter))?),
-            _ => Box::new(Identity),
+            "raw" => Box::new(Identity),
+            _ => return Err(Error::bug("cli::compare", format!("no system is called \"{name}\"")).into()),
         })
     }
 }

@@ -365,12 +365,16 @@ fn in_file(path: &Path, ranker: &Ranker, weights: &Weights) -> Result<Box<dyn Re
         let remedy = "give a file that `querywright tune` or `train` wrote, in its folder";
         Error::argument(path.display().to_string(), format!("{key} is missing"), remedy)
     };
+    let card = ranker.retriever.card();
+    if let Some(made_for) = file.retriever.as_ref().filter(|name| **name != card.name) {
+        tell!("warning: {} was made for the retriever {made_for}, this is {}", path.display(), card.name);
+    }
     match file.serve {
         Serve::Raw => Ok(Box::new(Identity)),
         Serve::Tuned => {
             let base = file.base.ok_or_else(|| missing("base"))?;
             let feedback = (base.feedback.weight > 0.0).then(|| tune::feedback(ranker)).transpose()?;
-            Ok(Box::new(Tuned::new(base, ranker.retriever.card(), feedback)?))
+            Ok(Box::new(Tuned::new(base, card, feedback)?))
         }
         Serve::Trained => {
             let name = file.model.ok_or_else(|| missing("model"))?;

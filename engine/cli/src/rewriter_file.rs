@@ -6,6 +6,7 @@ use anyhow::Result;
 use querywright::Error;
 use querywright::catalog::Output;
 use querywright::rewrite::BaseConfig;
+use querywright::types::RetrieverCard;
 use serde::{Deserialize, Serialize};
 
 /// What is served.
@@ -21,12 +22,13 @@ pub enum Serve {
 }
 
 impl Serve {
-    /// Its name in tables.
-    pub fn named(name: &str) -> Self {
+    /// By its name in tables.
+    pub fn named(name: &str) -> Result<Self> {
         match name {
-            "tuned" => Self::Tuned,
-            "trained" => Self::Trained,
-            _ => Self::Raw,
+            "raw" => Ok(Self::Raw),
+            "tuned" => Ok(Self::Tuned),
+            "trained" => Ok(Self::Trained),
+            _ => Err(Error::bug("cli::rewriter_file", format!("nobody serves \"{name}\"")).into()),
         }
     }
 }
@@ -40,6 +42,9 @@ pub struct RewriterFile {
     /// The model of an adapter, as `--rewriter` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The name of the retriever that it was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retriever: Option<String>,
     /// How a request becomes a query without a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseConfig>,
@@ -49,8 +54,9 @@ impl RewriterFile {
     /// Its name in a folder.
     pub const NAME: &str = "rewriter.toml";
 
-    pub fn new(serve: Serve, base: Option<BaseConfig>) -> Self {
-        Self { serve, model: None, base }
+    /// A base without a model.
+    pub fn tuned(base: BaseConfig, retriever: &RetrieverCard) -> Self {
+        Self { serve: Serve::Tuned, model: None, retriever: Some(retriever.name.clone()), base: Some(base) }
     }
 
     /// The file that `text` names: itself, or in a folder. None where there is none.

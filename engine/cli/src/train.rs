@@ -16,7 +16,7 @@ use crate::compare::{Compared, Finished};
 use crate::grant::Grants;
 use crate::open::{self, Ranker};
 use crate::progress::Watcher;
-use crate::rewriter_file::{RewriterFile, Serve};
+use crate::rewriter_file::RewriterFile;
 use crate::{terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
@@ -237,7 +237,8 @@ fn base(
             };
             tell!("{}", tune::summary(&tuned, measure));
             std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-            RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(Output::open(folder.join(BASE))?)?;
+            let file = RewriterFile::tuned(tuned.base.clone(), ranker.retriever.card());
+            file.write_to(Output::open(folder.join(BASE))?)?;
             tuned.base
         }
     };

@@ -3,19 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use querywright::catalog::{Dataset, Output};
 use querywright::evaluate::{FEWEST_TO_TUNE, Tuned, Tuning};
 use querywright::metrics::Measure;
 use querywright::retrieve::{Rm3, Rm3Config};
 use querywright::rewrite::Feedback;
 use querywright::train::Labelled;
-use querywright::types::{Judgements, Query};
+use querywright::types::{Judgements, Query, QueryLanguage};
 
 use crate::grant::Grants;
 use crate::open::{self, Ranker};
 use crate::progress::Bar;
-use crate::rewriter_file::{RewriterFile, Serve};
+use crate::rewriter_file::RewriterFile;
 use crate::terminal;
 
 /// Find out how the retriever is best asked: weights of fields, phrases and feedback. No model.
@@ -51,11 +51,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let dataset = crate::dataset::open(&args.data, false)?;
     let queries = open::labelled(&dataset, "--split", &args.split)?;
-    // What cannot be written later is said before the work.
+    // What cannot be written later is said before the work, and a file of something else is not written over.
+    if args.output.exists() {
+        RewriterFile::read(&args.output).context("--output names a file that tune did not write")?;
+    }
     let output = Output::open(&args.output)?;
     let ranker = open::retriever_to_learn_from(&args.retriever, &dataset, &args.split, &args.grants)?;
     let tuned = tune(&dataset, &queries, &ranker, args.measure)?;
-    RewriterFile::new(Serve::Tuned, Some(tuned.base.clone())).write_to(output)?;
+    RewriterFile::tuned(tuned.base.clone(), ranker.retriever.card()).write_to(output)?;
     if args.json {
         return terminal::json(&tuned);
     }
@@ -86,12 +89,14 @@ pub fn summary(tuned: &Tuned, measure: Measure) -> String {
 pub fn tune(dataset: &Dataset, queries: &[Labelled], ranker: &Ranker, measure: Measure) -> Result<Tuned> {
     let queries: Vec<(&Query, &Judgements)> = queries.iter().map(|(query, judgements)| (query, judgements)).collect();
     let bar = Bar::new(0, "tuning", "settings");
+    // Feedback needs an index, and its words a weight each.
+    let reads_weights = ranker.retriever.card().languages.contains(&QueryLanguage::Boolean);
     let tuning = Tuning {
         catalog: &dataset.catalog,
         retriever: ranker.retriever.as_ref(),
         queries: &queries,
         measure,
-        feedback: Some(feedback(ranker)?),
+        feedback: reads_weights.then(|| feedback(ranker)).transpose()?,
     };
     let tuned = tuning.run(&bar)?;
     bar.finish();

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use querywright_data::catalog::Catalog;
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_rewrite::{BaseConfig, Feedback, FeedbackConfig};
+use querywright_text::boolean::can_name;
 use querywright_types::{
     Deadline, Error, Judgements, Observe, Progress, Query, QueryLanguage, Request, Result, Retriever, retrieve,
 };
@@ -205,13 +206,19 @@ impl Tuning<'_> {
 
     /// Where the search begins: the raw query, and all fields alike, since from either the other is many steps away.
     fn starts(&self) -> Vec<BaseConfig> {
-        let fields = &self.retriever.card().fields;
+        let fields = self.fields();
         let mut starts = vec![BaseConfig::default()];
         if fields.len() > 1 && self.retriever.card().languages.contains(&QueryLanguage::Boolean) {
-            let fields = fields.iter().map(|name| (name.clone(), 0.25)).collect();
+            let fields = fields.into_iter().map(|name| (name, 0.25)).collect();
             starts.push(BaseConfig { contents: 0.0, fields, ..BaseConfig::default() });
         }
         starts
+    }
+
+    /// The fields that a query can name.
+    fn fields(&self) -> Vec<String> {
+        let fields = &self.retriever.card().fields;
+        fields.iter().filter(|name| can_name(name, fields)).cloned().collect()
     }
 
     /// The queries to search on and those that confirm: of three in a row the last one confirms, where there are enough.
@@ -236,7 +243,8 @@ impl Tuning<'_> {
         if !card.languages.contains(&QueryLanguage::Boolean) {
             return Vec::new();
         }
-        let fields = || card.fields.iter().filter(|_| card.fields.len() > 1).cloned().map(Setting::Field);
+        // A single field is the contents once more.
+        let fields = || self.fields().into_iter().filter(|_| card.fields.len() > 1).map(Setting::Field);
         let histories = self.queries.iter().filter(|(query, _)| !query.history.is_empty()).count();
         if 2 * histories > self.queries.len() {
             return [Setting::HistoryDecay, Setting::History]
@@ -383,8 +391,9 @@ impl Scorer<'_> {
     }
 }
 
+/// Not a number where there is no value.
 fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 #[cfg(test)]

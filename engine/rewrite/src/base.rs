@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use querywright_text::boolean::escaped;
+use querywright_text::boolean::{can_name, escaped};
 use querywright_types::{Deadline, Error, Query, QueryLanguage, Result, RetrieverCard, Rewrite, Rewriter};
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +102,14 @@ impl BaseConfig {
         if let Some(field) = self.fields.keys().find(|name| !card.fields.contains(name)) {
             let remedy = format!("the retriever {} has the fields {}", card.name, card.fields.join(", "));
             return Err(Error::argument("base.fields", format!("\"{field}\""), remedy));
+        }
+        if let Some(field) = self.fields.keys().find(|name| !can_name(name, &card.fields)) {
+            let found = format!("\"{field}\", which no query of the Boolean language can name");
+            return Err(Error::argument("base.fields", found, "leave it out, or rename it in the corpus"));
+        }
+        if [self.feedback.docs, self.feedback.terms].contains(&0) {
+            let found = format!("{} docs, {} terms", self.feedback.docs, self.feedback.terms);
+            return Err(Error::argument("base.feedback", found, "give at least 1; a weight of 0 switches it off"));
         }
         if self.contents == 0.0 && self.fields.values().all(|weight| *weight == 0.0) {
             return Err(Error::argument("base.contents", "0, without a field", "give one of them a weight"));
@@ -297,6 +305,11 @@ mod tests {
         assert!(refused(BaseConfig { history_decay: 0.0, ..config() }).contains("base.history_decay"));
         assert!(refused(BaseConfig { fields: [("brand".to_owned(), 1.0)].into(), ..config() }).contains("title, tags"));
         assert!(refused(BaseConfig { contents: 0.0, ..BaseConfig::default() }).contains("base.contents"));
+        let spaced = card().with_fields(["release year"]);
+        let base = BaseConfig { fields: [("release year".to_owned(), 1.0)].into(), ..BaseConfig::default() };
+        assert!(base.validate(&spaced).unwrap_err().to_string().contains("can name"));
+        let none = FeedbackConfig { docs: 0, ..FeedbackConfig::default() };
+        assert!(refused(BaseConfig { feedback: none, ..config() }).contains("base.feedback"));
         let plain = RetrieverCard::new("plain", "0").with_fields(["title"]);
         assert!(config().validate(&plain).unwrap_err().to_string().contains("Boolean"));
         let feedback = FeedbackConfig { weight: 1.0, ..FeedbackConfig::default() };

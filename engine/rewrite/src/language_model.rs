@@ -61,7 +61,7 @@ impl LanguageModel {
     /// [`Error::Io`] and [`Error::Model`] when the model or the adapter cannot be read, or when they do not fit each
     /// other. [`Error::Argument`] when the adapter's prompt does not fit the card or the model, or when its answers are
     /// restricted to words that only a catalogue has: give those to [`PromptEncoder::restricted`], and that to
-    /// [`new`](Self::new).
+    /// [`new`](Self::new). Likewise where its base asks for feedback, which needs an index.
     pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
         Self::open_with(model, adapter, card, Precision::Auto, DeviceChoice::Auto)
     }
@@ -81,6 +81,11 @@ impl LanguageModel {
         let source = ModelSource::open(model)?;
         let decoder = Arc::new(Decoder::load_on(device, &source, precision, &())?);
         let prompt = adapter.map(PromptConfig::read).transpose()?.flatten().unwrap_or_default();
+        if let Some(base) = prompt.base.as_ref().filter(|base| base.feedback.weight > 0.0) {
+            // Every rewrite would fail, and every query be searched for as it came.
+            let remedy = "build the prompts with Prompter::with_feedback, and the rewriter with LanguageModel::new";
+            return Err(Error::argument("base.feedback.weight", base.feedback.weight.to_string(), remedy));
+        }
         let tokenizer = source.tokenizer()?;
         let encoder = Arc::new(PromptEncoder::new(Prompter::new(prompt, card)?, tokenizer.clone())?);
         let loaded = adapter.map(|folder| Adapter::load(folder, decoder.config())).transpose()?;

@@ -123,6 +123,17 @@ pub fn parse<'q>(text: &'q str, fields: &[String]) -> Group<'q> {
     all
 }
 
+/// Whether a query can name a field of these: one with a blank, a bracket or a quote in its name, or with a name that
+/// differs from an earlier one's by case alone, is out of reach.
+pub fn can_name(field: &str, fields: &[String]) -> bool {
+    let query = format!("{field}:(x)");
+    let Group { must, should, must_not, .. } = parse(&query, fields);
+    let found = |at: &usize| fields.get(*at).is_some_and(|name| name == field);
+    must.is_empty()
+        && must_not.is_empty()
+        && matches!(should.as_slice(), [Clause::Words { field: Some(at), .. }] if found(at))
+}
+
 /// An operand with what its signs say.
 struct Operand<'q> {
     clause: Clause<'q>,

@@ -68,6 +68,15 @@ fn a_field_that_helps_is_found_and_what_does_not_help_stays_as_it_was() {
 }
 
 #[test]
+fn a_field_that_no_query_can_name_is_left_out() {
+    let mut retriever = Taste::new(|text| !text.contains("year"));
+    retriever.card.fields = vec!["release year".into(), "tags".into()];
+    let found = tuned(&retriever, 60, None).unwrap();
+    assert!(found.trials.iter().all(|trial| !trial.setting.contains("year")), "{:?}", found.trials);
+    assert!(found.trials.iter().any(|trial| trial.setting == "fields.tags"));
+}
+
+#[test]
 fn a_handful_of_queries_tunes_nothing() {
     let found = tuned(&Taste::new(|text| text.contains("tags:")), FEWEST - 1, None).unwrap();
     assert!(found.base.is_raw() && found.trials.is_empty());

@@ -26,6 +26,15 @@ fn show_clause(clause: &Clause<'_>) -> String {
 }
 
 #[test]
+fn a_field_can_be_named_where_the_lexer_reads_its_name() {
+    let fields = ["title", "Title", "title.en", "release year", "a(b", "-x", "say \"x\"", "größe", "AND"];
+    let fields: Vec<String> = fields.map(str::to_owned).to_vec();
+    let named: Vec<&str> = fields.iter().map(String::as_str).filter(|field| can_name(field, &fields)).collect();
+    assert_eq!(named, ["title", "title.en", "größe", "AND"]);
+    assert!(!can_name("absent", &fields) && !can_name("", &fields));
+}
+
+#[test]
 fn not_binds_tighter_than_and_which_binds_tighter_than_or() {
     assert_eq!(show("a b"), "[|a b|]");
     assert_eq!(show("a OR b AND NOT c OR d"), "[|a [b||c] d|]");

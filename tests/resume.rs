@@ -99,6 +99,42 @@ fn a_run_interrupted_after_any_step_and_resumed_equals_one_that_was_not() {
 }
 
 #[test]
+fn a_run_interrupted_in_its_warm_start_or_after_it_equals_one_that_was_not() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("shop");
+    tiny::write_shop(&data);
+    // A word that is right for one request alone is not learned: each product of the training split gets a second one.
+    let append = |file: &str, line: &dyn Fn(usize) -> String| {
+        let text = fs::read_to_string(data.join(file)).unwrap() + &(0..9).map(line).collect::<String>();
+        fs::write(data.join(file), text).unwrap();
+    };
+    append("queries.jsonl", &|i| format!("{{\"id\": \"again{i}\", \"text\": \"gift number {i}\"}}\n"));
+    append("qrels.tsv", &|i| format!("again{i}\t0\td{i}\t1\n"));
+    append("train.txt", &|i| format!("again{i}\n"));
+    let mut config = tiny::config(&data, &home.path().join("whole"), 5);
+    (config.warm_start.steps, config.warm_start.batch_size) = (3, 7);
+    let materials = tiny::materials(&config, &data);
+    let mut watched = Watched::default();
+    train(&config, &materials, false, &mut watched).unwrap();
+    let supervised: Vec<bool> = watched.steps.iter().map(|m| m.get("reward").is_none()).collect();
+    assert_eq!(supervised, [true, true, true, false, false]);
+    assert!(watched.steps.iter().all(|m| m.get("grad_norm") > Some(0.0)), "every step learns");
+    let whole = RunFiles::of(&config.train.output_dir);
+    let examples = fs::read_to_string(config.train.output_dir.join("warm_start.jsonl")).unwrap();
+    assert!(examples.lines().count() >= 9 && examples.contains("kettle"), "{examples}");
+
+    for interrupted_at in 1..=5 {
+        config.train.output_dir = home.path().join(format!("interrupted-{interrupted_at}"));
+        for crash_at in [Some(interrupted_at), None] {
+            let mut watched = Watched { crash_at, ..Watched::default() };
+            let done = catch_unwind(AssertUnwindSafe(|| train(&config, &materials, true, &mut watched)));
+            assert_eq!(done.is_err(), crash_at.is_some());
+        }
+        RunFiles::of(&config.train.output_dir).must_equal(&whole, &format!("interrupted in step {interrupted_at}"));
+    }
+}
+
+#[test]
 fn a_checkpoint_moved_to_another_folder_resumes_there_to_the_same_end() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("shop");

@@ -18,6 +18,7 @@ use super::loss::LossConfig;
 use super::optimizer::AdamWConfig;
 use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
+use super::warm_start::WarmStartConfig;
 use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
 use querywright_retrieve::Bm25Config;
 use querywright_rewrite::PromptConfig;
@@ -60,6 +61,9 @@ pub struct TrainConfig {
     /// Holds the entropy near a target. Absent: `loss.entropy_coef` stays as it is.
     #[serde(default)]
     pub entropy: Option<EntropyControlConfig>,
+    /// Supervised steps before GRPO. Default: none.
+    #[serde(default, skip_serializing_if = "WarmStartConfig::is_default")]
+    pub warm_start: WarmStartConfig,
     /// Length, batch sizes and intervals of the run.
     #[serde(default)]
     pub train: RunConfig,

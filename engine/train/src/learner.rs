@@ -221,6 +221,7 @@ fn merge(outputs: &[LossOutput]) -> LossOutput {
         tokens,
         kl: outputs.iter().all(|o| o.kl.is_some()).then(|| mean(|o| o.kl.unwrap_or_default())),
         entropy: mean(|o| o.entropy),
+        logp: mean(|o| o.logp),
         clip_low_mean: mean(|o| o.clip_low_mean),
         clip_high_mean: mean(|o| o.clip_high_mean),
         clip_region_mean: mean(|o| o.clip_region_mean),

@@ -20,6 +20,7 @@ mod rollout;
 pub mod run_folder;
 pub mod schedule;
 mod trainer;
+mod warm_start;
 
 pub use config::{
     Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Lengths, MachineProfile, ResplitConfig,
@@ -27,3 +28,4 @@ pub use config::{
 };
 pub use materials::{Labelled, Materials};
 pub use trainer::{Observer, Outcome, Trainer};
+pub use warm_start::WarmStartConfig;

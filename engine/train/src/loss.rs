@@ -157,6 +157,8 @@ pub struct LossOutput {
     pub kl: Option<f64>,
     /// Mean entropy per token (`entropy`).
     pub entropy: f64,
+    /// Mean log-probability per token.
+    pub logp: f64,
     /// Share of tokens (completions, at sequence level) clipped from below at a negative advantage
     /// (`clip_ratio/low_mean`).
     pub clip_low_mean: f64,
@@ -205,6 +207,7 @@ struct Sums<'a> {
     clips: Clips,
     kl: f64,
     entropy: f64,
+    logp: f64,
     ratio: f64,
 }
 
@@ -222,6 +225,7 @@ impl<'a> Sums<'a> {
             clips: Clips::default(),
             kl: 0.0,
             entropy: 0.0,
+            logp: 0.0,
             ratio: 0.0,
         }
     }
@@ -290,6 +294,7 @@ impl<'a> Sums<'a> {
         self.out.loss -= config.entropy_coef * per_entropy * f64::from(batch.entropy[t]);
         self.out.dentropy[t] = (-config.entropy_coef * per_entropy) as f32;
         self.entropy += f64::from(batch.entropy[t]);
+        self.logp += f64::from(batch.logp[t]);
         self.ratio += ratio;
         self.out.ratio_max = self.out.ratio_max.max(ratio);
         derivative
@@ -301,6 +306,7 @@ impl<'a> Sums<'a> {
         out.dlogp = self.dlogp.into_iter().map(|g| g as f32).collect();
         out.kl = self.batch.ref_logp.map(|_| self.kl / tokens);
         out.entropy = self.entropy / tokens;
+        out.logp = self.logp / tokens;
         out.ratio_mean = self.ratio / tokens;
         self.clips.finish(self.config.importance_sampling_level, &mut out);
         out

@@ -8,7 +8,7 @@ use super::config::TrainConfig;
 use super::materials::Materials;
 use super::provenance::{self, queries_digest, without_place};
 use super::run_folder::MARK;
-use super::schedule::Schedule;
+use super::warm_start::Rates;
 use querywright_types::{Error, Result};
 
 /// Keys that a refusal names at most.
@@ -56,7 +56,7 @@ fn require_same_steps(config: &TrainConfig, planned: u64, state: &RunState) -> R
         let found = format!("found {steps}, and the run in {run} has made {made} steps");
         return Err(Error::argument("train.max_steps", found, format!("give {made} or more")));
     }
-    let [before, now] = [planned, steps].map(|steps| Schedule::new(&config.schedule, steps));
+    let [before, now] = [planned, steps].map(|steps| Rates::new(&config.warm_start, &config.schedule, steps));
     let (before, now) = (before?, now?);
     if (0..made).all(|step| before.rate(step).to_bits() == now.rate(step).to_bits()) {
         return Ok(());

@@ -8,7 +8,7 @@
 mod collect;
 mod credit;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod inject;
 mod relevance_feedback;
 mod step;

@@ -7,8 +7,9 @@ use std::time::Instant;
 use super::checkpoint::{self, Checkpoint, RunState};
 use super::config::TrainConfig;
 use super::curriculum::Curriculum;
-use super::learner::{Learner, LearnerConfig, StepReport};
+use super::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, StepReport};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
+use super::loss::{LossConfig, LossType};
 use super::materials::{Labelled, Materials};
 use super::optimizer::AdamW;
 use super::provenance;
@@ -16,7 +17,8 @@ use super::resume;
 use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
 use super::run_folder::RunFolder;
-use super::schedule::{EntropyControl, Schedule};
+use super::schedule::EntropyControl;
+use super::warm_start::{Rates, Search, WarmStart};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_model::{Adapter, SamplingConfig};
 use querywright_rewrite::LanguageModel;
@@ -65,7 +67,9 @@ pub struct Trainer<'a> {
     originals: Vec<Rewrite>,
     feedback: Option<RelevanceFeedback>,
     dev_measure: Measure,
-    schedule: Schedule,
+    rates: Rates,
+    /// The examples of the supervised steps; none where these are over.
+    warm_start: Option<WarmStart>,
     adapter: Adapter,
     optimizer: AdamW,
     state: RunState,
@@ -106,7 +110,7 @@ impl<'a> Trainer<'a> {
         };
         let digest = provenance::digest(config, materials)?;
         let claimed = RunFolder::claim(folder, resume)?;
-        let schedule = Schedule::new(&config.schedule, config.train.max_steps)?;
+        let rates = Rates::new(&config.warm_start, &config.schedule, config.train.max_steps)?;
         let originals = materials.originals()?;
         let found = if resume { resume::latest(config, materials, &digest)? } else { None };
         let from = found.as_ref().map(|found| found.state.step);
@@ -121,7 +125,14 @@ impl<'a> Trainer<'a> {
         let metrics = MetricsLog::open(folder, from)?;
         let completions = CompletionsLog::open(folder.join("completions.jsonl"), from)?;
         let cache = RewardCache::new(CACHE);
-        let feedback = config.train.inject_feedback.then(|| RelevanceFeedback::new(&materials.catalog));
+        let warm = state.step < config.warm_start.steps;
+        let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&materials.catalog));
+        let measure = (dev_measure, reward.depth());
+        let warm_start = match feedback.as_ref().filter(|_| warm) {
+            Some(feedback) => Some(search(config, (materials, &originals), feedback, measure, observer)?),
+            None => None,
+        };
+        let feedback = feedback.filter(|_| config.train.inject_feedback);
         Ok(Self {
             config,
             materials,
@@ -130,7 +141,8 @@ impl<'a> Trainer<'a> {
             originals,
             feedback,
             dev_measure,
-            schedule,
+            rates,
+            warm_start,
             adapter,
             optimizer,
             state,
@@ -146,15 +158,27 @@ impl<'a> Trainer<'a> {
         if self.state.step == 0 && self.state.best.is_none() {
             self.evaluate(observer)?;
         }
+        if self.warm_start.as_ref().is_some_and(WarmStart::is_empty) {
+            observer.note("no better rewrite was found that holds for more than one: there is no warm start");
+            self.state.step = self.state.step.max(self.config.warm_start.steps);
+        }
         while self.state.step < run.max_steps {
             let start = Instant::now();
-            let mut metrics = self.step()?;
+            let mut metrics = match self.warm_start.take().filter(|_| self.state.step < self.config.warm_start.steps) {
+                Some(examples) => {
+                    let metrics = self.supervised_step(&examples)?;
+                    self.warm_start = Some(examples);
+                    metrics
+                }
+                None => self.step()?,
+            };
             let seconds = start.elapsed().as_secs_f64();
             self.state.seconds += seconds;
             metrics.set(name::STEP_TIME, seconds);
             let (step, last) = (self.state.step, self.state.step == run.max_steps);
             self.metrics.record(&metrics)?;
             observer.step(&metrics, run.max_steps);
+            let last = last || step == self.config.warm_start.steps;
             let due = |every: u64| last || (every > 0 && step.is_multiple_of(every));
             if due(run.eval_steps) {
                 self.evaluate(observer)?;
@@ -197,11 +221,8 @@ impl<'a> Trainer<'a> {
             term_credit_coef: self.config.train.term_credit_coef,
             micro_batch_tokens: self.config.train.micro_batch_tokens,
         };
-        let rate = self.schedule.rate(step - 1);
-        let (decoder, prefix) = (&self.materials.decoder, self.materials.encoder.prefix());
-        let batches = rollouts.batches(decoder)?;
-        let learner = Learner { decoder, prefix, config: &learner };
-        let report = learner.learn(&mut self.adapter, &mut self.optimizer, rate, batches)?;
+        let rate = self.rates.rate(step - 1);
+        let report = self.learn(&learner, rate, rollouts.batches(&self.materials.decoder)?)?;
         // A step without a token in the loss measured no entropy.
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
             control.observe(report.loss.entropy);
@@ -213,11 +234,49 @@ impl<'a> Trainer<'a> {
             self.state.curriculum.observe(*query, false);
         }
         self.state.step = step;
-        self.state.updates = self.optimizer.state.step;
         self.state.num_tokens += rollouts.tokens(self.materials.encoder.prefix().len()) as u64;
         self.completions.append(&rollouts.records(step, &self.materials.train)?)?;
         let mut metrics = self.step_metrics(step, rate, &rollouts, &report);
         metrics.set(name::ENTROPY_COEF, entropy_coef);
+        Ok(metrics)
+    }
+
+    /// An update of the adapter.
+    fn learn(&mut self, config: &LearnerConfig, rate: f64, batches: Vec<RolloutBatch>) -> Result<StepReport> {
+        let (decoder, prefix) = (&self.materials.decoder, self.materials.encoder.prefix());
+        let report =
+            Learner { decoder, prefix, config }.learn(&mut self.adapter, &mut self.optimizer, rate, batches)?;
+        self.state.updates = self.optimizer.state.step;
+        Ok(report)
+    }
+
+    /// One step of the warm start: it raises the likelihood of its examples. The loss is their mean negative
+    /// log-likelihood per token.
+    fn supervised_step(&mut self, examples: &WarmStart) -> Result<StepMetrics> {
+        let step = self.state.step + 1;
+        let learner = LearnerConfig {
+            loss: LossConfig { loss_type: LossType::Dapo, beta: 0.0, entropy_coef: 0.0, ..LossConfig::default() },
+            temperature: 1.0,
+            max_grad_norm: self.config.train.max_grad_norm,
+            num_iterations: 1,
+            term_credit_coef: 0.0,
+            micro_batch_tokens: self.config.train.micro_batch_tokens,
+        };
+        let rate = self.rates.rate(step - 1);
+        let batch = examples.batch(self.materials, step - 1)?;
+        let prefix = self.materials.encoder.prefix().len();
+        let tokens = |r: &Rollout| r.samples.iter().map(|s| prefix + r.prompt.len() + s.tokens.len()).sum::<usize>();
+        self.state.num_tokens += batch.rollouts.iter().map(tokens).sum::<usize>() as u64;
+        let report = self.learn(&learner, rate, vec![batch])?;
+        self.state.step = step;
+        let mut metrics = StepMetrics::new(step);
+        metrics
+            .set(name::LOSS, -report.loss.logp)
+            .set(name::GRAD_NORM, report.grad_norm)
+            .set(name::LEARNING_RATE, rate)
+            .set(name::ENTROPY, report.loss.entropy)
+            .set(name::NUM_TOKENS, self.state.num_tokens as f64)
+            .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
         Ok(metrics)
     }
 
@@ -377,6 +436,32 @@ fn start(
         best: None,
     };
     Ok(Checkpoint { state, adapter, optimizer: AdamW::new(config.optimizer) })
+}
+
+/// What a warm start learns from.
+fn search(
+    config: &TrainConfig,
+    (materials, originals): (&Materials, &[Rewrite]),
+    feedback: &RelevanceFeedback,
+    (measure, depth): (Measure, usize),
+    observer: &dyn Observe,
+) -> Result<WarmStart> {
+    let search = Search {
+        config: &config.warm_start,
+        materials,
+        originals,
+        feedback,
+        mode: config.prompt.mode,
+        measure,
+        depth,
+        max_tokens: config.sampling.max_completion_length,
+        seed: config.train.seed,
+    };
+    let found = WarmStart::new(search.run(observer)?, config.warm_start.batch_size, config.train.seed);
+    found.write(&config.train.output_dir)?;
+    let (count, gain) = found.summary();
+    observer.note(&format!("{count} rewrites found that hold, by {gain:+.3} {measure} on average"));
+    Ok(found)
 }
 
 /// The measure of each training query without a model; none where the retriever failed.

@@ -93,6 +93,7 @@ impl TrainConfig {
             schedule: Default::default(),
             curriculum: Default::default(),
             entropy: None,
+            warm_start: Default::default(),
             train: RunConfig::default(),
         }
     }

@@ -33,6 +33,11 @@ impl TrainConfig {
         within("optimizer", self.optimizer.validate())?;
         within("schedule", Schedule::new(&self.schedule, self.train.max_steps))?;
         within("curriculum", self.curriculum.validate())?;
+        within("warm_start", self.warm_start.validate(self.train.max_steps))?;
+        if self.warm_start.steps > 0 && self.prompt.style != PromptStyle::FewShot {
+            let remedy = "set prompt.style = \"few-shot\", or warm_start.steps = 0";
+            return refuse("warm_start.steps", "the prompt's answers are more than a list of words", remedy);
+        }
         let entropy = self.entropy.map(|entropy| EntropyControl::new(entropy, self.loss.entropy_coef));
         within("entropy", entropy.transpose())
     }
@@ -132,6 +137,10 @@ mod tests {
             ("schedule.warmup_ratio=2", "schedule.warmup_ratio: "),
             ("curriculum.headroom_fraction=2", "curriculum.headroom_fraction: "),
             ("entropy.entropy_coef_min=2", "entropy.entropy_coef_min: "),
+            ("warm_start.steps=101", "warm_start.steps: "),
+            ("warm_start={steps=1, batch_size=0}", "warm_start.batch_size: "),
+            ("warm_start.learning_rate=-1", "warm_start.learning_rate: "),
+            ("warm_start.nothing=2", "warm_start.nothing: "),
         ] {
             let error = TrainConfig::parse(text, &[setting.into()], "x.toml").unwrap_err().to_string();
             assert!(error.starts_with(start), "{setting}: {error}");

@@ -16,9 +16,9 @@ use querywright_types::{
     Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
 };
 
-pub(super) struct Fixture {
-    pub(super) config: TrainConfig,
-    pub(super) materials: Materials,
+pub(crate) struct Fixture {
+    pub(crate) config: TrainConfig,
+    pub(crate) materials: Materials,
     reward: RewardFunction,
     cache: RewardCache,
     originals: Vec<Rewrite>,
@@ -41,12 +41,12 @@ impl Retriever for Failing {
 
 impl Fixture {
     /// Three queries, the answer to each is the product of the same number; groups of two, rewrites stand alone.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|bm25| Arc::new(bm25))
     }
 
     /// The same, with answers that consist of these words and those of the request.
-    pub(super) fn restricted(words: &'static [&str]) -> Self {
+    pub(crate) fn restricted(words: &'static [&str]) -> Self {
         let mut fixture = Self::new();
         fixture.config.prompt.vocabulary = Vocabulary::Feedback;
         let m = &mut fixture.materials;
@@ -58,7 +58,7 @@ impl Fixture {
     }
 
     /// The same, with a retriever that fails every request.
-    pub(super) fn failing() -> Self {
+    pub(crate) fn failing() -> Self {
         Self::with(|bm25| Arc::new(Failing(bm25.card().clone())))
     }
 
@@ -112,7 +112,7 @@ impl Fixture {
     }
 
     /// An adapter that changes nothing yet.
-    pub(super) fn adapter(&self) -> Adapter {
+    pub(crate) fn adapter(&self) -> Adapter {
         Adapter::new(self.materials.decoder.config(), self.config.lora.clone(), 0).unwrap()
     }
 

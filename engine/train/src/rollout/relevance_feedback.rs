@@ -62,7 +62,8 @@ impl RelevanceFeedback {
         let holding = |word: &String| texts.iter().filter(|text| text.contains(word)).count() * 2 >= texts.len();
         let held: Vec<&String> = own.iter().filter(|w| !texts.is_empty() && holding(w)).collect();
         let alone = (!held.is_empty()).then(|| held.iter().map(|w| w.as_str()).collect::<Vec<_>>().join(" "));
-        let phrased = (language == QueryLanguage::Boolean).then(|| phrases(&own, &texts)).flatten();
+        let phrased = (language == QueryLanguage::Boolean).then(|| phrases(&own, &texts).join(" "));
+        let phrased = phrased.filter(|text| !text.is_empty());
         let kept = if mode == Mode::Rewrite { held } else { Vec::new() };
         let longer = (1..=ranked.len()).map(|count| {
             let mut list: Vec<&String> = ranked.iter().take(count).collect();
@@ -70,6 +71,43 @@ impl RelevanceFeedback {
             kept.iter().copied().chain(list).map(String::as_str).collect::<Vec<_>>().join(" ")
         });
         phrased.into_iter().chain(alone).chain(longer).collect()
+    }
+
+    /// Words to try one by one: those of the query that half of the relevant documents hold (in a Boolean language the
+    /// longest runs of them first, as phrases), then those that relevant documents share and the query lacks; `most` in
+    /// all. In the mode `rewrite` the words of the query are there whether a document holds them or not.
+    pub(crate) fn candidates(
+        &self,
+        catalog: &Catalog,
+        query: &Query,
+        judgements: &Judgements,
+        (mode, language): (Mode, QueryLanguage),
+        most: usize,
+    ) -> Vec<String> {
+        let own = words(&query.text);
+        let texts = relevant_texts(catalog, judgements);
+        if texts.is_empty() {
+            return Vec::new();
+        }
+        let holding = |word: &String| texts.iter().filter(|text| text.contains(word)).count() * 2 >= texts.len();
+        let phrases = (language == QueryLanguage::Boolean).then(|| phrases(&own, &texts)).into_iter().flatten();
+        let held = own.iter().filter(|word| mode == Mode::Rewrite || holding(word)).cloned();
+        let mut found: Vec<String> = Vec::new();
+        for word in phrases.chain(held).chain(self.shared_words(&texts, &own, most)) {
+            if !found.contains(&word) {
+                found.push(word);
+            }
+        }
+        found.truncate(most);
+        found
+    }
+
+    /// Words in the order in which the first of the relevant documents has them.
+    pub(crate) fn in_order(&self, catalog: &Catalog, judgements: &Judgements, mut words: Vec<String>) -> Vec<String> {
+        let texts = relevant_texts(catalog, judgements);
+        let first = texts.first().map(Vec::as_slice).unwrap_or_default();
+        words.sort_by_key(|word| first.iter().position(|w| w == word).unwrap_or(usize::MAX));
+        words
     }
 
     /// The `most` words that the texts share and `own` lacks, the best first: r/R times the inverse document frequency.
@@ -104,7 +142,7 @@ fn relevant_texts(catalog: &Catalog, judgements: &Judgements) -> Vec<Vec<String>
 }
 
 /// The longest runs of the query's words that at least half of the texts hold side by side, each as a phrase.
-fn phrases(own: &[String], texts: &[Vec<String>]) -> Option<String> {
+fn phrases(own: &[String], texts: &[Vec<String>]) -> Vec<String> {
     let together = |run: &[String]| {
         let holding = texts.iter().filter(|text| text.windows(run.len()).any(|window| window == run)).count();
         holding > 0 && holding * 2 >= texts.len()
@@ -118,7 +156,7 @@ fn phrases(own: &[String], texts: &[Vec<String>]) -> Option<String> {
         found.extend(longest.map(|run| format!("\"{}\"", run.join(" "))));
         rest = rest.get(longest.map_or(1, <[String]>::len)..).unwrap_or_default();
     }
-    (!found.is_empty()).then(|| found.join(" "))
+    found
 }
 
 /// Lower-case runs of letters and digits.

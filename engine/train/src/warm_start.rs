@@ -1,0 +1,344 @@
+//! Supervised steps before GRPO, on rewrites that a search found: the warm start.
+//!
+//! A small policy that may write anything rarely samples what earns something, and then there is nothing to learn from.
+//! But the judgements of the training queries say which documents are relevant, and retrieval costs microseconds: so
+//! better rewrites are [searched for](search), and the first steps of a run raise their likelihood. No other model
+//! writes any of them. GRPO goes on from there.
+
+mod search;
+
+use std::path::Path;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::learner::{Rollout, RolloutBatch, Sample};
+use super::materials::Materials;
+use super::schedule::{Schedule, ScheduleConfig, SchedulerType};
+use querywright_data::catalog::Output;
+use querywright_types::{Error, Result};
+
+pub(super) use search::Search;
+
+/// `[warm_start]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmStartConfig {
+    /// Supervised steps; they are the first ones of `train.max_steps`. Default 0: none.
+    pub steps: u64,
+    /// Examples of a step. Default 16.
+    pub batch_size: usize,
+    /// The highest learning rate: reached after a tenth of the steps, it falls linearly to a tenth. Default 1e-3.
+    pub learning_rate: f64,
+    /// Words of a rewrite that is searched for, at most. Default 6.
+    pub max_words: usize,
+    /// How much a word must add to the measure. Default 0.02.
+    pub margin: f64,
+    /// Words that are tried for a query: its own and those of its relevant documents. Default 24.
+    pub candidates: usize,
+    /// Training queries that are searched for, at most. Default 4096.
+    pub max_queries: usize,
+    /// Examples of "nothing" for each other one, at most, where no word is an answer: with `prompt.vocabulary`. From
+    /// 0 to 1. Default 0.25.
+    pub nothing: f64,
+}
+
+impl Default for WarmStartConfig {
+    fn default() -> Self {
+        Self {
+            steps: 0,
+            batch_size: 16,
+            learning_rate: 1e-3,
+            max_words: 6,
+            margin: 0.02,
+            candidates: 24,
+            max_queries: 4096,
+            nothing: 0.25,
+        }
+    }
+}
+
+impl WarmStartConfig {
+    /// Whether there is none: then nothing is written of it.
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub(super) fn validate(&self, max_steps: u64) -> Result<()> {
+        let refuse = |key: &str, found: String, remedy: &str| {
+            Err(Error::argument(format!("warm_start.{key}"), format!("found {found}"), remedy))
+        };
+        if self.steps > max_steps {
+            let found = format!("{} of {max_steps} steps", self.steps);
+            return refuse("steps", found, "they are among train.max_steps: give no more than these");
+        }
+        let counts = [
+            ("batch_size", self.batch_size),
+            ("max_words", self.max_words),
+            ("candidates", self.candidates),
+            ("max_queries", self.max_queries),
+        ];
+        if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
+            return refuse(key, "0".into(), "give at least 1; warm_start.steps = 0 switches it off");
+        }
+        if !(self.margin.is_finite() && self.margin >= 0.0) {
+            return refuse("margin", self.margin.to_string(), "give 0 or a number such as 0.02");
+        }
+        if !(0.0..=1.0).contains(&self.nothing) {
+            return refuse("nothing", self.nothing.to_string(), "give a share from 0 to 1");
+        }
+        Schedule::new(&self.schedule(), self.steps.max(1)).map(drop)
+    }
+
+    fn schedule(&self) -> ScheduleConfig {
+        ScheduleConfig {
+            learning_rate: self.learning_rate,
+            lr_scheduler_type: SchedulerType::Linear,
+            warmup_steps: 0,
+            warmup_ratio: 0.1,
+        }
+    }
+}
+
+/// The learning rates of a run: those of the warm start, then those of GRPO.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates {
+    warm: Schedule,
+    warm_steps: u64,
+    grpo: Schedule,
+}
+
+impl Rates {
+    /// Those of `max_steps` steps.
+    pub(super) fn new(warm: &WarmStartConfig, grpo: &ScheduleConfig, max_steps: u64) -> Result<Self> {
+        Ok(Self {
+            warm: Schedule::new(&warm.schedule(), warm.steps.max(1))?,
+            warm_steps: warm.steps,
+            grpo: Schedule::new(grpo, max_steps.saturating_sub(warm.steps))?,
+        })
+    }
+
+    /// That of a step, counted from 0.
+    pub(super) fn rate(&self, step: u64) -> f64 {
+        match step.checked_sub(self.warm_steps) {
+            Some(step) => self.grpo.rate(step),
+            // The first step of a schedule with warm-up has the rate 0, and would change nothing.
+            None => self.warm.rate(step + 1),
+        }
+    }
+}
+
+/// A request with the completion that it should get.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Target {
+    /// The query's place in the training set.
+    #[serde(skip)]
+    pub(super) query: usize,
+    pub(super) query_id: String,
+    #[serde(rename = "query")]
+    pub(super) text: String,
+    /// What the model should write; empty for nothing.
+    pub(super) target: String,
+    /// Words that help by themselves, each with its gain.
+    pub(super) singles: Vec<(String, f64)>,
+    /// What the measure is without it, and with it.
+    pub(super) before: f64,
+    pub(super) after: f64,
+}
+
+/// The examples of a warm start.
+#[derive(Debug, Clone)]
+pub(super) struct WarmStart {
+    targets: Vec<Target>,
+    batch_size: usize,
+    seed: u64,
+}
+
+impl WarmStart {
+    /// The file of the examples in the folder of a run.
+    const FILE: &str = "warm_start.jsonl";
+
+    /// `targets` in steps of `batch_size`.
+    pub(super) fn new(targets: Vec<Target>, batch_size: usize, seed: u64) -> Self {
+        Self { targets, batch_size, seed }
+    }
+
+    /// Whether nothing was found to learn from.
+    pub(super) fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// How many examples there are, and what they gain on average.
+    pub(super) fn summary(&self) -> (usize, f64) {
+        let gain: f64 = self.targets.iter().map(|t| t.after - t.before).sum();
+        (self.targets.len(), gain / self.targets.len().max(1) as f64)
+    }
+
+    /// Writes the examples into the folder of a run, one JSON object a line.
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(Self::FILE);
+        let mut text = String::new();
+        for target in &self.targets {
+            let line = serde_json::to_string(target).map_err(|e| Error::write(&path, e.into()))?;
+            text.push_str(&line);
+            text.push('\n');
+        }
+        Output::open(path)?.write(text.as_bytes())
+    }
+
+    /// The examples of a step, counted from 0: the next ones of a permutation, which is another one each time around.
+    fn of_step(&self, step: u64) -> Vec<&Target> {
+        let count = self.targets.len();
+        let batch = self.batch_size.min(count);
+        let first = step as usize * batch;
+        let mut chosen = Vec::with_capacity(batch);
+        let mut order: (usize, Vec<usize>) = (usize::MAX, Vec::new());
+        for place in first..first + batch {
+            let around = place / count;
+            if order.0 != around {
+                order = (around, permutation(count, self.seed, around as u64));
+            }
+            chosen.extend(order.1.get(place % count).and_then(|index| self.targets.get(*index)));
+        }
+        chosen
+    }
+
+    /// A step's examples as the learner takes them: completions that were not sampled, each with an advantage of 1, so
+    /// that at an importance ratio of 1 the policy gradient is the gradient of their log-likelihood.
+    pub(super) fn batch(&self, materials: &Materials, step: u64) -> Result<RolloutBatch> {
+        let mut rollouts = Vec::with_capacity(self.batch_size);
+        for target in self.of_step(step) {
+            let Some((query, _)) = materials.train.get(target.query) else {
+                return Err(Error::bug("train::warm_start", format!("no training query {}", target.query)));
+            };
+            let prompt = materials.encoder.prompt_tokens(query, 0)?;
+            // What a grammar does not allow was not searched for, but candidates may depend on more than the query.
+            let Some(tokens) = materials.encoder.encode_answer(&target.target, prompt.grammar.as_ref())? else {
+                continue;
+            };
+            let mut samples = vec![sample(tokens, 1.0)];
+            let total: f64 = target.singles.iter().map(|(_, gain)| gain).sum();
+            for (word, gain) in &target.singles {
+                if let Some(mut tokens) = materials.encoder.encode_answer(word, prompt.grammar.as_ref())? {
+                    // What comes after it is left open.
+                    tokens.pop();
+                    samples.push(sample(tokens, (SINGLES * gain / total) as f32));
+                }
+            }
+            rollouts.push(Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples });
+        }
+        Ok(RolloutBatch { rollouts, tape: None })
+    }
+}
+
+/// The weight of all words that help by themselves, beside the rewrite.
+const SINGLES: f64 = 2.0;
+
+/// A completion that was not sampled.
+fn sample(tokens: Vec<u32>, weight: f32) -> Sample {
+    let unknown = vec![f32::NAN; tokens.len()];
+    Sample {
+        tokens,
+        sampled_logp: unknown.clone(),
+        sampled_entropy: unknown,
+        advantage: weight,
+        counterfactual: Default::default(),
+        truncated: false,
+        dropped: false,
+    }
+}
+
+/// The numbers below `count` in an order that seed and stream decide.
+fn permutation(count: usize, seed: u64, stream: u64) -> Vec<usize> {
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut rng);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learner::{Learner, LearnerConfig};
+    use crate::loss::{LossConfig, LossType};
+    use crate::optimizer::AdamW;
+    use crate::rollout::fixture::Fixture;
+
+    fn target(query: usize, text: &str) -> Target {
+        Target {
+            query,
+            query_id: format!("q{query}"),
+            text: String::new(),
+            target: text.to_owned(),
+            singles: Vec::new(),
+            before: 0.0,
+            after: 1.0,
+        }
+    }
+
+    #[test]
+    fn every_example_comes_once_before_one_comes_again_and_in_another_order() {
+        let targets = (0..5).map(|query| target(query, "kettle")).collect();
+        let warm = WarmStart::new(targets, 2, 7);
+        let seen: Vec<usize> = (0..5).flat_map(|step| warm.of_step(step)).map(|t| t.query).collect();
+        let (first, second) = seen.split_at(5);
+        for around in [first, second] {
+            let mut sorted = around.to_vec();
+            sorted.sort_unstable();
+            assert_eq!(sorted, [0, 1, 2, 3, 4], "{seen:?}");
+        }
+        assert_ne!(first, second);
+        let again: Vec<usize> = warm.of_step(3).iter().map(|t| t.query).collect();
+        assert_eq!(again, seen[6..8], "a step does not depend on those before it");
+        assert_eq!(WarmStart::new(vec![target(0, "x")], 16, 0).of_step(9).len(), 1);
+    }
+
+    #[test]
+    fn the_rates_of_grpo_begin_after_the_warm_start() {
+        let config = WarmStartConfig { steps: 10, learning_rate: 1.0, ..Default::default() };
+        let grpo = ScheduleConfig { learning_rate: 2.0, ..Default::default() };
+        let rates = Rates::new(&config, &grpo, 14).unwrap();
+        let all: Vec<f64> = (0..14).map(|step| rates.rate(step)).collect();
+        assert!(all[..10].iter().all(|rate| *rate >= 0.0) && all[0] == 1.0, "{all:?}");
+        assert!(all[..10].is_sorted_by(|a, b| a >= b), "{all:?}");
+        assert_eq!(all[10..], [2.0, 1.5, 1.0, 0.5]);
+        let none = Rates::new(&WarmStartConfig::default(), &grpo, 4).unwrap();
+        assert_eq!((0..4).map(|step| none.rate(step)).collect::<Vec<_>>(), [2.0, 1.5, 1.0, 0.5]);
+    }
+
+    #[test]
+    fn supervised_steps_raise_the_likelihood_of_their_examples() {
+        let fixture = Fixture::new();
+        let (mut adapter, m) = (fixture.adapter(), &fixture.materials);
+        let warm = WarmStart::new(vec![target(0, "kettle steel"), target(1, "lantern")], 2, 0);
+        let config = LearnerConfig {
+            loss: LossConfig { loss_type: LossType::Dapo, ..Default::default() },
+            temperature: 1.0,
+            max_grad_norm: 1.0,
+            num_iterations: 1,
+            term_credit_coef: 0.0,
+            micro_batch_tokens: 4096,
+        };
+        let mut optimizer = AdamW::new(fixture.config.optimizer);
+        let learner = Learner { decoder: &m.decoder, prefix: m.encoder.prefix(), config: &config };
+        let mut losses = Vec::new();
+        for step in 0..8 {
+            let batch = warm.batch(m, step).unwrap();
+            assert_eq!(batch.rollouts.len(), 2);
+            losses.push(-learner.learn(&mut adapter, &mut optimizer, 1e-2, vec![batch]).unwrap().loss.logp);
+        }
+        let (first, last) = (losses[0], losses[7]);
+        assert!((3.0..8.0).contains(&first), "a random model of bytes: ln 256 is 5.5, {losses:?}");
+        assert!(last < first - 0.3, "{losses:?}");
+    }
+
+    #[test]
+    fn an_example_that_the_grammar_does_not_allow_is_left_out() {
+        let fixture = Fixture::restricted(&["lantern"]);
+        let warm = WarmStart::new(vec![target(0, "kettle"), target(1, "lantern"), target(2, "")], 3, 0);
+        let batch = warm.batch(&fixture.materials, 0).unwrap();
+        assert_eq!(batch.rollouts.len(), 2, "the lantern, and nothing");
+    }
+}

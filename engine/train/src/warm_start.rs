@@ -29,7 +29,7 @@ pub struct WarmStartConfig {
     pub steps: u64,
     /// Examples of a step. Default 16.
     pub batch_size: usize,
-    /// The highest learning rate: reached after a tenth of the steps, it falls linearly to a tenth. Default 1e-3.
+    /// The highest learning rate: reached after a tenth of the steps; it falls linearly to 0. Default 1e-3.
     pub learning_rate: f64,
     /// Words of a rewrite that is searched for, at most. Default 6.
     pub max_words: usize,

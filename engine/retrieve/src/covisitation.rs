@@ -18,11 +18,13 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use crate::bm25::best;
+use crate::followers::Followers;
 use crate::sequences::{Event, Training, check, digest, events};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_types::{
-    Deadline, Error, Fault, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard,
+    Deadline, Error, Fault, Hit, Ordinal, Query, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard,
+    Rewrite,
 };
 
 /// What is added to the frequency of an item before it is held back for it.
@@ -194,6 +196,17 @@ impl Retriever for Covisitation {
             _ => requests.par_iter().map(search).collect(),
         }
     }
+}
+
+impl Followers for Covisitation {
+    fn followers(&self, query: &Query, count: usize) -> Vec<Hit> {
+        self.search(&by_history(query, count)).hits
+    }
+}
+
+/// The request that asks for what follows a query's history.
+pub(crate) fn by_history(query: &Query, count: usize) -> Request {
+    Request::new(query, &Rewrite::plain(""), count)
 }
 
 /// Counts of ordered pairs. Equal ones are added up from time to time, so that the memory is that of different pairs.

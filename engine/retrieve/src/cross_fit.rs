@@ -8,11 +8,12 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use crate::covisitation::{Covisitation, CovisitationConfig};
+use crate::covisitation::{Covisitation, CovisitationConfig, by_history};
+use crate::followers::Followers;
 use crate::sequences::{Training, history_key, sequence_folds};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
-use querywright_types::{Deadline, Error, Fault, Ranking, Request, Result, Retriever, RetrieverCard};
+use querywright_types::{Deadline, Error, Fault, Hit, Query, Ranking, Request, Result, Retriever, RetrieverCard};
 
 /// Covisitation that has not seen what a training query asks for: for tuning and training, never for serving. A request
 /// is known by its history. One with a history that no training query has is answered from all of them.
@@ -69,6 +70,12 @@ impl Retriever for CrossFit {
     fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let search = |request: &Request| deadline.check_for(&self.card.name).map(|()| self.search(request));
         requests.par_iter().map(search).collect()
+    }
+}
+
+impl Followers for CrossFit {
+    fn followers(&self, query: &Query, count: usize) -> Vec<Hit> {
+        self.search(&by_history(query, count)).hits
     }
 }
 

@@ -22,18 +22,22 @@ pub enum MeasureKind {
     AveragePrecision,
     /// `HR`, which ir_measures calls `Success`: 1 when a relevant document is among the first k.
     HitRate,
+    /// `LogRank`: 1 - ln(rank) / ln(k + 1) for the first relevant document at that rank, 0 beyond k. Ours, for rewards:
+    /// each halving of the rank earns the same, so that a step from 400 to 200 counts as much as one from 4 to 2.
+    LogRank,
     /// `Judged`: the share of the first k hits that carries any judgement; with fewer than k hits, the share of those.
     Judged,
 }
 
 impl MeasureKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Ndcg,
         Self::Recall,
         Self::Precision,
         Self::ReciprocalRank,
         Self::AveragePrecision,
         Self::HitRate,
+        Self::LogRank,
         Self::Judged,
     ];
 
@@ -46,6 +50,7 @@ impl MeasureKind {
             Self::ReciprocalRank => "RR",
             Self::AveragePrecision => "AP",
             Self::HitRate => "HR",
+            Self::LogRank => "LogRank",
             Self::Judged => "Judged",
         }
     }
@@ -57,7 +62,8 @@ impl MeasureKind {
 }
 
 /// One ranking measure: a [`MeasureKind`] and, mostly, a cutoff. Parsed from and displayed as its ir_measures name:
-/// `nDCG@10`, `R@100`, `P@5`, `RR`, `RR@10`, `AP`, `AP@100`, `HR@10` (or `Success@10`), `Judged@10`.
+/// `nDCG@10`, `R@100`, `P@5`, `RR`, `RR@10`, `AP`, `AP@100`, `HR@10` (or `Success@10`), `Judged@10`. `LogRank@1000` is
+/// our own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Measure {
@@ -102,6 +108,10 @@ impl Measure {
                 share(precisions, judgements.relevant() as f64)
             }
             MeasureKind::HitRate => f64::from(u8::from(top.iter().any(relevant))),
+            MeasureKind::LogRank => top.iter().position(relevant).map_or(0.0, |place| {
+                // A cutoff is at least 1, so the whole is above 0.
+                1.0 - ((place + 1) as f64).ln() / (depth.saturating_add(1) as f64).ln()
+            }),
             MeasureKind::Judged => {
                 let judged = top.iter().filter(|doc| judgements.grade(**doc).is_some()).count();
                 share(judged as f64, top.len() as f64)
@@ -145,7 +155,7 @@ impl FromStr for Measure {
             return refuse(
                 format!("unknown measure \"{name}\""),
                 format!(
-                    "{hint}there are nDCG@k, R@k, P@k, RR@k, AP@k, HR@k, Judged@k and, over all hits, nDCG, RR, AP"
+                    "{hint}there are nDCG@k, R@k, P@k, RR@k, AP@k, HR@k, LogRank@k, Judged@k and, over all hits, nDCG, RR, AP"
                 ),
             );
         };
@@ -182,8 +192,9 @@ fn suggestion(stem: &str) -> Option<&'static str> {
         "precision" | "prec" => "P",
         "hit" | "hits" | "hit_rate" | "hitrate" | "hitratio" | "success" => "HR",
         "judgement" | "judgments" => "Judged",
+        "log_rank" | "log-rank" | "lr" => "LogRank",
         _ => {
-            let near = nearest(&lower, ["ndcg", "r", "p", "rr", "ap", "hr", "judged"])?;
+            let near = nearest(&lower, ["ndcg", "r", "p", "rr", "ap", "hr", "logrank", "judged"])?;
             return MeasureKind::ALL.into_iter().map(MeasureKind::name).find(|name| name.eq_ignore_ascii_case(near));
         }
     })

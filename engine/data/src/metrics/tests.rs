@@ -79,7 +79,7 @@ fn a_document_that_stands_twice_counts_at_its_better_place_alone() {
 
 #[test]
 fn names_survive_parsing_and_display() {
-    for name in ["nDCG@10", "nDCG", "R@100", "P@5", "RR", "RR@10", "AP", "AP@1000", "HR@10", "Judged@10"] {
+    for name in ["nDCG@10", "nDCG", "R@100", "P@5", "RR", "RR@10", "AP", "AP@1000", "HR@10", "LogRank@9", "Judged@10"] {
         assert_eq!(measure(name).to_string(), name);
         let json = serde_json::to_string(&measure(name)).unwrap();
         assert_eq!(json, format!("\"{name}\""));
@@ -182,4 +182,24 @@ fn comparisons_that_mean_nothing_are_refused() {
     {
         assert!(error.to_string().contains(words), "{error} should say {words}");
     }
+}
+
+#[test]
+fn the_log_rank_grows_by_the_same_with_each_halving_of_the_rank_from_nothing_beyond_the_cutoff_to_one() {
+    let judgements = Judgements::new(vec![(7, 1), (3, 0)]);
+    let at = |rank: usize, name: &str| {
+        let mut ranked: Vec<Ordinal> = (100..1200).collect();
+        ranked[rank - 1] = 7;
+        measure(name).score(&ranked, &judgements)
+    };
+    let score = |rank| at(rank, "LogRank@1000");
+    assert_eq!(score(1), 1.0);
+    assert!((score(300) - (1.0 - 300f64.ln() / 1001f64.ln())).abs() < 1e-12);
+    assert!((score(2) - score(4) - (score(200) - score(400))).abs() < 1e-12);
+    assert!(score(1000) > 0.0 && score(1001) == 0.0);
+    assert!(at(300, "nDCG@10") == 0.0 && at(300, "nDCG@1000") - at(400, "nDCG@1000") < 0.006, "what others say of it");
+    assert_eq!((at(1, "LogRank@1"), at(2, "LogRank@1")), (1.0, 0.0));
+    assert_eq!(measure("LogRank@10").score(&[], &judgements), 0.0);
+    assert!("LogRank".parse::<Measure>().unwrap_err().to_string().contains("LogRank@10"));
+    assert!("logrank@10".parse::<Measure>().unwrap_err().to_string().contains("\"LogRank@10\""));
 }

@@ -245,3 +245,19 @@ fn the_depth_follows_the_cutoffs_and_settings_that_cannot_work_are_refused() {
     let preset: RewardConfig = serde_json::from_str(r#"{"preset": "rec-r1"}"#).unwrap();
     assert_eq!(preset.preset, RewardPreset::RecR1);
 }
+
+#[test]
+fn with_one_target_far_down_completions_that_bring_it_nearer_earn_more_by_the_log_rank() {
+    let deep = |target: usize| (0..target as u32).map(|n| (n + 10).to_string()).collect::<Vec<_>>().join(" ") + " 1";
+    let (far, near) = (deep(600), deep(250));
+    let earned = |weights: &[(&str, f64)]| {
+        let function = function(RewardConfig { measures: measures(weights), ..RewardConfig::default() });
+        values(&score(&function, &Numbers::new(0), &[Some(&far), Some(&near), Some("1")], 0))
+    };
+    assert_eq!(earned(&[("nDCG@10", 1.0)]), [Some(0.0), Some(0.0), Some(1.0)]);
+    let mixed = [("nDCG@10", 0.6), ("LogRank@1000", 0.4)];
+    let [Some(far), Some(near), Some(first)] = earned(&mixed)[..] else { panic!("a reward each") };
+    assert!(far > 0.0 && near > far + 0.04 && (first - 1.0).abs() < 1e-6, "{far} {near} {first}");
+    let mixed = function(RewardConfig { measures: measures(&mixed), ..RewardConfig::default() });
+    assert_eq!((mixed.depth(), mixed.main_measure().unwrap().to_string()), (1000, "nDCG@10".to_owned()));
+}

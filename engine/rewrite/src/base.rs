@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use crate::compose::uncut;
 use querywright_text::boolean::{can_name, escaped};
 use querywright_types::{Deadline, Error, Query, QueryLanguage, Result, RetrieverCard, Rewrite, Rewriter};
 use serde::{Deserialize, Serialize};
@@ -124,6 +125,9 @@ impl BaseConfig {
     /// The query for the retriever. `feedback` holds words with their shares, as [`Feedback`] gives them.
     ///
     /// `(words)^contents title:(words)^… ("two neighbours")^phrases (+all +words)^all_words word^…`
+    ///
+    /// Words of feedback come first where a query has more terms than are searched for. The oldest items of a history are
+    /// then what is left out.
     pub fn compose(&self, query: &Query, feedback: &[(String, f64)]) -> Rewrite {
         if self.is_raw() {
             return Rewrite::plain(query.text.clone());
@@ -140,10 +144,11 @@ impl BaseConfig {
         if parts.0.is_empty() {
             return Rewrite::plain(query.text.clone());
         }
+        let mut added = Parts::default();
         for (word, share) in feedback {
-            parts.push(word, (f64::from(self.feedback.weight) * words * share) as f32);
+            added.push(word, (f64::from(self.feedback.weight) * words * share) as f32);
         }
-        Rewrite::new(parts.0, QueryLanguage::Boolean)
+        Rewrite::new(uncut(&parts.0, &added.0), QueryLanguage::Boolean)
     }
 
     /// As [`compose`](Self::compose), with words from a source of feedback where they have a weight.
@@ -289,6 +294,17 @@ mod tests {
         let base = BaseConfig { feedback: FeedbackConfig { weight: 0.5, ..Default::default() }, ..Default::default() };
         let words = [("pot".to_owned(), 0.75), ("lid".to_owned(), 0.25)];
         assert_eq!(base.compose(&Query::text("tea kettle"), &words).text, "(tea kettle) pot^0.75 lid^0.25");
+    }
+
+    #[test]
+    fn feedback_words_are_searched_for_however_long_the_request_is() {
+        let base = BaseConfig { feedback: FeedbackConfig { weight: 0.5, ..Default::default() }, ..Default::default() };
+        let compose = |count: usize| {
+            let request: Vec<String> = (0..count).map(|n| format!("w{n}")).collect();
+            base.compose(&Query::text(request.join(" ")), &[("pot".to_owned(), 1.0)]).text
+        };
+        assert!(compose(1000).ends_with(") pot^500"));
+        assert!(compose(1100).starts_with("pot^550 (w0 "));
     }
 
     #[test]

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::query_terms::{QueryTerm, terms};
+use querywright_text::analysis::Analyzer;
 use querywright_text::boolean::escaped;
+use querywright_text::query::MOST_TERMS;
 use querywright_types::{QueryLanguage, Rewrite};
 
 /// Whether the user's own words are kept.
@@ -47,6 +49,9 @@ impl Composer {
     ///
     /// In expand mode a generated term that also occurs in the original counts once more, so the model can stress some of
     /// the user's words. Repeated and negated terms are left out. Where nothing was generated, the text is the original.
+    ///
+    /// A query has at most [`MOST_TERMS`] terms, and what comes last is not searched for. Where there are more, what was
+    /// generated comes first, and plain originals are repeated less often.
     pub fn compose(&self, original: &Rewrite, generated: &str) -> Rewrite {
         let own = folded(&original.text);
         let generated = self.bounded(generated);
@@ -59,7 +64,10 @@ impl Composer {
             let added = added.join(" ");
             return match added.trim() {
                 "" => original.clone(),
-                added => Rewrite::new(format!("({own})^{} {added}", self.original_weight), QueryLanguage::Boolean),
+                added => {
+                    let weighted = format!("({own})^{}", self.original_weight);
+                    Rewrite::new(uncut(&weighted, added), QueryLanguage::Boolean)
+                }
             };
         }
         match self.language {
@@ -77,13 +85,20 @@ impl Composer {
                     (true, weight) => format!("({words})^{weight}"),
                     (false, weight) => format!("{words}^{weight}"),
                 };
-                alone([weighted, added.join(" ")].join(" ").trim())
+                alone(&uncut(&weighted, &added.join(" ")))
             }
             _ => {
-                let mut parts = vec![own.as_str(); self.original_weight.round().clamp(1.0, 100.0) as usize];
+                let times = self.original_weight.round().clamp(1.0, 100.0) as usize;
                 let added: Vec<String> = added(generated).iter().map(QueryTerm::words).collect();
-                parts.extend(added.iter().map(String::as_str));
-                self.written(&parts.join(" "))
+                let added = added.join(" ");
+                let text = uncut(&vec![own.as_str(); times].join(" "), &added);
+                if !is_cut(&text) {
+                    return self.written(&text);
+                }
+                // As often as all of it fits, so that its words keep their weights among each other.
+                let left = MOST_TERMS.saturating_sub(count(&added));
+                let times = (left / count(&own).max(1)).clamp(1, times);
+                self.written(&uncut(&vec![own.as_str(); times].join(" "), &added))
             }
         }
     }
@@ -117,6 +132,27 @@ fn added(generated: &str) -> Vec<QueryTerm> {
     let mut found = terms(generated);
     found.retain(|term| !term.negated && seen.insert(term.words().to_lowercase()) && !term.words().is_empty());
     found
+}
+
+/// An original with what is added to it: behind it, or before it where there are so many terms that the last ones are not
+/// searched for.
+pub(super) fn uncut(original: &str, added: &str) -> String {
+    let text = [original, added].join(" ");
+    match is_cut(&text) && !added.is_empty() {
+        true => [added, original].join(" "),
+        false => text.trim().to_owned(),
+    }
+}
+
+/// Whether a text has more than [`MOST_TERMS`] terms. Weights and names of fields count, too: one that has nearly as many
+/// may be said to have more.
+fn is_cut(text: &str) -> bool {
+    // A term has a character, and something between itself and the next, or more bytes.
+    text.len() >= 2 * MOST_TERMS && count(text) > MOST_TERMS
+}
+
+fn count(text: &str) -> usize {
+    Analyzer::english().tokens(text).count()
 }
 
 fn folded(text: &str) -> String {
@@ -183,6 +219,40 @@ mod tests {
         assert_eq!(composed(Mode::Expand, QueryLanguage::Plain, " "), base);
         assert_eq!(composed(Mode::Rewrite, QueryLanguage::Plain, ""), base);
         assert_eq!(composed(Mode::Rewrite, QueryLanguage::Plain, "song"), Rewrite::plain("song"));
+    }
+
+    /// The terms that are searched for.
+    fn searched(rewrite: &Rewrite) -> String {
+        use querywright_text::{boolean::parse, query::Compiler};
+        let analyzer = Analyzer::english();
+        let mut compiler = Compiler::new(analyzer);
+        let node = match rewrite.language {
+            QueryLanguage::Boolean => compiler.group(&parse(&rewrite.text, &["title".to_owned()]), 1.0).unwrap(),
+            _ => compiler.plain(analyzer.tokens(&rewrite.text)),
+        };
+        format!("{node:?}")
+    }
+
+    #[test]
+    fn of_more_terms_than_a_query_may_have_those_that_were_generated_are_never_left_out() {
+        let words = |count: usize| (0..count).map(|n| format!("w{n}")).collect::<Vec<_>>().join(" ");
+        let fields = |line: &str| Rewrite::new(format!("({line}) title:({line})^0.5"), QueryLanguage::Boolean);
+        for language in [QueryLanguage::Plain, QueryLanguage::Boolean] {
+            for count in [300, 400, 600, 1100] {
+                for original in [Rewrite::plain(words(count)), fields(&words(count))] {
+                    let composer = Composer { mode: Mode::Expand, language, original_weight: 3.0, max_terms: 4 };
+                    let found = composer.compose(&original, "wick lamp");
+                    let terms = searched(&found);
+                    assert!(terms.contains("\"wick\"") && terms.contains("\"lamp\""), "{count} {language:?}");
+                    assert!(terms.contains("\"w0\"") && terms.contains("\"w299\""), "{count} {language:?}");
+                }
+            }
+        }
+        // Twice in place of three times: as often as all of it fits.
+        let composer =
+            Composer { mode: Mode::Expand, language: QueryLanguage::Plain, original_weight: 3.0, max_terms: 4 };
+        let found = composer.compose(&Rewrite::plain(words(400)), "wick").text;
+        assert_eq!(found, format!("{0} {0} wick", words(400)));
     }
 
     #[test]

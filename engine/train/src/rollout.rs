@@ -13,7 +13,7 @@ mod inject;
 mod relevance_feedback;
 mod step;
 
-pub(super) use relevance_feedback::RelevanceFeedback;
+pub(super) use relevance_feedback::{Form, RelevanceFeedback};
 pub(super) use step::StepRollouts;
 
 use super::advantage::Counterfactual;

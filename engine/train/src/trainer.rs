@@ -451,6 +451,7 @@ fn search(
         materials,
         originals,
         feedback,
+        task: config.prompt.task,
         mode: config.prompt.mode,
         measure,
         depth,

@@ -2,6 +2,7 @@
 
 use super::super::advantage::Counterfactual;
 use super::super::reward::Reward;
+use super::relevance_feedback::Form;
 use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored};
 use querywright_model::{Completion, Finish};
 use querywright_rewrite::Reading;
@@ -58,21 +59,29 @@ impl Sampler<'_> {
 
     /// What relevance feedback proposes for each group; nothing where it is switched off.
     ///
-    /// Where the answers to a prompt are restricted, only proposals of words that are allowed: another one has no
+    /// Where the answers to a prompt are restricted, only of words that are allowed: another one has no
     /// probability under the policy, which could not learn it. Its words are not allowed on top, because they come from
     /// the judgements: an answer without judgements may not have them.
     fn proposals(&self, groups: &[ScoredGroup<'_>]) -> Result<Vec<Vec<Proposal>>> {
         let Some(feedback) = self.feedback else { return Ok(groups.iter().map(|_| Vec::new()).collect()) };
         let m = self.materials;
-        let form = (self.config.prompt.mode, m.encoder.prompter().language());
+        let form = Form {
+            task: self.config.prompt.task,
+            mode: self.config.prompt.mode,
+            language: m.encoder.prompter().language(),
+            fresh: self.config.train.inject_words,
+        };
         let of_group = |group: &ScoredGroup<'_>| -> Result<Vec<Proposal>> {
-            let (query, judgements) = group.labelled;
-            let mut texts = feedback.proposals(&m.catalog, query, judgements, form, self.config.train.inject_words);
-            if let Some(grammar) = &group.prompt.grammar {
-                let allowed = |text: &String| Ok(m.encoder.encode_answer(text, Some(grammar))?.is_some());
-                let allowed: Vec<bool> = texts.iter().map(allowed).collect::<Result<_>>()?;
-                let mut allowed = allowed.into_iter();
-                texts.retain(|_| allowed.next() == Some(true));
+            let grammar = group.prompt.grammar.as_ref();
+            let writable = |text: &str| -> Result<bool> {
+                Ok(grammar.is_none() || m.encoder.encode_answer(text, grammar)?.is_some())
+            };
+            let mut texts = Vec::new();
+            // Phrases have quotes, which no grammar of words allows.
+            for text in feedback.proposals(&m.catalog, group.labelled, form, &writable)? {
+                if writable(&text)? {
+                    texts.push(text);
+                }
             }
             let proposal = |text: String| {
                 let reading = m.encoder.read(group.original, &format!(" {text}"));

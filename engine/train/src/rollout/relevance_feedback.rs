@@ -11,8 +11,10 @@
 use std::collections::{HashMap, HashSet};
 
 use querywright_data::catalog::Catalog;
-use querywright_rewrite::Mode;
-use querywright_types::{Judgements, Ordinal, Query, QueryLanguage};
+use querywright_rewrite::{Mode, Task};
+use querywright_types::{Judgements, Ordinal, QueryLanguage, Result};
+
+use super::super::materials::Labelled;
 
 /// How many documents each word of a catalogue stands in.
 #[derive(Debug, Default)]
@@ -20,6 +22,19 @@ pub(crate) struct RelevanceFeedback {
     frequencies: HashMap<String, u32>,
     documents: f64,
 }
+
+/// What proposals are for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Form {
+    pub(crate) task: Task,
+    pub(crate) mode: Mode,
+    pub(crate) language: QueryLanguage,
+    /// Words of the documents at most.
+    pub(crate) fresh: usize,
+}
+
+/// For next items, how many other documents must hold a word for half of its weight.
+const OTHERS: f64 = 5.0;
 
 /// Relevant documents that are read at most, those of the best grade alone.
 const MOST_DOCUMENTS: usize = 32;
@@ -45,73 +60,108 @@ impl RelevanceFeedback {
     /// 3. the best 1, 2, … up to `fresh` words that relevant documents share and the query lacks, in the order in which
     ///    one of the documents has them; in the mode `rewrite` behind the words of 2.
     ///
-    /// Empty when nothing is relevant.
+    /// For next items see [`of_titles`](Self::of_titles). Empty when nothing is relevant. No word stands in a proposal for
+    /// which `allowed` says no.
     pub(super) fn proposals(
         &self,
         catalog: &Catalog,
-        query: &Query,
-        judgements: &Judgements,
-        (mode, language): (Mode, QueryLanguage),
-        fresh: usize,
-    ) -> Vec<String> {
+        (query, judgements): &Labelled,
+        form: Form,
+        allowed: &dyn Fn(&str) -> Result<bool>,
+    ) -> Result<Vec<String>> {
         let own = words(&query.text);
-        let texts = relevant_texts(catalog, judgements);
-        let ranked = self.shared_words(&texts, &own, fresh);
-        let place =
-            |word: &String| texts.first().and_then(|text| text.iter().position(|w| w == word)).unwrap_or(usize::MAX);
+        if form.task == Task::Recommend {
+            return self.of_titles(catalog, judgements, form.fresh, allowed);
+        }
+        let texts = relevant_texts(catalog, judgements, false);
+        let ranked = first(self.shared_words(&texts, &own), form.fresh, allowed)?;
         let holding = |word: &String| texts.iter().filter(|text| text.contains(word)).count() * 2 >= texts.len();
-        let held: Vec<&String> = own.iter().filter(|w| !texts.is_empty() && holding(w)).collect();
+        let mut held: Vec<&String> = Vec::new();
+        for word in own.iter().filter(|word| !texts.is_empty() && holding(word)) {
+            if allowed(word)? {
+                held.push(word);
+            }
+        }
         let alone = (!held.is_empty()).then(|| held.iter().map(|w| w.as_str()).collect::<Vec<_>>().join(" "));
-        let phrased = (language == QueryLanguage::Boolean).then(|| phrases(&own, &texts).join(" "));
+        let phrased = (form.language == QueryLanguage::Boolean).then(|| phrases(&own, &texts).join(" "));
         let phrased = phrased.filter(|text| !text.is_empty());
-        let kept = if mode == Mode::Rewrite { held } else { Vec::new() };
+        let kept = if form.mode == Mode::Rewrite { held } else { Vec::new() };
         let longer = (1..=ranked.len()).map(|count| {
-            let mut list: Vec<&String> = ranked.iter().take(count).collect();
-            list.sort_by_key(|word| place(word));
-            kept.iter().copied().chain(list).map(String::as_str).collect::<Vec<_>>().join(" ")
+            let best = in_order(ranked.iter().take(count), &texts);
+            kept.iter().copied().chain(best).map(String::as_str).collect::<Vec<_>>().join(" ")
         });
-        phrased.into_iter().chain(alone).chain(longer).collect()
+        Ok(phrased.into_iter().chain(alone).chain(longer).collect())
     }
 
-    /// Words to try one by one: those of the query that half of the relevant documents hold (in a Boolean language the
-    /// longest runs of them first, as phrases), then those that relevant documents share and the query lacks; `most` in
-    /// all. In the mode `rewrite` the words of the query are there whether a document holds them or not.
-    pub(crate) fn candidates(
-        &self,
-        catalog: &Catalog,
-        query: &Query,
-        judgements: &Judgements,
-        (mode, language): (Mode, QueryLanguage),
-        most: usize,
-    ) -> Vec<String> {
+    /// Words to try one by one, `form.fresh` at most: those of the query that half of the relevant documents hold (in a
+    /// Boolean language the longest runs of them first, as phrases), then those that relevant documents share and the
+    /// query lacks. In the mode `rewrite` the words of the query are there whether a document holds them or not. For
+    /// next items, words of the targets' titles that several documents share.
+    pub(crate) fn candidates(&self, catalog: &Catalog, (query, judgements): &Labelled, form: Form) -> Result<Vec<String>> {
         let own = words(&query.text);
-        let texts = relevant_texts(catalog, judgements);
+        if form.task == Task::Recommend {
+            let mut found = self.of_titles(catalog, judgements, form.fresh, &|_| Ok(true))?;
+            // Each word alone comes first.
+            found.truncate(found.len().div_ceil(2));
+            return Ok(found);
+        }
+        let texts = relevant_texts(catalog, judgements, false);
         if texts.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let holding = |word: &String| texts.iter().filter(|text| text.contains(word)).count() * 2 >= texts.len();
-        let phrases = (language == QueryLanguage::Boolean).then(|| phrases(&own, &texts)).into_iter().flatten();
-        let held = own.iter().filter(|word| mode == Mode::Rewrite || holding(word)).cloned();
+        let phrases = (form.language == QueryLanguage::Boolean).then(|| phrases(&own, &texts)).into_iter().flatten();
+        let held = own.iter().filter(|word| form.mode == Mode::Rewrite || holding(word)).cloned();
         let mut found: Vec<String> = Vec::new();
-        for word in phrases.chain(held).chain(self.shared_words(&texts, &own, most)) {
+        for word in phrases.chain(held).chain(self.shared_words(&texts, &own)) {
             if !found.contains(&word) {
                 found.push(word);
             }
         }
-        found.truncate(most);
-        found
+        found.truncate(form.fresh);
+        Ok(found)
     }
 
     /// Words in the order in which the first of the relevant documents has them.
-    pub(crate) fn in_order(&self, catalog: &Catalog, judgements: &Judgements, mut words: Vec<String>) -> Vec<String> {
-        let texts = relevant_texts(catalog, judgements);
-        let first = texts.first().map(Vec::as_slice).unwrap_or_default();
-        words.sort_by_key(|word| first.iter().position(|w| w == word).unwrap_or(usize::MAX));
-        words
+    pub(crate) fn in_order(catalog: &Catalog, judgements: &Judgements, words: &[String]) -> Vec<String> {
+        in_order(words.iter(), &relevant_texts(catalog, judgements, false)).into_iter().cloned().collect()
     }
 
-    /// The `most` words that the texts share and `own` lacks, the best first: r/R times the inverse document frequency.
-    fn shared_words(&self, texts: &[Vec<String>], own: &[String], most: usize) -> Vec<String> {
+    /// For next items: each of the best `fresh` words of the targets' titles alone, then the best 2, 3, … of them. A word
+    /// of the history's titles is as good as another: it then counts once more. A query has one target as a rule, and its
+    /// rarest word ("57511ee") says nothing of any other query. So words count that several documents share:
+    /// `idf * others / (others + 5)`.
+    fn of_titles(
+        &self,
+        catalog: &Catalog,
+        judgements: &Judgements,
+        fresh: usize,
+        allowed: &dyn Fn(&str) -> Result<bool>,
+    ) -> Result<Vec<String>> {
+        let texts = relevant_texts(catalog, judgements, true);
+        let mut weighed: Vec<(f64, String)> = Vec::new();
+        for (weight, word) in self.weighed(&texts, &[]) {
+            let others = f64::from(self.frequencies.get(&word).copied().unwrap_or(0)) - 1.0;
+            if others >= 1.0 {
+                weighed.push((weight * others / (others + OTHERS), word));
+            }
+        }
+        let ranked = first(sorted(weighed), fresh, allowed)?;
+        let together = (2..=ranked.len()).map(|count| {
+            let best = in_order(ranked.iter().take(count), &texts);
+            best.into_iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+        });
+        Ok(ranked.iter().cloned().chain(together).collect())
+    }
+
+    /// The words that the texts share and `own` lacks, the best first.
+    fn shared_words(&self, texts: &[Vec<String>], own: &[String]) -> Vec<String> {
+        sorted(self.weighed(texts, own))
+    }
+
+    /// The words of the texts that `own` lacks, with r/R times the inverse document frequency.
+    fn weighed(&self, texts: &[Vec<String>], own: &[String]) -> Vec<(f64, String)> {
+        let own: HashSet<&String> = own.iter().collect();
         let mut shares: HashMap<&String, f64> = HashMap::new();
         for text in texts {
             for word in text.iter().collect::<HashSet<_>>() {
@@ -124,21 +174,52 @@ impl RelevanceFeedback {
             let frequency = f64::from(self.frequencies.get(word).copied().unwrap_or(0));
             share * ((self.documents + 1.0) / (frequency + 0.5)).ln()
         };
-        let mut ranked: Vec<(f64, &String)> =
-            shares.into_iter().map(|(word, share)| (weight(word, share), word)).collect();
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
-        ranked.into_iter().take(most).map(|(_, word)| word.clone()).collect()
+        shares.into_iter().map(|(word, share)| (weight(word, share), word.clone())).collect()
     }
 }
 
-/// The words of the documents of the best grade.
-fn relevant_texts(catalog: &Catalog, judgements: &Judgements) -> Vec<Vec<String>> {
+/// Words by their weights, the heaviest first.
+fn sorted(mut weighed: Vec<(f64, String)>) -> Vec<String> {
+    weighed.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+    weighed.into_iter().map(|(_, word)| word).collect()
+}
+
+/// The first `most` words that are allowed.
+fn first(words: Vec<String>, most: usize, allowed: &dyn Fn(&str) -> Result<bool>) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for word in words {
+        if found.len() == most {
+            break;
+        }
+        if allowed(&word)? {
+            found.push(word);
+        }
+    }
+    Ok(found)
+}
+
+/// Words in the order in which the first text has them.
+fn in_order<'w>(words: impl Iterator<Item = &'w String>, texts: &[Vec<String>]) -> Vec<&'w String> {
+    let place =
+        |word: &String| texts.first().and_then(|text| text.iter().position(|w| w == word)).unwrap_or(usize::MAX);
+    let mut words: Vec<&String> = words.collect();
+    words.sort_by_key(|word| place(word));
+    words
+}
+
+/// The words of the documents of the best grade; of their `titles` alone, where they have any.
+fn relevant_texts(catalog: &Catalog, judgements: &Judgements, titles: bool) -> Vec<Vec<String>> {
     let mut relevant: Vec<(Ordinal, i32)> = judgements.iter().filter(|j| j.1 > 0).collect();
     relevant.sort_by_key(|(doc, grade)| (std::cmp::Reverse(*grade), *doc));
     let best = relevant.first().map_or(0, |r| r.1);
     relevant.retain(|r| r.1 == best);
     relevant.truncate(MOST_DOCUMENTS);
-    relevant.iter().map(|(doc, _)| words(&catalog.document(*doc).text_of_all_fields())).collect()
+    let of_document = |doc: Ordinal| {
+        let document = catalog.document(doc);
+        let title = if titles { words(document.title()) } else { Vec::new() };
+        if title.is_empty() { words(&document.text_of_all_fields()) } else { title }
+    };
+    relevant.iter().map(|(doc, _)| of_document(*doc)).collect()
 }
 
 /// The longest runs of the query's words that at least half of the texts hold side by side, each as a phrase.
@@ -168,16 +249,22 @@ fn words(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use querywright_data::catalog::CatalogBuilder;
+    use querywright_types::Query;
 
-    const EXPAND: (Mode, QueryLanguage) = (Mode::Expand, QueryLanguage::Plain);
-    const REWRITE: (Mode, QueryLanguage) = (Mode::Rewrite, QueryLanguage::Plain);
-    const BOOLEAN: (Mode, QueryLanguage) = (Mode::Expand, QueryLanguage::Boolean);
+    const EXPAND: Form = Form { task: Task::Search, mode: Mode::Expand, language: QueryLanguage::Plain, fresh: 4 };
+    const REWRITE: Form = Form { mode: Mode::Rewrite, ..EXPAND };
+    const BOOLEAN: Form = Form { language: QueryLanguage::Boolean, ..EXPAND };
 
     /// What is proposed for a query of which the first two documents are relevant.
-    fn proposals(query: &str, form: (Mode, QueryLanguage), fresh: usize) -> Vec<String> {
-        let judgements = Judgements::new(vec![(0, 1), (1, 1), (3, 0)]);
+    fn proposals(query: &str, form: Form, fresh: usize) -> Vec<String> {
+        allowed(query, Form { fresh, ..form }, |_| true)
+    }
+
+    /// The same of words that may be written.
+    fn allowed(query: &str, form: Form, may: impl Fn(&str) -> bool) -> Vec<String> {
+        let labelled = (Query::text(query), Judgements::new(vec![(0, 1), (1, 1), (3, 0)]));
         let catalog = catalog();
-        RelevanceFeedback::new(&catalog).proposals(&catalog, &Query::text(query), &judgements, form, fresh)
+        RelevanceFeedback::new(&catalog).proposals(&catalog, &labelled, form, &|word| Ok(may(word))).unwrap()
     }
 
     fn catalog() -> Catalog {
@@ -207,8 +294,11 @@ mod tests {
         let catalog = catalog();
         let feedback = RelevanceFeedback::new(&catalog);
         for form in [EXPAND, REWRITE] {
-            let query = Query::text("my feet hurt on the mat");
-            assert!(feedback.proposals(&catalog, &query, &Judgements::default(), form, 4).is_empty());
+            for task in [Task::Search, Task::Recommend] {
+                let labelled = (Query::text("my feet hurt on the mat"), Judgements::default());
+                let found = feedback.proposals(&catalog, &labelled, Form { task, ..form }, &|_| Ok(true)).unwrap();
+                assert!(found.is_empty(), "{found:?}");
+            }
         }
     }
 
@@ -218,5 +308,31 @@ mod tests {
         assert_eq!(proposals(query, BOOLEAN, 0)[..1], ["\"fatigue mat\" \"quiet anti\""]);
         assert_eq!(proposals(query, EXPAND, 0).len(), 1, "no quotes for a bag of words");
         assert_eq!(proposals("mat quiet", BOOLEAN, 0), ["mat quiet"]);
+    }
+    #[test]
+    fn a_word_that_may_not_be_written_takes_no_place_in_a_proposal() {
+        let query = "my feet hurt on the mat";
+        assert_eq!(allowed(query, EXPAND, |word| word != "anti")[..3], ["mat", "fatigue", "quiet fatigue"]);
+        assert_eq!(allowed(query, REWRITE, |word| word != "mat")[..2], ["anti", "anti fatigue"]);
+    }
+
+    #[test]
+    fn of_a_next_item_the_words_of_its_title_are_proposed_that_other_documents_share() {
+        let mut builder = CatalogBuilder::new();
+        builder.push("a", [("title", "Brass 57511ee pipe fitting"), ("text", "solder")]).unwrap();
+        for number in 0..40 {
+            let title = ["brass rod", "pipe", "solder", "glue"][number % 4];
+            builder.push(&format!("o{number}"), [("title", title)]).unwrap();
+        }
+        builder.push("b", [("title", "pipe fitting")]).unwrap();
+        let catalog = builder.finish();
+        let labelled = (Query::text("brass rod\nglue").with_history([1, 4]), Judgements::new(vec![(0, 1)]));
+        let proposed = |fresh| {
+            let form = Form { task: Task::Recommend, fresh, ..EXPAND };
+            RelevanceFeedback::new(&catalog).proposals(&catalog, &labelled, form, &|_| Ok(true)).unwrap()
+        };
+        // In one other title; in eleven and ten others, the word of the history among them. "57511ee" is in none.
+        assert_eq!(proposed(2), ["brass", "pipe", "brass pipe"]);
+        assert_eq!(proposed(9), ["brass", "pipe", "fitting", "brass pipe", "brass pipe fitting"]);
     }
 }

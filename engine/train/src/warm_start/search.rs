@@ -13,9 +13,9 @@ use rayon::prelude::*;
 
 use super::{Target, WarmStartConfig};
 use crate::materials::{Labelled, Materials};
-use crate::rollout::RelevanceFeedback;
+use crate::rollout::{Form, RelevanceFeedback};
 use querywright_data::metrics::Measure;
-use querywright_rewrite::Mode;
+use querywright_rewrite::{Mode, Task};
 use querywright_types::{Deadline, Error, Judgements, Observe, Progress, Request, Result, Rewrite, retrieve};
 
 /// Relevant documents of which half can confirm what the other half chose.
@@ -32,6 +32,7 @@ pub(crate) struct Search<'a> {
     /// What each training query is without a model.
     pub(crate) originals: &'a [Rewrite],
     pub(crate) feedback: &'a RelevanceFeedback,
+    pub(crate) task: Task,
     pub(crate) mode: Mode,
     pub(crate) measure: Measure,
     /// How many documents are retrieved.
@@ -102,9 +103,9 @@ impl<'a> Search<'a> {
         let (chooses, confirms) = halves(&labelled.1);
         let m = self.materials;
         let language = m.encoder.prompter().language();
-        let count = self.config.candidates;
+        let form = Form { task: self.task, mode: self.mode, language, fresh: self.config.candidates };
         // All relevant documents say what is tried first: what they share. The rankings of half of them choose.
-        let words = self.feedback.candidates(&m.catalog, &labelled.0, &labelled.1, (self.mode, language), count);
+        let words = self.feedback.candidates(&m.catalog, labelled, form)?;
         let (chosen, singles, before, after) = (Vec::new(), Vec::new(), 0.0, 0.0);
         Ok(State { query, labelled, original, chooses, confirms, words, chosen, singles, before, after, done: false })
     }
@@ -223,7 +224,7 @@ impl<'a> Search<'a> {
                 query: state.query,
                 query_id: query.id.clone(),
                 text: query.text.clone(),
-                target: self.feedback.in_order(&m.catalog, judgements, kept.clone()).join(" "),
+                target: RelevanceFeedback::in_order(&m.catalog, judgements, &kept).join(" "),
                 before: state.before,
                 singles: std::mem::take(&mut state.singles),
                 after: if kept.is_empty() { state.before } else { state.after },
@@ -328,6 +329,7 @@ mod tests {
             materials: m,
             originals: &originals,
             feedback: &feedback,
+            task: Task::Search,
             mode: Mode::Rewrite,
             measure: "nDCG@10".parse().unwrap(),
             depth: 10,

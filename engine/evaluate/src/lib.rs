@@ -19,4 +19,4 @@ pub use gate::{Challenge, gate};
 pub use report::Report;
 pub use samples::{Sample, SampleRewrite, samples};
 pub use system::{Evaluated, Evaluation, Summary, System};
-pub use tune::{FEWEST as FEWEST_TO_TUNE, Trial, Tuned, Tuning};
+pub use tune::{FEWEST as FEWEST_TO_TUNE, FusionWeight, Trial, Tuned, Tuning};

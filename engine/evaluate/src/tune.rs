@@ -39,6 +39,24 @@ pub struct Tuning<'a> {
     pub measure: Measure,
     /// Where feedback words come from; none leaves feedback out.
     pub feedback: Option<Feedback>,
+    /// The weight of a retriever in a fusion, where it is tuned, too.
+    pub fusion: Option<FusionWeight>,
+}
+
+/// The weight of a retriever in a fusion, and what ranks with each of its values.
+pub struct FusionWeight {
+    /// Its key: "retriever.covisitation".
+    pub key: String,
+    /// The weight of [`Tuning::retriever`], where the search begins.
+    pub start: f64,
+    /// Other weights, each with the retriever that has it.
+    pub others: Vec<(f64, Arc<dyn Retriever>)>,
+}
+
+impl std::fmt::Debug for FusionWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FusionWeight").field("key", &self.key).field("start", &self.start).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Tuning<'_> {
@@ -70,6 +88,8 @@ pub struct Trial {
 pub struct Tuned {
     /// The best settings; the raw query where nothing was better.
     pub base: BaseConfig,
+    /// The best [weight](Tuning::fusion), where one was tuned: the one of the start where no other was better.
+    pub fusion_weight: Option<f64>,
     /// All that was tried, in order.
     pub trials: Vec<Trial>,
     /// Queries that were searched on.
@@ -82,9 +102,17 @@ pub struct Tuned {
     pub tuned: (f64, f64),
 }
 
-/// A setting of a base and how it may be changed.
+/// What is searched for the best of: how the retriever is asked, and the weight in a fusion where that is tuned.
+#[derive(Debug, Clone, PartialEq)]
+struct Point {
+    base: BaseConfig,
+    weight: Option<f64>,
+}
+
+/// A setting of a base, or the weight in a fusion, and how it may be changed.
 #[derive(Debug, Clone, PartialEq)]
 enum Setting {
+    Weight { key: String, start: f64, values: Vec<f64> },
     Contents,
     Field(String),
     Phrases,
@@ -98,6 +126,7 @@ enum Setting {
 impl Setting {
     fn key(&self) -> String {
         match self {
+            Self::Weight { key, .. } => key.clone(),
             Self::Contents => "contents".to_owned(),
             Self::Field(name) => format!("fields.{name}"),
             Self::Phrases => "phrases".to_owned(),
@@ -109,8 +138,19 @@ impl Setting {
         }
     }
 
-    /// The base with each of this setting's values, and how the value is written.
-    fn variants(&self, base: &BaseConfig) -> Vec<(String, BaseConfig)> {
+    /// The point with each of this setting's values, and how the value is written.
+    fn variants(&self, point: &Point) -> Vec<(String, Point)> {
+        let base = &point.base;
+        if let Self::Weight { values, .. } = self {
+            let with = |value: &f64| (value.to_string(), Point { base: base.clone(), weight: Some(*value) });
+            return values.iter().map(with).collect();
+        }
+        let bases = self.bases(base).into_iter();
+        bases.map(|(value, base)| (value, Point { base, weight: point.weight })).collect()
+    }
+
+    /// The base with each of this setting's values.
+    fn bases(&self, base: &BaseConfig) -> Vec<(String, BaseConfig)> {
         let weights = |values: &[f32], change: &dyn Fn(&mut BaseConfig, f32)| {
             let with = |value: &f32| {
                 let mut base = base.clone();
@@ -120,6 +160,7 @@ impl Setting {
             values.iter().map(with).collect()
         };
         match self {
+            Self::Weight { .. } => Vec::new(),
             Self::Contents => weights(&[0.0, 0.1, 0.25, 0.5, 1.0], &|base, v| base.contents = v),
             Self::Field(name) => weights(&[0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5], &|base, v| {
                 base.fields.insert(name.clone(), v);
@@ -143,10 +184,11 @@ impl Setting {
         }
     }
 
-    /// The base with this setting as in the raw query.
-    fn reset(&self, base: &BaseConfig) -> BaseConfig {
-        let (mut base, raw) = (base.clone(), BaseConfig::default());
+    /// The point with this setting as where the search began.
+    fn reset(&self, point: &Point) -> Point {
+        let (Point { mut base, mut weight }, raw) = (point.clone(), BaseConfig::default());
         match self {
+            Self::Weight { start, .. } => weight = Some(*start),
             Self::Contents => base.contents = raw.contents,
             Self::Field(name) => drop(base.fields.remove(name)),
             Self::Phrases => base.phrases = raw.phrases,
@@ -156,7 +198,7 @@ impl Setting {
             Self::History => base.history = raw.history,
             Self::HistoryDecay => base.history_decay = raw.history_decay,
         }
-        base
+        Point { base, weight }
     }
 }
 
@@ -172,45 +214,62 @@ impl Tuning<'_> {
         let unseen = Scorer { tuning: self, queries: &confirming, feedback: Mutex::default() };
         let enough = self.queries.len() >= FEWEST;
         let (settings, starts) = if enough { (self.settings(), self.starts()) } else { Default::default() };
-        let raw = BaseConfig::default();
+        let raw = self.at(BaseConfig::default());
         let raw_means = (seen.mean(&raw)?, unseen.mean(&raw)?);
         let mut trials = Vec::new();
         let mut best = (raw, raw_means);
         for (number, start) in starts.iter().enumerate() {
-            let mut ascent = Ascent { scores: seen.score(start)?, base: start.clone(), trials: Vec::new() };
+            let mut ascent = Ascent { scores: seen.score(start)?, point: start.clone(), trials: Vec::new() };
             for round in 0..ROUNDS {
-                let before = ascent.base.clone();
+                let before = ascent.point.clone();
                 for (place, setting) in settings.iter().enumerate() {
                     let done = ((number * ROUNDS + round) * settings.len() + place) as u64;
                     let all = (starts.len() * ROUNDS * settings.len()) as u64;
                     observer.progress(Progress::new("tuning", done, all));
                     ascent.climb(setting, &seen, round > 0)?;
                 }
-                if ascent.base == before {
+                if ascent.point == before {
                     break;
                 }
             }
             trials.append(&mut ascent.trials);
-            let base = unseen.confirmed(ascent.base, &settings, &mut trials)?;
-            let means = (seen.mean(&base)?, unseen.mean(&base)?);
+            let point = unseen.confirmed(ascent.point, &settings, &mut trials)?;
+            let means = (seen.mean(&point)?, unseen.mean(&point)?);
             // Better on both, or nothing was learned. Of two starts, the better one on all queries.
             let holds = means.0 > raw_means.0 && means.1 > raw_means.1;
             if holds && 2.0 * means.0 + means.1 > 2.0 * best.1.0 + best.1.1 {
-                best = (base, means);
+                best = (point, means);
             }
         }
-        let (base, tuned) = best;
-        let base = without_zeros(base);
-        Ok(Tuned { base, trials, searched: searched.len(), confirmed: confirming.len(), raw: raw_means, tuned })
+        let (point, tuned) = best;
+        let Point { base, weight: fusion_weight } = without_zeros(point);
+        let (searched, confirmed) = (searched.len(), confirming.len());
+        Ok(Tuned { base, fusion_weight, trials, searched, confirmed, raw: raw_means, tuned })
+    }
+
+    /// A base with the weight of the start.
+    fn at(&self, base: BaseConfig) -> Point {
+        Point { base, weight: self.fusion.as_ref().map(|fusion| fusion.start) }
+    }
+
+    /// What ranks with a weight.
+    fn retriever(&self, weight: Option<f64>) -> Result<&dyn Retriever> {
+        let Some((fusion, weight)) =
+            self.fusion.as_ref().zip(weight).filter(|(fusion, weight)| fusion.start != *weight)
+        else {
+            return Ok(self.retriever);
+        };
+        let found = fusion.others.iter().find(|(other, _)| *other == weight).map(|(_, retriever)| retriever.as_ref());
+        found.ok_or_else(|| Error::bug("evaluate::tune", format!("no retriever has the weight {weight}")))
     }
 
     /// Where the search begins: the raw query, and all fields alike, since from either the other is many steps away.
-    fn starts(&self) -> Vec<BaseConfig> {
+    fn starts(&self) -> Vec<Point> {
         let fields = self.fields();
-        let mut starts = vec![BaseConfig::default()];
+        let mut starts = vec![self.at(BaseConfig::default())];
         if fields.len() > 1 && self.retriever.card().languages.contains(&QueryLanguage::Boolean) {
             let fields = fields.into_iter().map(|name| (name, 0.25)).collect();
-            starts.push(BaseConfig { contents: 0.0, fields, ..BaseConfig::default() });
+            starts.push(self.at(BaseConfig { contents: 0.0, fields, ..BaseConfig::default() }));
         }
         starts
     }
@@ -240,22 +299,29 @@ impl Tuning<'_> {
     /// What the retriever and the queries allow, in the order in which it is tried.
     fn settings(&self) -> Vec<Setting> {
         let card = self.retriever.card();
+        let weight = self.fusion.iter().map(|fusion| {
+            let (key, start) = (fusion.key.clone(), fusion.start);
+            let mut values: Vec<f64> = fusion.others.iter().map(|other| other.0).chain([start]).collect();
+            values.sort_by(f64::total_cmp);
+            Setting::Weight { key, start, values }
+        });
         if !card.languages.contains(&QueryLanguage::Boolean) {
-            return Vec::new();
+            return weight.collect();
         }
         // A single field is the contents once more.
         let fields = || self.fields().into_iter().filter(|_| card.fields.len() > 1).map(Setting::Field);
         let histories = self.queries.iter().filter(|(query, _)| !query.history.is_empty()).count();
         if 2 * histories > self.queries.len() {
-            return [Setting::HistoryDecay, Setting::History]
-                .into_iter()
+            return weight
+                .chain([Setting::HistoryDecay, Setting::History])
                 .chain(fields())
                 .chain([Setting::Contents])
                 .collect();
         }
         let feedback = [Setting::FeedbackWeight, Setting::FeedbackSize];
         let feedback = feedback.into_iter().filter(|_| self.feedback.is_some());
-        fields().chain([Setting::Contents, Setting::Phrases, Setting::AllWords]).chain(feedback).collect()
+        let words = [Setting::Contents, Setting::Phrases, Setting::AllWords];
+        weight.chain(fields()).chain(words).chain(feedback).collect()
     }
 }
 
@@ -263,7 +329,7 @@ type Labelled<'a> = (&'a Query, &'a Judgements);
 
 /// Where the search stands.
 struct Ascent {
-    base: BaseConfig,
+    point: Point,
     scores: Vec<f64>,
     trials: Vec<Trial>,
 }
@@ -272,27 +338,27 @@ impl Ascent {
     /// Moves one setting to its best value, where that gains enough: of all values, or of the first one and those beside
     /// its own.
     fn climb(&mut self, setting: &Setting, scorer: &Scorer<'_>, nearby: bool) -> Result<()> {
-        let mut best: Option<(usize, BaseConfig, Vec<f64>)> = None;
-        let variants = setting.variants(&self.base);
-        let now = variants.iter().position(|(_, base)| *base == self.base).filter(|_| nearby);
-        for (place, (value, base)) in variants.into_iter().enumerate() {
+        let mut best: Option<(usize, Point, Vec<f64>)> = None;
+        let variants = setting.variants(&self.point);
+        let now = variants.iter().position(|(_, point)| *point == self.point).filter(|_| nearby);
+        for (place, (value, point)) in variants.into_iter().enumerate() {
             if now.is_some_and(|now| place > 0 && place.abs_diff(now) > 1) {
                 continue;
             }
-            if base == self.base || asks_for_nothing(&base) {
+            if point == self.point || asks_for_nothing(&point.base) {
                 continue;
             }
-            let scores = scorer.score(&base)?;
+            let scores = scorer.score(&point)?;
             let score = mean(&scores);
             if best.as_ref().is_none_or(|(_, _, best)| score > mean(best)) {
-                best = Some((self.trials.len(), base, scores));
+                best = Some((self.trials.len(), point, scores));
             }
             self.trials.push(Trial { setting: setting.key(), value, score, kept: false });
         }
-        if let Some((place, base, scores)) = best
+        if let Some((place, point, scores)) = best
             && gains(&scores, &self.scores)
         {
-            (self.base, self.scores) = (base, scores);
+            (self.point, self.scores) = (point, scores);
             if let Some(trial) = self.trials.get_mut(place) {
                 trial.kept = true;
             }
@@ -313,9 +379,9 @@ fn asks_for_nothing(base: &BaseConfig) -> bool {
     base.contents == 0.0 && base.fields.values().all(|weight| *weight == 0.0)
 }
 
-fn without_zeros(mut base: BaseConfig) -> BaseConfig {
-    base.fields.retain(|_, weight| *weight != 0.0);
-    base
+fn without_zeros(mut point: Point) -> Point {
+    point.base.fields.retain(|_, weight| *weight != 0.0);
+    point
 }
 
 /// Scores bases on some queries. What feedback gives is kept: it does not depend on the weights.
@@ -332,7 +398,8 @@ type AllWords = Arc<Vec<Words>>;
 
 impl Scorer<'_> {
     /// The measure of each query.
-    fn score(&self, base: &BaseConfig) -> Result<Vec<f64>> {
+    fn score(&self, point: &Point) -> Result<Vec<f64>> {
+        let base = &point.base;
         let words = self.words(&base.feedback)?;
         let depth = self.tuning.measure.cutoff().unwrap_or(1000);
         let nothing = Words::new();
@@ -341,7 +408,7 @@ impl Scorer<'_> {
             Request::new(query, &base.compose(query, words), depth)
         };
         let requests: Vec<Request> = self.queries.par_iter().enumerate().map(request).collect();
-        let answers = retrieve(self.tuning.retriever, &requests, Deadline::NONE);
+        let answers = retrieve(self.tuning.retriever(point.weight)?, &requests, Deadline::NONE);
         if answers.len() != self.queries.len() {
             let found = format!("{} answers for {} queries", answers.len(), self.queries.len());
             return Err(Error::bug("evaluate::tune", found));
@@ -354,27 +421,30 @@ impl Scorer<'_> {
         answers.into_iter().map(|a| a.map_err(Error::Fault)).zip(self.queries).map(score).collect()
     }
 
-    fn mean(&self, base: &BaseConfig) -> Result<f64> {
-        Ok(mean(&self.score(base)?))
+    fn mean(&self, point: &Point) -> Result<f64> {
+        Ok(mean(&self.score(point)?))
     }
 
-    /// The base without the settings that do not help on these queries, which the search has not seen.
-    fn confirmed(&self, mut base: BaseConfig, settings: &[Setting], trials: &mut Vec<Trial>) -> Result<BaseConfig> {
-        let mut score = self.mean(&base)?;
+    /// The point without the settings that do not help on these queries, which the search has not seen.
+    fn confirmed(&self, mut point: Point, settings: &[Setting], trials: &mut Vec<Trial>) -> Result<Point> {
+        let mut score = self.mean(&point)?;
         for setting in settings.iter().rev() {
-            let simpler = setting.reset(&base);
-            if without_zeros(simpler.clone()) == without_zeros(base.clone()) || asks_for_nothing(&simpler) {
+            let simpler = setting.reset(&point);
+            if without_zeros(simpler.clone()) == without_zeros(point.clone()) || asks_for_nothing(&simpler.base) {
                 continue;
             }
             let without = self.mean(&simpler)?;
             let kept = without >= score;
-            let value = "as in the raw query, on unseen queries".to_owned();
+            let value = match setting {
+                Setting::Weight { start, .. } => format!("{start}, on unseen queries"),
+                _ => "as in the raw query, on unseen queries".to_owned(),
+            };
             trials.push(Trial { setting: setting.key(), value, score: without, kept });
             if kept {
-                (base, score) = (simpler, without);
+                (point, score) = (simpler, without);
             }
         }
-        Ok(base)
+        Ok(point)
     }
 
     /// The feedback words of every query; none where they have no weight.

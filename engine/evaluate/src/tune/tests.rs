@@ -44,6 +44,10 @@ impl Retriever for Taste {
 }
 
 fn tuned(retriever: &Taste, queries: usize, feedback: Option<Feedback>) -> Result<Tuned> {
+    fused(retriever, queries, feedback, None)
+}
+
+fn fused(retriever: &Taste, queries: usize, feedback: Option<Feedback>, fusion: Option<FusionWeight>) -> Result<Tuned> {
     let mut builder = CatalogBuilder::new();
     for number in 0..60 {
         builder.push(&format!("d{number}"), [("title", "x"), ("tags", "y")]).unwrap();
@@ -54,7 +58,7 @@ fn tuned(retriever: &Taste, queries: usize, feedback: Option<Feedback>) -> Resul
     let queries: Vec<(&Query, &Judgements)> = labelled.iter().map(|(q, j)| (q, j)).collect();
     let catalog = builder.finish();
     let measure = "nDCG@10".parse().unwrap();
-    Tuning { catalog: &catalog, retriever, queries: &queries, measure, feedback }.run(&())
+    Tuning { catalog: &catalog, retriever, queries: &queries, measure, feedback, fusion }.run(&())
 }
 
 #[test]
@@ -125,4 +129,41 @@ fn a_retriever_of_plain_words_has_nothing_to_tune_and_one_that_fails_gives_no_fi
     let failing = Taste { fails: true, ..Taste::new(|_| true) };
     assert!(matches!(tuned(&failing, 60, None).unwrap_err(), Error::Fault(_)));
     assert!(tuned(&Taste::new(|_| true), 0, None).unwrap_err().to_string().contains("no judged query"));
+}
+
+/// Weights of which one ranks as its taste says, and all others as the start does.
+fn weights(liked: f64, taste: fn(&str) -> bool) -> Option<FusionWeight> {
+    let other = |weight: f64| -> (f64, Arc<dyn Retriever>) {
+        (weight, Arc::new(Taste::new(if weight == liked { taste } else { |_| false })))
+    };
+    let others = [0.1, 0.3, 1.0, 2.0].map(other).into_iter().collect();
+    Some(FusionWeight { key: "retriever.covisitation".into(), start: 0.6, others })
+}
+
+#[test]
+fn the_weight_in_a_fusion_is_tuned_and_must_hold_on_unseen_queries_too() {
+    let start = Taste::new(|_| false);
+    let found = fused(&start, 60, None, weights(1.0, |_| true)).unwrap();
+    assert_eq!(found.fusion_weight, Some(1.0));
+    assert!(found.base.is_raw() && found.tuned.0 > found.raw.0 && found.tuned.1 > found.raw.1, "{found:?}");
+    assert!(found.trials.iter().any(|trial| trial.kept && trial.setting == "retriever.covisitation"));
+    // With the weight a field helps: both are found.
+    let found = fused(&start, 60, None, weights(2.0, |text| text.contains("tags:"))).unwrap();
+    assert_eq!((found.fusion_weight, found.base.fields.len()), (Some(2.0), 1), "{found:?}");
+    fn by_chance(text: &str) -> bool {
+        let number: u32 = text.split(|c: char| !c.is_ascii_digit()).find(|d| !d.is_empty()).unwrap().parse().unwrap();
+        number % 3 != 2
+    }
+    let found = fused(&Taste::new(|text| !by_chance(text)), 60, None, weights(0.3, by_chance)).unwrap();
+    assert_eq!(found.fusion_weight, Some(0.6), "gone on the queries that were not searched on");
+    assert_eq!(fused(&Taste::new(|_| true), 60, None, None).unwrap().fusion_weight, None);
+}
+
+#[test]
+fn the_weight_in_a_fusion_is_tuned_where_the_retriever_reads_plain_words_alone() {
+    let mut plain = Taste::new(|_| false);
+    plain.card.languages = vec![QueryLanguage::Plain];
+    let found = fused(&plain, 60, None, weights(0.1, |_| true)).unwrap();
+    assert_eq!(found.fusion_weight, Some(0.1));
+    assert!(found.base.is_raw() && found.trials.iter().all(|trial| trial.setting == "retriever.covisitation"));
 }

@@ -54,3 +54,105 @@ fn what_tuning_finds_is_a_file_that_serves() {
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && told.contains("other.toml") && told.contains("`field`"), "{told}");
 }
+
+/// A shop in which the item that follows another shares no word with it, and one that never follows has its title's word.
+fn write_shop_of_histories(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let letter = |n: usize| char::from(b'a' + n as u8);
+    let mut corpus = String::new();
+    for (kind, word) in [("a", "from"), ("d", "from"), ("b", "next")] {
+        for n in 0..6 {
+            corpus += &format!("{{\"id\": \"{kind}{n}\", \"title\": \"{word}{}\"}}\n", letter(n));
+        }
+    }
+    for n in 0..80 {
+        corpus += &format!("{{\"id\": \"x{n}\", \"title\": \"other{}{}\"}}\n", letter(n / 26), letter(n % 26));
+    }
+    // Histories of three in one query, so that the others are not taken for windows of one sequence.
+    let first = |n: usize| if n == 0 { "\"x79\", " } else { "" };
+    let title = |n: usize| format!("other{}{}\\nfrom{}", letter(n / 26), letter(n % 26), letter(n % 6));
+    let query = |n: usize| {
+        let history = format!("{}\"x{n}\", \"a{}\"", first(n), n % 6);
+        format!("{{\"id\": \"q{n}\", \"text\": \"{}\", \"history\": [{history}]}}\n", title(n))
+    };
+    let of = |line: &dyn Fn(usize) -> String| (0..75).map(line).collect::<Vec<_>>().concat();
+    let split = |part: std::ops::Range<usize>| part.map(|n| format!("q{n}\n")).collect::<String>();
+    for (name, text) in [
+        ("corpus.jsonl", corpus),
+        ("queries.jsonl", of(&query)),
+        ("qrels.tsv", of(&|n| format!("q{n} 0 b{} 1\n", n % 6))),
+        ("train.txt", split(0..60)),
+        ("dev.txt", split(60..66)),
+        ("test.txt", split(66..75)),
+    ] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+}
+
+#[test]
+fn the_weight_of_what_followed_is_tuned_kept_in_the_file_and_taken_from_there() {
+    let home = tempfile::tempdir().unwrap();
+    write_shop_of_histories(&home.path().join("shop"));
+    let tune = |retriever: &str, output: &str| {
+        let arguments = ["tune", "--data", "shop", "--retriever", retriever, "--output", output, "--json"];
+        tiny::json(home.path(), &arguments)
+    };
+    assert!(tune("bm25+covisitation", "tuned.toml")["fusion_weight"].as_f64().unwrap() > 0.6);
+    assert!(tune("bm25+covisitation=0.6", "fixed.toml")["fusion_weight"].is_null(), "a weight that is given stays");
+    let score = |retriever: &str, rewriter: &str| {
+        let arguments = ["eval", "--data", "shop", "--retriever", retriever, "--rewriter", rewriter, "--json"];
+        tiny::json(home.path(), &arguments)["measures"]["nDCG@10"].as_f64().unwrap()
+    };
+    let (tuned, untuned) = (score("bm25+covisitation", "tuned.toml"), score("bm25+covisitation", "identity"));
+    assert!(tuned > 0.99 && untuned < 0.7, "{tuned} {untuned}");
+    assert!(score("bm25+covisitation=0.1", "tuned.toml") < 0.99, "a weight that is given counts");
+}
+
+#[test]
+fn a_history_on_the_command_line_is_answered_by_what_followed_and_by_titles() {
+    let home = tempfile::tempdir().unwrap();
+    write_shop_of_histories(&home.path().join("shop"));
+    let search = |retriever: &str, more: &[&str]| {
+        let arguments = [&["search", "--data", "shop", "--json", "--retriever", retriever][..], more].concat();
+        tiny::json(home.path(), &arguments)["answer"].clone()
+    };
+    assert_eq!(search("bm25+covisitation=9", &["--history", "x70,a2"])["hits"][0]["id"], "b2");
+    assert_eq!(search("bm25+covisitation=9", &["--history", "x70", "--history", "a3"])["hits"][0]["id"], "b3");
+    let titles = search("bm25", &["--history", "a2"]);
+    assert_eq!((&titles["hits"][0]["id"], &titles["trace"]["query"]), (&"d2".into(), &"fromc".into()));
+    let words = search("bm25", &["otheraa", "--history", "a2"]);
+    assert_eq!((&words["hits"][0]["id"], &words["trace"]["query"]), (&"x0".into(), &"otheraa".into()));
+    let rewritten = tiny::ok(home.path(), &["rewrite", "--data", "shop", "--rewriter", "rm3", "--history", "x0,a2"]);
+    assert!(rewritten.contains("fromc^"), "{rewritten}");
+    for (arguments, part) in [
+        (&["rewrite", "--data", "shop", "--rewriter", "rm3", "--history", "a2", "one", "two"][..], "give one query"),
+        (&["search", "--data", "shop", "--history", "a2,nobody"], "no item \"nobody\""),
+        (&["search", "--data", "shop"], "QUERY"),
+    ] {
+        let refused = tiny::run(home.path(), arguments);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains(part), "{told}");
+    }
+}
+
+#[test]
+fn a_run_for_next_items_takes_what_followed_by_the_name_of_its_retriever() {
+    let home = tempfile::tempdir().unwrap();
+    write_shop_of_histories(&home.path().join("shop"));
+    let chosen = |retriever: &str| {
+        let arguments =
+            ["train", "--data", "shop", "--model", tiny::MODEL, "--retriever", retriever, "--dry-run", "--json"];
+        tiny::json(home.path(), &arguments)["config"].clone()
+    };
+    let config = chosen("bm25+covisitation");
+    assert_eq!(
+        (&config["retriever"]["covisitation"], &config["retriever"]["tune_covisitation"]),
+        (&0.6.into(), &true.into())
+    );
+    let config = chosen("bm25+covisitation=0.25");
+    assert_eq!(config["retriever"]["covisitation"], 0.25);
+    assert!(config["retriever"]["tune_covisitation"].is_null(), "a weight that is given stays: {config}");
+    assert_eq!(config["prompt"]["vocabulary"], "feedback");
+    let refused = tiny::run(home.path(), &["train", "--data", "shop", "--retriever", "bm25+covisitation=much"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("give a number"));
+}

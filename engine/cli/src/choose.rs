@@ -4,9 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use querywright::Error;
+use querywright::catalog::Dataset;
 use querywright::model::{DeviceChoice, ModelSource};
 use querywright::retrieve::Bm25Config;
-use querywright::train::{Chosen, DataProfile, MachineProfile, SplitPlan, TrainConfig, choose};
+use querywright::train::{
+    Chosen, DataProfile, MachineProfile, ResplitConfig, RetrieverConfig, SplitPlan, TrainConfig, choose,
+};
 
 use crate::open;
 use crate::terminal;
@@ -25,40 +28,47 @@ pub struct Wanted<'a> {
     /// The split that is measured in the end.
     pub split: &'a str,
     pub settings: &'a [String],
+    /// Refuses judgements that else are warned about.
+    pub strict: bool,
 }
 
 impl Wanted<'_> {
-    /// Looks at the data, the model's shape and the machine, and chooses.
-    pub fn choose(&self) -> Result<Chosen> {
+    /// Looks at the data, the model's shape and the machine, and chooses. Gives the data set, too, as its source has it.
+    pub fn choose(&self) -> Result<(Chosen, Dataset)> {
         for (key, option) in [("model.name", "--model"), ("data.name", "--data")] {
             if self.set(key).is_some() {
                 let found = format!("{key} decides what else is chosen");
                 return Err(Error::argument("--set", found, format!("give it as {option}")).into());
             }
         }
-        let plugin = self.retriever.map(open::plugin_path).transpose()?.flatten();
-        let dataset = open::dataset(self.data)?;
+        let mut retriever = RetrieverConfig::default();
+        self.retriever.map_or(Ok(()), |text| open::set_retriever(text, &mut retriever))?;
+        let source = crate::dataset::open(self.data, self.strict)?;
         let (train, dev) = (self.set("data.train"), self.set("data.dev"));
-        let plan = SplitPlan::of(&dataset, train.as_deref(), dev.as_deref(), self.split)?;
-        let dataset = match &plan.resplit {
-            Some(made) => dataset.deal(made.from.as_deref(), [made.train, made.dev, made.test])?,
-            None => dataset,
-        };
+        let plan = SplitPlan::of(&source, train.as_deref(), dev.as_deref(), self.split)?;
+        // A copy of the queries; the catalogue is shared.
+        let deal = |made: &ResplitConfig| source.clone().deal(made.from.as_deref(), [made.train, made.dev, made.test]);
+        let dealt = plan.resplit.as_ref().map(deal).transpose()?;
+        let dataset = dealt.as_ref().unwrap_or(&source);
         // A plugin says what it prefers when it is loaded.
-        let language = plugin.is_none().then(|| Bm25Config::default().language);
-        let data = DataProfile::of(self.data, &dataset, plan, language)?;
+        let language = retriever.plugin.is_none().then(|| Bm25Config::default().language);
+        let data = DataProfile::of(self.data, dataset, plan, language)?;
         let model = self.model.unwrap_or(MODEL);
-        let source = ModelSource::open(&open::model_path(model, false)?)?;
-        let machine = MachineProfile::detect(model, source.config(), self.device.unwrap_or_default());
+        let shape = ModelSource::open(&open::model_path(model, false)?)?;
+        let machine = MachineProfile::detect(model, shape.config(), self.device.unwrap_or_default());
         // The plan has these two: a split of that name may have been dealt into others.
         let planned = |key: &str| ["data.train", "data.dev"].contains(&key.trim());
         let others = |setting: &&String| !setting.split_once('=').is_some_and(|(key, _)| planned(key));
         let mut settings: Vec<String> = self.settings.iter().filter(others).cloned().collect();
         let text = |path: &Path| toml::Value::String(path.display().to_string());
-        settings.extend(plugin.iter().map(|path| format!("retriever.plugin={}", text(path))));
+        settings.extend(retriever.plugin.iter().map(|path| format!("retriever.plugin={}", text(path))));
+        if let Some(weight) = retriever.covisitation {
+            settings.push(format!("retriever.covisitation={weight:?}"));
+            settings.push(format!("retriever.tune_covisitation={}", retriever.tune_covisitation));
+        }
         settings.extend(self.output_dir.map(|path| format!("train.output_dir={}", text(path))));
         settings.extend(self.device.map(|device| format!("model.device=\"{device}\"")));
-        Ok(choose(&data, &machine)?.with_settings(&settings)?)
+        Ok((choose(&data, &machine)?.with_settings(&settings)?, source))
     }
 
     /// The text that a key is set to.

@@ -13,7 +13,8 @@ use querywright::stack::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::{Retriever, Rewriter};
 
-use crate::open::{self, Model, Ranker};
+use crate::followed;
+use crate::open::{Model, Ranker};
 use crate::progress::Bar;
 use crate::ship::{self, Shipped};
 use crate::tune;
@@ -97,7 +98,7 @@ impl Finished<'_> {
             return Ok(Vec::new());
         }
         let catalog = &self.dataset.catalog;
-        let training = open::sequences(self.dataset, &self.config.data.train)?;
+        let training = followed::sequences(self.dataset, &self.config.data.train)?;
         let text = self.ranker.index()?;
         let last = BaseConfig { history: 1, ..BaseConfig::default() };
         let last = Tuned::new(last, text.card(), None)?;

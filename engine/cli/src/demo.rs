@@ -67,7 +67,8 @@ pub fn run(args: Args) -> Result<()> {
     };
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
-    let (outcome, compared) = train::train(&config, true, false, Some("test"), &measures, &args.grants)?;
+    let (outcome, compared) =
+        train::train(&config, true, train::Read::default(), Some("test"), &measures, &args.grants)?;
     train::report(&outcome, compared, None, args.json)
 }
 

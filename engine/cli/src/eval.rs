@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
         Ok(Output::open(path)?)
     });
     let output = output.transpose()?;
-    let ranker = open::retriever(&args.retriever, &dataset, args.index.as_deref(), &args.grants)?;
+    let ranker = open::retriever(&args.retriever, &args.rewriter, &dataset, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
     let evaluation = Evaluation { catalog: &dataset.catalog, queries: &queries, measures: &measures, batch: BATCH };

@@ -9,14 +9,15 @@ use querywright::metrics::Measure;
 use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
-use querywright::retrieve::{Bm25, Bm25Config, Covisitation, CovisitationConfig, CrossFit, Rm3, Rm3Config};
-use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Tuned, Vocabulary, Words};
+use querywright::retrieve::{Bm25, Bm25Config, FollowerWords, Rm3, Rm3Config};
+use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Task, Tuned, Vocabulary, Words};
 use querywright::sources::{self, PullOptions};
-use querywright::stack::{Fusion, FusionMethod, Identity};
-use querywright::train::Labelled;
-use querywright::types::{Judgements, Query, QueryLanguage, Retriever, Rewriter};
+use querywright::stack::Identity;
+use querywright::train::{Labelled, RetrieverConfig};
+use querywright::types::{Query, QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};
 
+use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
 use crate::rewriter_file::{RewriterFile, Serve};
@@ -63,20 +64,14 @@ pub struct Ranker {
     pub retriever: Arc<dyn Retriever>,
     /// The native index behind it; none for plugins.
     pub bm25: Option<Arc<Bm25>>,
+    /// What followed in training sequences, where that is part of the ranking.
+    pub followed: Option<Followed>,
 }
 
 impl Ranker {
-    /// Fused with covisitation that answers a training query from the others.
-    pub fn cross_fitted(self, dataset: &Dataset, split: &str, weight: f64) -> Result<Self> {
-        let queries = sequences(dataset, split)?;
-        let learned = CrossFit::learn(&dataset.catalog, &queries, CovisitationConfig::default(), FOLDS)?;
-        self.fused(Arc::new(learned), weight)
-    }
-
-    /// This ranking, fused by scores with another one.
-    fn fused(self, other: Arc<dyn Retriever>, weight: f64) -> Result<Self> {
-        let fusion = Fusion::weighted(vec![(self.retriever.clone(), 1.0), (other, weight)], FusionMethod::Scores)?;
-        Ok(Self { retriever: Arc::new(fusion), ..self })
+    /// A ranking of texts alone.
+    pub fn of_text(catalog: &Arc<Catalog>, retriever: Arc<dyn Retriever>, bm25: Option<Arc<Bm25>>) -> Self {
+        Self { catalog: catalog.clone(), retriever, bm25, followed: None }
     }
 
     /// The native index; built where a plugin ranks, for what needs one of its own (RM3).
@@ -90,54 +85,39 @@ impl Ranker {
 
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, or a plugin's file. With a folder the
 /// index of `bm25` is kept there and opened again. Behind either, `+covisitation` fuses its ranking with what followed
-/// the items of a history in the training split.
-pub fn retriever(text: &str, dataset: &Dataset, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
-    let Some((text, weight)) = with_covisitation(text)? else {
-        return text_retriever(text, &dataset.catalog, index, grants);
-    };
+/// the items of a history in the training split; where it has no weight, the one that `rewriter` was tuned with counts.
+pub fn retriever(
+    text: &str,
+    rewriter: &str,
+    dataset: &Dataset,
+    index: Option<&Path>,
+    grants: &Grants,
+) -> Result<Ranker> {
+    let (text, covisitation) = followed::asked(text)?;
     let ranker = text_retriever(text, &dataset.catalog, index, grants)?;
-    let learned = Covisitation::learn(&dataset.catalog, &sequences(dataset, "train")?, CovisitationConfig::default())?;
-    ranker.fused(Arc::new(learned), weight)
-}
-
-/// As [`retriever`], for tuning on a split: what was learned from one of its queries does not answer it.
-pub fn retriever_to_learn_from(text: &str, dataset: &Dataset, split: &str, grants: &Grants) -> Result<Ranker> {
-    match with_covisitation(text)? {
-        None => text_retriever(text, &dataset.catalog, None, grants),
-        Some((text, weight)) => {
-            text_retriever(text, &dataset.catalog, None, grants)?.cross_fitted(dataset, split, weight)
+    let Some(given) = covisitation else { return Ok(ranker) };
+    let tuned = || -> Result<Option<f64>> {
+        match RewriterFile::at(rewriter) {
+            Some(path) => Ok(RewriterFile::read(&path)?.covisitation),
+            None => Ok(None),
         }
-    }
-}
-
-/// The text's retriever and the weight of covisitation, where it is asked for: `bm25+covisitation=0.6`.
-fn with_covisitation(text: &str) -> Result<Option<(&str, f64)>> {
-    let Some((before, weight)) = text.rsplit_once("+covisitation") else { return Ok(None) };
-    let weight = match weight.strip_prefix('=') {
-        None if weight.is_empty() => COVISITATION,
-        given => given.unwrap_or(weight).parse().map_err(|_| {
-            let remedy = "give a number, as bm25+covisitation=0.6";
-            Error::argument("--retriever", format!("the weight of covisitation is \"{weight}\""), remedy)
-        })?,
     };
-    Ok(Some((before, weight)))
+    let weight = match given {
+        Some(weight) => weight,
+        None => tuned()?.unwrap_or(followed::DEFAULT),
+    };
+    ranker.with_covisitation(dataset, weight)
 }
 
-/// Parts of the training queries, each answered by what was learned from the others.
-const FOLDS: usize = 5;
-
-/// The weight of covisitation where none is given. Chosen on the development split of industrial products.
-pub const COVISITATION: f64 = 0.6;
-
-/// The judged queries of a split with a history.
-pub fn sequences<'d>(dataset: &'d Dataset, split: &str) -> Result<Vec<(&'d Query, &'d Judgements)>> {
-    let mut queries = dataset.judged(split)?;
-    queries.retain(|(query, _)| !query.history.is_empty());
-    if queries.is_empty() {
-        let found = format!("no query of the split \"{split}\" has a history");
-        return Err(Error::argument("covisitation", found, "leave it out: there is nothing to learn it from").into());
+/// As [`retriever`], for tuning on a split: what was learned from one of its queries does not answer it. A weight of
+/// covisitation that is not given is tuned, too.
+pub fn retriever_to_learn_from(text: &str, dataset: &Dataset, split: &str, grants: &Grants) -> Result<Ranker> {
+    let (text, covisitation) = followed::asked(text)?;
+    let ranker = text_retriever(text, &dataset.catalog, None, grants)?;
+    match covisitation {
+        None => Ok(ranker),
+        Some(given) => ranker.cross_fitted(dataset, split, given.unwrap_or(followed::DEFAULT), given.is_none()),
     }
-    Ok(queries)
 }
 
 fn text_retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
@@ -150,7 +130,7 @@ fn text_retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, gran
     }
     grants.nobody()?;
     let index = bm25(catalog, retriever_config(text)?, index)?;
-    Ok(Ranker { catalog: catalog.clone(), retriever: index.clone(), bm25: Some(index) })
+    Ok(Ranker::of_text(catalog, index.clone(), Some(index)))
 }
 
 /// The path of a component, where the name of a retriever is one.
@@ -159,13 +139,25 @@ fn component(text: &str) -> Option<&Path> {
     path.extension().is_some_and(|extension| extension == "wasm").then_some(path)
 }
 
-/// What `retriever.plugin` is for a retriever as the command line names it, where a configuration has the settings.
+/// Sets in a configuration what ranks, as the command line names it. The settings of BM25 stand in the configuration.
+pub fn set_retriever(text: &str, retriever: &mut RetrieverConfig) -> Result<()> {
+    let (text, covisitation) = followed::asked(text)?;
+    retriever.plugin = plugin_path(text)?;
+    if let Some(given) = covisitation {
+        retriever.covisitation = Some(given.unwrap_or(followed::DEFAULT));
+        retriever.tune_covisitation = given.is_none();
+    }
+    Ok(())
+}
+
+/// What `retriever.plugin` is for a retriever of texts as the command line names it.
 pub fn plugin_path(text: &str) -> Result<Option<PathBuf>> {
     match component(text) {
         Some(path) => Ok(Some(path.to_owned())),
         None if text == "bm25" => Ok(None),
         None => {
-            let remedy = "give bm25, whose settings stand in the configuration, or the path of a plugin's .wasm file";
+            let remedy = "give bm25, whose settings stand in the configuration, or the path of a plugin's .wasm file; \
+                          for next items with +covisitation behind it";
             Err(Error::argument("--retriever", format!("\"{text}\" is unknown"), remedy).into())
         }
     }
@@ -179,7 +171,7 @@ pub fn plugin(path: &Path, catalog: &Arc<Catalog>, mut options: PluginOptions) -
     let spinner = Spinner::new(format!("compiling {} and loading the catalogue", path.display()));
     let plugin = Plugin::open(path, catalog, options)?;
     spinner.finish();
-    Ok(Ranker { catalog: catalog.clone(), retriever: Arc::new(plugin), bm25: None })
+    Ok(Ranker::of_text(catalog, Arc::new(plugin), None))
 }
 
 /// The folder of compiled plugins; none where it cannot be made. The host refuses one that is not private.
@@ -301,7 +293,10 @@ impl Model {
             }
             Vocabulary::Feedback => {
                 let rm3 = Rm3::new(ranker.index()?, Rm3Config { fb_terms: CANDIDATES, ..Rm3Config::default() })?;
-                Words::Candidates(Arc::new(move |query: &Query| rm3.words(query)))
+                match ranker.followed.as_ref().filter(|_| prompter.config().task == Task::Recommend) {
+                    Some(followed) => next_words(followed, ranker, rm3),
+                    None => Words::Candidates(Arc::new(move |query: &Query| rm3.words(query))),
+                }
             }
             _ => return Ok(Arc::new(PromptEncoder::new(prompter, tokenizer)?)),
         };
@@ -322,6 +317,20 @@ impl Model {
         let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
         Ok(LanguageModel::new(name, decoder, tokenizer, encoder, adapter, sampling)?)
     }
+}
+
+/// Words of the titles of what followed; where these are few, those of RM3 fill up.
+fn next_words(followed: &Followed, ranker: &Ranker, rm3: Rm3) -> Words {
+    let next = FollowerWords::new(followed.followers.clone(), ranker.catalog.clone());
+    Words::Candidates(Arc::new(move |query: &Query| {
+        let mut words: Vec<String> = next.words(query, CANDIDATES).into_iter().map(|word| word.0).collect();
+        if words.len() < CANDIDATES {
+            let others = rm3.words(query)?.into_iter().filter(|word| !words.contains(word)).collect::<Vec<_>>();
+            words.extend(others);
+            words.truncate(CANDIDATES);
+        }
+        Ok(words)
+    }))
 }
 
 /// A rewriter as the command line names it: `identity`, `rm3`, MODEL, MODEL+ADAPTER_DIR, or a folder or file that `tune`

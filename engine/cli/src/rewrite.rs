@@ -6,6 +6,7 @@ use querywright::stack::rewrite_one;
 use querywright::types::{Deadline, Query, Rewriter};
 
 use crate::grant::Grants;
+use crate::history::Histories;
 use crate::lines::{self, Lines};
 use crate::{open, terminal};
 
@@ -18,6 +19,9 @@ use crate::{open, terminal};
 pub struct Args {
     /// The queries
     queries: Vec<String>,
+    /// For next items: the ids of what somebody had before, oldest first, with commas; with one query at most
+    #[arg(long, value_name = "IDS")]
+    history: Vec<String>,
     /// identity, rm3, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)
     #[arg(long, default_value = "smollm2-135m")]
     rewriter: String,
@@ -38,17 +42,28 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let dataset = crate::dataset::open(&args.data, false)?;
-    let ranker = open::retriever(&args.retriever, &dataset, None, &args.grants)?;
+    let ranker = open::retriever(&args.retriever, &args.rewriter, &dataset, None, &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
+    let rewritten = |query: &Query| rewritten(rewriter.as_ref(), query);
+    if !args.history.is_empty() {
+        let ([] | [_]) = args.queries.as_slice() else {
+            let found = format!("a history with {} queries", args.queries.len());
+            return Err(Error::argument("--history", found, "give one query, or none").into());
+        };
+        let histories = Histories::of(&dataset);
+        let text = args.queries.first().map_or("", String::as_str);
+        let query = histories.query(text, &histories.ids(&args.history))?;
+        return show(&query.text, rewritten(&query), args.json);
+    }
     for query in &args.queries {
-        show(query, rewritten(rewriter.as_ref(), query), args.json)?;
+        show(query, rewritten(&Query::text(query)), args.json)?;
     }
     if args.queries.is_empty() {
         let mut input = Lines::new(std::io::stdin().lock());
         while let Some(line) = input.next()? {
             // A line that cannot be read costs its own answer.
             match line.map(|line| (lines::text(line), line)) {
-                Ok((Ok(text), _)) => show(text.trim(), rewritten(rewriter.as_ref(), text.trim()), args.json)?,
+                Ok((Ok(text), _)) => show(text.trim(), rewritten(&Query::text(text.trim())), args.json)?,
                 Ok((Err(error), line)) => show(&String::from_utf8_lossy(line), Err(error), args.json)?,
                 Err(error) => show("", Err(error), args.json)?,
             }
@@ -59,12 +74,11 @@ pub fn run(args: Args) -> Result<()> {
 
 /// The rewrite of a query; none of an empty one, for which no model is asked. Whatever the rewriter does costs this query
 /// alone.
-fn rewritten(rewriter: &dyn Rewriter, text: &str) -> querywright::Result<Option<String>> {
-    let query = Query::text(text);
+fn rewritten(rewriter: &dyn Rewriter, query: &Query) -> querywright::Result<Option<String>> {
     if query.is_empty() {
         return Ok(None);
     }
-    rewrite_one(rewriter, &query, Deadline::NONE).map(|rewrite| Some(rewrite.text))
+    rewrite_one(rewriter, query, Deadline::NONE).map(|rewrite| Some(rewrite.text))
 }
 
 /// Prints one answer.

@@ -6,8 +6,9 @@ use anyhow::Result;
 use querywright::Error;
 use querywright::catalog::Output;
 use querywright::rewrite::BaseConfig;
-use querywright::types::RetrieverCard;
 use serde::{Deserialize, Serialize};
+
+use crate::open::Ranker;
 
 /// What is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct RewriterFile {
     /// The name of the retriever that it was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retriever: Option<String>,
+    /// The weight of covisitation in that retriever, which `--retriever bm25+covisitation` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub covisitation: Option<f64>,
     /// How a request becomes a query without a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseConfig>,
@@ -55,8 +59,15 @@ impl RewriterFile {
     pub const NAME: &str = "rewriter.toml";
 
     /// A base without a model.
-    pub fn tuned(base: BaseConfig, retriever: &RetrieverCard) -> Self {
-        Self { serve: Serve::Tuned, model: None, retriever: Some(retriever.name.clone()), base: Some(base) }
+    pub fn tuned(base: BaseConfig, ranker: &Ranker) -> Self {
+        Self { serve: Serve::Tuned, model: None, base: Some(base), ..Self::of(ranker) }
+    }
+
+    /// The words as they came, for what ranks.
+    pub fn of(ranker: &Ranker) -> Self {
+        let covisitation = ranker.followed.as_ref().map(|followed| followed.weight);
+        let retriever = Some(ranker.retriever.card().name.clone());
+        Self { serve: Serve::Raw, model: None, retriever, covisitation, base: None }
     }
 
     /// The file that `text` names: itself, or in a folder. None where there is none.

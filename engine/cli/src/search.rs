@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use querywright::stack::TraceOutcome;
-use querywright::types::{Query, Request, Rewrite};
+use querywright::types::{Request, Rewrite};
 
+use crate::history::Histories;
 use crate::stack::{Opened, StackArgs};
 use crate::terminal;
 
@@ -12,10 +13,15 @@ use crate::terminal;
 #[command(after_help = "Examples:
   querywright search --data demo 'cold air creeps in under the front door'
   querywright search --data demo --rewriter smollm2-135m+runs/demo/best --explain 'cold air creeps in under the front door'
+  querywright search --data my-shop --retriever bm25+covisitation --history B0012,B0044
   querywright serve --stdio --data demo    # for another process: a query a line")]
 pub struct Args {
-    /// The query
-    query: String,
+    /// The query; may be left out where there is a history
+    #[arg(required_unless_present = "history")]
+    query: Option<String>,
+    /// For next items: the ids of what somebody had before, oldest first, with commas; the option may be repeated
+    #[arg(long, value_name = "IDS")]
+    history: Vec<String>,
     #[command(flatten)]
     stack: StackArgs,
     /// Show what each term adds to each hit's score
@@ -29,12 +35,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let k = args.stack.k;
     let Opened { dataset, ranker, stack } = args.stack.open()?;
-    let answer = stack.search(&args.query, k)?;
+    let histories = Histories::of(&dataset);
+    let query = histories.query(args.query.as_deref().unwrap_or_default(), &histories.ids(&args.history))?;
+    let answer = stack.search_query(&query, k)?;
     // What is said outside is short; the reason itself goes to the log.
     if let Some(error) = answer.trace.outcome.fallback() {
         tell!("searched for as it came: {error}");
     }
-    let request = Request::new(&Query::text(&args.query), &answer.trace.searched, k);
+    let request = Request::new(&query, &answer.trace.searched, k);
     let mut explanations = Vec::new();
     if args.explain {
         let Some(index) = &ranker.bm25 else {

@@ -4,17 +4,19 @@ use std::io::{BufRead, Write};
 
 use serde::Deserialize;
 
-use querywright::types::printable_json;
+use querywright::types::{Query, printable_json};
 use querywright::{Error, Result, Stack};
 
+use crate::history::Histories;
 use crate::lines::Lines;
 use crate::stack::StackArgs;
 use crate::terminal::OUTPUT;
 
 /// Serve a data set to another process.
 ///
-/// With --stdio: JSON lines. One request a line, {"query": "…", "k": 10} (k may be absent), one answer a line in the same
-/// order: the hits and what happened, or {"error": "…", "code": "…"}. A line that cannot be read is answered by an error and
+/// With --stdio: JSON lines. One request a line, {"query": "…", "k": 10} (k may be absent); for next items
+/// {"history": ["id", …]}, oldest first, with or without a query. One answer a line in the same order: the hits and what
+/// happened, or {"error": "…", "code": "…"}. A line that cannot be read is answered by an error and
 /// the next one is served; nothing that a client writes ends the service but the end of its input. What went wrong here is
 /// told to the client by a code and a short text, and in full on standard error.
 #[derive(clap::Args)]
@@ -32,7 +34,8 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let Args { stdio: _, stack } = args;
     let opened = stack.open()?;
-    json_lines(&opened.stack, stack.k, std::io::stdin().lock(), std::io::stdout().lock())?;
+    let histories = Histories::of(&opened.dataset);
+    json_lines(&opened.stack, &histories, stack.k, std::io::stdin().lock(), std::io::stdout().lock())?;
     Ok(())
 }
 
@@ -40,7 +43,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
-    query: String,
+    query: Option<String>,
+    /// Texts or whole numbers, as ids stand in a corpus.
+    history: Option<Vec<serde_json::Value>>,
     k: Option<usize>,
 }
 
@@ -49,7 +54,13 @@ struct Line {
 ///
 /// # Errors
 /// When `input` cannot be read or `output` not be written: the client is gone.
-fn json_lines(stack: &Stack, k: usize, input: impl BufRead, mut output: impl Write) -> Result<u64> {
+fn json_lines(
+    stack: &Stack,
+    histories: &Histories,
+    k: usize,
+    input: impl BufRead,
+    mut output: impl Write,
+) -> Result<u64> {
     let mut served = 0;
     let mut lines = Lines::new(input);
     while let Some(line) = lines.next()? {
@@ -57,7 +68,7 @@ fn json_lines(stack: &Stack, k: usize, input: impl BufRead, mut output: impl Wri
             continue;
         }
         served += 1;
-        let object = match line.and_then(|line| request(k, line)) {
+        let object = match line.and_then(|line| request(histories, k, line)) {
             Ok((query, k)) => answer(stack, &query, k, served),
             // The client's own line: it may be quoted.
             Err(error) => serde_json::json!({ "error": error.to_string(), "code": error.code() }),
@@ -69,11 +80,22 @@ fn json_lines(stack: &Stack, k: usize, input: impl BufRead, mut output: impl Wri
 }
 
 /// What a line asks for: the query and the number of hits, `k` where it names none.
-fn request(k: usize, line: &[u8]) -> Result<(String, usize)> {
-    let bad = |e: serde_json::Error| {
-        Error::argument("request", e.to_string(), "send {\"query\": \"…\", \"k\": 10} on one line")
+fn request(histories: &Histories, k: usize, line: &[u8]) -> Result<(Query, usize)> {
+    let bad = |found: String| {
+        let remedy = "send {\"query\": \"…\", \"k\": 10} on one line, for next items with \"history\": [\"id\", …]";
+        Error::argument("request", found, remedy)
     };
-    let Line { query, k: wanted } = serde_json::from_slice(line).map_err(bad)?;
+    let Line { query, history, k: wanted } = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
+    if query.is_none() && history.is_none() {
+        return Err(bad("found neither a query nor a history".to_owned()));
+    }
+    let id = |value: serde_json::Value| match value {
+        serde_json::Value::String(id) => Ok(id),
+        serde_json::Value::Number(id) if !id.is_f64() => Ok(id.to_string()),
+        other => Err(bad(format!("the history holds {other}, which is no id"))),
+    };
+    let ids = history.unwrap_or_default().into_iter().map(id).collect::<Result<Vec<_>>>()?;
+    let query = histories.query(query.as_deref().unwrap_or_default(), &ids)?;
     match wanted.unwrap_or(k) {
         0 => Err(Error::argument("k", "found 0", "ask for at least 1 hit")),
         k => Ok((query, k)),
@@ -81,8 +103,8 @@ fn request(k: usize, line: &[u8]) -> Result<(String, usize)> {
 }
 
 /// The answer to a request, the `number`th. What failed goes to the log; the client gets its code and a fixed text.
-fn answer(stack: &Stack, query: &str, k: usize, number: u64) -> serde_json::Value {
-    let answered = stack.search(query, k).and_then(|answer| {
+fn answer(stack: &Stack, query: &Query, k: usize, number: u64) -> serde_json::Value {
+    let answered = stack.search_query(query, k).and_then(|answer| {
         if let Some(error) = answer.trace.outcome.fallback() {
             tell!("request {number}: searched for as it came: {error}");
         }
@@ -99,11 +121,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::history::tests::histories;
     use crate::lines::LONGEST_LINE;
     use querywright::catalog::CatalogBuilder;
     use querywright::retrieve::{Bm25, Bm25Config};
     use querywright::types::{
-        Deadline, Fault, FaultKind, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite, Rewriter,
+        Deadline, Fault, FaultKind, Hit, Ranking, Request, Retriever, RetrieverCard, Rewrite, Rewriter,
     };
 
     #[test]
@@ -119,7 +142,7 @@ mod tests {
             "{{\"query\": \"red shoes\"}}\n\nnonsense\n{long}\n{{\"query\": \"shoes\", \"k\": 0}}\n{{\"query\": \"blue\", \"k\": 1}}"
         );
         let mut output = Vec::new();
-        assert_eq!(json_lines(&stack, 10, input.as_bytes(), &mut output).unwrap(), 5);
+        assert_eq!(json_lines(&stack, &histories(), 10, input.as_bytes(), &mut output).unwrap(), 5);
         let answers: Vec<serde_json::Value> = output
             .split(|b| *b == b'\n')
             .filter(|l| !l.is_empty())
@@ -132,6 +155,53 @@ mod tests {
         assert!(answers[2]["error"].as_str().unwrap().contains("1 MiB"));
         assert!(answers[3]["error"].as_str().unwrap().contains("found 0"));
         assert_eq!(answers[4]["hits"][0]["id"], "b");
+    }
+
+    /// Ranks what its request's history names next, by ordinal.
+    struct Next(RetrieverCard);
+
+    impl Retriever for Next {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+            let hit = |request: &Request| {
+                let doc = request.history.last().map_or(0, |item| item + 1);
+                Ok(Ranking { hits: vec![Hit { doc, score: request.text.lines().count() as f32 }] })
+            };
+            requests.iter().map(hit).collect()
+        }
+    }
+
+    #[test]
+    fn a_history_of_ids_is_asked_for_and_an_unknown_id_costs_its_own_line() {
+        let next = Next(RetrieverCard::new("next", "0"));
+        let catalog = histories().catalog().clone();
+        let stack = Stack::builder().catalog(catalog).retriever(next).build().unwrap();
+        let lines = [
+            r#"{"history": ["a", "b"]}"#,
+            r#"{"query": "one", "history": ["d"], "k": 1}"#,
+            r#"{"history": ["a", "nobody"]}"#,
+            r#"{"history": [null]}"#,
+            r#"{"k": 3}"#,
+            r#"{"history": "a"}"#,
+            r#"{"query": "words alone"}"#,
+            r#"{"history": []}"#,
+        ];
+        let mut output = Vec::new();
+        json_lines(&stack, &histories(), 10, lines.join("\n").as_bytes(), &mut output).unwrap();
+        let text = String::from_utf8(output).unwrap();
+        let answers: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(answers.len(), 8);
+        assert_eq!((&answers[0]["hits"][0]["id"], &answers[0]["hits"][0]["score"]), (&"c".into(), &2.0.into()));
+        assert_eq!((&answers[1]["hits"][0]["id"], &answers[1]["hits"][0]["score"]), (&"e".into(), &1.0.into()));
+        for (place, part) in [(2, "\"nobody\""), (3, "null"), (4, "neither a query nor a history"), (5, "sequence")] {
+            assert!(answers[place]["error"].as_str().unwrap().contains(part), "{}", answers[place]);
+            assert_eq!(answers[place]["code"], "argument");
+        }
+        assert_eq!(answers[6]["hits"][0]["id"], "a");
+        assert_eq!(answers[7]["trace"]["outcome"]["kind"], "empty");
     }
 
     /// Fails as a model behind an address does, and as an index does.
@@ -170,7 +240,7 @@ mod tests {
         let failed = Stack::builder().catalog(catalog).retriever(broken()).build().unwrap();
         let said = |stack: &Stack| {
             let mut output = Vec::new();
-            json_lines(stack, 3, &b"{\"query\": \"red shoes\"}"[..], &mut output).unwrap();
+            json_lines(stack, &histories(), 3, &b"{\"query\": \"red shoes\"}"[..], &mut output).unwrap();
             let text = String::from_utf8(output).unwrap();
             assert!(!text.contains("10.0.0.7") && !text.contains("key=abc"), "{text}");
             assert_eq!(

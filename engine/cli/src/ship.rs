@@ -51,8 +51,8 @@ pub fn ship(run: &Finished<'_>) -> Result<Shipped> {
     let file = RewriterFile {
         serve: Serve::named(&system)?,
         model: Some(run.config.model.name.clone()),
-        retriever: Some(run.ranker.retriever.card().name.clone()),
         base: Some(run.tuned.clone()).filter(|base| !base.is_raw()),
+        ..RewriterFile::of(run.ranker)
     };
     file.write_to(Output::open(run.adapter.join(RewriterFile::NAME))?)?;
     Ok(Shipped { sentence, system, challenges })

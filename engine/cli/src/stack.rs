@@ -49,7 +49,7 @@ pub struct Opened {
 impl StackArgs {
     pub fn open(&self) -> Result<Opened> {
         let dataset = crate::dataset::open(&self.data, false)?;
-        let ranker = open::retriever(&self.retriever, &dataset, self.index.as_deref(), &self.grants)?;
+        let ranker = open::retriever(&self.retriever, &self.rewriter, &dataset, self.index.as_deref(), &self.grants)?;
         let mut builder = Stack::builder().catalog(dataset.catalog.clone()).retriever(ranker.retriever.clone());
         // A stack without a rewriter says that the original query was searched for.
         if self.rewriter != "identity" {

@@ -50,7 +50,8 @@ pub struct Args {
     /// Print the configuration and stop
     #[arg(long)]
     dry_run: bool,
-    /// What ranks, in the place of what the file says: bm25 or a plugin's .wasm file
+    /// What ranks, in the place of what the file says: bm25 or a plugin's .wasm file; for next items with +covisitation
+    /// behind it, whose weight is tuned, or with +covisitation=0.6
     #[arg(long)]
     retriever: Option<String>,
     /// Where the model runs, in the place of what the file says: auto, cpu, or cuda:N
@@ -79,7 +80,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let (config, chosen) = args.config()?;
+    let (config, chosen, dataset) = args.config()?;
     if args.dry_run {
         return choose::show(&config, chosen.as_ref(), args.json);
     }
@@ -88,13 +89,15 @@ pub fn run(args: Args) -> Result<()> {
     }
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
-    let (outcome, compared) = train(&config, args.resume, args.strict, split, &measures, &args.grants)?;
+    let read = Read { dataset, strict: args.strict };
+    let (outcome, compared) = train(&config, args.resume, read, split, &measures, &args.grants)?;
     report(&outcome, compared, chosen.as_ref(), args.json)
 }
 
 impl Args {
-    /// The configuration of the file, or the one that is chosen for a data set, and what was chosen.
-    fn config(&self) -> Result<(TrainConfig, Option<Chosen>)> {
+    /// The configuration of the file, or the one that is chosen for a data set, what was chosen, and the data set, where it
+    /// was read for that.
+    fn config(&self) -> Result<(TrainConfig, Option<Chosen>, Option<Dataset>)> {
         if let Some(data) = &self.data {
             let wanted = Wanted {
                 data,
@@ -104,20 +107,21 @@ impl Args {
                 device: self.device,
                 split: &self.split,
                 settings: &self.settings,
+                strict: self.strict,
             };
-            let chosen = wanted.choose()?;
+            let (chosen, dataset) = wanted.choose()?;
             if self.resume
                 && let Some(kept) = choose::kept(&chosen.config, &self.settings)?
             {
-                return Ok((kept, None));
+                return Ok((kept, None, Some(dataset)));
             }
             choose::warn(&chosen);
-            return Ok((chosen.config.clone(), Some(chosen)));
+            return Ok((chosen.config.clone(), Some(chosen), Some(dataset)));
         }
         let path = self.config.as_deref().context("neither a configuration nor --data is given")?;
         let mut config = TrainConfig::read(path, &self.settings)?;
         if let Some(retriever) = &self.retriever {
-            config.retriever.plugin = open::plugin_path(retriever)?;
+            open::set_retriever(retriever, &mut config.retriever)?;
         }
         if let Some(device) = self.device {
             config.model.device = device;
@@ -129,7 +133,24 @@ impl Args {
             config.train.output_dir.clone_from(folder);
         }
         config.validate()?;
-        Ok((config, None))
+        Ok((config, None, None))
+    }
+}
+
+/// The data set of a run, where it was read already, as its source has it.
+#[derive(Default)]
+pub struct Read {
+    pub dataset: Option<Dataset>,
+    /// Refuses what reading else warns about.
+    pub strict: bool,
+}
+
+impl Read {
+    fn open(self, name: &str) -> Result<Dataset> {
+        match self.dataset {
+            Some(dataset) => Ok(dataset),
+            None => crate::dataset::open(name, self.strict),
+        }
     }
 }
 
@@ -137,14 +158,14 @@ impl Args {
 pub fn train(
     config: &TrainConfig,
     resume: bool,
-    strict: bool,
+    read: Read,
     split: Option<&str>,
     measures: &[Measure],
     grants: &Grants,
 ) -> Result<(Outcome, Option<Result<Compared>>)> {
     // All that can be refused is refused here, before a model is fetched and loaded.
     checkpoint::require_usable(&config.train.output_dir, resume)?;
-    let dataset = config.data.with_splits(crate::dataset::open(&config.data.name, strict)?)?;
+    let dataset = config.data.with_splits(read.open(&config.data.name)?)?;
     let train = open::labelled(&dataset, "data.train", &config.data.train)?;
     let mut dev = open::labelled(&dataset, "data.dev", &config.data.dev)?;
     dev.truncate(config.data.max_dev_queries);
@@ -158,7 +179,7 @@ pub fn train(
     }
     let ranker = ranker(config, &dataset, grants)?;
     let mut config = config.clone();
-    let tuned = base(&mut config, resume, &dataset, &train, &ranker)?;
+    let (tuned, ranker) = base(&mut config, resume, &dataset, &train, ranker)?;
     let config = &config;
     let prompter = open::prompter(&config.prompt, &ranker)?;
     let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
@@ -193,59 +214,71 @@ fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ra
         None => {
             grants.nobody()?;
             let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
-            Ranker { catalog: dataset.catalog.clone(), retriever: index.clone(), bm25: Some(index) }
+            Ranker::of_text(&dataset.catalog, index.clone(), Some(index))
         }
     };
     // What was learned from a training query must not answer it, neither while tuning nor for a reward.
     match config.retriever.covisitation {
-        Some(weight) => ranker.cross_fitted(dataset, &config.data.train, weight),
+        Some(weight) => ranker.cross_fitted(dataset, &config.data.train, weight, config.retriever.tune_covisitation),
         None => Ok(ranker),
     }
 }
 
-/// The base that a run stands on: what its configuration says, what it was begun with, or what tuning finds. In the mode
-/// `expand` the model's words are added to it.
+/// The base that a run stands on: what its configuration says, what it was begun with, or what tuning finds, with what
+/// ranks by the weight that was found. In the mode `expand` the model's words are added to the base.
 fn base(
     config: &mut TrainConfig,
     resume: bool,
     dataset: &Dataset,
     train: &[Labelled],
-    ranker: &Ranker,
-) -> Result<BaseConfig> {
+    ranker: Ranker,
+) -> Result<(BaseConfig, Ranker)> {
     if let Some(base) = &config.prompt.base {
-        return Ok(base.clone());
+        return Ok((base.clone(), ranker));
     }
     if !config.train.tune {
-        return Ok(BaseConfig::default());
+        return Ok((BaseConfig::default(), ranker));
     }
-    let folder = &config.train.output_dir;
-    let begun = resume && !checkpoint::list(folder)?.is_empty();
-    let found = match RewriterFile::at(&folder.join(BASE).display().to_string()) {
-        Some(path) if begun => RewriterFile::read(&path)?.base.unwrap_or_default(),
+    let folder = config.train.output_dir.clone();
+    let begun = resume && !checkpoint::list(&folder)?.is_empty();
+    let (found, ranker) = match RewriterFile::at(&folder.join(BASE).display().to_string()) {
+        Some(path) if begun => {
+            let file = RewriterFile::read(&path)?;
+            (file.base.unwrap_or_default(), weighed(config, ranker, file.covisitation)?)
+        }
         // It was begun without a base.
-        None if begun => return Ok(BaseConfig::default()),
+        None if begun => return Ok((BaseConfig::default(), ranker)),
         _ => {
             let measure = config.reward.main_measure()?;
-            let tuned = match tune::tune(dataset, train, ranker, measure) {
+            let tuned = match tune::tune(dataset, train, &ranker, measure) {
                 Ok(tuned) => tuned,
                 // Training outlasts faults of the retriever, one request at a time; a search over means cannot.
                 Err(error) if error.downcast_ref::<Error>().is_some_and(Error::is_fault) => {
                     tell!("warning: the base is not tuned: {error}");
-                    return Ok(BaseConfig::default());
+                    return Ok((BaseConfig::default(), ranker));
                 }
                 Err(error) => return Err(error),
             };
             tell!("{}", tune::summary(&tuned, measure));
-            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-            let file = RewriterFile::tuned(tuned.base.clone(), ranker.retriever.card());
-            file.write_to(Output::open(folder.join(BASE))?)?;
-            tuned.base
+            std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+            let ranker = weighed(config, ranker, tuned.fusion_weight)?;
+            RewriterFile::tuned(tuned.base.clone(), &ranker).write_to(Output::open(folder.join(BASE))?)?;
+            (tuned.base, ranker)
         }
     };
     if config.prompt.mode == Mode::Expand && !found.is_raw() {
         config.prompt.base = Some(found.clone());
     }
-    Ok(found)
+    Ok((found, ranker))
+}
+
+/// What ranks by the weight of covisitation that was tuned, which then stands in the configuration. One that was not to
+/// be tuned stays.
+fn weighed(config: &mut TrainConfig, ranker: Ranker, weight: Option<f64>) -> Result<Ranker> {
+    let Some(weight) = weight.filter(|_| config.retriever.tune_covisitation) else { return Ok(ranker) };
+    config.retriever.covisitation = Some(weight);
+    config.retriever.tune_covisitation = false;
+    ranker.with_weight(weight)
 }
 
 /// What tuning found, in the run's folder.

@@ -12,6 +12,7 @@ use querywright::rewrite::Feedback;
 use querywright::train::Labelled;
 use querywright::types::{Judgements, Query, QueryLanguage};
 
+use crate::followed::Followed;
 use crate::grant::Grants;
 use crate::open::{self, Ranker};
 use crate::progress::Bar;
@@ -32,7 +33,7 @@ pub struct Args {
     #[arg(long, default_value = "train")]
     split: String,
     /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file; for next items with
-    /// +covisitation behind it
+    /// +covisitation behind it, whose weight is tuned, or with +covisitation=0.6
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// What is maximised
@@ -58,11 +59,18 @@ pub fn run(args: Args) -> Result<()> {
     let output = Output::open(&args.output)?;
     let ranker = open::retriever_to_learn_from(&args.retriever, &dataset, &args.split, &args.grants)?;
     let tuned = tune(&dataset, &queries, &ranker, args.measure)?;
-    RewriterFile::tuned(tuned.base.clone(), ranker.retriever.card()).write_to(output)?;
+    let ranker = match tuned.fusion_weight {
+        Some(weight) => ranker.with_weight(weight)?,
+        None => ranker,
+    };
+    RewriterFile::tuned(tuned.base.clone(), &ranker).write_to(output)?;
     if args.json {
         return terminal::json(&tuned);
     }
     say!("{}", summary(&tuned, args.measure));
+    if let Some(weight) = tuned.fusion_weight {
+        say!("covisitation = {weight}");
+    }
     let base = toml::to_string(&tuned.base)?;
     terminal::lines(&base)?;
     say!("written: {}", args.output.display());
@@ -76,7 +84,7 @@ pub fn summary(tuned: &Tuned, measure: Measure) -> String {
     if queries < FEWEST_TO_TUNE {
         return format!("tuning: {queries} judged queries are too few to learn from, {FEWEST_TO_TUNE} are needed");
     }
-    if tuned.base.is_raw() {
+    if tuned.base.is_raw() && tuned.raw == tuned.tuned {
         return format!("tuning: nothing beats the raw query ({measure} {raw:.4} on {} queries)", tuned.searched);
     }
     format!(
@@ -97,6 +105,7 @@ pub fn tune(dataset: &Dataset, queries: &[Labelled], ranker: &Ranker, measure: M
         queries: &queries,
         measure,
         feedback: reads_weights.then(|| feedback(ranker)).transpose()?,
+        fusion: ranker.followed.as_ref().map(Followed::weights).transpose()?.flatten(),
     };
     let tuned = tuning.run(&bar)?;
     bar.finish();

@@ -117,6 +117,9 @@ pub struct RetrieverConfig {
     /// (covisitation), for next items. Default: none; 0.6 is a good one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub covisitation: Option<f64>,
+    /// Whether tuning the base (`train.tune`) tunes this weight, too. Default false.
+    #[serde(skip_serializing_if = "is_false")]
+    pub tune_covisitation: bool,
 }
 
 /// Keys under an old name, and what they are called now. Files and `--set` may use either. The digest of a
@@ -209,6 +212,11 @@ impl Default for RunConfig {
 }
 
 /// A default is not written: checkpoints from before the key resume.
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// As [`is_false`].
 fn is_true(value: &bool) -> bool {
     *value
 }

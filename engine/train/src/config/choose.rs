@@ -13,12 +13,10 @@ pub use profile::{Arithmetic, DataProfile, Lengths, MachineProfile};
 pub use shown::{Choice, Chosen};
 pub use splits::SplitPlan;
 
-use std::collections::BTreeMap;
-
 use super::{BaseModelConfig, DataConfig, RunConfig, TrainConfig};
 use crate::schedule::SchedulerType;
 use cost::{Memory, Step};
-use querywright_rewrite::{Mode, Task};
+use querywright_rewrite::{Mode, Task, Vocabulary};
 use querywright_types::{Error, QueryLanguage, Result};
 use shown::Reasons;
 
@@ -172,7 +170,14 @@ fn prompt(
         prompt.task = Task::Recommend;
         reasons.add("prompt.task", format!("{:.0}% of the queries are histories", 100.0 * data.histories));
         config.retriever.covisitation = Some(COVISITATION);
+        config.retriever.tune_covisitation = true;
         reasons.add("retriever.covisitation", "what followed the items of others' histories, beside the titles");
+        reasons.add("retriever.tune_covisitation", "the best weight depends on how much the histories share");
+        if machine.arithmetic != Arithmetic::Gpu {
+            prompt.vocabulary = Vocabulary::Feedback;
+            let why = "words of the history's titles and of what followed in others': free words are noise";
+            reasons.add("prompt.vocabulary", why);
+        }
         prompt.max_history = HISTORY;
         reasons.add("prompt.max_history", "the last items say most");
         prompt.max_title_chars = rounded(data.titles.p95, 10).clamp(30, 60);
@@ -294,8 +299,12 @@ fn completion(word_chars: f64) -> usize {
 
 fn reward_and_sampling(config: &mut TrainConfig, data: &DataProfile, recommend: bool, reasons: &mut Reasons) {
     if recommend && data.relevant < 1.5 {
-        config.reward.measures = BTreeMap::from([("nDCG@100".to_owned(), 1.0)]);
-        reasons.add("reward.measures", "one target a history is seldom among the first ten, and often nearer");
+        let measures = [("nDCG@10", 0.6), ("LogRank@1000", 0.4)];
+        config.reward.measures = measures.map(|(name, weight)| (name.to_owned(), weight)).into();
+        reasons.add(
+            "reward.measures",
+            "one target a history is seldom among the first ten: coming nearer earns something wherever it stands",
+        );
     } else {
         reasons.add("reward.measures", "the first ten hits are what a person sees");
     }
@@ -305,14 +314,15 @@ fn reward_and_sampling(config: &mut TrainConfig, data: &DataProfile, recommend: 
     reasons.add("sampling.max_completion_length", why);
     config.curriculum.resample_rounds = 0;
     reasons.add("curriculum.resample_rounds", "a step takes one round of memory and time");
-    config.train.inject_feedback = !recommend;
-    if recommend {
+    config.train.inject_feedback = !recommend || config.prompt.vocabulary == Vocabulary::Feedback;
+    if !config.train.inject_feedback {
         reasons.add("train.inject_feedback", "what is rare in the title of one target teaches nothing about others");
     } else {
-        reasons.add(
-            "train.inject_feedback",
-            "words of relevant documents, where a group misses them: the model sees what is good",
-        );
+        let why = match recommend {
+            true => "words of the target's title that also followed others, where a group misses them",
+            false => "words of relevant documents, where a group misses them: the model sees what is good",
+        };
+        reasons.add("train.inject_feedback", why);
         config.train.inject_margin = 0.01;
         reasons.add("train.inject_margin", "how much more they must earn, in the recipe that learned");
     }

@@ -23,6 +23,10 @@ impl TrainConfig {
             let remedy = "greedy completions of a prompt are all equal and have no learning signal; give 1.0";
             return refuse("sampling.temperature", format!("found {}", self.sampling.temperature), remedy);
         }
+        if self.retriever.tune_covisitation && self.retriever.covisitation.is_none() {
+            let remedy = "set retriever.covisitation = 0.6, where the search begins, or leave this out";
+            return refuse("retriever.tune_covisitation", "there is no covisitation to tune", remedy);
+        }
         if self.retriever.plugin.is_none() {
             within("retriever.bm25", self.retriever.bm25.validate())?;
         }
@@ -129,6 +133,7 @@ mod tests {
             ("sampling.top_p=2", "sampling.top_p: "),
             ("lora.target_modules=[\"q_prj\"]", "lora.target_modules: "),
             ("retriever.bm25.k1=-1", "retriever.bm25.k1: "),
+            ("retriever.tune_covisitation=true", "retriever.tune_covisitation: "),
             ("reward.k=0", "reward.k: "),
             ("reward.measures={\"nDGC@10\"=1}", "reward.measures.nDGC@10: "),
             ("loss.epsilon=2", "loss.epsilon: "),

@@ -93,7 +93,14 @@ fn requests_are_expanded_and_histories_are_recommended_for() {
     let config = chosen(&histories());
     assert_eq!((config.prompt.task, config.prompt.max_history), (Task::Recommend, 5));
     assert_eq!((config.prompt.max_title_chars, config.train.num_generations), (60, 4));
-    assert!(!config.train.inject_feedback && config.reward.measures.contains_key("nDCG@100"));
+    let weights: Vec<(&str, f64)> =
+        config.reward.measures.iter().map(|(name, weight)| (name.as_str(), *weight)).collect();
+    assert_eq!(weights, [("LogRank@1000", 0.4), ("nDCG@10", 0.6)]);
+    assert_eq!(config.reward.main_measure().unwrap().to_string(), "nDCG@10", "what is tuned for and shipped by");
+    assert!(config.train.inject_feedback && config.prompt.vocabulary == Vocabulary::Feedback);
+    assert!(config.retriever.covisitation.is_some() && config.retriever.tune_covisitation);
+    let gpu = choose(&histories(), &machine(1, Arithmetic::Gpu)).unwrap().config;
+    assert!(gpu.prompt.vocabulary.is_free() && !gpu.train.inject_feedback, "no restricted decoding there");
 
     let movies =
         DataProfile { fields: ["title", "year", "genres", "actors"].map(str::to_owned).to_vec(), ..articles() };

@@ -1,0 +1,128 @@
+//! What followed the items of a history in training sequences (covisitation), beside the ranking of texts.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use querywright::Error;
+use querywright::catalog::Dataset;
+use querywright::evaluate::FusionWeight;
+use querywright::retrieve::{Covisitation, CovisitationConfig, CrossFit, Followers};
+use querywright::stack::{Fusion, FusionMethod};
+use querywright::types::{Judgements, Query, Retriever};
+
+use crate::open::Ranker;
+
+/// The weight of covisitation where none is given. Chosen on the development split of industrial products.
+pub const DEFAULT: f64 = 0.6;
+/// The weights that tuning tries beside the one that it begins with.
+const TRIED: [f64; 10] = [0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 4.0];
+/// Parts of the training queries, each answered by what was learned from the others.
+const FOLDS: usize = 5;
+/// What stands behind a retriever's name.
+const SUFFIX: &str = "+covisitation";
+
+/// Covisitation in a ranking that is fused from it and a text's.
+pub struct Followed {
+    text: Arc<dyn Retriever>,
+    learned: Arc<dyn Retriever>,
+    /// What followed, without the text's ranking.
+    pub followers: Arc<dyn Followers>,
+    /// Its weight.
+    pub weight: f64,
+    /// Whether tuning may change the weight.
+    pub tuned: bool,
+}
+
+impl Followed {
+    fn fused(&self) -> Result<Arc<dyn Retriever>> {
+        let parts = vec![(self.text.clone(), 1.0), (self.learned.clone(), self.weight)];
+        Ok(Arc::new(Fusion::weighted(parts, FusionMethod::Scores)?))
+    }
+
+    /// The weights that tuning may try; none where it may not.
+    pub fn weights(&self) -> Result<Option<FusionWeight>> {
+        if !self.tuned {
+            return Ok(None);
+        }
+        let mut others = Vec::with_capacity(TRIED.len());
+        for weight in TRIED.into_iter().filter(|weight| *weight != self.weight) {
+            others.push((weight, self.with(weight).fused()?));
+        }
+        Ok(Some(FusionWeight { key: "retriever.covisitation".to_owned(), start: self.weight, others }))
+    }
+
+    fn with(&self, weight: f64) -> Self {
+        let Self { text, learned, followers, tuned, .. } = self;
+        Self { text: text.clone(), learned: learned.clone(), followers: followers.clone(), weight, tuned: *tuned }
+    }
+}
+
+impl Ranker {
+    /// Fused with covisitation that was learned from the training queries: for every query but those.
+    pub fn with_covisitation(self, dataset: &Dataset, weight: f64) -> Result<Self> {
+        let queries = sequences(dataset, "train")?;
+        let learned = Covisitation::learn(&dataset.catalog, &queries, CovisitationConfig::default())?;
+        self.fused(Arc::new(learned), weight, false)
+    }
+
+    /// Fused with covisitation that answers a training query from the others. `tuned` says whether the weight may be.
+    pub fn cross_fitted(self, dataset: &Dataset, split: &str, weight: f64, tuned: bool) -> Result<Self> {
+        let queries = sequences(dataset, split)?;
+        let learned = CrossFit::learn(&dataset.catalog, &queries, CovisitationConfig::default(), FOLDS)?;
+        self.fused(Arc::new(learned), weight, tuned)
+    }
+
+    fn fused<R: Retriever + Followers + 'static>(self, learned: Arc<R>, weight: f64, tuned: bool) -> Result<Self> {
+        let followers: Arc<dyn Followers> = learned.clone();
+        let followed = Followed { text: self.retriever.clone(), learned, followers, weight, tuned };
+        Ok(Self { retriever: followed.fused()?, followed: Some(followed), ..self })
+    }
+
+    /// The same with another weight of covisitation; the same where it has none.
+    pub fn with_weight(self, weight: f64) -> Result<Self> {
+        let Some(followed) = self.followed.as_ref().map(|followed| followed.with(weight)) else { return Ok(self) };
+        Ok(Self { retriever: followed.fused()?, followed: Some(followed), ..self })
+    }
+}
+
+/// The text's retriever of `bm25+covisitation=0.6`, and the weight of covisitation where it is asked for: none where no
+/// number is given.
+pub fn asked(text: &str) -> Result<(&str, Option<Option<f64>>)> {
+    let Some((before, weight)) = text.rsplit_once(SUFFIX) else { return Ok((text, None)) };
+    match weight.strip_prefix('=') {
+        None if weight.is_empty() => Ok((before, Some(None))),
+        given => {
+            let number = given.unwrap_or(weight).parse::<f64>().map_err(|_| {
+                let remedy = "give a number, as bm25+covisitation=0.6";
+                Error::argument("--retriever", format!("the weight of covisitation is \"{weight}\""), remedy)
+            });
+            Ok((before, Some(Some(number?))))
+        }
+    }
+}
+
+/// The judged queries of a split with a history.
+pub fn sequences<'d>(dataset: &'d Dataset, split: &str) -> Result<Vec<(&'d Query, &'d Judgements)>> {
+    let mut queries = dataset.judged(split)?;
+    queries.retain(|(query, _)| !query.history.is_empty());
+    if queries.is_empty() {
+        let found = format!("no query of the split \"{split}\" has a history");
+        return Err(Error::argument("covisitation", found, "leave it out: there is nothing to learn it from").into());
+    }
+    Ok(queries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_behind_covisitation_is_a_number_or_left_to_what_was_tuned() {
+        assert_eq!(asked("bm25:k1=0.9").unwrap(), ("bm25:k1=0.9", None));
+        assert_eq!(asked("bm25+covisitation").unwrap(), ("bm25", Some(None)));
+        assert_eq!(asked("a.wasm+covisitation=0.25").unwrap(), ("a.wasm", Some(Some(0.25))));
+        for text in ["bm25+covisitation=", "bm25+covisitation0.6x", "bm25+covisitations", "bm25+covisitation=high"] {
+            assert!(asked(text).unwrap_err().to_string().contains("give a number"), "{text}");
+        }
+    }
+}

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, PromptStyle, unmarked};
+use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, PromptStyle, RequestValues, Task, unmarked};
 use super::prompter::Prompter;
 use super::reading::Reading;
 use super::words::{Words, words_of};
 use querywright_model::{Grammar, Message, PromptTokens, Tokenizer, Trie};
-use querywright_types::{Error, Query, Result, Rewrite};
+use querywright_types::{Deadline, Error, Query, Result, Rewrite};
 
 /// A [`Prompter`] for one model. It encodes the part that all prompts share once.
 pub struct PromptEncoder {
@@ -35,7 +35,8 @@ impl PromptEncoder {
     ///
     /// # Errors
     /// [`Error::Argument`] when the style is a conversation and the model has no chat template, or its template fails;
-    /// when answers are restricted: [`restricted`](Self::restricted) takes their words.
+    /// when answers are restricted: [`restricted`](Self::restricted) takes their words; when prompts show candidates and
+    /// nothing gives them ([`Prompter::with_candidates`]).
     pub fn new(prompter: Prompter, tokenizer: Tokenizer) -> Result<Self> {
         Self::with(prompter, tokenizer, None)
     }
@@ -48,11 +49,13 @@ impl PromptEncoder {
     pub fn restricted(prompter: Prompter, tokenizer: Tokenizer, words: Words) -> Result<Self> {
         let encoder = Self::with(prompter, tokenizer, Some(words))?;
         // A tokenizer without a stop is refused now and not with the first query.
-        encoder.grammar(&Query::default())?;
+        if encoder.is_restricted() {
+            Grammar::new(&encoder.tokenizer, Vec::new(), encoder.stop_text())?;
+        }
         Ok(encoder)
     }
 
-    fn with(prompter: Prompter, tokenizer: Tokenizer, words: Option<Words>) -> Result<Self> {
+    fn with(mut prompter: Prompter, tokenizer: Tokenizer, words: Option<Words>) -> Result<Self> {
         let asked = prompter.config().vocabulary;
         let words = words.filter(|_| !asked.is_free());
         if !asked.is_free() && words.as_ref().map(Words::vocabulary) != Some(asked) {
@@ -60,8 +63,16 @@ impl PromptEncoder {
                 "build the prompts with PromptEncoder::restricted and these words, or set vocabulary = \"free\"";
             return Err(Error::argument("prompt.vocabulary", format!("{asked:?}, without its words"), remedy));
         }
+        if let Some(Words::Candidates(words)) = words.as_ref().filter(|_| prompter.config().task == Task::Search) {
+            // The model chooses from what it sees.
+            prompter = prompter.with_candidates(words.clone());
+        }
+        if prompter.config().candidates > 0 {
+            prompter.candidate_source()?;
+        }
         let stop = prompter.stop_strings().iter().map(|s| (*s).to_owned()).collect();
-        let (plain, marked) = (prompter.prompt(&Query::default())?, prompter.marked_prompt(&Query::default())?);
+        let nothing = RequestValues::default();
+        let (plain, marked) = (prompter.prompt_of(&nothing)?, prompter.marked_prompt(&nothing)?);
         let (prefix, marked, suffix) = match (plain, marked) {
             (Prompt::Completion { prefix, .. }, Prompt::Completion { prefix: marked, .. }) => {
                 (prefix, marked, String::new())
@@ -88,13 +99,18 @@ impl PromptEncoder {
     /// # Errors
     /// Those of [`Prompter::prompt`] and of the tokenizer.
     pub fn encode(&self, query: &Query) -> Result<Vec<u32>> {
-        let own = self.own_part(self.prompter.prompt(query)?)?;
+        let found = self.prompter.candidates(query, Deadline::NONE)?;
+        self.encode_values(&self.prompter.request_values(query, &found))
+    }
+
+    fn encode_values(&self, values: &RequestValues) -> Result<Vec<u32>> {
+        let own = self.own_part(self.prompter.prompt_of(values)?)?;
         let text = format!("{own}{}", self.suffix);
         let ids = self.tokenizer.encode(&text, false)?;
         if !self.tokenizer.has_special(&ids) {
             return Ok(ids);
         }
-        let (found, mut theirs) = unmarked(&self.own_part(self.prompter.marked_prompt(query)?)?);
+        let (found, mut theirs) = unmarked(&self.own_part(self.prompter.marked_prompt(values)?)?);
         if found != own {
             // The template did something else with the marks, so that nothing in it can be told apart.
             theirs = std::iter::once(0..own.len()).collect();
@@ -117,7 +133,19 @@ impl PromptEncoder {
     /// # Errors
     /// Those of [`encode`](Self::encode) and of the source of candidate words.
     pub fn prompt_tokens(&self, query: &Query, stream: u64) -> Result<PromptTokens> {
-        Ok(PromptTokens { grammar: self.grammar(query)?, ..PromptTokens::free(stream, self.encode(query)?) })
+        self.prompt_tokens_within(query, stream, Deadline::NONE)
+    }
+
+    /// As [`prompt_tokens`](Self::prompt_tokens), with candidates that are found by the deadline. Their source is asked once
+    /// for what the prompt shows and what the answers may consist of.
+    ///
+    /// # Errors
+    /// Those of [`prompt_tokens`](Self::prompt_tokens), and [`Error::Deadline`].
+    pub fn prompt_tokens_within(&self, query: &Query, stream: u64, deadline: Deadline) -> Result<PromptTokens> {
+        let found = self.prompter.candidates(query, deadline)?;
+        let values = self.prompter.request_values(query, &found);
+        let grammar = self.grammar(query, &values, found, deadline)?;
+        Ok(PromptTokens { grammar, ..PromptTokens::free(stream, self.encode_values(&values)?) })
     }
 
     /// Whether answers are restricted to words.
@@ -125,20 +153,37 @@ impl PromptEncoder {
         self.words.is_some()
     }
 
-    /// What the answers to a query may consist of; none where they are free.
-    fn grammar(&self, query: &Query) -> Result<Option<Arc<Grammar>>> {
+    /// What the answers to a query may consist of: what its prompt shows, and the vocabulary; none where they are free.
+    fn grammar(
+        &self,
+        query: &Query,
+        shown: &RequestValues,
+        found: Vec<String>,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<Grammar>>> {
         let Some(words) = &self.words else { return Ok(None) };
-        let request = self.prompter.request_values(query);
-        let mut own: Vec<String> =
-            request.history.iter().chain([&request.text]).flat_map(|text| words_of(text)).collect();
+        let texts = shown.history.iter().chain([&shown.text]).chain(&shown.candidates);
+        let mut own: Vec<String> = texts.flat_map(|text| words_of(text)).collect();
         let mut tries = Vec::with_capacity(2);
         match words {
             Words::Catalog(shared) => tries.push(shared.clone()),
-            Words::Candidates(candidates) => own.extend(candidates.words(query)?),
+            // Found for the prompt already.
+            Words::Candidates(_) if self.prompts_show_words() => own.extend(found),
+            Words::Candidates(candidates) => own.extend(candidates.propose(query, deadline)?),
         }
         tries.push(Arc::new(Trie::new(&self.tokenizer, &own)?));
-        let stop = self.stop.first().map_or("\n", String::as_str);
-        Ok(Some(Arc::new(Grammar::new(&self.tokenizer, tries, stop)?)))
+        Ok(Some(Arc::new(Grammar::new(&self.tokenizer, tries, self.stop_text())?)))
+    }
+
+    /// Whether the candidates that prompts show are the words of the vocabulary.
+    fn prompts_show_words(&self) -> bool {
+        let config = self.prompter.config();
+        config.candidates > 0 && config.task == Task::Search
+    }
+
+    /// What ends a restricted answer.
+    fn stop_text(&self) -> &str {
+        self.stop.first().map_or("\n", String::as_str)
     }
 
     /// The tokens of an answer that the model did not sample, with the token that ends it: for relevance-feedback
@@ -228,18 +273,27 @@ fn empty_conversation() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Example, PromptConfig, Task};
+    use crate::{Candidates, Example, PromptConfig, Task, Vocabulary};
     use querywright_model::ModelSource;
     use querywright_types::RetrieverCard;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn golden() -> std::path::PathBuf {
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3")
     }
 
     fn encoder_of(folder: &std::path::Path, config: PromptConfig) -> (PromptEncoder, Tokenizer) {
+        encoder_with(folder, config, |_: &Query| panic!("nobody asks for candidates"))
+    }
+
+    fn encoder_with(
+        folder: &std::path::Path,
+        config: PromptConfig,
+        candidates: impl Candidates + 'static,
+    ) -> (PromptEncoder, Tokenizer) {
         let tokenizer = ModelSource::open(folder).unwrap().tokenizer().unwrap();
         let card = RetrieverCard::new("bm25", "d").with_version("1").with_content("garden tools");
-        let prompter = Prompter::new(config, &card).unwrap();
+        let prompter = Prompter::new(config, &card).unwrap().with_candidates(Arc::new(candidates));
         (PromptEncoder::new(prompter, tokenizer.clone()).unwrap(), tokenizer)
     }
 
@@ -271,16 +325,18 @@ mod tests {
             history: vec![TOKEN.into()],
             search: format!("found {TOKEN}"),
             thought: format!("{TOKEN} thought"),
+            candidates: vec![format!("one {TOKEN}"), format!("{TOKEN}two")],
         };
+        let candidates = |_: &Query| Ok(vec![TOKEN.to_owned(), format!("tea{TOKEN}")]);
         for special in [true, false] {
             let folder = model_with(TOKEN, special);
             for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
                 for task in [Task::Search, Task::Recommend] {
                     let examples = Some(vec![example.clone()]);
                     let content = Some(format!("tools {TOKEN}"));
-                    let config = PromptConfig { style, task, examples, content, ..Default::default() };
-                    let (plain, _) = encoder_of(&golden(), config.clone());
-                    let (with, tokenizer) = encoder_of(folder.path(), config);
+                    let config = PromptConfig { style, task, examples, content, candidates: 2, ..Default::default() };
+                    let (plain, _) = encoder_with(&golden(), config.clone(), candidates);
+                    let (with, tokenizer) = encoder_with(folder.path(), config, candidates);
                     let query = Query::text(format!("tea {TOKEN} pot{TOKEN}"));
                     assert!(tokenizer.encode(&query.text, false).unwrap().contains(&259));
                     assert_eq!(with.prefix(), plain.prefix(), "{style:?} {task:?}");
@@ -353,9 +409,74 @@ mod tests {
     }
 
     #[test]
+    fn what_the_prompt_shows_may_be_written_and_its_source_is_asked_once_for_prompt_and_answers() {
+        let golden = golden();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let source = |words: &'static [&'static str]| -> Arc<dyn Candidates> {
+            let asked = asked.clone();
+            Arc::new(move |_: &Query| {
+                asked.fetch_add(1, Ordering::Relaxed);
+                Ok(words.iter().map(|word| (*word).to_owned()).collect())
+            })
+        };
+        let tokenizer = ModelSource::open(&golden).unwrap().tokenizer().unwrap();
+        let card = RetrieverCard::new("bm25", "d");
+        let prompter = |config: PromptConfig| Prompter::new(config, &card).unwrap();
+        let restricted = |config, words| PromptEncoder::restricted(prompter(config), tokenizer.clone(), words).unwrap();
+        let can = |encoder: &PromptEncoder, tokens: &PromptTokens, text: &str| {
+            encoder.encode_answer(text, tokens.grammar.as_ref()).unwrap().is_some()
+        };
+        let text = |tokens: &PromptTokens| tokenizer.decode(&tokens.tokens).unwrap();
+
+        let config = PromptConfig { vocabulary: Vocabulary::Feedback, candidates: 2, ..PromptConfig::default() };
+        let encoder = restricted(config.clone(), Words::Candidates(source(&["rake", "hoe", "spade"])));
+        let tokens = encoder.prompt_tokens(&Query::text("dig"), 0).unwrap();
+        assert_eq!(asked.swap(0, Ordering::Relaxed), 1, "neither for the prefix nor a second time");
+        assert!(text(&tokens).contains("Request: dig\nWords: rake, hoe\nSearch:"), "{}", text(&tokens));
+        assert!(can(&encoder, &tokens, "spade dig rake") && !can(&encoder, &tokens, "fork"));
+        assert_eq!(tokens.tokens, encoder.encode(&Query::text("dig")).unwrap());
+        assert_eq!(asked.swap(0, Ordering::Relaxed), 1);
+
+        // Titles in the prompt, words for the answers: two sources.
+        let config = PromptConfig { task: Task::Recommend, ..config };
+        let with_titles = prompter(config).with_candidates(source(&["Red lamp", "Green mat"]));
+        let words = Words::Candidates(source(&["rake"]));
+        let encoder = PromptEncoder::restricted(with_titles, tokenizer.clone(), words).unwrap();
+        let tokens = encoder.prompt_tokens(&Query::text("Blue pot"), 0).unwrap();
+        assert_eq!(asked.swap(0, Ordering::Relaxed), 2);
+        assert!(text(&tokens).contains("Had: Blue pot\nCandidates: Red lamp; Green mat\nSearch:"), "{}", text(&tokens));
+        assert!(can(&encoder, &tokens, "lamp mat rake pot") && !can(&encoder, &tokens, "fork"));
+
+        let config = PromptConfig { vocabulary: Vocabulary::Catalog, candidates: 1, ..PromptConfig::default() };
+        let with_words = prompter(config).with_candidates(source(&["wheelbarrow"]));
+        let words = Words::of_documents(&tokenizer, ["rake", "rake"].map(str::to_owned).into_iter()).unwrap();
+        let encoder = PromptEncoder::restricted(with_words, tokenizer.clone(), words).unwrap();
+        let tokens = encoder.prompt_tokens(&Query::text("dig"), 0).unwrap();
+        assert!(can(&encoder, &tokens, "rake wheelbarrow") && !can(&encoder, &tokens, "hoe"));
+    }
+
+    #[test]
+    fn a_prompt_that_shows_candidates_is_refused_without_their_source_and_fails_with_it() {
+        let config = PromptConfig { candidates: 3, ..PromptConfig::default() };
+        let card = RetrieverCard::new("bm25", "d");
+        let tokenizer = ModelSource::open(&golden()).unwrap().tokenizer().unwrap();
+        let bare = Prompter::new(config.clone(), &card).unwrap();
+        let said = PromptEncoder::new(bare, tokenizer).unwrap_err().to_string();
+        assert!(said.starts_with("prompt.candidates: 3") && said.contains("with_candidates"), "{said}");
+        let (encoder, _) = encoder_with(&golden(), config, |_: &Query| Err(Error::argument("index", "down", "wait")));
+        let error = encoder.prompt_tokens(&Query::text("dig"), 0).unwrap_err();
+        assert!(error.to_string().starts_with("index: down"), "{error}");
+        let past = Deadline::after(std::time::Duration::ZERO);
+        assert!(encoder.prompt_tokens_within(&Query::text("dig"), 0, past).unwrap_err().is_deadline());
+    }
+
+    #[test]
     fn the_tokens_of_prefix_and_query_are_those_of_the_whole_prompt_in_every_style() {
-        for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
-            let (encoder, tokenizer) = encoder(style);
+        let styles = [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer];
+        for (style, candidates) in styles.into_iter().flat_map(|style| [(style, 0), (style, 3)]) {
+            let config = PromptConfig { style, candidates, ..PromptConfig::default() };
+            let (encoder, tokenizer) =
+                encoder_with(&golden(), config, |_: &Query| Ok(vec!["shears".to_owned(), "trim".to_owned()]));
             let query = Query::text("something to cut the hedge");
             let whole = match encoder.prompter().prompt(&query).unwrap() {
                 Prompt::Completion { prefix, query } => prefix + &query,

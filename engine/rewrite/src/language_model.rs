@@ -8,7 +8,7 @@ use super::prompt::PromptConfig;
 use super::prompter::Prompter;
 use querywright_model::{
     Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Precision, Prefix,
-    SamplingConfig, Tokenizer, generate, prefix,
+    PromptTokens, SamplingConfig, Tokenizer, generate, prefix,
 };
 use querywright_types::{Deadline, Error, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
@@ -61,7 +61,7 @@ impl LanguageModel {
     /// [`Error::Io`] and [`Error::Model`] when the model or the adapter cannot be read, or when they do not fit each
     /// other. [`Error::Argument`] when the adapter's prompt does not fit the card or the model, or when its answers are
     /// restricted to words that only a catalogue has: give those to [`PromptEncoder::restricted`], and that to
-    /// [`new`](Self::new). Likewise where its base asks for feedback, which needs an index.
+    /// [`new`](Self::new). Likewise where its base asks for feedback or its prompts for candidates, which need an index.
     pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
         Self::open_with(model, adapter, card, Precision::Auto, DeviceChoice::Auto)
     }
@@ -86,6 +86,11 @@ impl LanguageModel {
             let remedy = "build the prompts with Prompter::with_feedback, and the rewriter with LanguageModel::new";
             return Err(Error::argument("base.feedback.weight", base.feedback.weight.to_string(), remedy));
         }
+        if prompt.candidates > 0 {
+            let remedy = "build the prompts with Prompter::with_candidates, and the rewriter with LanguageModel::new";
+            let found = format!("{}, and only a first search gives candidates", prompt.candidates);
+            return Err(Error::argument("prompt.candidates", found, remedy));
+        }
         let tokenizer = source.tokenizer()?;
         let encoder = Arc::new(PromptEncoder::new(Prompter::new(prompt, card)?, tokenizer.clone())?);
         let loaded = adapter.map(|folder| Adapter::load(folder, decoder.config())).transpose()?;
@@ -104,8 +109,14 @@ impl LanguageModel {
     /// The model's completions, one a query, before they are parsed.
     ///
     /// # Errors
-    /// Those of [`PromptEncoder::encode`] and of the model.
+    /// Those of [`PromptEncoder::prompt_tokens_within`] and of the model.
     pub fn completions(&self, queries: &[Query], deadline: Deadline) -> Result<Vec<Completion>> {
+        let prompt = |(index, query): (usize, &Query)| self.encoder.prompt_tokens_within(query, index as u64, deadline);
+        self.complete(&queries.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?, deadline)
+    }
+
+    /// One completion a prompt.
+    fn complete(&self, prompts: &[PromptTokens], deadline: Deadline) -> Result<Vec<Completion>> {
         let shared = match self.prefix.get() {
             Some(shared) => shared,
             None => {
@@ -113,19 +124,35 @@ impl LanguageModel {
                 self.prefix.get_or_init(|| computed)
             }
         };
-        let mut prompts = Vec::with_capacity(queries.len());
-        for (index, query) in queries.iter().enumerate() {
-            prompts.push(self.encoder.prompt_tokens(query, index as u64)?);
-        }
         let options =
             GenerateOptions { sampling: &self.sampling, completions: 1, stop: self.encoder.stop(), seed: 0, deadline };
-        let groups = generate(&self.decoder, &self.tokenizer, shared, &prompts, self.deltas(), &options)?;
+        let groups = generate(&self.decoder, &self.tokenizer, shared, prompts, self.deltas(), &options)?;
         let completions: Vec<Completion> = groups.into_iter().flatten().collect();
-        if completions.len() != queries.len() {
-            let found = format!("{} completions for {} queries", completions.len(), queries.len());
+        if completions.len() != prompts.len() {
+            let found = format!("{} completions for {} prompts", completions.len(), prompts.len());
             return Err(Error::bug("language model", found));
         }
         Ok(completions)
+    }
+
+    /// As [`complete`](Self::complete). One bad prompt (it is too long) does not fail the others of its batch.
+    fn complete_each(&self, prompts: &[PromptTokens], deadline: Deadline) -> Vec<Result<Completion>> {
+        match self.complete(prompts, deadline) {
+            Ok(completions) => completions.into_iter().map(Ok).collect(),
+            Err(_) if prompts.len() > 1 => {
+                prompts.iter().flat_map(|prompt| self.complete_each(std::slice::from_ref(prompt), deadline)).collect()
+            }
+            Err(error) => vec![Err(error)],
+        }
+    }
+
+    /// The rewrite that a completion is.
+    fn read(&self, query: &Query, completion: &Completion, deadline: Deadline) -> Result<Rewrite> {
+        if completion.finish == Finish::Deadline {
+            deadline.check()?;
+            return Err(Error::bug("language model", "generation ended at a deadline that has not passed"));
+        }
+        self.encoder.prompter().rewrite(query, &completion.text)
     }
 }
 
@@ -135,31 +162,31 @@ impl Rewriter for LanguageModel {
     }
 
     fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
-        if queries.is_empty() {
-            return Vec::new();
-        }
-        if queries.iter().any(Query::is_empty) {
-            let asked: Vec<Query> = queries.iter().filter(|query| !query.is_empty()).cloned().collect();
-            let mut rewrites = self.rewrite(&asked, deadline).into_iter();
-            let nothing = |query: &Query| query.is_empty().then(|| Ok(Rewrite::plain(String::new())));
-            return queries.iter().filter_map(|query| nothing(query).or_else(|| rewrites.next())).collect();
-        }
-        let completions = match self.completions(queries, deadline) {
-            Ok(completions) => completions,
-            // One bad query (a prompt that is too long) must not fail the others of its batch.
-            Err(_) if queries.len() > 1 => {
-                return queries.iter().flat_map(|q| self.rewrite(std::slice::from_ref(q), deadline)).collect();
+        let (mut asked, mut prompts) = (Vec::new(), Vec::new());
+        // None: the model is asked.
+        let mut known: Vec<Option<Result<Rewrite>>> = Vec::with_capacity(queries.len());
+        for query in queries {
+            if query.is_empty() {
+                known.push(Some(Ok(Rewrite::plain(String::new()))));
+                continue;
             }
-            Err(error) => return vec![Err(error)],
-        };
-        let rewrite = |(query, completion): (&Query, &Completion)| {
-            if completion.finish == Finish::Deadline {
-                deadline.check()?;
-                return Err(Error::bug("language model", "generation ended at a deadline that has not passed"));
+            match self.encoder.prompt_tokens_within(query, prompts.len() as u64, deadline) {
+                Ok(prompt) => {
+                    asked.push(query);
+                    prompts.push(prompt);
+                    known.push(None);
+                }
+                // A first search that fails costs its own query alone.
+                Err(error) => known.push(Some(Err(error))),
             }
-            self.encoder.prompter().rewrite(query, &completion.text)
-        };
-        queries.iter().zip(&completions).map(rewrite).collect()
+        }
+        if prompts.is_empty() {
+            return known.into_iter().flatten().collect();
+        }
+        let completions = self.complete_each(&prompts, deadline);
+        let read = |(query, completion): (&Query, Result<Completion>)| self.read(query, &completion?, deadline);
+        let mut answers = asked.into_iter().zip(completions).map(read);
+        known.into_iter().filter_map(|known| known.or_else(|| answers.next())).collect()
     }
 }
 
@@ -167,6 +194,7 @@ impl Rewriter for LanguageModel {
 mod tests {
     use super::*;
     use crate::words::Words;
+    use querywright_types::{Fault, FaultKind};
     use std::time::Duration;
 
     fn rewriter() -> LanguageModel {
@@ -220,6 +248,51 @@ mod tests {
             words += 1;
         }
         assert!(nothing > 0 && words > 0, "{nothing} {words}");
+    }
+
+    #[test]
+    fn an_adapter_whose_prompt_shows_candidates_is_refused_where_nothing_gives_them() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
+        let folder = tempfile::tempdir().unwrap();
+        PromptConfig { candidates: 5, ..PromptConfig::default() }.write(folder.path()).unwrap();
+        let opened = LanguageModel::open(&model, Some(folder.path()), &RetrieverCard::new("bm25", "d"));
+        let said = opened.unwrap_err().to_string();
+        assert!(said.starts_with("prompt.candidates: 5") && said.contains("with_candidates"), "{said}");
+    }
+
+    #[test]
+    fn a_first_search_that_fails_costs_its_own_query_and_each_query_is_asked_for_once() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
+        let source = ModelSource::open(&model).unwrap();
+        let (decoder, tokenizer) = (Decoder::load(&source, Precision::F32, &()).unwrap(), source.tokenizer().unwrap());
+        let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let noted = asked.clone();
+        let candidates = move |query: &Query| {
+            noted.lock().unwrap().push(query.text.clone());
+            match query.text.as_str() {
+                "bad" => Err(Error::Fault(Fault::new("bm25", FaultKind::Network, "down"))),
+                _ => Ok(vec!["rake".to_owned()]),
+            }
+        };
+        let config = PromptConfig { candidates: 2, mode: crate::Mode::Rewrite, ..PromptConfig::default() };
+        let prompter = Prompter::new(config, &RetrieverCard::new("bm25", "d")).unwrap();
+        let prompter = prompter.with_candidates(Arc::new(candidates));
+        let encoder = Arc::new(PromptEncoder::new(prompter, tokenizer.clone()).unwrap());
+        let rewriter =
+            LanguageModel::new("m", Arc::new(decoder), tokenizer, encoder, None, SamplingConfig::greedy(8)).unwrap();
+        let rewrite = |texts: &[&str]| {
+            let queries: Vec<Query> = texts.iter().map(|text| Query::text(*text)).collect();
+            let rewrites = rewriter.rewrite(&queries, Deadline::NONE);
+            (std::mem::take(&mut *asked.lock().unwrap()), rewrites)
+        };
+        let (seen, rewrites) = rewrite(&["dig", "bad", " ", "cut"]);
+        assert_eq!(seen, ["dig", "bad", "cut"]);
+        assert!(matches!(&rewrites[1], Err(Error::Fault(fault)) if fault.kind == FaultKind::Network), "{rewrites:?}");
+        assert_eq!(rewrites[2].as_ref().unwrap().text, "");
+        let whole = |r: &Result<Rewrite>| r.as_ref().map(|r| r.text.clone()).map_err(ToString::to_string);
+        let alone: Vec<_> = ["dig", "cut"].iter().map(|text| whole(&rewrite(&[text]).1[0])).collect();
+        assert_eq!([whole(&rewrites[0]), whole(&rewrites[3])], alone[..], "the others have theirs");
+        assert!(rewrite(&["bad"]).1.remove(0).is_err() && rewrite(&["", " "]).0.is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![deny(missing_docs, missing_debug_implementations)]
 
 mod base;
+mod candidates;
 mod compose;
 #[cfg(feature = "model")]
 mod encoder;
@@ -22,6 +23,7 @@ mod remote;
 mod words;
 
 pub use base::{BaseConfig, Feedback, FeedbackConfig, Tuned};
+pub use candidates::Candidates;
 pub use compose::{Composer, Mode};
 #[cfg(feature = "model")]
 pub use encoder::PromptEncoder;
@@ -35,4 +37,4 @@ pub use reading::{Reading, TermReading};
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteConfig};
 #[cfg(feature = "model")]
-pub use words::{Candidates, Words};
+pub use words::Words;

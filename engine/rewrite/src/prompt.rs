@@ -9,8 +9,8 @@
 //! | `response(example)` | the answer of an example | the text after it | an assistant message |
 //!
 //! Examples and the query go through the same `request` macro, so they look alike. All macros see `task`, `mode`,
-//! `language` (as in the configuration), `content` and `fields` (from the card). A request has `text` and `history`
-//! (titles). An example has `search` and `thought` as well.
+//! `language`, `candidates` (as in the configuration), `content` and `fields` (from the card). A request has `text`,
+//! `history` (titles) and `candidates`. An example has `search` and `thought` as well.
 
 mod config;
 mod examples;
@@ -22,7 +22,7 @@ pub use config::{Example, PromptConfig, PromptStyle, Task, Vocabulary};
 #[cfg(feature = "model")]
 pub(super) use marks::{PLACEHOLDER, marked, unmarked};
 pub use message::{ChatMessage, Prompt, Role};
-pub(super) use render::{RequestValues, Template, sanitised};
+pub(super) use render::{RequestValues, Template, sanitised, shown_candidates};
 
 #[cfg(test)]
 pub(super) use examples::examples;

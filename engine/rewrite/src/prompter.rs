@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::base::Feedback;
+use super::candidates::Candidates;
 use super::compose::Composer;
 use super::parse::{FormatFault, ParsedCompletion, parse};
 #[cfg(feature = "model")]
 use super::prompt::marked;
-use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template, sanitised};
+use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template};
+use super::prompt::{sanitised, shown_candidates};
 use super::reading::Reading;
-use querywright_types::{Error, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
+use querywright_types::{Deadline, Error, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
 
 /// Gives the title of an item of the catalogue.
 pub type Titles = Arc<dyn Fn(Ordinal) -> String + Send + Sync>;
@@ -22,6 +24,7 @@ pub struct Prompter {
     template: Template,
     titles: Option<Titles>,
     feedback: Option<Feedback>,
+    candidates: Option<Arc<dyn Candidates>>,
     shared: Prompt,
     #[cfg(feature = "model")]
     marked: Prompt,
@@ -55,6 +58,7 @@ impl Prompter {
             template,
             titles: None,
             feedback: None,
+            candidates: None,
         })
     }
 
@@ -71,6 +75,13 @@ impl Prompter {
         self
     }
 
+    /// Sets the source of the [candidates](PromptConfig::candidates) that prompts show. In a search with answers of
+    /// [candidate words](crate::Vocabulary::Feedback) the source of those takes its place.
+    pub fn with_candidates(mut self, candidates: Arc<dyn Candidates>) -> Self {
+        self.candidates = Some(candidates);
+        self
+    }
+
     /// The configuration.
     pub fn config(&self) -> &PromptConfig {
         &self.config
@@ -84,18 +95,45 @@ impl Prompter {
     /// The prompt for a query.
     ///
     /// # Errors
-    /// [`Error::Argument`] when the template does not render this query.
+    /// [`Error::Argument`] when the template does not render this query; where it shows candidates, those of their source,
+    /// and [`Error::Argument`] without one.
     pub fn prompt(&self, query: &Query) -> Result<Prompt> {
-        Ok(complete(&self.shared, self.template.request(&self.request_values(query), false)?))
+        self.prompt_within(query, Deadline::NONE)
     }
 
-    /// The prompt for a query with marks around all that the template did not say itself.
+    /// As [`prompt`](Self::prompt), with candidates that are found by the deadline.
+    pub(super) fn prompt_within(&self, query: &Query, deadline: Deadline) -> Result<Prompt> {
+        self.prompt_of(&self.request_values(query, &self.candidates(query, deadline)?))
+    }
+
+    /// The prompt that shows these values.
+    pub(super) fn prompt_of(&self, values: &RequestValues) -> Result<Prompt> {
+        Ok(complete(&self.shared, self.template.request(values, false)?))
+    }
+
+    /// All that the source of candidates proposes for a query; nothing, and nobody is asked, where prompts show none.
+    pub(super) fn candidates(&self, query: &Query, deadline: Deadline) -> Result<Vec<String>> {
+        if self.config.candidates == 0 {
+            return Ok(Vec::new());
+        }
+        self.candidate_source()?.propose(query, deadline)
+    }
+
+    /// Where the candidates come from that prompts show.
+    pub(super) fn candidate_source(&self) -> Result<&Arc<dyn Candidates>> {
+        self.candidates.as_ref().ok_or_else(|| {
+            let found = format!("{}, but nothing gives candidates", self.config.candidates);
+            let remedy = "give the prompter a source with with_candidates, such as the words of Rm3";
+            Error::argument("prompt.candidates", found, remedy)
+        })
+    }
+
+    /// The same prompt with marks around all that the template did not say itself.
     #[cfg(feature = "model")]
-    pub(super) fn marked_prompt(&self, query: &Query) -> Result<Prompt> {
-        let values = self.request_values(query);
-        let text = match self.template.request(&values, true) {
+    pub(super) fn marked_prompt(&self, values: &RequestValues) -> Result<Prompt> {
+        let text = match self.template.request(values, true) {
             Ok(text) => text,
-            Err(_) => marked(&self.template.request(&values, false)?),
+            Err(_) => marked(&self.template.request(values, false)?),
         };
         Ok(complete(&self.marked, text))
     }
@@ -167,11 +205,13 @@ impl Prompter {
         }
     }
 
-    /// What stands in a prompt of its query.
-    pub(super) fn request_values(&self, query: &Query) -> RequestValues {
+    /// What stands in a prompt of its query, with the first ones of the candidates found.
+    pub(super) fn request_values(&self, query: &Query, found: &[String]) -> RequestValues {
         let PromptConfig { max_request_chars, max_history, max_title_chars, .. } = self.config;
+        let candidates = shown_candidates(found, &self.config);
         if self.config.task == Task::Search {
-            return RequestValues { text: sanitised(&query.text, max_request_chars), history: Vec::new() };
+            let text = sanitised(&query.text, max_request_chars);
+            return RequestValues { text, history: Vec::new(), candidates };
         }
         let first_shown = |count: usize| count.saturating_sub(max_history);
         let titles: Vec<String> = match &self.titles {
@@ -182,7 +222,7 @@ impl Prompter {
         };
         let shown = titles.iter().skip(first_shown(titles.len()));
         let history = shown.map(|title| sanitised(title, max_title_chars)).collect();
-        RequestValues { text: String::new(), history }
+        RequestValues { text: String::new(), history, candidates }
     }
 }
 

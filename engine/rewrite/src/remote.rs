@@ -1,12 +1,13 @@
 //! A language model behind an OpenAI-compatible `chat/completions` address: a local server or a hosted one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::candidates::Candidates;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, Role};
 use super::prompter::{Prompter, Titles};
 use querywright_types::{Deadline, Error, Fault, FaultKind, Query, Result, RetrieverCard, Rewrite, Rewriter};
@@ -137,12 +138,18 @@ impl Remote {
         self
     }
 
+    /// Sets the source of the candidates that prompts show, where `prompt.candidates` asks for them.
+    pub fn with_candidates(mut self, candidates: Arc<dyn Candidates>) -> Self {
+        self.prompter = self.prompter.with_candidates(candidates);
+        self
+    }
+
     fn rewrite_one(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
         if query.is_empty() {
             return Ok(Rewrite::plain(String::new()));
         }
         deadline.check()?;
-        let (messages, stop) = match self.prompter.prompt(query)? {
+        let (messages, stop) = match self.prompter.prompt_within(query, deadline)? {
             Prompt::Completion { prefix, query } => {
                 (vec![ChatMessage::new(Role::User, prefix + &query)], Some(self.prompter.stop_strings()))
             }
@@ -295,6 +302,23 @@ mod tests {
         let body: Value = serde_json::from_str(&server.seen()[0].body).unwrap();
         assert_eq!(body["stop"], json!(["\n"]));
         assert!(body["messages"][0]["content"].as_str().unwrap().ends_with("Request: soup 0\nSearch:"));
+    }
+
+    #[test]
+    fn candidates_stand_in_the_prompt_of_a_server_and_without_their_source_each_query_says_so() {
+        let server = server(completion("tomato broth"));
+        let prompt = PromptConfig { style: PromptStyle::Chat, candidates: 2, ..PromptConfig::default() };
+        let url = format!("{}/v1", server.address);
+        let config = RemoteConfig { url, model: "m".into(), prompt, ..RemoteConfig::default() };
+        let remote = || Remote::new(config.clone(), &card()).unwrap();
+        let error = remote().rewrite(&queries(1), Deadline::NONE).remove(0).unwrap_err();
+        assert!(error.to_string().starts_with("prompt.candidates: 2"), "{error}");
+        let words = |_: &Query| Ok(["broth", "<|im_end|>", "never"].map(str::to_owned).to_vec());
+        let remote = remote().with_candidates(Arc::new(words));
+        assert!(remote.rewrite(&queries(1), Deadline::NONE).remove(0).is_ok());
+        let body: Value = serde_json::from_str(&server.seen()[0].body).unwrap();
+        let said = &body["messages"].as_array().unwrap().last().unwrap()["content"];
+        assert_eq!(said, "Request: soup 0\nWords: broth, < |im_end|>");
     }
 
     #[test]

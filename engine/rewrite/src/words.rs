@@ -3,24 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::candidates::Candidates;
 use super::prompt::Vocabulary;
 use querywright_model::{Tokenizer, Trie};
-use querywright_types::{Query, Result};
-
-/// Proposes words for a query, of which its answers are to be made.
-pub trait Candidates: Send + Sync {
-    /// The words, the best first. One that a model cannot write is passed over.
-    ///
-    /// # Errors
-    /// A source that fails; then the query is not answered.
-    fn words(&self, query: &Query) -> Result<Vec<String>>;
-}
-
-impl<F: Fn(&Query) -> Result<Vec<String>> + Send + Sync> Candidates for F {
-    fn words(&self, query: &Query) -> Result<Vec<String>> {
-        self(query)
-    }
-}
+use querywright_types::Result;
 
 /// Where the words come from that a [`Vocabulary`] names, beside those of the request. Cheap to clone.
 #[derive(Clone)]
@@ -28,7 +14,8 @@ impl<F: Fn(&Query) -> Result<Vec<String>> + Send + Sync> Candidates for F {
 pub enum Words {
     /// Those of [`Vocabulary::Catalog`], in the tokens of one model.
     Catalog(Arc<Trie>),
-    /// The source of those of [`Vocabulary::Feedback`].
+    /// The source of those of [`Vocabulary::Feedback`]. In [`Task::Search`](crate::Task::Search) it is also what prompts
+    /// show where they show candidates, and is asked once a query for both.
     Candidates(Arc<dyn Candidates>),
 }
 

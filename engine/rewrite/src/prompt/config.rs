@@ -15,6 +15,8 @@ use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 const TEMPLATE_FILE: &str = "prompt.jinja";
 /// Bytes of an adapter's settings, at most.
 const MAX_BYTES: u64 = 1 << 20;
+/// Candidates of a prompt, at most.
+const MOST_CANDIDATES: usize = 100;
 
 /// The form of prompts and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -79,6 +81,11 @@ pub struct Example {
     /// The reasoning, for [`PromptStyle::ThinkAnswer`].
     #[serde(default)]
     pub thought: String,
+    /// What a first search proposed, for prompts that show [candidates](PromptConfig::candidates): words in
+    /// [`Task::Search`], titles in [`Task::Recommend`], the best first. `search` picks some of them.
+    // What was written before there was this key has the same digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<String>,
 }
 
 /// How prompts are rendered and answers used. Unknown keys are refused.
@@ -96,6 +103,10 @@ pub struct PromptConfig {
     // What was written before there was this key has the same digest.
     #[serde(skip_serializing_if = "Vocabulary::is_free")]
     pub vocabulary: Vocabulary,
+    /// How many candidates of a first search stand in a prompt, the best first; at most 100. In [`Task::Search`] they are
+    /// words, in [`Task::Recommend`] titles. The prompter needs their source. Default: 0, none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub candidates: usize,
     /// The query language to ask for, one of the retriever's. Default: the one that the retriever prefers.
     pub language: Option<QueryLanguage>,
     /// The content of the catalogue in a few words. Default: the `content` of the retriever's card.
@@ -132,6 +143,7 @@ impl Default for PromptConfig {
             mode: Mode::default(),
             task: Task::default(),
             vocabulary: Vocabulary::default(),
+            candidates: 0,
             language: None,
             content: None,
             examples: None,
@@ -145,6 +157,10 @@ impl Default for PromptConfig {
             base: None,
         }
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Where a file of a folder is; why not, if it is none or lies elsewhere.
@@ -231,6 +247,10 @@ impl PromptConfig {
             let found = self.original_weight.to_string();
             return Err(Error::argument("prompt.original_weight", found, "give a number above 0 and at most 100"));
         }
+        if self.candidates > MOST_CANDIDATES {
+            let remedy = format!("give at most {MOST_CANDIDATES}, or 0 for none");
+            return Err(Error::argument("prompt.candidates", self.candidates.to_string(), remedy));
+        }
         if let Some(base) = &self.base {
             base.validate(card)?;
         }
@@ -243,19 +263,7 @@ impl PromptConfig {
                 "set style = \"few-shot\", or vocabulary = \"free\"",
             ));
         }
-        for (index, example) in self.examples.iter().flatten().enumerate() {
-            let bad = |found| {
-                let remedy = "give the task search a `request`, the task recommend a `history`, and both a `search`";
-                Err(Error::argument(format!("prompt.examples[{index}]"), found, remedy))
-            };
-            match self.task {
-                _ if example.search.trim().is_empty() => return bad("`search` is empty"),
-                _ if example.search.contains('\n') => return bad("`search` has more than one line"),
-                Task::Search if example.request.trim().is_empty() => return bad("`request` is empty"),
-                Task::Recommend if example.history.is_empty() => return bad("`history` is empty"),
-                _ => {}
-            }
-        }
+        self.validate_examples()?;
         match self.language {
             None => Ok(card.languages.first().copied().unwrap_or_default()),
             Some(language) if card.languages.contains(&language) => Ok(language),
@@ -265,6 +273,30 @@ impl PromptConfig {
                 format!("it reads {:?}", card.languages),
             )),
         }
+    }
+
+    /// Examples look like requests: they hold what requests hold.
+    fn validate_examples(&self) -> Result<()> {
+        for (index, example) in self.examples.iter().flatten().enumerate() {
+            let refused =
+                |found: &str, remedy: &str| Err(Error::argument(format!("prompt.examples[{index}]"), found, remedy));
+            let bad = |found| {
+                refused(found, "give the task search a `request`, the task recommend a `history`, and both a `search`")
+            };
+            match self.task {
+                _ if example.search.trim().is_empty() => return bad("`search` is empty"),
+                _ if example.search.contains('\n') => return bad("`search` has more than one line"),
+                Task::Search if example.request.trim().is_empty() => return bad("`request` is empty"),
+                Task::Recommend if example.history.is_empty() => return bad("`history` is empty"),
+                _ if self.candidates > 0 && example.candidates.iter().all(|one| one.trim().is_empty()) => {
+                    let remedy = "list what a first search might propose, some of which `search` picks, or set \
+                                  prompt.candidates = 0";
+                    return refused("`candidates` is empty, but requests show some", remedy);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 

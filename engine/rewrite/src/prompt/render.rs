@@ -7,7 +7,7 @@ use std::path::Path;
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::config::{Example, PromptConfig, PromptStyle};
+use super::config::{Example, PromptConfig, PromptStyle, Task};
 use super::examples::examples;
 use super::marks::{is_mark, marked};
 use super::message::{ChatMessage, Prompt, Role};
@@ -18,12 +18,14 @@ use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 pub(super) const MAX_TEMPLATE_BYTES: u64 = 256 << 10;
 
 /// The argument of a template's `request` macro.
-#[derive(Clone, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub struct RequestValues {
     /// The request in words; empty for a recommendation.
     pub text: String,
     /// The titles of a history, oldest first; empty for a search.
     pub history: Vec<String>,
+    /// What a first search proposes, the best first: words for a search, titles for a recommendation.
+    pub candidates: Vec<String>,
 }
 
 /// A parsed template with the values that all of its macros see.
@@ -46,10 +48,34 @@ impl Template {
         let content = config.content.as_deref().unwrap_or(&card.content);
         let content = if content.trim().is_empty() { "documents" } else { content };
         let content = sanitised(content, config.max_request_chars);
-        let (task, mode, fields) = (config.task, config.mode, &card.fields);
+        let (task, mode, fields, candidates) = (config.task, config.mode, &card.fields, config.candidates);
         let marked_fields: Vec<String> = fields.iter().map(|field| marked(field)).collect();
-        let marked_values = context! { task, mode, language, fields => marked_fields, content => marked(&content) };
-        Ok(Self { template, values: context! { task, mode, language, fields, content }, marked_values })
+        let marked_values =
+            context! { task, mode, language, candidates, fields => marked_fields, content => marked(&content) };
+        let values = context! { task, mode, language, candidates, fields, content };
+        let read = Self { template, values, marked_values };
+        if candidates > 0 {
+            read.require_candidates(task)?;
+        }
+        Ok(read)
+    }
+
+    /// Refuses a template that says the same whatever the candidates are.
+    fn require_candidates(&self, task: Task) -> Result<()> {
+        let request = |candidate: &str| {
+            let (text, history) = match task {
+                Task::Search => ("request".to_owned(), Vec::new()),
+                Task::Recommend => (String::new(), vec!["title".to_owned()]),
+            };
+            self.request(&RequestValues { text, history, candidates: vec![candidate.to_owned()] }, false)
+        };
+        if request("one")? == request("another")? {
+            let found =
+                format!("{} never shows query.candidates, and prompt.candidates asks for some", self.template.name());
+            let remedy = "show them in the macro request(query), or set prompt.candidates = 0";
+            return Err(Error::argument("prompt.template", found, remedy));
+        }
+        Ok(())
     }
 
     /// One request, up to where its answer begins.
@@ -67,7 +93,12 @@ impl Template {
             for title in &mut example.history {
                 *title = sanitised(title, config.max_title_chars);
             }
-            let request = RequestValues { text: example.request.clone(), history: example.history.clone() };
+            example.candidates = shown_candidates(&example.candidates, config);
+            let request = RequestValues {
+                text: example.request.clone(),
+                history: example.history.clone(),
+                candidates: example.candidates.clone(),
+            };
             let example = if with_marks { marked_example(&example) } else { example };
             let response = self.call("response", &[Value::from_serialize(&example)], with_marks)?;
             turns.push((self.request(&request, with_marks)?, response));
@@ -99,7 +130,8 @@ impl Template {
 
 impl RequestValues {
     fn marked(&self) -> Self {
-        Self { text: marked(&self.text), history: self.history.iter().map(|title| marked(title)).collect() }
+        let all = |texts: &[String]| texts.iter().map(|text| marked(text)).collect();
+        Self { text: marked(&self.text), history: all(&self.history), candidates: all(&self.candidates) }
     }
 }
 
@@ -109,7 +141,23 @@ fn marked_example(example: &Example) -> Example {
         history: example.history.iter().map(|title| marked(title)).collect(),
         search: marked(&example.search),
         thought: marked(&example.thought),
+        candidates: example.candidates.iter().map(|one| marked(one)).collect(),
     }
+}
+
+/// The candidates that a prompt shows: the first ones, each once, made safe and cut as titles are.
+pub fn shown_candidates(found: &[String], config: &PromptConfig) -> Vec<String> {
+    let mut shown: Vec<String> = Vec::with_capacity(config.candidates.min(found.len()));
+    for candidate in found {
+        if shown.len() == config.candidates {
+            break;
+        }
+        let candidate = sanitised(candidate, config.max_title_chars);
+        if !candidate.is_empty() && !shown.contains(&candidate) {
+            shown.push(candidate);
+        }
+    }
+    shown
 }
 
 fn unusable(found: String) -> Error {

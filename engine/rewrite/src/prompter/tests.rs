@@ -149,6 +149,108 @@ fn a_history_shows_its_last_titles_from_the_catalogue_or_from_the_lines_of_the_t
     assert_eq!(lines, "\n\nHad: b; c\nSearch:");
 }
 
+fn words(_: &Query) -> Result<Vec<String>> {
+    Ok(["broth", "broth", " \n", "tomato\n<|im_end|>", "stew", "pot"].map(str::to_owned).to_vec())
+}
+
+#[test]
+fn the_first_candidates_stand_between_a_request_and_its_answer_in_every_style_as_in_its_examples() {
+    let config = PromptConfig { candidates: 3, ..PromptConfig::default() };
+    let (prefix, query) =
+        parts(prompter(config.clone()).with_candidates(Arc::new(words)).prompt(&Query::text("soup")).unwrap());
+    assert_eq!(query, "\n\nRequest: soup\nWords: broth, tomato < |im_end|>, stew\nSearch:");
+    let first = "Requests for recipes, each with words of a first search and those that fit best.\n\n\
+                 Request: how do bees tell each other where the flowers are\nWords: honeybee, hive, waggle\nSearch: ";
+    assert!(prefix.starts_with(first), "{prefix}");
+    assert_eq!(prefix.matches("\nWords: ").count(), 3, "one an example: {prefix}");
+    for style in [PromptStyle::Chat, PromptStyle::ThinkAnswer] {
+        let prompter = prompter(PromptConfig { style, ..config.clone() }).with_candidates(Arc::new(words));
+        let chat = messages(prompter.prompt(&Query::text("soup")).unwrap());
+        assert_eq!(chat[7].content, "Request: soup\nWords: broth, tomato < |im_end|>, stew");
+        assert!(chat[0].content.contains("words of a first search") && chat[1].content.ends_with("hive, waggle"));
+    }
+    let config = PromptConfig { task: Task::Recommend, max_title_chars: 6, ..config };
+    let titles = |_: &Query| Ok(vec!["Green pots".to_owned(), "Green potatoes; raw".to_owned(), "Mat".to_owned()]);
+    let prompter = prompter(config).with_candidates(Arc::new(titles));
+    let (prefix, query) = parts(prompter.prompt(&Query::text("Red lamp\nCup")).unwrap());
+    assert_eq!(query, "\n\nHad: Red la; Cup\nCandidates: Green; Mat\nSearch:", "cut as titles are, each once");
+    assert!(prefix.contains("each with candidates and words for what"), "{prefix}");
+}
+
+#[test]
+fn without_candidates_nobody_is_asked_for_them_and_with_them_a_source_is_needed() {
+    let never = |_: &Query| -> Result<Vec<String>> { panic!("not asked for") };
+    for config in every_config() {
+        let bare = prompter(config.clone()).prompt(&Query::text("soup")).unwrap();
+        let with = prompter(config.clone()).with_candidates(Arc::new(never)).prompt(&Query::text("soup")).unwrap();
+        assert_eq!(bare, with);
+        let shown = Example { candidates: vec!["x".into()], request: "a".into(), ..Example::default() };
+        let example = Example { history: vec!["a".into()], search: "b".into(), ..shown };
+        let given = |examples| prompter(PromptConfig { examples: Some(examples), ..config.clone() }).shared;
+        let without = Example { candidates: Vec::new(), ..example.clone() };
+        assert_eq!(given(vec![example]), given(vec![without]), "an example may have what is not asked for");
+        let error = prompter(PromptConfig { candidates: 1, ..config }).prompt(&Query::text("soup")).unwrap_err();
+        assert!(error.to_string().starts_with("prompt.candidates: 1"), "{error}");
+    }
+}
+
+#[test]
+fn every_built_in_example_picks_among_its_candidates() {
+    for config in every_config() {
+        for example in examples(&config, config.language.unwrap()).unwrap() {
+            let candidates = example.candidates.join(" ").to_lowercase();
+            let offered: Vec<String> = terms(&candidates).iter().map(|term| term.words()).collect();
+            let picked = |list: &[String]| offered.iter().filter(|word| list.contains(word)).count();
+            let search: Vec<String> = terms(&example.search.to_lowercase()).iter().map(|term| term.words()).collect();
+            let words: Vec<String> = search.iter().flat_map(|term| term.split(' ')).map(str::to_owned).collect();
+            assert!(picked(&words) >= 2 && picked(&words) < offered.len(), "{example:?}");
+            if config.language == Some(QueryLanguage::Plain) {
+                assert!(words.iter().all(|word| offered.contains(word)), "{example:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_template_or_an_example_that_never_shows_candidates_is_refused_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.jinja");
+    let write = |request: &str| {
+        let text = format!(
+            "{{% macro instruction() %}}I{{% endmacro %}}{{% macro request(q) %}}{request}{{% endmacro %}}\
+             {{% macro response(e) %}} {{{{ e.search }}}}{{% endmacro %}}"
+        );
+        std::fs::write(&path, text).unwrap();
+    };
+    let config = PromptConfig { template: Some(path.clone()), candidates: 2, ..PromptConfig::default() };
+    let new = |config: PromptConfig| Prompter::new(config, &card(&[QueryLanguage::Plain]));
+    write("Q {{ q.text }} {{ q.history }} A");
+    let said = new(config.clone()).unwrap_err().to_string();
+    assert!(said.starts_with("prompt.template: ") && said.contains("query.candidates"), "{said}");
+    assert!(new(PromptConfig { candidates: 0, ..config.clone() }).is_ok());
+    write("{% if task == 'search' %}{{ q.candidates | first }}{% endif %} {{ q.text }} A");
+    assert!(new(config.clone()).is_ok());
+    assert!(new(PromptConfig { task: Task::Recommend, ..config }).is_err());
+    let example = Example { request: "x".into(), search: "y".into(), ..Example::default() };
+    let config = PromptConfig { examples: Some(vec![example]), candidates: 2, ..PromptConfig::default() };
+    let said = new(config).unwrap_err().to_string();
+    assert!(said.starts_with("prompt.examples[0]: `candidates` is empty"), "{said}");
+    assert!(new(PromptConfig { examples: Some(Vec::new()), candidates: 100, ..PromptConfig::default() }).is_ok());
+    let said = new(PromptConfig { candidates: 101, ..PromptConfig::default() }).unwrap_err().to_string();
+    assert!(said.starts_with("prompt.candidates: 101"), "{said}");
+}
+
+#[test]
+fn a_prompt_without_candidates_is_written_as_it_was_before_there_were_any() {
+    let example = Example { request: "x".into(), search: "y".into(), ..Example::default() };
+    let config = PromptConfig { examples: Some(vec![example.clone()]), ..PromptConfig::default() };
+    assert!(!toml::to_string(&config).unwrap().contains("candidates"));
+    let example = Example { candidates: vec!["z".into()], ..example };
+    let config = PromptConfig { examples: Some(vec![example]), candidates: 4, ..config };
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(toml::from_str::<PromptConfig>(&text).unwrap(), config);
+}
+
 #[test]
 fn a_configured_template_replaces_the_built_in_one() {
     let folder = tempfile::tempdir().unwrap();

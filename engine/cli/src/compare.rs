@@ -13,11 +13,11 @@ use querywright::stack::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::{Retriever, Rewriter};
 
+use crate::first_pass;
 use crate::followed;
 use crate::open::{Model, Ranker};
 use crate::progress::Bar;
 use crate::ship::{self, Shipped};
-use crate::tune;
 
 /// Queries that are rewritten at once.
 pub const BATCH: usize = 64;
@@ -124,7 +124,8 @@ impl Finished<'_> {
         Ok(match name {
             "rm3" => Box::new(Rm3::new(self.ranker.index()?, Rm3Config::default())?),
             "tuned" => {
-                let feedback = (self.tuned.feedback.weight > 0.0).then(|| tune::feedback(self.ranker)).transpose()?;
+                let feedback =
+                    (self.tuned.feedback.weight > 0.0).then(|| first_pass::feedback(self.ranker)).transpose()?;
                 Box::new(Tuned::new(self.tuned.clone(), self.ranker.retriever.card(), feedback)?)
             }
             "zero-shot" => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),

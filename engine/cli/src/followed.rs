@@ -24,7 +24,8 @@ const SUFFIX: &str = "+covisitation";
 /// Covisitation in a ranking that is fused from it and a text's.
 pub struct Followed {
     text: Arc<dyn Retriever>,
-    learned: Arc<dyn Retriever>,
+    /// The ranking of what followed alone.
+    pub learned: Arc<dyn Retriever>,
     /// What followed, without the text's ranking.
     pub followers: Arc<dyn Followers>,
     /// Its weight.

@@ -10,6 +10,7 @@ mod data;
 mod dataset;
 mod demo;
 mod eval;
+mod first_pass;
 mod followed;
 mod grant;
 mod history;

@@ -9,19 +9,19 @@ use querywright::metrics::Measure;
 use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
-use querywright::retrieve::{Bm25, Bm25Config, FollowerWords, Rm3, Rm3Config};
-use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Task, Tuned, Vocabulary, Words};
+use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
+use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Tuned, Vocabulary, Words};
 use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
 use querywright::train::{Labelled, RetrieverConfig};
-use querywright::types::{Query, QueryLanguage, Retriever, Rewriter};
+use querywright::types::{QueryLanguage, Retriever, Rewriter};
 use querywright::{Error, error::nearest};
 
+use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
 use crate::rewriter_file::{RewriterFile, Serve};
-use crate::tune;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -66,19 +66,21 @@ pub struct Ranker {
     pub bm25: Option<Arc<Bm25>>,
     /// What followed in training sequences, where that is part of the ranking.
     pub followed: Option<Followed>,
+    /// What is searched for before a model is asked.
+    pub first: FirstPass,
 }
 
 impl Ranker {
-    /// A ranking of texts alone.
-    pub fn of_text(catalog: &Arc<Catalog>, retriever: Arc<dyn Retriever>, bm25: Option<Arc<Bm25>>) -> Self {
-        Self { catalog: catalog.clone(), retriever, bm25, followed: None }
+    /// A retriever of texts, and the native index behind it.
+    pub fn new(catalog: Arc<Catalog>, retriever: Arc<dyn Retriever>, bm25: Option<Arc<Bm25>>) -> Self {
+        Self { catalog, retriever, bm25, followed: None, first: FirstPass::default() }
     }
 
     /// The native index; built where a plugin ranks, for what needs one of its own (RM3).
     pub fn index(&self) -> Result<Arc<Bm25>> {
         match &self.bm25 {
             Some(index) => Ok(index.clone()),
-            None => bm25(&self.catalog, Bm25Config::default(), None),
+            None => self.first.index(&self.catalog),
         }
     }
 }
@@ -130,7 +132,7 @@ fn text_retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, gran
     }
     grants.nobody()?;
     let index = bm25(catalog, retriever_config(text)?, index)?;
-    Ok(Ranker::of_text(catalog, index.clone(), Some(index)))
+    Ok(Ranker::new(catalog.clone(), index.clone(), Some(index)))
 }
 
 /// The path of a component, where the name of a retriever is one.
@@ -171,7 +173,7 @@ pub fn plugin(path: &Path, catalog: &Arc<Catalog>, mut options: PluginOptions) -
     let spinner = Spinner::new(format!("compiling {} and loading the catalogue", path.display()));
     let plugin = Plugin::open(path, catalog, options)?;
     spinner.finish();
-    Ok(Ranker::of_text(catalog, Arc::new(plugin), None))
+    Ok(Ranker::new(catalog.clone(), Arc::new(plugin), None))
 }
 
 /// The folder of compiled plugins; none where it cannot be made. The host refuses one that is not private.
@@ -233,9 +235,6 @@ pub fn bm25(catalog: &Arc<Catalog>, config: Bm25Config, index: Option<&Path>) ->
     }))
 }
 
-/// Words of the best documents that a model may choose from, where `prompt.vocabulary` is `feedback`.
-const CANDIDATES: usize = 24;
-
 /// A model in memory.
 pub struct Model {
     pub name: String,
@@ -275,12 +274,15 @@ pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<M
 pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
     let catalog = ranker.catalog.clone();
     let titles = move |item| catalog.document(item).title().to_owned();
-    let prompter = Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles));
-    // A plugin's catalogue is indexed for feedback only where feedback is asked for.
-    match &prompt.base {
-        Some(base) if base.feedback.weight > 0.0 => Ok(prompter.with_feedback(tune::feedback(ranker)?)),
-        _ => Ok(prompter),
+    let mut prompter = Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles));
+    // A plugin's catalogue is indexed only where something is asked of the index.
+    if prompt.base.as_ref().is_some_and(|base| base.feedback.weight > 0.0) {
+        prompter = prompter.with_feedback(first_pass::feedback(ranker)?);
     }
+    if prompt.candidates > 0 {
+        prompter = prompter.with_candidates(first_pass::candidates(ranker, prompt)?);
+    }
+    Ok(prompter)
 }
 
 impl Model {
@@ -291,13 +293,7 @@ impl Model {
             Vocabulary::Catalog => {
                 Words::of_documents(&tokenizer, ranker.catalog.documents().map(|d| d.text_of_all_fields()))?
             }
-            Vocabulary::Feedback => {
-                let rm3 = Rm3::new(ranker.index()?, Rm3Config { fb_terms: CANDIDATES, ..Rm3Config::default() })?;
-                match ranker.followed.as_ref().filter(|_| prompter.config().task == Task::Recommend) {
-                    Some(followed) => next_words(followed, ranker, rm3),
-                    None => Words::Candidates(Arc::new(move |query: &Query| rm3.words(query))),
-                }
-            }
+            Vocabulary::Feedback => Words::Candidates(first_pass::words(ranker, prompter.config())?),
             _ => return Ok(Arc::new(PromptEncoder::new(prompter, tokenizer)?)),
         };
         Ok(Arc::new(PromptEncoder::restricted(prompter, tokenizer, words)?))
@@ -317,20 +313,6 @@ impl Model {
         let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
         Ok(LanguageModel::new(name, decoder, tokenizer, encoder, adapter, sampling)?)
     }
-}
-
-/// Words of the titles of what followed; where these are few, those of RM3 fill up.
-fn next_words(followed: &Followed, ranker: &Ranker, rm3: Rm3) -> Words {
-    let next = FollowerWords::new(followed.followers.clone(), ranker.catalog.clone());
-    Words::Candidates(Arc::new(move |query: &Query| {
-        let mut words: Vec<String> = next.words(query, CANDIDATES).into_iter().map(|word| word.0).collect();
-        if words.len() < CANDIDATES {
-            let others = rm3.words(query)?.into_iter().filter(|word| !words.contains(word)).collect::<Vec<_>>();
-            words.extend(others);
-            words.truncate(CANDIDATES);
-        }
-        Ok(words)
-    }))
 }
 
 /// A rewriter as the command line names it: `identity`, `rm3`, MODEL, MODEL+ADAPTER_DIR, or a folder or file that `tune`
@@ -382,7 +364,7 @@ fn in_file(path: &Path, ranker: &Ranker, weights: &Weights) -> Result<Box<dyn Re
         Serve::Raw => Ok(Box::new(Identity)),
         Serve::Tuned => {
             let base = file.base.ok_or_else(|| missing("base"))?;
-            let feedback = (base.feedback.weight > 0.0).then(|| tune::feedback(ranker)).transpose()?;
+            let feedback = (base.feedback.weight > 0.0).then(|| first_pass::feedback(ranker)).transpose()?;
             Ok(Box::new(Tuned::new(base, card, feedback)?))
         }
         Serve::Trained => {

@@ -58,7 +58,10 @@ pub fn run(args: Args) -> Result<()> {
         }
     }
     if args.json {
-        let object = serde_json::json!({ "answer": answer, "explanations": args.explain.then_some(&explanations) });
+        let mut object = serde_json::json!({ "answer": answer, "explanations": args.explain.then_some(&explanations) });
+        if let Some(spent) = ranker.first.spent() {
+            object["first_pass_ms"] = (spent.as_secs_f64() * 1e3).into();
+        }
         return terminal::json(&object);
     }
     if matches!(answer.trace.outcome, TraceOutcome::Empty) {

@@ -214,7 +214,7 @@ fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ra
         None => {
             grants.nobody()?;
             let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
-            Ranker::of_text(&dataset.catalog, index.clone(), Some(index))
+            Ranker::new(dataset.catalog.clone(), index.clone(), Some(index))
         }
     };
     // What was learned from a training query must not answer it, neither while tuning nor for a reward.

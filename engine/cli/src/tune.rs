@@ -1,17 +1,15 @@
 //! `tune`: how the retriever is best asked, without a model.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use querywright::catalog::{Dataset, Output};
 use querywright::evaluate::{FEWEST_TO_TUNE, Tuned, Tuning};
 use querywright::metrics::Measure;
-use querywright::retrieve::{Rm3, Rm3Config};
-use querywright::rewrite::Feedback;
 use querywright::train::Labelled;
 use querywright::types::{Judgements, Query, QueryLanguage};
 
+use crate::first_pass;
 use crate::followed::Followed;
 use crate::grant::Grants;
 use crate::open::{self, Ranker};
@@ -104,19 +102,10 @@ pub fn tune(dataset: &Dataset, queries: &[Labelled], ranker: &Ranker, measure: M
         retriever: ranker.retriever.as_ref(),
         queries: &queries,
         measure,
-        feedback: reads_weights.then(|| feedback(ranker)).transpose()?,
+        feedback: reads_weights.then(|| first_pass::feedback(ranker)).transpose()?,
         fusion: ranker.followed.as_ref().map(Followed::weights).transpose()?.flatten(),
     };
     let tuned = tuning.run(&bar)?;
     bar.finish();
     Ok(tuned)
-}
-
-/// Feedback words of RM3 over the native index.
-pub fn feedback(ranker: &Ranker) -> Result<Feedback> {
-    let index = ranker.index()?;
-    Ok(Arc::new(move |query, config| {
-        let config = Rm3Config { fb_docs: config.docs, fb_terms: config.terms, ..Rm3Config::default() };
-        Rm3::new(index.clone(), config)?.terms(query)
-    }))
 }

@@ -5,6 +5,7 @@
 pub mod bm25;
 pub mod covisitation;
 mod cross_fit;
+mod first_searches;
 mod followers;
 mod popularity;
 pub mod rm3;
@@ -13,6 +14,7 @@ mod sequences;
 pub use bm25::{Bm25, Bm25Config};
 pub use covisitation::{Covisitation, CovisitationConfig};
 pub use cross_fit::CrossFit;
+pub use first_searches::FirstSearches;
 pub use followers::{FollowerWords, Followers};
 pub use popularity::Popularity;
 pub use rm3::{Rm3, Rm3Config};

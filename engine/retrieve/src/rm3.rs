@@ -23,6 +23,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::bm25::Bm25;
+use super::first_searches::{FirstSearches, Found};
 use querywright_types::{Deadline, Error, Ordinal, Query, QueryLanguage, Request, Result, Rewrite, Rewriter};
 
 /// Words in more than this share of the documents are no expansion terms.
@@ -54,6 +55,7 @@ impl Default for Rm3Config {
 pub struct Rm3 {
     index: Arc<Bm25>,
     config: Rm3Config,
+    searches: Option<FirstSearches>,
 }
 
 /// A probability for each stem.
@@ -73,7 +75,13 @@ impl Rm3 {
             let remedy = "give a number from 0 to 1, such as 0.5";
             return Err(Error::argument("original_query_weight", weight.to_string(), remedy));
         }
-        Ok(Self { index, config })
+        Ok(Self { index, config, searches: None })
+    }
+
+    /// Shares its first searches with others over the same index.
+    pub fn sharing(mut self, searches: FirstSearches) -> Self {
+        self.searches = Some(searches);
+        self
     }
 
     /// The words that stand out in the best documents, at most `fb_terms`, the heaviest first: each once, as it stands
@@ -99,7 +107,7 @@ impl Rm3 {
     /// P(w|query) and P(w|R), the likeliest words only.
     fn models(&self, query: &Query, surfaces: &mut Surfaces) -> Result<(Model, Model)> {
         let asked = self.query_model(&query.text, surfaces);
-        let relevant = if asked.is_empty() { self.recent(query) } else { self.retrieved(query)? };
+        let relevant = if asked.is_empty() { self.recent(query).into() } else { self.found(query)? };
         let feedback = self.relevance_model(&relevant, surfaces)?;
         Ok((asked, feedback))
     }
@@ -123,6 +131,14 @@ impl Rm3 {
         let counts = self.count(text, surfaces);
         let length: u32 = counts.values().sum();
         counts.into_iter().map(|(stem, count)| (stem, f64::from(count) / f64::from(length))).collect()
+    }
+
+    /// What is [`retrieved`](Self::retrieved), or what another one has retrieved before.
+    fn found(&self, query: &Query) -> Result<Found> {
+        match &self.searches {
+            Some(searches) => searches.find(query, self.config.fb_docs, || self.retrieved(query)),
+            None => Ok(self.retrieved(query)?.into()),
+        }
     }
 
     /// The first documents of the search, with their scores.

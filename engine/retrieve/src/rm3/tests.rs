@@ -172,6 +172,20 @@ fn a_late_rewrite_is_an_error_and_so_is_a_weight_beyond_one() {
 }
 
 #[test]
+fn those_that_share_their_first_searches_find_the_same_words() {
+    let (index, searches) = (index(), FirstSearches::default());
+    let config = |fb_docs, fb_terms| Rm3Config { fb_docs, fb_terms, ..Rm3Config::default() };
+    for text in ["batman", "sailing gardens", "", "nothing-has-this"] {
+        let query = Query::text(text).with_history([3, 4]);
+        for (docs, terms) in [(10, 24), (10, 5), (3, 24)] {
+            let alone = Rm3::new(index.clone(), config(docs, terms)).unwrap();
+            let sharing = alone.clone().sharing(searches.clone());
+            assert_eq!(sharing.terms(&query).unwrap(), alone.terms(&query).unwrap(), "{text} {docs} {terms}");
+        }
+    }
+}
+
+#[test]
 fn the_words_of_the_best_documents_come_heaviest_first_and_are_those_of_the_rewrite() {
     let config = Rm3Config { original_query_weight: 0.0, ..Rm3Config::default() };
     let rm3 = rm3(config);

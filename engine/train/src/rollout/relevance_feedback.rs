@@ -97,7 +97,12 @@ impl RelevanceFeedback {
     /// Boolean language the longest runs of them first, as phrases), then those that relevant documents share and the
     /// query lacks. In the mode `rewrite` the words of the query are there whether a document holds them or not. For
     /// next items, words of the targets' titles that several documents share.
-    pub(crate) fn candidates(&self, catalog: &Catalog, (query, judgements): &Labelled, form: Form) -> Result<Vec<String>> {
+    pub(crate) fn candidates(
+        &self,
+        catalog: &Catalog,
+        (query, judgements): &Labelled,
+        form: Form,
+    ) -> Result<Vec<String>> {
         let own = words(&query.text);
         if form.task == Task::Recommend {
             let mut found = self.of_titles(catalog, judgements, form.fresh, &|_| Ok(true))?;

@@ -52,7 +52,9 @@ impl Wanted<'_> {
         let dataset = dealt.as_ref().unwrap_or(&source);
         // A plugin says what it prefers when it is loaded.
         let language = retriever.plugin.is_none().then(|| Bm25Config::default().language);
-        let data = DataProfile::of(self.data, dataset, plan, language)?;
+        // What is no number is refused with the other settings.
+        let candidates = self.set("prompt.candidates").and_then(|count| count.parse().ok()).unwrap_or(0);
+        let data = DataProfile { candidates, ..DataProfile::of(self.data, dataset, plan, language)? };
         let model = self.model.unwrap_or(MODEL);
         let shape = ModelSource::open(&open::model_path(model, false)?)?;
         let machine = MachineProfile::detect(model, shape.config(), self.device.unwrap_or_default());

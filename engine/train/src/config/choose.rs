@@ -30,7 +30,7 @@ const SECONDS: f64 = 420.0;
 const STEPS: (u64, u64) = (40, 320);
 /// How often a query is sampled at most, on average: beyond it small sets are learned by heart.
 const PASSES: f64 = 8.0;
-/// Tokens of instruction and examples.
+/// Tokens of instruction and examples, without candidates.
 const PREFIX: usize = 130;
 /// Characters of a token, as a rule, and tokens of a prompt besides the request.
 const TOKEN_CHARS: f64 = 4.0;
@@ -186,7 +186,7 @@ fn prompt(
         prompt.task = Task::Search;
         reasons.add("prompt.task", "the queries are requests in words");
         // A character is up to three tokens, and instruction and examples need room, too.
-        let context = machine.model.max_position_embeddings.saturating_sub(512) / 3;
+        let context = machine.model.max_position_embeddings.saturating_sub(512 + 4 * data.candidates) / 3;
         prompt.max_request_chars = rounded(data.requests.p95, 50).clamp(100, 400.min(context.max(100)));
         let why = format!("nineteen of twenty requests have at most {} characters; 100 to 400", data.requests.p95);
         reasons.add("prompt.max_request_chars", why);
@@ -202,6 +202,10 @@ fn prompt(
     let (content, why) = content(&data.fields, recommend);
     prompt.content = Some(content);
     reasons.add("prompt.content", why);
+    if data.candidates > 0 {
+        prompt.candidates = data.candidates;
+        reasons.add("prompt.candidates", "as you set it");
+    }
     prompt.original_weight = 3.0;
     reasons.add("prompt.original_weight", "a wrong word then costs little; with 2, runs on new sets ended below raw");
 }
@@ -259,7 +263,7 @@ fn batch(config: &mut TrainConfig, data: &DataProfile, machine: &MachineProfile,
     let step = |prompts| Step {
         prompts,
         group,
-        prefix: PREFIX,
+        prefix: prefix_tokens(config),
         prompt: prompt_tokens(config, data),
         completion: config.sampling.max_completion_length,
     };
@@ -279,15 +283,24 @@ fn batch(config: &mut TrainConfig, data: &DataProfile, machine: &MachineProfile,
     step
 }
 
+/// Tokens of instruction and examples, with the candidates of three built-in ones: up to 12 words or 6 titles.
+fn prefix_tokens(config: &TrainConfig) -> usize {
+    let (most, tokens) = if config.prompt.task == Task::Recommend { (6, 7) } else { (12, 3) };
+    PREFIX + 3 * tokens * config.prompt.candidates.min(most)
+}
+
 /// Tokens of a prompt behind the prefix: as a rule, and a long one.
 fn prompt_tokens(config: &TrainConfig, data: &DataProfile) -> (f64, usize) {
     let prompt = &config.prompt;
     let (mean, long) = if prompt.task == Task::Recommend {
-        let titles = |chars: f64| prompt.max_history as f64 * (chars.min(prompt.max_title_chars as f64) + 2.0);
+        let shown = (prompt.max_history + prompt.candidates) as f64;
+        let titles = |chars: f64| shown * (chars.min(prompt.max_title_chars as f64) + 2.0);
         (titles(data.titles.mean), titles(data.titles.p95 as f64))
     } else {
         let most = prompt.max_request_chars as f64;
-        (data.requests.mean.min(most), (data.requests.p95 as f64).min(most))
+        // A word and its comma.
+        let words = prompt.candidates as f64 * (data.word_chars + TOKEN_CHARS);
+        (data.requests.mean.min(most) + words, (data.requests.p95 as f64).min(most) + words)
     };
     (mean / TOKEN_CHARS + FRAME_TOKENS, (long / TOKEN_CHARS + FRAME_TOKENS).ceil() as usize)
 }

@@ -7,11 +7,11 @@ use querywright_model::{
     Adapter, Completion, GenerateOptions, PromptTokens, Tape, generate, generate_recorded, prefix,
 };
 use querywright_rewrite::Reading;
-use querywright_types::{Deadline, Error, Result, Rewrite};
+use querywright_types::{Deadline, Error, Query, Result, Rewrite};
 
 /// What a round of sampling gave.
 pub(super) struct Collected<'a> {
-    /// One group a query, in the order asked for.
+    /// One group a query that could be asked, in the order asked for.
     pub(super) groups: Vec<ScoredGroup<'a>>,
     /// The recorded forward pass; none where it did not fit into `train.tape_mib`.
     pub(super) tape: Option<Tape>,
@@ -19,8 +19,18 @@ pub(super) struct Collected<'a> {
     pub(super) faults: usize,
 }
 
+/// Queries with their prompts.
+struct Asked<'a> {
+    queries: Vec<usize>,
+    labelled: Vec<(&'a Labelled, &'a Rewrite)>,
+    prompts: Vec<PromptTokens>,
+    /// Queries that are left out.
+    faults: usize,
+}
+
 impl<'a> Sampler<'a> {
-    /// Samples `num_generations` completions for each of `queries` and scores them.
+    /// Samples `num_generations` completions for each of `queries` and scores them. A query whose first search failed has no
+    /// group.
     pub(super) fn collect(
         &self,
         queries: &[usize],
@@ -29,15 +39,9 @@ impl<'a> Sampler<'a> {
         recorded: usize,
     ) -> Result<Collected<'a>> {
         let m = self.materials;
-        let mut labelled: Vec<(&'a Labelled, &'a Rewrite)> = Vec::with_capacity(queries.len());
-        let mut prompts = Vec::with_capacity(queries.len());
-        for index in queries {
-            let (Some(known), Some(original)) = (m.train.get(*index), self.originals.get(*index)) else {
-                return Err(Error::bug("train::rollout::collect", format!("no training query has the number {index}")));
-            };
-            labelled.push((known, original));
-            // A query is sampled once a step, so step and query make a stream of their own.
-            prompts.push(m.encoder.prompt_tokens(&known.0, step << 32 | *index as u64)?);
+        let Asked { queries, labelled, prompts, faults: unasked } = self.ask(queries, step)?;
+        if prompts.is_empty() {
+            return Ok(Collected { groups: Vec::new(), tape: None, faults: unasked });
         }
         let (completions, tape) = self.generate(&prompts, adapter, recorded)?;
         if completions.len() != prompts.len() {
@@ -67,15 +71,47 @@ impl<'a> Sampler<'a> {
                 .collect()
         });
         let scored: Vec<Vec<ScoredCompletion>> = scored.collect();
-        let asked = queries.iter().zip(labelled).zip(prompts);
+        let asked = queries.into_iter().zip(labelled).zip(prompts);
         let groups = asked.zip(scored).map(|(((query, (labelled, original)), prompt), completions)| ScoredGroup {
-            query: *query,
+            query,
             labelled,
             original,
             prompt,
             completions,
         });
-        Ok(Collected { groups: groups.collect(), tape, faults })
+        Ok(Collected { groups: groups.collect(), tape, faults: faults + unasked })
+    }
+
+    /// The prompts of queries. One whose first search the environment failed for good is left out and counted.
+    fn ask(&self, queries: &[usize], step: u64) -> Result<Asked<'a>> {
+        let mut asked = Asked { queries: Vec::new(), labelled: Vec::new(), prompts: Vec::new(), faults: 0 };
+        for index in queries {
+            let (Some(known), Some(original)) = (self.materials.train.get(*index), self.originals.get(*index)) else {
+                return Err(Error::bug("train::rollout::collect", format!("no training query has the number {index}")));
+            };
+            // A query is sampled once a step, so step and query make a stream of their own.
+            match self.prompt(&known.0, step << 32 | *index as u64)? {
+                Some(prompt) => {
+                    asked.queries.push(*index);
+                    asked.labelled.push((known, original));
+                    asked.prompts.push(prompt);
+                }
+                None => asked.faults += 1,
+            }
+        }
+        Ok(asked)
+    }
+
+    /// The prompt of a query, with what a first search proposes; none where the environment failed that search for good.
+    fn prompt(&self, query: &Query, stream: u64) -> Result<Option<PromptTokens>> {
+        for _ in 0..=self.config.train.retries {
+            match self.materials.encoder.prompt_tokens(query, stream) {
+                Ok(prompt) => return Ok(Some(prompt)),
+                Err(error) if error.is_fault() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Completions of the prompts; recorded, where the tape has room for them.
@@ -107,6 +143,8 @@ impl<'a> Sampler<'a> {
 mod tests {
     use super::super::fixture::Fixture;
     use super::*;
+    use querywright_rewrite::{PromptConfig, Vocabulary};
+    use querywright_types::{Fault, FaultKind};
 
     fn texts(group: &ScoredGroup<'_>) -> Vec<String> {
         group.completions.iter().map(|c| c.completion.text.clone()).collect()
@@ -157,6 +195,57 @@ mod tests {
             }
         }
         assert!(nothing > 0, "a policy that knows nothing sometimes says nothing");
+    }
+
+    /// The words of the request, turned round.
+    fn turned(query: &Query) -> Result<Vec<String>> {
+        Ok(query.text.split(' ').rev().map(|word| word.chars().rev().collect()).collect())
+    }
+
+    #[test]
+    fn prompts_with_candidates_are_in_training_what_they_are_in_serving_with_what_was_kept() {
+        for vocabulary in [Vocabulary::Free, Vocabulary::Feedback] {
+            let prompt = PromptConfig { vocabulary, candidates: 2, ..Fixture::new().config.prompt };
+            let fixture = Fixture::new().prompted(prompt, turned);
+            let mut rollouts = fixture.sampler().sample(&[2, 0, 1], &fixture.adapter(), 1, 0).unwrap();
+            let learned = rollouts.batches(&fixture.materials.decoder).unwrap().remove(0).rollouts;
+            let folder = tempfile::tempdir().unwrap();
+            fixture.config.serving_prompt().write(folder.path()).unwrap();
+            let kept = PromptConfig::read(folder.path()).unwrap().unwrap();
+            let serving = fixture.encoder(&kept, turned);
+            assert_eq!(serving.prefix(), fixture.materials.encoder.prefix());
+            for (rollout, query) in learned.iter().zip([2, 0, 1]) {
+                let (query, _) = &fixture.materials.train[query];
+                let asked = serving.prompt_tokens(query, 7).unwrap();
+                assert_eq!(asked.tokens, rollout.prompt, "what is learned from");
+                assert_eq!(asked.grammar.is_some(), rollout.grammar.is_some());
+                let words = turned(query).unwrap();
+                let text = fixture.materials.tokenizer.decode(&asked.tokens).unwrap();
+                assert!(text.contains(&format!("\nWords: {}\nSearch:", words[..2].join(", "))), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_query_whose_first_search_fails_is_left_out_and_counted_and_another_error_ends_the_run() {
+        let prompt = PromptConfig { candidates: 2, ..Fixture::new().config.prompt };
+        let down = |query: &Query| match query.text.as_str() {
+            "boil water" => Err(Fault::new("bm25", FaultKind::Network, "down").into()),
+            _ => turned(query),
+        };
+        let fixture = Fixture::new().prompted(prompt.clone(), down);
+        let (sampler, adapter) = (fixture.sampler(), fixture.adapter());
+        let got = sampler.collect(&[2, 0, 1], &adapter, 1, 0).unwrap();
+        assert_eq!(got.groups.iter().map(|g| g.query).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(got.faults, 1);
+        let whole = Fixture::new().prompted(prompt.clone(), turned);
+        let same = whole.sampler().collect(&[2, 1], &adapter, 1, 0).unwrap();
+        assert_eq!(texts(&got.groups[1]), texts(&same.groups[1]));
+        let mut none = sampler.sample(&[0], &adapter, 1, 0).unwrap();
+        assert_eq!((none.groups.len(), none.faults), (0, 1));
+        assert!(none.batches(&fixture.materials.decoder).unwrap().is_empty());
+        let broken = Fixture::new().prompted(prompt, |_: &Query| Err(Error::argument("index", "gone", "build it")));
+        assert!(broken.sampler().collect(&[1], &adapter, 1, 0).err().unwrap().to_string().starts_with("index"));
     }
 
     #[test]

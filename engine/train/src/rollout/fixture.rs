@@ -11,7 +11,7 @@ use super::{RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
-use querywright_rewrite::{PromptEncoder, Prompter, Vocabulary, Words};
+use querywright_rewrite::{Candidates, PromptConfig, PromptEncoder, Prompter, Vocabulary, Words};
 use querywright_types::{
     Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
 };
@@ -47,14 +47,26 @@ impl Fixture {
 
     /// The same, with answers that consist of these words and those of the request.
     pub(crate) fn restricted(words: &'static [&str]) -> Self {
-        let mut fixture = Self::new();
-        fixture.config.prompt.vocabulary = Vocabulary::Feedback;
-        let m = &mut fixture.materials;
-        let prompter = Prompter::new(fixture.config.prompt.clone(), m.retriever.card()).unwrap();
-        let candidates = move |_: &Query| Ok(words.iter().map(|word| (*word).to_owned()).collect());
-        let words = Words::Candidates(Arc::new(candidates));
-        m.encoder = Arc::new(PromptEncoder::restricted(prompter, m.tokenizer.clone(), words).unwrap());
-        fixture
+        let prompt = PromptConfig { vocabulary: Vocabulary::Feedback, ..Self::new().config.prompt };
+        Self::new().prompted(prompt, move |_: &Query| Ok(words.iter().map(|word| (*word).to_owned()).collect()))
+    }
+
+    /// The same, with other prompts over candidates from this source.
+    pub(super) fn prompted(mut self, prompt: PromptConfig, candidates: impl Candidates + 'static) -> Self {
+        self.materials.encoder = Arc::new(self.encoder(&prompt, candidates));
+        self.config.prompt = prompt;
+        self
+    }
+
+    /// Prompts and answers over candidates from this source.
+    pub(super) fn encoder(&self, prompt: &PromptConfig, candidates: impl Candidates + 'static) -> PromptEncoder {
+        let (m, candidates): (_, Arc<dyn Candidates>) = (&self.materials, Arc::new(candidates));
+        let prompter = Prompter::new(prompt.clone(), m.retriever.card()).unwrap().with_candidates(candidates.clone());
+        match prompt.vocabulary {
+            Vocabulary::Free => PromptEncoder::new(prompter, m.tokenizer.clone()),
+            _ => PromptEncoder::restricted(prompter, m.tokenizer.clone(), Words::Candidates(candidates)),
+        }
+        .unwrap()
     }
 
     /// The same, with a retriever that fails every request.

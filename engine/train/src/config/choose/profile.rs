@@ -45,6 +45,8 @@ pub struct DataProfile {
     pub text_bytes: usize,
     /// The language that the retriever's card prefers; none where only a loaded plugin could say.
     pub language: Option<QueryLanguage>,
+    /// Candidates that a person wants prompts to show: they take tokens. 0 where nobody asked for them.
+    pub candidates: usize,
 }
 
 /// Documents whose titles and words are looked at, evenly over the catalogue.
@@ -91,6 +93,7 @@ impl DataProfile {
             text_bytes: catalog.text_bytes(),
             splits,
             language,
+            candidates: 0,
         })
     }
 }

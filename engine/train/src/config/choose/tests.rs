@@ -31,6 +31,7 @@ fn articles() -> DataProfile {
         fields: vec!["title".into(), "text".into()],
         text_bytes: 5 << 20,
         language: Some(QueryLanguage::Plain),
+        candidates: 0,
     }
 }
 
@@ -172,4 +173,18 @@ fn what_a_person_sets_goes_over_what_was_chosen_and_is_shown_as_theirs() {
     }
     let wrong = choose(&articles(), &machine(2, Arithmetic::Avx2)).unwrap().with_settings(&["train.max_stps=1".into()]);
     assert!(wrong.unwrap_err().to_string().contains("did you mean `max_steps`"));
+}
+
+#[test]
+fn candidates_in_the_prompt_count_in_lengths_and_memory() {
+    for data in [articles(), histories()] {
+        let with = DataProfile { candidates: 24, ..data.clone() };
+        let (bare, more) = (chosen(&data), chosen(&with));
+        assert_eq!((bare.prompt.candidates, more.prompt.candidates), (0, 24));
+        let (few, many) = (prompt_tokens(&bare, &data), prompt_tokens(&more, &with));
+        assert!(many.0 > few.0 + 48.0 && many.1 > few.1 + 48, "two tokens each at least: {few:?} {many:?}");
+        assert!(prefix_tokens(&more) > prefix_tokens(&bare) && prefix_tokens(&bare) == PREFIX);
+        let (few, many) = (bare.train.generation_batch_size, more.train.generation_batch_size);
+        assert!(many <= few && (many < few || more.train.max_steps < bare.train.max_steps), "{few} {many}");
+    }
 }

@@ -1,7 +1,13 @@
 //! Values that change from step to step: the learning rate, and the weight of the entropy bonus.
 //!
 //! Schedules have transformers' names and formulas (`get_scheduler`); the entropy controller has those of TRL
-//! (`use_adaptive_entropy`, after Skywork-OR1).
+//! (`use_adaptive_entropy`, after Skywork-OR1, arXiv 2505.22312), and their mirror image above a ceiling:
+//!
+//! ```text
+//! bonus   <- min(bonus + delta, max)            where the entropy is at most the target,   else max(bonus - delta, min)
+//! penalty <- min(penalty + delta, penalty_max)  where the entropy is at least the ceiling, else max(penalty - delta, 0)
+//! coefficient of the next step: bonus at or below the target, -penalty at or above the ceiling, 0 in between
+//! ```
 
 use querywright_types::{Error, Result};
 
@@ -94,7 +100,7 @@ impl Schedule {
     }
 }
 
-/// The settings of an entropy target, under TRL's names.
+/// The settings of an entropy target, under TRL's names, and of a ceiling, which TRL has not.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EntropyControlConfig {
@@ -106,21 +112,45 @@ pub struct EntropyControlConfig {
     pub entropy_coef_min: f64,
     /// Its upper bound. Default 1.
     pub entropy_coef_max: f64,
+    /// The mean entropy per token, in nats, above which the coefficient is negative: a penalty. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entropy_ceiling: Option<f64>,
+    /// The upper bound of the penalty, which moves by `entropy_coef_delta` too. Default 0.2.
+    #[serde(skip_serializing_if = "is_default_penalty")]
+    pub entropy_penalty_max: f64,
+}
+
+const PENALTY_MAX: f64 = 0.2;
+
+/// A default is not written: checkpoints from before the key resume.
+fn is_default_penalty(value: &f64) -> bool {
+    *value == PENALTY_MAX
 }
 
 impl Default for EntropyControlConfig {
     fn default() -> Self {
-        Self { entropy_target: 0.2, entropy_coef_delta: 0.005, entropy_coef_min: 0.0, entropy_coef_max: 1.0 }
+        Self {
+            entropy_target: 0.2,
+            entropy_coef_delta: 0.005,
+            entropy_coef_min: 0.0,
+            entropy_coef_max: 1.0,
+            entropy_ceiling: None,
+            entropy_penalty_max: PENALTY_MAX,
+        }
     }
 }
 
-/// Holds the policy's entropy near a target by moving the coefficient of the entropy bonus: up while the entropy is at
-/// or below the target, down while it is above. The state goes into checkpoints.
+/// Holds the policy's entropy between a target and a ceiling by moving the coefficient of the entropy bonus: up while the
+/// entropy is at or below the target, down while it is above; and below 0 while it is at or above the ceiling. The state
+/// goes into checkpoints.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct EntropyControl {
     config: EntropyControlConfig,
     coefficient: f64,
     last_entropy: Option<f64>,
+    /// What is subtracted above the ceiling; 0 in checkpoints from before there was one.
+    #[serde(default)]
+    penalty: f64,
 }
 
 impl EntropyControl {
@@ -139,15 +169,31 @@ impl EntropyControl {
                 return Err(Error::argument(name, format!("{value}"), "give a number of at least 0"));
             }
         }
-        Ok(Self { config, coefficient: entropy_coef, last_entropy: None })
+        if let Some(ceiling) =
+            config.entropy_ceiling.filter(|ceiling| !(ceiling.is_finite() && *ceiling > entropy_target))
+        {
+            let remedy = format!("give a number above entropy_target = {entropy_target}, as 2.5, or leave it out");
+            return Err(Error::argument("entropy_ceiling", format!("{ceiling}"), remedy));
+        }
+        if !(config.entropy_penalty_max.is_finite() && config.entropy_penalty_max >= 0.0) {
+            let found = format!("{}", config.entropy_penalty_max);
+            return Err(Error::argument("entropy_penalty_max", found, "give a number of at least 0, as 0.2"));
+        }
+        Ok(Self { config, coefficient: entropy_coef, last_entropy: None, penalty: 0.0 })
     }
 
-    /// The coefficient for the coming step: 0 before the first measurement and while the entropy is above the target.
+    /// The coefficient for the coming step: 0 before the first measurement and while the entropy is between target and
+    /// ceiling, negative above the ceiling.
     pub fn applied(&self) -> f64 {
         match self.last_entropy {
             Some(entropy) if entropy <= self.config.entropy_target => self.coefficient,
+            Some(entropy) if self.is_above(entropy) => -self.penalty,
             _ => 0.0,
         }
+    }
+
+    fn is_above(&self, entropy: f64) -> bool {
+        self.config.entropy_ceiling.is_some_and(|ceiling| entropy >= ceiling)
     }
 
     /// Takes in the mean entropy per token of the step just made. A measurement that is not a number is passed over.
@@ -159,6 +205,10 @@ impl EntropyControl {
         self.coefficient = match entropy <= entropy_target {
             true => (self.coefficient + delta).min(self.config.entropy_coef_max),
             false => (self.coefficient - delta).max(min),
+        };
+        self.penalty = match self.is_above(entropy) {
+            true => (self.penalty + delta).min(self.config.entropy_penalty_max),
+            false => (self.penalty - delta).max(0.0),
         };
         self.last_entropy = Some(entropy);
     }
@@ -232,5 +282,52 @@ mod tests {
         assert_eq!(control.applied(), 1.0);
         let saved: EntropyControl = serde_json::from_str(&serde_json::to_string(&control).unwrap()).unwrap();
         assert_eq!(saved, control);
+    }
+
+    #[test]
+    fn above_a_ceiling_the_coefficient_is_a_bounded_penalty_that_goes_off_below_it() {
+        let config = EntropyControlConfig {
+            entropy_target: 0.5,
+            entropy_coef_delta: 0.01,
+            entropy_ceiling: Some(2.0),
+            entropy_penalty_max: 0.025,
+            ..Default::default()
+        };
+        let mut control = EntropyControl::new(config, 0.0).unwrap();
+        let mut after = |entropy: f64| {
+            control.observe(entropy);
+            control.applied()
+        };
+        let near = |found: f64, right: f64| assert!((found - right).abs() < 1e-12, "{found} is not {right}");
+        near(after(3.0), -0.01);
+        near(after(2.0), -0.02);
+        near(after(9.0), -0.025);
+        near(after(1.0), 0.0);
+        near(after(2.5), -0.025);
+        near(after(0.4), 0.01);
+        let saved: EntropyControl = serde_json::from_str(&serde_json::to_string(&control).unwrap()).unwrap();
+        assert_eq!(saved, control);
+    }
+
+    #[test]
+    fn without_a_ceiling_no_entropy_is_too_high_and_what_older_versions_wrote_is_read() {
+        let mut control = EntropyControl::new(EntropyControlConfig::default(), 0.0).unwrap();
+        control.observe(9.0);
+        assert_eq!(control.applied(), 0.0);
+        let written = toml::to_string(&EntropyControlConfig::default()).unwrap();
+        assert!(!written.contains("ceiling") && !written.contains("penalty"), "{written}");
+        let old = r#"{"config": {"entropy_target": 0.5, "entropy_coef_delta": 0.01, "entropy_coef_min": 0.0,
+            "entropy_coef_max": 1.0}, "coefficient": 0.02, "last_entropy": 0.4}"#;
+        assert_eq!(serde_json::from_str::<EntropyControl>(old).unwrap().applied(), 0.02);
+    }
+
+    #[test]
+    fn a_ceiling_at_the_target_and_a_penalty_below_zero_are_refused_by_key() {
+        let refuse = |config: EntropyControlConfig| EntropyControl::new(config, 0.0).unwrap_err().to_string();
+        let base = EntropyControlConfig::default;
+        assert!(refuse(EntropyControlConfig { entropy_ceiling: Some(0.2), ..base() }).starts_with("entropy_ceiling"));
+        assert!(refuse(EntropyControlConfig { entropy_ceiling: Some(f64::NAN), ..base() }).contains("above"));
+        let negative = EntropyControlConfig { entropy_penalty_max: -1.0, ..base() };
+        assert!(refuse(negative).starts_with("entropy_penalty_max"));
     }
 }

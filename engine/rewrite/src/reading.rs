@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::compose::Composer;
 use super::parse::{FormatFault, ParsedCompletion};
-use super::query_terms::without_term;
+use super::query_terms::{terms as query_terms, without_term};
 use querywright_types::Rewrite;
 
 /// Terms of a completion that get a counterfactual rewrite, at most. It bounds the number of retrievals per completion.
@@ -20,13 +20,16 @@ pub struct Reading {
     pub broken: Option<FormatFault>,
     /// The generated terms, for credit by counterfactual retrieval. Empty where the format was broken.
     pub terms: Vec<TermReading>,
+    /// How many terms were generated, repeated ones included, of those that are used at most. Where the text is composed
+    /// of words of the user's beside these, it does not count them.
+    pub generated: usize,
 }
 
 impl Reading {
     /// Composes the rewrite of a parsed completion and its counterfactuals.
     pub(super) fn new(parsed: &ParsedCompletion, completion: &str, original: &Rewrite, composer: &Composer) -> Self {
         let Some(generated) = &parsed.query else {
-            return Self { rewrite: None, broken: parsed.broken, terms: Vec::new() };
+            return Self { rewrite: None, broken: parsed.broken, terms: Vec::new(), generated: 0 };
         };
         let terms = match parsed.broken {
             Some(_) => Vec::new(),
@@ -39,12 +42,13 @@ impl Reading {
             rewrite: Some(composer.compose(original, generated)),
             broken: parsed.broken,
             terms: spans.enumerate().map(counterfactual).collect(),
+            generated: query_terms(generated).len().min(composer.max_terms),
         }
     }
 
     /// No word was written, and this is what that means.
     pub(super) fn nothing(rewrite: Rewrite) -> Self {
-        Self { rewrite: Some(rewrite), broken: None, terms: Vec::new() }
+        Self { rewrite: Some(rewrite), broken: None, terms: Vec::new(), generated: 0 }
     }
 
     /// The rewrite, where the format was kept: what training rewards.

@@ -341,6 +341,21 @@ fn a_reading_holds_the_rewrite_without_each_term() {
             ("cordless", "cut the hedge cut the hedge hedge trimmer"),
         ]
     );
+    assert_eq!(reading.generated, 3);
+}
+
+#[test]
+fn a_reading_counts_generated_terms_repeated_ones_too_up_to_those_that_are_used() {
+    let count = |config: PromptConfig, completion: &str| {
+        prompter(config).read(&Rewrite::plain("cut the hedge"), completion).generated
+    };
+    assert_eq!(count(PromptConfig::default(), " trimmer, trimmer saw\n"), 3);
+    assert_eq!(count(PromptConfig { max_terms: 2, ..PromptConfig::default() }, " trimmer trimmer saw\n"), 2);
+    // More than get a counterfactual.
+    assert_eq!(count(PromptConfig::default(), &" saw".repeat(20)), 20);
+    let restricted = PromptConfig { vocabulary: Vocabulary::Catalog, ..PromptConfig::default() };
+    assert_eq!((count(restricted.clone(), ""), count(restricted, " saw")), (0, 1));
+    assert_eq!(count(PromptConfig::default(), ""), 0, "a broken format");
 }
 
 #[test]

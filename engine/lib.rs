@@ -149,7 +149,7 @@ pub mod model {
 /// are part of the crate behind this module, not of this interface.
 #[cfg(feature = "train")]
 pub mod train {
-    pub use querywright_train::advantage::ScaleRewards;
+    pub use querywright_train::advantage::{Baseline, ScaleRewards};
     pub use querywright_train::curriculum::CurriculumConfig;
     pub use querywright_train::loss::{ImportanceLevel, LossConfig, LossType};
     pub use querywright_train::optimizer::AdamWConfig;

@@ -10,6 +10,22 @@
 //! with the unbiased standard deviation of the group (`scale_rewards = "group"`), of the whole batch (`"batch"`, the
 //! mean stays that of the group) or no division (`"none"`): TRL's formula and names.
 //!
+//! Against the base (`baseline = "base"`), where b is the reward of what the query is without a model:
+//!
+//! ```text
+//! A = (r - b) / (rms(r - b) + 1e-4)
+//! ```
+//!
+//! with the root mean square over the group, the batch, or no division. A baseline that no completion decides leaves the
+//! policy gradient unbiased (Williams 1992); one that a system without exploration reaches is that of self-critical
+//! training (arXiv 1612.00563), and here the system is the base. What it changes: a completion that earns what the base
+//! earns has advantage 0, whatever stands beside it. Against the group's mean such completions are pushed down as soon
+//! as one better completion is in the group. Where that one was injected, the policy leaves what it likes for words that
+//! it hardly ever writes, and its entropy rises: it does where log-probability and advantage go against each other
+//! (arXiv 2505.22617).
+//!
+//! A spread below `min_reward_std` divides as if it were that large, so that differences next to nothing stay small.
+//!
 //! Within a completion ([`term_credit`]), for the marginal contribution m = reward - reward without the term:
 //!
 //! ```text
@@ -45,6 +61,31 @@ pub enum ScaleRewards {
     None,
 }
 
+/// What a reward is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Baseline {
+    /// The mean of the group.
+    #[default]
+    Group,
+    /// The reward of the base: of the query as it is without a model.
+    Base,
+}
+
+/// How rewards become advantages.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct AdvantageConfig {
+    /// What they are compared with.
+    pub baseline: Baseline,
+    /// What the difference is divided by.
+    pub scale_rewards: ScaleRewards,
+    /// The range of a group's rewards (and the base's, where that is the baseline) below which it has no signal.
+    pub min_group_range: f32,
+    /// The least that a difference is divided by, where it is divided by a spread.
+    pub min_reward_std: f32,
+}
+
 /// The learning signal of the groups of a batch.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct GroupSignal {
@@ -66,37 +107,49 @@ pub struct GroupSignal {
 /// The advantages of completions that lie group by group, `num_generations` to a group. A missing reward (None: the
 /// environment failed) enters neither mean nor standard deviation, and its completion is marked as dropped.
 ///
+/// `bases` are the rewards of the base, one a group; they are only read where they are the baseline. A group whose base
+/// has no reward has no signal then.
+///
 /// # Errors
-/// When the rewards do not fill whole groups, or one is not finite.
-pub fn group_advantages(rewards: &[Option<f32>], num_generations: usize, scale: ScaleRewards) -> Result<GroupSignal> {
-    if num_generations == 0 || !rewards.len().is_multiple_of(num_generations) {
-        let found = format!("{} rewards for groups of {num_generations}", rewards.len());
-        return Err(Error::argument("num_generations", found, "give a whole number of groups"));
-    }
-    if let Some(bad) = rewards.iter().flatten().find(|r| !r.is_finite()) {
-        return Err(Error::argument(
-            "rewards",
-            format!("{bad}"),
-            "a reward must be a finite number; use none for a fault",
-        ));
-    }
-    let present = |rewards: &[Option<f32>]| -> Vec<f64> { rewards.iter().flatten().map(|r| f64::from(*r)).collect() };
+/// When the rewards do not fill whole groups, the bases are not one a group, or one of them is not finite.
+pub fn group_advantages(
+    rewards: &[Option<f32>],
+    bases: &[Option<f32>],
+    num_generations: usize,
+    config: AdvantageConfig,
+) -> Result<GroupSignal> {
+    check(rewards, bases, num_generations, config.baseline)?;
     let (reward, reward_std) = mean_and_std(&present(rewards));
+    let groups = || rewards.chunks(num_generations).zip(bases.iter().chain(std::iter::repeat(&None)));
+    let batch_spread = match config.baseline {
+        Baseline::Group => reward_std,
+        Baseline::Base => {
+            root_mean_square(&groups().flat_map(|(group, base)| gains(&present(group), *base)).collect::<Vec<_>>())
+        }
+    };
     let mut signal = GroupSignal { reward, reward_std, ..GroupSignal::default() };
-    for group in rewards.chunks(num_generations) {
-        let values = present(group);
+    for (group, base) in groups() {
+        let mut values = present(group);
         let (mean, std) = mean_and_std(&values);
-        let divisor = match scale {
-            ScaleRewards::Group => std + EPSILON,
-            ScaleRewards::Batch => reward_std + EPSILON,
+        let (baseline, spread, compared) = match config.baseline {
+            Baseline::Group => (Some(mean), std, values.len() > 1),
+            Baseline::Base => (base.map(f64::from), root_mean_square(&gains(&values, *base)), !values.is_empty()),
+        };
+        if config.baseline == Baseline::Base {
+            values.extend(base.map(f64::from));
+        }
+        let divisor = match config.scale_rewards {
+            ScaleRewards::Group => spread.max(f64::from(config.min_reward_std)) + EPSILON,
+            ScaleRewards::Batch => batch_spread.max(f64::from(config.min_reward_std)) + EPSILON,
             ScaleRewards::None => 1.0,
         };
-        let informative = values.len() > 1 && !equal(&values);
-        signal.informative.push(informative);
+        let enough = !equal(&values) && range(&values) >= f64::from(config.min_group_range);
+        let baseline = baseline.filter(|_| compared && enough);
+        signal.informative.push(baseline.is_some());
         for reward in group {
             signal.dropped.push(reward.is_none());
-            signal.advantages.push(match reward {
-                Some(r) if informative => ((f64::from(*r) - mean) / divisor) as f32,
+            signal.advantages.push(match (reward, baseline) {
+                (Some(r), Some(baseline)) => ((f64::from(*r) - baseline) / divisor) as f32,
                 _ => 0.0,
             });
         }
@@ -104,6 +157,33 @@ pub fn group_advantages(rewards: &[Option<f32>], num_generations: usize, scale: 
     let zero_variance = signal.informative.iter().filter(|i| !**i).count();
     signal.frac_reward_zero_std = zero_variance as f64 / signal.informative.len().max(1) as f64;
     Ok(signal)
+}
+
+fn check(rewards: &[Option<f32>], bases: &[Option<f32>], num_generations: usize, baseline: Baseline) -> Result<()> {
+    if num_generations == 0 || !rewards.len().is_multiple_of(num_generations) {
+        let found = format!("{} rewards for groups of {num_generations}", rewards.len());
+        return Err(Error::argument("num_generations", found, "give a whole number of groups"));
+    }
+    if baseline == Baseline::Base && bases.len() * num_generations != rewards.len() {
+        let found = format!("{} for {} groups", bases.len(), rewards.len() / num_generations);
+        return Err(Error::argument("bases", found, "give one for each group"));
+    }
+    match rewards.iter().chain(bases).flatten().find(|r| !r.is_finite()) {
+        Some(bad) => {
+            let remedy = "a reward must be a finite number; use none for a fault";
+            Err(Error::argument("rewards", format!("{bad}"), remedy))
+        }
+        None => Ok(()),
+    }
+}
+
+fn present(rewards: &[Option<f32>]) -> Vec<f64> {
+    rewards.iter().flatten().map(|r| f64::from(*r)).collect()
+}
+
+/// How much more than the base each reward is; none where the base has no reward.
+fn gains(rewards: &[f64], base: Option<f32>) -> Vec<f64> {
+    base.map_or_else(Vec::new, |base| rewards.iter().map(|r| r - f64::from(base)).collect())
 }
 
 /// One advantage a completion, given to each of its tokens. The result is as long as the last range reaches.
@@ -217,123 +297,26 @@ fn mean_and_std(values: &[f64]) -> (f64, f64) {
     (mean, if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
 }
 
+/// 0 of nothing.
+fn root_mean_square(values: &[f64]) -> f64 {
+    (values.iter().map(|v| v * v).sum::<f64>() / values.len().max(1) as f64).sqrt()
+}
+
+/// The smallest and the largest.
+fn ends(values: &[f64]) -> (f64, f64) {
+    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)))
+}
+
+fn range(values: &[f64]) -> f64 {
+    let (low, high) = ends(values);
+    high - low
+}
+
 /// Whether values differ by no more than float residue.
 fn equal(values: &[f64]) -> bool {
-    let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)));
+    let (low, high) = ends(values);
     high - low <= RESIDUE * low.abs().max(high.abs()).max(1.0)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn advantages_equal_trls_formula_in_each_scaling_with_missing_rewards() {
-        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/grpo.json"));
-        let golden = &serde_json::from_str::<serde_json::Value>(text).unwrap()["advantages"];
-        let rewards: Vec<Option<f32>> = serde_json::from_value(golden["rewards"].clone()).unwrap();
-        for case in golden["cases"].as_array().unwrap() {
-            let scale: ScaleRewards = serde_json::from_value(case["scale_rewards"].clone()).unwrap();
-            let right: Vec<f32> = serde_json::from_value(case["advantages"].clone()).unwrap();
-            let found = group_advantages(&rewards, 4, scale).unwrap();
-            for (f, r) in found.advantages.iter().zip(&right) {
-                assert!((f - r).abs() < 1e-6, "{scale:?}: {f} is not {r}");
-            }
-            assert!((found.reward - golden["reward"].as_f64().unwrap()).abs() < 1e-9);
-            assert!((found.reward_std - golden["reward_std"].as_f64().unwrap()).abs() < 1e-6);
-            // The last group has a single reward: zero variance.
-            assert_eq!(found.informative, [true, true, true, false]);
-            assert_eq!(found.frac_reward_zero_std, 0.25);
-            assert_eq!(found.dropped, rewards.iter().map(Option::is_none).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn equal_rewards_up_to_float_residue_give_exactly_zero() {
-        let residue = [0.1f32 + 0.2, 0.3, 0.300_000_04, 0.299_999_98].map(Some);
-        for scale in [ScaleRewards::Group, ScaleRewards::Batch, ScaleRewards::None] {
-            let found = group_advantages(&residue, 4, scale).unwrap();
-            assert_eq!(found.advantages, [0.0; 4]);
-            assert_eq!(found.informative, [false]);
-        }
-        let large = [1e6f32, 1e6 + 0.0625, 1e6, 1e6].map(Some);
-        assert_eq!(group_advantages(&large, 4, ScaleRewards::Group).unwrap().advantages, [0.0; 4]);
-    }
-
-    #[test]
-    fn small_but_real_differences_are_a_signal() {
-        let found = group_advantages(&[Some(0.5), Some(0.5001)], 2, ScaleRewards::Group).unwrap();
-        assert_eq!(found.informative, [true]);
-        assert!(found.advantages[0] < 0.0 && found.advantages[1] > 0.0);
-    }
-
-    #[test]
-    fn a_batch_in_which_every_request_failed_is_dropped_whole() {
-        let found = group_advantages(&[None; 4], 2, ScaleRewards::Batch).unwrap();
-        assert_eq!((found.advantages, found.dropped), (vec![0.0; 4], vec![true; 4]));
-        assert_eq!((found.reward, found.reward_std, found.frac_reward_zero_std), (0.0, 0.0, 1.0));
-    }
-
-    #[test]
-    fn broken_groups_and_infinite_rewards_are_refused() {
-        assert!(
-            group_advantages(&[Some(1.0); 5], 2, ScaleRewards::Group).unwrap_err().to_string().contains("5 rewards")
-        );
-        assert!(group_advantages(&[Some(1.0); 5], 0, ScaleRewards::Group).is_err());
-        assert!(group_advantages(&[Some(f32::NAN), Some(1.0)], 2, ScaleRewards::Group).is_err());
-    }
-
-    /// One completion of two tokens.
-    const TWO_TOKENS: &[Range<usize>] = &[Range { start: 0, end: 2 }];
-
-    fn term(tokens: Range<usize>, reward_without: impl Into<Option<f32>>) -> CounterfactualTerm {
-        CounterfactualTerm { tokens: vec![tokens], reward_without: reward_without.into() }
-    }
-
-    #[test]
-    fn a_term_that_hurts_gets_a_lower_advantage_than_one_that_helps_in_the_same_completion() {
-        // Token 0 and 7 are outside terms; without the first term the reward falls, without the second it rises.
-        let terms = vec![term(1..3, 0.2), term(3..6, 0.9), term(6..7, 0.5)];
-        let counterfactual = Counterfactual { reward: Some(0.5), terms };
-        let found = term_credit(&[Range { start: 0, end: 8 }], &[0.25], &[counterfactual], 0.5).unwrap();
-        assert!(found[1] > found[6] && found[6] > found[3], "{found:?}");
-        assert_eq!((found[0], found[7]), (0.25, 0.25));
-        assert_eq!((found[1], found[3]), (found[2], found[5]));
-        let sum: f32 = found.iter().sum();
-        assert!((sum - 8.0 * 0.25).abs() < 1e-5, "credit must not change the completion's total: {sum}");
-        let spread = found.iter().fold(0f32, |m, a| m.max((a - 0.25).abs()));
-        assert!(spread > 0.1 && spread < 1.0, "credits are of the order of coef: {spread}");
-    }
-
-    #[test]
-    fn credit_is_scaled_by_the_batch_so_that_a_small_contribution_stays_small() {
-        let large = Counterfactual { reward: Some(1.0), terms: vec![term(0..1, 0.0), term(1..2, 1.0)] };
-        let small = Counterfactual { reward: Some(1.0), terms: vec![term(2..3, 0.99), term(3..4, 1.0)] };
-        let found = term_credit(&[0..2, 2..4], &[0.0, 0.0], &[large, small], 1.0).unwrap();
-        assert!(found[0] > 0.9 && found[2] > 0.0 && found[2] < 0.02, "{found:?}");
-    }
-
-    #[test]
-    fn faults_lone_terms_and_equal_contributions_give_no_credit() {
-        let cases = [
-            Counterfactual { reward: None, terms: vec![term(0..1, 0.0), term(1..2, 1.0)] },
-            Counterfactual { reward: Some(1.0), terms: vec![term(0..1, 0.0), term(1..2, None)] },
-            Counterfactual { reward: Some(0.3), terms: vec![term(0..1, 0.1 + 0.2), term(1..2, 0.3)] },
-            Counterfactual::default(),
-        ];
-        for case in cases {
-            assert_eq!(
-                term_credit(TWO_TOKENS, &[0.5], std::slice::from_ref(&case), 1.0).unwrap(),
-                [0.5, 0.5],
-                "{case:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_term_outside_its_completion_is_refused() {
-        let stray = Counterfactual { reward: Some(1.0), terms: vec![term(0..1, 0.0), term(5..9, 1.0)] };
-        assert!(term_credit(TWO_TOKENS, &[0.0], &[stray], 1.0).unwrap_err().to_string().contains("5..9"));
-        assert!(term_credit(TWO_TOKENS, &[], &[], 1.0).is_err());
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::curriculum::Curriculum;
 use super::optimizer::{AdamW, AdamWConfig, Moments};
+use super::replay::Replay;
 use super::schedule::EntropyControl;
 use querywright_model::{Adapter, ModelConfig};
 use querywright_types::{Error, Result};
@@ -37,6 +38,9 @@ pub struct RunState {
     pub entropy: Option<EntropyControl>,
     /// Headroom and signal of the training queries.
     pub curriculum: Curriculum,
+    /// Completions of earlier steps; absent where none is kept, as in checkpoints of before there were any.
+    #[serde(default, skip_serializing_if = "Replay::is_empty")]
+    pub replay: Replay,
     /// Tokens of prompts and completions seen so far.
     pub num_tokens: u64,
     /// Seconds spent so far.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::advantage::ScaleRewards;
+use super::advantage::{AdvantageConfig, Baseline, ScaleRewards};
 use super::curriculum::CurriculumConfig;
 use super::loss::LossConfig;
 use super::optimizer::AdamWConfig;
@@ -118,7 +118,7 @@ pub struct RetrieverConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub covisitation: Option<f64>,
     /// Whether tuning the base (`train.tune`) tunes this weight, too. Default false.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(skip_serializing_if = "is_default")]
     pub tune_covisitation: bool,
 }
 
@@ -147,6 +147,16 @@ pub struct RunConfig {
     pub num_iterations: usize,
     /// What advantages are divided by. Default `group`.
     pub scale_rewards: ScaleRewards,
+    /// What rewards are compared with: the mean of the group, or the reward of what the query is without a model.
+    /// Default `group`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub baseline: Baseline,
+    /// The range of a group's rewards below which it has no signal, as a group of equal rewards. Default 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub min_group_range: f32,
+    /// The least that advantages are divided by, so that differences next to nothing are not blown up. Default 0.
+    #[serde(skip_serializing_if = "is_default")]
+    pub min_reward_std: f32,
     /// Weight of the counterfactual credit per term; 0 has none. Default 0.
     pub term_credit_coef: f64,
     /// Whether relevance feedback is injected: in a group whose completions all fall short, the best words of the
@@ -162,6 +172,21 @@ pub struct RunConfig {
     /// Default 0.02.
     #[serde(alias = "repair_margin")]
     pub inject_margin: f32,
+    /// Whether an injected completion must also earn `inject_margin` more than the query without a model. Where the
+    /// vocabulary is restricted, writing nothing is injected instead where that earns more than the whole group. Default
+    /// false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub inject_over_base: bool,
+    /// Completions of each query that are kept for replay, those that gained most over the query without a model. Where
+    /// all of a group earn less, one takes the place of its last completion. Default 0: none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub replay: usize,
+    /// Share of the groups in which a completion may be replayed. Default 0.5.
+    #[serde(skip_serializing_if = "is_half")]
+    pub replay_share: f64,
+    /// How much a completion must gain to be kept, and earn more than its group to be replayed. Default 0.02.
+    #[serde(skip_serializing_if = "is_replay_margin")]
+    pub replay_margin: f32,
     /// Gradient norm at most; 0 never clips. Default 1.
     pub max_grad_norm: f64,
     /// Steps between evaluations on the development queries; 0 evaluates at the end alone. Default 20.
@@ -194,10 +219,17 @@ impl Default for RunConfig {
             generation_batch_size: 64,
             num_iterations: 1,
             scale_rewards: ScaleRewards::Group,
+            baseline: Baseline::Group,
+            min_group_range: 0.0,
+            min_reward_std: 0.0,
             term_credit_coef: 0.0,
             inject_feedback: false,
             inject_words: 4,
             inject_margin: 0.02,
+            inject_over_base: false,
+            replay: 0,
+            replay_share: 0.5,
+            replay_margin: REPLAY_MARGIN,
             max_grad_norm: 1.0,
             eval_steps: 20,
             save_steps: 20,
@@ -211,12 +243,21 @@ impl Default for RunConfig {
     }
 }
 
-/// A default is not written: checkpoints from before the key resume.
-fn is_false(value: &bool) -> bool {
-    !*value
+const REPLAY_MARGIN: f32 = 0.02;
+
+/// A default is not written: checkpoints from before the key resume. So with the functions below.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
-/// As [`is_false`].
+fn is_half(value: &f64) -> bool {
+    *value == 0.5
+}
+
+fn is_replay_margin(value: &f32) -> bool {
+    *value == REPLAY_MARGIN
+}
+
 fn is_true(value: &bool) -> bool {
     *value
 }
@@ -237,6 +278,17 @@ impl TrainConfig {
     /// The prompt as the trained adapter is to be asked: answers as long as they were in training.
     pub fn serving_prompt(&self) -> PromptConfig {
         PromptConfig { max_answer_tokens: self.sampling.max_completion_length, ..self.prompt.clone() }
+    }
+
+    /// How a step's rewards become advantages.
+    pub fn advantages(&self) -> AdvantageConfig {
+        let RunConfig { baseline, scale_rewards, min_group_range, min_reward_std, .. } = self.train;
+        AdvantageConfig { baseline, scale_rewards, min_group_range, min_reward_std }
+    }
+
+    /// Whether a step must know what its queries earn without a model.
+    pub(super) fn needs_base(&self) -> bool {
+        self.train.baseline == Baseline::Base || self.train.inject_over_base || self.train.replay > 0
     }
 
     /// Prompts of a step.

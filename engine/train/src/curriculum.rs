@@ -2,7 +2,7 @@
 //!
 //! Many queries of a real set are already answered as well as can be: every rewrite of them scores the same or worse,
 //! and their groups carry little signal. A share of each step's prompts is therefore sampled by headroom (1 minus the
-//! measure of the raw query), weighted by how much signal the query's recent groups carried. The rest is sampled
+//! measure of what the query is without a model: of its base, where there is one), weighted by how much signal the query's recent groups carried. The rest is sampled
 //! uniformly, so that the policy keeps seeing queries that it must not spoil.
 
 use std::collections::HashSet;
@@ -47,7 +47,7 @@ impl CurriculumConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curriculum {
     config: CurriculumConfig,
-    /// 1 minus the measure of the raw query.
+    /// 1 minus the measure of the query without a model.
     headroom: Vec<f32>,
     /// A running mean of whether the query's groups carried signal; starts at 1.
     signal: Vec<f32>,
@@ -59,7 +59,7 @@ const NEWEST_WEIGHT: f32 = 0.5;
 const LEAST_SIGNAL: f32 = 0.1;
 
 impl Curriculum {
-    /// From the measure (0 to 1) that each raw query reaches; none where the environment failed.
+    /// From the measure (0 to 1) that each query reaches without a model; none where the environment failed.
     pub fn new(config: CurriculumConfig, raw: &[Option<f64>]) -> Result<Self> {
         config.validate()?;
         let headroom = raw.iter().map(|r| (1.0 - r.unwrap_or(0.0)) as f32).collect();

@@ -33,6 +33,13 @@ pub struct Sample {
     pub dropped: bool,
 }
 
+impl Sample {
+    /// Whether the policy did not sample it.
+    pub fn is_off_policy(&self) -> bool {
+        self.sampled_logp.iter().any(|logp| logp.is_nan())
+    }
+}
+
 /// A prompt and the completions sampled for it.
 #[derive(Debug, Clone)]
 pub struct Rollout {

@@ -14,6 +14,7 @@ pub mod loss;
 mod materials;
 pub mod optimizer;
 mod provenance;
+pub mod replay;
 mod resume;
 pub mod reward;
 mod rollout;

@@ -11,6 +11,16 @@
 //! -min(min(ratio, delta) * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)  +  beta * (exp(d) - d - 1)
 //! ```
 //!
+//! A completion that the policy did not sample (`off_policy`: injected, replayed) has ratio 1 in the first update, so that
+//! its gradient is that of a supervised step, the larger the less likely the token. With `off_policy_gamma` = γ its first
+//! summand is instead that of LUFFY (arXiv 2504.14945, policy shaping, there with γ = 0.1), at `p = exp(logp)`:
+//!
+//! ```text
+//! -p / (p + γ) * A        with the derivative  -A * γ p / (p + γ)²  with respect to logp
+//! ```
+//!
+//! which weighs a token most where its probability is γ (by 1/4), and little where the policy has no idea of it.
+//!
 //! The second summand is the k3 estimator of KL(policy || reference): never negative, and *added*, so that minimising
 //! the loss pulls towards the reference. Names, defaults and values are those of TRL's `GRPOConfig`.
 
@@ -25,6 +35,12 @@ pub use config::{ImportanceLevel, LossConfig, LossType};
 use querywright_types::{Error, Result};
 
 impl LossConfig {
+    /// The loss of a token that was not sampled, and its derivative with respect to its log-probability: policy shaping.
+    fn shaped(&self, logp: f64, advantage: f64) -> (f64, f64) {
+        let (p, gamma) = (logp.exp(), self.off_policy_gamma);
+        (-advantage * p / (p + gamma), -advantage * gamma * p / (p + gamma).powi(2))
+    }
+
     /// The clipped surrogate's loss of a token and its derivative with respect to the logarithm of the ratio. At a tie
     /// of the two branches each counts half, as in PyTorch.
     fn surrogate(&self, ratio: f64, advantage: f64) -> (f64, f64) {
@@ -62,6 +78,8 @@ pub struct Batch<'a> {
     pub truncated: &'a [bool],
     /// Whether each completion has no reward because the environment failed: it counts nowhere, as if it had not been sampled.
     pub dropped: &'a [bool],
+    /// Whether each completion is one that the policy did not sample.
+    pub off_policy: &'a [bool],
     /// The sizes of the whole optimiser step, where this batch is one micro-batch of it. None: the batch is the step.
     pub totals: Option<Totals>,
 }
@@ -92,21 +110,21 @@ impl Batch<'_> {
     /// What this batch alone holds under `config`.
     pub fn totals(&self, config: &LossConfig) -> Totals {
         let mut totals = Totals { micro_batches: 1, ..Totals::default() };
-        for (range, masked) in self.kept(config) {
+        for (range, masked, _) in self.kept(config) {
             totals.completions += 1;
             totals.tokens += if masked { 0 } else { range.len() };
         }
         totals
     }
 
-    /// The completions that were not dropped, each with whether it is masked.
-    fn kept<'b>(&'b self, config: &'b LossConfig) -> impl Iterator<Item = (Range<usize>, bool)> + 'b {
-        let flags = self.truncated.iter().zip(self.dropped);
-        self.completions
-            .iter()
-            .zip(flags)
-            .filter(|(_, (_, dropped))| !**dropped)
-            .map(|(range, (truncated, _))| (range.clone(), *truncated && config.mask_truncated_completions))
+    /// The completions that were not dropped, each with whether it is masked, and whether policy shaping rules it.
+    fn kept<'b>(&'b self, config: &'b LossConfig) -> impl Iterator<Item = (Range<usize>, bool, bool)> + 'b {
+        let flags = self.truncated.iter().zip(self.off_policy);
+        let kept = self.completions.iter().zip(flags).zip(self.dropped).filter(|(_, dropped)| !**dropped);
+        kept.map(|((range, (truncated, off_policy)), _)| {
+            let masked = *truncated && config.mask_truncated_completions;
+            (range.clone(), masked, *off_policy && config.off_policy_gamma > 0.0)
+        })
     }
 
     fn validate(&self, config: &LossConfig) -> Result<()> {
@@ -119,6 +137,7 @@ impl Batch<'_> {
             ("advantages", self.advantages.len(), tokens),
             ("truncated", self.truncated.len(), self.completions.len()),
             ("dropped", self.dropped.len(), self.completions.len()),
+            ("off_policy", self.off_policy.len(), self.completions.len()),
         ];
         for (name, found, right) in lengths {
             if found != right {
@@ -184,9 +203,11 @@ pub struct LossOutput {
 pub fn policy_loss(config: &LossConfig, batch: &Batch<'_>) -> Result<LossOutput> {
     batch.validate(config)?;
     let mut sums = Sums::new(config, batch);
-    for (range, masked) in batch.kept(config) {
+    for (range, masked, shaped) in batch.kept(config) {
         if masked || range.is_empty() {
             sums.clips.skip();
+        } else if shaped {
+            sums.shaped(range);
         } else {
             sums.completion(range);
         }
@@ -257,7 +278,8 @@ impl<'a> Sums<'a> {
         let (mut low, mut high) = (0usize, 0usize);
         for t in range.clone() {
             let ratio = of_sequence.unwrap_or_else(|| self.log_ratio(t)).exp();
-            let derivative = self.token(t, ratio, weight);
+            let surrogate = self.config.surrogate(ratio, f64::from(self.batch.advantages[t]));
+            let derivative = self.token(t, surrogate, ratio, weight);
             match of_sequence {
                 None => self.dlogp[t] += weight * derivative,
                 Some(_) => through_sequence += derivative,
@@ -273,11 +295,22 @@ impl<'a> Sums<'a> {
         self.clips.add(low, high, length);
     }
 
-    /// Adds the loss of one token, with the gradient of its KL and entropy terms. Returns the derivative of its loss
-    /// with respect to the logarithm of the ratio.
-    fn token(&mut self, t: usize, ratio: f64, weight: f64) -> f64 {
+    /// A completion that was not sampled, under policy shaping: token by token, without a clip.
+    fn shaped(&mut self, range: Range<usize>) {
+        let (length, weight) = (range.len(), self.weight(range.len()));
+        for t in range {
+            let (logp, advantage) = (f64::from(self.batch.logp[t]), f64::from(self.batch.advantages[t]));
+            let ratio = self.log_ratio(t).exp();
+            let derivative = self.token(t, self.config.shaped(logp, advantage), ratio, weight);
+            self.dlogp[t] += weight * derivative;
+        }
+        self.clips.add(0, 0, length);
+    }
+
+    /// Adds the loss of one token, whose surrogate's value and derivative are given, with the gradient of its KL and
+    /// entropy terms. Returns the derivative of its loss with respect to the logarithm of the ratio.
+    fn token(&mut self, t: usize, (mut value, mut derivative): (f64, f64), ratio: f64, weight: f64) -> f64 {
         let (config, batch) = (self.config, self.batch);
-        let (mut value, mut derivative) = config.surrogate(ratio, f64::from(batch.advantages[t]));
         if let Some(reference) = batch.ref_logp {
             let d = f64::from(reference[t]) - f64::from(batch.logp[t]);
             let correction = if config.use_bias_correction_kl { ratio } else { 1.0 };

@@ -177,6 +177,7 @@ mod tests {
             optimizer: Default::default(),
             entropy: None,
             curriculum,
+            replay: Default::default(),
             num_tokens: 0,
             seconds: 0.0,
             best: None,

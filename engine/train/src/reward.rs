@@ -1,11 +1,14 @@
 //! Rewards: a weighted sum of the measures of a rewrite's ranking, their gain over the raw query, whether the answer
-//! kept its format, and the length of the query.
+//! kept its format, and the length of what was written.
 //!
 //! ```text
 //! broken format:  -format_penalty
 //! otherwise:      sum(weight * measure) + sum(weight * (measure - measure of the raw query))
-//!                 + format_bonus - length_penalty * max(0, words - length_limit)
+//!                 + format_bonus - length_penalty * max(0, words - length_limit) - term_cost * generated terms
 //! ```
+//!
+//! The raw query is here what a query is without a model, so with a base what the base makes of it. A gain is a constant
+//! of the query apart from the measure: it changes no difference between the completions of a group.
 //!
 //! A failure of the environment has no reward at all ([`None`]): the request is retried, then the sample is dropped and
 //! counted. [`RewardFunction::score_batch`] does so for a batch, through a [`RewardCache`].
@@ -48,7 +51,7 @@ pub struct RewardConfig {
     pub preset: RewardPreset,
     /// Weight of each measure of the rewrite's ranking, by ir_measures name. Default `{"nDCG@10" = 1.0}`.
     pub measures: BTreeMap<String, f64>,
-    /// Weight of each measure's gain over the raw query. Default: none.
+    /// Weight of each measure's gain over what the query is without a model (its base, where there is one). Default: none.
     pub gains: BTreeMap<String, f64>,
     /// How many documents are retrieved. Default: the largest cutoff among the measures, 1000 if one has none.
     pub k: Option<usize>,
@@ -60,6 +63,14 @@ pub struct RewardConfig {
     pub length_penalty: f64,
     /// Words of the query without a penalty. Default 32.
     pub length_limit: usize,
+    /// Subtracted for each generated term, so that a term which changes nothing is worse than none. Default 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub term_cost: f64,
+}
+
+/// A default is not written: checkpoints from before the key resume.
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl RewardConfig {
@@ -84,6 +95,7 @@ impl Default for RewardConfig {
             format_bonus: 0.0,
             length_penalty: 0.0,
             length_limit: 32,
+            term_cost: 0.0,
         }
     }
 }
@@ -93,7 +105,7 @@ impl Default for RewardConfig {
 pub struct Reward {
     /// The sum of the parts.
     pub value: f32,
-    /// What each part contributed, weights applied: `nDCG@10`, `gain:nDCG@10`, `format`, `length`.
+    /// What each part contributed, weights applied: `nDCG@10`, `gain:nDCG@10`, `format`, `length`, `terms`.
     pub parts: BTreeMap<String, f32>,
 }
 
@@ -107,6 +119,7 @@ pub struct RewardFunction {
     bonus_needs_relevance: bool,
     length_penalty: f64,
     length_limit: usize,
+    term_cost: f64,
 }
 
 /// One measure with its two weights.
@@ -126,12 +139,14 @@ impl RewardFunction {
     /// smaller than a measure's cutoff, or settings that contradict the preset.
     pub fn new(config: &RewardConfig) -> Result<Self> {
         let rec_r1 = config.preset == RewardPreset::RecR1;
-        if rec_r1 && (config.measures.len() != 1 || !config.gains.is_empty() || config.length_penalty != 0.0) {
+        let penalised = config.length_penalty != 0.0 || config.term_cost != 0.0;
+        if rec_r1 && (config.measures.len() != 1 || !config.gains.is_empty() || penalised) {
             let found = format!(
-                "{} measures, {} gains and a length penalty of {}",
+                "{} measures, {} gains, a length penalty of {} and a term cost of {}",
                 config.measures.len(),
                 config.gains.len(),
-                config.length_penalty
+                config.length_penalty,
+                config.term_cost
             );
             let remedy = "give the preset rec-r1 one measure alone, or use `weighted`";
             return Err(Error::argument("reward", found, remedy));
@@ -148,6 +163,7 @@ impl RewardFunction {
             ("reward.format_penalty", config.format_penalty),
             ("reward.format_bonus", config.format_bonus),
             ("reward.length_penalty", config.length_penalty),
+            ("reward.term_cost", config.term_cost),
         ] {
             finite(key, value)?;
             if value < 0.0 {
@@ -162,6 +178,7 @@ impl RewardFunction {
             bonus_needs_relevance: rec_r1,
             length_penalty: config.length_penalty,
             length_limit: config.length_limit,
+            term_cost: config.term_cost,
         })
     }
 
@@ -191,9 +208,10 @@ impl RewardFunction {
         Reward::of(vec![("format".to_owned(), -self.format_penalty)])
     }
 
-    /// The reward of a rewrite whose ranking scored `scores`, where the raw query's ranking scored `raw` (both in the
-    /// order of [`RewardFunction::measures`]; `raw` may be empty unless [`RewardFunction::needs_raw`]).
-    pub fn reward(&self, rewrite: &Rewrite, scores: &[f64], raw: &[f64]) -> Reward {
+    /// The reward of a rewrite with `generated` terms of the model's whose ranking scored `scores`, where the raw query's
+    /// ranking scored `raw` (both in the order of [`RewardFunction::measures`]; `raw` may be empty unless
+    /// [`RewardFunction::needs_raw`]).
+    pub fn reward(&self, rewrite: &Rewrite, generated: usize, scores: &[f64], raw: &[f64]) -> Reward {
         let mut parts = Vec::new();
         let mut relevant = false;
         for (i, term) in self.terms.iter().enumerate() {
@@ -214,6 +232,9 @@ impl RewardFunction {
         if self.length_penalty != 0.0 {
             let over = words(rewrite).saturating_sub(self.length_limit);
             parts.push(("length".to_owned(), 0.0 - self.length_penalty * over as f64));
+        }
+        if self.term_cost != 0.0 {
+            parts.push(("terms".to_owned(), 0.0 - self.term_cost * generated as f64));
         }
         Reward::of(parts)
     }

@@ -1,9 +1,9 @@
 //! Rollouts: completions of prompts, what their rankings earned, and what each term contributed.
 //!
-//! A round of sampling has three stages. [`collect`] samples a group of completions for each prompt and scores them
-//! against the retriever. [`inject`] replaces one completion of a group by words from relevance feedback, where these
-//! earn more. [`credit`] scores each rewrite again without each of its terms. [`StepRollouts`] joins the rounds of a
-//! step.
+//! A round of sampling has four stages. [`collect`] samples a group of completions for each prompt and scores them
+//! against the retriever. [`replay`] and [`inject`] replace the last completion of a group, where that earns more: the
+//! first by a completion of an earlier step, the second by words from relevance feedback. [`credit`] scores each rewrite
+//! again without each of its terms. [`StepRollouts`] joins the rounds of a step.
 
 mod collect;
 mod credit;
@@ -11,6 +11,7 @@ mod credit;
 pub(crate) mod fixture;
 mod inject;
 mod relevance_feedback;
+mod replay;
 mod step;
 
 pub(super) use relevance_feedback::{Form, RelevanceFeedback};
@@ -19,8 +20,9 @@ pub(super) use step::StepRollouts;
 use super::advantage::Counterfactual;
 use super::config::TrainConfig;
 use super::materials::{Labelled, Materials};
+use super::replay::Replay;
 use super::reward::{Candidate, Reward, RewardCache, RewardFunction};
-use querywright_model::{Adapter, Completion, PromptTokens};
+use querywright_model::{Adapter, Completion, Finish, PromptTokens};
 use querywright_rewrite::Reading;
 use querywright_types::{Result, Rewrite};
 
@@ -34,6 +36,8 @@ pub(super) struct Sampler<'a> {
     pub(super) originals: &'a [Rewrite],
     /// None: nothing is injected.
     pub(super) feedback: Option<&'a RelevanceFeedback>,
+    /// Completions of earlier steps.
+    pub(super) replay: &'a Replay,
 }
 
 /// A prompt's completions with their rewards.
@@ -45,14 +49,28 @@ struct ScoredGroup<'a> {
     labelled: &'a Labelled,
     /// What the query is without a model.
     original: &'a Rewrite,
+    /// What that earns; none where nobody asked, or the environment failed.
+    base: Option<f32>,
     /// The prompt, with what its completions may consist of.
     prompt: PromptTokens,
     completions: Vec<ScoredCompletion>,
 }
 
+/// Where a completion comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The policy of this step.
+    Sampled,
+    /// The policy of an earlier step.
+    Replayed,
+    /// Relevance feedback.
+    Injected,
+}
+
 /// A completion on its way through the stages.
 #[derive(Debug, Clone)]
 struct ScoredCompletion {
+    origin: Origin,
     completion: Completion,
     reading: Reading,
     /// None where the environment failed.
@@ -62,16 +80,47 @@ struct ScoredCompletion {
 }
 
 impl ScoredCompletion {
+    /// A completion that the policy of this step did not sample: NaN in place of the sampler's numbers tells the learner
+    /// to compute its own.
+    fn foreign(origin: Origin, (text, tokens): (String, Vec<u32>), reading: Reading, reward: Reward) -> Self {
+        let unknown = vec![f32::NAN; tokens.len()];
+        let completion =
+            Completion { tokens, log_probabilities: unknown.clone(), entropies: unknown, text, finish: Finish::Stop };
+        Self { origin, completion, reading, reward: Some(reward), counterfactual: Counterfactual::default() }
+    }
+
     fn value(&self) -> Option<f32> {
         self.reward.as_ref().map(|r| r.value)
     }
 }
 
-/// Rewrites of one query that are to be scored; None stands for a broken format.
+impl ScoredGroup<'_> {
+    /// What the best completion earns; negative infinity where none has a reward.
+    fn reached(&self) -> f32 {
+        self.completions.iter().filter_map(ScoredCompletion::value).fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// A rewrite that is to be scored.
+#[derive(Debug, Clone, Copy)]
+struct Written<'a> {
+    /// None stands for a broken format.
+    rewrite: Option<&'a Rewrite>,
+    /// How many terms of it the model wrote.
+    generated: usize,
+}
+
+impl<'a> Written<'a> {
+    fn of(reading: &'a Reading) -> Self {
+        Self { rewrite: reading.rewarded(), generated: reading.generated }
+    }
+}
+
+/// Rewrites of one query that are to be scored.
 struct Unscored<'a> {
     labelled: &'a Labelled,
     original: &'a Rewrite,
-    rewrites: Vec<Option<&'a Rewrite>>,
+    rewrites: Vec<Written<'a>>,
 }
 
 /// Rewards, group by group, and the requests that failed for good.
@@ -94,19 +143,18 @@ impl Sampler<'_> {
         recorded: usize,
     ) -> Result<StepRollouts> {
         let collect::Collected { mut groups, mut tape, faults } = self.collect(queries, adapter, step, recorded)?;
-        let injected = self.inject(&mut groups)?;
+        let replay_faults = self.replay(&mut groups, step)?;
+        let inject_faults = self.inject(&mut groups)?;
         if let Some(tape) = &mut tape {
-            let last = |group: &usize| {
-                let completions = &groups.get(*group)?.completions;
-                Some((*group, completions.len() - 1, completions.last()?.completion.tokens.as_slice()))
-            };
-            let replaced: Vec<(usize, usize, &[u32])> = injected.groups.iter().filter_map(last).collect();
-            tape.replace(&self.materials.decoder, adapter.deltas(), &replaced)?;
+            let replaced = groups.iter().enumerate().filter_map(|(place, group)| {
+                let last = group.completions.last().filter(|last| last.origin != Origin::Sampled)?;
+                Some((place, group.completions.len() - 1, last.completion.tokens.as_slice()))
+            });
+            tape.replace(&self.materials.decoder, adapter.deltas(), &replaced.collect::<Vec<_>>())?;
         }
         let credit_faults = self.credit(&mut groups)?;
         let mut rollouts = StepRollouts::of_round(groups, tape, self.config)?;
-        rollouts.faults = faults + injected.faults + credit_faults;
-        rollouts.injected = injected.groups.len();
+        rollouts.faults = faults + replay_faults + inject_faults + credit_faults;
         Ok(rollouts)
     }
 
@@ -116,7 +164,13 @@ impl Sampler<'_> {
             .iter()
             .flat_map(|group| {
                 let ((query, judgements), original) = (group.labelled, group.original);
-                group.rewrites.iter().map(move |rewrite| Candidate { query, judgements, original, rewrite: *rewrite })
+                group.rewrites.iter().map(move |written| Candidate {
+                    query,
+                    judgements,
+                    original,
+                    rewrite: written.rewrite,
+                    generated: written.generated,
+                })
             })
             .collect();
         let retriever = self.materials.retriever.as_ref();

@@ -13,6 +13,7 @@ use super::loss::{LossConfig, LossType};
 use super::materials::{Labelled, Materials};
 use super::optimizer::AdamW;
 use super::provenance;
+use super::replay::Replay;
 use super::resume;
 use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
@@ -229,6 +230,11 @@ impl<'a> Trainer<'a> {
         }
         for group in &rollouts.groups {
             self.state.curriculum.observe(group.query, group.informative);
+            let run = &self.config.train;
+            if run.replay > 0 {
+                let kept = group.to_replay(run.replay_margin);
+                kept.for_each(|kept| self.state.replay.keep(group.query, kept, run.replay));
+            }
         }
         for query in &rollouts.replaced {
             self.state.curriculum.observe(*query, false);
@@ -289,6 +295,7 @@ impl<'a> Trainer<'a> {
             cache: &self.cache,
             originals: &self.originals,
             feedback: self.feedback.as_ref(),
+            replay: &self.state.replay,
         };
         let wanted = self.config.prompts_per_step();
         let seed = self.config.train.seed;
@@ -332,6 +339,7 @@ impl<'a> Trainer<'a> {
             .set(name::MIN_LENGTH, lengths.iter().copied().fold(f64::INFINITY, f64::min))
             .set(name::MAX_LENGTH, lengths.iter().copied().fold(0.0, f64::max))
             .set(name::CLIPPED_RATIO, truncated / count)
+            .set(name::MEAN_TERMS, rollouts.generated() as f64 / count)
             .set(name::NUM_TOKENS, self.state.num_tokens as f64)
             .set(name::LOGP_DIFFERENCE, report.logp_difference)
             .set("sampling/sampling_logp_difference/max", report.logp_difference_max)
@@ -339,10 +347,14 @@ impl<'a> Trainer<'a> {
             .set(name::FAULTS, rollouts.faults as f64)
             .set("completions/broken_format_ratio", rollouts.broken() as f64 / count)
             .set("curriculum/repaired_groups", rollouts.injected as f64)
+            .set(name::REPLAYED_GROUPS, rollouts.replayed as f64)
             .set("curriculum/replaced_groups", rollouts.replaced.len() as f64)
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
         if let Some(kl) = report.loss.kl {
             metrics.set(name::KL, kl);
+        }
+        if let Some(gain) = rollouts.gain() {
+            metrics.set(name::GAIN, gain);
         }
         metrics
     }
@@ -431,6 +443,7 @@ fn start(
         optimizer: config.optimizer,
         entropy,
         curriculum,
+        replay: Replay::default(),
         num_tokens: 0,
         seconds: 0.0,
         best: None,

@@ -1,5 +1,6 @@
 //! What makes no run is refused before anything is fetched or loaded.
 
+use super::super::replay::Replay;
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
 use super::{DataConfig, ResplitConfig, RunConfig, TrainConfig};
@@ -90,6 +91,22 @@ impl RunConfig {
             let found = format!("found {}", self.term_credit_coef);
             return refuse("train.term_credit_coef", found, "give 0 or a number such as 0.5");
         }
+        for (key, value, example) in [
+            ("train.min_group_range", self.min_group_range, "0.01"),
+            ("train.min_reward_std", self.min_reward_std, "0.05"),
+            ("train.replay_margin", self.replay_margin, "0.02"),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return refuse(key, format!("found {value}"), &format!("give 0 or a number such as {example}"));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.replay_share) {
+            return refuse("train.replay_share", format!("found {}", self.replay_share), "give a share from 0 to 1");
+        }
+        if self.replay > Replay::MOST {
+            let remedy = format!("keep at most {} completions a query; 1 or 2 are usual", Replay::MOST);
+            return refuse("train.replay", format!("found {}", self.replay), &remedy);
+        }
         if !(self.inject_margin.is_finite() && self.inject_margin >= 0.0) {
             let found = format!("found {}", self.inject_margin);
             return refuse("train.inject_margin", found, "give 0 or a number such as 0.02");
@@ -127,6 +144,13 @@ mod tests {
             ("train.num_generations=1", "train.num_generations: "),
             ("train.generation_batch_size=63", "train.generation_batch_size: "),
             ("train.inject_margin=-1", "train.inject_margin: "),
+            ("train.min_group_range=-1", "train.min_group_range: "),
+            ("train.min_reward_std=nan", "train.min_reward_std: "),
+            ("train.replay=17", "train.replay: "),
+            ("train.replay_share=2", "train.replay_share: "),
+            ("train.replay_margin=-1", "train.replay_margin: "),
+            ("loss.off_policy_gamma=-1", "loss.off_policy_gamma: "),
+            ("entropy.entropy_ceiling=0.1", "entropy.entropy_ceiling: "),
             ("data.dev=train", "data.dev: "),
             ("data.resplit={train=80, dev=30}", "data.resplit: "),
             ("sampling.temperature=0", "sampling.temperature: "),

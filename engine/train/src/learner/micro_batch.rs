@@ -17,6 +17,7 @@ pub(super) struct MicroBatch<'a> {
     advantages: Vec<f32>,
     truncated: Vec<bool>,
     dropped: Vec<bool>,
+    off_policy: Vec<bool>,
     /// Log-probabilities under the policy that sampled.
     pub(super) old: Option<Vec<f32>>,
     /// Log-probabilities under the base model.
@@ -37,6 +38,7 @@ impl<'a> MicroBatch<'a> {
             advantages: advantages.to_vec(),
             truncated: samples().map(|s| s.truncated).collect(),
             dropped: samples().map(|s| s.dropped).collect(),
+            off_policy: samples().map(Sample::is_off_policy).collect(),
             old: None,
             reference: None,
         }
@@ -73,6 +75,7 @@ impl<'a> MicroBatch<'a> {
             completions: &self.completions,
             truncated: &self.truncated,
             dropped: &self.dropped,
+            off_policy: &self.off_policy,
             totals,
         }
     }

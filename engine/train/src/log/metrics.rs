@@ -18,7 +18,7 @@ pub mod name {
     pub const KL: &str = "kl";
     /// Mean entropy per token, in nats.
     pub const ENTROPY: &str = "entropy";
-    /// The coefficient of the entropy bonus.
+    /// The coefficient of the entropy bonus; negative where it is a penalty.
     pub const ENTROPY_COEF: &str = "entropy_coef";
     /// Share of tokens clipped from below.
     pub const CLIP_LOW_MEAN: &str = "clip_ratio/low_mean";
@@ -36,6 +36,12 @@ pub mod name {
     pub const MIN_LENGTH: &str = "completions/min_length";
     /// Longest completion.
     pub const MAX_LENGTH: &str = "completions/max_length";
+    /// Mean number of terms that a completion has. Not in TRL.
+    pub const MEAN_TERMS: &str = "completions/mean_terms";
+    /// Mean gain of the sampled completions over the queries without a model, where that is asked for. Not in TRL.
+    pub const GAIN: &str = "reward/gain_over_base";
+    /// Groups with a completion of an earlier step. Not in TRL.
+    pub const REPLAYED_GROUPS: &str = "curriculum/replayed_groups";
     /// Share of completions that ran into the length limit.
     pub const CLIPPED_RATIO: &str = "completions/clipped_ratio";
     /// The loss.

@@ -49,14 +49,24 @@ pub struct LossConfig {
     pub use_bias_correction_kl: bool,
     /// Default `token`.
     pub importance_sampling_level: ImportanceLevel,
-    /// Weight of the entropy bonus: the mean entropy per token, times this, is subtracted from the loss. Default 0.
+    /// Weight of the entropy bonus: the mean entropy per token, times this, is subtracted from the loss. Below 0 it is a
+    /// penalty. Default 0.
     pub entropy_coef: f64,
+    /// Where above 0, policy shaping (LUFFY) of completions that the policy did not sample: a token weighs most where its
+    /// probability is this. Default 0: they have ratio 1, as in a supervised step.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub off_policy_gamma: f64,
     /// Whether completions that ran into the length limit are left out of the loss. Default false.
     pub mask_truncated_completions: bool,
     /// The length limit in tokens, the constant divisor of `dr_grpo`. Not a key of a configuration: the trainer takes
     /// it from the sampling settings.
     #[serde(skip)]
     pub max_completion_length: usize,
+}
+
+/// A default is not written: checkpoints from before the key resume.
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Default for LossConfig {
@@ -70,6 +80,7 @@ impl Default for LossConfig {
             use_bias_correction_kl: true,
             importance_sampling_level: ImportanceLevel::Token,
             entropy_coef: 0.0,
+            off_policy_gamma: 0.0,
             mask_truncated_completions: false,
             max_completion_length: 512,
         }
@@ -85,6 +96,12 @@ impl LossConfig {
             ("epsilon_high", high, high > 0.0, "a number above 0, as 0.28"),
             ("beta", self.beta, self.beta >= 0.0, "0 (no KL term) or a small number, as 0.001"),
             ("entropy_coef", self.entropy_coef, true, "a number, as 0 or 0.01"),
+            (
+                "off_policy_gamma",
+                self.off_policy_gamma,
+                self.off_policy_gamma >= 0.0,
+                "0 (none) or a probability, as 0.1",
+            ),
         ];
         for (name, value, ok, right) in checks {
             if !(ok && value.is_finite()) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::advantage::{AdvantageConfig, Baseline, group_advantages};
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -53,6 +54,7 @@ impl Case {
             use_bias_correction_kl: self.use_bias_correction_kl,
             importance_sampling_level: self.importance_sampling_level,
             entropy_coef: self.entropy_coef,
+            off_policy_gamma: 0.0,
             mask_truncated_completions: self.mask_truncated_completions,
             max_completion_length: self.max_completion_length,
         }
@@ -75,6 +77,7 @@ struct Owned {
     completions: Vec<Range<usize>>,
     truncated: Vec<bool>,
     dropped: Vec<bool>,
+    off_policy: Vec<bool>,
 }
 
 impl Owned {
@@ -97,6 +100,7 @@ impl Owned {
             entropy: tokens.entropy.clone(),
             advantages,
             dropped: vec![false; completions.len()],
+            off_policy: vec![false; completions.len()],
             completions,
             truncated: tokens.truncated.clone(),
         }
@@ -112,6 +116,7 @@ impl Owned {
             completions: &self.completions,
             truncated: &self.truncated,
             dropped: &self.dropped,
+            off_policy: &self.off_policy,
             totals: None,
         }
     }
@@ -128,7 +133,8 @@ impl Owned {
             advantages: self.advantages[tokens.clone()].to_vec(),
             completions: self.completions[which.clone()].iter().map(shift).collect(),
             truncated: self.truncated[which.clone()].to_vec(),
-            dropped: self.dropped[which].to_vec(),
+            dropped: self.dropped[which.clone()].to_vec(),
+            off_policy: self.off_policy[which].to_vec(),
         }
     }
 }
@@ -175,7 +181,7 @@ fn gradients_agree_with_finite_differences_for_every_combination_of_options() {
     let mut checked = 0;
     for loss_type in [LossType::Grpo, LossType::DrGrpo, LossType::Bnpo, LossType::Dapo] {
         for importance_sampling_level in [ImportanceLevel::Token, ImportanceLevel::Sequence] {
-            for options in 0..64u32 {
+            for options in 0..128u32 {
                 let on = |bit: u32| options & (1 << bit) != 0;
                 let config = LossConfig {
                     loss_type,
@@ -185,11 +191,14 @@ fn gradients_agree_with_finite_differences_for_every_combination_of_options() {
                     epsilon_high: on(2).then_some(0.28),
                     delta: on(3).then_some(1.5),
                     mask_truncated_completions: on(4),
-                    entropy_coef: 0.05,
+                    // A penalty where completions are shaped.
+                    entropy_coef: if on(6) { -0.05 } else { 0.05 },
+                    off_policy_gamma: if on(6) { 0.1 } else { 0.0 },
                     max_completion_length: 6,
                     ..LossConfig::default()
                 };
-                let owned = Owned::new(&golden, on(5));
+                let mut owned = Owned::new(&golden, on(5));
+                owned.off_policy = vec![false, true, false, true];
                 let out = policy_loss(&config, &owned.batch()).unwrap();
                 for t in 0..owned.logp.len() {
                     let derivative = |pick: fn(&mut Owned) -> &mut Vec<f32>| {
@@ -211,7 +220,7 @@ fn gradients_agree_with_finite_differences_for_every_combination_of_options() {
             }
         }
     }
-    assert_eq!(checked, 4 * 2 * 64 * 13);
+    assert_eq!(checked, 4 * 2 * 128 * 13);
 }
 
 /// One token, advantage 0, on-policy: what is left of the loss is beta * KL.
@@ -226,6 +235,7 @@ fn only_kl(logp: f32, reference: f32, correct: bool) -> LossOutput {
         completions: &[Range { start: 0, end: 1 }],
         truncated: &[false],
         dropped: &[false],
+        off_policy: &[false],
         totals: None,
     };
     policy_loss(&config, &batch).unwrap()
@@ -331,4 +341,112 @@ fn settings_have_trls_names_and_values_without_meaning_are_refused() {
     assert!(bad.validate().unwrap_err().to_string().starts_with("epsilon: 1.5"));
     let bad = LossConfig { delta: Some(1.1), ..LossConfig::default() };
     assert!(bad.validate().unwrap_err().to_string().starts_with("delta: 1.1"));
+}
+
+/// One token that was not sampled, advantage 1.
+fn only_off_policy(p: f64, gamma: f64) -> LossOutput {
+    let config = LossConfig { off_policy_gamma: gamma, ..LossConfig::default() };
+    let logp = [p.ln() as f32];
+    let batch = Batch {
+        logp: &logp,
+        old_logp: &logp,
+        ref_logp: None,
+        entropy: &[0.0],
+        advantages: &[1.0],
+        completions: &[Range { start: 0, end: 1 }],
+        truncated: &[false],
+        dropped: &[false],
+        off_policy: &[true],
+        totals: None,
+    };
+    policy_loss(&config, &batch).unwrap()
+}
+
+#[test]
+fn an_injected_token_weighs_most_where_its_probability_is_gamma_and_without_gamma_as_in_a_supervised_step() {
+    for p in [0.5, 0.1, 1e-3] {
+        assert_eq!(only_off_policy(p, 0.0).dlogp, [-1.0], "ratio 1");
+        let out = only_off_policy(p, 0.1);
+        // LUFFY's f(p) = p / (p + 0.1).
+        assert_close(out.loss, -p / (p + 0.1), "loss");
+        assert_close(out.dlogp[0].into(), -0.1 * p / (p + 0.1).powi(2), "gradient");
+    }
+    assert_close(only_off_policy(0.1, 0.1).dlogp[0].into(), -0.25, "at gamma");
+    assert!(only_off_policy(1e-3, 0.1).dlogp[0] > -0.01, "no idea, next to no step");
+}
+
+#[test]
+fn shaping_leaves_what_was_sampled_as_it_is() {
+    let golden = golden();
+    let mut owned = Owned::new(&golden, false);
+    owned.off_policy[1] = true;
+    let [free, shaped] = [0.0, 0.1].map(|off_policy_gamma| {
+        policy_loss(&LossConfig { off_policy_gamma, ..LossConfig::default() }, &owned.batch()).unwrap()
+    });
+    let own = owned.completions[1].clone();
+    for t in 0..owned.logp.len() {
+        assert_eq!(free.dlogp[t] == shaped.dlogp[t], !own.contains(&t), "token {t}");
+    }
+}
+
+/// The probabilities of a softmax.
+fn softmax(logits: &[f64]) -> Vec<f64> {
+    let sum: f64 = logits.iter().map(|l| l.exp()).sum();
+    logits.iter().map(|l| l.exp() / sum).collect()
+}
+
+fn entropy_of(policy: &[f64]) -> f64 {
+    policy.iter().map(|p| -p * p.ln()).sum()
+}
+
+/// How much the entropy of a policy over 64 words rises in 40 steps, each of one group: three completions of likely words
+/// that earn what the base earns, and one better one that was injected, another word every time. So most groups of the
+/// default settings were on a set where words do not repeat.
+fn rise(baseline: Baseline, off_policy_gamma: f64, entropy_coef: f64) -> f64 {
+    let mut logits: Vec<f64> = (0..64).map(|w| if w < 4 { 4.0 } else { 0.0 }).collect();
+    let config = LossConfig { off_policy_gamma, entropy_coef, ..LossConfig::default() };
+    let advantages = AdvantageConfig { baseline, ..AdvantageConfig::default() };
+    let rewards = [0.3, 0.3, 0.3, 0.5].map(Some);
+    let advantages = group_advantages(&rewards, &[Some(0.3)], 4, advantages).unwrap().advantages;
+    let start = entropy_of(&softmax(&logits));
+    for step in 0..40 {
+        let policy = softmax(&logits);
+        let entropy = entropy_of(&policy);
+        let words = [step % 4, (step + 1) % 4, (step + 2) % 4, 4 + step];
+        let logp = words.map(|w: usize| policy[w].ln() as f32);
+        let batch = Batch {
+            logp: &logp,
+            old_logp: &logp,
+            ref_logp: None,
+            entropy: &[entropy as f32; 4],
+            advantages: &advantages,
+            completions: &[0..1, 1..2, 2..3, 3..4],
+            truncated: &[false; 4],
+            dropped: &[false; 4],
+            off_policy: &[false, false, false, true],
+            totals: None,
+        };
+        let out = policy_loss(&config, &batch).unwrap();
+        for (w, logit) in logits.iter_mut().enumerate() {
+            let of_words = words.iter().zip(&out.dlogp);
+            let logp: f64 =
+                of_words.map(|(word, d)| f64::from(*d) * (f64::from(u8::from(*word == w)) - policy[w])).sum();
+            let of_entropy: f64 = out.dentropy.iter().map(|d| f64::from(*d)).sum();
+            *logit -= 0.4 * (logp - of_entropy * policy[w] * (policy[w].ln() + entropy));
+        }
+    }
+    entropy_of(&softmax(&logits)) - start
+}
+
+#[test]
+fn what_raises_the_entropy_is_injected_words_that_never_repeat_and_what_holds_it_is_shaping_against_the_base() {
+    let found = rise(Baseline::Group, 0.0, 0.0);
+    assert!(found > 1.0, "ratio 1 against the group: {found}");
+    let (shaped, base) = (rise(Baseline::Group, 0.1, 0.0), rise(Baseline::Base, 0.0, 0.0));
+    assert!(shaped < 0.4 && base > 0.8, "the injected word is the greater part: {shaped}, {base}");
+    let both = rise(Baseline::Base, 0.1, 0.0);
+    assert!(both < 0.06, "both: {both}");
+    assert!(rise(Baseline::Group, 0.0, -0.1) < found - 0.1, "a penalty pulls the other way");
+    assert!(rise(Baseline::Base, 0.1, -0.1) < 0.0);
+    assert!(rise(Baseline::Base, 0.1, 0.1) > both, "and a bonus up");
 }

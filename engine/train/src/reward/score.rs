@@ -17,6 +17,8 @@ pub struct Candidate<'a> {
     pub original: &'a Rewrite,
     /// What the model wrote. None where the answer's format was broken.
     pub rewrite: Option<&'a Rewrite>,
+    /// How many terms of it the model wrote.
+    pub generated: usize,
 }
 
 /// The rewards of a batch, and how many requests they took.
@@ -84,7 +86,7 @@ impl RewardFunction {
                         Some(raw) => known(&raw)?,
                         None => Scores::default(),
                     };
-                    Some(self.reward(rewrite, &known(&own)?, &raw))
+                    Some(self.reward(rewrite, candidate.generated, &known(&own)?, &raw))
                 }
                 _ => Some(self.broken_format()),
             })

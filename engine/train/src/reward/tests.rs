@@ -62,7 +62,13 @@ fn score(function: &RewardFunction, retriever: &Numbers, texts: &[Option<&str>],
     let rewrites: Vec<Option<Rewrite>> = texts.iter().map(|t| t.map(Rewrite::plain)).collect();
     let candidates: Vec<Candidate<'_>> = rewrites
         .iter()
-        .map(|r| Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: r.as_ref() })
+        .map(|r| Candidate {
+            query: &query,
+            judgements: &judgements,
+            original: &raw,
+            rewrite: r.as_ref(),
+            generated: 0,
+        })
         .collect();
     function.score_batch(retriever, &candidates, &RewardCache::new(100), retries)
 }
@@ -90,6 +96,30 @@ fn a_reward_is_the_weighted_sum_of_its_parts() {
     let parts = &batch.rewards[1].as_ref().unwrap().parts;
     assert_eq!(parts.keys().collect::<Vec<_>>(), ["P@1", "RR@10", "format", "gain:RR@10", "length"]);
     assert_eq!((parts["gain:RR@10"], parts["length"]), (-0.5, -0.2));
+}
+
+#[test]
+fn a_generated_term_that_changes_nothing_is_worse_than_none_and_one_that_helps_pays_for_itself() {
+    let function =
+        function(RewardConfig { measures: measures(&[("RR@10", 1.0)]), term_cost: 0.01, ..RewardConfig::default() });
+    // The query finds the right document at the second place.
+    let value = |generated, score| function.reward(&Rewrite::plain("2 1"), generated, &[score], &[]).value;
+    assert!(value(0, 0.5) > value(1, 0.5) && value(1, 0.5) > value(3, 0.5));
+    assert!(value(3, 1.0) > value(0, 0.5));
+    let reward = function.reward(&Rewrite::plain("2 1"), 3, &[0.5], &[]);
+    assert_eq!((reward.value, reward.parts["terms"]), (0.47, -0.03));
+    let query = Query::new("q", "2 1");
+    let (rewrite, judgements) = (Rewrite::plain("2 1"), Judgements::new(vec![(1, 1)]));
+    let original = Rewrite::plain("2 1");
+    let candidates = [(Some(&rewrite), 2), (Some(&rewrite), 0), (None, 7)].map(|(rewrite, generated)| Candidate {
+        query: &query,
+        judgements: &judgements,
+        original: &original,
+        rewrite,
+        generated,
+    });
+    let batch = function.score_batch(&Numbers::new(0), &candidates, &RewardCache::new(10), 0);
+    assert_eq!((values(&batch), batch.retrieved), (vec![Some(0.48), Some(0.5), Some(-1.0)], 1), "one ranking");
 }
 
 #[test]
@@ -127,7 +157,8 @@ fn a_raw_query_that_fails_leaves_its_gains_without_a_reward() {
     let raw = Rewrite::plain(&query.text);
     let judgements = Judgements::new(vec![(1, 1)]);
     let rewrite = Rewrite::plain("1");
-    let candidate = Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(&rewrite) };
+    let candidate =
+        Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(&rewrite), generated: 0 };
     let batch = function.score_batch(&Numbers::new(9), &[candidate], &RewardCache::new(10), 1);
     assert_eq!(batch.rewards, [None]);
 }
@@ -150,7 +181,7 @@ fn equal_requests_are_sent_once_and_never_again() {
     let rewrites = ["1", "1", "2 1", "3 1"].map(Rewrite::plain);
     let candidates: Vec<Candidate<'_>> = rewrites
         .iter()
-        .map(|r| Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(r) })
+        .map(|r| Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(r), generated: 0 })
         .collect();
     let first = function.score_batch(&retriever, &candidates, &cache, 0);
     // "1", the raw query "2 1" (which is also a rewrite), and "3 1".
@@ -207,8 +238,13 @@ fn the_cache_serves_many_threads() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let candidate =
-                    Candidate { query: &query, judgements: &judgements, original: &raw, rewrite: Some(&rewrite) };
+                let candidate = Candidate {
+                    query: &query,
+                    judgements: &judgements,
+                    original: &raw,
+                    rewrite: Some(&rewrite),
+                    generated: 0,
+                };
                 let batch = function.score_batch(&retriever, &[candidate], &cache, 0);
                 assert_eq!(values(&batch), [Some(0.5)]);
             });
@@ -235,6 +271,9 @@ fn the_depth_follows_the_cutoffs_and_settings_that_cannot_work_are_refused() {
     assert!(refuse(RewardConfig { k: Some(5), ..Default::default() }).contains("at least 10"));
     assert!(refuse(RewardConfig { k: Some(0), ..Default::default() }).starts_with("reward.k"));
     assert!(refuse(RewardConfig { measures: BTreeMap::new(), ..Default::default() }).starts_with("reward.measures"));
+    assert!(refuse(RewardConfig { term_cost: -0.1, ..Default::default() }).starts_with("reward.term_cost"));
+    let preset = RewardConfig { preset: RewardPreset::RecR1, term_cost: 0.1, ..Default::default() };
+    assert!(refuse(preset).contains("term cost of 0.1"));
     let nan = measures(&[("nDCG@10", f64::NAN)]);
     assert!(refuse(RewardConfig { measures: nan, ..Default::default() }).starts_with("reward.measures.nDCG@10"));
     assert!(refuse(RewardConfig { format_penalty: -2.0, ..Default::default() }).starts_with("reward.format_penalty"));

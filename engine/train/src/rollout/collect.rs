@@ -2,7 +2,8 @@
 
 use super::super::advantage::Counterfactual;
 use super::super::materials::Labelled;
-use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored};
+use super::super::reward::Reward;
+use super::{Origin, Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored, Written};
 use querywright_model::{
     Adapter, Completion, GenerateOptions, PromptTokens, Tape, generate, generate_recorded, prefix,
 };
@@ -53,16 +54,24 @@ impl<'a> Sampler<'a> {
             .zip(&labelled)
             .map(|(group, (_, original))| group.iter().map(|c| m.encoder.read(original, &c.text)).collect())
             .collect();
+        // What the query earns without a model is asked for behind its completions.
+        let base = |original| self.config.needs_base().then_some(Written { rewrite: Some(original), generated: 0 });
         let unscored = labelled.iter().zip(&readings).map(|((labelled, original), group)| Unscored {
             labelled,
             original,
-            rewrites: group.iter().map(Reading::rewarded).collect(),
+            rewrites: group.iter().map(Written::of).chain(base(*original)).collect(),
         });
-        let Scores { groups: rewards, faults } = self.score(&unscored.collect::<Vec<_>>());
+        let Scores { groups: mut rewards, faults } = self.score(&unscored.collect::<Vec<_>>());
+        let base = |rewards: &mut Vec<Option<Reward>>| match self.config.needs_base() {
+            true => rewards.pop().flatten().map(|reward| reward.value),
+            false => None,
+        };
+        let bases: Vec<Option<f32>> = rewards.iter_mut().map(base).collect();
         let scored = completions.into_iter().zip(readings).zip(rewards).map(|((completions, readings), rewards)| {
             let scored = completions.into_iter().zip(readings).zip(rewards);
             scored
                 .map(|((completion, reading), reward)| ScoredCompletion {
+                    origin: Origin::Sampled,
                     completion,
                     reading,
                     reward,
@@ -71,13 +80,9 @@ impl<'a> Sampler<'a> {
                 .collect()
         });
         let scored: Vec<Vec<ScoredCompletion>> = scored.collect();
-        let asked = queries.into_iter().zip(labelled).zip(prompts);
-        let groups = asked.zip(scored).map(|(((query, (labelled, original)), prompt), completions)| ScoredGroup {
-            query,
-            labelled,
-            original,
-            prompt,
-            completions,
+        let asked = queries.into_iter().zip(labelled).zip(prompts).zip(bases);
+        let groups = asked.zip(scored).map(|((((query, (labelled, original)), prompt), base), completions)| {
+            ScoredGroup { query, labelled, original, base, prompt, completions }
         });
         Ok(Collected { groups: groups.collect(), tape, faults: faults + unasked })
     }
@@ -246,6 +251,27 @@ mod tests {
         assert!(none.batches(&fixture.materials.decoder).unwrap().is_empty());
         let broken = Fixture::new().prompted(prompt, |_: &Query| Err(Error::argument("index", "gone", "build it")));
         assert!(broken.sampler().collect(&[1], &adapter, 1, 0).err().unwrap().to_string().starts_with("index"));
+    }
+
+    #[test]
+    fn what_a_query_earns_without_a_model_is_asked_where_a_setting_needs_it_and_from_the_base_where_there_is_one() {
+        let mut fixture = Fixture::new();
+        let bases = |fixture: &Fixture| -> Vec<Option<f32>> {
+            let got = fixture.sampler().collect(&[0, 1], &fixture.adapter(), 1, 0).unwrap();
+            assert!(got.groups.iter().all(|g| g.completions.len() == 2));
+            got.groups.iter().map(|g| g.base).collect()
+        };
+        assert_eq!(bases(&fixture), [None, None]);
+        fixture.config.train.baseline = crate::advantage::Baseline::Base;
+        assert_eq!(bases(&fixture), [Some(0.0), Some(0.0)], "the queries' own words find nothing");
+        fixture.set_original(0, "kettle");
+        assert_eq!(bases(&fixture), [Some(1.0), Some(0.0)]);
+        // It is written by nobody, so its terms cost nothing.
+        fixture.set_reward(|reward| reward.term_cost = 0.25);
+        assert_eq!(bases(&fixture), [Some(1.0), Some(0.0)]);
+        let mut failing = Fixture::failing();
+        failing.config.train.replay = 1;
+        assert_eq!(bases(&failing), [None, None]);
     }
 
     #[test]

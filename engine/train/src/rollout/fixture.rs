@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::super::advantage::Counterfactual;
 use super::super::config::TrainConfig;
 use super::super::materials::Materials;
+use super::super::replay::Replay;
+use super::super::reward::RewardConfig;
 use super::super::reward::{Reward, RewardCache, RewardFunction};
-use super::{RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
+use super::{Origin, RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
@@ -23,6 +25,7 @@ pub(crate) struct Fixture {
     cache: RewardCache,
     originals: Vec<Rewrite>,
     feedback: RelevanceFeedback,
+    pub(super) replay: Replay,
 }
 
 /// Fails every request.
@@ -109,7 +112,19 @@ impl Fixture {
         let feedback = RelevanceFeedback::new(&materials.catalog);
         let reward = RewardFunction::new(&config.reward).unwrap();
         let originals = materials.originals().unwrap();
-        Self { config, materials, reward, cache: RewardCache::new(100), originals, feedback }
+        let (cache, replay) = (RewardCache::new(100), Replay::default());
+        Self { config, materials, reward, cache, originals, feedback, replay }
+    }
+
+    /// Changes the reward.
+    pub(super) fn set_reward(&mut self, change: impl FnOnce(&mut RewardConfig)) {
+        change(&mut self.config.reward);
+        self.reward = RewardFunction::new(&self.config.reward).unwrap();
+    }
+
+    /// Changes what a query is without a model.
+    pub(super) fn set_original(&mut self, query: usize, text: &str) {
+        self.originals[query] = Rewrite::plain(text);
     }
 
     pub(super) fn sampler(&self) -> Sampler<'_> {
@@ -120,6 +135,7 @@ impl Fixture {
             cache: &self.cache,
             originals: &self.originals,
             feedback: Some(&self.feedback),
+            replay: &self.replay,
         }
     }
 
@@ -138,6 +154,7 @@ impl Fixture {
             let numbers = vec![-1.0; tokens.len()];
             let text = format!(" {text}");
             ScoredCompletion {
+                origin: Origin::Sampled,
                 reading: encoder.read(original, &text),
                 completion: Completion {
                     tokens,
@@ -151,6 +168,6 @@ impl Fixture {
             }
         };
         let completions = completions.iter().map(completion).collect();
-        ScoredGroup { query, labelled, original, prompt, completions }
+        ScoredGroup { query, labelled, original, base: None, prompt, completions }
     }
 }

@@ -1,60 +1,70 @@
 //! The second stage: a completion from relevance feedback takes the place of a sampled one, where it earns more.
 
-use super::super::advantage::Counterfactual;
+use super::super::advantage::Baseline;
 use super::super::reward::Reward;
 use super::relevance_feedback::Form;
-use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored};
-use querywright_model::{Completion, Finish};
+use super::{Origin, Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored, Written};
 use querywright_rewrite::Reading;
 use querywright_types::{Error, Result};
 
-/// What the stage changed.
-#[derive(Debug, Default)]
-pub(super) struct Injected {
-    /// Places of the groups whose last completion was replaced.
-    pub(super) groups: Vec<usize>,
-    /// Requests that the environment failed for good.
-    pub(super) faults: usize,
-}
-
 /// A rewrite that relevance feedback proposes.
 struct Proposal {
+    /// As a completion: with a space before the first word.
     text: String,
     reading: Reading,
 }
 
 impl Sampler<'_> {
     /// Replaces the last completion of each group by the best one from relevance feedback, where that earns more than
-    /// all of the group by `train.inject_margin` (with 0: at least as much).
-    pub(super) fn inject(&self, groups: &mut [ScoredGroup<'_>]) -> Result<Injected> {
+    /// all of the group by `train.inject_margin` (with 0: at least as much), and with `train.inject_over_base` more than
+    /// the query without a model. Returns how many requests the environment failed for good.
+    pub(super) fn inject(&self, groups: &mut [ScoredGroup<'_>]) -> Result<usize> {
         let proposed = self.proposals(groups)?;
         let unscored = groups.iter().zip(&proposed).map(|(group, proposals)| Unscored {
             labelled: group.labelled,
             original: group.original,
-            rewrites: proposals.iter().map(|p| p.reading.rewarded()).collect(),
+            rewrites: proposals.iter().map(|p| Written::of(&p.reading)).collect(),
         });
         let Scores { groups: earned, faults } = self.score(&unscored.collect::<Vec<_>>());
-        let mut injected = Injected { groups: Vec::new(), faults };
+        let margin = self.config.train.inject_margin;
         for (place, ((group, proposals), earned)) in groups.iter_mut().zip(proposed).zip(earned).enumerate() {
-            let reached = group.completions.iter().filter_map(ScoredCompletion::value);
-            let reached = reached.fold(f32::NEG_INFINITY, f32::max);
-            let Some((index, reward)) = best(&earned, reached, self.config.train.inject_margin) else { continue };
-            let Some(proposal) = proposals.into_iter().nth(index) else {
-                let found = format!("{} rewards for fewer proposals", earned.len());
-                return Err(Error::bug("train::rollout::inject", found));
+            let reached = group.reached();
+            let over_base = group.base.filter(|_| self.config.train.inject_over_base);
+            let (proposal, reward) = match best(&earned, reached.max(over_base.unwrap_or(reached)), margin) {
+                Some((index, reward)) => {
+                    let Some(proposal) = proposals.into_iter().nth(index) else {
+                        let found = format!("{} rewards for fewer proposals", earned.len());
+                        return Err(Error::bug("train::rollout::inject", found));
+                    };
+                    (proposal, reward.clone())
+                }
+                None => match over_base.filter(|base| *base >= reached + margin && self.may_inject_nothing(group)) {
+                    Some(base) => (self.nothing(group), Reward { value: base, parts: Default::default() }),
+                    None => continue,
+                },
             };
             let grammar = group.prompt.grammar.as_ref();
-            let Some(tokens) = self.materials.encoder.encode_answer(&proposal.text, grammar)? else { continue };
+            let Some(tokens) = self.materials.encoder.encode_answer(proposal.text.trim(), grammar)? else { continue };
             if tokens.len() > self.config.sampling.max_completion_length {
                 continue;
             }
             let Some(last) = group.completions.last_mut() else {
                 return Err(Error::bug("train::rollout::inject", format!("group {place} has no completion")));
             };
-            *last = injected_completion(proposal, tokens, reward.clone());
-            injected.groups.push(place);
+            *last = ScoredCompletion::foreign(Origin::Injected, (proposal.text, tokens), proposal.reading, reward);
         }
-        Ok(injected)
+        Ok(faults)
+    }
+
+    /// Whether no word is an answer that can be learned from: where words are restricted. Against the base its advantage
+    /// would be 0.
+    fn may_inject_nothing(&self, group: &ScoredGroup<'_>) -> bool {
+        self.feedback.is_some() && group.prompt.grammar.is_some() && self.config.train.baseline == Baseline::Group
+    }
+
+    /// The answer of no word.
+    fn nothing(&self, group: &ScoredGroup<'_>) -> Proposal {
+        Proposal { text: String::new(), reading: self.materials.encoder.read(group.original, "") }
     }
 
     /// What relevance feedback proposes for each group; nothing where it is switched off.
@@ -84,7 +94,8 @@ impl Sampler<'_> {
                 }
             }
             let proposal = |text: String| {
-                let reading = m.encoder.read(group.original, &format!(" {text}"));
+                let text = format!(" {text}");
+                let reading = m.encoder.read(group.original, &text);
                 Proposal { text, reading }
             };
             Ok(texts.into_iter().map(proposal).collect())
@@ -107,28 +118,17 @@ fn best(earned: &[Option<Reward>], reached: f32, margin: f32) -> Option<(usize, 
     best
 }
 
-/// The policy did not sample it: NaN in place of the sampler's numbers tells the learner to compute its own.
-fn injected_completion(proposal: Proposal, tokens: Vec<u32>, reward: Reward) -> ScoredCompletion {
-    let unknown = vec![f32::NAN; tokens.len()];
-    let completion = Completion {
-        tokens,
-        log_probabilities: unknown.clone(),
-        entropies: unknown,
-        text: format!(" {}", proposal.text),
-        finish: Finish::Stop,
-    };
-    ScoredCompletion {
-        completion,
-        reading: proposal.reading,
-        reward: Some(reward),
-        counterfactual: Counterfactual::default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::fixture::Fixture;
     use super::*;
+
+    /// The places of the groups in which a completion was injected, and the faults.
+    fn inject(sampler: &Sampler<'_>, groups: &mut [ScoredGroup<'_>]) -> (Vec<usize>, usize) {
+        let faults = sampler.inject(groups).unwrap();
+        let injected = |group: &ScoredGroup<'_>| group.completions.iter().any(|c| c.origin == Origin::Injected);
+        ((0..groups.len()).filter(|place| injected(&groups[*place])).collect(), faults)
+    }
 
     fn rewards(values: &[Option<f32>]) -> Vec<Option<Reward>> {
         values.iter().map(|v| v.map(|value| Reward { value, parts: Default::default() })).collect()
@@ -158,12 +158,11 @@ mod tests {
         let fixture = Fixture::new();
         let sampler = fixture.sampler();
         let mut groups = [fixture.group(0, &[("zzz", 0.0), ("yyy", 0.0)]), fixture.group(1, &[("lantern", 1.0); 2])];
-        let injected = sampler.inject(&mut groups).unwrap();
-        assert_eq!((injected.groups, injected.faults), (vec![0], 0), "the other group earns all there is");
+        assert_eq!(inject(&sampler, &mut groups), (vec![0], 0), "the other group earns all there is");
         let [first, last] = &groups[0].completions[..] else { panic!("two completions") };
         assert_eq!(first.completion.text, " zzz");
         assert!(last.completion.text.contains("kettle"), "{:?}", last.completion.text);
-        assert!(last.value() > Some(0.0) && last.completion.finish == Finish::Stop);
+        assert!(last.value() > Some(0.0) && last.completion.finish == querywright_model::Finish::Stop);
         assert_eq!(last.completion.log_probabilities.len(), last.completion.tokens.len());
         assert!(last.completion.log_probabilities.iter().all(|p| p.is_nan()));
         assert!(groups[1].completions.iter().all(|c| c.completion.text == " lantern"));
@@ -174,7 +173,7 @@ mod tests {
         let mut fixture = Fixture::new();
         fixture.config.sampling.max_completion_length = 2;
         let mut groups = [fixture.group(0, &[("zzz", 0.0)])];
-        assert!(fixture.sampler().inject(&mut groups).unwrap().groups.is_empty());
+        assert!(inject(&fixture.sampler(), &mut groups).0.is_empty());
         assert_eq!(groups[0].completions[0].completion.text, " zzz");
     }
 
@@ -182,7 +181,7 @@ mod tests {
     fn a_proposal_of_words_that_may_not_be_written_is_left_out_and_one_that_may_is_learned_from_within_the_grammar() {
         let mut fixture = Fixture::restricted(&["lantern", "zzz"]);
         let mut groups = [fixture.group(0, &[("zzz", 0.0)]), fixture.group(1, &[("zzz", 0.0)])];
-        assert_eq!(fixture.sampler().inject(&mut groups).unwrap().groups, [1], "only the lantern may be written");
+        assert_eq!(inject(&fixture.sampler(), &mut groups).0, [1], "only the lantern may be written");
         assert_eq!(groups[0].completions[0].completion.text, " zzz");
         let injected = &groups[1].completions[0].completion;
         assert_eq!(injected.text, " lantern");
@@ -190,7 +189,7 @@ mod tests {
         assert_eq!(decoded, " lantern\n");
         fixture.config.sampling.max_completion_length = injected.tokens.len() - 1;
         let mut groups = [fixture.group(1, &[("zzz", 0.0)])];
-        assert!(fixture.sampler().inject(&mut groups).unwrap().groups.is_empty());
+        assert!(inject(&fixture.sampler(), &mut groups).0.is_empty());
     }
 
     #[test]
@@ -198,9 +197,47 @@ mod tests {
         let fixture = Fixture::failing();
         let sampler = Sampler { feedback: None, ..fixture.sampler() };
         let mut groups = [fixture.group(0, &[("zzz", 0.0)])];
-        let injected = sampler.inject(&mut groups).unwrap();
-        assert_eq!((injected.groups.len(), injected.faults), (0, 0));
-        let with = fixture.sampler().inject(&mut groups).unwrap();
-        assert!(with.groups.is_empty() && with.faults > 0, "proposals on which the retriever fails are not injected");
+        assert_eq!(inject(&sampler, &mut groups), (vec![], 0));
+        let (places, faults) = inject(&fixture.sampler(), &mut groups);
+        assert!(places.is_empty() && faults > 0, "proposals on which the retriever fails are not injected");
+    }
+
+    #[test]
+    fn over_the_base_words_that_earn_less_than_the_query_itself_are_not_injected() {
+        let mut fixture = Fixture::new();
+        let group = |fixture: &Fixture, base: f32| {
+            let mut group = fixture.group(0, &[("zzz", 0.0), ("yyy", 0.0)]);
+            group.base = Some(base);
+            // The words of relevance feedback earn 1.
+            inject(&fixture.sampler(), &mut [group]).0
+        };
+        assert_eq!(group(&fixture, 1.0), [0], "without the key the group alone is asked");
+        fixture.config.train.inject_over_base = true;
+        assert!(group(&fixture, 1.0).is_empty());
+        assert_eq!(group(&fixture, 0.5), [0]);
+    }
+
+    #[test]
+    fn over_the_base_nothing_is_injected_where_it_earns_most_and_is_an_answer() {
+        let mut fixture = Fixture::restricted(&["zzz"]);
+        fixture.config.train.inject_over_base = true;
+        let groups = |fixture: &Fixture| {
+            let mut group = fixture.group(0, &[("zzz", 0.0), ("zzz zzz", 0.0)]);
+            group.base = Some(0.5);
+            let (places, faults) = inject(&fixture.sampler(), std::slice::from_mut(&mut group));
+            assert_eq!(faults, 0);
+            let last = group.completions.last().unwrap();
+            (places, last.completion.text.clone(), last.value(), last.reading.rewrite.clone().map(|r| r.text))
+        };
+        let request = "boil water".to_owned();
+        assert_eq!(groups(&fixture), (vec![0], String::new(), Some(0.5), Some(request)));
+        fixture.config.train.baseline = Baseline::Base;
+        assert!(groups(&fixture).0.is_empty(), "against the base it would teach nothing");
+        let mut free = Fixture::new();
+        free.config.train.inject_over_base = true;
+        free.config.train.inject_words = 0;
+        let mut group = free.group(0, &[("zzz", 0.0)]);
+        group.base = Some(1.0);
+        assert!(inject(&free.sampler(), &mut [group]).0.is_empty(), "where words are free, no word is a broken format");
     }
 }

@@ -5,8 +5,9 @@ use super::super::config::TrainConfig;
 use super::super::learner::{Rollout, RolloutBatch, Sample};
 use super::super::log::CompletionRecord;
 use super::super::materials::Labelled;
+use super::super::replay::Replayed;
 use super::super::reward::Reward;
-use super::ScoredGroup;
+use super::{Origin, ScoredGroup};
 use querywright_model::{Decoder, Finish, Tape};
 use querywright_types::{Error, Result, Rewrite};
 
@@ -17,6 +18,8 @@ pub(crate) struct Group {
     pub(crate) query: usize,
     /// Whether its rewards differ. Advantages of a zero-variance group are 0.
     pub(crate) informative: bool,
+    /// What the query earns without a model, where that was asked.
+    base: Option<f32>,
     rollout: Rollout,
     /// The round that sampled it, and its place among the prompts of that round: where its tape is.
     round: usize,
@@ -30,7 +33,10 @@ pub(crate) struct Group {
 /// What a completion said and earned, for `completions.jsonl`.
 #[derive(Debug, Clone)]
 struct Outcome {
+    origin: Origin,
     text: String,
+    /// Terms that were generated.
+    generated: usize,
     rewrite: Option<Rewrite>,
     reward: Option<Reward>,
 }
@@ -45,15 +51,17 @@ pub(crate) struct StepRollouts {
     pub(crate) replaced: Vec<usize>,
     /// Requests that the environment failed for good.
     pub(crate) faults: usize,
-    /// Groups with a completion from relevance feedback.
+    /// Groups with a completion from relevance feedback, the replaced ones included.
     pub(crate) injected: usize,
+    /// Groups with a completion of an earlier step, the replaced ones included.
+    pub(crate) replayed: usize,
     pub(crate) signal: GroupSignal,
 }
 
 impl Group {
     fn new(place: usize, scored: ScoredGroup<'_>, config: &TrainConfig) -> Result<Self> {
         let values: Vec<Option<f32>> = scored.completions.iter().map(super::ScoredCompletion::value).collect();
-        let signal = group_advantages(&values, values.len(), config.train.scale_rewards)?;
+        let signal = group_advantages(&values, &[scored.base], values.len(), config.advantages())?;
         let broken = scored.completions.iter().filter(|c| c.reading.broken.is_some()).count();
         let (mut samples, mut outcomes) = (Vec::new(), Vec::new());
         for scored in scored.completions {
@@ -67,17 +75,34 @@ impl Group {
                 counterfactual: scored.counterfactual,
                 dropped: false,
             });
-            let (rewrite, reward) = (scored.reading.rewrite, scored.reward);
-            outcomes.push(Outcome { text: completion.text, rewrite, reward });
+            let (rewrite, generated) = (scored.reading.rewrite, scored.reading.generated);
+            let (origin, reward) = (scored.origin, scored.reward);
+            outcomes.push(Outcome { origin, text: completion.text, generated, rewrite, reward });
         }
         Ok(Self {
             query: scored.query,
             informative: signal.informative.first().copied().unwrap_or(false),
+            base: scored.base,
             rollout: Rollout { prompt: scored.prompt.tokens, grammar: scored.prompt.grammar, samples },
             round: 0,
             prompt: place,
             broken,
             outcomes,
+        })
+    }
+
+    fn has(&self, origin: Origin) -> bool {
+        self.outcomes.iter().any(|outcome| outcome.origin == origin)
+    }
+
+    /// What may be replayed later: completions that the policy sampled to their end and that earn `margin` more than the
+    /// query without a model.
+    pub(crate) fn to_replay(&self, margin: f32) -> impl Iterator<Item = Replayed> + '_ {
+        self.rollout.samples.iter().zip(&self.outcomes).filter_map(move |(sample, outcome)| {
+            let gain = outcome.reward.as_ref()?.value - self.base?;
+            let own = outcome.origin == Origin::Sampled && !sample.truncated;
+            let kept = || Replayed { tokens: sample.tokens.clone(), text: outcome.text.clone(), gain };
+            (own && gain > 0.0 && gain >= margin).then(kept)
         })
     }
 }
@@ -88,6 +113,8 @@ impl StepRollouts {
         let groups = groups.into_iter().enumerate().map(|(place, scored)| Group::new(place, scored, config));
         let groups = groups.collect::<Result<_>>()?;
         let mut rollouts = Self { groups, tapes: vec![tape], ..Self::default() };
+        let count = |origin| rollouts.groups.iter().filter(|g: &&Group| g.has(origin)).count();
+        (rollouts.injected, rollouts.replayed) = (count(Origin::Injected), count(Origin::Replayed));
         rollouts.assign_advantages(config)?;
         Ok(rollouts)
     }
@@ -97,6 +124,7 @@ impl StepRollouts {
     pub(crate) fn join(&mut self, round: StepRollouts, wanted: usize, config: &TrainConfig) -> Result<()> {
         self.faults += round.faults;
         self.injected += round.injected;
+        self.replayed += round.replayed;
         let (earlier, mut groups) = (self.tapes.len(), round.groups);
         self.tapes.extend(round.tapes);
         groups.iter_mut().for_each(|g| g.round += earlier);
@@ -116,7 +144,8 @@ impl StepRollouts {
     fn assign_advantages(&mut self, config: &TrainConfig) -> Result<()> {
         let outcomes = self.groups.iter().flat_map(|g| &g.outcomes);
         let rewards: Vec<Option<f32>> = outcomes.map(|o| o.reward.as_ref().map(|r| r.value)).collect();
-        self.signal = group_advantages(&rewards, config.train.num_generations, config.train.scale_rewards)?;
+        let bases: Vec<Option<f32>> = self.groups.iter().map(|g| g.base).collect();
+        self.signal = group_advantages(&rewards, &bases, config.train.num_generations, config.advantages())?;
         let samples = self.groups.iter_mut().flat_map(|g| &mut g.rollout.samples);
         for (sample, (advantage, dropped)) in samples.zip(self.signal.advantages.iter().zip(&self.signal.dropped)) {
             sample.advantage = *advantage;
@@ -157,6 +186,25 @@ impl StepRollouts {
             g.rollout.samples.iter().map(|s| prefix + g.rollout.prompt.len() + s.tokens.len()).sum()
         };
         self.groups.iter().map(of_group).sum()
+    }
+
+    /// Terms that were generated, over all completions.
+    pub(crate) fn generated(&self) -> usize {
+        self.groups.iter().flat_map(|g| &g.outcomes).map(|o| o.generated).sum()
+    }
+
+    /// The mean gain of the policy's own completions over the queries without a model; none where none is known.
+    pub(crate) fn gain(&self) -> Option<f64> {
+        let of_group = |g: &Group| {
+            let own = g.outcomes.iter().filter(|o| o.origin == Origin::Sampled);
+            let rewards: Vec<f32> = own.filter_map(|o| Some(o.reward.as_ref()?.value)).collect();
+            g.base
+                .into_iter()
+                .flat_map(|base| rewards.iter().map(|r| f64::from(r - base)).collect::<Vec<_>>())
+                .collect()
+        };
+        let gains: Vec<f64> = self.groups.iter().flat_map(|g| -> Vec<f64> { of_group(g) }).collect();
+        (!gains.is_empty()).then(|| gains.iter().sum::<f64>() / gains.len() as f64)
     }
 
     /// Completions whose format was broken.
@@ -220,6 +268,52 @@ mod tests {
         assert_eq!((queries(&rollouts), rollouts.replaced.clone()), (vec![1, 2], vec![0]));
         assert!(rollouts.groups.iter().all(|g| g.informative));
         assert_eq!(rollouts.signal.frac_reward_zero_std, 0.0, "of what is left");
+    }
+
+    #[test]
+    fn groups_whose_rewards_differ_less_than_the_range_asked_for_are_replaced_like_equal_ones() {
+        let mut fixture = Fixture::new();
+        fixture.config.train.min_group_range = 0.01;
+        let mut rollouts = StepRollouts::default();
+        rollouts.join(round(&fixture, &[(0, [0.5, 0.505]), (1, [0.0, 1.0])]), 2, &fixture.config).unwrap();
+        rollouts.join(round(&fixture, &[(2, [0.5, 1.0])]), 2, &fixture.config).unwrap();
+        assert_eq!((queries(&rollouts), rollouts.replaced), (vec![1, 2], vec![0]));
+    }
+
+    #[test]
+    fn against_the_base_a_group_of_equal_rewards_below_it_has_a_signal_and_gains_are_counted() {
+        let mut fixture = Fixture::new();
+        fixture.config.train.baseline = crate::advantage::Baseline::Base;
+        let group = |query, rewards: [f32; 2], base| {
+            let mut group = fixture.group(query, &[("first", rewards[0]), ("second", rewards[1])]);
+            group.base = base;
+            group
+        };
+        let groups =
+            vec![group(0, [0.25, 0.25], Some(0.5)), group(1, [0.5, 0.5], Some(0.5)), group(2, [0.0, 1.0], None)];
+        let rollouts = StepRollouts::of_round(groups, None, &fixture.config).unwrap();
+        assert_eq!(rollouts.groups.iter().map(|g| g.informative).collect::<Vec<_>>(), [true, false, false]);
+        assert!(rollouts.samples().take(2).all(|s| s.advantage < -0.9));
+        assert_eq!(rollouts.gain(), Some(-0.125));
+        assert_eq!((rollouts.generated(), round(&fixture, &[]).gain()), (6, None));
+    }
+
+    #[test]
+    fn sampled_completions_that_gain_the_margin_over_the_base_are_kept_and_no_others() {
+        let fixture = Fixture::new();
+        let mut group = fixture.group(0, &[("a", 0.52), ("b", 0.5), ("c", 0.9), ("d", 0.9), ("e", 0.9), ("f", 0.4)]);
+        group.base = Some(0.5);
+        group.completions[2].origin = Origin::Injected;
+        group.completions[3].completion.finish = Finish::Length;
+        let kept = |group: &ScoredGroup<'_>, margin: f32| -> Vec<String> {
+            let group = Group::new(0, group.clone(), &fixture.config).unwrap();
+            group.to_replay(margin).map(|kept| kept.text).collect()
+        };
+        assert_eq!(kept(&group, 0.01), [" a", " e"]);
+        assert_eq!(kept(&group, 0.1), [" e"]);
+        assert_eq!(kept(&group, 0.0), [" a", " e"], "as much as the base is no gain");
+        group.base = None;
+        assert!(kept(&group, 0.0).is_empty());
     }
 
     #[test]

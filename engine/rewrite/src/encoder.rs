@@ -297,10 +297,6 @@ mod tests {
         (PromptEncoder::new(prompter, tokenizer.clone()).unwrap(), tokenizer)
     }
 
-    fn encoder(style: PromptStyle) -> (PromptEncoder, Tokenizer) {
-        encoder_of(&golden(), PromptConfig { style, ..Default::default() })
-    }
-
     /// The tiny model with a further token.
     fn model_with(token: &str, special: bool) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use querywright_model::{
     Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Precision, Prefix,
     PromptTokens, SamplingConfig, Tokenizer, generate, prefix,
 };
-use querywright_types::{Deadline, Error, Query, Result, RetrieverCard, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Kept, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
 /// A decoder with its prompts, with or without an adapter. The part that all prompts share is computed once and kept.
 pub struct LanguageModel {
@@ -20,6 +20,8 @@ pub struct LanguageModel {
     encoder: Arc<PromptEncoder>,
     adapter: Option<Adapter>,
     sampling: SamplingConfig,
+    /// Below this a rewrite is not used.
+    least_confidence: Option<f32>,
     prefix: OnceLock<Prefix>,
 }
 
@@ -29,6 +31,7 @@ impl std::fmt::Debug for LanguageModel {
             .field("name", &self.name)
             .field("adapter", &self.adapter.as_ref().map(Adapter::config))
             .field("sampling", &self.sampling)
+            .field("least_confidence", &self.least_confidence)
             .finish_non_exhaustive()
     }
 }
@@ -51,7 +54,18 @@ impl LanguageModel {
         if encoder.is_restricted() {
             decoder.require_masks()?;
         }
-        Ok(Self { name: name.into(), decoder, tokenizer, encoder, adapter, sampling, prefix: OnceLock::new() })
+        let name = name.into();
+        let prefix = OnceLock::new();
+        Ok(Self { name, decoder, tokenizer, encoder, adapter, sampling, least_confidence: None, prefix })
+    }
+
+    /// Sets how sure the model must be for its rewrite to be used: the mean log-probability of an answer's tokens, the
+    /// one that ends it included. Below it the query is what it is without the model ([`Prompter::original`]), and says so
+    /// by [`Kept::LowConfidence`]. It is learned on development queries and holds for the model, adapter and prompt that it
+    /// was learned with. Default: every rewrite is used.
+    pub fn with_confidence(mut self, least: f32) -> Self {
+        self.least_confidence = Some(least);
+        self
     }
 
     /// Opens a model (a GGUF file or a Hugging Face folder) and an optional adapter, to rewrite queries for the retriever
@@ -115,8 +129,39 @@ impl LanguageModel {
         self.complete(&queries.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?, deadline)
     }
 
+    /// `count` rewrites of each query, sampled at a temperature; those that hold no query are left out. How sure the model
+    /// was is of no account.
+    ///
+    /// # Errors
+    /// Those of [`PromptEncoder::prompt_tokens`] and of the model.
+    pub fn samples(&self, queries: &[Query], sampling: &SamplingConfig, count: usize) -> Result<Vec<Vec<Rewrite>>> {
+        let prompt = |(index, query): (usize, &Query)| self.encoder.prompt_tokens(query, index as u64);
+        let prompts = queries.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?;
+        let groups = self.generated(&prompts, sampling, count, Deadline::NONE)?;
+        let read = |(query, group): (&Query, Vec<Completion>)| {
+            group.iter().filter_map(|c| self.encoder.prompter().rewrite(query, &c.text).ok()).collect()
+        };
+        Ok(queries.iter().zip(groups).map(read).collect())
+    }
+
     /// One completion a prompt.
     fn complete(&self, prompts: &[PromptTokens], deadline: Deadline) -> Result<Vec<Completion>> {
+        let completions: Vec<Completion> =
+            self.generated(prompts, &self.sampling, 1, deadline)?.into_iter().flatten().collect();
+        if completions.len() != prompts.len() {
+            let found = format!("{} completions for {} prompts", completions.len(), prompts.len());
+            return Err(Error::bug("language model", found));
+        }
+        Ok(completions)
+    }
+
+    fn generated(
+        &self,
+        prompts: &[PromptTokens],
+        sampling: &SamplingConfig,
+        completions: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Vec<Completion>>> {
         let shared = match self.prefix.get() {
             Some(shared) => shared,
             None => {
@@ -124,15 +169,8 @@ impl LanguageModel {
                 self.prefix.get_or_init(|| computed)
             }
         };
-        let options =
-            GenerateOptions { sampling: &self.sampling, completions: 1, stop: self.encoder.stop(), seed: 0, deadline };
-        let groups = generate(&self.decoder, &self.tokenizer, shared, prompts, self.deltas(), &options)?;
-        let completions: Vec<Completion> = groups.into_iter().flatten().collect();
-        if completions.len() != prompts.len() {
-            let found = format!("{} completions for {} prompts", completions.len(), prompts.len());
-            return Err(Error::bug("language model", found));
-        }
-        Ok(completions)
+        let options = GenerateOptions { sampling, completions, stop: self.encoder.stop(), seed: 0, deadline };
+        generate(&self.decoder, &self.tokenizer, shared, prompts, self.deltas(), &options)
     }
 
     /// As [`complete`](Self::complete). One bad prompt (it is too long) does not fail the others of its batch.
@@ -146,14 +184,26 @@ impl LanguageModel {
         }
     }
 
-    /// The rewrite that a completion is.
+    /// The rewrite that a completion is, where the model was sure enough of it. One that holds no query is an error, sure
+    /// or not.
     fn read(&self, query: &Query, completion: &Completion, deadline: Deadline) -> Result<Rewrite> {
         if completion.finish == Finish::Deadline {
             deadline.check()?;
             return Err(Error::bug("language model", "generation ended at a deadline that has not passed"));
         }
-        self.encoder.prompter().rewrite(query, &completion.text)
+        let (prompter, confidence) = (self.encoder.prompter(), confidence(completion));
+        let mut rewrite = prompter.rewrite(query, &completion.text)?;
+        if rewrite.kept.is_none() && self.least_confidence.is_some_and(|least| confidence < least) {
+            rewrite = prompter.original(query)?.with_kept(Kept::LowConfidence);
+        }
+        Ok(rewrite.with_confidence(confidence))
     }
+}
+
+/// The mean log-probability of the tokens: a long answer is not less sure for its length.
+fn confidence(completion: &Completion) -> f32 {
+    let sum: f32 = completion.log_probabilities.iter().sum();
+    sum / completion.log_probabilities.len().max(1) as f32
 }
 
 impl Rewriter for LanguageModel {
@@ -293,6 +343,44 @@ mod tests {
         let alone: Vec<_> = ["dig", "cut"].iter().map(|text| whole(&rewrite(&[text]).1[0])).collect();
         assert_eq!([whole(&rewrites[0]), whole(&rewrites[3])], alone[..], "the others have theirs");
         assert!(rewrite(&["bad"]).1.remove(0).is_err() && rewrite(&["", " "]).0.is_empty());
+    }
+
+    #[test]
+    fn a_rewrite_below_the_least_confidence_is_not_used_and_that_is_no_error() {
+        let queries: Vec<Query> = (0..12).map(|i| Query::text(format!("cut hedge {i}"))).collect();
+        let texts = |least: f32| rewriter().with_confidence(least).rewrite(&queries, Deadline::NONE);
+        let all = rewriter().rewrite(&queries, Deadline::NONE);
+        let sure: Vec<f32> = all.iter().flatten().filter_map(|r| r.confidence).collect();
+        assert!(sure.len() > 1 && sure.iter().all(|c| *c < 0.0 && c.is_finite()), "{all:?}");
+        let least = sure.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let (mut kept, mut used) = (0, 0);
+        for ((query, plain), gated) in queries.iter().zip(&all).zip(texts(least)) {
+            let Ok(gated) = gated else { continue };
+            match gated.kept {
+                Some(why) => {
+                    assert_eq!((why, &gated), (Kept::LowConfidence, &Rewrite::plain(query.text.clone())));
+                    kept += 1;
+                }
+                None => {
+                    assert_eq!(&gated, plain.as_ref().unwrap());
+                    used += 1;
+                }
+            }
+        }
+        assert!(kept > 0 && used > 0, "{kept} {used}");
+        let broken = |rewrites: &[Result<Rewrite>]| rewrites.iter().map(Result::is_err).collect::<Vec<_>>();
+        assert_eq!(broken(&texts(f32::INFINITY)), broken(&all), "what holds no query is an error, sure or not");
+    }
+
+    #[test]
+    fn samples_are_read_as_rewrites_and_equal_for_equal_seeds() {
+        let queries = ["cut the hedge", "dig"].map(Query::text);
+        let sampling = SamplingConfig { max_completion_length: 12, ..SamplingConfig::default() };
+        let samples = || rewriter().samples(&queries, &sampling, 4).unwrap();
+        let found = samples();
+        assert!(found.len() == 2 && found.iter().all(|group| group.len() <= 4), "{found:?}");
+        assert!(found.iter().any(|group| !group.is_empty()), "{found:?}");
+        assert_eq!(found, samples());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod query_terms;
 mod reading;
 #[cfg(feature = "remote")]
 mod remote;
+mod rewriter_file;
 #[cfg(feature = "model")]
 mod words;
 
@@ -36,5 +37,8 @@ pub use query_terms::QueryTerm;
 pub use reading::{Reading, TermReading};
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteConfig};
+#[cfg(feature = "model")]
+pub use rewriter_file::Resolver;
+pub use rewriter_file::{RewriterFile, Serve};
 #[cfg(feature = "model")]
 pub use words::Words;

@@ -11,7 +11,7 @@ use super::prompt::marked;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template};
 use super::prompt::{sanitised, shown_candidates};
 use super::reading::Reading;
-use querywright_types::{Deadline, Error, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
+use querywright_types::{Deadline, Error, Kept, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
 
 /// Gives the title of an item of the catalogue.
 pub type Titles = Arc<dyn Fn(Ordinal) -> String + Send + Sync>;
@@ -194,7 +194,7 @@ impl Prompter {
     pub fn rewrite(&self, query: &Query, completion: &str) -> Result<Rewrite> {
         let parsed = self.parse(completion);
         if self.is_nothing(&parsed) {
-            return self.original(query);
+            return Ok(self.original(query)?.with_kept(Kept::Nothing));
         }
         match parsed {
             ParsedCompletion { query: Some(generated), .. } => {

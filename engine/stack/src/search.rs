@@ -161,7 +161,8 @@ impl Stack {
             return (Rewrite::plain(query.text.clone()), TraceOutcome::Original);
         };
         if let Some(rewrite) = self.cache.get(&query.text, &query.history) {
-            return (rewrite, TraceOutcome::Cached);
+            let outcome = rewrite.kept.map_or(TraceOutcome::Cached, TraceOutcome::Kept);
+            return (rewrite, outcome);
         }
         let made = match &self.workers {
             Some(workers) => workers.rewrite(query, deadline),
@@ -170,7 +171,8 @@ impl Stack {
         match made {
             Ok(rewrite) => {
                 self.cache.put(&query.text, &query.history, &rewrite);
-                (rewrite, TraceOutcome::Rewritten)
+                let outcome = rewrite.kept.map_or(TraceOutcome::Rewritten, TraceOutcome::Kept);
+                (rewrite, outcome)
             }
             Err(error) => (Rewrite::plain(query.text.clone()), TraceOutcome::FellBack(error)),
         }
@@ -221,7 +223,7 @@ fn milliseconds(start: Instant) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use querywright_types::{DocumentName, Hit, RetrieverCard};
+    use querywright_types::{DocumentName, Hit, Kept, RetrieverCard};
 
     /// Names document 0 alone, and finds document 1 for "one".
     struct Half(RetrieverCard);
@@ -251,6 +253,32 @@ mod tests {
 
         fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
             queries.iter().map(|_| Ok(Rewrite::plain("one"))).collect()
+        }
+    }
+
+    /// Is not sure of anything.
+    struct Unsure;
+
+    impl Rewriter for Unsure {
+        fn name(&self) -> &str {
+            "unsure"
+        }
+
+        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
+            let base = |query: &Query| Rewrite::plain(format!("{} zero", query.text));
+            queries.iter().map(|q| Ok(base(q).with_confidence(-2.0).with_kept(Kept::LowConfidence))).collect()
+        }
+    }
+
+    #[test]
+    fn a_query_that_its_rewriter_left_as_it_is_says_so_by_a_code_and_is_no_fallback() {
+        let half = Half(RetrieverCard::new("half", "0"));
+        let stack = Stack::builder().retriever(half).rewriter(Unsure).cache(2).build().unwrap();
+        for _ in 0..2 {
+            let Answer { trace, .. } = stack.search("two", 3).unwrap();
+            assert_eq!((trace.searched.text.as_str(), trace.outcome.fallback().is_none()), ("two zero", true));
+            let outcome = serde_json::to_value(&trace.outcome).unwrap();
+            assert_eq!(outcome, serde_json::json!({ "kind": "kept", "code": "low_confidence" }), "cached or not");
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a search gives back, and what happened on the way.
 
-use querywright_types::{Error, Rewrite};
+use querywright_types::{Error, Kept, Rewrite};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
@@ -48,7 +48,8 @@ pub struct Trace {
 
 /// How a search came to its text.
 ///
-/// As JSON: `{"kind": "rewritten"}`, and for a fallback `{"kind": "fell_back", "code": "deadline", "reason": "…"}`: what may
+/// As JSON: `{"kind": "rewritten"}`; for a query that its rewriter left as it is `{"kind": "kept", "code": "low_confidence"}`,
+/// with [`Kept::code`]; and for a fallback `{"kind": "fell_back", "code": "deadline", "reason": "…"}`: what may
 /// be said outside, [`Error::code`] and [`Error::summary`]. The error's own text may name paths and addresses and quote a
 /// remote answer or a plugin; it is for the log, and [`fallback`](Self::fallback) has it.
 #[derive(Debug, Clone)]
@@ -60,6 +61,9 @@ pub enum TraceOutcome {
     Rewritten,
     /// A rewrite made before was searched for.
     Cached,
+    /// The rewriter left the query as it is without a language model, now or when it was asked before: no failure. What is
+    /// searched for then is the original query, or what the rewriter's base makes of it.
+    Kept(Kept),
     /// The query asks nothing: there is no text and no history. Nothing was rewritten, and nothing was searched for.
     Empty,
     /// The rewrite came late, failed, or could not be searched; the original query was searched for.
@@ -75,12 +79,13 @@ impl TraceOutcome {
         }
     }
 
-    /// A short word: "original", "rewritten", "cached", "empty", "fell_back".
+    /// A short word: "original", "rewritten", "cached", "kept", "empty", "fell_back".
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Original => "original",
             Self::Rewritten => "rewritten",
             Self::Cached => "cached",
+            Self::Kept(_) => "kept",
             Self::Empty => "empty",
             Self::FellBack(_) => "fell_back",
         }
@@ -89,13 +94,16 @@ impl TraceOutcome {
 
 impl Serialize for TraceOutcome {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let fallback = self.fallback();
-        let mut fields = serializer.serialize_struct("TraceOutcome", if fallback.is_some() { 3 } else { 1 })?;
+        let (code, reason) = match self {
+            Self::FellBack(error) => (Some(error.code()), Some(error.summary())),
+            Self::Kept(why) => (Some(why.code()), None),
+            _ => (None, None),
+        };
+        let count = 1 + usize::from(code.is_some()) + usize::from(reason.is_some());
+        let mut fields = serializer.serialize_struct("TraceOutcome", count)?;
         fields.serialize_field("kind", self.kind())?;
-        if let Some(error) = fallback {
-            fields.serialize_field("code", error.code())?;
-            fields.serialize_field("reason", error.summary())?;
-        }
+        code.map_or(Ok(()), |code| fields.serialize_field("code", code))?;
+        reason.map_or(Ok(()), |reason| fields.serialize_field("reason", reason))?;
         fields.end()
     }
 }

@@ -29,7 +29,7 @@ pub use fault::{Fault, FaultKind};
 pub use hex::hex;
 pub use printable::{printable, printable_json};
 pub use progress::{Observe, Progress};
-pub use query::{Query, Request, Rewrite};
+pub use query::{Kept, Query, Request, Rewrite};
 pub use quiet::quietly;
 pub use ranking::{DocumentName, Hit, Judgements, Ranking};
 

@@ -57,25 +57,71 @@ fn is_invisible(c: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// What a rewriter made of a query.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+/// Why a rewriter left a query as it is without a language model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kept {
+    /// The model wrote no word, which is an answer.
+    Nothing,
+    /// The model was less sure than it must be for its rewrite to be used.
+    LowConfidence,
+}
+
+impl Kept {
+    /// A short word for programs: "nothing", "low_confidence".
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::LowConfidence => "low_confidence",
+        }
+    }
+}
+
+/// What a rewriter made of a query. Two are equal where they ask the retriever for the same.
+#[derive(Debug, Clone, serde::Serialize)]
 #[non_exhaustive]
 pub struct Rewrite {
     /// The text for the retriever.
     pub text: String,
     /// The language that the text is written in.
     pub language: QueryLanguage,
+    /// How sure a language model was of its answer: the mean log-probability of its tokens, at most 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
+    /// Why this is what the query is without the model, where it is.
+    #[serde(skip)]
+    pub kept: Option<Kept>,
 }
+
+impl PartialEq for Rewrite {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.text, self.language) == (&other.text, other.language)
+    }
+}
+
+impl Eq for Rewrite {}
 
 impl Rewrite {
     /// A rewrite in a query language.
     pub fn new(text: impl Into<String>, language: QueryLanguage) -> Self {
-        Self { text: text.into(), language }
+        Self { text: text.into(), language, confidence: None, kept: None }
     }
 
     /// A rewrite in plain words.
     pub fn plain(text: impl Into<String>) -> Self {
         Self::new(text, QueryLanguage::Plain)
+    }
+
+    /// With how sure its model was.
+    pub fn with_confidence(mut self, confidence: f32) -> Self {
+        self.confidence = Some(confidence);
+        self
+    }
+
+    /// Says that this is what the query is without a model, and why.
+    pub fn with_kept(mut self, why: Kept) -> Self {
+        self.kept = Some(why);
+        self
     }
 }
 
@@ -158,6 +204,15 @@ mod tests {
         for text in ["a", "?", "🍯", "é", " 茶 "] {
             assert!(!Query::text(text).is_empty(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn rewrites_are_equal_where_they_ask_for_the_same_however_they_came_about() {
+        let sure = Rewrite::plain("tea").with_confidence(-0.5);
+        let kept = Rewrite::plain("tea").with_kept(Kept::LowConfidence);
+        assert_eq!(sure, kept);
+        assert_ne!(kept, Rewrite::new("tea", QueryLanguage::Boolean));
+        assert_eq!((kept.kept.map(Kept::code), Kept::Nothing.code()), (Some("low_confidence"), "nothing"));
     }
 
     #[test]

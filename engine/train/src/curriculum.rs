@@ -119,6 +119,11 @@ impl Curriculum {
         self.headroom.is_empty()
     }
 
+    /// How far a query lies below the maximum without the model; none where there is no such query.
+    pub fn headroom(&self, query: usize) -> Option<f64> {
+        self.headroom.get(query).map(|h| f64::from(*h))
+    }
+
     /// Mean headroom over all queries.
     pub fn mean_headroom(&self) -> f64 {
         self.headroom.iter().map(|h| f64::from(*h)).sum::<f64>() / self.headroom.len().max(1) as f64

@@ -198,6 +198,17 @@ impl RewardFunction {
         self.terms.iter().rev().max_by(|a, b| weight(a).total_cmp(&weight(b))).map(|t| t.measure)
     }
 
+    /// The main measure of a rewarded rewrite less `without`, its value without the model; none for a broken format.
+    pub fn gain(&self, reward: &Reward, without: f64) -> Option<f64> {
+        let main = self.main_measure()?;
+        let term = self.terms.iter().find(|term| term.measure == main)?;
+        if let Some(part) = reward.parts.get(&term.name).filter(|_| term.weight != 0.0) {
+            return Some(f64::from(*part) / term.weight - without);
+        }
+        let part = reward.parts.get(&format!("gain:{}", term.name)).filter(|_| term.gain_weight != 0.0)?;
+        Some(f64::from(*part) / term.gain_weight)
+    }
+
     /// The measures whose scores [`RewardFunction::reward`] takes, in that order.
     pub fn measures(&self) -> impl ExactSizeIterator<Item = Measure> + '_ {
         self.terms.iter().map(|t| t.measure)

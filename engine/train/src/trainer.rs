@@ -353,7 +353,8 @@ impl<'a> Trainer<'a> {
         if let Some(kl) = report.loss.kl {
             metrics.set(name::KL, kl);
         }
-        if let Some(gain) = rollouts.gain() {
+        let without = |query: usize| Some(1.0 - self.state.curriculum.headroom(query)?);
+        if let Some(gain) = rollouts.mean(|query, reward| self.reward.gain(reward, without(query)?)) {
             metrics.set(name::GAIN, gain);
         }
         metrics

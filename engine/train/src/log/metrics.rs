@@ -12,6 +12,8 @@ pub mod name {
     pub const REWARD: &str = "reward";
     /// Unbiased standard deviation of the rewards of the step.
     pub const REWARD_STD: &str = "reward_std";
+    /// Mean of the main measure over what the same queries score without the model. Not in TRL.
+    pub const GAIN: &str = "reward/gain_over_base";
     /// Share of zero-variance groups: their rewards are all equal, and they have no learning signal.
     pub const FRAC_REWARD_ZERO_STD: &str = "frac_reward_zero_std";
     /// Mean KL estimate per token.
@@ -38,8 +40,6 @@ pub mod name {
     pub const MAX_LENGTH: &str = "completions/max_length";
     /// Mean number of terms that a completion has. Not in TRL.
     pub const MEAN_TERMS: &str = "completions/mean_terms";
-    /// Mean gain of the sampled completions over the queries without a model, where that is asked for. Not in TRL.
-    pub const GAIN: &str = "reward/gain_over_base";
     /// Groups with a completion of an earlier step. Not in TRL.
     pub const REPLAYED_GROUPS: &str = "curriculum/replayed_groups";
     /// Share of completions that ran into the length limit.

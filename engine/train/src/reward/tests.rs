@@ -300,3 +300,26 @@ fn with_one_target_far_down_completions_that_bring_it_nearer_earn_more_by_the_lo
     let mixed = function(RewardConfig { measures: measures(&mixed), ..RewardConfig::default() });
     assert_eq!((mixed.depth(), mixed.main_measure().unwrap().to_string()), (1000, "nDCG@10".to_owned()));
 }
+
+#[test]
+fn the_gain_of_a_reward_is_its_main_measure_less_what_there_was_whatever_the_weights() {
+    let config = |measures: &[(&str, f64)], gains: &[(&str, f64)]| RewardConfig {
+        measures: measures.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
+        gains: gains.iter().map(|(name, weight)| ((*name).to_owned(), *weight)).collect(),
+        format_bonus: 0.5,
+        ..RewardConfig::default()
+    };
+    for config in [
+        config(&[("nDCG@10", 4.0), ("R@10", 1.0)], &[]),
+        config(&[("R@10", 1.0)], &[("nDCG@10", 2.0)]),
+        config(&[("nDCG@10", 1.0)], &[("nDCG@10", 1.0)]),
+    ] {
+        let function = RewardFunction::new(&config).unwrap();
+        let scores: Vec<f64> = function.measures().map(|m| if m == Measure::NDCG_10 { 0.75 } else { 1.0 }).collect();
+        let raw: Vec<f64> = function.measures().map(|_| 0.25).collect();
+        let reward = function.reward(&Rewrite::plain("tea"), 1, &scores, &raw);
+        let gain = function.gain(&reward, 0.25).unwrap();
+        assert!((gain - 0.5).abs() < 1e-6, "{config:?}: {gain}");
+        assert_eq!(function.gain(&function.broken_format(), 0.25), None);
+    }
+}

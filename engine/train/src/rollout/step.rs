@@ -193,23 +193,20 @@ impl StepRollouts {
         self.groups.iter().flat_map(|g| &g.outcomes).map(|o| o.generated).sum()
     }
 
-    /// The mean gain of the policy's own completions over the queries without a model; none where none is known.
-    pub(crate) fn gain(&self) -> Option<f64> {
-        let of_group = |g: &Group| {
-            let own = g.outcomes.iter().filter(|o| o.origin == Origin::Sampled);
-            let rewards: Vec<f32> = own.filter_map(|o| Some(o.reward.as_ref()?.value)).collect();
-            g.base
-                .into_iter()
-                .flat_map(|base| rewards.iter().map(|r| f64::from(r - base)).collect::<Vec<_>>())
-                .collect()
-        };
-        let gains: Vec<f64> = self.groups.iter().flat_map(|g| -> Vec<f64> { of_group(g) }).collect();
-        (!gains.is_empty()).then(|| gains.iter().sum::<f64>() / gains.len() as f64)
-    }
-
     /// Completions whose format was broken.
     pub(crate) fn broken(&self) -> usize {
         self.groups.iter().map(|g| g.broken).sum()
+    }
+
+    /// The mean over the policy's own rewarded completions of what `gain` makes of a query's number and a reward; none
+    /// without one.
+    pub(crate) fn mean(&self, gain: impl Fn(usize, &Reward) -> Option<f64>) -> Option<f64> {
+        let of_group = |g: &Group| {
+            let own = g.outcomes.iter().filter(|o| o.origin == Origin::Sampled);
+            own.filter_map(|o| gain(g.query, o.reward.as_ref()?)).collect::<Vec<f64>>()
+        };
+        let gains: Vec<f64> = self.groups.iter().flat_map(of_group).collect();
+        (!gains.is_empty()).then(|| gains.iter().sum::<f64>() / gains.len() as f64)
     }
 
     /// The lines of `completions.jsonl`.
@@ -294,8 +291,9 @@ mod tests {
         let rollouts = StepRollouts::of_round(groups, None, &fixture.config).unwrap();
         assert_eq!(rollouts.groups.iter().map(|g| g.informative).collect::<Vec<_>>(), [true, false, false]);
         assert!(rollouts.samples().take(2).all(|s| s.advantage < -0.9));
-        assert_eq!(rollouts.gain(), Some(-0.125));
-        assert_eq!((rollouts.generated(), round(&fixture, &[]).gain()), (6, None));
+        let gain = |query: usize, reward: &Reward| (query < 2).then(|| f64::from(reward.value) - 0.5);
+        assert_eq!(rollouts.mean(gain), Some(-0.125));
+        assert_eq!((rollouts.generated(), round(&fixture, &[]).mean(gain)), (6, None));
     }
 
     #[test]

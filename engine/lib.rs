@@ -71,12 +71,13 @@
 //! | advantage | a completion's reward relative to its group (GRPO) |
 //! | zero-variance group | a group whose rewards are all equal, which has no learning signal |
 //! | term credit | the reward of a completion relative to the same rewrite without one of its terms |
-//! | headroom | how far the raw query's measure lies below its maximum |
+//! | headroom | how far the query's measure without the model lies below its maximum; in reports, below the best of some samples |
 //! | relevance-feedback injection | a completion made of words of relevant documents, put into a group that misses them |
 //! | adapter | the low-rank weights that are trained (LoRA), a PEFT folder; the base model stays as it is |
 //! | fault | a failure of retriever, network or plugin: retried, then the sample is dropped; never a reward |
 //! | raw, RM3 | the query as it came; pseudo-relevance feedback, the baseline of every table |
 //! | zero-shot, trained | the model without and with its adapter |
+//! | gated | the trained model where its confidence is high enough, else the query without it |
 //!
 //! # Data flow
 //!

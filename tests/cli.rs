@@ -273,8 +273,19 @@ fn trained(home: &Path) -> std::path::PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     must_be_quiet(&output.stderr);
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(keys(&object), ["outcome", "comparison", "shipped", "report"]);
+    assert_eq!(keys(&object), ["outcome", "comparison", "shipped", "report", "changes", "headroom"]);
     assert_eq!(object["outcome"]["steps"], 2);
+    // What is shipped is one of the systems once more, and no further comparison.
+    let rows = object["comparison"]["measures"][0]["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["system"].as_str().unwrap()).collect();
+    assert_eq!(names, ["raw", "rm3", "tuned", "zero-shot", "trained", "shipped"]);
+    let shipped = rows.iter().find(|row| row["system"] == object["shipped"]["system"]).unwrap();
+    assert_eq!((&rows[5]["same_as"], &rows[5]["against"]), (&shipped["system"], &shipped["against"]));
+    let changes = &object["changes"];
+    let count = |key: &str| changes[key].as_u64().unwrap();
+    assert!(count("improved") + count("hurt") <= count("queries") && changes["against"] == "raw", "{changes}");
+    let best = object["headroom"]["best"].as_f64().unwrap();
+    assert!(best >= object["headroom"]["reached"].as_f64().unwrap(), "{object}");
     home.join("run")
 }
 
@@ -299,10 +310,17 @@ fn a_run_explains_itself_by_what_it_leaves() {
         assert!(about.get(key).is_some(), "run.json lacks {key}");
     }
     let page = fs::read_to_string(run.join("report/index.html")).unwrap();
-    for word in ["<svg", "zero-shot", "trained", "rm3", "tuned", "shipped", "Shipped: "] {
+    for word in ["<svg", "zero-shot", "trained", "rm3", "tuned", "shipped = ", "Shipped: ", "What changed"] {
         assert!(page.contains(word), "the report lacks {word}");
     }
     assert!(fs::read_to_string(run.join("report/curves.svg")).unwrap().starts_with("<svg"));
+
+    // A person reads first what is shipped, and the progress says against which base.
+    let output = tiny::run(home.path(), &["train", "run.toml", "--output-dir", "told"]);
+    let (said, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(said.starts_with("Shipped: ") && said.contains("\nshipped = "), "{said}");
+    assert!(told.contains("learning to gain nDCG@10 over the "), "{told}");
+    assert!(told.lines().any(|line| line.starts_with("step 2/2  ") && line.contains(" nDCG@10 over the ")), "{told}");
 
     // The configuration that the run wrote starts the same run again.
     let again = ["train", "run/config.toml", "--no-eval", "--set", "train.output_dir=again"];
@@ -340,6 +358,35 @@ fn a_trained_adapter_serves_evaluates_and_rewrites() {
             assert_eq!(trace["searched"]["text"], "dry tent");
         }
     }
+}
+
+#[test]
+fn a_confidence_in_the_file_of_a_run_is_kept_when_it_serves_and_a_declined_rewrite_is_no_failure() {
+    let home = home();
+    let best = trained(home.path()).join("best");
+    let write = |line: &str| {
+        let text = format!("serve = \"trained\"\nmodel = {:?}\n{line}", tiny::MODEL);
+        fs::write(best.join("rewriter.toml"), text).unwrap();
+    };
+    let search = ["search", "--data", "shop", "--rewriter", "run/best", "--json", "dry tent"];
+    let trace = || tiny::json(home.path(), &search)["answer"]["trace"].clone();
+    write("");
+    let (every, code) = (trace(), |trace: &Value| trace["outcome"]["code"].clone());
+    assert_ne!(every["outcome"]["kind"], "kept");
+    write("confidence = 0.0\n");
+    let none = trace();
+    if every["outcome"]["kind"] == "rewritten" {
+        assert_eq!((&none["outcome"]["kind"], code(&none)), (&"kept".into(), "low_confidence".into()), "{none}");
+        assert!(none["searched"]["confidence"].as_f64().unwrap() < 0.0, "{none}");
+    } else {
+        assert_eq!(code(&none), code(&every), "an answer without a query is a failure, sure or not");
+    }
+    let summary = tiny::json(home.path(), &["eval", "--data", "shop", "--rewriter", "run/best", "--json"]);
+    assert_eq!(summary["kept"].as_u64().unwrap() + summary["fallbacks"].as_u64().unwrap(), 3, "{summary}");
+    write("confidence = 1.0\n");
+    let refused = tiny::run(home.path(), &search);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("rewriter.toml: confidence: 1; give"), "{said}");
 }
 
 #[test]
@@ -384,7 +431,7 @@ fn a_data_set_is_all_that_training_needs_and_what_is_printed_and_kept_gives_the_
 
     let said = train(&[&["--data", "shop", "--json"], &short[..]].concat());
     let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(keys(&said), ["outcome", "comparison", "shipped", "report", "choices"]);
+    assert_eq!(keys(&said), ["outcome", "comparison", "shipped", "report", "changes", "headroom", "choices"]);
     let choices = said["choices"].as_array().unwrap();
     let steps = choices.iter().find(|choice| choice["key"] == "train.max_steps").unwrap();
     assert_eq!((keys(steps), &steps["value"]), (vec!["key", "value", "why"], &2.into()));

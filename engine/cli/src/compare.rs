@@ -1,14 +1,16 @@
-//! What a run came to: raw, RM3, tuned, zero-shot and trained side by side, and the report.
+//! What a run came to: raw, RM3, tuned, zero-shot, trained and what is shipped side by side, and the report.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use querywright::Error;
 use querywright::catalog::Dataset;
-use querywright::evaluate::{Comparison, Evaluated, Evaluation, Report, System, samples};
+use querywright::evaluate::{
+    Changes, Comparison, Evaluated, Evaluation, GATED, Headroom, Report, Shipped, System, samples,
+};
 use querywright::metrics::Measure;
 use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity, Rm3, Rm3Config};
-use querywright::rewrite::{BaseConfig, Tuned};
+use querywright::rewrite::{BaseConfig, LanguageModel, Tuned};
 use querywright::stack::Identity;
 use querywright::train::TrainConfig;
 use querywright::types::{Retriever, Rewriter};
@@ -17,10 +19,12 @@ use crate::first_pass;
 use crate::followed;
 use crate::open::{Model, Ranker};
 use crate::progress::Bar;
-use crate::ship::{self, Shipped};
+use crate::ship;
 
 /// Queries that are rewritten at once.
 pub const BATCH: usize = 64;
+/// Queries that are shown as improved most, and as hurt most.
+const EXAMPLES: usize = 5;
 /// Rewrites in the report.
 const SAMPLES: usize = 24;
 
@@ -36,9 +40,11 @@ pub struct Finished<'a> {
     pub tuned: BaseConfig,
 }
 
-/// The table, what is shipped, and where the report lies, or why it could not be written.
+/// The table, what is shipped, what it changes, and where the report lies, or why it could not be written.
 pub struct Compared {
     pub shipped: Shipped,
+    pub changes: Option<Changes>,
+    pub headroom: Option<Headroom>,
     pub comparison: Comparison,
     pub report: querywright::Result<PathBuf>,
 }
@@ -47,7 +53,7 @@ impl Finished<'_> {
     /// Decides on the development queries what is shipped, measures all systems on the held-out ones, and writes the
     /// report.
     pub fn compare(&self, measures: &[Measure]) -> Result<Compared> {
-        let shipped = ship::ship(self)?;
+        let (shipped, headroom) = ship::ship(self)?;
         let queries = self.dataset.judged(self.split)?;
         let evaluation = Evaluation { catalog: &self.dataset.catalog, queries: &queries, measures, batch: BATCH };
         let mut measured: Vec<Evaluated> = Vec::new();
@@ -59,26 +65,48 @@ impl Finished<'_> {
             bar.finish();
             measured.push(found);
         }
-        measured.extend(self.of_sequences(&evaluation)?);
-        let mut systems: Vec<System> = measured.iter().map(|m| m.system.clone()).collect();
-        systems
-            .extend(systems.iter().find(|system| system.name == shipped.system).cloned().map(|s| s.named("shipped")));
-        let comparison = Comparison::of(&systems, "trained")?;
+        let of = |name: &str| measured.iter().find(|found| found.system.name == name);
+        let gated = match (shipped.confidence, of("trained"), of(self.without_model())) {
+            (Some(least), Some(trained), Some(without)) => Some(evaluation.gated(trained, without, least)?),
+            _ => None,
+        };
+        measured.extend(gated.map(|mut found| {
+            found.system = found.system.named(GATED);
+            found
+        }));
+        let of = |name: &str| measured.iter().find(|found| found.system.name == name);
+        // Where raw is shipped nothing changes: then what would have.
+        let changed = if shipped.system == "raw" { "trained" } else { &shipped.system };
+        let changes = of(changed).zip(of("raw")).zip(measures.first());
+        let changes = changes.and_then(|((new, raw), measure)| Changes::of(&queries, new, raw, *measure, EXAMPLES));
         let shown: Vec<&Evaluated> = measured.iter().filter(|m| m.system.name != "rm3").collect();
         let samples = measures.first().map_or_else(Vec::new, |m| samples(&queries, &shown, *m, SAMPLES));
+        let sequences = self.of_sequences(&evaluation)?;
+        let systems: Vec<System> = measured.iter().chain(&sequences).map(|m| m.system.clone()).collect();
+        let comparison = Comparison::of(&systems, "trained")?.with_alias("shipped", &shipped.system)?;
+        let told = Report {
+            comparison: Some(comparison.clone()),
+            changes: changes.clone(),
+            headroom: headroom.clone(),
+            samples,
+            ..self.report(&shipped, queries.len())?
+        };
+        let report = told.write(&self.config.train.output_dir.join("report"));
+        Ok(Compared { shipped, changes, headroom, comparison, report })
+    }
+
+    /// The report of the run, before what was measured.
+    fn report(&self, shipped: &Shipped, queries: usize) -> Result<Report> {
         let run = &self.config.train.output_dir;
-        let report = Report {
+        Ok(Report {
             title: format!("{} on {}", self.model.name, self.dataset.name),
             subtitle: format!(
-                "{}. Measured on {} queries of the split {}, {}.",
+                "{}. Measured on {queries} queries of the split {}, {}.",
                 shipped.sentence,
-                queries.len(),
                 self.split,
                 self.ranker.retriever.card().name
             ),
             metrics: Some(run.join("metrics.jsonl")),
-            comparison: Some(comparison.clone()),
-            samples,
             config: std::fs::read_to_string(run.join("config.toml")).ok(),
             versions: vec![
                 ("querywright".into(), env!("CARGO_PKG_VERSION").into()),
@@ -86,9 +114,18 @@ impl Finished<'_> {
                 ("catalogue digest".into(), self.dataset.catalog.digest().into()),
                 ("threads".into(), std::thread::available_parallelism().map_or(1, usize::from).to_string()),
             ],
-        };
-        let report = report.write(&run.join("report"));
-        Ok(Compared { shipped, comparison, report })
+            ..Report::default()
+        })
+    }
+
+    /// The system that a query is without the model: what the model's words are added to.
+    pub fn without_model(&self) -> &'static str {
+        if self.config.prompt.base.is_some() { "tuned" } else { "raw" }
+    }
+
+    /// The model with its adapter.
+    pub fn trained(&self) -> Result<LanguageModel> {
+        self.model.rewriter("trained", &self.config.serving_prompt(), self.ranker, Some(self.adapter))
     }
 
     /// What needs no language for next items: the last title, the last five, what is popular, what followed.
@@ -129,7 +166,7 @@ impl Finished<'_> {
                 Box::new(Tuned::new(self.tuned.clone(), self.ranker.retriever.card(), feedback)?)
             }
             "zero-shot" => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),
-            "trained" => Box::new(self.model.rewriter(name, prompt, self.ranker, Some(self.adapter))?),
+            "trained" => Box::new(self.trained()?),
             "raw" => Box::new(Identity),
             _ => return Err(Error::bug("cli::compare", format!("no system is called \"{name}\"")).into()),
         })

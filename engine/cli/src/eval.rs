@@ -96,6 +96,9 @@ pub fn run(args: Args) -> Result<()> {
     if summary.fallbacks > 0 || summary.faults > 0 {
         say!("  {} queries searched for as they came, {} failed", summary.fallbacks, summary.faults);
     }
+    if summary.kept > 0 {
+        say!("  {} queries kept as they are without the model", summary.kept);
+    }
     if empty > 0 {
         say!("  {empty} empty queries were not searched for");
     }

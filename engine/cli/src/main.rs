@@ -20,7 +20,6 @@ mod open;
 mod plugin;
 mod progress;
 mod rewrite;
-mod rewriter_file;
 mod search;
 mod serve;
 mod ship;

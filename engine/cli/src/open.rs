@@ -10,18 +10,18 @@ use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
-use querywright::rewrite::{LanguageModel, PromptConfig, PromptEncoder, Prompter, Tuned, Vocabulary, Words};
+use querywright::rewrite::{Feedback, LanguageModel, PromptConfig, PromptEncoder, Prompter, Resolver, RewriterFile};
+use querywright::rewrite::{Serve, Vocabulary, Words};
 use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
 use querywright::train::{Labelled, RetrieverConfig};
-use querywright::types::{QueryLanguage, Retriever, Rewriter};
+use querywright::types::{QueryLanguage, Retriever, RetrieverCard, Rewriter};
 use querywright::{Error, error::nearest};
 
 use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
-use crate::rewriter_file::{RewriterFile, Serve};
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -74,6 +74,15 @@ impl Ranker {
     /// A retriever of texts, and the native index behind it.
     pub fn new(catalog: Arc<Catalog>, retriever: Arc<dyn Retriever>, bm25: Option<Arc<Bm25>>) -> Self {
         Self { catalog, retriever, bm25, followed: None, first: FirstPass::default() }
+    }
+
+    /// A file that serves this to what ranks here, and says nothing else.
+    pub fn rewriter_file(&self, serve: Serve) -> RewriterFile {
+        RewriterFile {
+            retriever: Some(self.retriever.card().name.clone()),
+            covisitation: self.followed.as_ref().map(|followed| followed.weight),
+            ..RewriterFile::new(serve)
+        }
     }
 
     /// The native index; built where a plugin ranks, for what needs one of its own (RM3).
@@ -285,18 +294,23 @@ pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
     Ok(prompter)
 }
 
+/// The prompts for a retriever, in a model's tokens, with the words that answers may consist of.
+fn encoder(prompter: Prompter, tokenizer: &Tokenizer, ranker: &Ranker) -> Result<Arc<PromptEncoder>> {
+    let tokenizer = tokenizer.clone();
+    let words = match prompter.config().vocabulary {
+        Vocabulary::Catalog => {
+            Words::of_documents(&tokenizer, ranker.catalog.documents().map(|d| d.text_of_all_fields()))?
+        }
+        Vocabulary::Feedback => Words::Candidates(first_pass::words(ranker, prompter.config())?),
+        _ => return Ok(Arc::new(PromptEncoder::new(prompter, tokenizer)?)),
+    };
+    Ok(Arc::new(PromptEncoder::restricted(prompter, tokenizer, words)?))
+}
+
 impl Model {
-    /// The prompts for a retriever, in this model's tokens, with the words that answers may consist of.
+    /// The prompts for a retriever, in this model's tokens.
     pub fn encoder(&self, prompter: Prompter, ranker: &Ranker) -> Result<Arc<PromptEncoder>> {
-        let tokenizer = self.tokenizer.clone();
-        let words = match prompter.config().vocabulary {
-            Vocabulary::Catalog => {
-                Words::of_documents(&tokenizer, ranker.catalog.documents().map(|d| d.text_of_all_fields()))?
-            }
-            Vocabulary::Feedback => Words::Candidates(first_pass::words(ranker, prompter.config())?),
-            _ => return Ok(Arc::new(PromptEncoder::new(prompter, tokenizer)?)),
-        };
-        Ok(Arc::new(PromptEncoder::restricted(prompter, tokenizer, words)?))
+        encoder(prompter, &self.tokenizer, ranker)
     }
 
     /// This model as a rewriter for a retriever, greedy.
@@ -352,30 +366,46 @@ pub fn rewriter(
 /// What a `rewriter.toml` serves.
 fn in_file(path: &Path, ranker: &Ranker, weights: &Weights) -> Result<Box<dyn Rewriter>> {
     let file = RewriterFile::read(path)?;
-    let missing = |key: &str| {
-        let remedy = "give a file that `querywright tune` or `train` wrote, in its folder";
-        Error::argument(path.display().to_string(), format!("{key} is missing"), remedy)
-    };
     let card = ranker.retriever.card();
     if let Some(made_for) = file.retriever.as_ref().filter(|name| **name != card.name) {
         tell!("warning: {} was made for the retriever {made_for}, this is {}", path.display(), card.name);
     }
-    match file.serve {
-        Serve::Raw => Ok(Box::new(Identity)),
-        Serve::Tuned => {
-            let base = file.base.ok_or_else(|| missing("base"))?;
-            let feedback = (base.feedback.weight > 0.0).then(|| first_pass::feedback(ranker)).transpose()?;
-            Ok(Box::new(Tuned::new(base, card, feedback)?))
-        }
-        Serve::Trained => {
-            let name = file.model.ok_or_else(|| missing("model"))?;
-            let folder = path.parent().ok_or_else(|| missing("the adapter's folder"))?;
-            let prompt = PromptConfig::read(folder)?.ok_or_else(|| missing(PromptConfig::FILE))?;
-            prompter(&prompt, ranker)?;
-            let model = model(&name, weights.precision, weights.device)?;
-            Ok(Box::new(model.rewriter("trained", &prompt, ranker, Some(folder))?))
-        }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(file.open(folder, &Here { ranker, weights })?)
+}
+
+/// What a rewriter's file names is a retriever's and a model's of this command.
+struct Here<'a> {
+    ranker: &'a Ranker,
+    weights: &'a Weights,
+}
+
+impl Resolver for Here<'_> {
+    fn card(&self) -> &RetrieverCard {
+        self.ranker.retriever.card()
     }
+
+    fn model(&self, name: &str) -> querywright::Result<(Arc<Decoder>, Tokenizer)> {
+        let model = model(name, self.weights.precision, self.weights.device).map_err(own)?;
+        Ok((model.decoder, model.tokenizer))
+    }
+
+    fn feedback(&self) -> querywright::Result<Feedback> {
+        first_pass::feedback(self.ranker).map_err(own)
+    }
+
+    fn prompter(&self, prompt: PromptConfig) -> querywright::Result<Prompter> {
+        prompter(&prompt, self.ranker).map_err(own)
+    }
+
+    fn encoder(&self, prompter: Prompter, tokenizer: &Tokenizer) -> querywright::Result<Arc<PromptEncoder>> {
+        encoder(prompter, tokenizer, self.ranker).map_err(own)
+    }
+}
+
+/// The library's error, which is what all of these functions fail with.
+fn own(error: anyhow::Error) -> Error {
+    error.downcast().unwrap_or_else(|other| Error::bug("cli::open", format!("{other:#}")))
 }
 
 /// A path that exists is a path although it has a plus; else the plus that has an adapter, or at least a model, beside it.

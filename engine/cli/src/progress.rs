@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use querywright::metrics::Measure;
 use querywright::train::Observer;
 use querywright::train::log::{StepMetrics, name};
 use querywright::types::{Observe, Progress, printable};
@@ -20,6 +21,7 @@ impl Bar {
     pub fn new(length: u64, what: &str, unit: &str) -> Self {
         let template = format!("{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left {{msg}}");
         let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
+        let bar = bar.with_finish(ProgressFinish::AndClear);
         bar.set_style(style(&template).progress_chars("=> "));
         bar.set_prefix(printable(what));
         Self(bar)
@@ -71,9 +73,27 @@ impl Observe for Spinner {
     }
 }
 
+/// What a run learns, and from where.
+pub struct Goal {
+    /// The measure that is learned.
+    pub measure: Measure,
+    /// What a query is without the model: "the tuned base", "the raw query".
+    pub base: &'static str,
+    /// Its mean on the development queries; none where the retriever failed.
+    pub on_dev: Option<f64>,
+}
+
+impl Goal {
+    /// What a value is over the base.
+    fn over(&self, gain: f64) -> String {
+        format!("{gain:+.3} {} over {}", self.measure, self.base)
+    }
+}
+
 /// Watches a training run.
 pub struct Watcher {
     bar: ProgressBar,
+    goal: Goal,
     terminal: bool,
     last_line: Option<Instant>,
 }
@@ -82,8 +102,9 @@ pub struct Watcher {
 const QUIET: Duration = Duration::from_secs(20);
 
 impl Watcher {
-    pub fn new(steps: u64) -> Self {
-        Self { bar: Bar::new(steps, "training", "steps").0, terminal: std::io::stderr().is_terminal(), last_line: None }
+    pub fn new(steps: u64, goal: Goal) -> Self {
+        let bar = Bar::new(steps, "training", "steps").0;
+        Self { bar, goal, terminal: std::io::stderr().is_terminal(), last_line: None }
     }
 
     fn line(&self, text: &str) {
@@ -106,7 +127,8 @@ impl Observer for Watcher {
         let shown =
             [("reward", name::REWARD), ("entropy", name::ENTROPY), ("kl", name::KL), ("length", name::MEAN_LENGTH)];
         let values = shown.iter().filter_map(|(label, key)| Some(format!("{label} {:.3}", metrics.get(key)?)));
-        let live = values.collect::<Vec<_>>().join("  ");
+        let gain = metrics.get(name::GAIN).map(|gain| self.goal.over(gain));
+        let live = gain.into_iter().chain(values).collect::<Vec<_>>().join("  ");
         self.bar.set_position(metrics.step);
         self.bar.set_message(live.clone());
         let due = self.last_line.is_none_or(|last| last.elapsed() >= QUIET) || metrics.step == max_steps;
@@ -120,10 +142,9 @@ impl Observer for Watcher {
     }
 
     fn evaluated(&mut self, step: u64, score: f64, best: bool) {
-        self.line(&format!(
-            "step {step}: {score:.4} on the development queries{}",
-            if best { ", the best so far" } else { "" }
-        ));
+        let over = self.goal.on_dev.map(|base| format!(", {}", self.goal.over(score - base)));
+        let best = if best { ", the best so far" } else { "" };
+        self.line(&format!("step {step}: {score:.4} on the development queries{}{best}", over.unwrap_or_default()));
     }
 
     fn resumed(&mut self, step: u64) {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use querywright::Error;
 use querywright::stack::rewrite_one;
-use querywright::types::{Deadline, Query, Rewriter};
+use querywright::types::{Deadline, Kept, Query, Rewrite, Rewriter};
 
 use crate::grant::Grants;
 use crate::history::Histories;
@@ -74,25 +74,28 @@ pub fn run(args: Args) -> Result<()> {
 
 /// The rewrite of a query; none of an empty one, for which no model is asked. Whatever the rewriter does costs this query
 /// alone.
-fn rewritten(rewriter: &dyn Rewriter, query: &Query) -> querywright::Result<Option<String>> {
+fn rewritten(rewriter: &dyn Rewriter, query: &Query) -> querywright::Result<Option<Rewrite>> {
     if query.is_empty() {
         return Ok(None);
     }
-    rewrite_one(rewriter, query, Deadline::NONE).map(|rewrite| Some(rewrite.text))
+    rewrite_one(rewriter, query, Deadline::NONE).map(Some)
 }
 
 /// Prints one answer.
-fn show(text: &str, rewrite: querywright::Result<Option<String>>, json: bool) -> Result<()> {
+fn show(text: &str, rewrite: querywright::Result<Option<Rewrite>>, json: bool) -> Result<()> {
+    let kept = rewrite.as_ref().ok().and_then(|rewrite| rewrite.as_ref()?.kept);
     let outcome = match &rewrite {
+        Ok(Some(_)) if kept.is_some() => "kept",
         Ok(Some(_)) => "rewritten",
         Ok(None) => "empty",
         Err(_) => "failed",
     };
     let (rewrite, error) = match rewrite {
-        Ok(rewrite) => (rewrite, None),
+        Ok(rewrite) => (rewrite.map(|rewrite| rewrite.text), None),
         Err(error) => (None, Some(error)),
     };
-    let (code, error) = (error.as_ref().map(Error::code), error.as_ref().map(ToString::to_string));
+    let code = error.as_ref().map(Error::code).or(kept.map(Kept::code));
+    let error = error.as_ref().map(ToString::to_string);
     if json {
         let object =
             serde_json::json!({ "query": text, "rewrite": rewrite, "error": error, "code": code, "outcome": outcome });

@@ -69,9 +69,10 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     let Rewrite { text, .. } = &answer.trace.searched;
-    let outcome = match answer.trace.outcome.fallback() {
-        Some(error) => format!("original, without a rewrite: {}", error.summary()),
-        None => answer.trace.outcome.kind().to_owned(),
+    let outcome = match &answer.trace.outcome {
+        TraceOutcome::FellBack(error) => format!("original, without a rewrite: {}", error.summary()),
+        TraceOutcome::Kept(why) => format!("kept as without the model: {}", why.code().replace('_', " ")),
+        outcome => outcome.kind().to_owned(),
     };
     say!("searched for: {text}  ({outcome}, {:.1} ms + {:.1} ms)", answer.trace.rewrite_ms, answer.trace.retrieve_ms);
     for (rank, hit) in answer.hits.iter().enumerate() {

@@ -1,91 +1,86 @@
-//! What a run ships: the best of raw, tuned and trained on the development queries, with a test.
+//! What a run ships, decided on the development queries, and how much of what the model could write it reached.
 
 use anyhow::Result;
 use querywright::catalog::Output;
-use querywright::evaluate::{Challenge, Evaluation, System, gate};
-use querywright::metrics::Measure;
-use querywright::types::{Judgements, Query};
-use serde::Serialize;
+use querywright::evaluate::{Evaluation, Gate, Headroom, Shipped};
+use querywright::rewrite::{LanguageModel, Prompter, RewriterFile, Serve};
+use querywright::types::{Deadline, Judgements, Query, Rewrite, Rewriter};
 
 use crate::compare::{BATCH, Finished};
+use crate::open;
 use crate::progress::Bar;
-use crate::rewriter_file::{RewriterFile, Serve};
 
-/// Queries that the trained model is tested on, at most: it takes milliseconds for each.
-const MOST: usize = 400;
-/// Fewer unseen queries than this are no test.
-const FEWEST: usize = 100;
+/// Development queries that headroom is measured on, and rewrites that are sampled for each: seconds.
+const HEADROOM: (usize, usize) = (64, 8);
 
-/// What is shipped, and why.
-#[derive(Serialize)]
-pub struct Shipped {
-    /// "raw", "tuned" or "trained".
-    pub system: String,
-    /// The reason, for a person.
-    pub sentence: String,
-    /// Every system against the one that it would have replaced.
-    pub challenges: Vec<Challenge>,
-}
-
-/// Decides, and writes the file that serves it beside the best adapter.
-pub fn ship(run: &Finished<'_>) -> Result<Shipped> {
-    let measure = run.config.reward.main_measure()?;
-    let dev: Vec<(&Query, &Judgements)> =
-        run.dataset.judged(&run.config.data.dev)?.into_iter().filter(|(_, j)| j.findable() > 0).collect();
-    // Models are not asked for all of them: retrieval alone costs microseconds.
-    let first = [measured(run, "raw", &dev, measure)?, measured(run, "tuned", &dev, measure)?];
-    let (standing, mut challenges) = gate(&first, measure)?;
-    let queries = for_the_model(&dev, run.config.data.max_dev_queries);
-    let second = [measured(run, &standing, queries, measure)?, measured(run, "trained", queries, measure)?];
-    let (mut system, against) = gate(&second, measure)?;
-    challenges.extend(against);
-    // A fault counts 0 in a mean: nothing that a test says of such figures holds.
-    let faults: usize = first.iter().chain(&second).map(|system| system.faults).sum();
-    if faults > 0 {
-        (system, challenges) = ("raw".to_owned(), Vec::new());
-    }
-    let sentence = match faults {
-        0 => sentence(&system, &challenges, measure),
-        _ => format!("Shipped: the raw query, because the retriever failed {faults} times while systems were compared"),
+/// Decides, writes the file that serves it beside the best adapter, and measures the headroom.
+pub fn ship(run: &Finished<'_>) -> Result<(Shipped, Option<Headroom>)> {
+    let queries = run.dataset.judged(&run.config.data.dev)?;
+    let queries: Vec<(&Query, &Judgements)> = queries.into_iter().filter(|(_, j)| j.findable() > 0).collect();
+    let gate = Gate {
+        catalog: &run.dataset.catalog,
+        retriever: run.ranker.retriever.as_ref(),
+        measure: run.config.reward.main_measure()?,
+        queries: &queries,
+        chosen_on: run.config.data.max_dev_queries,
+        batch: BATCH,
+    };
+    let (tuned, trained) = (run.rewriter("tuned")?, run.trained()?);
+    let bar = |name: &str, count: usize| Bar::new(count as u64, &format!("may {name} be shipped"), "queries");
+    let shipped = gate.decide(tuned.as_ref(), &trained, run.without_model() == "tuned", bar)?;
+    let serve = match shipped.system.as_str() {
+        "raw" => Serve::Raw,
+        "tuned" => Serve::Tuned,
+        _ => Serve::Trained,
     };
     let file = RewriterFile {
-        serve: Serve::named(&system)?,
         model: Some(run.config.model.name.clone()),
+        confidence: shipped.confidence,
         base: Some(run.tuned.clone()).filter(|base| !base.is_raw()),
-        ..RewriterFile::of(run.ranker)
+        ..run.ranker.rewriter_file(serve)
     };
-    file.write_to(Output::open(run.adapter.join(RewriterFile::NAME))?)?;
-    Ok(Shipped { sentence, system, challenges })
-}
-
-/// Development queries that did not choose the adapter, where there are enough of them; else those that did.
-fn for_the_model<'a, 'q>(
-    dev: &'a [(&'q Query, &'q Judgements)],
-    chosen_on: usize,
-) -> &'a [(&'q Query, &'q Judgements)] {
-    let unseen = dev.get(chosen_on..).unwrap_or_default();
-    let queries = if unseen.len() >= FEWEST { unseen } else { dev };
-    queries.get(..MOST).unwrap_or(queries)
-}
-
-fn measured(run: &Finished<'_>, name: &str, queries: &[(&Query, &Judgements)], measure: Measure) -> Result<System> {
-    let evaluation = Evaluation { catalog: &run.dataset.catalog, queries, measures: &[measure], batch: BATCH };
-    let bar = Bar::new(queries.len() as u64, &format!("may {name} be shipped"), "queries");
-    let found = evaluation.run(run.rewriter(name)?.as_ref(), run.ranker.retriever.as_ref(), &bar)?;
-    bar.finish();
-    Ok(found.system.named(name))
-}
-
-fn sentence(system: &str, challenges: &[Challenge], measure: Measure) -> String {
-    let told = challenges.iter().map(|c| {
-        let Challenge { system, against, mean, against_mean, p, .. } = c;
-        format!("{system} {mean:.4} against {against_mean:.4} of {against}, p {p:.4}")
+    Output::open(run.adapter.join(RewriterFile::NAME))?.write(file.to_toml()?.as_bytes())?;
+    // What is only told must not cost the report.
+    let headroom = headroom(run, &gate, &trained).unwrap_or_else(|error| {
+        tell!("warning: the headroom is not measured: {error}");
+        None
     });
-    let told = told.collect::<Vec<_>>().join("; ");
-    let what = match system {
-        "raw" => "Shipped: the raw query, because nothing is better beyond chance",
-        "tuned" => "Shipped: the tuned base, without a model",
-        _ => "Shipped: the trained model",
+    Ok((shipped, headroom))
+}
+
+/// None where there is no query, or the retriever fails.
+fn headroom(run: &Finished<'_>, gate: &Gate<'_>, trained: &LanguageModel) -> Result<Option<Headroom>> {
+    let asked = gate.for_the_model().iter().filter(|(query, _)| !query.is_empty()).take(HEADROOM.0);
+    let queries: Vec<(&Query, &Judgements)> = asked.copied().collect();
+    if queries.is_empty() {
+        return Ok(None);
+    }
+    let evaluation = Evaluation { queries: &queries, catalog: gate.catalog, measures: &[gate.measure], batch: BATCH };
+    let without = WithoutModel(open::prompter(&run.config.serving_prompt(), run.ranker)?);
+    let bar = Bar::new(queries.len() as u64, "how much could be reached", "queries");
+    let [without, reached] =
+        [evaluation.run(&without, gate.retriever, &())?, evaluation.run(trained, gate.retriever, &bar)?];
+    if without.system.faults + reached.system.faults > 0 {
+        return Ok(None);
+    }
+    let texts: Vec<Query> = queries.iter().map(|(query, _)| (*query).clone()).collect();
+    let samples = trained.samples(&texts, &run.config.sampling, HEADROOM.1)?;
+    let (Some(without), Some(reached)) = (without.system.values(gate.measure), reached.system.values(gate.measure))
+    else {
+        return Ok(None);
     };
-    format!("{what} (development queries, {measure}: {told})")
+    Ok(Headroom::of(&evaluation, gate.measure, gate.retriever, (without, reached), &samples)?)
+}
+
+/// What queries are without a model, by the prompts' own account.
+pub struct WithoutModel(pub Prompter);
+
+impl Rewriter for WithoutModel {
+    fn name(&self) -> &str {
+        "without the model"
+    }
+
+    fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<querywright::Result<Rewrite>> {
+        queries.iter().map(|query| deadline.check().and_then(|()| self.0.original(query))).collect()
+    }
 }

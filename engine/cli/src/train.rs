@@ -5,18 +5,20 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use querywright::Error;
 use querywright::catalog::{Dataset, Output};
+use querywright::evaluate::Evaluation;
 use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
-use querywright::rewrite::{BaseConfig, Mode};
+use querywright::rewrite::{BaseConfig, Mode, Prompter, RewriterFile, Serve};
 use querywright::train::{Chosen, Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint};
+use querywright::types::{Judgements, Query};
 
 use crate::choose::{self, Wanted};
 use crate::compare::{Compared, Finished};
 use crate::grant::Grants;
 use crate::open::{self, Ranker};
-use crate::progress::Watcher;
-use crate::rewriter_file::RewriterFile;
+use crate::progress::{Goal, Watcher};
+use crate::ship::WithoutModel;
 use crate::{terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
@@ -187,20 +189,38 @@ pub fn train(
         model_name: model.name.clone(),
         decoder: model.decoder.clone(),
         tokenizer: model.tokenizer.clone(),
-        encoder: model.encoder(prompter, &ranker)?,
+        encoder: model.encoder(prompter.clone(), &ranker)?,
         retriever: ranker.retriever.clone(),
         catalog: dataset.catalog.clone(),
         train,
         dev,
         model_digest: model.source.digest()?,
     };
-    let mut watcher = Watcher::new(config.train.max_steps);
+    let mut watcher = Watcher::new(config.train.max_steps, goal(config, prompter, &materials)?);
     let outcome = Trainer::new(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
     let Some(split) = split else { return Ok((outcome, None)) };
     let finished =
         Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter: &outcome.adapter, tuned };
     let compared = finished.compare(measures).context("training is done and saved, measuring failed");
     Ok((outcome, Some(compared)))
+}
+
+/// What is learned, and from where: the mean of the development queries without the model.
+fn goal(config: &TrainConfig, prompter: Prompter, materials: &Materials) -> Result<Goal> {
+    let measure = config.reward.main_measure()?;
+    let base = match &config.prompt.base {
+        Some(base) if !base.is_raw() => "the tuned base",
+        _ => "the raw query",
+    };
+    let queries: Vec<(&Query, &Judgements)> = materials.dev.iter().map(|(query, j)| (query, j)).collect();
+    let evaluation =
+        Evaluation { catalog: &materials.catalog, queries: &queries, measures: &[measure], batch: queries.len() };
+    let found = evaluation.run(&WithoutModel(prompter), materials.retriever.as_ref(), &())?.system;
+    let on_dev = found.mean(measure).filter(|_| found.faults == 0);
+    if let Some(mean) = on_dev {
+        tell!("learning to gain {measure} over {base}, which has {mean:.4} on {} development queries", queries.len());
+    }
+    Ok(Goal { measure, base, on_dev })
 }
 
 /// What gives the reward.
@@ -262,7 +282,8 @@ fn base(
             tell!("{}", tune::summary(&tuned, measure));
             std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
             let ranker = weighed(config, ranker, tuned.fusion_weight)?;
-            RewriterFile::tuned(tuned.base.clone(), &ranker).write_to(Output::open(folder.join(BASE))?)?;
+            let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
+            Output::open(folder.join(BASE))?.write(file.to_toml()?.as_bytes())?;
             (tuned.base, ranker)
         }
     };
@@ -291,41 +312,60 @@ pub fn report(
     chosen: Option<&Chosen>,
     json: bool,
 ) -> Result<()> {
-    let (table, shipped, report) = match compared {
-        Some(Ok(Compared { shipped, comparison, report })) => {
-            (Some(comparison), Some(shipped), Some(report.map_err(Into::into)))
-        }
-        Some(Err(error)) => (None, None, Some(Err(error))),
-        None => (None, None, None),
+    let (compared, failed) = match compared.transpose() {
+        Ok(compared) => (compared, None),
+        Err(error) => (None, Some(error)),
     };
-    let page = report.as_ref().and_then(|report| report.as_ref().ok());
+    let page = compared.as_ref().and_then(|compared| compared.report.as_ref().ok());
     if json {
-        let mut object =
-            serde_json::json!({ "outcome": outcome, "comparison": table, "shipped": shipped, "report": page });
+        let told = compared.as_ref();
+        let mut object = serde_json::json!({
+            "outcome": outcome,
+            "comparison": told.map(|told| &told.comparison),
+            "shipped": told.map(|told| &told.shipped),
+            "report": page,
+            "changes": told.and_then(|told| told.changes.as_ref()),
+            "headroom": told.and_then(|told| told.headroom.as_ref()),
+        });
         if let Some(chosen) = chosen {
             object["choices"] = serde_json::to_value(chosen.choices()?)?;
         }
         terminal::json(&object)?;
-        return report.transpose().map(drop);
+    } else {
+        // The first sentence is what came of it.
+        compared.as_ref().map_or(Ok(()), measured)?;
+        say!(
+            "{} steps in {:.0} s; best on the development queries: {:.4} after step {}",
+            outcome.steps,
+            outcome.seconds,
+            outcome.best_dev,
+            outcome.best_step
+        );
+        say!("adapter: {}", outcome.adapter.display());
+        if let Some(page) = page {
+            say!("report: {}", page.display());
+        }
     }
-    say!(
-        "{} steps in {:.0} s; best on the development queries: {:.4} after step {}",
-        outcome.steps,
-        outcome.seconds,
-        outcome.best_dev,
-        outcome.best_step
-    );
-    say!("adapter: {}", outcome.adapter.display());
-    if let Some(shipped) = shipped {
-        say!("{}", shipped.sentence);
+    match (failed, compared.map(|compared| compared.report)) {
+        (Some(error), _) => Err(error),
+        (None, Some(Err(error))) => Err(error.into()),
+        (None, _) => Ok(()),
     }
-    if let Some(table) = table {
+}
+
+/// Prints what was measured: what is shipped and why, the table, and what changed.
+fn measured(compared: &Compared) -> Result<()> {
+    say!("{}", compared.shipped.sentence);
+    say!("");
+    terminal::lines(&compared.comparison.text())?;
+    if let Some(changes) = &compared.changes {
         say!("");
-        terminal::lines(&table.text())?;
+        terminal::lines(&changes.text())?;
+    }
+    if let Some(headroom) = &compared.headroom {
         say!("");
+        say!("{}", headroom.sentence());
     }
-    if let Some(page) = page {
-        say!("report: {}", page.display());
-    }
-    report.transpose().map(drop)
+    say!("");
+    Ok(())
 }

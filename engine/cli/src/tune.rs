@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use querywright::catalog::{Dataset, Output};
 use querywright::evaluate::{FEWEST_TO_TUNE, Tuned, Tuning};
 use querywright::metrics::Measure;
+use querywright::rewrite::{RewriterFile, Serve};
 use querywright::train::Labelled;
 use querywright::types::{Judgements, Query, QueryLanguage};
 
@@ -14,7 +15,6 @@ use crate::followed::Followed;
 use crate::grant::Grants;
 use crate::open::{self, Ranker};
 use crate::progress::Bar;
-use crate::rewriter_file::RewriterFile;
 use crate::terminal;
 
 /// Find out how the retriever is best asked: weights of fields, phrases and feedback. No model.
@@ -61,7 +61,8 @@ pub fn run(args: Args) -> Result<()> {
         Some(weight) => ranker.with_weight(weight)?,
         None => ranker,
     };
-    RewriterFile::tuned(tuned.base.clone(), &ranker).write_to(output)?;
+    let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
+    output.write(file.to_toml()?.as_bytes())?;
     if args.json {
         return terminal::json(&tuned);
     }

@@ -47,6 +47,9 @@ pub struct MeasureComparison {
 pub struct Row {
     /// The system's name.
     pub system: String,
+    /// The system that this row shows once more ([`Comparison::with_alias`]); none for a system of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<String>,
     /// Its mean with the 95% bootstrap interval.
     pub mean: Interval,
     /// How it differs from the reference; none for the reference itself.
@@ -87,6 +90,8 @@ pub struct Cost {
     pub milliseconds_per_query: f64,
     /// Queries that fell back to the original text, because there was no usable rewrite.
     pub fallbacks: usize,
+    /// Queries that the rewriter left as they are without a model: it wrote nothing, or was not sure enough.
+    pub kept: usize,
     /// Queries whose retrieval failed; they count 0.
     pub faults: usize,
 }
@@ -131,10 +136,31 @@ impl Comparison {
             mean_query_words: s.mean_query_words,
             milliseconds_per_query: s.seconds * 1e3 / s.queries().max(1) as f64,
             fallbacks: s.fallbacks,
+            kept: s.kept,
             faults: s.faults,
         };
         let costs = systems.iter().map(cost).collect();
         Ok(Self { queries: base.queries(), reference: reference.to_owned(), measures, costs })
+    }
+
+    /// Shows the row of `system` once more under the name `alias`, such as "shipped": its figures and its tests are those
+    /// of the system, and no further comparison is corrected for.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when no system has the name, or one has the alias.
+    pub fn with_alias(mut self, alias: &str, system: &str) -> Result<Self> {
+        let known = |name: &str| self.costs.iter().any(|cost| cost.system == name);
+        if known(alias) || !known(system) {
+            let found = format!("\"{alias}\" for \"{system}\"");
+            return Err(Error::argument("alias", found, "give a system of the table a name that none of them has"));
+        }
+        for measure in &mut self.measures {
+            let row = measure.rows.iter().find(|row| row.system == system).cloned();
+            measure.rows.extend(row.map(|row| Row { system: alias.into(), same_as: Some(system.into()), ..row }));
+        }
+        let cost = self.costs.iter().find(|cost| cost.system == system).cloned();
+        self.costs.extend(cost.map(|cost| Cost { system: alias.into(), ..cost }));
+        Ok(self)
     }
 
     /// The figures of a system under a measure.
@@ -149,7 +175,7 @@ impl MeasureComparison {
         for (name, values) in systems {
             let mean = bootstrap_mean(values, LEVEL, ROUNDS, SEED)?;
             let against = if *name == reference.0 { None } else { Some(against(values, reference.1)?) };
-            rows.push(Row { system: (*name).to_owned(), mean, against });
+            rows.push(Row { system: (*name).to_owned(), same_as: None, mean, against });
         }
         let mut compared: Vec<&mut Against> = rows.iter_mut().filter_map(|row| row.against.as_mut()).collect();
         let t_tests = holm(&compared.iter().map(|a| a.t_test_p).collect::<Vec<_>>());
@@ -192,6 +218,7 @@ pub(super) mod tests {
             scores: vec![(Measure::NDCG_10, values.to_vec()), ("R@10".parse().unwrap(), values.to_vec())],
             seconds: 0.5,
             fallbacks: 1,
+            kept: 0,
             faults: 0,
             mean_query_words: 3.25,
         }
@@ -220,6 +247,27 @@ pub(super) mod tests {
         let json = serde_json::to_value(&got).unwrap();
         assert_eq!(json["measures"][0]["measure"], "nDCG@10");
         assert_eq!(json["costs"][1]["milliseconds_per_query"], 12.5);
+    }
+
+    #[test]
+    fn what_is_shipped_is_shown_once_more_and_is_no_further_comparison() {
+        let raw: Vec<f64> = (0..40).map(|i| f64::from(i % 5) / 10.0).collect();
+        let better: Vec<f64> = raw.iter().enumerate().map(|(i, v)| v + 0.1 + (i % 3) as f64 / 50.0).collect();
+        let systems = [made_up("raw", &raw), made_up("tuned", &better), made_up("trained", &raw)];
+        let plain = Comparison::of(&systems, "trained").unwrap();
+        let got = plain.clone().with_alias("shipped", "tuned").unwrap();
+        let row = |name: &str| got.row(Measure::NDCG_10, name).unwrap();
+        assert_eq!(row("tuned"), plain.row(Measure::NDCG_10, "tuned").unwrap(), "Holm's family is that of the systems");
+        let expected = Row { system: "shipped".into(), same_as: Some("tuned".into()), ..row("tuned").clone() };
+        assert_eq!(row("shipped"), &expected);
+        assert_eq!((got.costs.len(), got.measures[1].rows.len()), (4, 4));
+        let json = serde_json::to_value(&got.measures[0].rows).unwrap();
+        assert_eq!((&json[3]["same_as"], json[1].get("same_as")), (&"tuned".into(), None));
+        let text = got.text();
+        assert!(text.contains("shipped = tuned  "), "{text}");
+        for (alias, system) in [("raw", "tuned"), ("shipped", "gone")] {
+            assert!(plain.clone().with_alias(alias, system).unwrap_err().to_string().starts_with("alias: "));
+        }
     }
 
     #[test]

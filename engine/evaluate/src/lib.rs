@@ -2,20 +2,25 @@
 //!
 //! [`Evaluation`] runs a rewriter and a retriever over judged queries and scores every ranking as trec_eval would.
 //! [`Comparison`] sets several such systems side by side: means with 95% intervals, differences to a chosen system,
-//! paired tests corrected for their number. [`Report`] is one HTML page of a comparison, the curves of a training run
+//! paired tests corrected for their number. [`Gate`] tests on development queries what may be shipped. [`Report`] is one HTML page of a comparison, the curves of a training run
 //! and a sample of rewrites.
 #![deny(missing_docs, missing_debug_implementations)]
 
+mod changes;
 mod comparison;
+mod confidence;
 mod gate;
+mod headroom;
 mod report;
 mod samples;
 mod system;
 mod table;
 mod tune;
 
+pub use changes::{Change, Changes};
 pub use comparison::{Against, Comparison, Cost, MeasureComparison, Row};
-pub use gate::{Challenge, gate};
+pub use gate::{Challenge, GATED, Gate, Shipped};
+pub use headroom::Headroom;
 pub use report::Report;
 pub use samples::{Sample, SampleRewrite, samples};
 pub use system::{Evaluated, Evaluation, Summary, System};

@@ -8,7 +8,7 @@ mod scale;
 
 use std::path::{Path, PathBuf};
 
-use super::{Comparison, Sample};
+use super::{Changes, Comparison, Headroom, Sample};
 use curves::Curves;
 use querywright_data::catalog::Output;
 use querywright_types::{Error, Result};
@@ -32,6 +32,10 @@ pub struct Report {
     pub metrics: Option<PathBuf>,
     /// Systems side by side.
     pub comparison: Option<Comparison>,
+    /// How many queries were improved and hurt, and which most.
+    pub changes: Option<Changes>,
+    /// How much of what the model could write was reached.
+    pub headroom: Option<Headroom>,
     /// A sample of rewrites.
     pub samples: Vec<Sample>,
     /// The configuration, as text.

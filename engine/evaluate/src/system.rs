@@ -5,7 +5,7 @@ use std::time::Instant;
 use querywright_data::catalog::{Catalog, Run};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_stack::{Ranked, rank_all};
-use querywright_types::{Error, Hit, Judgements, Observe, Query, Ranking, Result, Retriever, Rewrite, Rewriter};
+use querywright_types::{Error, Hit, Judgements, Kept, Observe, Query, Ranking, Result, Retriever, Rewrite, Rewriter};
 
 /// Hits asked for when a measure looks at the whole ranking: the depth of TREC runs.
 const WHOLE_RANKING: usize = 1000;
@@ -26,6 +26,8 @@ pub struct System {
     pub seconds: f64,
     /// Queries that fell back to the original text, because there was no usable rewrite.
     pub fallbacks: usize,
+    /// Queries that the rewriter left as they are without a model: it wrote nothing, or was not sure enough.
+    pub kept: usize,
     /// Queries whose retrieval failed. They count 0, as a search that shows nothing.
     pub faults: usize,
     /// Mean length of what was searched for, in words.
@@ -60,6 +62,8 @@ pub struct Summary {
     pub seconds: f64,
     /// Queries that fell back to the original text.
     pub fallbacks: usize,
+    /// Queries that the rewriter left as they are without a model.
+    pub kept: usize,
     /// Queries whose retrieval failed.
     pub faults: usize,
     /// Mean length of what was searched for, in words.
@@ -136,7 +140,6 @@ impl Evaluation<'_> {
                 values.push(measure.score(&order, judgements));
             }
         }
-        let words: usize = rewrites.iter().map(|rewrite| rewrite.text.split_whitespace().count()).sum();
         let system = System {
             name: name.to_owned(),
             rewriter: name.to_owned(),
@@ -144,11 +147,66 @@ impl Evaluation<'_> {
             scores,
             seconds: 0.0,
             fallbacks,
+            kept: rewrites.iter().filter(|rewrite| rewrite.kept.is_some()).count(),
             faults,
-            mean_query_words: words as f64 / self.queries.len() as f64,
+            mean_query_words: mean_words(&rewrites),
         };
         Ok(Evaluated { system, run, rewrites })
     }
+
+    /// What serving with a least confidence comes to: `trained` where the model was that sure, else `without`, which is what
+    /// a query is without the model. Both were measured here. No model is asked again, so it costs nothing; what serving
+    /// costs is what `trained` does.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when one of them was measured on other queries or by other measures.
+    pub fn gated(&self, trained: &Evaluated, without: &Evaluated, least: f64) -> Result<Evaluated> {
+        let count = self.queries.len();
+        if [trained, without].iter().any(|system| system.rewrites.len() != count) {
+            let found = format!("{} and {} for {count}", trained.rewrites.len(), without.rewrites.len());
+            return Err(Error::argument("gated", found, "measure both systems on the same queries"));
+        }
+        let unsure: Vec<bool> = trained.rewrites.iter().map(|rewrite| is_unsure(rewrite, least)).collect();
+        let mut scores = Vec::with_capacity(self.measures.len());
+        for measure in self.measures {
+            let (Some(with), Some(base)) = (trained.system.values(*measure), without.system.values(*measure)) else {
+                let remedy = "measure both systems with the same measures";
+                return Err(Error::argument("gated", format!("no values of {measure}"), remedy));
+            };
+            let own = unsure.iter().zip(with.iter().zip(base));
+            scores.push((*measure, own.map(|(unsure, (with, base))| if *unsure { *base } else { *with }).collect()));
+        }
+        let mut run = Run::new(trained.run.tag.clone());
+        let mut rewrites = Vec::with_capacity(count);
+        for (place, (query, _)) in self.queries.iter().enumerate() {
+            let unsure = unsure.get(place).is_some_and(|unsure| *unsure);
+            let from = if unsure { without } else { trained };
+            if let Some(ranking) = from.run.rankings.get(&query.id) {
+                run.rankings.insert(query.id.clone(), ranking.clone());
+            }
+            let rewrite = from.rewrites.get(place).cloned().unwrap_or_else(|| Rewrite::plain(query.text.clone()));
+            rewrites.push(if unsure { rewrite.with_kept(Kept::LowConfidence) } else { rewrite });
+        }
+        let system = System {
+            scores,
+            kept: rewrites.iter().filter(|rewrite| rewrite.kept.is_some()).count(),
+            faults: count - run.rankings.len(),
+            mean_query_words: mean_words(&rewrites),
+            ..trained.system.clone()
+        };
+        Ok(Evaluated { system, run, rewrites })
+    }
+}
+
+/// Whether a model that must be this sure is not. What no model wrote is as it is.
+pub(super) fn is_unsure(rewrite: &Rewrite, least: f64) -> bool {
+    // In single precision, as the rewriter compares.
+    rewrite.kept.is_none() && rewrite.confidence.is_some_and(|confidence| confidence < least as f32)
+}
+
+fn mean_words(rewrites: &[Rewrite]) -> f64 {
+    let words: usize = rewrites.iter().map(|rewrite| rewrite.text.split_whitespace().count()).sum();
+    words as f64 / rewrites.len().max(1) as f64
 }
 
 /// The hits in the order that was scored, so that the run file, read by trec_eval, gives the same figures.
@@ -162,21 +220,6 @@ fn reordered(ranking: &Ranking, order: &[u32]) -> Ranking {
 }
 
 impl System {
-    /// A system without a figure.
-    #[cfg(test)]
-    pub(super) fn empty(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            rewriter: name.to_owned(),
-            retriever: String::new(),
-            scores: Vec::new(),
-            seconds: 0.0,
-            fallbacks: 0,
-            faults: 0,
-            mean_query_words: 0.0,
-        }
-    }
-
     /// The same under another name, such as "zero-shot" or "trained".
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
@@ -207,6 +250,7 @@ impl System {
             retriever: self.retriever.clone(),
             seconds: self.seconds,
             fallbacks: self.fallbacks,
+            kept: self.kept,
             faults: self.faults,
             mean_query_words: self.mean_query_words,
         }
@@ -299,6 +343,50 @@ mod tests {
         let json = serde_json::to_value(got.system.summary()).unwrap();
         assert_eq!(json["measures"].to_string(), r#"{"RR@5":0.5,"P@1":0.5}"#);
         assert_eq!((json["queries"].as_u64(), json["retriever"].as_str()), (Some(4), Some("fixed")));
+    }
+
+    /// Is sure of what ends in an exclamation mark, and writes nothing for one query.
+    struct Sure;
+
+    impl Rewriter for Sure {
+        fn name(&self) -> &str {
+            "sure"
+        }
+
+        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
+            let one = |q: &Query| match q.text.as_str() {
+                "unwritable" => Err(Error::Format("empty".into())),
+                "nothing" => Ok(Rewrite::plain("nothing").with_confidence(-9.0).with_kept(Kept::Nothing)),
+                text => {
+                    let sure = if text.ends_with('!') { -0.25 } else { -2.0 };
+                    Ok(Rewrite::plain(format!("first {}", text.trim_end_matches('!'))).with_confidence(sure))
+                }
+            };
+            queries.iter().map(one).collect()
+        }
+    }
+
+    #[test]
+    fn with_a_least_confidence_each_query_has_the_model_s_answer_or_the_one_without_it() {
+        let texts = ["try!", "try", "nothing", "unwritable", "BROKEN"];
+        let queries: Vec<Query> = texts.iter().enumerate().map(|(i, t)| Query::new(format!("q{i}"), *t)).collect();
+        let judged = Judgements::new(vec![(1, 1)]);
+        let pairs: Vec<(&Query, &Judgements)> = queries.iter().map(|q| (q, &judged)).collect();
+        let (measures, catalog) = (["RR@5".parse().unwrap()], catalog());
+        let evaluation = Evaluation { catalog: &catalog, queries: &pairs, measures: &measures, batch: 8 };
+        let run = |rewriter: &dyn Rewriter| evaluation.run(rewriter, &fixed(), &()).unwrap();
+        let (trained, without) = (run(&Sure), run(&querywright_stack::Identity));
+        let got = evaluation.gated(&trained, &without, -1.0).unwrap();
+        let searched: Vec<&str> = got.rewrites.iter().map(|rewrite| rewrite.text.as_str()).collect();
+        assert_eq!(searched, ["first try", "try", "nothing", "unwritable", "BROKEN"]);
+        // "try" and "BROKEN" for the confidence, "nothing" because the model said so.
+        assert_eq!((got.system.kept, got.system.fallbacks, got.system.faults), (3, 1, 1));
+        assert_eq!(got.rewrites[1].kept, Some(Kept::LowConfidence));
+        assert_eq!(got.run.rankings.len(), 4);
+        let all = evaluation.gated(&trained, &without, -5.0).unwrap();
+        assert_eq!((&all.rewrites, all.system.kept), (&trained.rewrites, 1));
+        let fewer = Evaluation { queries: &pairs[1..], ..evaluation };
+        assert!(fewer.gated(&trained, &without, -1.0).unwrap_err().to_string().contains("the same queries"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Comparison, MeasureComparison};
+use super::{Comparison, MeasureComparison, Row};
 use querywright_data::metrics::significance::Interval;
 
 /// One table: its header and its rows, the first column being names.
@@ -52,8 +52,9 @@ impl Comparison {
             "wins/ties/losses",
         ];
         let rows = measure.rows.iter().map(|row| {
-            let mut cells = vec![row.system.clone(), interval(&row.mean, false)];
-            cells.extend(match &row.against {
+            let mut cells = vec![row.label(), interval(&row.mean, false)];
+            // The tests of a row that is another one's stand there.
+            cells.extend(match row.against.as_ref().filter(|_| row.same_as.is_none()) {
                 Some(a) => [
                     interval(&a.difference, true),
                     probability(a.t_test_p_holm),
@@ -68,17 +69,28 @@ impl Comparison {
     }
 
     fn cost_table(&self) -> Table {
-        let header = ["system", "words a query", "ms a query", "fallbacks", "faults"];
+        let header = ["system", "words a query", "ms a query", "fallbacks", "kept", "faults"];
         let row = |cost: &super::Cost| {
             vec![
                 cost.system.clone(),
                 format!("{:.1}", cost.mean_query_words),
                 milliseconds(cost.milliseconds_per_query),
                 cost.fallbacks.to_string(),
+                cost.kept.to_string(),
                 cost.faults.to_string(),
             ]
         };
         Table { header: header.map(str::to_owned).to_vec(), rows: self.costs.iter().map(row).collect() }
+    }
+}
+
+impl Row {
+    /// The system's name, with the one that it is.
+    pub(super) fn label(&self) -> String {
+        match &self.same_as {
+            Some(system) => format!("{} = {system}", self.system),
+            None => self.system.clone(),
+        }
     }
 }
 

@@ -42,6 +42,9 @@ pub struct RewriterFile {
     /// The name of the retriever that it was made for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retriever: Option<String>,
+    /// The weight of covisitation in that retriever, which `--retriever bm25+covisitation` of the command line takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub covisitation: Option<f64>,
     /// How a request becomes a query without a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseConfig>,
@@ -53,7 +56,7 @@ impl RewriterFile {
 
     /// A file that serves this, and says nothing else.
     pub fn new(serve: Serve) -> Self {
-        Self { serve, model: None, confidence: None, retriever: None, base: None }
+        Self { serve, model: None, confidence: None, retriever: None, covisitation: None, base: None }
     }
 
     /// A base without a model.

@@ -8,7 +8,7 @@ use super::curves::{Curves, STYLE};
 use super::forest::forest;
 use super::scale::short;
 use crate::table::{interval, milliseconds, probability};
-use crate::{Comparison, Cost, MeasureComparison, Row, Sample};
+use crate::{Change, Changes, Comparison, Cost, Headroom, MeasureComparison, Row, Sample};
 use querywright_types::{Error, Result};
 
 /// The template escapes everything but the plots and the style, which come from this crate.
@@ -22,6 +22,7 @@ struct Page<'a> {
     reference: &'a str,
     tables: Vec<TableView>,
     costs: Vec<CostView<'a>>,
+    changes: Option<ChangesView<'a>>,
     plots: Vec<String>,
     samples: Option<SamplesView<'a>>,
     versions: &'a [(String, String)],
@@ -61,7 +62,25 @@ struct CostView<'a> {
     words: String,
     milliseconds: String,
     fallbacks: usize,
+    kept: usize,
     faults: usize,
+}
+
+#[derive(Serialize)]
+struct ChangesView<'a> {
+    sentences: Vec<String>,
+    lists: Vec<(&'static str, Vec<ChangeView<'a>>)>,
+    system: &'a str,
+    against: &'a str,
+}
+
+#[derive(Serialize)]
+struct ChangeView<'a> {
+    query: &'a str,
+    rewrite: &'a str,
+    before: String,
+    after: String,
+    verdict: &'static str,
 }
 
 #[derive(Serialize)]
@@ -97,6 +116,7 @@ pub(super) fn page(report: &Report, curves: &Curves) -> Result<String> {
         reference: comparison.map_or("", |c| &c.reference),
         tables: comparison.map(tables).unwrap_or_default(),
         costs: comparison.map(|c| c.costs.iter().map(cost).collect()).unwrap_or_default(),
+        changes: report.changes.as_ref().map(|found| changes(found, report.headroom.as_ref())),
         plots: curves.plots().iter().map(super::plot::Plot::svg).collect(),
         samples: samples(&report.samples),
         versions: &report.versions,
@@ -114,7 +134,7 @@ fn tiles(comparison: Option<&Comparison>, curves: &Curves) -> Vec<Tile> {
     let mut tiles = Vec::new();
     if let Some(measure) = comparison.and_then(|c| c.measures.first()) {
         tiles.extend(measure.rows.iter().map(|row| Tile {
-            name: format!("{} {}", row.system, measure.measure),
+            name: format!("{} {}", row.label(), measure.measure),
             value: format!("{:.3}", row.mean.mean),
             more: format!("{:.3} to {:.3}", row.mean.low, row.mean.high),
         }));
@@ -142,10 +162,10 @@ fn tables(comparison: &Comparison) -> Vec<TableView> {
 fn row(row: &Row) -> RowView {
     let figures = interval(&row.mean, false);
     let (mean, interval_text) = figures.split_once(' ').unwrap_or((&figures, ""));
-    let against = row.against.as_ref();
+    let against = row.against.as_ref().filter(|_| row.same_as.is_none());
     let text = |of: &dyn Fn(&crate::Against) -> String| against.map(of).unwrap_or_default();
     RowView {
-        system: row.system.clone(),
+        system: row.label(),
         mean: mean.into(),
         interval: interval_text.into(),
         difference: against.map(|a| interval(&a.difference, true)),
@@ -166,7 +186,26 @@ fn cost(cost: &Cost) -> CostView<'_> {
         words: format!("{:.1}", cost.mean_query_words),
         milliseconds: milliseconds(cost.milliseconds_per_query),
         fallbacks: cost.fallbacks,
+        kept: cost.kept,
         faults: cost.faults,
+    }
+}
+
+fn changes<'a>(changes: &'a Changes, headroom: Option<&Headroom>) -> ChangesView<'a> {
+    let view = |change: &'a Change| ChangeView {
+        query: &change.query,
+        rewrite: &change.rewrite,
+        before: format!("{:.3}", change.before),
+        after: format!("{:.3}", change.after),
+        verdict: verdict(change.after - change.before),
+    };
+    let lists = [("Improved most", &changes.most_improved), ("Hurt most", &changes.most_hurt)];
+    let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+    ChangesView {
+        sentences: std::iter::once(changes.sentence()).chain(headroom.map(Headroom::sentence)).collect(),
+        lists: lists.map(|(name, list)| (name, list.iter().map(view).collect())).collect(),
+        system: &changes.system,
+        against: &changes.against,
     }
 }
 

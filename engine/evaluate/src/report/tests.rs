@@ -1,6 +1,6 @@
 use super::*;
-use crate::SampleRewrite;
 use crate::comparison::tests::made_up;
+use crate::{Change, SampleRewrite};
 
 /// Text that would break out of every place it is put, were it not escaped.
 const NASTY: &str = "</pre></script><script>alert(1)</script>\"'&<b onload=x>";
@@ -50,11 +50,28 @@ fn report(folder: &Path) -> Report {
             .map(|(system, (text, score))| SampleRewrite { system: system.into(), text: text.into(), score })
             .collect(),
     };
+    let change = |query: &str, rewrite: &str, before: f64, after: f64| Change {
+        query: query.into(),
+        rewrite: rewrite.into(),
+        before,
+        after,
+    };
     Report {
         title: format!("Demonstration {NASTY}"),
         subtitle: "smollm2-135m learns from bm25 over 1,500 products".into(),
         metrics: Some(metrics),
-        comparison: Some(Comparison::of(&systems, "trained").unwrap()),
+        comparison: Some(Comparison::of(&systems, "trained").unwrap().with_alias("shipped", "trained").unwrap()),
+        changes: Some(Changes {
+            system: "trained".into(),
+            against: "raw".into(),
+            measure: "nDCG@10".parse().unwrap(),
+            queries: 300,
+            improved: 150,
+            hurt: 30,
+            most_improved: vec![change("quiet fan", "tower fan low noise", 0.2, 0.9)],
+            most_hurt: vec![change(NASTY, NASTY, 0.9, 0.125)],
+        }),
+        headroom: None,
         samples: vec![
             sample(
                 "something to keep my coffee warm on the train",
@@ -95,9 +112,16 @@ fn the_page_stands_alone_and_escapes_everything() {
     assert_balanced(&html);
     assert!(!html.contains("<script") && !html.contains("onload=x>"), "{html}");
     assert!(!html.contains("http") && !html.contains("url(") && !html.contains("@import"), "{html}");
-    for part in
-        ["prefers-color-scheme:dark", "waterproof boots gore-tex", "zero-shot &lt;0&gt;", "60 steps, 540k tokens"]
-    {
+    for part in [
+        "prefers-color-scheme:dark",
+        "waterproof boots gore-tex",
+        "zero-shot &lt;0&gt;",
+        "60 steps, 540k tokens",
+        "<th>shipped = trained</th>",
+        "150 better (50%), 30 hurt (10%).</p>",
+        "<h3>Hurt most</h3>",
+        "<dd class=\"score worse\">0.125</dd>",
+    ] {
         assert!(html.contains(part), "{part}: {html}");
     }
     for title in ["Reward", "Entropy", "KL from", "Length", "Gradient", "Zero-variance groups", "Sampling", "Time"] {

@@ -76,7 +76,7 @@ impl Finished<'_> {
         }));
         let of = |name: &str| measured.iter().find(|found| found.system.name == name);
         // Where raw is shipped nothing changes: then what would have.
-        let changed = if shipped.system == "raw" { "trained" } else { &shipped.system };
+        let changed = if shipped.system == "raw" { "trained" } else { shipped.system.as_str() };
         let changes = of(changed).zip(of("raw")).zip(measures.first());
         let changes = changes.and_then(|((new, raw), measure)| Changes::of(&queries, new, raw, *measure, EXAMPLES));
         let shown: Vec<&Evaluated> = measured.iter().filter(|m| m.system.name != "rm3").collect();

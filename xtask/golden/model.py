@@ -1,6 +1,8 @@
 """Golden values of the decoder, from Python's transformers in f32.
 
     python model.py tiny tests/golden                      # tiny-llama, tiny-qwen2, tiny-qwen3: folders and logits
+    python model.py rope tests/golden                      # rope-scaling.json: frequencies and logits of tiny models with scalings
+    python model.py biases tests/golden                    # tiny-biases: a Llama with attention_bias and mlp_bias
     python model.py gguf tests/golden                      # tiny-llama.gguf, tiny-qwen3.gguf: those folders in Q8_0 and F32
     python model.py chat tests/golden                      # chat-idioms.json: what chat templates do, as transformers renders it
     python model.py smollm2 HF_DIR tests/golden            # logits-smollm2.json, chat-smollm2.json
@@ -14,6 +16,7 @@ import sys
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -95,6 +98,50 @@ def tiny(out):
             byte_tokenizer(folder)
         dump(os.path.join(folder, "logits.json"),
              {"sequences": [{"ids": s, "logits": numbers(logits(model, s))} for s in SEQUENCES]})
+
+
+LINEAR = {"rope_type": "linear", "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SCALINGS = [
+    ("tiny-llama", LINEAR),
+    ("tiny-qwen2", YARN),
+    ("tiny-qwen3", YARN),
+    ("tiny-llama", YARN | {"attention_factor": 1.25, "beta_fast": 8.0, "beta_slow": 0.5}),
+    ("tiny-llama", YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False}),
+    ("tiny-llama", {"rope_type": "yarn", "factor": 2.0}),
+    ("tiny-llama", {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64}),
+]
+
+
+def rope(out):
+    """Rope scalings on the weights of the tiny models; logits of the last position of each sequence."""
+    cases = []
+    for name, scaling in SCALINGS:
+        folder = os.path.join(out, name)
+        config = AutoConfig.from_pretrained(folder)
+        config.rope_parameters = {"rope_theta": 10000.0} | scaling
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+        rotary = model.model.rotary_emb
+        cases.append({"model": name, "scaling": scaling, "frequencies": numbers(rotary.inv_freq),
+                      "attention_factor": rotary.attention_scaling,
+                      "sequences": [{"ids": s, "logits": numbers(logits(model, s)[-1:])} for s in SEQUENCES]})
+    dump(os.path.join(out, "rope-scaling.json"), cases)
+
+
+def biases(out):
+    """A Llama with every bias that it can have, saved in bfloat16."""
+    model = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+                                         num_key_value_heads=2, vocab_size=64, max_position_embeddings=128,
+                                         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+                                         attention_bias=True, mlp_bias=True, tie_word_embeddings=True))
+    randomise(model, 7)
+    model = model.bfloat16()
+    folder = os.path.join(out, "tiny-biases")
+    model.save_pretrained(folder)
+    model = model.float().eval()
+    sequences = [[token % 64 for token in s] for s in SEQUENCES]
+    dump(os.path.join(folder, "logits.json"), {"sequences": [{"ids": s, "logits": numbers(logits(model, s))} for s in sequences]})
 
 
 PROMPTS = [
@@ -236,6 +283,10 @@ def chat(out):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["tiny"] and len(sys.argv) == 3:
         tiny(sys.argv[2])
+    elif sys.argv[1:2] == ["rope"] and len(sys.argv) == 3:
+        rope(sys.argv[2])
+    elif sys.argv[1:2] == ["biases"] and len(sys.argv) == 3:
+        biases(sys.argv[2])
     elif sys.argv[1:2] == ["gguf"] and len(sys.argv) == 3:
         for name in ("llama", "qwen3"):
             folder = os.path.join(sys.argv[2], f"tiny-{name}")

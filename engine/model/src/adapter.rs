@@ -88,8 +88,16 @@ impl Factor {
 struct Pair {
     layer: usize,
     projection: Projection,
+    /// The delta is scaled by this over the rank.
+    alpha: f32,
     a: Factor,
     b: Factor,
+}
+
+impl Pair {
+    fn rank(&self) -> usize {
+        self.a.shape[0]
+    }
 }
 
 /// A LoRA adapter: factors that learn, and their packed deltas for the decoder.
@@ -118,7 +126,7 @@ impl Adapter {
                 let a = (0..config.r * input).map(|_| rng.random_range(-bound..bound)).collect();
                 let a = Factor { shape: [config.r, input], values: a };
                 let b = Factor { shape: [output, config.r], values: vec![0.0; output * config.r] };
-                pairs.push(Pair { layer, projection, a, b });
+                pairs.push(Pair { layer, projection, alpha: config.lora_alpha, a, b });
             }
         }
         Self::assemble(config, pairs, model.num_hidden_layers)
@@ -132,10 +140,9 @@ impl Adapter {
 
     /// Packs the deltas anew after the factors changed.
     fn pack(&mut self) -> Result<()> {
-        let scale = self.config.lora_alpha / self.config.r as f32;
         let mut deltas = vec![NONE; self.layers];
         for pair in &self.pairs {
-            let delta = LoraDelta::new(&pair.a.values, &pair.b.values, self.config.r, scale)?;
+            let delta = LoraDelta::new(&pair.a.values, &pair.b.values, pair.rank(), pair.alpha / pair.rank() as f32)?;
             deltas[pair.layer][pair.projection as usize] = Some(delta);
         }
         self.deltas = deltas;
@@ -159,7 +166,7 @@ impl Adapter {
         self.pack()
     }
 
-    /// Rank, scale and layers.
+    /// Rank, scale and layers. An adapter of others may have layers of another rank and scale (`rank_pattern`).
     pub fn config(&self) -> &LoraConfig {
         &self.config
     }

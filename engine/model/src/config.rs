@@ -5,8 +5,11 @@
 
 pub(crate) mod json;
 pub(crate) mod keys;
+mod rope;
 
 use std::path::Path;
+
+pub use rope::RopeScaling;
 
 use querywright_types::{Error, Result};
 
@@ -46,35 +49,6 @@ impl Architecture {
     }
 }
 
-/// Llama 3's scaling of the rotary frequencies (`rope_type` "llama3").
-#[derive(Debug, Clone, PartialEq)]
-pub struct RopeScaling {
-    /// Long wavelengths are stretched by this factor.
-    pub factor: f64,
-    /// Wavelengths above `original_max_position_embeddings / low_freq_factor` are stretched in full.
-    pub low_freq_factor: f64,
-    /// Wavelengths below `original_max_position_embeddings / high_freq_factor` stay as they are.
-    pub high_freq_factor: f64,
-    /// The context that the model was trained with before scaling.
-    pub original_max_position_embeddings: usize,
-}
-
-impl RopeScaling {
-    /// The divisor of one rotary frequency (radians a position): 1 for short wavelengths, `factor` for long ones, and
-    /// between them 1 over a straight interpolation in cycles per original context.
-    pub(super) fn divisor(&self, frequency: f64) -> f64 {
-        let cycles = self.original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
-        if cycles < self.low_freq_factor {
-            self.factor
-        } else if cycles > self.high_freq_factor {
-            1.0
-        } else {
-            let smooth = (cycles - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
-            1.0 / ((1.0 - smooth) / self.factor + smooth)
-        }
-    }
-}
-
 /// The shape of a decoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -98,14 +72,18 @@ pub struct ModelConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Llama 3's scaling of the rotary frequencies, where the model has it.
+    /// The scaling of the rotary frequencies, where the model has one.
     pub rope_scaling: Option<RopeScaling>,
     /// The longest context, in tokens.
     pub max_position_embeddings: usize,
     /// Whether the output layer is the embedding.
     pub tie_word_embeddings: bool,
-    /// Whether q, k and v projections have biases (Qwen2).
+    /// Whether q, k and v projections have biases: Qwen2 always, others where they say so.
     pub attention_bias: bool,
+    /// Whether the projection of what attention gives has a bias. On the processor.
+    pub attention_output_bias: bool,
+    /// Whether the layers of the feed-forward part have biases. On the processor.
+    pub mlp_bias: bool,
     /// Whether each head's q and k pass an RMS norm (Qwen3).
     pub qk_norm: bool,
 }
@@ -149,15 +127,14 @@ impl ModelConfig {
         }
         let scaling = self.rope_scaling.as_ref();
         let positive = |x: f64| x > 0.0 && x.is_finite();
-        if !(positive(self.rms_norm_eps) && positive(self.rope_theta))
-            || scaling.is_some_and(|s| {
-                let whole = s.original_max_position_embeddings > 0;
-                !(positive(s.factor) && whole && s.high_freq_factor > s.low_freq_factor)
-            })
-        {
+        let possible = scaling.is_none_or(RopeScaling::is_possible) && self.attention_scale().is_finite();
+        if !(positive(self.rms_norm_eps) && positive(self.rope_theta) && possible) {
             let found =
                 format!("rms_norm_eps {}, rope_theta {}, scaling {scaling:?}", self.rms_norm_eps, self.rope_theta);
-            return bad(found, "they must be above 0, and high_freq_factor above low_freq_factor");
+            return bad(
+                found,
+                "they must be above 0, and high_freq_factor above low_freq_factor, beta_fast above beta_slow",
+            );
         }
         Ok(self)
     }
@@ -195,13 +172,19 @@ impl ModelConfig {
     pub(super) fn rope_frequencies(&self) -> Vec<f64> {
         let plain = self.plain_frequencies();
         match &self.rope_scaling {
-            Some(scaling) => plain.map(|f| f / scaling.divisor(f)).collect(),
+            Some(scaling) => scaling.apply(plain, self.rope_theta),
             None => plain.collect(),
         }
     }
 
+    /// What the products of queries and keys are multiplied by: 1 / √head_dim, and YaRN's factor of both.
+    pub(super) fn attention_scale(&self) -> f32 {
+        let factor = self.rope_scaling.as_ref().map_or(1.0, RopeScaling::attention_factor);
+        1.0 / (self.head_dim as f32).sqrt() * (factor * factor) as f32
+    }
+
     /// The frequencies before scaling: `theta^(-2i / head_dim)`.
-    pub(super) fn plain_frequencies(&self) -> impl Iterator<Item = f64> + '_ {
+    pub(super) fn plain_frequencies(&self) -> impl ExactSizeIterator<Item = f64> + '_ {
         (0..self.head_dim / 2).map(|i| self.rope_theta.powf(-2.0 * i as f64 / self.head_dim as f64))
     }
 
@@ -246,6 +229,9 @@ impl ModelConfig {
             "self_attn.o_proj.weight" => Some(vec![hidden, q]),
             "self_attn.q_proj.bias" => self.attention_bias.then(|| vec![q]),
             "self_attn.k_proj.bias" | "self_attn.v_proj.bias" => self.attention_bias.then(|| vec![kv]),
+            "self_attn.o_proj.bias" => self.attention_output_bias.then(|| vec![hidden]),
+            "mlp.gate_proj.bias" | "mlp.up_proj.bias" => self.mlp_bias.then(|| vec![wide]),
+            "mlp.down_proj.bias" => self.mlp_bias.then(|| vec![hidden]),
             "self_attn.q_norm.weight" | "self_attn.k_norm.weight" => self.qk_norm.then(|| vec![self.head_dim]),
             "mlp.gate_proj.weight" | "mlp.up_proj.weight" => Some(vec![wide, hidden]),
             "mlp.down_proj.weight" => Some(vec![hidden, wide]),
@@ -255,7 +241,7 @@ impl ModelConfig {
 }
 
 /// The tensors of a layer, those of every architecture.
-const LAYER_TENSORS: [&str; 14] = [
+const LAYER_TENSORS: [&str; 18] = [
     "input_layernorm.weight",
     "self_attn.q_proj.weight",
     "self_attn.q_proj.bias",
@@ -266,8 +252,12 @@ const LAYER_TENSORS: [&str; 14] = [
     "self_attn.q_norm.weight",
     "self_attn.k_norm.weight",
     "self_attn.o_proj.weight",
+    "self_attn.o_proj.bias",
     "post_attention_layernorm.weight",
     "mlp.gate_proj.weight",
+    "mlp.gate_proj.bias",
     "mlp.up_proj.weight",
+    "mlp.up_proj.bias",
     "mlp.down_proj.weight",
+    "mlp.down_proj.bias",
 ];

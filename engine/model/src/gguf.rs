@@ -122,6 +122,9 @@ impl Gguf {
             return Err(self.refused(found, "choose another model of the family"));
         }
         let tokens = self.shape("model.embed_tokens.weight").and_then(|s| s.first().copied());
+        // No key says whether there are biases: those of the first layer do.
+        let biased =
+            |parts: &[&str]| parts.iter().all(|part| self.shape(&format!("model.layers.0.{part}_proj.bias")).is_some());
         let config = ModelConfig {
             architecture,
             vocab_size: tokens.ok_or_else(|| self.refused("tensor token_embd.weight is missing", AGAIN))?,
@@ -136,13 +139,22 @@ impl Gguf {
             rope_scaling: None,
             max_position_embeddings: keys.need("context_length")?,
             tie_word_embeddings: self.shape("lm_head.weight").is_none(),
-            attention_bias: architecture == Architecture::Qwen2,
+            attention_bias: architecture == Architecture::Qwen2
+                || biased(&["self_attn.q", "self_attn.k", "self_attn.v"]),
+            attention_output_bias: biased(&["self_attn.o"]),
+            mlp_bias: biased(&["mlp.gate", "mlp.up", "mlp.down"]),
             qk_norm: architecture == Architecture::Qwen3,
         }
         .validated(&self.path)?;
         keys.refuse_unsupported(&config)?;
-        let rope_scaling = self.llama3_scaling(&config)?;
-        Ok(ModelConfig { rope_scaling, ..config })
+        let rope_scaling = match (keys.rope_scaling(&config)?, self.llama3_scaling(&config)?) {
+            (Some(_), Some(_)) => {
+                let found = format!("{section}.rope.scaling and rope_freqs.weight both scale positions");
+                return Err(self.refused(found, "take the model as a Hugging Face folder"));
+            }
+            (stated, found) => stated.or(found),
+        };
+        ModelConfig { rope_scaling, ..config }.validated(&self.path)
     }
 
     /// The names of the tensors that a model of this shape does not read.
@@ -163,8 +175,8 @@ impl Gguf {
         let name = gguf_name(hf_name).ok_or_else(|| Error::bug("GGUF", format!("GGUF has no name for {hf_name}")))?;
         let tensor = self.read_as_stored(&name)?;
         let heads = match hf_name.rsplit_once("self_attn.").map(|(_, part)| part) {
-            Some("q_proj.weight") => config.num_attention_heads,
-            Some("k_proj.weight") => config.num_key_value_heads,
+            Some("q_proj.weight" | "q_proj.bias") => config.num_attention_heads,
+            Some("k_proj.weight" | "k_proj.bias") => config.num_key_value_heads,
             _ => return Ok(tensor),
         };
         if config.architecture != Architecture::Llama {
@@ -256,8 +268,12 @@ impl Gguf {
         let divisors = self.read_as_stored("rope_freqs.weight")?.into_values();
         let factor = f64::from(divisors.iter().copied().fold(1.0, f32::max));
         let frequencies: Vec<f64> = config.plain_frequencies().collect();
-        let scaling =
-            RopeScaling { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192 };
+        let scaling = RopeScaling::Llama3 {
+            factor,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
         let near = |(f, d): (&f64, &f32)| (scaling.divisor(*f) / f64::from(*d) - 1.0).abs() < 1e-3;
         if frequencies.len() != divisors.len() || !frequencies.iter().zip(&divisors).all(near) {
             return Err(
@@ -345,9 +361,12 @@ pub(super) fn gguf_name(hf_name: &str) -> Option<String> {
 }
 
 /// For the llama architecture GGUF interleaves the two rotary halves of each head: row 2i is row i of the first half, row
-/// 2i + 1 row i of the second.
+/// 2i + 1 row i of the second. A bias has rows of one value.
 fn half_by_half(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
-    let (rows, columns) = interleaved.matrix()?;
+    let (rows, columns) = match *interleaved.shape() {
+        [rows] => (rows, 1),
+        _ => interleaved.matrix()?,
+    };
     let half = rows / heads / 2;
     let mut values = Vec::with_capacity(rows * columns);
     for (head, half_of_head) in (0..heads).flat_map(|head| [(head, 0), (head, 1)]) {
@@ -356,7 +375,7 @@ fn half_by_half(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
             values.extend_from_slice(&interleaved.values()[row * columns..][..columns]);
         }
     }
-    Tensor::new(values, &[rows, columns])
+    Tensor::new(values, interleaved.shape())
 }
 
 /// llama.cpp's spelling: candle's `Q4K` is `Q4_K`.

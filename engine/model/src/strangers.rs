@@ -18,7 +18,7 @@ pub(super) fn check_kinds(path: &Path, names: &[&str], config: &ModelConfig) -> 
         (
             &[".bias"],
             format!("biases, which are not supported in a {} model", config.architecture.name()),
-            "choose another model of the family",
+            "choose another model of the family, or set attention_bias or mlp_bias in config.json where that forgot them",
         ),
         (
             &["lora_A", "lora_B", "lora_a", "lora_b", "lora_embedding", "base_layer"],

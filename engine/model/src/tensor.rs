@@ -23,7 +23,7 @@ impl Tensor {
         Ok(Self { values, shape: shape.to_vec() })
     }
 
-    #[cfg(test)]
+    /// Its sizes.
     pub(super) fn shape(&self) -> &[usize] {
         &self.shape
     }

@@ -6,9 +6,8 @@ use std::path::Path;
 
 use super::documents::Catalog;
 use super::lines::{Line, Lines, NAMED, NAMED_STRICTLY, quoted};
-use super::output::Output;
 use super::warning::{Warning, WarningKind, Warnings};
-use querywright_types::{Error, Judgements, Ordinal, Result};
+use querywright_types::{Error, Judgements, Ordinal, Output, Result};
 
 /// The judgements of all queries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

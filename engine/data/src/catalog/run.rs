@@ -6,9 +6,8 @@ use std::path::Path;
 
 use super::documents::Catalog;
 use super::lines::{Lines, NAMED, quoted};
-use super::output::Output;
 use super::qrels::one_word;
-use querywright_types::{Error, Hit, Ranking, Result};
+use querywright_types::{Error, Hit, Output, Ranking, Result};
 
 /// What one system answered to each query.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -126,11 +126,11 @@ impl Task<'_> {
             let (row, visible) = self.queries[index / group];
             let log_sum = log_sums[row * heads.queries + self.head * group + index % group];
             let (seen, hidden) = weights.split_at_mut(visible);
-            exp_minus(seen, heads.scale(), log_sum);
+            exp_minus(seen, heads.scale, log_sum);
             hidden.fill(0.0);
             let delta = dot(grads.row(index), &outs[index * dim..][..dim]);
             for (ds, p) in ds.iter_mut().zip(weights.iter()) {
-                *ds = p * (*ds - delta) * heads.scale();
+                *ds = p * (*ds - delta) * heads.scale;
             }
         }
         let (mut keys, mut values) = (vec![0.0; length * dim], vec![0.0; length * dim]);

@@ -172,7 +172,7 @@ impl Batch<'_> {
             product(&queries, &own.keys, scores, stride, shared..shared + piece.before + piece.rows);
             for (i, scores) in scores.chunks_exact_mut(stride).enumerate() {
                 let (seen, hidden) = scores.split_at_mut(shared + piece.before + i / group + 1);
-                let found = exp_shifted(seen, self.heads.scale());
+                let found = exp_shifted(seen, self.heads.scale);
                 let inverse = 1.0 / found.sum;
                 seen.iter_mut().for_each(|p| *p *= inverse);
                 hidden.fill(0.0);

@@ -1,7 +1,7 @@
 //! The heads of attention, and where they lie in a row.
 
 /// The number of query heads, of key heads, and the values of a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Heads {
     /// Query heads; a multiple of `keys`.
     pub queries: usize,
@@ -9,6 +9,8 @@ pub struct Heads {
     pub keys: usize,
     /// Values of a head.
     pub dim: usize,
+    /// What products of queries and keys are multiplied by: 1 / √dim in most models.
+    pub scale: f32,
     /// Whether keys and values are kept in bf16; only where that is native.
     pub bf16: bool,
 }
@@ -22,11 +24,6 @@ impl Heads {
     /// Query heads of one key head.
     pub(super) fn group(self) -> usize {
         self.queries / self.keys
-    }
-
-    /// What scores are multiplied by: 1 / √dim.
-    pub(super) fn scale(self) -> f32 {
-        1.0 / (self.dim as f32).sqrt()
     }
 
     /// Where the keys of a head begin in a row.

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::*;
 use crate::oracle::{check_gradients, distance, noise, tensor};
 
-const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 8, bf16: false };
+const HEADS: Heads = Heads { queries: 4, keys: 2, dim: 8, scale: 0.5, bf16: false };
 
 /// (first row, rows, parent) of segments.
 const SEGMENTS: [(usize, usize, Option<usize>); 6] =
@@ -20,7 +20,7 @@ fn tree() -> Tree {
 
 /// Plain attention of one unshared sequence, composed of candle's own operations.
 fn plain(qkv: &Tensor) -> Vec<f32> {
-    let Heads { queries, keys, dim, .. } = HEADS;
+    let Heads { queries, keys, dim, scale, .. } = HEADS;
     let rows = qkv.dim(0).unwrap();
     let mask: Vec<f32> = (0..rows * rows).map(|i| if i % rows > i / rows { f32::NEG_INFINITY } else { 0.0 }).collect();
     let mask = Tensor::from_vec(mask, (rows, rows), qkv.device()).unwrap();
@@ -29,7 +29,7 @@ fn plain(qkv: &Tensor) -> Vec<f32> {
             let take = |column: usize| qkv.narrow(1, column, dim).unwrap().contiguous().unwrap();
             let key = h / HEADS.group();
             let (q, k, v) = (take(h * dim), take((queries + key) * dim), take((queries + keys + key) * dim));
-            let scores = (q.matmul(&k.t().unwrap()).unwrap() / (dim as f64).sqrt()).unwrap();
+            let scores = (q.matmul(&k.t().unwrap()).unwrap() * f64::from(scale)).unwrap();
             let scores = scores.broadcast_add(&mask).unwrap();
             let exp = scores.broadcast_sub(&scores.max_keepdim(1).unwrap()).unwrap().exp().unwrap();
             let p = exp.broadcast_div(&exp.sum_keepdim(1).unwrap()).unwrap();

@@ -188,7 +188,7 @@ impl Device {
             int(first)?,
             int(rows)?,
             Argument::Heads(heads),
-            Argument::Float(scale(heads)),
+            Argument::Float(heads.scale),
             out.view.into(),
             int(out.stride)?,
             address(log_sums),
@@ -225,7 +225,7 @@ impl Device {
             int(kv_stride)?,
             slots.into(),
             Argument::Heads(heads),
-            Argument::Float(scale(heads)),
+            Argument::Float(heads.scale),
             out.view.into(),
             int(out.stride)?,
         ];
@@ -267,7 +267,7 @@ impl Device {
             tree.tile_ends.into(),
             int(rows)?,
             Argument::Heads(heads),
-            Argument::Float(scale(heads)),
+            Argument::Float(heads.scale),
             dqkv.into(),
         ];
         let tiles = rows.div_ceil(format.tile());
@@ -293,8 +293,4 @@ impl Device {
             }
         }
     }
-}
-
-fn scale(heads: HeadShape) -> f32 {
-    1.0 / (heads.dim as f32).sqrt()
 }

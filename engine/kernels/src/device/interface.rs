@@ -52,9 +52,10 @@ pub struct DeviceInfo {
     pub peak: usize,
 }
 
-/// Query heads, key heads and values of a head (`Shape` in `cuda/rows.cuh`).
+/// Query heads, key heads and values of a head (`Shape` in `cuda/rows.cuh`), and behind what kernels read of it the scale,
+/// which they take as a number of its own.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HeadShape {
     /// Query heads.
     pub queries: i32,
@@ -62,6 +63,8 @@ pub struct HeadShape {
     pub keys: i32,
     /// Values of a head.
     pub dim: i32,
+    /// What products of queries and keys are multiplied by: 1 / √dim in most models.
+    pub scale: f32,
 }
 
 impl HeadShape {

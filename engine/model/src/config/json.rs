@@ -1,6 +1,8 @@
 //! `config.json` of a Hugging Face folder. Absent keys take the defaults of transformers where it has one for the
 //! architecture; a value of another type is refused, and so is what the decoder does not compute.
 
+mod rope;
+
 use std::path::Path;
 
 use serde_json::Value;
@@ -20,7 +22,11 @@ pub(crate) fn read(path: &Path, text: &str) -> Result<(ModelConfig, Vec<String>)
     let architecture = fields.architecture()?;
     let hidden_size = fields.required("hidden_size")?;
     let num_attention_heads = fields.required("num_attention_heads")?;
-    let (rope_theta, rope_scaling) = fields.rope()?;
+    let max_position_embeddings = fields.optional("max_position_embeddings")?.unwrap_or(match architecture {
+        Architecture::Llama => 2048,
+        Architecture::Qwen2 | Architecture::Qwen3 => 32_768,
+    });
+    let (rope_theta, rope_scaling) = fields.rope(max_position_embeddings)?;
     let config = ModelConfig {
         architecture,
         vocab_size: fields.required("vocab_size")?,
@@ -40,12 +46,12 @@ pub(crate) fn read(path: &Path, text: &str) -> Result<(ModelConfig, Vec<String>)
         rms_norm_eps: fields.number(&json, "rms_norm_eps")?.unwrap_or(1e-6),
         rope_theta,
         rope_scaling,
-        max_position_embeddings: fields.optional("max_position_embeddings")?.unwrap_or(match architecture {
-            Architecture::Llama => 2048,
-            Architecture::Qwen2 | Architecture::Qwen3 => 32_768,
-        }),
+        max_position_embeddings,
         tie_word_embeddings: fields.flag("tie_word_embeddings")?,
-        attention_bias: architecture == Architecture::Qwen2,
+        // Qwen2 has its biases always, whatever this says, and none behind attention.
+        attention_bias: fields.flag("attention_bias")? || architecture == Architecture::Qwen2,
+        attention_output_bias: fields.flag("attention_bias")? && architecture != Architecture::Qwen2,
+        mlp_bias: fields.flag("mlp_bias")? && architecture == Architecture::Llama,
         qk_norm: architecture == Architecture::Qwen3,
     }
     .validated(path)?;
@@ -134,14 +140,11 @@ impl Fields<'_> {
             Some(Value::String(name)) if name == "silu" || name == "swish" => {}
             Some(other) => return Err(self.refused(format!("hidden_act is {} instead of \"silu\"", shown(other)))),
         }
-        // Qwen2 has its biases always, whatever this says.
-        if self.flag("attention_bias")? && config.architecture != Architecture::Qwen2 {
-            return Err(self.refused("attention_bias is true"));
+        if self.flag("use_sliding_window")? {
+            return Err(self.refused("use_sliding_window is true"));
         }
-        for key in ["mlp_bias", "use_sliding_window"] {
-            if self.flag(key)? {
-                return Err(self.refused(format!("{key} is true")));
-            }
+        if self.flag("mlp_bias")? && !config.mlp_bias {
+            return Err(self.refused("mlp_bias is true"));
         }
         // The Qwens have a window that use_sliding_window switches on; Llama has neither.
         let window = self.nullable("sliding_window")?.filter(|n| *n > 0 && *n < config.max_position_embeddings);
@@ -186,7 +189,7 @@ impl Fields<'_> {
     }
 
     /// Rotary base and scaling, from `rope_parameters` (newer files) or `rope_theta` and `rope_scaling`.
-    fn rope(&self) -> Result<(f64, Option<RopeScaling>)> {
+    fn rope(&self, context: usize) -> Result<(f64, Option<RopeScaling>)> {
         let mut sections = Vec::new();
         for key in ["rope_parameters", "rope_scaling"] {
             match self.json.get(key) {
@@ -212,84 +215,7 @@ impl Fields<'_> {
             return Err(self.refused(format!("rope_theta is {outer}, and {inner} in {key}")));
         }
         let theta = inner.or(outer).unwrap_or(10_000.0);
-        Ok((theta, Rope { fields: self, key, section }.scaling()?))
-    }
-}
-
-/// The section of rotary settings.
-struct Rope<'a> {
-    fields: &'a Fields<'a>,
-    key: &'a str,
-    section: &'a Value,
-}
-
-impl Rope<'_> {
-    fn scaling(&self) -> Result<Option<RopeScaling>> {
-        match self.kind()? {
-            None | Some("default") => self.only(&[]).map(|()| None),
-            // A linear scaling by a factor of 1 is none.
-            Some("linear") if self.section.get("factor").and_then(Value::as_f64) == Some(1.0) => {
-                self.only(&[]).map(|()| None)
-            }
-            Some("llama3") => {
-                let original = "original_max_position_embeddings";
-                self.only(&["factor", "low_freq_factor", "high_freq_factor", original])?;
-                let scaling = RopeScaling {
-                    factor: self.need("factor")?,
-                    low_freq_factor: self.need("low_freq_factor")?,
-                    high_freq_factor: self.need("high_freq_factor")?,
-                    original_max_position_embeddings: self.need(original)? as usize,
-                };
-                // It is written as a number with a fraction by some.
-                if self.need(original)? != scaling.original_max_position_embeddings as f64 {
-                    let value = &self.section[original];
-                    return Err(self.fields.mistyped(&format!("{}.{original}", self.key), value, "a whole number"));
-                }
-                Ok(Some(scaling))
-            }
-            Some(other) => Err(Error::model(
-                self.fields.path,
-                format!("rope scaling of type \"{other}\" ({})", self.key),
-                "\"default\" and \"llama3\" are supported; choose such a model",
-            )),
-        }
-    }
-
-    /// The type, under either name.
-    fn kind(&self) -> Result<Option<&str>> {
-        let of = |name: &str| match self.section.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(kind)) => Ok(Some(kind.as_str())),
-            Some(other) => Err(self.fields.mistyped(&format!("{}.{name}", self.key), other, "a text")),
-        };
-        match (of("rope_type")?, of("type")?) {
-            (Some(newer), Some(older)) if newer != older => {
-                let found = format!("{}.rope_type is \"{newer}\", and type \"{older}\"", self.key);
-                Err(self.fields.refused(found))
-            }
-            (newer, older) => Ok(newer.or(older)),
-        }
-    }
-
-    fn need(&self, key: &str) -> Result<f64> {
-        self.fields.number(self.section, key)?.ok_or_else(|| {
-            Error::model(self.fields.path, format!("the rope scaling has no {key}"), "fetch the model again")
-        })
-    }
-
-    /// Refuses all keys but these, the type and the base, unless they say nothing.
-    fn only(&self, read: &[&str]) -> Result<()> {
-        let Some(section) = self.section.as_object() else { return Ok(()) };
-        for (key, value) in section {
-            let neutral = matches!(key.as_str(), "factor" | "attention_factor" | "partial_rotary_factor")
-                && value.as_f64() == Some(1.0);
-            let known = ["rope_type", "type", "rope_theta"].contains(&key.as_str()) || read.contains(&key.as_str());
-            if !known && !neutral && !keys::says_nothing(value) {
-                let without = if read.is_empty() { ", without a type that reads it" } else { "" };
-                return Err(self.fields.refused(format!("{}.{key} is {}{without}", self.key, shown(value))));
-            }
-        }
-        Ok(())
+        Ok((theta, rope::Section { fields: self, key, section, context }.scaling()?))
     }
 }
 

@@ -115,7 +115,9 @@ pub(super) fn changes_the_result(key: &str, value: &Value, config: &ModelConfig)
     }
     if ["original_max_position_embeddings", "rotary_dim", "rotary_ndims"].contains(&key) {
         let own = match (key, &config.rope_scaling) {
-            ("original_max_position_embeddings", Some(scaling)) => scaling.original_max_position_embeddings,
+            ("original_max_position_embeddings", Some(scaling)) => {
+                scaling.original_context().unwrap_or(config.max_position_embeddings)
+            }
             ("original_max_position_embeddings", None) => config.max_position_embeddings,
             _ => config.head_dim,
         };

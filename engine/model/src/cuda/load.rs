@@ -104,7 +104,12 @@ impl CudaDecoder {
             let remedy = "at most 128 and 16 run on a GPU; use --device cpu";
             return Err(Error::device(device.name(), found, remedy));
         }
-        let heads = HeadShape { queries: queries as i32, keys: keys as i32, dim: config.head_dim as i32 };
+        if config.attention_output_bias || config.mlp_bias {
+            let found = "biases of layers behind attention (attention_bias, mlp_bias)";
+            return Err(Error::device(device.name(), found, "they are for the processor: use --device cpu"));
+        }
+        let (dim, scale) = (config.head_dim as i32, config.attention_scale());
+        let heads = HeadShape { queries: queries as i32, keys: keys as i32, dim, scale };
         let packer = Packer { device: &device, format, config: &config };
         let Weights { embedding, blocks, norm, head } = Weights::load(source, &packer, observer)?;
         let frequencies = device.upload(&config.rope_frequencies())?;

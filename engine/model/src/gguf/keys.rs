@@ -2,11 +2,11 @@
 
 use super::header::Value;
 use super::{AGAIN, Gguf};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeScaling};
 use querywright_types::{Error, Result};
 
 /// Keys of an architecture's section that are read, or that change nothing.
-const READ: [&str; 14] = [
+const READ: [&str; 15] = [
     "context_length",
     "embedding_length",
     "block_count",
@@ -18,12 +18,26 @@ const READ: [&str; 14] = [
     "attention.layer_norm_rms_epsilon",
     "rope.dimension_count",
     "rope.freq_base",
+    "rope.scaling.type",
     // The rows of the embedding are counted.
     "vocab_size",
     // How the training went.
     "rope.scaling.finetuned",
     // The order of rows that the converters of llama.cpp write for this architecture, under either name.
     "tensor_data_layout",
+];
+
+/// The context before positions were stretched.
+const ORIGINAL: &str = "rope.scaling.original_context_length";
+/// The keys of a scaling beside its type.
+const SCALING: [&str; 7] = [
+    "rope.scaling.factor",
+    "rope.scale_linear",
+    ORIGINAL,
+    "rope.scaling.yarn_ext_factor",
+    "rope.scaling.yarn_attn_factor",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
 ];
 
 /// The keys of an architecture's section.
@@ -98,11 +112,9 @@ impl Section<'_> {
         let prefix = self.key("");
         for (key, value) in &self.file.header.metadata {
             let Some(name) = key.strip_prefix(&prefix) else { continue };
-            if READ.contains(&name) && (name != "tensor_data_layout" || is_known_layout(value)) {
-                continue;
-            }
-            if name == "rope.scaling.type" {
-                self.refuse_scaling(value)?;
+            if (READ.contains(&name) || SCALING.contains(&name))
+                && (name != "tensor_data_layout" || is_known_layout(value))
+            {
                 continue;
             }
             if value.is_nothing() && name != "attention.causal" || self.is_neutral(name, value, config) {
@@ -116,17 +128,65 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// A type of rope scaling; its other keys are looked at by themselves.
-    fn refuse_scaling(&self, kind: &Value) -> Result<()> {
-        match kind {
-            // A linear scaling by a factor of 1 is none; another factor is refused by its own key.
-            Value::Text(kind) if kind == "none" || kind == "linear" => Ok(()),
-            Value::Text(other) => {
+    /// The scaling of positions, as llama.cpp reads it: a factor without a type is linear.
+    pub(super) fn rope_scaling(&self, config: &ModelConfig) -> Result<Option<RopeScaling>> {
+        let kind = match self.value("rope.scaling.type") {
+            None => "linear",
+            Some(Value::Text(kind)) => kind.as_str(),
+            Some(other) => return Err(self.file.mistyped(&self.key("rope.scaling.type"), other, "a text")),
+        };
+        let factor = self.scaling_number("factor")?.or(self.unless_zero("rope.scale_linear")?).unwrap_or(1.0);
+        let scaling = match kind {
+            "yarn" => self.yarn(factor, config)?,
+            "linear" | "none" => RopeScaling::Linear { factor },
+            other => {
                 let found = format!("{} is \"{other}\"", self.key("rope.scaling.type"));
-                Err(self.file.refused(found, "choose a model without rope scaling, or with Llama 3's"))
+                return Err(self.file.refused(found, "choose a model with scaling of type linear, yarn or Llama 3's"));
             }
-            other => Err(self.file.mistyped(&self.key("rope.scaling.type"), other, "a text")),
+        };
+        let neutral = |key: &str, number: f64| match key {
+            "rope.scaling.factor" | "rope.scale_linear" => kind == "linear" || number == 1.0,
+            _ => number == 0.0 || key == ORIGINAL && number == config.max_position_embeddings as f64,
+        };
+        for key in SCALING.into_iter().filter(|_| kind != "yarn") {
+            if let Some(number) = self.float(key)?.filter(|number| !neutral(key, *number)) {
+                let found = format!("{} is {number}, which a scaling of type \"{kind}\" does not read", self.key(key));
+                return Err(self.file.refused(found, "choose another model of the family"));
+            }
         }
+        // By a factor of 1 it is none.
+        Ok((factor != 1.0).then_some(scaling))
+    }
+
+    fn yarn(&self, factor: f64, config: &ModelConfig) -> Result<RopeScaling> {
+        // What YaRN does to frequencies and to attention can be made stronger or weaker: then it is another formula.
+        for (name, usual) in [("yarn_ext_factor", [-1.0, 1.0]), ("yarn_attn_factor", [1.0, 1.0])] {
+            let key = format!("rope.scaling.{name}");
+            if let Some(number) = self.float(&key)?.filter(|number| !usual.contains(number)) {
+                let found = format!("{} is {number}", self.key(&key));
+                return Err(self.file.refused(found, "choose a model with plain YaRN"));
+            }
+        }
+        Ok(RopeScaling::Yarn {
+            factor,
+            original_max_position_embeddings: match self.or(ORIGINAL, 0)? {
+                0 => config.max_position_embeddings,
+                original => original,
+            },
+            beta_fast: self.scaling_number("yarn_beta_fast")?.unwrap_or(32.0),
+            beta_slow: self.scaling_number("yarn_beta_slow")?.unwrap_or(1.0),
+            truncate: true,
+            attention_factor: RopeScaling::yarn_attention(factor, 1.0),
+        })
+    }
+
+    fn scaling_number(&self, name: &str) -> Result<Option<f64>> {
+        self.unless_zero(&format!("rope.scaling.{name}"))
+    }
+
+    /// A number; zero is nothing.
+    fn unless_zero(&self, name: &str) -> Result<Option<f64>> {
+        Ok(self.float(name)?.filter(|number| *number != 0.0))
     }
 
     /// Whether a key that is not read says what the decoder does anyway.
@@ -135,13 +195,12 @@ impl Section<'_> {
         match name {
             "attention.causal" => *value == Value::Bool(true),
             "logit_scale" | "residual_scale" | "embedding_scale" | "attention.output_scale" => number == Some(1.0),
-            "rope.scaling.factor" | "rope.scale_linear" | "rope.scaling.attn_factor" => number == Some(1.0),
+            "rope.scaling.attn_factor" => number == Some(1.0),
             "attention.scale" => {
                 let own = 1.0 / (config.head_dim as f64).sqrt();
                 number.is_some_and(|scale| (scale / own - 1.0).abs() < 1e-6)
             }
-            // A window, or a context before it was stretched, that is the whole of it.
-            "rope.scaling.original_context_length" => number == Some(config.max_position_embeddings as f64),
+            // A window that is the whole of it.
             "attention.sliding_window" => number.is_some_and(|n| n >= config.max_position_embeddings as f64),
             _ => false,
         }

@@ -95,7 +95,7 @@ fn llama3_s_scaling_is_found_again_from_its_divisors() {
     let with = |original: usize| {
         rewritten(|metadata, tensors| {
             metadata.insert("llama.rope.freq_base".to_owned(), Value::F32(500_000.0));
-            let s = RopeScaling {
+            let s = RopeScaling::Llama3 {
                 factor: 32.0,
                 low_freq_factor: 1.0,
                 high_freq_factor: 4.0,
@@ -110,8 +110,80 @@ fn llama3_s_scaling_is_found_again_from_its_divisors() {
     let path = folder.path().join("m.gguf");
     std::fs::write(&path, with(8192)).unwrap();
     let scaling = ModelSource::open(&path).unwrap().config().rope_scaling.clone().unwrap();
-    assert_eq!((scaling.factor, scaling.original_max_position_embeddings), (32.0, 8192));
+    let expected = RopeScaling::Llama3 {
+        factor: 32.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    assert_eq!(scaling, expected);
     assert!(refusal(&with(2048)).contains("rope_freqs"));
+}
+
+#[test]
+fn a_scaling_of_positions_is_read_as_llama_cpp_reads_it() {
+    let scaling = |keys: &[(&str, Value)]| {
+        let bytes = rewritten(|m, _| {
+            m.extend(keys.iter().map(|(key, value)| (format!("llama.rope.{key}"), value.clone())));
+        });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("m.gguf"), bytes).unwrap();
+        let source = ModelSource::open(&folder.path().join("m.gguf"));
+        source.map(|source| source.config().rope_scaling.clone()).map_err(|e| e.to_string())
+    };
+    let kind = |name: &str| ("scaling.type", Value::String(name.to_owned()));
+    let factor = || ("scaling.factor", Value::F32(4.0));
+    let linear = Ok(Some(RopeScaling::Linear { factor: 4.0 }));
+    assert_eq!(scaling(&[factor()]), linear, "a factor without a type is linear");
+    assert_eq!(scaling(&[kind("linear"), factor()]), linear);
+    assert_eq!(scaling(&[("scale_linear", Value::F32(4.0))]), linear);
+    assert!(scaling(&[kind("none"), factor()]).unwrap_err().contains("llama.rope.scaling.factor is 4"));
+    // As `--rope-scaling` and the converters for Qwen write it. The tiny model has a context of 512.
+    let yarn = |original, beta_fast| {
+        Ok(Some(RopeScaling::Yarn {
+            factor: 4.0,
+            original_max_position_embeddings: original,
+            beta_fast,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: 0.1 * 4f64.ln() + 1.0,
+        }))
+    };
+    let original = || ("scaling.original_context_length", Value::U32(128));
+    assert_eq!(scaling(&[kind("yarn"), factor(), original()]), yarn(128, 32.0));
+    assert_eq!(scaling(&[kind("yarn"), factor()]), yarn(512, 32.0));
+    assert_eq!(scaling(&[kind("yarn"), factor(), ("scaling.yarn_beta_fast", Value::F32(8.0))]), yarn(512, 8.0));
+    assert_eq!(scaling(&[kind("yarn"), original()]), Ok(None), "by a factor of 1 it is none");
+    for name in ["yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier"] {
+        let said =
+            scaling(&[kind("yarn"), factor(), (format!("scaling.{name}").as_str(), Value::F32(0.5))]).unwrap_err();
+        assert!(said.contains(name), "{said}");
+    }
+}
+
+#[test]
+fn biases_are_read_in_the_order_of_the_rows_that_they_belong_to() {
+    let tensor = |values: Vec<f32>| {
+        QTensor::quantize(&candle_core::Tensor::new(values, &Device::Cpu).unwrap(), GgmlDType::F32).unwrap()
+    };
+    // Two heads of 16 keys: the converter makes of (2, 2, 8) rows (2, 8, 2).
+    let plain: Vec<f32> = (0..32).map(|i| i as f32).collect();
+    let stored: Vec<f32> = (0..32).map(|i| plain[i / 16 * 16 + i % 2 * 8 + i % 16 / 2]).collect();
+    let bytes = rewritten(|_, tensors| {
+        for layer in 0..2 {
+            for (name, size) in [("attn_q", 64), ("attn_v", 32), ("attn_output", 64)] {
+                tensors.insert(format!("blk.{layer}.{name}.bias"), tensor(vec![0.5; size]));
+            }
+            tensors.insert(format!("blk.{layer}.attn_k.bias"), tensor(stored.clone()));
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let source = ModelSource::open(&path).unwrap();
+    let config = source.config();
+    assert_eq!((config.attention_bias, config.attention_output_bias, config.mlp_bias), (true, true, false));
+    assert_eq!(source.tensor("model.layers.1.self_attn.k_proj.bias").unwrap().values(), plain);
 }
 
 #[test]
@@ -140,7 +212,7 @@ fn damaged_and_foreign_files_are_refused_with_what_was_found() {
     assert!(refusal(&number("llama.attention.head_count", 0)).contains("num_attention_heads is 0"));
     assert!(refusal(&text("llama.embedding_length", "wide")).contains("llama.embedding_length"));
     assert!(refusal(&number("llama.expert_count", 8)).contains("experts"));
-    assert!(refusal(&text("llama.rope.scaling.type", "yarn")).contains("yarn"));
+    assert!(refusal(&text("llama.rope.scaling.type", "longrope")).contains("longrope"));
     assert!(refusal(&number("split.count", 3)).contains("split"));
     assert!(refusal(&number("general.alignment", 0)).contains("make no sense"));
     assert!(refusal(&whole).contains("no tokenizer"));
@@ -163,12 +235,13 @@ fn with(key: &str, value: Value) -> String {
 fn every_key_that_changes_the_result_is_refused_by_name() {
     let text = |text: &str| Value::String(text.to_owned());
     let table = [
-        ("llama.rope.scaling.factor", Value::F32(4.0)),
-        ("llama.rope.scale_linear", Value::F32(4.0)),
+        ("llama.rope.scaling.factor", Value::F32(-4.0)),
+        ("llama.rope.scaling.yarn_beta_fast", Value::F32(32.0)),
+        ("llama.rope.scaling.yarn_ext_factor", Value::F32(1.0)),
         ("llama.rope.scaling.attn_factor", Value::F32(1.2)),
         ("llama.rope.scaling.original_context_length", Value::U32(64)),
-        ("llama.rope.scaling.type", text("yarn")),
         ("llama.rope.scaling.type", text("longrope")),
+        ("llama.rope.scaling.type", text("su")),
         ("llama.rope.scaling.yarn_log_multiplier", Value::F32(0.1)),
         ("llama.rope.dimension_sections", Value::Array(vec![Value::I32(16), Value::I32(24)])),
         ("llama.rope.freq_base_swa", Value::F32(1e4)),
@@ -191,7 +264,7 @@ fn every_key_that_changes_the_result_is_refused_by_name() {
     ];
     for (key, value) in table {
         let message = with(key, value);
-        assert!(message.contains(key), "{key}: {message}");
+        assert!(message.contains(key) || message.contains("factor: -4"), "{key}: {message}");
     }
     let neutral = rewritten(|m, _| {
         for (key, value) in [

@@ -110,6 +110,7 @@ impl HostDecoder {
             queries: config.num_attention_heads,
             keys: config.num_key_value_heads,
             dim: config.head_dim,
+            scale: config.attention_scale(),
             bf16: head.is_bf16(),
         };
         Ok(Self { config, embedding, blocks, norm, head, rope, heads, spare: Default::default() })

@@ -70,6 +70,68 @@ fn every_architecture_gives_the_logits_of_transformers_in_both_passes() {
     }
 }
 
+#[derive(serde::Deserialize)]
+struct Scaled {
+    model: String,
+    scaling: serde_json::Value,
+    frequencies: Vec<f64>,
+    attention_factor: f64,
+    sequences: Vec<Sequence>,
+}
+
+#[test]
+fn every_scaling_of_positions_gives_the_frequencies_and_the_logits_of_transformers() {
+    let text = std::fs::read_to_string(golden("rope-scaling.json")).unwrap();
+    for case in serde_json::from_str::<Vec<Scaled>>(&text).unwrap() {
+        let (folder, tiny) = (tempfile::tempdir().unwrap(), golden(&case.model));
+        let text = std::fs::read_to_string(tiny.join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["rope_parameters"] = case.scaling.clone();
+        config["rope_parameters"]["rope_theta"] = 10_000.0.into();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        std::fs::copy(tiny.join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+        let source = ModelSource::open(folder.path()).unwrap();
+        let found = source.config().rope_frequencies();
+        assert_eq!(found.len(), case.frequencies.len());
+        for (found, want) in found.iter().zip(&case.frequencies) {
+            assert!((found / want - 1.0).abs() < 1e-5, "{}: {found} instead of {want}", case.scaling);
+        }
+        let scale = case.attention_factor.powi(2) / (source.config().head_dim as f64).sqrt();
+        assert!((f64::from(source.config().attention_scale()) / scale - 1.0).abs() < 1e-6, "{}", case.scaling);
+        let decoder = HostDecoder::load(&source, Precision::F32, &()).unwrap();
+        for sequence in &case.sequences {
+            let got = logits(&decoder, &sequence.ids, &[]).split_off(sequence.ids.len() - 1);
+            let away = distance(&got, &sequence.logits);
+            assert!(away < 1e-3, "{} with {}: {away}", case.model, case.scaling);
+        }
+    }
+}
+
+#[test]
+fn biases_of_all_layers_give_the_logits_of_transformers() {
+    let decoder = load("tiny-biases");
+    for sequence in sequences("tiny-biases") {
+        let got = logits(&decoder, &sequence.ids, &[]);
+        assert!(distance(&got, &sequence.logits) < 1e-3, "{}", distance(&got, &sequence.logits));
+        assert!(distance(&got, &cached_logits(&decoder, &sequence.ids, &[])) < 1e-4);
+    }
+}
+
+#[test]
+fn ranks_and_scales_of_single_modules_give_the_logits_of_peft_and_survive_a_round_trip() {
+    let decoder = load("tiny-qwen3");
+    let adapter = Adapter::load(&golden("peft-patterns"), decoder.config()).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    adapter.save(copy.path(), "tiny").unwrap();
+    let again = Adapter::load(copy.path(), decoder.config()).unwrap();
+    for sequence in sequences("peft-patterns") {
+        let all = logits(&decoder, &sequence.ids, adapter.deltas());
+        assert_eq!(all, logits(&decoder, &sequence.ids, again.deltas()));
+        let got = all[all.len() - 1..].to_vec();
+        assert!(distance(&got, &sequence.logits) < 1e-3, "{}", distance(&got, &sequence.logits));
+    }
+}
+
 #[test]
 fn an_adapter_of_peft_gives_the_logits_of_peft_and_survives_a_round_trip() {
     for name in ["llama", "qwen3"] {

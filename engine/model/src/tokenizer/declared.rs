@@ -39,7 +39,20 @@ impl Declared {
                 Some(id) => std::slice::from_ref(id),
                 None => continue,
             };
-            eos.extend(ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()));
+            for id in ids {
+                match id {
+                    Value::Null => {}
+                    Value::Number(number) if number.is_i64() || number.is_u64() => {
+                        // Minus one is no token.
+                        eos.extend(number.as_u64().and_then(|id| u32::try_from(id).ok()));
+                    }
+                    other => {
+                        let found = format!("eos_token_id holds {other}");
+                        let remedy = "it must be a whole number or a list of them; fetch the file again";
+                        return Err(Error::model(folder.join(file), found, remedy));
+                    }
+                }
+            }
             break;
         }
         let template = folder.join("chat_template.jinja");

@@ -260,3 +260,24 @@ fn named_templates_yield_the_default_one() {
     assert_eq!(declared::template_text(&json!({"default": "d", "rag": "r"})).as_deref(), Some("d"));
     assert_eq!(declared::template_text(&Value::Null), None);
 }
+
+#[test]
+fn end_tokens_that_are_no_numbers_are_refused_and_minus_one_is_none() {
+    let eos = |value: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(golden().join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+        let text = format!("{{\"eos_token_id\": {value}}}");
+        std::fs::write(folder.path().join("generation_config.json"), text).unwrap();
+        let tokenizer = Tokenizer::from_file(&folder.path().join("tokenizer.json"));
+        tokenizer.map(|tokenizer| tokenizer.eos_ids().to_vec()).map_err(|error| error.to_string())
+    };
+    assert_eq!(eos("[258, 256]"), Ok(vec![258, 256]));
+    // Those that the vocabulary names are end tokens in any case.
+    assert_eq!(eos("-1"), eos("[]"));
+    assert_eq!(eos("null"), eos("[]"));
+    assert!(eos("[]").is_ok());
+    for bad in ["\"2\"", "2.0", "[2, \"x\"]", "true", "{}"] {
+        let said = eos(bad).unwrap_err();
+        assert!(said.contains("generation_config.json") && said.contains("eos_token_id holds"), "{bad}: {said}");
+    }
+}

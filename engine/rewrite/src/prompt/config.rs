@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::render::read_template;
 use crate::base::BaseConfig;
 use crate::compose::Mode;
-use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
+use querywright_types::{Error, Output, QueryLanguage, Result, RetrieverCard};
 
 /// The copy of a template in an adapter's folder.
 const TEMPLATE_FILE: &str = "prompt.jinja";
@@ -186,20 +186,22 @@ impl PromptConfig {
     /// The file in an adapter's folder with the prompt configuration that the adapter was trained with.
     pub const FILE: &str = "prompt.toml";
 
-    /// Writes [`Self::FILE`] into an adapter's folder, and beside it a copy of the template, if there is one.
+    /// Writes [`Self::FILE`] into an adapter's folder, and beside it a copy of the template, if there is one. Both are
+    /// written beside what is there, and put in its place when both are whole.
     ///
     /// # Errors
-    /// [`Error::Io`] when the template cannot be read or a file cannot be written.
+    /// [`Error::Io`] when the template cannot be read or a file cannot be written; what was there is then still there.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(Self::FILE);
-        let mut kept = self.clone();
+        let (mut kept, mut copy) = (self.clone(), None);
         if let Some(template) = &self.template {
-            let (text, copy) = (read_template(template)?, folder.join(TEMPLATE_FILE));
-            fs::write(&copy, text).map_err(|e| Error::write(&copy, e))?;
+            copy = Some((Output::open(folder.join(TEMPLATE_FILE))?, read_template(template)?));
             kept.template = Some(TEMPLATE_FILE.into());
         }
         let text = toml::to_string(&kept).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
-        fs::write(&path, text).map_err(|e| Error::write(&path, e))
+        let (output, template) = copy.unzip();
+        let copy = output.zip(template.as_deref().map(str::as_bytes));
+        Output::write_together(copy.into_iter().chain([(Output::open(path)?, text.as_bytes())]))
     }
 
     /// Reads [`Self::FILE`] of an adapter's folder. None where the file is missing, as with adapters of other programs.
@@ -360,6 +362,19 @@ mod tests {
         assert_eq!(read.max_terms, 7);
         assert_eq!(fs::read_to_string(read.template.unwrap()).unwrap(), "x");
         assert!(fs::read_to_string(adapter.path().join(PromptConfig::FILE)).unwrap().contains("\"prompt.jinja\""));
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_written_whole_leaves_the_one_that_is_there() {
+        let (own, adapter) = (folder("mine.jinja"), tempfile::tempdir().unwrap());
+        let template = Some(own.path().join("outside.jinja"));
+        let config = PromptConfig { template, ..PromptConfig::default() };
+        let copy = adapter.path().join(TEMPLATE_FILE);
+        fs::write(&copy, "old").unwrap();
+        fs::create_dir(adapter.path().join(PromptConfig::FILE)).unwrap();
+        assert!(config.write(adapter.path()).unwrap_err().to_string().contains("prompt.toml"));
+        assert_eq!(fs::read_to_string(&copy).unwrap(), "old");
+        assert_eq!(fs::read_dir(adapter.path()).unwrap().count(), 2, "nothing half-written stays behind");
     }
 
     #[test]

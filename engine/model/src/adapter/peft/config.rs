@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::patterns::Patterns;
 use crate::adapter::Projection;
 use crate::config::keys::says_nothing;
 use querywright_types::{Error, Result};
 
 /// Keys that say where the adapter comes from or how it was trained, and do not change what it computes.
-const UNUSED: [&str; 14] = [
+const UNUSED: [&str; 16] = [
     "base_model_name_or_path",
     "revision",
     "inference_mode",
@@ -28,6 +29,8 @@ const UNUSED: [&str; 14] = [
     // Read by their own functions.
     "exclude_modules",
     "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
 ];
 
 /// Beginnings of `init_lora_weights` that leave the base model as it is.
@@ -35,12 +38,18 @@ const PLAIN_BEGINNINGS: [&str; 6] = ["true", "false", "gaussian", "eva", "orthog
 /// Those that take the first factors out of the base model's weights, so that the adapter belongs to changed ones.
 const CHANGED_BASES: [&str; 5] = ["pissa", "olora", "corda", "lora_ga", "loftq"];
 
+/// The largest alpha that is a scale and no mistake.
+const MOST_ALPHA: f64 = 1e9;
+
 /// What decides the numbers of an adapter.
 #[derive(Debug)]
 pub(super) struct PeftConfig {
     pub(super) r: usize,
-    /// As PEFT scales: by `lora_alpha / r`, whichever way the file says it.
-    pub(super) lora_alpha: f32,
+    alpha: f64,
+    ranks: Patterns,
+    alphas: Patterns,
+    /// Whether deltas are scaled by alpha over the root of the rank.
+    rank_stabilised: bool,
     targets: Targets,
 }
 
@@ -78,30 +87,52 @@ impl PeftConfig {
             Some(value) => value.as_f64().ok_or_else(|| keys.mistyped("lora_alpha", value, "a number"))?,
         };
         for (key, value) in object {
-            keys.check(key, value, r, alpha)?;
+            keys.check(key, value)?;
         }
-        let rank_stabilised = keys.flag("use_rslora")?;
-        let lora_alpha = if rank_stabilised { alpha as f32 * (r as f32).sqrt() } else { alpha as f32 };
-        Ok(Self { r, lora_alpha, targets: keys.targets()? })
+        let (ranks, alphas) = (keys.patterns("rank_pattern")?, keys.patterns("alpha_pattern")?);
+        if let Some(bad) = ranks.values().find(|r| !((1.0..=65_536.0).contains(r) && r.fract() == 0.0)) {
+            return Err(keys.refused(format!("rank_pattern has a rank of {bad}")));
+        }
+        // In single precision a larger one is infinite.
+        if let Some(bad) = alphas.values().chain([alpha]).find(|alpha| alpha.abs() > MOST_ALPHA) {
+            return Err(keys.refused(format!("lora_alpha, or one of alpha_pattern, is {bad}")));
+        }
+        Ok(Self { r, alpha, ranks, alphas, rank_stabilised: keys.flag("use_rslora")?, targets: keys.targets()? })
+    }
+
+    /// The rank and the alpha of most modules.
+    pub(super) fn common(&self) -> (usize, f32) {
+        (self.r, self.scaled(self.r, self.alpha))
+    }
+
+    /// The rank and the alpha of one module.
+    pub(super) fn rank_and_alpha(&self, layer: usize, projection: Projection) -> (usize, f32) {
+        let module = module(layer, projection);
+        let r = self.ranks.of(&module).map_or(self.r, |r| r as usize);
+        (r, self.scaled(r, self.alphas.of(&module).unwrap_or(self.alpha)))
+    }
+
+    /// The alpha that scales by `alpha / r`, whichever way the file says it.
+    fn scaled(&self, r: usize, alpha: f64) -> f32 {
+        if self.rank_stabilised { alpha as f32 * (r as f32).sqrt() } else { alpha as f32 }
     }
 
     /// Holds what a file has factors of against what the configuration names: PEFT leaves out what is not named, and
     /// begins anew what is not there.
     pub(super) fn check_places(&self, file: &Path, found: &[(usize, Projection)], layers: usize) -> Result<()> {
-        let name = |layer: usize, projection: Projection| format!("model.layers.{layer}.{}", projection.path());
         for layer in 0..layers {
             for projection in Projection::ALL {
-                let named = self.targets.name(layer, &name(layer, projection));
+                let named = self.targets.name(layer, &module(layer, projection));
                 let there = found.contains(&(layer, projection));
                 if named == Some(true) && !there {
-                    let lacking = format!("lacks factors of {}, which target_modules names", name(layer, projection));
+                    let lacking = format!("lacks factors of {}, which target_modules names", module(layer, projection));
                     let remedy = "copy the adapter again, it may be cut off, or use the model it was trained on";
                     return Err(Error::model(file, lacking, remedy));
                 }
                 if named == Some(false) && there {
                     let spare = format!(
                         "holds factors of {}, which target_modules, exclude_modules and layers_to_transform leave out",
-                        name(layer, projection)
+                        module(layer, projection)
                     );
                     return Err(Error::model(file, spare, "weights and adapter_config.json belong to two adapters"));
                 }
@@ -109,6 +140,11 @@ impl PeftConfig {
         }
         Ok(())
     }
+}
+
+/// A module's path in the model.
+fn module(layer: usize, projection: Projection) -> String {
+    format!("model.layers.{layer}.{}", projection.path())
 }
 
 impl Targets {
@@ -165,16 +201,13 @@ impl<'a> Keys<'a> {
     }
 
     /// Refuses a key that asks for more than a plain adapter.
-    fn check(&self, key: &str, value: &Value, r: usize, alpha: f64) -> Result<()> {
+    fn check(&self, key: &str, value: &Value) -> Result<()> {
         match key {
             "peft_type" | "r" | "lora_alpha" | "use_rslora" | "target_modules" | "layers_to_transform" => return Ok(()),
             _ if UNUSED.contains(&key) => return Ok(()),
             "init_lora_weights" => return self.check_beginning(value),
             "bias" if value == "none" => return Ok(()),
             "task_type" if value == "CAUSAL_LM" => return Ok(()),
-            // Patterns that repeat the rank and the scale that all have anyway.
-            "rank_pattern" if all_are(value, r as f64) => return Ok(()),
-            "alpha_pattern" if all_are(value, alpha) => return Ok(()),
             _ if says_nothing(value) => return Ok(()),
             _ => {}
         }
@@ -241,23 +274,21 @@ impl<'a> Keys<'a> {
         Ok(targets)
     }
 
+    fn patterns(&self, key: &str) -> Result<Patterns> {
+        let value = self.json.get(key).unwrap_or(&Value::Null);
+        Patterns::parse(value).map_err(|found| self.refused(format!("{key} {found}")))
+    }
+
     fn texts(&self, key: &str, value: &Value) -> Result<Vec<String>> {
         let items = value.as_array().and_then(|items| items.iter().map(|i| i.as_str().map(str::to_owned)).collect());
         items.ok_or_else(|| self.mistyped(key, value, "a text or a list of texts"))
     }
 }
 
-/// Whether every value of an object is this number.
-fn all_are(value: &Value, number: f64) -> bool {
-    value.as_object().is_some_and(|items| items.values().all(|v| v.as_f64() == Some(number)))
-}
-
 /// Keys of PEFT's that are refused where they say something.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 20] = [
     "bias",
     "task_type",
-    "rank_pattern",
-    "alpha_pattern",
     "fan_in_fan_out",
     "use_dora",
     "use_qalora",

@@ -61,9 +61,12 @@ fn a_key_that_changes_the_result_is_refused_by_its_name() {
         r#""init_lora_weights": 1"#,
         r#""alora_invocation_tokens": [257]"#,
         r#""layer_replication": [[0, 2], [1, 2]]"#,
-        r#""rank_pattern": {"q_proj": 8}"#,
-        r#""alpha_pattern": {"q_proj": 16}"#,
         r#""rank_pattern": 4"#,
+        r#""rank_pattern": {"q_proj": 0}"#,
+        r#""rank_pattern": {"q_proj": 4.5}"#,
+        r#""rank_pattern": {"q_proj": "8"}"#,
+        r#""alpha_pattern": {"(q_proj": 16}"#,
+        r#""alpha_pattern": ["q_proj"]"#,
         r#""use_dora": true"#,
         r#""use_qalora": true"#,
         r#""use_bdlora": {"nblocks": 2}"#,
@@ -96,6 +99,8 @@ fn a_key_that_changes_the_result_is_refused_by_its_name() {
         r#""lora_alpha": "absent""#,
         r#""lora_alpha": null"#,
         r#""lora_alpha": "8""#,
+        r#""lora_alpha": 1e300"#,
+        r#""alpha_pattern": {"q_proj": -1e300}"#,
         r#""use_rslora": 1"#,
         r#""target_modules": 5"#,
         r#""layers_to_transform": ["0"]"#,
@@ -187,6 +192,8 @@ fn weights_and_configuration_that_name_other_layers_are_refused() {
     let half = refusal("", |tensors| tensors.retain(|name, _| !name.contains("layers.1.mlp.up_proj.lora_B")));
     assert!(half.contains("lacks base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"), "{half}");
     assert!(refusal(r#""r": 8"#, no).contains("has shape [4, 64]"));
+    let ranks = refusal(r#""rank_pattern": {"1.self_attn.v_proj": 8}"#, no);
+    assert!(ranks.contains("layers.1.self_attn.v_proj.lora_A") && ranks.contains("need [8, 64]"), "{ranks}");
 }
 
 #[test]
@@ -211,6 +218,25 @@ fn an_adapter_of_some_layers_alone_is_saved_so_that_it_can_be_read_again() {
     let folder = tempfile::tempdir().unwrap();
     adapter.save(folder.path(), "tiny-qwen3").unwrap();
     assert_eq!(values(&Adapter::load(folder.path(), &model()).unwrap()), values(&adapter));
+}
+
+#[test]
+fn an_adapter_that_cannot_be_saved_whole_leaves_the_one_that_is_there() {
+    let adapter = Adapter::load(&golden("peft-qwen3"), &model()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    adapter.save(folder.path(), "first").unwrap();
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let old = read("adapter_model.safetensors");
+    // The second file cannot be replaced: a folder stands in its place.
+    let about = folder.path().join("adapter_config.json");
+    std::fs::remove_file(&about).unwrap();
+    std::fs::create_dir(&about).unwrap();
+    let mut other = adapter.clone();
+    other.set(other.parameters().map(|(_, f)| vec![0.0; f.values().len()]).collect::<Vec<_>>().into_iter()).unwrap();
+    let error = other.save(folder.path(), "second").unwrap_err().to_string();
+    assert!(error.contains("adapter_config.json"), "{error}");
+    assert_eq!(read("adapter_model.safetensors"), old);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing half-written stays behind");
 }
 
 #[test]

@@ -26,13 +26,17 @@ fn older_and_newer_spellings_of_the_rotary_settings_mean_the_same() {
     let older = SMALL.replace('}', &format!(r#", "rope_theta": 5e5, "rope_scaling": {{{scaling}}}}}"#));
     let newer = SMALL.replace('}', &format!(r#", "rope_parameters": {{"rope_theta": 5e5, {scaling}}}}}"#));
     assert_eq!(read(&older).unwrap(), read(&newer).unwrap());
-    assert_eq!(read(&newer).unwrap().rope_scaling.unwrap().factor, 32.0);
+    assert!(matches!(read(&newer).unwrap().rope_scaling, Some(RopeScaling::Llama3 { factor: 32.0, .. })));
 }
 
 #[test]
 fn llama3_scaling_keeps_short_waves_and_stretches_long_ones() {
-    let s =
-        RopeScaling { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 64 };
+    let s = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 64,
+    };
     assert_eq!((s.divisor(1.0), s.divisor(0.001)), (1.0, 8.0));
     // 2.5 cycles lie in the middle: 1 / (0.5 / 8 + 0.5).
     let middle = s.divisor(2.5 * std::f64::consts::TAU / 64.0);
@@ -57,9 +61,8 @@ fn what_cannot_be_computed_is_refused_by_name() {
         (SMALL.replace("32", "0"), "vocab_size is 0"),
         (SMALL.replace('}', r#", "num_key_value_heads": 3}"#), "multiple"),
         (SMALL.replace('}', r#", "head_dim": 5}"#), "even"),
-        (SMALL.replace('}', r#", "attention_bias": true}"#), "attention_bias"),
         (SMALL.replace('}', r#", "use_sliding_window": true}"#), "sliding"),
-        (SMALL.replace('}', r#", "rope_scaling": {"type": "yarn", "factor": 4.0}}"#), "yarn"),
+        (SMALL.replace('}', r#", "rope_scaling": {"type": "dynamic", "factor": 4.0}}"#), "dynamic"),
         (SMALL.replace('}', r#", "rope_scaling": {"rope_type": "llama3"}}"#), "factor"),
         (SMALL.replace('}', r#", "quantization_config": {"quant_method": "awq"}}"#), "awq"),
         ("{".to_owned(), "not valid JSON"),
@@ -78,9 +81,20 @@ fn with(keys: &str) -> String {
 #[test]
 fn every_spelling_of_a_rope_scaling_that_is_not_computed_is_refused_by_name() {
     let table = [
-        (r#""rope_scaling": {"type": "linear", "factor": 2.0}"#, "\"linear\""),
-        (r#""rope_scaling": {"rope_type": "dynamic", "factor": 2.0}"#, "\"dynamic\""),
-        (r#""rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}"#, "\"yarn\" (rope_parameters)"),
+        (r#""rope_scaling": {"type": "linear"}"#, "has no factor"),
+        (r#""rope_scaling": {"type": "linear", "factor": 0}"#, "must be above 0"),
+        (r#""rope_scaling": {"type": "linear", "factor": "2"}"#, "factor is \"2\"; it must be a number"),
+        (r#""rope_scaling": {"type": "linear", "factor": 2, "beta_fast": 32}"#, "rope_scaling.beta_fast is 32"),
+        (r#""rope_parameters": {"rope_type": "dynamic", "factor": 2.0}"#, "\"dynamic\" (rope_parameters)"),
+        (r#""rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 64}"#, "has no factor"),
+        (r#""rope_scaling": {"rope_type": "yarn", "factor": null}"#, "has no factor"),
+        (r#""rope_scaling": {"rope_type": "yarn", "factor": -4}"#, "must be above 0"),
+        (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "beta_fast": 1, "beta_slow": 8}"#, "beta_fast above"),
+        (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "attention_factor": 1e200}"#, "must be above 0"),
+        (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "truncate": 1}"#, "truncate is 1; it must be true or"),
+        (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "long_factor": [1.0]}"#, "rope_scaling.long_factor"),
+        (r#""original_max_position_embeddings": 32, "rope_scaling": {"rope_type": "yarn", "factor": 4}"#, "is 32"),
+        (r#""rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 0}"#, "above 0"),
         (r#""rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}"#, "\"longrope\""),
         (r#""rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [2.0]}"#, "\"su\""),
         (r#""rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}"#, "\"mrope\""),
@@ -107,7 +121,7 @@ fn every_spelling_of_a_rope_scaling_that_is_not_computed_is_refused_by_name() {
         (
             r#""rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
                 "original_max_position_embeddings": 64.5}"#,
-            "original_max_position_embeddings is 64.5; it must be a whole number",
+            "original_max_position_embeddings is 64.5; it must be a whole number above 0",
         ),
         (
             r#""rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
@@ -147,8 +161,6 @@ fn keys_of_other_families_are_refused_where_they_change_the_result() {
         r#""sliding_window": 512"#,
         r#""use_sliding_window": true"#,
         r#""layer_types": ["sliding_attention"]"#,
-        r#""attention_bias": true"#,
-        r#""mlp_bias": true"#,
         r#""num_local_experts": 8"#,
         r#""is_causal": false"#,
         r#""use_qk_norm": true"#,
@@ -173,6 +185,23 @@ fn keys_of_other_families_are_refused_where_they_change_the_result() {
     let qwen = r#""num_key_value_heads": 2, "use_sliding_window": false, "sliding_window": 8, "max_window_layers": 0"#;
     read(&with(qwen).replace("llama", "qwen2")).unwrap();
     read(&with(r#""num_key_value_heads": 1, "use_qk_norm": true"#).replace("llama", "qwen3")).unwrap();
+}
+
+#[test]
+fn biases_are_those_that_transformers_has_for_the_architecture() {
+    let biases = |architecture: &str, keys: &str| {
+        let c = read(&with(&format!("\"num_key_value_heads\": 2, {keys}")).replace("llama", architecture)).unwrap();
+        (c.attention_bias, c.attention_output_bias, c.mlp_bias)
+    };
+    let all = r#""attention_bias": true, "mlp_bias": true"#;
+    assert_eq!(biases("llama", all), (true, true, true));
+    assert_eq!(biases("llama", r#""attention_bias": false"#), (false, false, false));
+    assert_eq!(biases("qwen3", r#""attention_bias": true"#), (true, true, false));
+    assert_eq!(biases("qwen2", r#""attention_bias": true"#), (true, false, false));
+    for architecture in ["qwen2", "qwen3"] {
+        let text = with(r#""num_key_value_heads": 2, "mlp_bias": true"#).replace("llama", architecture);
+        assert!(read(&text).unwrap_err().to_string().contains("mlp_bias is true"));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use querywright_types::{Error, Result};
+use crate::{Error, Result};
 
 /// A file that is to be written after long work. Opening it finds out whether it can be written; what was there stays
 /// until everything is written beside it, and then is replaced in one step. Until then nothing new lies in the folder.
@@ -71,28 +71,59 @@ impl Output {
     /// # Errors
     /// When the system refuses. What was in the place is then still there.
     pub fn write(self, content: &[u8]) -> Result<()> {
-        let written = match self.target {
-            Target::Beside { place, permissions } => replace(&place, permissions, content),
-            Target::Place(file) => overwrite(file, content),
-        };
-        written.map_err(|e| Error::write(&self.path, e))
+        Self::write_together([(self, content)])
+    }
+
+    /// Writes files that belong together. Each is written beside its place, and none is moved there before all of them are
+    /// written: where one cannot be, what was in all the places is still there.
+    ///
+    /// # Errors
+    /// When the system refuses, with the file that it refused.
+    pub fn write_together<'a>(files: impl IntoIterator<Item = (Self, &'a [u8])>) -> Result<()> {
+        let mut staged = Vec::new();
+        for (output, content) in files {
+            let ready = match output.target {
+                Target::Beside { place, permissions } => beside_in_full(&place, permissions, content)
+                    .map(|temporary| Staged::Beside { temporary, place })
+                    .map_err(|e| Error::write(&output.path, e))?,
+                Target::Place(file) => Staged::Place { file, content },
+            };
+            staged.push((output.path, ready));
+        }
+        staged.into_iter().try_for_each(|(path, ready)| ready.commit().map_err(|e| Error::write(path, e)))
     }
 }
 
-/// Writes a file beside its place and moves it there.
-fn replace(place: &Path, permissions: Option<Permissions>, content: &[u8]) -> std::io::Result<()> {
+/// A file whose content is written, or can only be written in its place.
+enum Staged<'a> {
+    Beside { temporary: Temporary, place: PathBuf },
+    Place { file: File, content: &'a [u8] },
+}
+
+impl Staged<'_> {
+    fn commit(self) -> std::io::Result<()> {
+        let (temporary, place) = match self {
+            Self::Place { file, content } => return overwrite(file, content),
+            Self::Beside { temporary, place } => (temporary, place),
+        };
+        fs::rename(&temporary.0, &place)?;
+        match place.parent().filter(|_| cfg!(unix)) {
+            // The move lasts through a power cut, too. A folder that may not be read cannot be synced; the file is there.
+            Some(folder) => File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes a file beside its place.
+fn beside_in_full(place: &Path, permissions: Option<Permissions>, content: &[u8]) -> std::io::Result<Temporary> {
     let (temporary, mut file) = Temporary::beside(place)?;
     file.write_all(content)?;
     if let Some(permissions) = permissions {
         fs::set_permissions(&temporary.0, permissions)?;
     }
     file.sync_all()?;
-    fs::rename(&temporary.0, place)?;
-    match place.parent().filter(|_| cfg!(unix)) {
-        // The move lasts through a power cut, too. A folder that may not be read cannot be synced; the file is there.
-        Some(folder) => File::open(folder).and_then(|folder| folder.sync_all()).or(Ok(())),
-        None => Ok(()),
-    }
+    Ok(temporary)
 }
 
 /// Writes a file from its beginning. Only a file has an end to cut off; devices and pipes refuse.
@@ -150,6 +181,25 @@ mod tests {
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("old", 1));
         output.write(b"new").unwrap();
         assert_eq!((fs::read_to_string(&path).unwrap().as_str(), names(folder.path()).len()), ("new", 1));
+    }
+
+    #[test]
+    fn files_that_belong_together_are_exchanged_when_all_are_written_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+        let open = |path: &Path| Output::open(path).unwrap();
+        fs::write(&one, "old").unwrap();
+        // The second place is gone after it was opened: writing beside it fails.
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let lost = open(&inner.join("two"));
+        fs::remove_dir(&inner).unwrap();
+        let error = Output::write_together([(open(&one), &b"new"[..]), (lost, b"new")]).unwrap_err().to_string();
+        assert!(error.contains("inner"), "{error}");
+        assert_eq!((fs::read_to_string(&one).unwrap().as_str(), names(folder.path()).len()), ("old", 1));
+        Output::write_together([(open(&one), &b"1"[..]), (open(&two), b"2")]).unwrap();
+        assert_eq!([&one, &two].map(|path| fs::read_to_string(path).unwrap()), ["1", "2"]);
+        assert_eq!(names(folder.path()).len(), 2);
     }
 
     #[test]

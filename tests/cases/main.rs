@@ -35,6 +35,9 @@ struct File {
     /// The file that it begins with, of the tiny model.
     #[serde(default)]
     from: String,
+    /// What is put in the place of each of these texts, which that file must have.
+    #[serde(default)]
+    replace: BTreeMap<String, String>,
     /// utf-8, utf-16le, latin1, or hex: the bytes themselves.
     #[serde(default)]
     encoding: String,
@@ -67,6 +70,9 @@ struct Run {
     warns: Vec<String>,
     /// How many lines standard output must have.
     lines: Option<usize>,
+    /// Whether standard output must be that of the run before.
+    #[serde(default)]
+    as_before: bool,
     /// Values of the JSON on standard output, by pointer (`/measures/nDCG@10`); numbers to four digits.
     #[serde(default)]
     json: BTreeMap<String, Value>,
@@ -110,14 +116,19 @@ impl File {
             "" => Vec::new(),
             name => fs::read(Path::new(tiny::MODEL).join(name)).unwrap(),
         };
+        for (old, new) in &self.replace {
+            let text = String::from_utf8(all).unwrap();
+            assert!(text.contains(old), "{}: there is no {old:?} to replace", self.path);
+            all = text.replace(old, new).into_bytes();
+        }
         all.extend(bytes);
         fs::write(path, all).unwrap();
     }
 }
 
 impl Run {
-    /// What is not as it must be.
-    fn failures(&self, home: &Path) -> Vec<String> {
+    /// What is not as it must be. `before` is what the run before said, and becomes what this one says.
+    fn failures(&self, home: &Path, before: &mut String) -> Vec<String> {
         let arguments: Vec<String> = self.arguments.iter().map(|a| a.replace("MODEL", tiny::MODEL)).collect();
         let mut command = tiny::program(home);
         command.args(&arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -143,6 +154,10 @@ impl Run {
         if let Some(lines) = self.lines {
             must(said.lines().count() == lines, format!("{} lines, {lines} expected", said.lines().count()));
         }
+        if self.as_before {
+            must(said == *before, format!("does not say what the run before said: {before}"));
+        }
+        before.clone_from(&said);
         let object: Value = serde_json::from_str(&said).unwrap_or_default();
         for (pointer, right) in &self.json {
             let found = object.pointer(pointer).unwrap_or(&Value::Null);
@@ -177,7 +192,8 @@ fn every_case_comes_to_what_is_right() {
             fs::write(path, text).unwrap();
         }
         case.file.iter().for_each(|file| file.write(home.path()));
-        let wrong: Vec<String> = case.run.iter().flat_map(|run| run.failures(home.path())).collect();
+        let mut before = String::new();
+        let wrong: Vec<String> = case.run.iter().flat_map(|run| run.failures(home.path(), &mut before)).collect();
         if !wrong.is_empty() {
             failures.push(format!("{name}: {}\n  {}", case.right, wrong.join("\n  ")));
         }

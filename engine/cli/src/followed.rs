@@ -1,5 +1,6 @@
 //! What followed the items of a history in training sequences (covisitation), beside the ranking of texts.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -89,7 +90,9 @@ impl Ranker {
 /// The text's retriever of `bm25+covisitation=0.6`, and the weight of covisitation where it is asked for: none where no
 /// number is given.
 pub fn asked(text: &str) -> Result<(&str, Option<Option<f64>>)> {
-    let Some((before, weight)) = text.rsplit_once(SUFFIX) else { return Ok((text, None)) };
+    // A path that exists is a path.
+    let named = text.rsplit_once(SUFFIX).filter(|_| !Path::new(text).exists());
+    let Some((before, weight)) = named else { return Ok((text, None)) };
     match weight.strip_prefix('=') {
         None if weight.is_empty() => Ok((before, Some(None))),
         given => {

@@ -47,10 +47,28 @@ impl<R: BufRead> Lines<R> {
 /// The text of a line.
 ///
 /// # Errors
-/// When it is not UTF-8.
+/// When it is not UTF-8, or has the zeros of a text whose characters have two bytes: in ASCII these are valid UTF-8.
 pub fn text(line: &[u8]) -> Result<&str> {
+    if line.contains(&0) || line.starts_with(b"\xff\xfe") || line.starts_with(b"\xfe\xff") {
+        let found = "the line is text in UTF-16, or holds zeros";
+        return Err(Error::argument("request", found, "convert the input, such as with: iconv -f UTF-16 -t UTF-8"));
+    }
     std::str::from_utf8(line).map_err(|e| {
         let found = format!("byte {} of the line is not UTF-8", e.valid_up_to() + 1);
         Error::argument("request", found, "convert the input, such as with: iconv -f latin1 -t utf-8")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_in_utf_16_is_refused_with_its_encoding_although_its_bytes_may_be_utf_8() {
+        for line in [&b"t\0e\0a\0"[..], b"\0t\0e\0a", b"\xff\xfet\0", b"\xfe\xff\0t"] {
+            assert!(text(line).unwrap_err().to_string().contains("iconv -f UTF-16"), "{line:?}");
+        }
+        assert!(text(b"t\xe9").unwrap_err().to_string().contains("iconv -f latin1"));
+        assert_eq!(text("thé".as_bytes()).unwrap(), "thé");
+    }
 }

@@ -3,9 +3,8 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use serde_json::{Map, Value};
-
 use super::documents::{Catalog, CatalogBuilder};
+use super::json::Json;
 use super::lines::{Line, Lines, NAMED, quoted};
 use super::warning::{Warning, WarningKind, Warnings};
 use querywright_types::{Error, Ordinal, Query, Result};
@@ -23,7 +22,7 @@ pub(super) fn read_corpus(path: &Path, warnings: &mut Warnings) -> Result<Catalo
             let mut found = Texts::default();
             found.read(value);
             // BEIR keeps what is not searched under this name.
-            let metadata = record.beir && name == "metadata" && value.is_object();
+            let metadata = record.beir && name == "metadata" && matches!(value, Json::Object(_));
             let left_out = found.left_out || metadata && !found.text.is_empty();
             if left_out {
                 warnings.add(Warning::new(WarningKind::ValuesLeftOut, path, name.as_str()));
@@ -50,12 +49,12 @@ pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>>
                 "give every query an id of its own, or remove the repetition",
             ));
         }
-        let history = read_history(&line, record.values.get("history"), catalog)?;
-        let text = match record.values.get("text") {
-            Some(Value::String(text)) => text.clone(),
-            None | Some(Value::Null) => String::new(),
+        let history = read_history(&line, record.value("history"), catalog)?;
+        let text = match record.value("text") {
+            Some(Json::Text(text)) => text.clone(),
+            None | Some(Json::Null) => String::new(),
             Some(other) => {
-                let found = format!("\"text\" is {}", kind(other));
+                let found = format!("\"text\" is {}", other.kind());
                 return Err(line.refuse(found, "\"text\" must be a string"));
             }
         };
@@ -72,21 +71,21 @@ pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>>
     Ok(queries)
 }
 
-fn read_history(line: &Line, value: Option<&Value>, catalog: &Catalog) -> Result<Vec<Ordinal>> {
-    let refuse = |other: &Value| {
-        let found = format!("\"history\" holds {}", kind(other));
+fn read_history(line: &Line, value: Option<&Json>, catalog: &Catalog) -> Result<Vec<Ordinal>> {
+    let refuse = |other: &Json| {
+        let found = format!("\"history\" holds {}", other.kind());
         line.refuse(found, "\"history\" must be a list of item ids, oldest first")
     };
     let items = match value {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(items)) => items,
+        None | Some(Json::Null) => return Ok(Vec::new()),
+        Some(Json::List(items)) => items,
         Some(other) => return Err(refuse(other)),
     };
-    let ordinal = |item: &Value| {
-        let id = id_of(item).ok_or_else(|| refuse(item))?;
-        catalog.ordinal(&id).ok_or_else(|| {
+    let ordinal = |item: &Json| {
+        let id = item.id().ok_or_else(|| refuse(item))?;
+        catalog.ordinal(id).ok_or_else(|| {
             line.refuse(
-                format!("the history holds the item {}, which is not in the corpus", quoted(&id)),
+                format!("the history holds the item {}, which is not in the corpus", quoted(id)),
                 "add the item to corpus.jsonl, or take it out of the history",
             )
         })
@@ -96,40 +95,31 @@ fn read_history(line: &Line, value: Option<&Value>, catalog: &Catalog) -> Result
 
 /// A line of JSON without its id.
 struct Record {
-    values: Map<String, Value>,
+    values: Vec<(String, Json)>,
     /// Whether the id is called `_id`, as in BEIR.
     beir: bool,
+}
+
+impl Record {
+    fn value(&self, name: &str) -> Option<&Json> {
+        self.values.iter().find_map(|(key, value)| (key == name).then_some(value))
+    }
 }
 
 /// The id of a record (`_id` as in BEIR, or `id`) and what else it holds.
 fn read_record(line: &Line) -> Result<(String, Record)> {
     const REMEDY: &str = "every line must be one JSON object with an \"id\" (or \"_id\"), a string or a whole number";
-    let value: Value = serde_json::from_str(line.text).map_err(|e| {
-        // serde_json adds "at line 1 column …"; the line is named already.
-        let message = e.to_string();
-        let reason = message.split(" at line ").next().unwrap_or_default();
-        line.refuse(format!("not JSON at character {}: {reason}", e.column()), REMEDY)
-    })?;
-    let mut record = match value {
-        Value::Object(record) => record,
-        other => return Err(line.refuse(format!("found {}", kind(&other)), REMEDY)),
+    let value = Json::parse(line.text).map_err(|found| line.refuse(found, REMEDY))?;
+    let Json::Object(mut values) = value else { return Err(line.refuse(format!("found {}", value.kind()), REMEDY)) };
+    let place = |name: &str| values.iter().position(|(key, _)| key == name);
+    let Some(place) = place("_id").or_else(|| place("id")) else {
+        return Err(line.refuse("there is no \"id\"", REMEDY));
     };
-    let key = if record.contains_key("_id") { "_id" } else { "id" };
-    match record.shift_remove(key) {
-        None => Err(line.refuse("there is no \"id\"", REMEDY)),
-        Some(value) => match id_of(&value) {
-            Some(id) if !id.is_empty() => Ok((id, Record { values: record, beir: key == "_id" })),
-            Some(_) => Err(line.refuse(format!("\"{key}\" is empty"), REMEDY)),
-            None => Err(line.refuse(format!("\"{key}\" is {}", kind(&value)), REMEDY)),
-        },
-    }
-}
-
-fn id_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(id) => Some(id.clone()),
-        Value::Number(id) if !id.is_f64() => Some(id.to_string()),
-        _ => None,
+    let (key, value) = values.remove(place);
+    match value.id() {
+        Some("") => Err(line.refuse(format!("\"{key}\" is empty"), REMEDY)),
+        Some(id) => Ok((id.to_owned(), Record { values, beir: key == "_id" })),
+        None => Err(line.refuse(format!("\"{key}\" is {}", value.kind()), REMEDY)),
     }
 }
 
@@ -142,14 +132,13 @@ struct Texts {
 }
 
 impl Texts {
-    fn read(&mut self, value: &Value) {
+    fn read(&mut self, value: &Json) {
         match value {
-            Value::String(text) => self.add(text),
-            Value::Number(number) => self.add(&number.to_string()),
-            Value::Array(values) => values.iter().for_each(|value| self.read(value)),
-            Value::Object(values) => values.values().for_each(|value| self.read(value)),
-            Value::Bool(_) => self.left_out = true,
-            Value::Null => {}
+            Json::Text(text) | Json::Number(text) => self.add(text),
+            Json::List(values) => values.iter().for_each(|value| self.read(value)),
+            Json::Object(values) => values.iter().for_each(|(_, value)| self.read(value)),
+            Json::Bool => self.left_out = true,
+            Json::Null => {}
         }
     }
 
@@ -158,17 +147,6 @@ impl Texts {
             self.text.push(' ');
         }
         self.text.push_str(text);
-    }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 
@@ -200,6 +178,15 @@ mod tests {
         let fields: Vec<_> = catalog.document(0).fields().collect();
         assert_eq!(fields, [("title", "steel kettle"), ("tags", "pot tea 5")]);
         assert_eq!(warnings, []);
+    }
+
+    #[test]
+    fn numbers_are_taken_as_they_are_written_and_a_key_that_stands_twice_is_refused() {
+        let (catalog, _) = corpus(r#"{"id":1,"price":1.50,"version":[3.10,1e3]}"#).unwrap();
+        let fields: Vec<_> = catalog.document(0).fields().collect();
+        assert_eq!((catalog.id(0), fields), ("1", vec![("price", "1.50"), ("version", "3.10 1e3")]));
+        let error = corpus(r#"{"id":"1","text":"a","text":"b"}"#).unwrap_err().to_string();
+        assert!(error.contains(":1: the key \"text\" stands twice"), "{error}");
     }
 
     #[test]

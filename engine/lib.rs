@@ -159,7 +159,7 @@ pub mod train {
     pub use querywright_train::{
         Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Labelled, Lengths, MachineProfile,
         Materials, Observer, Outcome, ResplitConfig, RetrieverConfig, RunConfig, SplitPlan, TrainConfig, Trainer,
-        choose,
+        WarmStartConfig, choose,
     };
 
     /// The checkpoints of a run, and whether a folder can be a run's.

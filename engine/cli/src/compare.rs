@@ -12,7 +12,7 @@ use querywright::metrics::Measure;
 use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity, Rm3, Rm3Config};
 use querywright::rewrite::{BaseConfig, LanguageModel, Tuned};
 use querywright::stack::Identity;
-use querywright::train::TrainConfig;
+use querywright::train::{TrainConfig, WarmStartConfig};
 use querywright::types::{Retriever, Rewriter};
 
 use crate::first_pass;
@@ -25,6 +25,8 @@ use crate::ship;
 pub const BATCH: usize = 64;
 /// Queries that are shown as improved most, and as hurt most.
 const EXAMPLES: usize = 5;
+/// The model after the supervised steps.
+const WARM_START: &str = "warm start";
 /// Rewrites in the report.
 const SAMPLES: usize = 24;
 
@@ -57,7 +59,8 @@ impl Finished<'_> {
         let queries = self.dataset.judged(self.split)?;
         let evaluation = Evaluation { catalog: &self.dataset.catalog, queries: &queries, measures, batch: BATCH };
         let mut measured: Vec<Evaluated> = Vec::new();
-        for name in ["raw", "rm3", "tuned", "zero-shot", "trained"] {
+        let warm_start = self.warm_start().is_dir().then_some(WARM_START);
+        for name in ["raw", "rm3", "tuned", "zero-shot"].into_iter().chain(warm_start).chain(["trained"]) {
             let bar = Bar::new(queries.len() as u64, name, "queries");
             let rewriter = self.rewriter(name)?;
             let mut found = evaluation.run(rewriter.as_ref(), self.ranker.retriever.as_ref(), &bar)?;
@@ -123,6 +126,11 @@ impl Finished<'_> {
         if self.config.prompt.base.is_some() { "tuned" } else { "raw" }
     }
 
+    /// The adapter after the warm start, where GRPO went on from it.
+    fn warm_start(&self) -> PathBuf {
+        self.config.train.output_dir.join(WarmStartConfig::FOLDER)
+    }
+
     /// The model with its adapter.
     pub fn trained(&self) -> Result<LanguageModel> {
         self.model.rewriter("trained", &self.config.serving_prompt(), self.ranker, Some(self.adapter))
@@ -166,6 +174,7 @@ impl Finished<'_> {
                 Box::new(Tuned::new(self.tuned.clone(), self.ranker.retriever.card(), feedback)?)
             }
             "zero-shot" => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),
+            WARM_START => Box::new(self.model.rewriter(name, prompt, self.ranker, Some(&self.warm_start()))?),
             "trained" => Box::new(self.trained()?),
             "raw" => Box::new(Identity),
             _ => return Err(Error::bug("cli::compare", format!("no system is called \"{name}\"")).into()),

@@ -19,7 +19,7 @@ use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
 use super::run_folder::RunFolder;
 use super::schedule::EntropyControl;
-use super::warm_start::{Rates, Search, WarmStart};
+use super::warm_start::{Rates, Search, WarmStart, WarmStartConfig};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_model::{Adapter, SamplingConfig};
 use querywright_rewrite::LanguageModel;
@@ -179,6 +179,9 @@ impl<'a> Trainer<'a> {
             let (step, last) = (self.state.step, self.state.step == run.max_steps);
             self.metrics.record(&metrics)?;
             observer.step(&metrics, run.max_steps);
+            if step == self.config.warm_start.steps && !last {
+                self.keep(WarmStartConfig::FOLDER)?;
+            }
             let last = last || step == self.config.warm_start.steps;
             let due = |every: u64| last || (every > 0 && step.is_multiple_of(every));
             if due(run.eval_steps) {
@@ -190,7 +193,7 @@ impl<'a> Trainer<'a> {
         }
         if self.state.best.is_none() {
             // The development queries never gave a score: the last adapter stands in.
-            self.keep_as_best()?;
+            self.keep("best")?;
         }
         let (best_dev, best_step) = self.state.best.unwrap_or((f64::NAN, self.state.step));
         Ok(Outcome {
@@ -399,15 +402,15 @@ impl<'a> Trainer<'a> {
         self.metrics.record(&metrics)?;
         if best {
             self.state.best = Some((score, step));
-            self.keep_as_best()?;
+            self.keep("best")?;
         }
         observer.evaluated(step, score, best);
         Ok(())
     }
 
-    /// Writes the adapter, with the prompt that belongs to it, as the best one.
-    fn keep_as_best(&self) -> Result<()> {
-        checkpoint::write_folder(&self.config.train.output_dir.join("best"), |folder| {
+    /// Writes the adapter, with the prompt that belongs to it, into a folder of the run.
+    fn keep(&self, name: &str) -> Result<()> {
+        checkpoint::write_folder(&self.config.train.output_dir.join(name), |folder| {
             self.adapter.save(folder, &self.materials.model_name)?;
             self.config.serving_prompt().write(folder)
         })

@@ -60,6 +60,9 @@ impl Default for WarmStartConfig {
 }
 
 impl WarmStartConfig {
+    /// The folder of a run with the adapter after the warm start, where GRPO went on from it.
+    pub const FOLDER: &str = "warm_start";
+
     /// Whether there is none: then nothing is written of it.
     pub(super) fn is_default(&self) -> bool {
         *self == Self::default()

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// What the scripts import. What a header pins with `--with` is installed on top.
-const PACKAGES: [&str; 14] = [
+const PACKAGES: [&str; 15] = [
     "bm25s",
     "PyStemmer",
     "gguf",
@@ -16,6 +16,7 @@ const PACKAGES: [&str; 14] = [
     "pytrec_eval-terrier",
     "regex",
     "scipy",
+    "sentence-transformers",
     "tensorboard",
     "tokenizers",
     "torch",

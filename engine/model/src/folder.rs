@@ -15,9 +15,9 @@ const INDEX_LIMIT: u64 = 64 << 20;
 /// `config.json` is a few kilobytes.
 const CONFIG_LIMIT: u64 = 4 << 20;
 
-/// An opened folder.
+/// An opened Hugging Face folder, whatever kind of model lies in it.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     path: PathBuf,
     shards: Vec<Shard>,
     /// The shard of each tensor.
@@ -25,8 +25,11 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Reads the headers of all shards.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    /// Reads the headers of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// A folder without weights that are read, with what it holds instead; a file that is cut off or damaged.
+    pub fn open(path: &Path) -> Result<Self> {
         let single = path.join("model.safetensors");
         let index = path.join("model.safetensors.index.json");
         let files = if single.is_file() {
@@ -55,7 +58,8 @@ impl Folder {
         json::read(&path, &read_text(&path, CONFIG_LIMIT)?)
     }
 
-    pub(super) fn shape(&self, name: &str) -> Option<Vec<usize>> {
+    /// The shape of a tensor; none where there is no such tensor.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         Some(self.shard(name)?.info(name)?.shape.clone())
     }
 
@@ -65,7 +69,7 @@ impl Folder {
     }
 
     /// The names of all tensors.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
@@ -90,7 +94,7 @@ impl Folder {
     }
 
     /// The configuration and the weights.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
+    pub fn files(&self) -> Vec<PathBuf> {
         let shards = self.shards.iter().map(|shard| shard.path().to_path_buf());
         std::iter::once(self.path.join("config.json")).chain(shards).collect()
     }
@@ -106,7 +110,10 @@ impl Folder {
     }
 
     /// Reads one tensor as f32.
-    pub(super) fn read(&self, name: &str) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// A tensor that is not there, or in a number type that is not read.
+    pub fn read(&self, name: &str) -> Result<Tensor> {
         self.shard(name).ok_or_else(|| self.missing(name))?.read(name)
     }
 

@@ -31,6 +31,12 @@ mod tensor;
 mod tokenizer;
 mod weights;
 
+/// The files of models of other kinds: what reads sentence encoders stands on the same code.
+pub mod files {
+    pub use super::folder::Folder;
+    pub use super::tensor::Tensor;
+}
+
 pub use querywright_kernels::{Precision, TokenStatistics};
 
 pub use adapter::{Adapter, Deltas, Factor, LoraConfig, Projection};

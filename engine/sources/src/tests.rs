@@ -34,10 +34,13 @@ fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Response> {
     answers
 }
 
-const MODEL: [(&str, &[u8]); 5] = [
+const MODEL: [(&str, &[u8]); 8] = [
     ("model.safetensors", b"weights"),
     ("config.json", b"{}"),
     ("1_Pooling/config.json", b"{\"pool\": 1}"),
+    ("2_Dense/config.json", b"{}"),
+    ("2_Dense/model.safetensors", b"layer"),
+    ("checkpoint_9/model.safetensors", b"unwanted"),
     ("onnx/model.onnx", b"unwanted"),
     ("pytorch_model.bin", b"unwanted"),
 ];
@@ -54,6 +57,8 @@ fn a_hub_model_lands_in_the_shared_cache_layout_and_is_there_offline() {
     assert_eq!(path, folder.path().join("hub/models--o--n/snapshots/c0ffee"));
     assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), b"weights");
     assert_eq!(fs::read(path.join("1_Pooling/config.json")).unwrap(), b"{\"pool\": 1}");
+    assert_eq!(fs::read(path.join("2_Dense/model.safetensors")).unwrap(), b"layer");
+    assert!(!path.join("checkpoint_9").exists());
     assert!(!path.join("pytorch_model.bin").exists() && !path.join("onnx").exists());
     assert_eq!(fs::read_to_string(folder.path().join("hub/models--o--n/refs/main")).unwrap(), "c0ffee");
     assert!(*steps.borrow() >= 4);
@@ -282,6 +287,21 @@ fn what_is_in_the_cache_needs_no_network_and_is_listed_as_cached() {
     fs::write(late.join("SmolLM2-135M-Instruct.Q4_1.gguf"), b"late").unwrap();
     sources.cache.commit(&late, &known.cache_folder()).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"GGUF");
+}
+
+#[test]
+fn a_thing_is_found_under_the_name_that_its_authors_gave_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let sources = sources(folder.path(), NOBODY, "no-such-client");
+    let made = sources.cache.stage("x").unwrap().folder("result").unwrap();
+    let known = REGISTRY.iter().find(|k| k.name == "minilm").unwrap();
+    fs::create_dir_all(&made).unwrap();
+    sources.cache.commit(&made, &known.cache_folder()).unwrap();
+    let pull = |name| sources.pull(Kind::Model, name, &OFFLINE);
+    assert_eq!(pull("all-minilm-l6-v2").unwrap(), pull("minilm").unwrap());
+    let answer = pull("bge-small-en-v1.5").unwrap_err().to_string();
+    assert!(answer.contains("BAAI/bge-small-en-v1.5"), "{answer}");
+    assert!(pull("bge-smal-en-v1.5").unwrap_err().to_string().contains("did you mean bge-small-en-v1.5?"));
 }
 
 #[test]

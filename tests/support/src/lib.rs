@@ -64,14 +64,29 @@ pub fn data(name: &str) -> Option<PathBuf> {
 /// with the reason printed, where no registry answers.
 #[cfg(feature = "model")]
 pub fn model() -> Option<PathBuf> {
+    static FETCHED: Fetched = Fetched::new();
+    fetched(&FETCHED, "smollm2-135m", "QUERYWRIGHT_TEST_MODEL")
+}
+
+/// The pretrained sentence encoder that tests run on, as [`model`]; `QUERYWRIGHT_TEST_ENCODER` names another copy.
+#[cfg(feature = "model")]
+pub fn encoder() -> Option<PathBuf> {
+    static FETCHED: Fetched = Fetched::new();
+    fetched(&FETCHED, "all-minilm-l6-v2", "QUERYWRIGHT_TEST_ENCODER")
+}
+
+#[cfg(feature = "model")]
+type Fetched = std::sync::OnceLock<Result<PathBuf, String>>;
+
+#[cfg(feature = "model")]
+fn fetched(once: &Fetched, name: &str, variable: &str) -> Option<PathBuf> {
     use querywright_sources::{PullOptions, model};
 
-    static FETCHED: std::sync::OnceLock<Result<PathBuf, String>> = std::sync::OnceLock::new();
-    if let Some(path) = std::env::var_os("QUERYWRIGHT_TEST_MODEL") {
+    if let Some(path) = std::env::var_os(variable) {
         return Some(path.into());
     }
-    let fetch = || model("smollm2-135m", &PullOptions::default()).map_err(|error| error.to_string());
-    FETCHED.get_or_init(fetch).clone().inspect_err(|reason| skipped(reason)).ok()
+    let fetch = || model(name, &PullOptions::default()).map_err(|error| error.to_string());
+    once.get_or_init(fetch).clone().inspect_err(|reason| skipped(reason)).ok()
 }
 
 #[cfg(test)]

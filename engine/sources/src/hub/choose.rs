@@ -152,10 +152,21 @@ fn weights(name: &str) -> Option<Weights> {
     }
 }
 
-/// Configuration, tokenizer and templates: small files at the top, and the pooling of sentence encoders.
+/// Configuration, tokenizer and templates: small files at the top, and the modules of sentence encoders.
 fn is_model_setting(name: &str) -> bool {
     let top = !name.contains('/') && [".json", ".jinja", ".txt", ".model", ".md"].iter().any(|end| name.ends_with(end));
-    top || name == "1_Pooling/config.json"
+    top || is_module(name)
+}
+
+/// A file of a module of sentence-transformers: `1_Pooling/config.json`, `2_Dense/model.safetensors`.
+fn is_module(name: &str) -> bool {
+    let Some((folder, file)) = name.split_once('/') else { return false };
+    let numbered = folder.split_once('_').is_some_and(|(number, kind)| {
+        !number.is_empty()
+            && number.bytes().all(|b| b.is_ascii_digit())
+            && kind.bytes().all(|b| b.is_ascii_alphabetic())
+    });
+    numbered && ["config.json", "model.safetensors"].contains(&file)
 }
 
 fn is_data(name: &str) -> bool {

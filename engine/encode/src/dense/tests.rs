@@ -1,0 +1,143 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::*;
+use querywright_data::catalog::CatalogBuilder;
+use querywright_testing::golden;
+use querywright_types::{Progress, retrieve};
+
+fn encoder(name: &str) -> Arc<Encoder> {
+    Arc::new(Encoder::open(&golden(name), &EncoderConfig::default()).unwrap())
+}
+
+fn catalog(texts: &[&str]) -> Arc<Catalog> {
+    let mut builder = CatalogBuilder::new();
+    for (at, text) in texts.iter().enumerate() {
+        builder.push(&format!("d{at}"), [("title", *text)]).unwrap();
+    }
+    Arc::new(builder.finish())
+}
+
+/// Some words, in an order that a number decides.
+fn texts(count: usize) -> Vec<String> {
+    let words = ["warm", "dry", "door", "front", "the", "and", "draught", "cold", "air", "9"];
+    let word = |n: usize, at: usize| words[(n * 7 + at * at * 3 + n / 5) % words.len()];
+    (0..count).map(|n| (0..3 + n % 5).map(|at| word(n, at)).collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn dense(name: &str, count: usize) -> Dense {
+    let texts = texts(count);
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    Dense::in_memory(catalog(&texts), encoder(name), "doors", &()).unwrap()
+}
+
+#[test]
+fn the_ranking_is_that_of_a_scan_over_all_documents() {
+    // Compared by the angle and by the product; more rows than a block has, more queries than a pass has.
+    for (name, count) in [("tiny-bert", ROWS + 300), ("tiny-roberta", 60)] {
+        let dense = dense(name, count);
+        let requests: Vec<Request> = texts(QUERIES + 5)
+            .into_iter()
+            .enumerate()
+            .map(|(at, text)| Request::plain(text, [1, 10, 5000][at % 3]).with_exclude([3, 0]))
+            .collect();
+        let answers = retrieve(&dense, &requests, Deadline::NONE);
+        for (request, answer) in requests.iter().zip(answers) {
+            let encoder = dense.encoder();
+            let query = encoder.encode(&[&request.text], Role::Query, Deadline::NONE, &()).unwrap();
+            let score = |doc: u32| dot(dense.vector(doc).unwrap(), &query);
+            let mut right: Vec<(u32, f32)> =
+                (0..count as u32).filter(|doc| ![3, 0].contains(doc)).map(|doc| (doc, score(doc))).collect();
+            right.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap().then(a.0.cmp(&b.0)));
+            right.truncate(request.k);
+            let found: Vec<(u32, f32)> = answer.unwrap().hits.iter().map(|hit| (hit.doc, hit.score)).collect();
+            assert_eq!(found, right);
+            for (doc, score) in found.iter().take(10) {
+                let exact: f64 =
+                    dense.vector(*doc).unwrap().iter().zip(&query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                assert!((exact - f64::from(*score)).abs() < 1e-4, "{exact} {score}");
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_documents_are_ordered_by_ordinal_and_a_document_finds_itself() {
+    let texts = ["warm door", "cold air", "warm door", "the front", "warm door"];
+    let dense = Dense::in_memory(catalog(&texts), encoder("tiny-distilbert"), "doors", &()).unwrap();
+    let answer = retrieve(&dense, &[Request::plain("warm door", 5)], Deadline::NONE).remove(0).unwrap();
+    assert_eq!(answer.hits.iter().map(|hit| hit.doc).take(3).collect::<Vec<_>>(), [0, 2, 4]);
+    assert!(answer.hits.iter().take(3).all(|hit| (hit.score - 1.0).abs() < 1e-5));
+    let own = dense.vector(1).unwrap().to_vec();
+    let found = dense.search(&[own], &[Request::plain("not read", 1)]).unwrap();
+    assert_eq!(found[0].hits[0].doc, 1);
+    assert!(dense.search(&[vec![0.0; 3]], &[Request::plain("", 1)]).unwrap_err().to_string().contains("20 finite"));
+    assert!(dense.search(&[], &[Request::plain("", 1)]).unwrap_err().to_string().contains("for 1 requests"));
+    assert_eq!(dense.vector(5), None);
+}
+
+#[test]
+fn an_empty_catalogue_and_no_requests_have_empty_answers() {
+    let dense = Dense::in_memory(catalog(&[]), encoder("tiny-bert"), "nothing", &()).unwrap();
+    assert!(retrieve(&dense, &[], Deadline::NONE).is_empty());
+    assert!(retrieve(&dense, &[Request::plain("x", 3)], Deadline::NONE)[0].as_ref().unwrap().hits.is_empty());
+}
+
+#[test]
+fn a_late_request_is_a_fault_and_never_half_a_ranking() {
+    let dense = dense("tiny-bert", 5);
+    let late = Deadline::after(Duration::ZERO);
+    let answers = dense.retrieve(&[Request::plain("a", 3), Request::plain("b", 3)], late);
+    assert_eq!(answers.len(), 2);
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap_err().kind == FaultKind::Timeout));
+}
+
+#[test]
+fn the_card_says_what_it_reads_and_tells_everything_apart_that_ranks_otherwise() {
+    let card = dense("tiny-bert", 4).card().clone();
+    assert_eq!((card.name.as_str(), card.languages[0]), ("dense", QueryLanguage::Natural));
+    assert!(card.fields.is_empty() && card.reads_text && !card.reads_history);
+    assert_eq!((card.documents, card.content.as_str()), (Some(4), "doors"));
+    let with = |config: EncoderConfig| {
+        let encoder = Arc::new(Encoder::open(&golden("tiny-bert"), &config).unwrap());
+        Dense::in_memory(catalog(&["warm"]), encoder, "doors", &()).unwrap().card().digest.clone()
+    };
+    let given = |text: &str| Some(text.to_owned());
+    let digests: BTreeSet<String> = [
+        EncoderConfig::default(),
+        EncoderConfig { query_prefix: given("find: "), ..EncoderConfig::default() },
+        EncoderConfig { document_prefix: given("text: "), ..EncoderConfig::default() },
+        EncoderConfig { max_tokens: Some(9), ..EncoderConfig::default() },
+    ]
+    .map(with)
+    .into();
+    assert_eq!(digests.len(), 4);
+    assert!(!digests.contains(&card.digest), "another catalogue");
+}
+
+#[test]
+fn the_second_start_encodes_nothing_and_ranks_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let texts = texts(40);
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let catalog = catalog(&texts);
+    let (encoder, encoded) = (encoder("tiny-modernbert"), AtomicU64::new(0));
+    let tell = |progress: Progress<'_>| {
+        encoded.fetch_max(progress.done, Ordering::Relaxed);
+    };
+    let opened = |catalog: &Arc<Catalog>| {
+        Dense::open_or_build(catalog.clone(), encoder.clone(), "doors", folder.path(), &tell).unwrap()
+    };
+    let first = opened(&catalog);
+    assert_eq!(encoded.swap(0, Ordering::Relaxed), 40);
+    let second = opened(&catalog);
+    assert_eq!(encoded.load(Ordering::Relaxed), 0, "they lay there");
+    assert_eq!(first.vectors, second.vectors);
+    assert_eq!(first.card().digest, second.card().digest);
+    let request = [Request::plain("warm front door", 7)];
+    assert_eq!(first.retrieve(&request, Deadline::NONE), second.retrieve(&request, Deadline::NONE));
+    // Another catalogue is another file.
+    opened(&self::catalog(&texts[1..]));
+    assert_eq!(encoded.load(Ordering::Relaxed), 39);
+}

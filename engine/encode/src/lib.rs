@@ -1,0 +1,22 @@
+//! Sentence encoders ([`Encoder`]) and dense retrieval over their vectors ([`Dense`], a retriever).
+//!
+//! An encoder is a Hugging Face folder: a BERT, RoBERTa, XLM-R, DistilBERT or ModernBERT in safetensors, with what
+//! sentence-transformers keeps beside it (pooling, normalisation, prompts, the longest text), which is honoured or refused
+//! by name. candle-transformers computes it, on the processor and in single precision.
+#![deny(missing_docs, missing_debug_implementations)]
+#![warn(unreachable_pub)]
+
+mod backbone;
+mod dense;
+mod encoder;
+mod json;
+mod modules;
+mod pooling;
+mod shape;
+mod store;
+mod weights;
+
+pub use dense::{Dense, DenseConfig};
+pub use encoder::{Encoder, EncoderConfig, Role};
+pub use modules::Similarity;
+pub use pooling::Pooling;

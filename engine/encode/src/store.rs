@@ -1,0 +1,212 @@
+//! The vectors of a catalogue on disk: written beside their place, published by one rename, checked when they are read.
+//!
+//! ```text
+//! FOLDER/dense-KEY.vectors           KEY is the digest of all that shapes them
+//! FOLDER/.building-dense-KEY-RANDOM  one that is being written, or was when its process died
+//! FOLDER/.lock-dense-KEY             locked by who builds; empty, and stays
+//! ```
+//!
+//! A file is a line of JSON (the whole key, rows, width, SHA-256 of what follows) and the values in single precision,
+//! the lowest byte first.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use querywright_types::{Error, Result, hex};
+
+/// A change of what is written, or of what a vector is, is a new version: files of older ones are not read.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+
+/// Bytes of the first line, at most.
+const HEADER_LIMIT: u64 = 4096;
+
+/// Values that are turned into bytes at once.
+const PIECE: usize = 1 << 16;
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Header {
+    key: String,
+    rows: usize,
+    width: usize,
+    sha256: String,
+}
+
+/// Reads the vectors of `key` from `folder`, or makes them with `make` and keeps them there. Where several processes need
+/// the same ones, one makes them and the others wait.
+pub(crate) fn open_or_make(
+    folder: &Path,
+    key: &str,
+    (rows, width): (usize, usize),
+    make: impl FnOnce() -> Result<Vec<f32>>,
+) -> Result<Vec<f32>> {
+    let name = format!("dense-{}", key.get(..16).unwrap_or(key));
+    let place = folder.join(format!("{name}.vectors"));
+    let read = || read(&place, key, rows, width).ok();
+    if let Some(vectors) = read() {
+        return Ok(vectors);
+    }
+    fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    let lock = folder.join(format!(".lock-{name}"));
+    let (_file, alone) = locked(&lock).map_err(|e| Error::write(&lock, e))?;
+    // Somebody else may have made them in the meantime.
+    if let Some(vectors) = read() {
+        return Ok(vectors);
+    }
+    let prefix = format!(".building-{name}-");
+    if alone {
+        remove_dead(folder, &prefix);
+    }
+    let vectors = make()?;
+    if vectors.len() != rows * width {
+        return Err(Error::bug("dense store", format!("{} values for {rows} rows of {width}", vectors.len())));
+    }
+    write(folder, &prefix, &place, key, width, &vectors).map_err(|e| Error::write(&place, e))?;
+    Ok(vectors)
+}
+
+/// Waits until no other thread or process makes these vectors. Some file systems have no locks; there several may.
+fn locked(path: &Path) -> io::Result<(File, bool)> {
+    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    loop {
+        match file.lock() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            locked => return Ok((file, locked.is_ok())),
+        }
+    }
+}
+
+/// Removes what processes left behind that died while they wrote. Best effort: the work at hand does not depend on it.
+fn remove_dead(folder: &Path, prefix: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The vectors, where the file is whole and of this key. All of it is read anyway: a damaged one would give wrong rankings
+/// without a word.
+fn read(place: &Path, key: &str, rows: usize, width: usize) -> io::Result<Vec<f32>> {
+    let wrong = |what: &str| io::Error::other(what.to_owned());
+    let mut file = BufReader::with_capacity(4 * PIECE, File::open(place)?);
+    let mut line = Vec::new();
+    file.by_ref().take(HEADER_LIMIT).read_until(b'\n', &mut line)?;
+    let header: Header = serde_json::from_slice(&line)?;
+    let bytes = rows.checked_mul(width).and_then(|values| values.checked_mul(4)).ok_or_else(|| wrong("too many"))?;
+    if (header.key.as_str(), header.rows, header.width) != (key, rows, width) {
+        return Err(wrong("of another key"));
+    }
+    // The length is looked at before the memory for it is taken.
+    if file.get_ref().metadata()?.len() != (line.len() + bytes) as u64 {
+        return Err(wrong("cut off"));
+    }
+    let (mut hasher, mut vectors) = (Sha256::new(), Vec::with_capacity(rows * width));
+    let mut piece = vec![0_u8; 4 * PIECE];
+    let mut left = bytes;
+    while left > 0 {
+        let now = left.min(piece.len());
+        let part = piece.get_mut(..now).ok_or_else(|| wrong("no room"))?;
+        file.read_exact(part)?;
+        hasher.update(&*part);
+        vectors.extend(part.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+        left -= now;
+    }
+    if hex(hasher.finalize()) != header.sha256 { Err(wrong("damaged")) } else { Ok(vectors) }
+}
+
+fn write(folder: &Path, prefix: &str, place: &Path, key: &str, width: usize, vectors: &[f32]) -> io::Result<()> {
+    let bytes = |piece: &[f32]| piece.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let mut hasher = Sha256::new();
+    vectors.chunks(PIECE).for_each(|piece| hasher.update(bytes(piece)));
+    let rows = vectors.len() / width.max(1);
+    let header = Header { key: key.to_owned(), rows, width, sha256: hex(hasher.finalize()) };
+    let mut file = BufWriter::new(tempfile::Builder::new().prefix(prefix).tempfile_in(folder)?);
+    serde_json::to_writer(&mut file, &header)?;
+    file.write_all(b"\n")?;
+    for piece in vectors.chunks(PIECE) {
+        file.write_all(&bytes(piece))?;
+    }
+    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.as_file().sync_all()?;
+    file.persist(place).map_err(|e| e.error)?;
+    sync_folder(folder)
+}
+
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// On other systems a folder cannot be opened as a file, and renames are durable in the order in which they were made.
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef0123";
+
+    fn opened(folder: &Path, key: &str, made: &mut usize) -> Vec<f32> {
+        open_or_make(folder, key, (3, 2), || {
+            *made += 1;
+            Ok(vec![1.0, -2.5, 3.0, 0.25, f32::MIN_POSITIVE, 6.0])
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn vectors_are_made_once_and_read_again_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut made = 0;
+        let first = opened(folder.path(), KEY, &mut made);
+        assert_eq!(first, opened(folder.path(), KEY, &mut made));
+        assert_eq!(made, 1);
+        // Another key whose file has the same name is another catalogue.
+        opened(folder.path(), "0123456789abcdef9999", &mut made);
+        assert_eq!(made, 2);
+        let left: Vec<String> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with(".building"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_file_that_was_cut_off_or_altered_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut made = 0;
+        let right = opened(folder.path(), KEY, &mut made);
+        let place = folder.path().join(format!("dense-{}.vectors", &KEY[..16]));
+        let whole = fs::read(&place).unwrap();
+        let mut altered = whole.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        let longer = [whole.as_slice(), &[0]].concat();
+        let pieces: [&[u8]; 5] = [&whole[..whole.len() - 1], &whole[..10], &[], &altered, &longer];
+        for (at, bytes) in pieces.into_iter().enumerate() {
+            fs::write(&place, bytes).unwrap();
+            assert_eq!(opened(folder.path(), KEY, &mut made), right);
+            assert_eq!(made, at + 2, "damage {at} was seen");
+            assert_eq!(fs::read(&place).unwrap(), whole, "and mended");
+        }
+    }
+
+    #[test]
+    fn what_a_dead_process_left_is_removed_and_a_failure_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let dead = folder.path().join(format!(".building-dense-{}-x", &KEY[..16]));
+        fs::write(&dead, b"half").unwrap();
+        let failed = open_or_make(folder.path(), KEY, (3, 2), || Err(Error::bug("test", "no"))).unwrap_err();
+        assert!(failed.to_string().contains("no"));
+        assert!(!dead.exists());
+        let mut made = 0;
+        opened(folder.path(), KEY, &mut made);
+        assert_eq!(made, 1);
+    }
+}

@@ -44,13 +44,14 @@
 //!
 //! # Features
 //!
-//! All but `cuda` are on by default. They are additive. Without any of them there are the values, the two contracts and
+//! All but `cuda` and `dense` are on by default. They are additive. Without any of them there are the values, the two contracts and
 //! the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
 //!
 //! | feature | brings | in |
 //! |---|---|---|
 //! | `data` | catalogues, queries, judgements, runs; measures and significance tests | [`catalog`], [`metrics`] |
 //! | `bm25` | BM25 over a Tantivy index, in memory and on disk, and RM3; covisitation and popularity; with `data` | [`retrieve`] |
+//! | `dense` | sentence encoders and dense retrieval, by candle-transformers; with `data`. Not on by default | [`encode`] |
 //! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
 //! | `remote` | a rewriter that asks a model behind an OpenAI-compatible server | [`rewrite`] |
@@ -104,8 +105,8 @@
 //!
 //! - Models other than Llama (SmolLM2 included), Qwen2, Qwen2.5 and Qwen3; full fine-tuning (adapters alone are trained).
 //! - Several GPUs, GPUs of other makers than NVIDIA, and weights of 8 bits on a GPU.
-//! - Dense retrieval in the engine itself: BM25, RM3, covisitation and fusions are built in. Another retriever is a type of yours that
-//!   implements [`types::Retriever`], or a plugin.
+//! - Nearest-neighbour indexes, and encoders on a GPU: dense retrieval looks at every document, on the processor. Another
+//!   retriever is a type of yours that implements [`types::Retriever`], or a plugin.
 //! - Off-policy correction for top-p, top-k and repetition penalty: log-probabilities are those of the whole
 //!   distribution at the sampling temperature, whatever was cut off while sampling.
 //! - Several turns of search for one query: a rewrite is one step.
@@ -113,6 +114,8 @@
 
 #[cfg(feature = "data")]
 pub use querywright_data::{catalog, metrics};
+#[cfg(feature = "dense")]
+pub use querywright_encode as encode;
 #[cfg(feature = "train")]
 pub use querywright_evaluate as evaluate;
 #[cfg(feature = "plugins")]

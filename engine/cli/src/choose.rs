@@ -10,6 +10,7 @@ use querywright::retrieve::Bm25Config;
 use querywright::train::{
     Chosen, DataProfile, MachineProfile, ResplitConfig, RetrieverConfig, SplitPlan, TrainConfig, choose,
 };
+use querywright::types::QueryLanguage;
 
 use crate::open;
 use crate::terminal;
@@ -51,7 +52,10 @@ impl Wanted<'_> {
         let dealt = plan.resplit.as_ref().map(deal).transpose()?;
         let dataset = dealt.as_ref().unwrap_or(&source);
         // A plugin says what it prefers when it is loaded.
-        let language = retriever.plugin.is_none().then(|| Bm25Config::default().language);
+        let language = match &retriever.dense {
+            Some(dense) if dense.hybrid.is_none() => Some(QueryLanguage::Natural),
+            _ => retriever.plugin.is_none().then(|| Bm25Config::default().language),
+        };
         // What is no number is refused with the other settings.
         let candidates = self.set("prompt.candidates").and_then(|count| count.parse().ok()).unwrap_or(0);
         let data = DataProfile { candidates, ..DataProfile::of(self.data, dataset, plan, language)? };
@@ -67,6 +71,11 @@ impl Wanted<'_> {
         if let Some(weight) = retriever.covisitation {
             settings.push(format!("retriever.covisitation={weight:?}"));
             settings.push(format!("retriever.tune_covisitation={}", retriever.tune_covisitation));
+        }
+        if let Some(dense) = &retriever.dense {
+            let table = toml::Value::try_from(dense)?;
+            // First, so that a key of it that is set goes over it.
+            settings.insert(0, format!("retriever.dense={table}"));
         }
         settings.extend(self.output_dir.map(|path| format!("train.output_dir={}", text(path))));
         settings.extend(self.device.map(|device| format!("model.device=\"{device}\"")));

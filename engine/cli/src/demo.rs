@@ -40,7 +40,7 @@ pub struct Args {
     /// Where the run is kept; a run found there is continued
     #[arg(long, default_value = "runs/demo")]
     output_dir: PathBuf,
-    /// What ranks: bm25 (native) or a plugin's .wasm file. Without it BM25 as a plugin, which is kept with the run
+    /// What ranks: bm25 (native), dense, hybrid, or a plugin's .wasm file. Without it BM25 as a plugin, which is kept with the run
     #[arg(long)]
     retriever: Option<String>,
     /// Where the model runs: auto (a GPU where this program can use one), cpu, or cuda:N
@@ -61,9 +61,9 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(steps) = args.max_steps {
         config.train.max_steps = steps;
     }
-    config.retriever.plugin = match args.retriever.as_deref() {
-        None => Some(plugin(&config.train.output_dir)?),
-        Some(name) => open::plugin_path(name)?,
+    (config.retriever.plugin, config.retriever.dense) = match args.retriever.as_deref() {
+        None => (Some(plugin(&config.train.output_dir)?), None),
+        Some(name) => open::plugin_or_dense(name)?,
     };
     config.validate()?;
     let measures = open::measures("nDCG@10")?;

@@ -23,8 +23,8 @@ pub struct Args {
     /// The split
     #[arg(long, default_value = "test")]
     split: String,
-    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file; for next items with
-    /// +covisitation behind it
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), dense or hybrid with a model behind a colon
+    /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// identity, rm3, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)

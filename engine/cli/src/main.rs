@@ -9,6 +9,7 @@ mod completions;
 mod data;
 mod dataset;
 mod demo;
+mod dense;
 mod eval;
 mod first_pass;
 mod followed;

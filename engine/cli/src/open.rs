@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::catalog::{Catalog, Dataset, demo};
+use querywright::encode::DenseConfig;
 use querywright::metrics::Measure;
 use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
@@ -18,6 +19,7 @@ use querywright::train::{Labelled, RetrieverConfig};
 use querywright::types::{QueryLanguage, Retriever, RetrieverCard, Rewriter};
 use querywright::{Error, error::nearest};
 
+use crate::dense;
 use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
@@ -62,7 +64,7 @@ fn precision(text: &str) -> querywright::Result<Precision> {
 pub struct Ranker {
     pub catalog: Arc<Catalog>,
     pub retriever: Arc<dyn Retriever>,
-    /// The native index behind it; none for plugins.
+    /// The native index behind it; none for plugins and for vectors alone.
     pub bm25: Option<Arc<Bm25>>,
     /// What followed in training sequences, where that is part of the ranking.
     pub followed: Option<Followed>,
@@ -85,7 +87,7 @@ impl Ranker {
         }
     }
 
-    /// The native index; built where a plugin ranks, for what needs one of its own (RM3).
+    /// The native index; built where something else ranks, for what needs one of its own (RM3).
     pub fn index(&self) -> Result<Arc<Bm25>> {
         match &self.bm25 {
             Some(index) => Ok(index.clone()),
@@ -94,9 +96,10 @@ impl Ranker {
     }
 }
 
-/// A retriever as the command line names it: `bm25`, with settings behind a colon, or a plugin's file. With a folder the
-/// index of `bm25` is kept there and opened again. Behind either, `+covisitation` fuses its ranking with what followed
-/// the items of a history in the training split; where it has no weight, the one that `rewriter` was tuned with counts.
+/// A retriever as the command line names it: `bm25`, with settings behind a colon, `dense` or `hybrid` with a model, or a
+/// plugin's file. With a folder the index is kept there and opened again. Behind each, `+covisitation` fuses its ranking
+/// with what followed the items of a history in the training split; where it has no weight, the one that `rewriter` was
+/// tuned with counts.
 pub fn retriever(
     text: &str,
     rewriter: &str,
@@ -140,6 +143,9 @@ fn text_retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, gran
         return plugin(path, catalog, grants.options()?);
     }
     grants.nobody()?;
+    if let Some(config) = dense::named(text)? {
+        return dense::ranker(&config, &Bm25Config::default(), catalog, index);
+    }
     let index = bm25(catalog, retriever_config(text)?, index)?;
     Ok(Ranker::new(catalog.clone(), index.clone(), Some(index)))
 }
@@ -153,7 +159,7 @@ fn component(text: &str) -> Option<&Path> {
 /// Sets in a configuration what ranks, as the command line names it. The settings of BM25 stand in the configuration.
 pub fn set_retriever(text: &str, retriever: &mut RetrieverConfig) -> Result<()> {
     let (text, covisitation) = followed::asked(text)?;
-    retriever.plugin = plugin_path(text)?;
+    (retriever.plugin, retriever.dense) = plugin_or_dense(text)?;
     if let Some(given) = covisitation {
         retriever.covisitation = Some(given.unwrap_or(followed::DEFAULT));
         retriever.tune_covisitation = given.is_none();
@@ -161,16 +167,19 @@ pub fn set_retriever(text: &str, retriever: &mut RetrieverConfig) -> Result<()> 
     Ok(())
 }
 
-/// What `retriever.plugin` is for a retriever of texts as the command line names it.
-pub fn plugin_path(text: &str) -> Result<Option<PathBuf>> {
-    match component(text) {
-        Some(path) => Ok(Some(path.to_owned())),
-        None if text == "bm25" => Ok(None),
-        None => {
-            let remedy = "give bm25, whose settings stand in the configuration, or the path of a plugin's .wasm file; \
-                          for next items with +covisitation behind it";
+/// What `retriever.plugin` and `retriever.dense` are for a retriever as the command line names it, where a configuration
+/// has the settings of BM25.
+fn plugin_or_dense(text: &str) -> Result<(Option<PathBuf>, Option<DenseConfig>)> {
+    if let Some(path) = component(text) {
+        return Ok((Some(path.to_owned()), None));
+    }
+    match dense::named(text)? {
+        None if text != "bm25" => {
+            let remedy = "give bm25, whose settings stand in the configuration, dense or hybrid with a model behind a \
+                          colon, or the path of a plugin's .wasm file; for next items with +covisitation behind it";
             Err(Error::argument("--retriever", format!("\"{text}\" is unknown"), remedy).into())
         }
+        config => Ok((None, config)),
     }
 }
 
@@ -202,7 +211,7 @@ pub fn retriever_config(text: &str) -> Result<Bm25Config> {
         return Err(Error::argument(
             "--retriever",
             format!("\"{name}\" is unknown"),
-            "give bm25, or the path of a plugin's .wasm file",
+            "give bm25, dense, hybrid, or the path of a plugin's .wasm file",
         )
         .into());
     }

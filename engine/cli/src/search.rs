@@ -46,10 +46,9 @@ pub fn run(args: Args) -> Result<()> {
     let mut explanations = Vec::new();
     if args.explain {
         let Some(index) = &ranker.bm25 else {
+            let found = "neither plugins nor vectors explain their scores";
             let remedy = "leave the option out, or search with bm25";
-            return Err(
-                querywright::Error::argument("--explain", "a plugin does not explain its scores", remedy).into()
-            );
+            return Err(querywright::Error::argument("--explain", found, remedy).into());
         };
         for hit in &answer.hits {
             if let Some(document) = dataset.catalog.ordinal(&hit.id) {

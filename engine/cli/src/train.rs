@@ -19,7 +19,7 @@ use crate::grant::Grants;
 use crate::open::{self, Ranker};
 use crate::progress::{Goal, Watcher};
 use crate::ship::WithoutModel;
-use crate::{terminal, tune};
+use crate::{dense, terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
 ///
@@ -52,8 +52,8 @@ pub struct Args {
     /// Print the configuration and stop
     #[arg(long)]
     dry_run: bool,
-    /// What ranks, in the place of what the file says: bm25 or a plugin's .wasm file; for next items with +covisitation
-    /// behind it, whose weight is tuned, or with +covisitation=0.6
+    /// What ranks, in the place of what the file says: bm25, dense or hybrid with a model behind a colon, or a plugin's
+    /// .wasm file; for next items with +covisitation behind it, whose weight is tuned, or with +covisitation=0.6
     #[arg(long)]
     retriever: Option<String>,
     /// Where the model runs, in the place of what the file says: auto, cpu, or cuda:N
@@ -225,13 +225,17 @@ fn goal(config: &TrainConfig, prompter: Prompter, materials: &Materials) -> Resu
 
 /// What gives the reward.
 fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ranker> {
-    let ranker = match &config.retriever.plugin {
-        Some(path) => {
+    let ranker = match (&config.retriever.plugin, &config.retriever.dense) {
+        (Some(path), _) => {
             let content = config.retriever.bm25.content.clone();
             let options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
             open::plugin(path, &dataset.catalog, options)?
         }
-        None => {
+        (None, Some(dense)) => {
+            grants.nobody()?;
+            dense::ranker(dense, &config.retriever.bm25, &dataset.catalog, None)?
+        }
+        (None, None) => {
             grants.nobody()?;
             let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
             Ranker::new(dataset.catalog.clone(), index.clone(), Some(index))

@@ -30,8 +30,9 @@ pub struct Args {
     /// The split to search on; the test split stays untouched
     #[arg(long, default_value = "train")]
     split: String,
-    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), or a plugin's .wasm file; for next items with
-    /// +covisitation behind it, whose weight is tuned, or with +covisitation=0.6
+    /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), dense or hybrid with a model behind a colon
+    /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it, whose weight is
+    /// tuned, or with +covisitation=0.6
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// What is maximised

@@ -19,6 +19,8 @@ use super::optimizer::AdamWConfig;
 use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
 use super::warm_start::WarmStartConfig;
+#[cfg(feature = "dense")]
+use querywright_encode::DenseConfig;
 use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
 use querywright_retrieve::Bm25Config;
 use querywright_rewrite::PromptConfig;
@@ -120,6 +122,10 @@ pub struct RetrieverConfig {
     /// Whether tuning the base (`train.tune`) tunes this weight, too. Default false.
     #[serde(skip_serializing_if = "is_default")]
     pub tune_covisitation: bool,
+    /// Dense retrieval in the place of BM25, or beside it. Default: none.
+    #[cfg(feature = "dense")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dense: Option<DenseConfig>,
 }
 
 /// Keys under an old name, and what they are called now. Files and `--set` may use either. The digest of a

@@ -3,6 +3,8 @@
 use super::super::replay::Replay;
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
+#[cfg(feature = "dense")]
+use super::RetrieverConfig;
 use super::{DataConfig, ResplitConfig, RunConfig, TrainConfig};
 use querywright_rewrite::PromptStyle;
 use querywright_types::{Error, Result};
@@ -31,6 +33,8 @@ impl TrainConfig {
         if self.retriever.plugin.is_none() {
             within("retriever.bm25", self.retriever.bm25.validate())?;
         }
+        #[cfg(feature = "dense")]
+        self.retriever.validate_dense()?;
         within("lora", self.lora.projections())?;
         within("reward", RewardFunction::new(&self.reward))?;
         within("sampling", self.sampling.validate())?;
@@ -45,6 +49,26 @@ impl TrainConfig {
         }
         let entropy = self.entropy.map(|entropy| EntropyControl::new(entropy, self.loss.entropy_coef));
         within("entropy", entropy.transpose())
+    }
+}
+
+#[cfg(feature = "dense")]
+impl RetrieverConfig {
+    fn validate_dense(&self) -> Result<()> {
+        let Some(dense) = &self.dense else { return Ok(()) };
+        if self.plugin.is_some() {
+            let found = "a plugin ranks already (retriever.plugin)";
+            return refuse("retriever.dense", found, "leave one of the two out");
+        }
+        if dense.model.is_empty() {
+            return refuse("retriever.dense.model", "it is empty", "name an encoder, as all-minilm-l6-v2");
+        }
+        match dense.hybrid {
+            Some(weight) if !(0.001..=1000.0).contains(&weight) => {
+                refuse("retriever.dense.hybrid", format!("found {weight}"), "give a number from 0.001 to 1000, as 1")
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -135,6 +159,32 @@ fn within<T>(section: &str, checked: Result<T>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(feature = "dense")]
+    fn vectors_rank_with_a_weight_that_means_something_and_not_beside_a_plugin() {
+        let text = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";
+        let parse = |settings: &[&str]| {
+            let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+            let config = TrainConfig::parse(text, &settings, "x.toml")?;
+            config.validate().map(|()| config)
+        };
+        let config = parse(&["retriever.dense.encoder.query_prefix=query: "]).unwrap();
+        let dense = config.retriever.dense.as_ref().unwrap();
+        assert_eq!(dense.model, "all-minilm-l6-v2");
+        assert_eq!(TrainConfig::parse(&toml::to_string(&config).unwrap(), &[], "again").unwrap(), config);
+        let plain = parse(&[]).unwrap();
+        assert!(!toml::to_string(&plain).unwrap().contains("dense"), "the digest of older runs stays");
+        for (settings, key) in [
+            (&["retriever.dense.hybrid=0"][..], "retriever.dense.hybrid: "),
+            (&["retriever.dense.model="], "retriever.dense.model: "),
+            (&["retriever.dense={}", "retriever.plugin=a.wasm"], "retriever.dense: "),
+            (&["retriever.dense.weight=1"], "weight"),
+        ] {
+            let refused = parse(settings).unwrap_err().to_string();
+            assert!(refused.contains(key), "{settings:?}: {refused}");
+        }
+    }
 
     #[test]
     fn a_refusal_begins_with_its_section_and_key() {

@@ -1,0 +1,144 @@
+//! `dense` and `hybrid`: vectors of a sentence encoder, alone or beside BM25.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use querywright::catalog::Catalog;
+use querywright::encode::{Dense, DenseConfig, Encoder, Pooling, Similarity};
+use querywright::retrieve::Bm25Config;
+use querywright::sources;
+use querywright::stack::{Fusion, FusionMethod};
+use querywright::types::Retriever;
+use querywright::{Error, error::nearest};
+
+use crate::open::{self, Ranker};
+use crate::progress::Bar;
+
+/// The settings of `dense` behind a colon and its model.
+const SETTINGS: [&str; 5] = ["query_prefix", "document_prefix", "pooling", "max_tokens", "similarity"];
+
+/// What a name on the command line asks for; none where it names another retriever: `dense`, `dense:MODEL`,
+/// `dense:MODEL,query_prefix=query: `, `hybrid:MODEL`, `hybrid=0.5:MODEL`.
+pub fn named(text: &str) -> Result<Option<DenseConfig>> {
+    let (name, rest) = text.split_once(':').unwrap_or((text, ""));
+    let mut config = DenseConfig::default();
+    match name.split_once('=') {
+        None if name == "dense" => {}
+        None if name == "hybrid" => config.hybrid = Some(1.0),
+        Some(("hybrid", weight)) => {
+            let parsed = weight.parse::<f64>().ok().filter(|weight| (0.001..=1000.0).contains(weight));
+            config.hybrid = Some(parsed.ok_or_else(|| {
+                let remedy = "give the weight of the vectors' ranking beside BM25's, from 0.001 to 1000, as hybrid=0.5";
+                Error::argument("--retriever hybrid", format!("the weight is \"{weight}\""), remedy)
+            })?);
+        }
+        _ => return Ok(None),
+    }
+    // A path may have commas in it.
+    if Path::new(rest).exists() {
+        config.model = rest.to_owned();
+        return Ok(Some(config));
+    }
+    let mut parts = rest.split(',').peekable();
+    if let Some(model) = parts.next_if(|part| !SETTINGS.iter().any(|key| part.starts_with(&format!("{key}="))))
+        && !model.is_empty()
+    {
+        config.model = model.to_owned();
+    }
+    parts.try_for_each(|setting| set(&mut config, setting))?;
+    Ok(Some(config))
+}
+
+fn set(config: &mut DenseConfig, setting: &str) -> Result<()> {
+    let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+    let bad = |remedy: &str| Error::argument(format!("--retriever dense:{key}"), format!("found \"{value}\""), remedy);
+    let encoder = &mut config.encoder;
+    match key {
+        "query_prefix" => encoder.query_prefix = Some(value.to_owned()),
+        "document_prefix" => encoder.document_prefix = Some(value.to_owned()),
+        "pooling" => encoder.pooling = Some(Pooling::parse(value)?),
+        "max_tokens" => {
+            encoder.max_tokens = Some(value.parse().map_err(|_| bad("give a number of tokens, as max_tokens=256"))?);
+        }
+        "similarity" => {
+            encoder.similarity = match value {
+                "cosine" => Some(Similarity::Cosine),
+                "dot" => Some(Similarity::Dot),
+                _ => return Err(bad("give cosine or dot").into()),
+            };
+        }
+        _ => {
+            let hint = nearest(key, SETTINGS).map_or(String::new(), |known| format!("did you mean {known}? "));
+            let remedy = format!("{hint}the settings are {}", SETTINGS.join(", "));
+            return Err(Error::argument("--retriever", format!("unknown setting \"{key}\""), remedy).into());
+        }
+    }
+    Ok(())
+}
+
+/// The retriever over a catalogue. The vectors are kept in `index`, or else in the cache: to make them takes minutes.
+pub fn ranker(config: &DenseConfig, bm25: &Bm25Config, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Ranker> {
+    let dense = opened(config, &bm25.content, catalog, index)?;
+    let Some(weight) = config.hybrid else {
+        return Ok(Ranker::new(catalog.clone(), dense, None));
+    };
+    let words = open::bm25(catalog, bm25.clone(), index)?;
+    let parts: Vec<(Arc<dyn Retriever>, f64)> = vec![(words.clone(), 1.0), (dense, weight)];
+    let fusion = Fusion::weighted(parts, FusionMethod::default())?;
+    Ok(Ranker::new(catalog.clone(), Arc::new(fusion), Some(words)))
+}
+
+fn opened(config: &DenseConfig, content: &str, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Arc<Dense>> {
+    let path = open::model_path(&config.model, false)?;
+    let encoder = Encoder::open(&path, &config.encoder)?;
+    encoder.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
+    let folder = match index {
+        Some(folder) => folder.to_owned(),
+        None => sources::cache_folder()?.join("vectors"),
+    };
+    let bar = Bar::new(0, "encoding", "documents");
+    let dense = Dense::open_or_build(catalog.clone(), Arc::new(encoder), content, &folder, &bar)?;
+    bar.finish();
+    Ok(Arc::new(dense))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_gives_model_weight_and_settings() {
+        let of = |text: &str| named(text).unwrap().unwrap();
+        assert_eq!(of("dense"), DenseConfig::default());
+        assert_eq!((of("hybrid").hybrid, of("hybrid=0.5:minilm").hybrid), (Some(1.0), Some(0.5)));
+        assert_eq!(of("dense:hf:intfloat/e5-small-v2").model, "hf:intfloat/e5-small-v2");
+        let e5 =
+            of("dense:hf:o/n,query_prefix=query: ,document_prefix=passage: ,pooling=cls,max_tokens=64,similarity=dot");
+        assert_eq!(e5.model, "hf:o/n");
+        assert_eq!(e5.encoder.query_prefix.as_deref(), Some("query: "));
+        assert_eq!(e5.encoder.document_prefix.as_deref(), Some("passage: "));
+        assert_eq!((e5.encoder.pooling, e5.encoder.max_tokens), (Some(Pooling::Cls), Some(64)));
+        assert_eq!(e5.encoder.similarity, Some(Similarity::Dot));
+        assert_eq!(of("dense:pooling=cls").model, DenseConfig::default().model);
+        for other in ["bm25", "bm25:k1=1", "densely", "plugin.wasm", "bm25=2"] {
+            assert_eq!(named(other).unwrap(), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_is_refused_with_what_would_be_right() {
+        for (text, part) in [
+            ("hybrid=:m", "hybrid=0.5"),
+            ("hybrid=0", "0.001"),
+            ("hybrid=inf", "0.001"),
+            ("dense:m,pooling=median", "weightedmean"),
+            ("dense:m,max_tokens=many", "max_tokens=256"),
+            ("dense:m,similarity=l2", "cosine or dot"),
+            ("dense:m,query_prefx=x", "did you mean query_prefix"),
+        ] {
+            let refused = named(text).unwrap_err().to_string();
+            assert!(refused.contains(part), "{text}: {refused}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Dense retrieval on the command line, with a tiny random encoder: what it ranks is held to golden values elsewhere.
+
+mod tiny;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+/// A random BERT with two layers, with the files of sentence-transformers beside it.
+const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-bert");
+
+/// A folder with a shop in it; nothing of the user's is seen.
+fn home() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    tiny::write_shop(&home.path().join("shop"));
+    home
+}
+
+fn eval(home: &Path, retriever: &str, more: &[&str]) -> Value {
+    let arguments = ["eval", "--data", "shop", "--measures", "nDCG@10", "--json", "--retriever", retriever];
+    tiny::json(home, &[&arguments, more].concat())
+}
+
+#[test]
+fn vectors_are_kept_in_the_cache_or_where_the_index_is_to_be() {
+    let home = home();
+    let dense = format!("dense:{ENCODER}");
+    let first = eval(home.path(), &dense, &[]);
+    assert_eq!((&first["retriever"], &first["faults"]), (&"dense".into(), &0.into()));
+    let kept = home.path().join("cache/vectors");
+    let vectors = |folder: &Path| tiny::names(folder).into_iter().filter(|n| n.ends_with(".vectors")).count();
+    assert_eq!(vectors(&kept), 1);
+    assert_eq!(eval(home.path(), &dense, &[])["measures"], first["measures"]);
+    assert_eq!(eval(home.path(), &dense, &["--index", "index"])["measures"], first["measures"]);
+    assert_eq!((vectors(&kept), vectors(&home.path().join("index"))), (1, 1));
+    // Other settings of the documents are other vectors, those of queries are not.
+    eval(home.path(), &format!("{dense},query_prefix=find: "), &[]);
+    assert_eq!(vectors(&kept), 1);
+    eval(home.path(), &format!("{dense},document_prefix=text: "), &[]);
+    assert_eq!(vectors(&kept), 2);
+}
+
+#[test]
+fn hybrid_fuses_with_bm25_and_its_weight_is_in_its_name() {
+    let home = home();
+    let names = [format!("hybrid:{ENCODER}"), format!("hybrid=0.5:{ENCODER}")];
+    let [even, half] = names.map(|name| eval(home.path(), &name, &["--index", "index"]));
+    assert_eq!((&even["retriever"], &half["retriever"]), (&"rrf(bm25,dense)".into(), &"rrf(bm25,dense^0.5)".into()));
+    // Searched for by its own words, a product is found by both.
+    let retriever = names[0].as_str();
+    let found =
+        tiny::json(home.path(), &["search", "--data", "shop", "--retriever", retriever, "--json", "kettle steel"]);
+    assert_eq!(found["answer"]["hits"][0]["id"], "d0");
+}
+
+#[test]
+fn search_and_serve_rank_by_vectors_and_scores_are_not_explained() {
+    let home = home();
+    let dense = format!("dense:{ENCODER}");
+    let arguments = ["search", "--data", "shop", "--retriever", &dense, "-k", "3", "--json", "kettle steel"];
+    let answer = tiny::json(home.path(), &arguments);
+    let hits = answer["answer"]["hits"].as_array().unwrap();
+    assert_eq!(hits.len(), 3);
+    let scores: Vec<f64> = hits.iter().map(|hit| hit["score"].as_f64().unwrap()).collect();
+    assert!(scores.windows(2).all(|pair| pair[0] >= pair[1]) && scores[0] <= 1.0 + 1e-5, "{scores:?}");
+    let refused = tiny::run(home.path(), &["search", "--data", "shop", "--retriever", &dense, "--explain", "kettle"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("--explain"), "{said}");
+
+    let mut command = tiny::program(home.path());
+    command.args(["serve", "--stdio", "--data", "shop", "--retriever", &dense, "-k", "3"]);
+    let mut serving = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    serving.stdin.take().unwrap().write_all(b"{\"query\": \"kettle steel\"}\n").unwrap();
+    let output = serving.wait_with_output().unwrap();
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["hits"], answer["answer"]["hits"]);
+}
+
+#[test]
+fn a_run_learns_from_vectors_and_its_configuration_gives_it_again() {
+    let home = home();
+    let config = tiny::config_text(&home.path().join("shop"), &home.path().join("run"), 2);
+    fs::write(home.path().join("run.toml"), config).unwrap();
+    let dense = format!("dense:{ENCODER}");
+    let train = |more: &[&str]| tiny::ok(home.path(), &[&["train"], more, &["--no-eval"]].concat());
+    train(&["run.toml", "--retriever", &dense]);
+    let kept = fs::read_to_string(home.path().join("run/config.toml")).unwrap();
+    assert!(kept.contains("[retriever.dense]") && kept.contains("tiny-bert"), "{kept}");
+    let about: Value = serde_json::from_slice(&fs::read(home.path().join("run/run.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&about["retriever"]["name"], &about["retriever"]["languages"][0]),
+        (&"dense".into(), &"natural".into())
+    );
+    train(&["run/config.toml", "--output-dir", "again"]);
+    let completions = |run: &str| fs::read_to_string(home.path().join(run).join("completions.jsonl")).unwrap();
+    assert_eq!(completions("run"), completions("again"));
+    // A run that was begun with other vectors is another one.
+    let other = format!("{dense},query_prefix=find: ");
+    let refused = tiny::run(home.path(), &["train", "run.toml", "--retriever", &other, "--resume", "--no-eval"]);
+    assert!(!refused.status.success(), "a checkpoint of another retriever is refused");
+}
+
+#[test]
+fn a_chosen_configuration_holds_the_encoder_and_what_cannot_rank_is_refused() {
+    let home = home();
+    let hybrid = format!("hybrid=0.5:{ENCODER},pooling=cls");
+    let arguments = ["train", "--data", "shop", "--model", tiny::MODEL, "--retriever", &hybrid, "--dry-run"];
+    let printed = tiny::ok(home.path(), &arguments);
+    assert!(printed.contains("hybrid") && printed.contains("0.5") && printed.contains("cls"), "{printed}");
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        let output = tiny::run(home.path(), arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && parts.iter().all(|part| said.contains(part)), "{arguments:?}: {said}");
+    };
+    refused(&["eval", "--data", "shop", "--retriever", "dense:absent"], &["absent", "neither a known model"]);
+    let generates = format!("dense:{}", tiny::MODEL);
+    refused(&["eval", "--data", "shop", "--retriever", &generates], &["model_type", "qwen3", "bert"]);
+    refused(&["eval", "--data", "shop", "--retriever", "hybrid=none:x"], &["weight", "hybrid=0.5"]);
+    refused(&["eval", "--data", "shop", "--retriever", "dens"], &["\"dens\" is unknown", "dense"]);
+}

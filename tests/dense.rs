@@ -47,7 +47,7 @@ fn vectors_are_kept_in_the_cache_or_where_the_index_is_to_be() {
 fn hybrid_fuses_with_bm25_and_its_weight_is_in_its_name() {
     let home = home();
     let names = [format!("hybrid:{ENCODER}"), format!("hybrid=0.5:{ENCODER}")];
-    let [even, half] = names.map(|name| eval(home.path(), &name, &["--index", "index"]));
+    let [even, half] = names.each_ref().map(|name| eval(home.path(), name, &["--index", "index"]));
     assert_eq!((&even["retriever"], &half["retriever"]), (&"rrf(bm25,dense)".into(), &"rrf(bm25,dense^0.5)".into()));
     // Searched for by its own words, a product is found by both.
     let retriever = names[0].as_str();

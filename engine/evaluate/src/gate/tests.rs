@@ -136,7 +136,7 @@ fn the_best_that_passes_is_shipped_and_the_simpler_one_of_equals() {
 #[test]
 fn a_model_that_knows_when_it_is_wrong_is_shipped_where_it_is_sure() {
     // Sure of two queries in three, where it finds the document first; else it loses it.
-    let knows = |i: usize| (i / 2) % 3 > 0;
+    let knows = |i: usize| !(i / 2).is_multiple_of(3);
     let model = Puts(
         move |i| if knows(i) { 1 } else { 9 },
         move |i| if knows(i) { -0.1 - (i % 7) as f32 / 100.0 } else { -2.0 },

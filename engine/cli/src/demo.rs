@@ -61,10 +61,10 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(steps) = args.max_steps {
         config.train.max_steps = steps;
     }
-    (config.retriever.plugin, config.retriever.dense) = match args.retriever.as_deref() {
-        None => (Some(plugin(&config.train.output_dir)?), None),
-        Some(name) => open::plugin_or_dense(name)?,
-    };
+    match args.retriever.as_deref() {
+        None => config.retriever.plugin = Some(plugin(&config.train.output_dir)?),
+        Some(name) => open::set_retriever(name, &mut config.retriever)?,
+    }
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
     let (outcome, compared) =

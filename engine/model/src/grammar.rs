@@ -1,7 +1,7 @@
 //! Restricted decoding: the words that a completion may consist of, as masks over tokens.
 //!
 //! A grammar allows any sequence of its words, each with a space before it, and then the stop; no word at all is a
-//! sequence, too. The words stand in one or more [`Trie`]s: a big one that many prompts share, a small one of a prompt's
+//! sequence, too. One of [choices](Grammar::one_of) allows exactly one word. The words stand in one or more [`Trie`]s: a big one that many prompts share, a small one of a prompt's
 //! own. A [`Walk`] goes through them with a completion and says which tokens may come next.
 //!
 //! Probabilities are those of the allowed tokens alone, in sampler and trainer: what is not allowed has none, and its
@@ -22,8 +22,10 @@ pub use trie::Trie;
 pub struct Grammar {
     tries: Vec<Arc<Trie>>,
     stop: u32,
-    /// The tokens that may follow a whole word: beginnings of all words, and the stop; in rising order.
+    /// The tokens that a word may begin with, and the stop where no word may be written; in rising order.
     starts: Arc<[u32]>,
+    /// Whether a completion is one word, and neither none nor more.
+    single: bool,
 }
 
 impl Grammar {
@@ -32,15 +34,27 @@ impl Grammar {
     /// # Errors
     /// [`Error::Argument`] where the tokenizer has no token of its own for the stop.
     pub fn new(tokenizer: &Tokenizer, tries: Vec<Arc<Trie>>, stop: &str) -> Result<Self> {
+        Self::with(tokenizer, tries, stop, false)
+    }
+
+    /// Exactly one of the words of a trie, and a text that ends a completion.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn one_of(tokenizer: &Tokenizer, words: Arc<Trie>, stop: &str) -> Result<Self> {
+        Self::with(tokenizer, vec![words], stop, true)
+    }
+
+    fn with(tokenizer: &Tokenizer, tries: Vec<Arc<Trie>>, stop: &str, single: bool) -> Result<Self> {
         let Some(&[stop]) = Spelling::new(tokenizer)?.text(stop)?.as_deref() else {
             let found = format!("the model's tokenizer has no token for {stop:?} alone");
             return Err(Error::argument("grammar.stop", found, "let this model write freely"));
         };
-        let mut starts = vec![stop];
+        let mut starts: Vec<u32> = (!single).then_some(stop).into_iter().collect();
         tries.iter().for_each(|trie| starts.extend(trie.following(Trie::ROOT)));
         starts.sort_unstable();
         starts.dedup();
-        Ok(Self { tries, stop, starts: starts.into() })
+        Ok(Self { tries, stop, starts: starts.into(), single })
     }
 
     /// The tokens of words with spaces between them, and of the stop; none where a word is not one of the grammar's.
@@ -58,7 +72,7 @@ impl Grammar {
             tokens.extend(spelled);
         }
         tokens.push(self.stop);
-        Ok(Some(tokens))
+        Ok(walk.advance(self.stop).then_some(tokens))
     }
 
     /// What was allowed in the place of each token of a completion; none where one of the tokens is not allowed.
@@ -85,13 +99,15 @@ pub struct Walk {
     inside: Vec<(u32, u32)>,
     /// Tokens behind the last place where a word ended, or where none had begun.
     unfinished: usize,
+    /// Whether a token was taken.
+    begun: bool,
     stopped: bool,
 }
 
 impl Walk {
     /// Before the first token.
     pub fn new(grammar: Arc<Grammar>) -> Self {
-        Self { grammar, inside: Vec::new(), unfinished: 0, stopped: false }
+        Self { grammar, inside: Vec::new(), unfinished: 0, begun: false, stopped: false }
     }
 
     /// The tokens that may come next, in rising order: inside a word its continuations, at the end of a word the
@@ -100,30 +116,34 @@ impl Walk {
         if self.stopped {
             return Arc::default();
         }
-        if self.inside.is_empty() {
-            return self.grammar.starts.clone();
-        }
+        let after: &[u32] = match self.grammar.single && self.begun {
+            true => std::slice::from_ref(&self.grammar.stop),
+            false if self.inside.is_empty() => return self.grammar.starts.clone(),
+            false => &self.grammar.starts,
+        };
         let mut inner: Vec<u32> = Vec::new();
         self.places().for_each(|(trie, node)| inner.extend(trie.following(node)));
         if self.inside.len() > 1 {
             inner.sort_unstable();
             inner.dedup();
         }
-        if self.unfinished > 0 { inner.into() } else { merged(&inner, &self.grammar.starts).into() }
+        if self.unfinished > 0 { inner.into() } else { merged(&inner, after).into() }
     }
 
     /// Goes on by a token; false, without going anywhere, where it is not allowed.
     pub fn advance(&mut self, token: u32) -> bool {
         let at_end = self.unfinished == 0;
+        let (may_stop, may_start) =
+            if self.grammar.single { (at_end && self.begun, !self.begun) } else { (at_end, at_end) };
         if self.stopped {
             return false;
         }
-        if at_end && token == self.grammar.stop {
+        if may_stop && token == self.grammar.stop {
             self.inside.clear();
             self.stopped = true;
             return true;
         }
-        let starts = at_end.then(|| (0..self.grammar.tries.len() as u32).map(|trie| (trie, Trie::ROOT)));
+        let starts = may_start.then(|| (0..self.grammar.tries.len() as u32).map(|trie| (trie, Trie::ROOT)));
         let mut inside = Vec::new();
         let (mut found, mut ends) = (false, false);
         for (index, node) in self.inside.iter().copied().chain(starts.into_iter().flatten()) {
@@ -137,6 +157,7 @@ impl Walk {
             }
         }
         if found {
+            self.begun = true;
             self.inside = inside;
             self.unfinished = if ends { 0 } else { self.unfinished + 1 };
         }

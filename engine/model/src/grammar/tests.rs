@@ -66,6 +66,30 @@ fn exactly_the_beginnings_of_words_with_spaces_and_a_stop_are_allowed() {
 }
 
 #[test]
+fn a_choice_is_exactly_one_word_and_its_stop() {
+    let tokenizer = bytes();
+    let trie = Arc::new(Trie::new(&tokenizer, &["ab", "a", "abc", "ca"]).unwrap());
+    let grammar = Arc::new(Grammar::one_of(&tokenizer, trie, "\n").unwrap());
+    let whole = [" ab\n", " a\n", " abc\n", " ca\n"];
+    let alphabet = [' ', 'a', 'b', 'c', '\n'];
+    let token = |c: char| tokenizer.encode(&c.to_string(), false).unwrap()[0];
+    for text in texts(&alphabet, 5) {
+        let begins = |text: &str| whole.iter().any(|whole| whole.starts_with(text));
+        let mut walk = Walk::new(grammar.clone());
+        assert_eq!(text.chars().all(|c| walk.advance(token(c))), begins(&text), "{text:?}");
+        if begins(&text) {
+            let mut next: Vec<u32> =
+                alphabet.into_iter().filter(|c| begins(&format!("{text}{c}"))).map(token).collect();
+            next.sort_unstable();
+            assert_eq!(walk.allowed()[..], next, "after {text:?}");
+        }
+    }
+    let encode = |text: &str| grammar.encode(&tokenizer, text).unwrap();
+    assert_eq!(encode("abc").map(|tokens| tokens.len()), Some(5));
+    assert_eq!((encode(""), encode("ab ca"), encode("b")), (None, None, None));
+}
+
+#[test]
 fn words_that_could_not_be_read_again_are_left_out() {
     let trie =
         Trie::new(&bytes(), &["kettle", "", "two words", "line\nfeed", "x<|im_end|>", "wärme", "kettle"]).unwrap();

@@ -2,36 +2,23 @@
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
-
+use super::mode::{Mode, compose_document, written_keywords};
 use super::query_terms::{QueryTerm, terms};
 use querywright_text::analysis::Analyzer;
 use querywright_text::boolean::escaped;
 use querywright_text::query::MOST_TERMS;
 use querywright_types::{QueryLanguage, Rewrite};
 
-/// Whether the user's own words are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Mode {
-    /// The generated query replaces them.
-    Rewrite,
-    /// They are kept, with a weight, and the generated terms are added. Even a weak model starts near the raw query.
-    #[default]
-    Expand,
-}
-
 /// Composes rewrites in one language of a retriever.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Composer {
-    /// Whether the user's own words are kept.
+    /// What was generated, and whether the user's own words are kept.
     pub mode: Mode,
     /// The language to write in.
     pub language: QueryLanguage,
-    /// The weight of an original word relative to a generated term, in [`Mode::Expand`].
+    /// The weight of an original word relative to a generated term, where the mode keeps both.
     pub original_weight: f32,
-    /// The largest number of generated terms that are used.
+    /// The largest number of generated terms that are used; of words in [`Mode::Document`].
     pub max_terms: usize,
 }
 
@@ -46,15 +33,24 @@ impl Composer {
     /// | expand, plain | the original, `weight` (rounded) times, then the terms' words |
     /// | expand, natural | the original, a full stop, `generated` up to `max_terms` terms |
     /// | expand, a base | `(base)^weight term "a phrase"`, in the Boolean language |
+    /// | keywords | as expand; each keyword a term, or in the natural language an entry of a list with commas |
+    /// | document | as expand, with all words of the passage as they stand |
+    /// | choose | the original: a name is no word |
     ///
-    /// In expand mode a generated term that also occurs in the original counts once more, so the model can stress some of
-    /// the user's words. Repeated and negated terms are left out. Where nothing was generated, the text is the original.
+    /// In the modes expand and keywords a generated term that also occurs in the original counts once more, so the model
+    /// can stress some of the user's words. Repeated and negated terms are left out. Where nothing was generated, the text is the original.
     ///
     /// A query has at most [`MOST_TERMS`] terms, and what comes last is not searched for. Where there are more, what was
     /// generated comes first, and plain originals are repeated less often.
     pub fn compose(&self, original: &Rewrite, generated: &str) -> Rewrite {
         let own = folded(&original.text);
-        let generated = self.bounded(generated);
+        let listed = match self.mode {
+            Mode::Document => return compose_document(self, original, generated),
+            Mode::Choose => return original.clone(),
+            Mode::Keywords => Some(written_keywords(generated, self.language, self.max_terms)),
+            _ => None,
+        };
+        let generated = listed.as_deref().unwrap_or_else(|| self.bounded(generated));
         let alone = |text: &str| if text.is_empty() { original.clone() } else { self.written(text) };
         if self.mode == Mode::Rewrite || own.is_empty() {
             return alone(&folded(generated));
@@ -78,27 +74,11 @@ impl Composer {
             }
             QueryLanguage::Boolean => {
                 let added: Vec<String> = added(generated).into_iter().map(|term| term.text).collect();
-                let words = escaped(&own);
-                let weighted = match (words.contains(' '), self.original_weight) {
-                    (_, 1.0) => words,
-                    _ if words.is_empty() => words,
-                    (true, weight) => format!("({words})^{weight}"),
-                    (false, weight) => format!("{words}^{weight}"),
-                };
-                alone(&uncut(&weighted, &added.join(" ")))
+                alone(&uncut(&weighted(&own, self.original_weight), &added.join(" ")))
             }
             _ => {
-                let times = self.original_weight.round().clamp(1.0, 100.0) as usize;
                 let added: Vec<String> = added(generated).iter().map(QueryTerm::words).collect();
-                let added = added.join(" ");
-                let text = uncut(&vec![own.as_str(); times].join(" "), &added);
-                if !is_cut(&text) {
-                    return self.written(&text);
-                }
-                // As often as all of it fits, so that its words keep their weights among each other.
-                let left = MOST_TERMS.saturating_sub(count(&added));
-                let times = (left / count(&own).max(1)).clamp(1, times);
-                self.written(&uncut(&vec![own.as_str(); times].join(" "), &added))
+                self.written(&repeated(&own, self.original_weight, &added.join(" ")))
             }
         }
     }
@@ -144,6 +124,19 @@ pub(super) fn uncut(original: &str, added: &str) -> String {
     }
 }
 
+/// A plain original as often as its weight says, with what is added to it. Where there are too many terms, it is there as
+/// often as all of it fits, so that its words keep their weights among each other.
+pub(super) fn repeated(own: &str, weight: f32, added: &str) -> String {
+    let times = weight.round().clamp(1.0, 100.0) as usize;
+    let text = uncut(&vec![own; times].join(" "), added);
+    if !is_cut(&text) {
+        return text;
+    }
+    let left = MOST_TERMS.saturating_sub(count(added));
+    let times = (left / count(own).max(1)).clamp(1, times);
+    uncut(&vec![own; times].join(" "), added)
+}
+
 /// Whether a text has more than [`MOST_TERMS`] terms. Weights and names of fields count, too: one that has nearly as many
 /// may be said to have more.
 fn is_cut(text: &str) -> bool {
@@ -155,7 +148,18 @@ fn count(text: &str) -> usize {
     Analyzer::english().tokens(text).count()
 }
 
-fn folded(text: &str) -> String {
+/// The words of a text with a boost, in the Boolean language.
+pub(super) fn weighted(own: &str, weight: f32) -> String {
+    let words = escaped(own);
+    match (words.contains(' '), weight) {
+        (_, 1.0) => words,
+        _ if words.is_empty() => words,
+        (true, weight) => format!("({words})^{weight}"),
+        (false, weight) => format!("{words}^{weight}"),
+    }
+}
+
+pub(super) fn folded(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -270,7 +274,7 @@ mod tests {
     proptest! {
         #[test]
         fn composing_never_fails_and_is_bounded(query in "\\PC{0,60}", generated in "\\PC{0,200}", weight in 0.1_f32..10.0) {
-            for mode in [Mode::Rewrite, Mode::Expand] {
+            for mode in [Mode::Rewrite, Mode::Expand, Mode::Document, Mode::Keywords, Mode::Choose] {
                 for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
                     let composer = Composer { mode, language, original_weight: weight, max_terms: 8 };
                     let rewrite = composer.compose(&Rewrite::plain(query.as_str()), &generated);

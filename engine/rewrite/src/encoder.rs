@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, PromptStyle, RequestValues, Task, unmarked};
 use super::prompter::Prompter;
 use super::reading::Reading;
-use super::words::{Words, words_of};
+use super::words::{Words, one_of_the_choices, words_of};
 use querywright_model::{Grammar, Message, PromptTokens, Tokenizer, Trie};
 use querywright_types::{Deadline, Error, Query, Result, Rewrite};
 
@@ -22,6 +22,8 @@ pub struct PromptEncoder {
     stop: Vec<String>,
     /// What answers may consist of, where they are restricted.
     words: Option<Words>,
+    /// The grammar of all answers, where these are names of choices.
+    choices: Option<Arc<Grammar>>,
 }
 
 impl std::fmt::Debug for PromptEncoder {
@@ -35,8 +37,8 @@ impl PromptEncoder {
     ///
     /// # Errors
     /// [`Error::Argument`] when the style is a conversation and the model has no chat template, or its template fails;
-    /// when answers are restricted: [`restricted`](Self::restricted) takes their words; when prompts show candidates and
-    /// nothing gives them ([`Prompter::with_candidates`]).
+    /// when answers are restricted to words: [`restricted`](Self::restricted) takes these; when the model cannot write the
+    /// name of a choice; when prompts show candidates and nothing gives them ([`Prompter::with_candidates`]).
     pub fn new(prompter: Prompter, tokenizer: Tokenizer) -> Result<Self> {
         Self::with(prompter, tokenizer, None)
     }
@@ -86,7 +88,8 @@ impl PromptEncoder {
             _ => return Err(two_forms()),
         };
         let prefix = encode_prefix(&tokenizer, &prefix, &marked)?;
-        Ok(Self { prompter, tokenizer, prefix, suffix, stop, words })
+        let choices = one_of_the_choices(&prompter, &tokenizer)?;
+        Ok(Self { prompter, tokenizer, prefix, suffix, stop, words, choices })
     }
 
     /// The tokens that every prompt begins with.
@@ -148,9 +151,9 @@ impl PromptEncoder {
         Ok(PromptTokens { grammar, ..PromptTokens::free(stream, self.encode_values(&values)?) })
     }
 
-    /// Whether answers are restricted to words.
+    /// Whether answers are restricted to words, or to names of choices.
     pub fn is_restricted(&self) -> bool {
-        self.words.is_some()
+        self.words.is_some() || self.choices.is_some()
     }
 
     /// What the answers to a query may consist of: what its prompt shows, and the vocabulary; none where they are free.
@@ -161,7 +164,7 @@ impl PromptEncoder {
         found: Vec<String>,
         deadline: Deadline,
     ) -> Result<Option<Arc<Grammar>>> {
-        let Some(words) = &self.words else { return Ok(None) };
+        let Some(words) = &self.words else { return Ok(self.choices.clone()) };
         let texts = shown.history.iter().chain([&shown.text]).chain(&shown.candidates);
         let mut own: Vec<String> = texts.flat_map(|text| words_of(text)).collect();
         let mut tries = Vec::with_capacity(2);
@@ -216,8 +219,11 @@ impl PromptEncoder {
     }
 
     /// Reads a completion, as [`Prompter::read`] does.
-    pub fn read(&self, original: &Rewrite, completion: &str) -> Reading {
-        self.prompter.read(original, completion)
+    ///
+    /// # Errors
+    /// Those of [`Prompter::read`].
+    pub fn read(&self, query: &Query, original: &Rewrite, completion: &str) -> Result<Reading> {
+        self.prompter.read(query, original, completion)
     }
 }
 

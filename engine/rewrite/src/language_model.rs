@@ -75,7 +75,8 @@ impl LanguageModel {
     /// [`Error::Io`] and [`Error::Model`] when the model or the adapter cannot be read, or when they do not fit each
     /// other. [`Error::Argument`] when the adapter's prompt does not fit the card or the model, or when its answers are
     /// restricted to words that only a catalogue has: give those to [`PromptEncoder::restricted`], and that to
-    /// [`new`](Self::new). Likewise where its base asks for feedback or its prompts for candidates, which need an index.
+    /// [`new`](Self::new). Likewise where its base or a choice asks for feedback or its prompts for candidates, which need
+    /// an index.
     pub fn open(model: &Path, adapter: Option<&Path>, card: &RetrieverCard) -> Result<Self> {
         Self::open_with(model, adapter, card, Precision::Auto, DeviceChoice::Auto)
     }
@@ -95,10 +96,10 @@ impl LanguageModel {
         let source = ModelSource::open(model)?;
         let decoder = Arc::new(Decoder::load_on(device, &source, precision, &())?);
         let prompt = adapter.map(PromptConfig::read).transpose()?.flatten().unwrap_or_default();
-        if let Some(base) = prompt.base.as_ref().filter(|base| base.feedback.weight > 0.0) {
-            // Every rewrite would fail, and every query be searched for as it came.
+        if let Some(key) = prompt.feedback_key() {
+            // Every such rewrite would fail, and the query be searched for as it came.
             let remedy = "build the prompts with Prompter::with_feedback, and the rewriter with LanguageModel::new";
-            return Err(Error::argument("base.feedback.weight", base.feedback.weight.to_string(), remedy));
+            return Err(Error::argument(key, "feedback needs an index, and there is none", remedy));
         }
         if prompt.candidates > 0 {
             let remedy = "build the prompts with Prompter::with_candidates, and the rewriter with LanguageModel::new";
@@ -243,8 +244,9 @@ impl Rewriter for LanguageModel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BaseConfig;
     use crate::words::Words;
-    use querywright_types::{Fault, FaultKind};
+    use querywright_types::{Fault, FaultKind, QueryLanguage};
     use std::time::Duration;
 
     fn rewriter() -> LanguageModel {
@@ -381,6 +383,37 @@ mod tests {
         assert!(found.len() == 2 && found.iter().all(|group| group.len() <= 4), "{found:?}");
         assert!(found.iter().any(|group| !group.is_empty()), "{found:?}");
         assert_eq!(found, samples());
+    }
+
+    #[test]
+    fn a_model_that_chooses_names_nothing_but_choices_and_one_that_it_cannot_write_in_time_is_refused() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny-qwen3");
+        let card = RetrieverCard::new("bm25", "d").with_languages([QueryLanguage::Boolean]).with_fields(["title"]);
+        let title = BaseConfig { contents: 0.0, fields: [("title".to_owned(), 1.0)].into(), ..BaseConfig::default() };
+        let prompt = PromptConfig {
+            mode: crate::Mode::Choose,
+            choices: [("title".to_owned(), title)].into(),
+            ..PromptConfig::default()
+        };
+        let source = ModelSource::open(&model).unwrap();
+        let (decoder, tokenizer) = (Decoder::load(&source, Precision::F32, &()).unwrap(), source.tokenizer().unwrap());
+        let encoder =
+            |prompt: PromptConfig| PromptEncoder::new(Prompter::new(prompt, &card).unwrap(), tokenizer.clone());
+        let short = PromptConfig { max_answer_tokens: 6, ..prompt.clone() };
+        let refused = encoder(short).unwrap_err().to_string();
+        assert!(refused.starts_with("prompt.max_answer_tokens: 6, and the choice title has 7 tokens"), "{refused}");
+        let encoder = Arc::new(encoder(prompt).unwrap());
+        assert!(encoder.is_restricted());
+        let sampling = SamplingConfig { max_completion_length: 20, ..SamplingConfig::default() };
+        let rewriter = LanguageModel::new("m", Arc::new(decoder), tokenizer.clone(), encoder, None, sampling).unwrap();
+        let queries: Vec<Query> = (0..24).map(|i| Query::text(format!("hedge{i}"))).collect();
+        let mut seen = [0, 0];
+        for (query, rewrite) in queries.iter().zip(rewriter.rewrite(&queries, Deadline::NONE)) {
+            let text = rewrite.unwrap().text;
+            assert!(text == query.text || text == format!("title:({})", query.text), "{text:?}");
+            seen[usize::from(text == query.text)] += 1;
+        }
+        assert!(seen[0] > 0 && seen[1] > 0, "{seen:?}");
     }
 
     #[test]

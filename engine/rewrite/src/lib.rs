@@ -12,6 +12,7 @@ mod compose;
 mod encoder;
 #[cfg(feature = "model")]
 mod language_model;
+mod mode;
 mod parse;
 mod prompt;
 mod prompter;
@@ -25,11 +26,12 @@ mod words;
 
 pub use base::{BaseConfig, Feedback, FeedbackConfig, Tuned};
 pub use candidates::Candidates;
-pub use compose::{Composer, Mode};
+pub use compose::Composer;
 #[cfg(feature = "model")]
 pub use encoder::PromptEncoder;
 #[cfg(feature = "model")]
 pub use language_model::LanguageModel;
+pub use mode::{DocumentConfig, Mode, SAME};
 pub use parse::{FormatFault, ParsedCompletion};
 pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
 pub use prompter::{Prompter, Titles};

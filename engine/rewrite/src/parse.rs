@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::mode::{Mode, keywords_of_json};
 use super::prompt::PromptStyle;
 use super::query_terms::{QueryTerm, terms};
 use querywright_text::boolean::is_quote;
@@ -51,6 +52,8 @@ pub enum FormatFault {
     NoQueryKey,
     /// The value of `query` is not a string.
     QueryNotText,
+    /// The answer is not the name of one of the [choices](super::PromptConfig::choices).
+    NoChoice,
 }
 
 impl fmt::Display for FormatFault {
@@ -63,26 +66,29 @@ impl fmt::Display for FormatFault {
             Self::NotJson => f.write_str("the answer is not a JSON object"),
             Self::NoQueryKey => f.write_str("the answer's JSON has no key \"query\""),
             Self::QueryNotText => f.write_str("the answer's \"query\" is not a string"),
+            Self::NoChoice => f.write_str("the answer names none of the choices, or more than one"),
         }
     }
 }
 
-/// Parses the completion of a prompt in this style and query language.
+/// Parses the completion of a prompt in this style, mode and query language.
 ///
 /// The query is, in [`PromptStyle::FewShot`], the first line; in [`PromptStyle::Chat`], the first line that is not
-/// blank, after a `<think>` block if there is one; in [`PromptStyle::ThinkAnswer`], the string `query` of the JSON object
-/// between the answer tags, where each tag must occur exactly once and in order.
-pub fn parse(style: PromptStyle, language: QueryLanguage, completion: &str) -> ParsedCompletion {
+/// blank, after a `<think>` block if there is one (in the modes document and keywords all lines); in
+/// [`PromptStyle::ThinkAnswer`], the string `query` of the JSON object between the answer tags, where each tag must occur
+/// exactly once and in order.
+pub fn parse(style: PromptStyle, mode: Mode, language: QueryLanguage, completion: &str) -> ParsedCompletion {
+    let form = (mode, language);
     match style {
         PromptStyle::FewShot => {
             let end = completion.find(['\n', '\r']).unwrap_or(completion.len());
-            ParsedCompletion::from_line(completion, 0..end, language)
+            ParsedCompletion::from_line(completion, 0..end, form)
         }
         PromptStyle::Chat => {
             let start = completion.rfind(TAGS[1]).map_or(0, |at| at + TAGS[1].len());
-            ParsedCompletion::from_line(completion, first_line(completion, start..completion.len()), language)
+            ParsedCompletion::from_line(completion, answer_in(completion, start..completion.len(), mode), form)
         }
-        PromptStyle::ThinkAnswer => think_answer(completion, language),
+        PromptStyle::ThinkAnswer => think_answer(completion, form),
     }
 }
 
@@ -90,24 +96,28 @@ impl ParsedCompletion {
     /// The query's terms, each with its place in the completion, in bytes. Credit for a term goes to the tokens there.
     /// Empty where the query has no single place.
     pub fn terms(&self, completion: &str) -> Vec<QueryTerm> {
-        let (Some(query), Some(span)) = (&self.query, &self.query_span) else { return Vec::new() };
-        let Some(written) = completion.get(span.clone()) else { return Vec::new() };
-        let mut found = terms(query);
+        let mut found = self.query.as_deref().map(terms).unwrap_or_default();
+        let within: Vec<Range<usize>> = found.iter().map(|term| term.span.clone()).collect();
+        let Some(places) = self.places(completion, &within) else { return Vec::new() };
+        for (term, place) in found.iter_mut().zip(places) {
+            term.span = place;
+        }
+        found
+    }
+
+    /// Where parts of the query stand in the completion, in bytes; none where the query has no single place.
+    pub(super) fn places(&self, completion: &str, within: &[Range<usize>]) -> Option<Vec<Range<usize>>> {
+        let (query, span) = (self.query.as_ref()?, self.query_span.as_ref()?);
+        let written = completion.get(span.clone())?;
         if written == query {
-            for term in &mut found {
-                term.span = span.start + term.span.start..span.start + term.span.end;
-            }
-            return found;
+            return Some(within.iter().map(|part| span.start + part.start..span.start + part.end).collect());
         }
         let starts = escaped_offsets(written);
         if starts.len() != query.len() + 1 {
-            return Vec::new();
+            return None;
         }
         let offset = |at: usize| span.start + starts.get(at).copied().unwrap_or(written.len());
-        for term in &mut found {
-            term.span = offset(term.span.start)..offset(term.span.end);
-        }
-        found
+        Some(within.iter().map(|part| offset(part.start)..offset(part.end)).collect())
     }
 
     fn without_query(fault: FormatFault) -> Self {
@@ -116,9 +126,10 @@ impl ParsedCompletion {
 
     /// The line in `span`, without the prompt's label. Quotes around the whole line are dropped where the query language
     /// has no phrases.
-    fn from_line(completion: &str, span: Range<usize>, language: QueryLanguage) -> Self {
+    fn from_line(completion: &str, span: Range<usize>, (mode, language): (Mode, QueryLanguage)) -> Self {
         let mut span = trimmed(completion, span);
-        if let Some(rest) = completion.get(span.clone()).and_then(|line| line.strip_prefix("Search:")) {
+        let labelled = completion.get(span.clone()).and_then(|line| line.strip_prefix(mode.label()));
+        if let Some(rest) = labelled.and_then(|rest| rest.strip_prefix(':')) {
             span = trimmed(completion, span.end - rest.len()..span.end);
         }
         let line = completion.get(span.clone()).unwrap_or("");
@@ -137,10 +148,10 @@ impl ParsedCompletion {
     }
 }
 
-fn think_answer(completion: &str, language: QueryLanguage) -> ParsedCompletion {
-    match between_tags(completion).and_then(|span| json_query(completion, span)) {
+fn think_answer(completion: &str, form: (Mode, QueryLanguage)) -> ParsedCompletion {
+    match between_tags(completion).and_then(|span| json_query(completion, span, form.0)) {
         Ok((query, query_span)) => ParsedCompletion { query: Some(query), broken: None, query_span },
-        Err(fault) => ParsedCompletion { broken: Some(fault), ..recovered(completion, language) },
+        Err(fault) => ParsedCompletion { broken: Some(fault), ..recovered(completion, form) },
     }
 }
 
@@ -164,12 +175,18 @@ struct RawQuery<'j> {
     query: &'j RawValue,
 }
 
-/// The query of the JSON object in `span`, and the place of its escaped text.
-fn json_query(completion: &str, span: Range<usize>) -> Result<(String, Option<Range<usize>>), FormatFault> {
+/// The query of the JSON object in `span`, and the place of its escaped text. Keywords may be an array, which has no single
+/// place.
+fn json_query(completion: &str, span: Range<usize>, mode: Mode) -> Result<(String, Option<Range<usize>>), FormatFault> {
     let json = completion.get(span.clone()).unwrap_or("");
     let object: Value = serde_json::from_str(json).map_err(|_| FormatFault::NotJson)?;
     let object = object.as_object().ok_or(FormatFault::NotJson)?;
-    let query = object.get("query").ok_or(FormatFault::NoQueryKey)?.as_str().ok_or(FormatFault::QueryNotText)?;
+    let query = object.get("query").ok_or(FormatFault::NoQueryKey)?;
+    if let (Mode::Keywords, Some(list)) = (mode, query.as_array()) {
+        let list = keywords_of_json(list).ok_or(FormatFault::QueryNotText)?;
+        return if list.trim().is_empty() { Err(FormatFault::Empty) } else { Ok((list, None)) };
+    }
+    let query = query.as_str().ok_or(FormatFault::QueryNotText)?;
     if query.trim().is_empty() {
         return Err(FormatFault::Empty);
     }
@@ -188,34 +205,39 @@ fn json_query(completion: &str, span: Range<usize>) -> Result<(String, Option<Ra
 
 /// A query from a broken format: from a JSON object in the last answer, else from one anywhere, else the first line of
 /// the answer.
-fn recovered(completion: &str, language: QueryLanguage) -> ParsedCompletion {
+fn recovered(completion: &str, form: (Mode, QueryLanguage)) -> ParsedCompletion {
     let after = |tag: &str| completion.rfind(tag).map(|at| at + tag.len());
     let answer = after(TAGS[2]).map(|start| {
         let end = completion.get(start..).and_then(|rest| rest.find(TAGS[3])).map_or(completion.len(), |at| start + at);
         start..end
     });
     for region in [answer.clone(), Some(0..completion.len())].into_iter().flatten() {
-        if let Some((query, query_span)) = json_inside(completion, region) {
+        if let Some((query, query_span)) = json_inside(completion, region, form.0) {
             return ParsedCompletion { query: Some(query), broken: None, query_span };
         }
     }
     let nothing = ParsedCompletion { query: None, broken: None, query_span: None };
     let Some(region) = answer.or_else(|| after(TAGS[1]).map(|start| start..completion.len())) else { return nothing };
-    let line = ParsedCompletion::from_line(completion, first_line(completion, region), language);
+    let line = ParsedCompletion::from_line(completion, answer_in(completion, region, form.0), form);
     // A line with braces or tags is a fragment of the format, not a query.
     if line.query.as_deref().is_some_and(|query| query.contains(['{', '}', '<', '>'])) { nothing } else { line }
 }
 
 /// The query of the last JSON object in a region that has one. Only the last few opening braces are tried.
-fn json_inside(completion: &str, region: Range<usize>) -> Option<(String, Option<Range<usize>>)> {
+fn json_inside(completion: &str, region: Range<usize>, mode: Mode) -> Option<(String, Option<Range<usize>>)> {
     const MAX_BRACES: usize = 16;
     let text = completion.get(region.clone())?;
     text.rmatch_indices('{').take(MAX_BRACES).find_map(|(at, _)| {
         let rest = text.get(at..)?;
         let object = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>().next()?.ok()?;
         let start = region.start + at;
-        json_query(completion, start..start + object.get().len()).ok()
+        json_query(completion, start..start + object.get().len(), mode).ok()
     })
+}
+
+/// The answer in a region: all of it where answers have lines, else its first line that is not blank.
+fn answer_in(text: &str, region: Range<usize>, mode: Mode) -> Range<usize> {
+    if mode.has_lines() { region } else { first_line(text, region) }
 }
 
 /// The first line of a region that is not blank; an empty range at its end where all are.

@@ -9,8 +9,9 @@
 //! | `response(example)` | the answer of an example | the text after it | an assistant message |
 //!
 //! Examples and the query go through the same `request` macro, so they look alike. All macros see `task`, `mode`,
-//! `language`, `candidates` (as in the configuration), `content` and `fields` (from the card). A request has `text`,
-//! `history` (titles) and `candidates`. An example has `search` and `thought` as well.
+//! `language`, `candidates` (as in the configuration), `content` and `fields` (from the card), `choices` (the names, in the
+//! mode `choose`) and `label` (what the built-in few-shot template has before an answer, with a colon: `Search`, `Entry`).
+//! A request has `text`, `history` (titles) and `candidates`. An example has `search` and `thought` as well.
 
 mod config;
 mod examples;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use super::base::Feedback;
 use super::candidates::Candidates;
 use super::compose::Composer;
+use super::mode::{Mode, SAME, choice_names, resolved};
 use super::parse::{FormatFault, ParsedCompletion, parse};
 #[cfg(feature = "model")]
 use super::prompt::marked;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template};
 use super::prompt::{sanitised, shown_candidates};
+use super::query_terms::QueryTerm;
 use super::reading::Reading;
 use querywright_types::{Deadline, Error, Kept, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
 
@@ -22,6 +24,8 @@ pub struct Prompter {
     config: PromptConfig,
     language: QueryLanguage,
     template: Template,
+    /// The names that an answer may have; none outside the mode `choose`.
+    choices: Vec<String>,
     titles: Option<Titles>,
     feedback: Option<Feedback>,
     candidates: Option<Arc<dyn Candidates>>,
@@ -53,6 +57,7 @@ impl Prompter {
             #[cfg(feature = "model")]
             marked: template.shared(&config, language, true).unwrap_or_else(|_| in_doubt(&shared)),
             shared,
+            choices: choice_names(&config),
             config,
             language,
             template,
@@ -69,7 +74,8 @@ impl Prompter {
         self
     }
 
-    /// Sets the source of the words that a [base](PromptConfig::base) with feedback asks for.
+    /// Sets the source of the words that a [base](PromptConfig::base) or a [choice](PromptConfig::choices) with feedback
+    /// asks for.
     pub fn with_feedback(mut self, feedback: Feedback) -> Self {
         self.feedback = Some(feedback);
         self
@@ -146,19 +152,33 @@ impl Prompter {
         }
     }
 
-    /// Parses a completion.
+    /// Parses a completion. In the mode `choose` the query is the name of a choice.
     pub fn parse(&self, completion: &str) -> ParsedCompletion {
-        parse(self.config.style, self.language, completion)
+        let parsed = parse(self.config.style, self.config.mode, self.language, completion);
+        if self.config.mode == Mode::Choose { resolved(parsed, &self.choices) } else { parsed }
+    }
+
+    /// The names of the choices, [`SAME`] first; none outside the mode `choose`.
+    pub fn choices(&self) -> &[String] {
+        &self.choices
+    }
+
+    /// How a list of terms is written as an answer: as it is, or in the mode `keywords` with commas.
+    pub fn answer(&self, terms: &str) -> String {
+        if self.config.mode != Mode::Keywords {
+            return terms.to_owned();
+        }
+        crate::query_terms::terms(terms).iter().map(QueryTerm::words).collect::<Vec<_>>().join(", ")
     }
 
     /// Composes the retriever's text from a generated query.
     pub fn composer(&self) -> Composer {
-        Composer {
-            mode: self.config.mode,
-            language: self.language,
-            original_weight: self.config.original_weight,
-            max_terms: self.config.max_terms,
-        }
+        let PromptConfig { mode, original_weight, max_terms, document, .. } = self.config;
+        let (original_weight, max_terms) = match mode {
+            Mode::Document => (document.query_weight, document.max_words),
+            _ => (original_weight, max_terms),
+        };
+        Composer { mode, language: self.language, original_weight, max_terms }
     }
 
     /// What a query is without a model: its own words, or what the [base](PromptConfig::base) makes of them.
@@ -172,13 +192,29 @@ impl Prompter {
         }
     }
 
-    /// Parses a completion and composes its rewrite, with and without each generated term. `original` is what the query
-    /// is without a model ([`original`](Self::original)).
-    pub fn read(&self, original: &Rewrite, completion: &str) -> Reading {
+    /// Parses a completion of a query's prompt and composes its rewrite, with and without each generated term. `original`
+    /// is what the query is without a model ([`original`](Self::original)).
+    ///
+    /// # Errors
+    /// Those of the source of feedback, where a choice asks for it.
+    pub fn read(&self, query: &Query, original: &Rewrite, completion: &str) -> Result<Reading> {
         let parsed = self.parse(completion);
-        match self.is_nothing(&parsed) {
+        if self.config.mode == Mode::Choose {
+            let rewrite = parsed.query.as_deref().map(|name| self.chosen(query, original, name)).transpose()?;
+            return Ok(Reading::choice(&parsed, rewrite));
+        }
+        Ok(match self.is_nothing(&parsed) {
             true => Reading::nothing(original.clone()),
             false => Reading::new(&parsed, completion, original, &self.composer()),
+        })
+    }
+
+    /// What the choice of this name makes of a query.
+    fn chosen(&self, query: &Query, original: &Rewrite, name: &str) -> Result<Rewrite> {
+        match self.config.choices.get(name) {
+            Some(base) => base.query(query, self.feedback.as_ref()),
+            None if name == SAME => Ok(original.clone().with_kept(Kept::Nothing)),
+            None => Err(Error::bug("prompter", format!("no choice is called {name:?}"))),
         }
     }
 
@@ -197,6 +233,9 @@ impl Prompter {
             return Ok(self.original(query)?.with_kept(Kept::Nothing));
         }
         match parsed {
+            ParsedCompletion { query: Some(name), .. } if self.config.mode == Mode::Choose => {
+                self.chosen(query, &self.original(query)?, &name)
+            }
             ParsedCompletion { query: Some(generated), .. } => {
                 Ok(self.composer().compose(&self.original(query)?, &generated))
             }

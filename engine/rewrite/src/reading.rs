@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::compose::Composer;
+use super::mode::{Mode, document_parts, keyword_count, keyword_parts};
 use super::parse::{FormatFault, ParsedCompletion};
-use super::query_terms::{terms as query_terms, without_term};
+use super::query_terms::{terms, without_term};
 use querywright_types::Rewrite;
 
 /// Terms of a completion that get a counterfactual rewrite, at most. It bounds the number of retrievals per completion.
@@ -18,7 +19,8 @@ pub struct Reading {
     pub rewrite: Option<Rewrite>,
     /// How the format was broken. A rewrite in a broken format is served, but not rewarded.
     pub broken: Option<FormatFault>,
-    /// The generated terms, for credit by counterfactual retrieval. Empty where the format was broken.
+    /// The generated terms, for credit by counterfactual retrieval; in [`Mode::Document`] runs of words. Empty where the
+    /// format was broken, and in [`Mode::Choose`].
     pub terms: Vec<TermReading>,
     /// How many terms were generated, repeated ones included, of those that are used at most. Where the text is composed
     /// of words of the user's beside these, it does not count them.
@@ -31,19 +33,31 @@ impl Reading {
         let Some(generated) = &parsed.query else {
             return Self { rewrite: None, broken: parsed.broken, terms: Vec::new(), generated: 0 };
         };
-        let terms = match parsed.broken {
+        let parts = match parsed.broken {
             Some(_) => Vec::new(),
-            None => parsed.terms(completion),
+            None => parts(generated, composer),
         };
-        let counterfactual =
-            |(index, span)| TermReading { span, without: composer.compose(original, &without_term(generated, index)) };
-        let spans = terms.into_iter().map(|term| term.span).take(MAX_COUNTERFACTUALS);
+        let within: Vec<Range<usize>> = parts.iter().map(|(span, _)| span.clone()).collect();
+        let places = parsed.places(completion, &within).unwrap_or_default();
+        let counterfactual = |(span, (part, without)): (_, (Range<usize>, String))| TermReading {
+            span,
+            without: composer.compose(original, &without),
+            generated: match composer.mode {
+                Mode::Document => generated.get(part).map_or(1, |words| words.split_whitespace().count()),
+                _ => 1,
+            },
+        };
         Self {
             rewrite: Some(composer.compose(original, generated)),
             broken: parsed.broken,
-            terms: spans.enumerate().map(counterfactual).collect(),
-            generated: query_terms(generated).len().min(composer.max_terms),
+            terms: places.into_iter().zip(parts).map(counterfactual).collect(),
+            generated: count(generated, composer),
         }
+    }
+
+    /// One of the choices was named, and this is what it makes of the query; none where none was.
+    pub(super) fn choice(parsed: &ParsedCompletion, rewrite: Option<Rewrite>) -> Self {
+        Self { rewrite, broken: parsed.broken, terms: Vec::new(), generated: 0 }
     }
 
     /// No word was written, and this is what that means.
@@ -57,6 +71,28 @@ impl Reading {
     }
 }
 
+/// The parts of what was generated that get credit: the place of each, and the rest without it.
+fn parts(generated: &str, composer: &Composer) -> Vec<(Range<usize>, String)> {
+    match composer.mode {
+        Mode::Document => document_parts(generated, composer.max_terms, MAX_COUNTERFACTUALS),
+        Mode::Keywords => keyword_parts(generated, composer.max_terms, MAX_COUNTERFACTUALS),
+        _ => {
+            let terms = terms(generated).into_iter().take(MAX_COUNTERFACTUALS).enumerate();
+            terms.map(|(index, term)| (term.span, without_term(generated, index))).collect()
+        }
+    }
+}
+
+/// How many terms of what was generated are used; of a passage, words.
+fn count(generated: &str, composer: &Composer) -> usize {
+    let all = match composer.mode {
+        Mode::Document => generated.split_whitespace().count(),
+        Mode::Keywords => keyword_count(generated),
+        _ => terms(generated).len(),
+    };
+    all.min(composer.max_terms)
+}
+
 /// A generated term and the rewrite without it.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -65,4 +101,6 @@ pub struct TermReading {
     pub span: Range<usize>,
     /// The rewrite without it.
     pub without: Rewrite,
+    /// How many of the [generated terms](Reading::generated) it is: 1, or as many words as a run of a passage has.
+    pub generated: usize,
 }

@@ -252,7 +252,7 @@ fn first_choice(response: &[u8]) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compose::Mode;
+    use crate::mode::Mode;
     use crate::prompt::PromptStyle;
     use querywright_testing::fake_server::{FakeServer, Response};
     use std::time::Instant;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::candidates::Candidates;
-use super::prompt::Vocabulary;
-use querywright_model::{Tokenizer, Trie};
-use querywright_types::Result;
+use super::prompt::{PromptStyle, Vocabulary};
+use super::prompter::Prompter;
+use querywright_model::{Grammar, Tokenizer, Trie};
+use querywright_types::{Error, Result};
 
 /// Where the words come from that a [`Vocabulary`] names, beside those of the request. Cheap to clone.
 #[derive(Clone)]
@@ -77,6 +78,35 @@ pub(super) fn words_of(text: &str) -> impl Iterator<Item = String> {
         let own = (!["AND", "OR", "NOT"].contains(&word)).then(|| word.to_owned());
         own.into_iter().chain([word.to_lowercase()])
     })
+}
+
+/// The names of the choices as a grammar; none where answers have another form. In a conversation the name may stand
+/// behind reasoning, and is read from the answer.
+pub(super) fn one_of_the_choices(prompter: &Prompter, tokenizer: &Tokenizer) -> Result<Option<Arc<Grammar>>> {
+    let (names, config) = (prompter.choices(), prompter.config());
+    if names.is_empty() || config.style != PromptStyle::FewShot {
+        return Ok(None);
+    }
+    let stop = prompter.stop_strings().first().copied().unwrap_or("\n");
+    let grammar = Arc::new(Grammar::one_of(tokenizer, Arc::new(Trie::new(tokenizer, names)?), stop)?);
+    for name in names {
+        match grammar.encode(tokenizer, name)?.map(|tokens| tokens.len()) {
+            Some(tokens) if tokens <= config.max_answer_tokens => {}
+            Some(tokens) => {
+                let found = format!("{}, and the choice {name} has {tokens} tokens", config.max_answer_tokens);
+                return Err(Error::argument(
+                    "prompt.max_answer_tokens",
+                    found,
+                    "allow more, or give it a shorter name",
+                ));
+            }
+            None => {
+                let found = "the model's tokenizer cannot write this name";
+                return Err(Error::argument(format!("prompt.choices.{name}"), found, "give it another one"));
+            }
+        }
+    }
+    Ok(Some(grammar))
 }
 
 #[cfg(test)]

@@ -163,10 +163,11 @@ pub struct RunConfig {
     /// The least that advantages are divided by, so that differences next to nothing are not blown up. Default 0.
     #[serde(skip_serializing_if = "is_default")]
     pub min_reward_std: f32,
-    /// Weight of the counterfactual credit per term; 0 has none. Default 0.
+    /// Weight of the counterfactual credit per term; 0 has none, and in the prompt's mode `choose` must. Default 0.
     pub term_credit_coef: f64,
     /// Whether relevance feedback is injected: in a group whose completions all fall short, the best words of the
-    /// relevant documents take the place of one completion; few-shot prompts only. Default false.
+    /// relevant documents take the place of one completion, or in the mode `choose` the best choice; few-shot prompts only,
+    /// and not in the mode `document`. Default false.
     #[serde(alias = "repair_groups")]
     pub inject_feedback: bool,
     /// Words of the documents that an injected completion has at most. With 0, in the mode `rewrite`, it has those words

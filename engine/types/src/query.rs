@@ -61,7 +61,7 @@ fn is_invisible(c: char) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kept {
-    /// The model wrote no word, which is an answer.
+    /// The model wrote no word, which is an answer, or chose to leave the query as it is.
     Nothing,
     /// The model was less sure than it must be for its rewrite to be used.
     LowConfidence,

@@ -3,6 +3,10 @@ use proptest::prelude::*;
 
 const PLAIN: QueryLanguage = QueryLanguage::Plain;
 
+fn parse(style: PromptStyle, language: QueryLanguage, completion: &str) -> ParsedCompletion {
+    super::parse(style, Mode::default(), language, completion)
+}
+
 fn think(completion: &str) -> ParsedCompletion {
     parse(PromptStyle::ThinkAnswer, PLAIN, completion)
 }

@@ -1,5 +1,6 @@
 //! The configuration of prompts: the section `prompt` of a run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::render::read_template;
 use crate::base::BaseConfig;
-use crate::compose::Mode;
+use crate::mode::{self, DocumentConfig, Mode};
 use querywright_types::{Error, Output, QueryLanguage, Result, RetrieverCard};
 
 /// The copy of a template in an adapter's folder.
@@ -94,12 +95,12 @@ pub struct Example {
 pub struct PromptConfig {
     /// The form of prompts and answers. Default: `few-shot`.
     pub style: PromptStyle,
-    /// Whether the user's own words are kept. Default: `expand`.
+    /// What a model is asked for, and whether the user's own words are kept. Default: `expand`.
     pub mode: Mode,
     /// The task that queries serve. Default: `search`.
     pub task: Task,
-    /// The words that an answer may consist of. Other than `free` only with the style `few-shot`, and on the processor.
-    /// Default: `free`.
+    /// The words that an answer may consist of. Other than `free` only with the style `few-shot`, in the modes `expand` and
+    /// `rewrite`, and on the processor. Default: `free`.
     // What was written before there was this key has the same digest.
     #[serde(skip_serializing_if = "Vocabulary::is_free")]
     pub vocabulary: Vocabulary,
@@ -134,6 +135,14 @@ pub struct PromptConfig {
     /// they came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseConfig>,
+    /// How a passage becomes a query, in the mode `document`.
+    #[serde(skip_serializing_if = "DocumentConfig::is_default")]
+    pub document: DocumentConfig,
+    /// The ways to search that the model chooses from in the mode `choose`, by their names. The name
+    /// [`SAME`](crate::SAME) is another one: what the query is without a model. In the style `few-shot` answers are
+    /// restricted to the names, on the processor alone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub choices: BTreeMap<String, BaseConfig>,
 }
 
 impl Default for PromptConfig {
@@ -155,6 +164,8 @@ impl Default for PromptConfig {
             max_terms: 32,
             max_answer_tokens: 32,
             base: None,
+            document: DocumentConfig::default(),
+            choices: BTreeMap::new(),
         }
     }
 }
@@ -229,6 +240,17 @@ impl PromptConfig {
         Ok(Some(config))
     }
 
+    /// The key of a weight of feedback, where the base or one of the choices has one: then a
+    /// [`Prompter`](crate::Prompter) needs a source of feedback.
+    pub fn feedback_key(&self) -> Option<String> {
+        let wants = |base: &BaseConfig| base.feedback.weight > 0.0;
+        if self.base.as_ref().is_some_and(wants) {
+            return Some("base.feedback.weight".to_owned());
+        }
+        let choice = self.choices.iter().find(|(_, base)| wants(base));
+        choice.map(|(name, _)| format!("prompt.choices.{name}.feedback.weight"))
+    }
+
     /// Checks every key, against the card where it matters. Returns the query language to ask for.
     ///
     /// # Errors
@@ -256,6 +278,7 @@ impl PromptConfig {
         if let Some(base) = &self.base {
             base.validate(card)?;
         }
+        mode::validate(self, card)?;
         if !self.vocabulary.is_free() && self.style != PromptStyle::FewShot {
             let found =
                 format!("{:?} with the style {:?}, whose answers are no lists of words", self.vocabulary, self.style);

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::config::{Example, PromptConfig, Task};
-use crate::compose::Mode;
+use crate::mode::{Mode, choice_examples};
 use querywright_types::{Error, QueryLanguage, Result};
 
 const BUILT_IN: &str = include_str!("../templates/examples.json");
@@ -14,6 +14,8 @@ struct BuiltIn {
     rewrite: ByLanguage,
     expand: ByLanguage,
     recommend: ByLanguage,
+    document: ByTask,
+    keywords: ByTask,
 }
 
 #[derive(Deserialize)]
@@ -24,13 +26,28 @@ struct ByLanguage {
     natural: Vec<Example>,
 }
 
+/// What is the same in every language.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ByTask {
+    search: Vec<Example>,
+    recommend: Vec<Example>,
+}
+
 /// The examples of a configuration, else the built-in ones of its task, mode and language.
 pub fn examples(config: &PromptConfig, language: QueryLanguage) -> Result<Vec<Example>> {
     if let Some(given) = &config.examples {
         return Ok(given.clone());
     }
     let all: BuiltIn = serde_json::from_str(BUILT_IN).map_err(|e| Error::bug("built-in examples", e.to_string()))?;
+    let of_task = |examples: ByTask| match config.task {
+        Task::Search => examples.search,
+        Task::Recommend => examples.recommend,
+    };
     let by_language = match (config.task, config.mode) {
+        (_, Mode::Document) => return Ok(of_task(all.document)),
+        (_, Mode::Keywords) => return Ok(of_task(all.keywords)),
+        (_, Mode::Choose) => return Ok(choice_examples(config, of_task(all.keywords))),
         (Task::Recommend, _) => all.recommend,
         (Task::Search, Mode::Rewrite) => all.rewrite,
         (Task::Search, Mode::Expand) => all.expand,

@@ -11,6 +11,7 @@ use super::config::{Example, PromptConfig, PromptStyle, Task};
 use super::examples::examples;
 use super::marks::{is_mark, marked};
 use super::message::{ChatMessage, Prompt, Role};
+use crate::mode::choice_names;
 use querywright_template::{Style, TemplateError};
 use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 
@@ -50,9 +51,13 @@ impl Template {
         let content = sanitised(content, config.max_request_chars);
         let (task, mode, fields, candidates) = (config.task, config.mode, &card.fields, config.candidates);
         let marked_fields: Vec<String> = fields.iter().map(|field| marked(field)).collect();
-        let marked_values =
-            context! { task, mode, language, candidates, fields => marked_fields, content => marked(&content) };
-        let values = context! { task, mode, language, candidates, fields, content };
+        let (label, choices) = (mode.label(), choice_names(config));
+        let marked_choices: Vec<String> = choices.iter().map(|name| marked(name)).collect();
+        let both = context! { task, mode, language, candidates, label };
+        let marked_values = context! {
+            fields => marked_fields, content => marked(&content), choices => marked_choices, ..both.clone()
+        };
+        let values = context! { fields, content, choices, ..both };
         let read = Self { template, values, marked_values };
         if candidates > 0 {
             read.require_candidates(task)?;

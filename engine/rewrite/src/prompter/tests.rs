@@ -1,5 +1,4 @@
 use super::*;
-use crate::compose::Mode;
 use crate::parse::FormatFault;
 use crate::prompt::{Example, Vocabulary, examples};
 use crate::query_terms::terms;
@@ -34,10 +33,15 @@ fn messages(prompt: Prompt) -> Vec<ChatMessage> {
 fn every_config() -> Vec<PromptConfig> {
     let mut all = Vec::new();
     for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
-        for mode in [Mode::Rewrite, Mode::Expand] {
+        for mode in [Mode::Rewrite, Mode::Expand, Mode::Document, Mode::Keywords, Mode::Choose] {
             for task in [Task::Search, Task::Recommend] {
                 for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
-                    all.push(PromptConfig { style, mode, task, language: Some(language), ..PromptConfig::default() });
+                    let choices = match mode {
+                        Mode::Choose => [("titles".to_owned(), Default::default())].into(),
+                        _ => Default::default(),
+                    };
+                    let language = Some(language);
+                    all.push(PromptConfig { style, mode, task, language, choices, ..PromptConfig::default() });
                 }
             }
         }
@@ -96,9 +100,11 @@ fn every_built_in_example_is_an_answer_in_its_own_style() {
         let wanted: Vec<&str> = examples.iter().map(|e| e.search.as_str()).collect();
         let prompter = prompter(config.clone());
         let answers: Vec<String> = match prompter.shared.clone() {
-            Prompt::Completion { prefix, .. } => {
-                prefix.split("\nSearch:").skip(1).map(|rest| rest.split("\n\n").next().unwrap().to_owned()).collect()
-            }
+            Prompt::Completion { prefix, .. } => prefix
+                .split(&format!("\n{}:", config.mode.label()))
+                .skip(1)
+                .map(|rest| rest.split("\n\n").next().unwrap().to_owned())
+                .collect(),
             Prompt::Chat { messages } => {
                 messages.into_iter().filter(|m| m.role == Role::Assistant).map(|m| m.content).collect()
             }
@@ -113,13 +119,15 @@ fn every_built_in_example_is_an_answer_in_its_own_style() {
             .collect();
         assert_eq!(read, wanted, "{config:?}");
         let operators = wanted.iter().any(|w| w.contains(" OR ") || w.contains("\""));
-        assert_eq!(operators, language == QueryLanguage::Boolean, "{config:?}");
+        let writes_operators = matches!(config.mode, Mode::Rewrite | Mode::Expand);
+        assert_eq!(operators, writes_operators && language == QueryLanguage::Boolean, "{config:?}");
     }
 }
 
 #[test]
 fn the_shared_part_is_the_same_for_every_query() {
     for config in every_config() {
+        let label = format!("\n{}:", config.mode.label());
         let prompter = prompter(config);
         let (a, b) =
             (prompter.prompt(&Query::text("one")).unwrap(), prompter.prompt(&Query::text("two\nthree")).unwrap());
@@ -127,7 +135,7 @@ fn the_shared_part_is_the_same_for_every_query() {
             (Prompt::Completion { prefix: a, query: x }, Prompt::Completion { prefix: b, query: y }) => {
                 assert_eq!(a, b);
                 assert_ne!(x, y);
-                assert!(x.ends_with("\nSearch:") && !a.ends_with(char::is_whitespace));
+                assert!(x.ends_with(&label) && !a.ends_with(char::is_whitespace));
             }
             (Prompt::Chat { messages: a }, Prompt::Chat { messages: b }) => {
                 assert_eq!(a[..a.len() - 1], b[..b.len() - 1]);
@@ -178,6 +186,25 @@ fn the_first_candidates_stand_between_a_request_and_its_answer_in_every_style_as
 }
 
 #[test]
+fn candidates_are_shown_and_spoken_of_in_every_mode_and_style() {
+    for config in every_config() {
+        let (own, named, shown) = match config.task {
+            Task::Search => ("Words: broth, tomato < |im_end|>, stew", "words of a first search", "\nWords: honeybee"),
+            Task::Recommend => ("Candidates: broth; tomato", "candidates", "\nCandidates: Bread baking"),
+        };
+        let prompter = prompter(PromptConfig { candidates: 3, ..config.clone() }).with_candidates(Arc::new(words));
+        let (before, query) = match prompter.prompt(&Query::text("soup")).unwrap() {
+            Prompt::Completion { prefix, query } => (prefix, query),
+            Prompt::Chat { mut messages } => {
+                let last = messages.pop().unwrap().content;
+                (messages.into_iter().map(|message| message.content).collect::<Vec<_>>().join("\n"), last)
+            }
+        };
+        assert!(query.contains(own) && before.contains(named) && before.contains(shown), "{before}{query}");
+    }
+}
+
+#[test]
 fn without_candidates_nobody_is_asked_for_them_and_with_them_a_source_is_needed() {
     let never = |_: &Query| -> Result<Vec<String>> { panic!("not asked for") };
     for config in every_config() {
@@ -199,12 +226,17 @@ fn every_built_in_example_picks_among_its_candidates() {
     for config in every_config() {
         for example in examples(&config, config.language.unwrap()).unwrap() {
             let candidates = example.candidates.join(" ").to_lowercase();
+            if config.mode == Mode::Choose {
+                assert!(!candidates.is_empty());
+                continue;
+            }
             let offered: Vec<String> = terms(&candidates).iter().map(|term| term.words()).collect();
             let picked = |list: &[String]| offered.iter().filter(|word| list.contains(word)).count();
             let search: Vec<String> = terms(&example.search.to_lowercase()).iter().map(|term| term.words()).collect();
             let words: Vec<String> = search.iter().flat_map(|term| term.split(' ')).map(str::to_owned).collect();
             assert!(picked(&words) >= 2 && picked(&words) < offered.len(), "{example:?}");
-            if config.language == Some(QueryLanguage::Plain) {
+            let of_words = matches!(config.mode, Mode::Rewrite | Mode::Expand);
+            if of_words && config.language == Some(QueryLanguage::Plain) {
                 assert!(words.iter().all(|word| offered.contains(word)), "{example:?}");
             }
         }
@@ -303,7 +335,8 @@ fn no_word_is_an_answer_where_words_are_restricted_and_none_where_they_are_free(
     let query = Query::text("baby songs");
     for vocabulary in [Vocabulary::Free, Vocabulary::Catalog, Vocabulary::Feedback] {
         let prompter = prompter(PromptConfig { vocabulary, ..PromptConfig::default() });
-        let (reading, rewrite) = (prompter.read(&Rewrite::plain(&query.text), " \n"), prompter.rewrite(&query, ""));
+        let (reading, rewrite) =
+            (prompter.read(&query, &Rewrite::plain(&query.text), " \n").unwrap(), prompter.rewrite(&query, ""));
         if vocabulary.is_free() {
             assert_eq!((reading.broken, reading.rewarded()), (Some(FormatFault::Empty), None));
             assert!(matches!(rewrite, Err(Error::Format(_))));
@@ -311,7 +344,8 @@ fn no_word_is_an_answer_where_words_are_restricted_and_none_where_they_are_free(
             assert_eq!((reading.broken, reading.rewarded()), (None, Some(&Rewrite::plain("baby songs"))));
             assert_eq!(rewrite.unwrap(), Rewrite::plain("baby songs"));
         }
-        assert_eq!(prompter.read(&Rewrite::plain(&query.text), " lullaby\n").terms.len(), 1);
+        let read = prompter.read(&query, &Rewrite::plain(&query.text), " lullaby\n").unwrap();
+        assert_eq!(read.terms.len(), 1);
     }
 }
 
@@ -329,7 +363,8 @@ fn a_completion_becomes_a_rewrite_or_a_format_error() {
 fn a_reading_holds_the_rewrite_without_each_term() {
     let prompter = prompter(PromptConfig::default());
     let completion = " hedge trimmer cordless\n";
-    let reading = prompter.read(&Rewrite::plain("cut the hedge"), completion);
+    let query = Query::text("cut the hedge");
+    let reading = prompter.read(&query, &Rewrite::plain("cut the hedge"), completion).unwrap();
     assert_eq!(reading.rewarded().unwrap().text, "cut the hedge cut the hedge hedge trimmer cordless");
     let terms: Vec<(&str, &str)> =
         reading.terms.iter().map(|t| (&completion[t.span.clone()], t.without.text.as_str())).collect();
@@ -347,7 +382,8 @@ fn a_reading_holds_the_rewrite_without_each_term() {
 #[test]
 fn a_reading_counts_generated_terms_repeated_ones_too_up_to_those_that_are_used() {
     let count = |config: PromptConfig, completion: &str| {
-        prompter(config).read(&Rewrite::plain("cut the hedge"), completion).generated
+        let query = Query::text("cut the hedge");
+        prompter(config).read(&query, &Rewrite::plain(&query.text), completion).unwrap().generated
     };
     assert_eq!(count(PromptConfig::default(), " trimmer, trimmer saw\n"), 3);
     assert_eq!(count(PromptConfig { max_terms: 2, ..PromptConfig::default() }, " trimmer trimmer saw\n"), 2);
@@ -361,7 +397,9 @@ fn a_reading_counts_generated_terms_repeated_ones_too_up_to_those_that_are_used(
 #[test]
 fn a_recovered_query_is_a_rewrite_that_is_not_rewarded_and_has_no_terms() {
     let prompter = prompter(PromptConfig { style: PromptStyle::ThinkAnswer, ..PromptConfig::default() });
-    let reading = prompter.read(&Rewrite::plain("baby songs"), "<answer>{\"query\": \"lullaby\"}</answer>");
+    let query = Query::text("baby songs");
+    let reading =
+        prompter.read(&query, &Rewrite::plain("baby songs"), "<answer>{\"query\": \"lullaby\"}</answer>").unwrap();
     assert!(reading.rewrite.is_some() && reading.rewarded().is_none() && reading.terms.is_empty());
     assert_eq!(reading.broken, Some(FormatFault::MissingTag("<think>")));
 }

@@ -6,7 +6,7 @@ use super::super::schedule::{EntropyControl, Schedule};
 #[cfg(feature = "dense")]
 use super::RetrieverConfig;
 use super::{DataConfig, ResplitConfig, RunConfig, TrainConfig};
-use querywright_rewrite::PromptStyle;
+use querywright_rewrite::{Mode, PromptStyle};
 use querywright_types::{Error, Result};
 
 impl TrainConfig {
@@ -22,6 +22,7 @@ impl TrainConfig {
             let remedy = "set prompt.style = \"few-shot\", or inject_feedback = false";
             return refuse("train.inject_feedback", "the prompt's answers are more than a list of words", remedy);
         }
+        self.validate_mode()?;
         if self.sampling.temperature <= 0.0 {
             let remedy = "greedy completions of a prompt are all equal and have no learning signal; give 1.0";
             return refuse("sampling.temperature", format!("found {}", self.sampling.temperature), remedy);
@@ -49,6 +50,27 @@ impl TrainConfig {
         }
         let entropy = self.entropy.map(|entropy| EntropyControl::new(entropy, self.loss.entropy_coef));
         within("entropy", entropy.transpose())
+    }
+
+    /// What the mode of the prompt leaves no sense.
+    fn validate_mode(&self) -> Result<()> {
+        let (mode, coef) = (self.prompt.mode, self.train.term_credit_coef);
+        if mode == Mode::Document && self.train.inject_feedback {
+            let remedy = "set inject_feedback = false; the reward alone teaches what to write";
+            return refuse("train.inject_feedback", "words alone are no passage, and the mode is document", remedy);
+        }
+        if mode == Mode::Choose && coef > 0.0 {
+            let found = format!("found {coef}, and in the mode choose an answer has no terms");
+            return refuse("train.term_credit_coef", found, "set it to 0");
+        }
+        if matches!(mode, Mode::Document | Mode::Choose) && self.warm_start.steps > 0 {
+            let found = match mode {
+                Mode::Document => "found words are no passage, and the mode is document",
+                _ => "a name is not made of words that are found, and the mode is choose",
+            };
+            return refuse("warm_start.steps", found, "set it to 0, or prompt.mode = \"expand\" or \"keywords\"");
+        }
+        Ok(())
     }
 }
 
@@ -223,6 +245,15 @@ mod tests {
         ] {
             let error = TrainConfig::parse(text, &[setting.into()], "x.toml").unwrap_err().to_string();
             assert!(error.starts_with(start), "{setting}: {error}");
+        }
+        for (settings, start) in [
+            (["prompt.mode=document", "train.inject_feedback=true"], "train.inject_feedback: "),
+            (["prompt.mode=choose", "train.term_credit_coef=0.5"], "train.term_credit_coef: found 0.5"),
+            (["prompt.mode=document", "warm_start.steps=4"], "warm_start.steps: found words are no passage"),
+            (["prompt.mode=choose", "warm_start.steps=4"], "warm_start.steps: a name is not"),
+        ] {
+            let error = TrainConfig::parse(text, &settings.map(str::to_owned), "x.toml").unwrap_err().to_string();
+            assert!(error.starts_with(start) && error.contains("set"), "{error}");
         }
         let error = TrainConfig::parse(text, &["lora.target_modules=[\"q_prj\"]".into()], "x.toml").unwrap_err();
         assert!(error.to_string().contains("did you mean q_proj"), "{error}");

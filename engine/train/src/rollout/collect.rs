@@ -52,8 +52,10 @@ impl<'a> Sampler<'a> {
         let readings: Vec<Vec<Reading>> = completions
             .iter()
             .zip(&labelled)
-            .map(|(group, (_, original))| group.iter().map(|c| m.encoder.read(original, &c.text)).collect())
-            .collect();
+            .map(|(group, ((query, _), original))| {
+                group.iter().map(|c| m.encoder.read(query, original, &c.text)).collect::<Result<Vec<_>>>()
+            })
+            .collect::<Result<_>>()?;
         // What the query earns without a model is asked for behind its completions.
         let base = |original| self.config.needs_base().then_some(Written { rewrite: Some(original), generated: 0 });
         let unscored = labelled.iter().zip(&readings).map(|((labelled, original), group)| Unscored {
@@ -272,6 +274,23 @@ mod tests {
         let mut failing = Fixture::failing();
         failing.config.train.replay = 1;
         assert_eq!(bases(&failing), [None, None]);
+    }
+
+    #[test]
+    fn a_policy_that_chooses_names_one_of_the_choices_and_earns_what_that_finds() {
+        let mut fixture = Fixture::choosing();
+        fixture.config.train.num_generations = 24;
+        let got = fixture.sampler().collect(&[0], &fixture.adapter(), 1, 0).unwrap();
+        let mut seen = std::collections::BTreeMap::new();
+        for c in &got.groups[0].completions {
+            let text = c.reading.rewrite.as_ref().unwrap().text.as_str();
+            let want = if c.completion.text == " last" { "(lantern)" } else { "kettle\nlantern" };
+            assert!(text == want && c.reading.broken.is_none() && c.reading.terms.is_empty(), "{c:?}");
+            seen.insert(c.completion.text.clone(), c.value().unwrap());
+        }
+        assert_eq!(seen.keys().collect::<Vec<_>>(), [" last", " same"]);
+        assert!(seen[" last"] > seen[" same"], "{seen:?}");
+        assert!(got.tape.is_some(), "masks are recorded as any");
     }
 
     #[test]

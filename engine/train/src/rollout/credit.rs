@@ -6,7 +6,7 @@ use super::super::advantage::{Counterfactual, CounterfactualTerm};
 use super::super::reward::Reward;
 use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored, Written};
 use querywright_model::Tokenizer;
-use querywright_rewrite::Reading;
+use querywright_rewrite::{Reading, TermReading};
 use querywright_types::Result;
 
 impl Sampler<'_> {
@@ -35,8 +35,8 @@ impl Sampler<'_> {
 
 /// The rewrites without each of a completion's terms.
 fn without_terms(reading: &Reading) -> impl Iterator<Item = Written<'_>> {
-    let generated = reading.generated.saturating_sub(1);
-    reading.terms.iter().map(move |term| Written { rewrite: Some(&term.without), generated })
+    let generated = |term: &TermReading| reading.generated.saturating_sub(term.generated);
+    reading.terms.iter().map(move |term| Written { rewrite: Some(&term.without), generated: generated(term) })
 }
 
 /// A completion's terms, each with the reward of the rewrite without it.
@@ -135,11 +135,12 @@ mod tests {
         let mut fixture = Fixture::restricted(&["kettle", "zzz"]);
         fixture.config.train.term_credit_coef = 0.5;
         let mut groups = [fixture.group(0, &[("zzz kettle zzz", 1.0)])];
+        let (query, original) = (&groups[0].labelled.0, groups[0].original);
         let completion = &mut groups[0].completions[0];
         // Cut within the last word: its text has whole words only, its tokens have all that was sampled.
         completion.completion.tokens.truncate(completion.completion.tokens.len() - 2);
         completion.completion.text = " zzz kettle".into();
-        completion.reading = fixture.materials.encoder.read(groups[0].original, " zzz kettle");
+        completion.reading = fixture.materials.encoder.read(query, original, " zzz kettle").unwrap();
         fixture.sampler().credit(&mut groups).unwrap();
         let completion = &groups[0].completions[0];
         assert_eq!(spelled(&fixture, completion), ["zzz", "kettle"]);

@@ -13,7 +13,7 @@ use super::{Origin, RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
-use querywright_rewrite::{Candidates, PromptConfig, PromptEncoder, Prompter, Vocabulary, Words};
+use querywright_rewrite::{BaseConfig, Candidates, Mode, PromptConfig, PromptEncoder, Prompter, Vocabulary, Words};
 use querywright_types::{
     Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
 };
@@ -55,7 +55,7 @@ impl Fixture {
     }
 
     /// The same, with other prompts over candidates from this source.
-    pub(super) fn prompted(mut self, prompt: PromptConfig, candidates: impl Candidates + 'static) -> Self {
+    pub(crate) fn prompted(mut self, prompt: PromptConfig, candidates: impl Candidates + 'static) -> Self {
         self.materials.encoder = Arc::new(self.encoder(&prompt, candidates));
         self.config.prompt = prompt;
         self
@@ -70,6 +70,22 @@ impl Fixture {
             _ => PromptEncoder::restricted(prompter, m.tokenizer.clone(), Words::Candidates(candidates)),
         }
         .unwrap()
+    }
+
+    /// One history, of which the last line alone finds the product that follows best; the policy chooses between "last"
+    /// and "same".
+    pub(super) fn choosing() -> Self {
+        let mut fixture = Self::new();
+        let last = BaseConfig { history: 1, ..BaseConfig::default() };
+        fixture.config.prompt.mode = Mode::Choose;
+        fixture.config.prompt.choices = [("last".to_owned(), last)].into();
+        let m = &mut fixture.materials;
+        let history = Query::new("q", "kettle\nlantern").with_history([2]);
+        m.train = vec![(history, Judgements::new(vec![(1, 1)]))];
+        let prompter = Prompter::new(fixture.config.prompt.clone(), m.retriever.card()).unwrap();
+        m.encoder = Arc::new(PromptEncoder::new(prompter, m.tokenizer.clone()).unwrap());
+        fixture.originals = fixture.materials.originals().unwrap();
+        fixture
     }
 
     /// The same, with a retriever that fails every request.
@@ -155,7 +171,7 @@ impl Fixture {
             let text = format!(" {text}");
             ScoredCompletion {
                 origin: Origin::Sampled,
-                reading: encoder.read(original, &text),
+                reading: encoder.read(&labelled.0, original, &text).unwrap(),
                 completion: Completion {
                     tokens,
                     log_probabilities: numbers.clone(),

@@ -39,7 +39,7 @@ impl Sampler<'_> {
                     (proposal, reward.clone())
                 }
                 None => match over_base.filter(|base| *base >= reached + margin && self.may_inject_nothing(group)) {
-                    Some(base) => (self.nothing(group), Reward { value: base, parts: Default::default() }),
+                    Some(base) => (self.nothing(group)?, Reward { value: base, parts: Default::default() }),
                     None => continue,
                 },
             };
@@ -62,9 +62,12 @@ impl Sampler<'_> {
         self.feedback.is_some() && group.prompt.grammar.is_some() && self.config.train.baseline == Baseline::Group
     }
 
-    /// The answer of no word.
-    fn nothing(&self, group: &ScoredGroup<'_>) -> Proposal {
-        Proposal { text: String::new(), reading: self.materials.encoder.read(group.original, "") }
+    /// The answer that leaves the query what it is without a model: no word, or the first of the choices.
+    fn nothing(&self, group: &ScoredGroup<'_>) -> Result<Proposal> {
+        let encoder = &self.materials.encoder;
+        let text = encoder.prompter().choices().first().map_or_else(String::new, |same| format!(" {same}"));
+        let reading = encoder.read(&group.labelled.0, group.original, &text)?;
+        Ok(Proposal { text, reading })
     }
 
     /// What relevance feedback proposes for each group; nothing where it is switched off.
@@ -82,23 +85,26 @@ impl Sampler<'_> {
             fresh: self.config.train.inject_words,
         };
         let of_group = |group: &ScoredGroup<'_>| -> Result<Vec<Proposal>> {
+            let (query, prompter) = (&group.labelled.0, m.encoder.prompter());
             let grammar = group.prompt.grammar.as_ref();
             let writable = |text: &str| -> Result<bool> {
                 Ok(grammar.is_none() || m.encoder.encode_answer(text, grammar)?.is_some())
             };
-            let mut texts = Vec::new();
-            // Phrases have quotes, which no grammar of words allows.
-            for text in feedback.proposals(&m.catalog, group.labelled, form, &writable)? {
+            let texts = match prompter.choices() {
+                [] => feedback.proposals(&m.catalog, group.labelled, form, &writable)?,
+                // Each of the choices is one: the best for this query.
+                names => names.to_vec(),
+            };
+            let mut proposals = Vec::with_capacity(texts.len());
+            for text in texts.iter().map(|text| prompter.answer(text)) {
+                // Phrases have quotes, which no grammar of words allows.
                 if writable(&text)? {
-                    texts.push(text);
+                    let text = format!(" {text}");
+                    let reading = m.encoder.read(query, group.original, &text)?;
+                    proposals.push(Proposal { text, reading });
                 }
             }
-            let proposal = |text: String| {
-                let text = format!(" {text}");
-                let reading = m.encoder.read(group.original, &text);
-                Proposal { text, reading }
-            };
-            Ok(texts.into_iter().map(proposal).collect())
+            Ok(proposals)
         };
         groups.iter().map(of_group).collect()
     }
@@ -190,6 +196,28 @@ mod tests {
         fixture.config.sampling.max_completion_length = injected.tokens.len() - 1;
         let mut groups = [fixture.group(1, &[("zzz", 0.0)])];
         assert!(inject(&fixture.sampler(), &mut groups).0.is_empty());
+    }
+
+    #[test]
+    fn the_best_choice_is_injected_where_a_group_missed_it() {
+        let fixture = Fixture::choosing();
+        let mut groups = [fixture.group(0, &[("same", 0.6)]), fixture.group(0, &[("last", 1.0)])];
+        assert_eq!(inject(&fixture.sampler(), &mut groups).0, [0]);
+        let injected = &groups[0].completions[0];
+        assert_eq!((injected.completion.text.as_str(), injected.value()), (" last", Some(1.0)));
+        assert_eq!(fixture.materials.tokenizer.decode(&injected.completion.tokens).unwrap(), " last\n");
+        assert_eq!(injected.reading.rewrite.as_ref().unwrap().text, "(lantern)");
+    }
+
+    #[test]
+    fn the_choice_that_leaves_the_query_is_injected_where_only_that_beats_the_group() {
+        let mut fixture = Fixture::choosing();
+        fixture.config.train.inject_over_base = true;
+        let mut groups = [fixture.group(0, &[("last", 0.0)])];
+        groups[0].base = Some(1.5);
+        assert_eq!(inject(&fixture.sampler(), &mut groups).0, [0]);
+        let injected = &groups[0].completions[0];
+        assert_eq!((injected.completion.text.as_str(), injected.value()), (" same", Some(1.5)));
     }
 
     #[test]

@@ -18,9 +18,10 @@ impl Sampler<'_> {
             let kept = self.replay.choose(group.query, run.replay_share, run.seed, step)?;
             let fits = kept.tokens.len() <= self.config.sampling.max_completion_length;
             let allowed = group.prompt.grammar.as_ref().is_none_or(|grammar| grammar.masks(&kept.tokens).is_some());
-            (fits && allowed).then(|| (kept, m.encoder.read(group.original, &kept.text)))
+            let read = || m.encoder.read(&group.labelled.0, group.original, &kept.text).map(|reading| (kept, reading));
+            (fits && allowed).then(read)
         });
-        let kept: Vec<Option<(_, Reading)>> = kept.collect();
+        let kept: Vec<Option<(_, Reading)>> = kept.map(Option::transpose).collect::<Result<_>>()?;
         let unscored = groups.iter().zip(&kept).map(|(group, kept)| Unscored {
             labelled: group.labelled,
             original: group.original,

@@ -170,19 +170,21 @@ impl<'a> Search<'a> {
     /// The measure of each probe; none where the retriever failed or the answer is none.
     fn measure(&self, probes: &[Probe<'_>]) -> Result<Vec<Option<f64>>> {
         let encoder = &self.materials.encoder;
-        let request = |probe: &Probe<'_>| {
+        let request = |probe: &Probe<'_>| -> Result<Option<Request>> {
             let (query, original) = (&probe.state.labelled.0, probe.state.original);
             let mut request = match &probe.text {
                 None => Request::new(query, original, self.depth),
                 Some(text) => {
-                    let reading = encoder.read(original, &format!(" {text}"));
-                    Request::new(query, reading.rewarded()?, self.depth)
+                    let answer = encoder.prompter().answer(text);
+                    let reading = encoder.read(query, original, &format!(" {answer}"))?;
+                    let Some(rewrite) = reading.rewarded() else { return Ok(None) };
+                    Request::new(query, rewrite, self.depth)
                 }
             };
             request.exclude.extend(probe.half.other.iter().filter(|doc| !query.history.contains(doc)));
-            Some(request)
+            Ok(Some(request))
         };
-        let requests: Vec<Option<Request>> = probes.par_iter().map(request).collect();
+        let requests: Vec<Option<Request>> = probes.par_iter().map(request).collect::<Result<_>>()?;
         let asked: Vec<Request> = requests.iter().flatten().cloned().collect();
         let mut rankings = retrieve(self.materials.retriever.as_ref(), &asked, Deadline::NONE).into_iter();
         let mut scores = Vec::with_capacity(probes.len());
@@ -207,6 +209,7 @@ impl<'a> Search<'a> {
             state.singles.retain(|(word, _)| holds(word));
         }
         let m = self.materials;
+        let answer = |text: &str| m.encoder.prompter().answer(text);
         let (mut targets, mut nothing) = (Vec::new(), Vec::new());
         for mut state in states {
             let (query, judgements) = state.labelled;
@@ -215,7 +218,7 @@ impl<'a> Search<'a> {
             let mut kept: Vec<String> = Vec::new();
             for word in std::mem::take(&mut state.chosen) {
                 kept.push(word);
-                let tokens = m.encoder.encode_answer(&kept.join(" "), grammar)?;
+                let tokens = m.encoder.encode_answer(&answer(&kept.join(" ")), grammar)?;
                 if tokens.is_none_or(|tokens| tokens.len() > self.max_tokens) {
                     kept.pop();
                 }
@@ -224,9 +227,9 @@ impl<'a> Search<'a> {
                 query: state.query,
                 query_id: query.id.clone(),
                 text: query.text.clone(),
-                target: RelevanceFeedback::in_order(&m.catalog, judgements, &kept).join(" "),
+                target: answer(&RelevanceFeedback::in_order(&m.catalog, judgements, &kept).join(" ")),
                 before: state.before,
-                singles: std::mem::take(&mut state.singles),
+                singles: state.singles.iter().map(|(word, gain)| (answer(word), *gain)).collect(),
                 after: if kept.is_empty() { state.before } else { state.after },
             };
             match kept.is_empty() {
@@ -305,12 +308,18 @@ mod tests {
     use crate::rollout::fixture::Fixture;
     use querywright_data::catalog::CatalogBuilder;
     use querywright_retrieve::{Bm25, Bm25Config};
+    use querywright_rewrite::PromptConfig;
     use querywright_types::Query;
     use std::sync::Arc;
 
     /// What is found for queries over documents, each query with the places of its relevant documents.
     fn found(documents: &[&str], queries: &[(&str, &[u32])], restricted_to: &'static [&str]) -> Vec<Target> {
-        let mut fixture = if restricted_to.is_empty() { Fixture::new() } else { Fixture::restricted(restricted_to) };
+        let fixture = if restricted_to.is_empty() { Fixture::new() } else { Fixture::restricted(restricted_to) };
+        found_by(fixture, documents, queries)
+    }
+
+    /// The same, by the prompts of a fixture.
+    fn found_by(mut fixture: Fixture, documents: &[&str], queries: &[(&str, &[u32])]) -> Vec<Target> {
         let mut builder = CatalogBuilder::new();
         for (i, text) in documents.iter().enumerate() {
             builder.push(&format!("d{i}"), [("title", *text)]).unwrap();
@@ -330,7 +339,7 @@ mod tests {
             originals: &originals,
             feedback: &feedback,
             task: Task::Search,
-            mode: Mode::Rewrite,
+            mode: fixture.config.prompt.mode,
             measure: "nDCG@10".parse().unwrap(),
             depth: 10,
             max_tokens: 24,
@@ -351,6 +360,15 @@ mod tests {
         let targets = found(&SHOP, &queries, &[]);
         assert_eq!(texts(&targets), [(0, "kettle"), (1, "kettle")]);
         assert_eq!((targets[0].before, targets[0].after), (0.0, 1.0));
+    }
+
+    #[test]
+    fn in_the_mode_keywords_a_list_with_commas_is_found() {
+        let prompt = PromptConfig { mode: Mode::Keywords, ..Fixture::new().config.prompt };
+        let fixture = Fixture::new().prompted(prompt, |_: &Query| Ok(Vec::new()));
+        let queries: [(&str, &[u32]); 2] = [("boil water", &[0, 1]), ("hot tea", &[0, 1])];
+        let targets = found_by(fixture, &SHOP, &queries);
+        assert_eq!(texts(&targets), [(0, "kettle, lantern"), (1, "kettle, lantern")]);
     }
 
     #[test]

@@ -66,7 +66,7 @@
 //! | catalogue, ordinal | the documents that are searched; a document's position among them |
 //! | card | what a retriever says of itself: name, digest, query languages, content; prompts are built from it |
 //! | rewrite | the text that is searched for in place of the query, and the query language it is written in |
-//! | mode | `expand` keeps the user's words, weighted, and adds terms; `rewrite` replaces them |
+//! | mode | what the model writes: `expand` adds words to the user's, weighted, `rewrite` replaces them; also `document`, `keywords`, `choose` |
 //! | rollout, completion, group | the samples of a step; one sampled text; all completions of one prompt |
 //! | reward | the measure that a completion's ranking reaches; none where the retriever failed |
 //! | advantage | a completion's reward relative to its group (GRPO) |

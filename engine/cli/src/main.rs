@@ -3,6 +3,7 @@
 #[macro_use]
 mod terminal;
 
+mod baseline;
 mod choose;
 mod compare;
 mod completions;

@@ -19,6 +19,7 @@ use querywright::train::{Labelled, RetrieverConfig};
 use querywright::types::{QueryLanguage, Retriever, RetrieverCard, Rewriter};
 use querywright::{Error, error::nearest};
 
+use crate::baseline;
 use crate::dense;
 use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
@@ -294,7 +295,7 @@ pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
     let titles = move |item| catalog.document(item).title().to_owned();
     let mut prompter = Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles));
     // A plugin's catalogue is indexed only where something is asked of the index.
-    if prompt.base.as_ref().is_some_and(|base| base.feedback.weight > 0.0) {
+    if prompt.feedback_key().is_some() {
         prompter = prompter.with_feedback(first_pass::feedback(ranker)?);
     }
     if prompt.candidates > 0 {
@@ -338,8 +339,8 @@ impl Model {
     }
 }
 
-/// A rewriter as the command line names it: `identity`, `rm3`, MODEL, MODEL+ADAPTER_DIR, or a folder or file that `tune`
-/// or `train` wrote.
+/// A rewriter as the command line names it: `identity`, `rm3`, `hyde` or `query2doc` (with `:MODEL`), MODEL,
+/// MODEL+ADAPTER_DIR, or a folder or file that `tune` or `train` wrote.
 pub fn rewriter(
     text: &str,
     ranker: &Ranker,
@@ -350,6 +351,11 @@ pub fn rewriter(
         "identity" => return Ok(Box::new(Identity)),
         "rm3" => return Ok(Box::new(Rm3::new(ranker.index()?, Rm3Config::default())?)),
         _ => {}
+    }
+    if let Some((name, prompt)) = baseline::at(text) {
+        prompter(&prompt, ranker)?;
+        let model = model(name, weights.precision, weights.device)?;
+        return Ok(Box::new(model.rewriter(text, &prompt, ranker, None)?));
     }
     if let Some(path) = RewriterFile::at(text) {
         return in_file(&path, ranker, weights);

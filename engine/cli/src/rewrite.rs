@@ -22,7 +22,8 @@ pub struct Args {
     /// For next items: the ids of what somebody had before, oldest first, with commas; with one query at most
     #[arg(long, value_name = "IDS")]
     history: Vec<String>,
-    /// identity, rm3, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)
+    /// identity, rm3, hyde or query2doc (hyde:MODEL), a model's name or path, MODEL+ADAPTER_DIR, or what tune or train
+    /// wrote (runs/x/best)
     #[arg(long, default_value = "smollm2-135m")]
     rewriter: String,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use querywright::evaluate::Evaluation;
 use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
-use querywright::rewrite::{BaseConfig, Mode, Prompter, RewriterFile, Serve};
+use querywright::rewrite::{BaseConfig, Prompter, RewriterFile, Serve};
 use querywright::train::{Chosen, Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint};
 use querywright::types::{Judgements, Query};
 
@@ -249,7 +249,7 @@ fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ra
 }
 
 /// The base that a run stands on: what its configuration says, what it was begun with, or what tuning finds, with what
-/// ranks by the weight that was found. In the mode `expand` the model's words are added to the base.
+/// ranks by the weight that was found. What the model writes is added to the base, but in the mode `rewrite`.
 fn base(
     config: &mut TrainConfig,
     resume: bool,
@@ -291,7 +291,7 @@ fn base(
             (tuned.base, ranker)
         }
     };
-    if config.prompt.mode == Mode::Expand && !found.is_raw() {
+    if config.prompt.mode.keeps_query() && !found.is_raw() {
         config.prompt.base = Some(found.clone());
     }
     Ok((found, ranker))

@@ -1,8 +1,9 @@
 //! Restricted decoding: the words that a completion may consist of, as masks over tokens.
 //!
 //! A grammar allows any sequence of its words, each with a space before it, and then the stop; no word at all is a
-//! sequence, too. One of [choices](Grammar::one_of) allows exactly one word. The words stand in one or more [`Trie`]s: a big one that many prompts share, a small one of a prompt's
-//! own. A [`Walk`] goes through them with a completion and says which tokens may come next.
+//! sequence, too. One of [choices](Grammar::one_of) allows exactly one word. The words stand in one or more [`Trie`]s: a
+//! big one that many prompts share, a small one of a prompt's own. A [`Walk`] goes through them with a completion and
+//! says which tokens may come next.
 //!
 //! Probabilities are those of the allowed tokens alone, in sampler and trainer: what is not allowed has none, and its
 //! logit has no gradient. Where one token is allowed, its log-probability and the entropy are exactly 0. The sums go over

@@ -38,7 +38,8 @@ impl Composer {
     /// | choose | the original: a name is no word |
     ///
     /// In the modes expand and keywords a generated term that also occurs in the original counts once more, so the model
-    /// can stress some of the user's words. Repeated and negated terms are left out. Where nothing was generated, the text is the original.
+    /// can stress some of the user's words. Repeated and negated terms are left out. Where nothing was generated, the text
+    /// is the original.
     ///
     /// A query has at most [`MOST_TERMS`] terms, and what comes last is not searched for. Where there are more, what was
     /// generated comes first, and plain originals are repeated less often.

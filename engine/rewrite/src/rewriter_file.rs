@@ -126,7 +126,7 @@ mod open {
         /// A model that cannot be found or loaded.
         fn model(&self, name: &str) -> Result<(Arc<Decoder>, Tokenizer)>;
 
-        /// The words that a base with feedback asks for. Default: there is no source of them.
+        /// The words that a base or a choice with feedback asks for. Default: there is no source of them.
         ///
         /// # Errors
         /// A source that cannot be had.
@@ -136,12 +136,12 @@ mod open {
         }
 
         /// The prompts as text. Default: without titles of a history's items, and with [`feedback`](Self::feedback)
-        /// where the base asks for it.
+        /// where the base or a choice asks for it.
         ///
         /// # Errors
         /// Those of [`Prompter::new`].
         fn prompter(&self, prompt: PromptConfig) -> Result<Prompter> {
-            let asks = prompt.base.as_ref().is_some_and(|base| base.feedback.weight > 0.0);
+            let asks = prompt.feedback_key().is_some();
             let prompter = Prompter::new(prompt, self.card())?;
             if asks { Ok(prompter.with_feedback(self.feedback()?)) } else { Ok(prompter) }
         }

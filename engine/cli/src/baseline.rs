@@ -4,10 +4,6 @@ use std::path::Path;
 
 use querywright::rewrite::PromptConfig;
 
-/// The baselines, under their papers' names.
-const BASELINES: [(&str, fn() -> PromptConfig); 2] =
-    [("hyde", PromptConfig::hyde), ("query2doc", PromptConfig::query2doc)];
-
 /// The model of a baseline that names none.
 const MODEL: &str = "smollm2-135m";
 
@@ -15,8 +11,13 @@ const MODEL: &str = "smollm2-135m";
 /// exists is a path.
 pub fn at(text: &str) -> Option<(&str, PromptConfig)> {
     let (name, model) = text.split_once(':').unwrap_or((text, MODEL));
-    let (_, prompt) = BASELINES.iter().find(|(known, _)| *known == name && !Path::new(text).exists())?;
-    Some((if model.is_empty() { MODEL } else { model }, prompt()))
+    let prompt = match name {
+        _ if Path::new(text).exists() => return None,
+        "hyde" => PromptConfig::hyde(),
+        "query2doc" => PromptConfig::query2doc(),
+        _ => return None,
+    };
+    Some((if model.is_empty() { MODEL } else { model }, prompt))
 }
 
 #[cfg(test)]

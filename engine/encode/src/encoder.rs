@@ -308,7 +308,8 @@ fn settings(path: &Path, shape: &Shape, modules: &Modules, config: &EncoderConfi
         similarity: config.similarity.or(modules.similarity).unwrap_or(Similarity::Cosine),
         truncate: modules.truncate,
     };
-    if !modules.include_prompt && !(settings.query_prefix.is_empty() && settings.document_prefix.is_empty()) {
+    let has_prefix = !(settings.query_prefix.is_empty() && settings.document_prefix.is_empty());
+    if has_prefix && !modules.include_prompt {
         let remedy = "a prompt's own tokens are pooled with the text's; choose another model";
         return Err(Error::model(
             path.join("modules.json"),

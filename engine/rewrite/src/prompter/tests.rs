@@ -213,6 +213,10 @@ fn without_candidates_nobody_is_asked_for_them_and_with_them_a_source_is_needed(
         assert_eq!(bare, with);
         let shown = Example { candidates: vec!["x".into()], request: "a".into(), ..Example::default() };
         let example = Example { history: vec!["a".into()], search: "b".into(), ..shown };
+        let example = match config.mode {
+            Mode::Choose => Example { search: "same".into(), ..example },
+            _ => example,
+        };
         let given = |examples| prompter(PromptConfig { examples: Some(examples), ..config.clone() }).shared;
         let without = Example { candidates: Vec::new(), ..example.clone() };
         assert_eq!(given(vec![example]), given(vec![without]), "an example may have what is not asked for");

@@ -161,10 +161,8 @@ fn component(text: &str) -> Option<&Path> {
 pub fn set_retriever(text: &str, retriever: &mut RetrieverConfig) -> Result<()> {
     let (text, covisitation) = followed::asked(text)?;
     (retriever.plugin, retriever.dense) = plugin_or_dense(text)?;
-    if let Some(given) = covisitation {
-        retriever.covisitation = Some(given.unwrap_or(followed::DEFAULT));
-        retriever.tune_covisitation = given.is_none();
-    }
+    retriever.covisitation = covisitation.map(|given| given.unwrap_or(followed::DEFAULT));
+    retriever.tune_covisitation = covisitation == Some(None);
     Ok(())
 }
 

@@ -45,8 +45,8 @@ pub fn run(args: Args) -> Result<()> {
     let request = Request::new(&query, &answer.trace.searched, k);
     let mut explanations = Vec::new();
     if args.explain {
-        let Some(index) = &ranker.bm25 else {
-            let found = "neither plugins nor vectors explain their scores";
+        let Some(index) = ranker.bm25.as_ref().filter(|index| index.card().name == ranker.retriever.card().name) else {
+            let found = "plugins, vectors and fusions do not explain their scores";
             let remedy = "leave the option out, or search with bm25";
             return Err(querywright::Error::argument("--explain", found, remedy).into());
         };

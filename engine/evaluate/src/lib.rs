@@ -2,8 +2,8 @@
 //!
 //! [`Evaluation`] runs a rewriter and a retriever over judged queries and scores every ranking as trec_eval would.
 //! [`Comparison`] sets several such systems side by side: means with 95% intervals, differences to a chosen system,
-//! paired tests corrected for their number. [`Gate`] tests on development queries what may be shipped. [`Report`] is one HTML page of a comparison, the curves of a training run
-//! and a sample of rewrites.
+//! paired tests corrected for their number. [`Gate`] tests on development queries what may be shipped. [`Report`] is one
+//! HTML page of a comparison, the curves of a training run and a sample of rewrites.
 #![deny(missing_docs, missing_debug_implementations)]
 
 mod changes;

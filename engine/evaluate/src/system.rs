@@ -28,7 +28,8 @@ pub struct System {
     pub fallbacks: usize,
     /// Queries that the rewriter left as they are without a model: it wrote nothing, or was not sure enough.
     pub kept: usize,
-    /// Queries whose retrieval failed. They count 0, as a search that shows nothing.
+    /// Queries whose retrieval failed, which count 0 as a search that shows nothing, or whose rewriter's own search did,
+    /// which count as the raw query.
     pub faults: usize,
     /// Mean length of what was searched for, in words.
     pub mean_query_words: f64,
@@ -124,6 +125,8 @@ impl Evaluation<'_> {
                 // A rewriter that has lost its device has no scores of its own.
                 return Err(error);
             }
+            // What is ranked then is the raw query, not the rewriter's.
+            faults += usize::from(ranked.ranking.is_ok() && ranked.fallback.as_ref().is_some_and(Error::is_fault));
             rewrites.push(ranked.rewrite);
             let order = match ranked.ranking {
                 Ok(ranking) => {

@@ -76,7 +76,9 @@ impl FollowerWords {
         best.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let all: f64 = best.iter().map(|word| word.1).sum();
         best.truncate(count);
-        best.iter_mut().for_each(|word| word.1 /= all);
+        if all > 0.0 {
+            best.iter_mut().for_each(|word| word.1 /= all);
+        }
         best
     }
 }

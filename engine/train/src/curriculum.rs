@@ -2,8 +2,9 @@
 //!
 //! Many queries of a real set are already answered as well as can be: every rewrite of them scores the same or worse,
 //! and their groups carry little signal. A share of each step's prompts is therefore sampled by headroom (1 minus the
-//! measure of what the query is without a model: of its base, where there is one), weighted by how much signal the query's recent groups carried. The rest is sampled
-//! uniformly, so that the policy keeps seeing queries that it must not spoil.
+//! measure of what the query is without a model: of its base, where there is one), weighted by how much signal the
+//! query's recent groups carried. The rest is sampled uniformly, so that the policy keeps seeing queries that it must
+//! not spoil.
 
 use std::collections::HashSet;
 

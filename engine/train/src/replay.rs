@@ -98,6 +98,10 @@ impl Replay {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed ^ STREAM);
         rng.set_stream(step << 32 | query as u64);
         let wanted = rng.random::<f64>() < share;
+        // A state that was written by hand may have an empty list.
+        if kept.is_empty() {
+            return None;
+        }
         kept.get(rng.random_range(0..kept.len())).filter(|_| wanted)
     }
 }

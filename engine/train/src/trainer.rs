@@ -19,7 +19,7 @@ use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
 use super::run_folder::RunFolder;
 use super::schedule::EntropyControl;
-use super::warm_start::{Rates, Search, WarmStart, WarmStartConfig};
+use super::warm_start::{Rates, WarmStart, WarmStartConfig};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_model::{Adapter, SamplingConfig};
 use querywright_rewrite::LanguageModel;
@@ -130,7 +130,9 @@ impl<'a> Trainer<'a> {
         let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&materials.catalog));
         let measure = (dev_measure, reward.depth());
         let warm_start = match feedback.as_ref().filter(|_| warm) {
-            Some(feedback) => Some(search(config, (materials, &originals), feedback, measure, observer)?),
+            Some(feedback) => {
+                Some(WarmStart::of(config, (materials, &originals), feedback, measure, from.is_some(), observer)?)
+            }
             None => None,
         };
         let feedback = feedback.filter(|_| config.train.inject_feedback);
@@ -160,6 +162,10 @@ impl<'a> Trainer<'a> {
             self.evaluate(observer)?;
         }
         if self.warm_start.as_ref().is_some_and(WarmStart::is_empty) {
+            if self.config.warm_start.steps >= run.max_steps {
+                let found = format!("all {} steps, and no better rewrite was found that holds", run.max_steps);
+                return Err(Error::argument("warm_start.steps", found, "give fewer, so that GRPO has some"));
+            }
             observer.note("no better rewrite was found that holds for more than one: there is no warm start");
             self.state.step = self.state.step.max(self.config.warm_start.steps);
         }
@@ -259,8 +265,8 @@ impl<'a> Trainer<'a> {
         Ok(report)
     }
 
-    /// One step of the warm start: it raises the likelihood of its examples. The loss is their mean negative
-    /// log-likelihood per token.
+    /// One step of the warm start: it raises the likelihood of its examples. What is logged as the loss is the mean negative
+    /// log-likelihood of their tokens, all weighted alike.
     fn supervised_step(&mut self, examples: &WarmStart) -> Result<StepMetrics> {
         let step = self.state.step + 1;
         let learner = LearnerConfig {
@@ -383,7 +389,9 @@ impl<'a> Trainer<'a> {
                 // The raw queries' score is not the adapter's.
                 return Err(error);
             }
-            if let Ok(ranking) = &ranked.ranking {
+            // A fault of the model's own first search is no score of the model either.
+            let faulty = ranked.fallback.as_ref().is_some_and(Error::is_fault);
+            if let Some(ranking) = ranked.ranking.as_ref().ok().filter(|_| !faulty) {
                 let docs = trec_order(ranking, |doc| m.catalog.id(doc));
                 scores.push(self.dev_measure.score(&docs, judgements));
             }
@@ -453,33 +461,6 @@ fn start(
         best: None,
     };
     Ok(Checkpoint { state, adapter, optimizer: AdamW::new(config.optimizer) })
-}
-
-/// What a warm start learns from.
-fn search(
-    config: &TrainConfig,
-    (materials, originals): (&Materials, &[Rewrite]),
-    feedback: &RelevanceFeedback,
-    (measure, depth): (Measure, usize),
-    observer: &dyn Observe,
-) -> Result<WarmStart> {
-    let search = Search {
-        config: &config.warm_start,
-        materials,
-        originals,
-        feedback,
-        task: config.prompt.task,
-        mode: config.prompt.mode,
-        measure,
-        depth,
-        max_tokens: config.sampling.max_completion_length,
-        seed: config.train.seed,
-    };
-    let found = WarmStart::new(search.run(observer)?, config.warm_start.batch_size, config.train.seed);
-    found.write(&config.train.output_dir)?;
-    let (count, gain) = found.summary();
-    observer.note(&format!("{count} rewrites found that hold, by {gain:+.3} {measure} on average"));
-    Ok(found)
 }
 
 /// The measure of each training query without a model; none where the retriever failed.

@@ -7,19 +7,22 @@
 
 mod search;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::config::TrainConfig;
 use super::learner::{Rollout, RolloutBatch, Sample};
-use super::materials::Materials;
+use super::materials::{Labelled, Materials};
+use super::rollout::RelevanceFeedback;
 use super::schedule::{Schedule, ScheduleConfig, SchedulerType};
 use querywright_data::catalog::Output;
-use querywright_types::{Error, Result};
-
-pub(super) use search::Search;
+use querywright_data::metrics::Measure;
+use querywright_types::{Error, Observe, Result, Rewrite};
+use search::Search;
 
 /// `[warm_start]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,7 +119,8 @@ impl Rates {
     /// Those of `max_steps` steps.
     pub(super) fn new(warm: &WarmStartConfig, grpo: &ScheduleConfig, max_steps: u64) -> Result<Self> {
         Ok(Self {
-            warm: Schedule::new(&warm.schedule(), warm.steps.max(1))?,
+            // One more: the last rate of a schedule is 0, and its step would change nothing.
+            warm: Schedule::new(&warm.schedule(), warm.steps.saturating_add(1))?,
             warm_steps: warm.steps,
             grpo: Schedule::new(grpo, max_steps.saturating_sub(warm.steps))?,
         })
@@ -133,7 +137,7 @@ impl Rates {
 }
 
 /// A request with the completion that it should get.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Target {
     /// The query's place in the training set.
     #[serde(skip)]
@@ -162,8 +166,46 @@ impl WarmStart {
     /// The file of the examples in the folder of a run.
     const FILE: &str = "warm_start.jsonl";
 
+    /// What a run learns from: what its file says, which is written when the run begins and read when it is resumed. So
+    /// the examples stay although the retriever may fail for others then. `measure` has the retrieval depth with it.
+    ///
+    /// # Errors
+    /// A prompt that cannot be made, or a file that cannot be written.
+    pub(super) fn of(
+        config: &TrainConfig,
+        (materials, originals): (&Materials, &[Rewrite]),
+        feedback: &RelevanceFeedback,
+        (measure, depth): (Measure, usize),
+        resumed: bool,
+        observer: &dyn Observe,
+    ) -> Result<Self> {
+        let (run, seed) = (&config.train, config.train.seed);
+        let read = || Self::read(&run.output_dir, &materials.train, config.warm_start.batch_size, seed);
+        if let Some(known) = resumed.then(read).flatten() {
+            return Ok(known);
+        }
+        let search = Search {
+            config: &config.warm_start,
+            materials,
+            originals,
+            feedback,
+            task: config.prompt.task,
+            mode: config.prompt.mode,
+            measure,
+            depth,
+            max_tokens: config.sampling.max_completion_length,
+            retries: run.retries,
+            seed,
+        };
+        let found = Self::new(search.run(observer)?, config.warm_start.batch_size, seed);
+        found.write(&run.output_dir)?;
+        let (count, gain) = found.summary();
+        observer.note(&format!("{count} rewrites found that hold, by {gain:+.3} {measure} on average"));
+        read().ok_or_else(|| Error::bug("train::warm_start", "the examples cannot be read back"))
+    }
+
     /// `targets` in steps of `batch_size`.
-    pub(super) fn new(targets: Vec<Target>, batch_size: usize, seed: u64) -> Self {
+    fn new(targets: Vec<Target>, batch_size: usize, seed: u64) -> Self {
         Self { targets, batch_size, seed }
     }
 
@@ -173,13 +215,13 @@ impl WarmStart {
     }
 
     /// How many examples there are, and what they gain on average.
-    pub(super) fn summary(&self) -> (usize, f64) {
+    fn summary(&self) -> (usize, f64) {
         let gain: f64 = self.targets.iter().map(|t| t.after - t.before).sum();
         (self.targets.len(), gain / self.targets.len().max(1) as f64)
     }
 
     /// Writes the examples into the folder of a run, one JSON object a line.
-    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+    fn write(&self, folder: &Path) -> Result<()> {
         let path = folder.join(Self::FILE);
         let mut text = String::new();
         for target in &self.targets {
@@ -188,6 +230,20 @@ impl WarmStart {
             text.push('\n');
         }
         Output::open(path)?.write(text.as_bytes())
+    }
+
+    /// The examples that a run wrote when it began; none where they cannot be read or are of other queries.
+    fn read(folder: &Path, train: &[Labelled], batch_size: usize, seed: u64) -> Option<Self> {
+        let text = std::fs::read_to_string(folder.join(Self::FILE)).ok()?;
+        let places: HashMap<&str, usize> =
+            train.iter().enumerate().map(|(place, (query, _))| (query.id.as_str(), place)).collect();
+        let target = |line: &str| {
+            let mut target: Target = serde_json::from_str(line).ok()?;
+            target.query = *places.get(target.query_id.as_str())?;
+            Some(target)
+        };
+        let targets = text.lines().map(target).collect::<Option<Vec<Target>>>()?;
+        Some(Self::new(targets, batch_size, seed))
     }
 
     /// The examples of a step, counted from 0: the next ones of a permutation, which is another one each time around.
@@ -215,7 +271,11 @@ impl WarmStart {
             let Some((query, _)) = materials.train.get(target.query) else {
                 return Err(Error::bug("train::warm_start", format!("no training query {}", target.query)));
             };
-            let prompt = materials.encoder.prompt_tokens(query, 0)?;
+            let prompt = match materials.encoder.prompt_tokens(query, 0) {
+                // A first search that fails costs its own example.
+                Err(error) if error.is_fault() => continue,
+                prompt => prompt?,
+            };
             // What a grammar does not allow was not searched for, but candidates may depend on more than the query.
             let Some(tokens) = materials.encoder.encode_answer(&target.target, prompt.grammar.as_ref())? else {
                 continue;
@@ -304,8 +364,10 @@ mod tests {
         let grpo = ScheduleConfig { learning_rate: 2.0, ..Default::default() };
         let rates = Rates::new(&config, &grpo, 14).unwrap();
         let all: Vec<f64> = (0..14).map(|step| rates.rate(step)).collect();
-        assert!(all[..10].iter().all(|rate| *rate >= 0.0) && all[0] == 1.0, "{all:?}");
-        assert!(all[..10].is_sorted_by(|a, b| a >= b), "{all:?}");
+        assert!(all[..10].iter().all(|rate| *rate > 0.0) && all[1] == 1.0, "{all:?}");
+        assert!(all[1..10].is_sorted_by(|a, b| a >= b), "{all:?}");
+        let one = Rates::new(&WarmStartConfig { steps: 1, ..config }, &grpo, 2).unwrap();
+        assert_eq!(one.rate(0), 1.0, "a single step learns");
         assert_eq!(all[10..], [2.0, 1.5, 1.0, 0.5]);
         let none = Rates::new(&WarmStartConfig::default(), &grpo, 4).unwrap();
         assert_eq!((0..4).map(|step| none.rate(step)).collect::<Vec<_>>(), [2.0, 1.5, 1.0, 0.5]);

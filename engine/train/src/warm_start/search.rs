@@ -5,7 +5,9 @@
 //!
 //! - where a query has [`ENOUGH`] relevant documents or more, half of them choose the words (the others are left out of
 //!   those rankings), and as many of the words are kept as serve the other half best;
-//! - where it has fewer, a word is kept if it was chosen for another query as well.
+//! - where it has fewer, a word is kept if it helps another query as well, or is one of the query's own.
+//!
+//! Which words are tried, all relevant documents say: what they share comes first.
 
 use std::collections::HashMap;
 
@@ -16,7 +18,7 @@ use crate::materials::{Labelled, Materials};
 use crate::rollout::{Form, RelevanceFeedback};
 use querywright_data::metrics::Measure;
 use querywright_rewrite::{Mode, Task};
-use querywright_types::{Deadline, Error, Judgements, Observe, Progress, Request, Result, Rewrite, retrieve};
+use querywright_types::{Deadline, Error, Judgements, Observe, Progress, Ranking, Request, Result, Rewrite, retrieve};
 
 /// Relevant documents of which half can confirm what the other half chose.
 const ENOUGH: usize = 4;
@@ -39,6 +41,8 @@ pub(crate) struct Search<'a> {
     pub(crate) depth: usize,
     /// Tokens of an answer, at most.
     pub(crate) max_tokens: usize,
+    /// Times that a request is sent again after a fault of the retriever.
+    pub(crate) retries: usize,
     pub(crate) seed: u64,
 }
 
@@ -93,7 +97,9 @@ impl<'a> Search<'a> {
             done += queries.len() as u64;
             observer.progress(Progress::new("searching for better rewrites", done, all));
         }
-        self.targets(found)
+        let mut states = self.retain(found)?;
+        self.measure_kept(&mut states)?;
+        Ok(self.targets(states))
     }
 
     fn state(&self, query: usize) -> Result<State<'a>> {
@@ -104,7 +110,6 @@ impl<'a> Search<'a> {
         let m = self.materials;
         let language = m.encoder.prompter().language();
         let form = Form { task: self.task, mode: self.mode, language, fresh: self.config.candidates };
-        // All relevant documents say what is tried first: what they share. The rankings of half of them choose.
         let words = self.feedback.candidates(&m.catalog, labelled, form)?;
         let (chosen, singles, before, after) = (Vec::new(), Vec::new(), 0.0, 0.0);
         Ok(State { query, labelled, original, chooses, confirms, words, chosen, singles, before, after, done: false })
@@ -140,29 +145,41 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Keeps as many of each query's words as serve the judgements best that did not choose them.
+    /// Keeps of each query's words what serves the judgements that did not choose them: as many of the first ones as serve
+    /// these best, and the single words that help them.
     fn confirm(&self, states: &mut [State<'a>]) -> Result<()> {
         let mut probes = Vec::new();
         for state in states.iter() {
             let Some(half) = &state.confirms else { continue };
-            let texts = (1..=state.chosen.len()).map(|count| Some(state.first(count)));
+            let texts = (1..=state.chosen.len()).map(|count| state.first(count));
+            let texts = texts.chain(state.singles.iter().map(|(word, _)| word.clone())).map(Some);
             probes.extend(std::iter::once(None).chain(texts).map(|text| Probe { state, half, text }));
         }
         let mut scores = self.measure(&probes)?.into_iter();
         for state in states.iter_mut().filter(|state| state.confirms.is_some()) {
-            let scores: Vec<Option<f64>> = scores.by_ref().take(state.chosen.len() + 1).collect();
-            let Some(before) = scores.first().copied().flatten() else {
-                state.chosen.clear();
-                continue;
+            let before = scores.next().flatten();
+            let together: Vec<Option<f64>> = scores.by_ref().take(state.chosen.len()).collect();
+            let alone: Vec<Option<f64>> = scores.by_ref().take(state.singles.len()).collect();
+            state.hold(before, &together, &alone, self.config.margin);
+        }
+        Ok(())
+    }
+
+    /// Measures what is left of each query's words, and keeps it where it still helps.
+    fn measure_kept(&self, states: &mut [State<'a>]) -> Result<()> {
+        for states in states.chunks_mut(BATCH) {
+            let probe = |state| {
+                let text = Some(State::first(state, state.chosen.len()));
+                Probe { state, half: state.confirms.as_ref().unwrap_or(&state.chooses), text }
             };
-            let (mut kept, mut best) = (0, before);
-            for (count, score) in scores.iter().enumerate().skip(1) {
-                if let Some(score) = score.filter(|score| *score >= best + self.config.margin) {
-                    (kept, best) = (count, score);
+            let probes: Vec<Probe<'_>> = states.iter().filter(|state| !state.chosen.is_empty()).map(probe).collect();
+            let mut scores = self.measure(&probes)?.into_iter();
+            for state in states.iter_mut().filter(|state| !state.chosen.is_empty()) {
+                match scores.next().flatten().filter(|score| *score >= state.before + self.config.margin) {
+                    Some(score) => state.after = score,
+                    None => state.chosen.clear(),
                 }
             }
-            state.chosen.truncate(kept);
-            (state.before, state.after) = (before, best);
         }
         Ok(())
     }
@@ -186,58 +203,91 @@ impl<'a> Search<'a> {
         };
         let requests: Vec<Option<Request>> = probes.par_iter().map(request).collect::<Result<_>>()?;
         let asked: Vec<Request> = requests.iter().flatten().cloned().collect();
-        let mut rankings = retrieve(self.materials.retriever.as_ref(), &asked, Deadline::NONE).into_iter();
+        let mut rankings = self.rankings(&asked).into_iter();
         let mut scores = Vec::with_capacity(probes.len());
         for (probe, request) in probes.iter().zip(&requests) {
-            let ranking = request.as_ref().and_then(|_| rankings.next()).and_then(Result::ok);
+            let ranking = request.as_ref().and_then(|_| rankings.next()).flatten();
             let docs = ranking.map(|ranking| ranking.hits.iter().map(|hit| hit.doc).collect::<Vec<u32>>());
             scores.push(docs.map(|docs| self.measure.score(&docs, &probe.half.judgements)));
         }
         Ok(scores)
     }
 
-    /// The examples: words that hold, where a model may write them and they are not too long.
-    fn targets(&self, mut states: Vec<State<'a>>) -> Result<Vec<Target>> {
-        let mut chosen: HashMap<String, usize> = HashMap::new();
-        for (word, _) in states.iter().flat_map(|state| &state.singles) {
-            *chosen.entry(word.clone()).or_default() += 1;
-        }
-        for state in states.iter_mut().filter(|state| state.confirms.is_none()) {
-            let own = state.own_words();
-            let holds = |word: &String| own.contains(word) || chosen.get(word).is_some_and(|count| *count > 1);
-            state.chosen.retain(holds);
-            state.singles.retain(|(word, _)| holds(word));
-        }
-        let m = self.materials;
-        let answer = |text: &str| m.encoder.prompter().answer(text);
-        let (mut targets, mut nothing) = (Vec::new(), Vec::new());
-        for mut state in states {
-            let (query, judgements) = state.labelled;
-            let prompt = m.encoder.prompt_tokens(query, 0)?;
-            let grammar = prompt.grammar.as_ref();
-            let mut kept: Vec<String> = Vec::new();
-            for word in std::mem::take(&mut state.chosen) {
-                kept.push(word);
-                let tokens = m.encoder.encode_answer(&answer(&kept.join(" ")), grammar)?;
-                if tokens.is_none_or(|tokens| tokens.len() > self.max_tokens) {
-                    kept.pop();
+    /// Rankings of requests; none where the retriever failed each time.
+    fn rankings(&self, requests: &[Request]) -> Vec<Option<Ranking>> {
+        let ask = |requests: &[Request]| {
+            let rankings = retrieve(self.materials.retriever.as_ref(), requests, Deadline::NONE);
+            rankings.into_iter().map(Result::ok).collect::<Vec<Option<Ranking>>>()
+        };
+        let mut rankings = ask(requests);
+        for _ in 0..self.retries {
+            let failed: Vec<usize> = (0..requests.len()).filter(|i| matches!(rankings.get(*i), Some(None))).collect();
+            if failed.is_empty() {
+                break;
+            }
+            let again: Vec<Request> = failed.iter().filter_map(|i| requests.get(*i).cloned()).collect();
+            for (place, ranking) in failed.into_iter().zip(ask(&again)) {
+                if let Some(answer) = rankings.get_mut(place) {
+                    *answer = ranking;
                 }
             }
-            let target = Target {
-                query: state.query,
-                query_id: query.id.clone(),
-                text: query.text.clone(),
-                target: answer(&RelevanceFeedback::in_order(&m.catalog, judgements, &kept).join(" ")),
-                before: state.before,
-                singles: state.singles.iter().map(|(word, gain)| (answer(word), *gain)).collect(),
-                after: if kept.is_empty() { state.before } else { state.after },
-            };
-            match kept.is_empty() {
-                true => nothing.push(target),
-                false => targets.push(target),
-            }
         }
-        if m.encoder.is_restricted() {
+        rankings
+    }
+
+    /// Drops words that helped one query alone, where no other judgements confirm them, and what may not be written or is
+    /// too long. Queries whose first search fails are left out.
+    fn retain(&self, states: Vec<State<'a>>) -> Result<Vec<State<'a>>> {
+        let mut helped: HashMap<String, usize> = HashMap::new();
+        for (word, _) in states.iter().flat_map(|state| &state.singles) {
+            *helped.entry(word.clone()).or_default() += 1;
+        }
+        let encoder = &self.materials.encoder;
+        let mut kept = Vec::with_capacity(states.len());
+        for mut state in states {
+            if state.confirms.is_none() {
+                let own = state.own_words();
+                let holds = |word: &String| own.contains(word) || helped.get(word).is_some_and(|count| *count > 1);
+                state.chosen.retain(holds);
+                state.singles.retain(|(word, _)| holds(word));
+            }
+            let prompt = match encoder.prompt_tokens(&state.labelled.0, 0) {
+                Err(error) if error.is_fault() => continue,
+                prompt => prompt?,
+            };
+            let mut words: Vec<String> = Vec::new();
+            for word in std::mem::take(&mut state.chosen) {
+                words.push(word);
+                let answer = encoder.prompter().answer(&words.join(" "));
+                let tokens = encoder.encode_answer(&answer, prompt.grammar.as_ref())?;
+                if tokens.is_none_or(|tokens| tokens.len() > self.max_tokens) {
+                    words.pop();
+                }
+            }
+            state.chosen = RelevanceFeedback::in_order(&self.materials.catalog, &state.labelled.1, &words);
+            kept.push(state);
+        }
+        Ok(kept)
+    }
+
+    /// The examples: rewrites that help, and some queries for which there is none where nothing is an answer.
+    fn targets(&self, states: Vec<State<'a>>) -> Vec<Target> {
+        let prompter = self.materials.encoder.prompter();
+        let target = |state: State<'a>| {
+            let singles = state.singles.iter().filter(|_| !state.chosen.is_empty());
+            Target {
+                query: state.query,
+                query_id: state.labelled.0.id.clone(),
+                text: state.labelled.0.text.clone(),
+                target: prompter.answer(&state.first(state.chosen.len())),
+                singles: singles.map(|(word, gain)| (prompter.answer(word), *gain)).collect(),
+                before: state.before,
+                after: if state.chosen.is_empty() { state.before } else { state.after },
+            }
+        };
+        let (nothing, mut targets): (Vec<Target>, Vec<Target>) =
+            states.into_iter().map(target).partition(|target| target.target.is_empty());
+        if self.materials.encoder.is_restricted() {
             let most = (targets.len() as f64 * self.config.nothing) as usize;
             let order = super::permutation(nothing.len(), self.seed, u64::MAX - 1);
             let mut places: Vec<usize> = order.into_iter().take(most).collect();
@@ -245,7 +295,7 @@ impl<'a> Search<'a> {
             targets.extend(places.into_iter().filter_map(|place| nothing.get(place).cloned()));
             targets.sort_by_key(|target| target.query);
         }
-        Ok(targets)
+        targets
     }
 }
 
@@ -256,6 +306,27 @@ impl State<'_> {
 
     fn first(&self, count: usize) -> String {
         self.chosen.iter().take(count).map(String::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Keeps what other judgements than those that chose it confirm: `before` without a word, `together` with the first 1,
+    /// 2, … chosen ones, `alone` with each single one.
+    fn hold(&mut self, before: Option<f64>, together: &[Option<f64>], alone: &[Option<f64>], margin: f64) {
+        let Some(before) = before else {
+            self.chosen.clear();
+            self.singles.clear();
+            return;
+        };
+        let (mut kept, mut best) = (0, before);
+        for (count, score) in together.iter().enumerate() {
+            if let Some(score) = score.filter(|score| *score >= best + margin) {
+                (kept, best) = (count + 1, score);
+            }
+        }
+        self.chosen.truncate(kept);
+        (self.before, self.after) = (before, best);
+        let gain = |score: &Option<f64>| score.map(|score| score - before).filter(|gain| *gain > margin);
+        let gains = self.singles.iter().zip(alone).filter_map(|((word, _), score)| Some((word.clone(), gain(score)?)));
+        self.singles = gains.collect();
     }
 
     fn own_words(&self) -> Vec<String> {
@@ -303,126 +374,4 @@ fn halves(judgements: &Judgements) -> (Half, Option<Half>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rollout::fixture::Fixture;
-    use querywright_data::catalog::CatalogBuilder;
-    use querywright_retrieve::{Bm25, Bm25Config};
-    use querywright_rewrite::PromptConfig;
-    use querywright_types::Query;
-    use std::sync::Arc;
-
-    /// What is found for queries over documents, each query with the places of its relevant documents.
-    fn found(documents: &[&str], queries: &[(&str, &[u32])], restricted_to: &'static [&str]) -> Vec<Target> {
-        let fixture = if restricted_to.is_empty() { Fixture::new() } else { Fixture::restricted(restricted_to) };
-        found_by(fixture, documents, queries)
-    }
-
-    /// The same, by the prompts of a fixture.
-    fn found_by(mut fixture: Fixture, documents: &[&str], queries: &[(&str, &[u32])]) -> Vec<Target> {
-        let mut builder = CatalogBuilder::new();
-        for (i, text) in documents.iter().enumerate() {
-            builder.push(&format!("d{i}"), [("title", *text)]).unwrap();
-        }
-        let m = &mut fixture.materials;
-        m.catalog = Arc::new(builder.finish());
-        m.retriever = Arc::new(Bm25::in_memory(m.catalog.clone(), Bm25Config::default()).unwrap());
-        let labelled = queries.iter().enumerate().map(|(i, (text, relevant))| {
-            let judgements = relevant.iter().map(|doc| (*doc, 1)).collect();
-            (Query::new(format!("q{i}"), *text), Judgements::new(judgements))
-        });
-        m.train = labelled.collect();
-        let (originals, feedback) = (m.originals().unwrap(), RelevanceFeedback::new(&m.catalog));
-        let search = Search {
-            config: &WarmStartConfig { nothing: 1.0, ..Default::default() },
-            materials: m,
-            originals: &originals,
-            feedback: &feedback,
-            task: Task::Search,
-            mode: fixture.config.prompt.mode,
-            measure: "nDCG@10".parse().unwrap(),
-            depth: 10,
-            max_tokens: 24,
-            seed: 0,
-        };
-        search.run(&()).unwrap()
-    }
-
-    fn texts(targets: &[Target]) -> Vec<(usize, &str)> {
-        targets.iter().map(|t| (t.query, t.target.as_str())).collect()
-    }
-
-    const SHOP: [&str; 4] = ["steel kettle", "solar lantern", "dome tent", "garden hose"];
-
-    #[test]
-    fn a_word_is_kept_that_finds_more_for_two_queries_and_one_that_does_for_one_alone_is_not() {
-        let queries: [(&str, &[u32]); 3] = [("boil water", &[0]), ("hot tea", &[0]), ("see at night", &[1])];
-        let targets = found(&SHOP, &queries, &[]);
-        assert_eq!(texts(&targets), [(0, "kettle"), (1, "kettle")]);
-        assert_eq!((targets[0].before, targets[0].after), (0.0, 1.0));
-    }
-
-    #[test]
-    fn in_the_mode_keywords_a_list_with_commas_is_found() {
-        let prompt = PromptConfig { mode: Mode::Keywords, ..Fixture::new().config.prompt };
-        let fixture = Fixture::new().prompted(prompt, |_: &Query| Ok(Vec::new()));
-        let queries: [(&str, &[u32]); 2] = [("boil water", &[0, 1]), ("hot tea", &[0, 1])];
-        let targets = found_by(fixture, &SHOP, &queries);
-        assert_eq!(texts(&targets), [(0, "kettle, lantern"), (1, "kettle, lantern")]);
-    }
-
-    #[test]
-    fn a_word_that_serves_half_of_the_relevant_documents_alone_is_not_kept() {
-        // d0 and d2 choose, d1 and d3 confirm.
-        let shared = ["anorak red", "anorak blue", "anorak red", "anorak blue", "socks", "hat", "belt", "scarf"];
-        let relevant: &[u32] = &[0, 1, 2, 3];
-        assert_eq!(texts(&found(&shared, &[("rain", relevant)], &[])), [(0, "anorak")], "it holds on the other half");
-        let apart = ["red", "blue", "red", "green", "socks", "hat", "belt", "scarf"];
-        assert!(found(&apart, &[("rain", relevant)], &[]).is_empty());
-    }
-
-    #[test]
-    fn where_nothing_is_an_answer_it_is_an_example_for_queries_without_a_better_rewrite() {
-        let queries: [(&str, &[u32]); 3] = [("boil water", &[0]), ("hot tea", &[0]), ("garden hose", &[3])];
-        let targets = found(&SHOP, &queries, &["kettle", "lantern"]);
-        assert_eq!(texts(&targets), [(0, "kettle"), (1, "kettle"), (2, "")]);
-        let targets = found(&SHOP, &queries, &["lantern"]);
-        assert!(texts(&targets).iter().all(|(_, text)| text.is_empty()), "words that may not be written: {targets:?}");
-    }
-
-    #[test]
-    fn judgements_are_halved_where_there_are_enough_and_the_irrelevant_ones_stand_in_both() {
-        let few = Judgements::new(vec![(1, 1), (2, 0), (3, 1)]);
-        assert!(halves(&few).1.is_none());
-        let enough = Judgements::new(vec![(1, 1), (2, 0), (3, 2), (5, 1), (8, 1)]);
-        let (chooses, confirms) = halves(&enough);
-        let confirms = confirms.unwrap();
-        let docs = |half: &Half| half.judgements.iter().map(|j| j.0).collect::<Vec<_>>();
-        assert_eq!((docs(&chooses), chooses.other), (vec![1, 2, 5], vec![3, 8]));
-        assert_eq!((docs(&confirms), confirms.other), (vec![2, 3, 8], vec![1, 5]));
-    }
-
-    #[test]
-    fn of_words_that_add_nearly_as_much_the_first_is_taken() {
-        let fixture = Fixture::new();
-        let rewrite = Rewrite::plain("x");
-        let (chooses, confirms) = halves(&Judgements::default());
-        let mut state = State {
-            query: 0,
-            labelled: &fixture.materials.train[0],
-            original: &rewrite,
-            chooses,
-            confirms,
-            words: ["a", "b", "c"].map(str::to_owned).to_vec(),
-            chosen: Vec::new(),
-            singles: Vec::new(),
-            before: 0.2,
-            after: 0.2,
-            done: false,
-        };
-        state.take_best(&[None, Some(0.52), Some(0.6)], 0.02);
-        assert_eq!((state.chosen.join(" "), state.after, state.done), ("b".into(), 0.52, false));
-        state.take_best(&[Some(0.53), Some(0.53)], 0.02);
-        assert!(state.done && state.chosen.len() == 1, "a hundredth is not enough");
-    }
-}
+mod tests;

@@ -155,7 +155,7 @@ mod tests {
             (r#"{"x": [{"a": 1, "b": 0, "a": 2}]}"#, "the key \"a\" stands twice"),
             (r#"{"a": 01}"#, "not JSON at character 8: invalid number"),
             (r#"{"a": NaN}"#, "not JSON at character 7: expected value"),
-            (r#"{"a": ["x", "\ud800"]}"#, "surrogate"),
+            (r#"{"a": ["x", "\ud800"]}"#, "hex escape"),
             (r#"{"a": 1} {"a": 2}"#, "not JSON at character 10: trailing characters"),
             ("", "EOF"),
         ] {

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use querywright::stack::TraceOutcome;
-use querywright::types::{Request, Rewrite};
+use querywright::types::{Request, Retriever, Rewrite};
 
 use crate::history::Histories;
 use crate::stack::{Opened, StackArgs};

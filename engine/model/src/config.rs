@@ -127,6 +127,10 @@ impl ModelConfig {
         }
         let scaling = self.rope_scaling.as_ref();
         let positive = |x: f64| x > 0.0 && x.is_finite();
+        // It divides by the logarithm of the base.
+        if matches!(scaling, Some(RopeScaling::Yarn { .. })) && self.rope_theta <= 1.0 {
+            return bad(format!("rope_theta is {}", self.rope_theta), "YaRN needs one above 1");
+        }
         let possible = scaling.is_none_or(RopeScaling::is_possible) && self.attention_scale().is_finite();
         if !(positive(self.rms_norm_eps) && positive(self.rope_theta) && possible) {
             let found =

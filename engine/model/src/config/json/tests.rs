@@ -91,6 +91,8 @@ fn every_spelling_of_a_rope_scaling_that_is_not_computed_is_refused_by_name() {
         (r#""rope_scaling": {"rope_type": "yarn", "factor": -4}"#, "must be above 0"),
         (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "beta_fast": 1, "beta_slow": 8}"#, "beta_fast above"),
         (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "attention_factor": 1e200}"#, "must be above 0"),
+        (r#""rope_theta": 1, "rope_scaling": {"rope_type": "yarn", "factor": 4}"#, "rope_theta is 1; YaRN"),
+        (r#""rope_theta": 0.5, "rope_scaling": {"rope_type": "yarn", "factor": 4}"#, "rope_theta is 0.5; YaRN"),
         (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "truncate": 1}"#, "truncate is 1; it must be true or"),
         (r#""rope_scaling": {"rope_type": "yarn", "factor": 4, "long_factor": [1.0]}"#, "rope_scaling.long_factor"),
         (r#""original_max_position_embeddings": 32, "rope_scaling": {"rope_type": "yarn", "factor": 4}"#, "is 32"),

@@ -1,5 +1,6 @@
 //! Dense retrieval: documents and queries are vectors, and the nearest ones are found by looking at all.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::encoder::{Encoder, EncoderConfig, Role};
 use crate::store;
+use crate::words::words;
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_types::{
@@ -141,21 +143,33 @@ impl Dense {
             let found = format!("one of {} values, or with one that is no number", wrong.len());
             return Err(Error::argument("vectors", found, format!("give {width} finite values each")));
         }
-        Ok(self.nearest(&vectors.concat(), requests))
+        Ok(self.nearest(&vectors.concat(), requests, Deadline::NONE).into_iter().collect::<Result<_, Fault>>()?)
     }
 
-    /// Ranks requests by their vectors, one behind the other.
-    fn nearest(&self, queries: &[f32], requests: &[Request]) -> Vec<Ranking> {
+    /// Ranks requests by their vectors, one behind the other. Those that are not begun when the deadline passes have no
+    /// answer in time.
+    fn nearest(&self, queries: &[f32], requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let width = self.encoder.width();
         let parts = queries.chunks(width * QUERIES).zip(requests.chunks(QUERIES));
-        parts.flat_map(|(queries, requests)| rank(&self.vectors, queries, width, requests)).collect()
+        let answers = |(queries, requests): (&[f32], &[Request])| match deadline.check_for("dense") {
+            Ok(()) => rank(&self.vectors, queries, width, requests).into_iter().map(Ok).collect(),
+            Err(late) => vec![Err(late); requests.len()],
+        };
+        parts.flat_map(answers).collect()
     }
 
-    fn answered(&self, requests: &[Request], deadline: Deadline) -> Result<Vec<Ranking>> {
-        let texts: Vec<&str> = requests.iter().map(|request| request.text.as_str()).collect();
+    fn answered(&self, requests: &[Request], deadline: Deadline) -> Result<Vec<Result<Ranking, Fault>>> {
+        let texts: Vec<Cow<'_, str>> = requests.iter().map(|request| self.text(request)).collect();
         let queries = self.encoder.encode(&texts, Role::Query, deadline, &())?;
-        deadline.check()?;
-        Ok(self.nearest(&queries, requests))
+        Ok(self.nearest(&queries, requests, deadline))
+    }
+
+    /// What is encoded of a request: of a Boolean one its words, for its syntax says nothing to an encoder.
+    fn text<'r>(&self, request: &'r Request) -> Cow<'r, str> {
+        match request.language {
+            QueryLanguage::Boolean => Cow::Owned(words(&request.text, self.catalog.field_names())),
+            _ => Cow::Borrowed(&request.text),
+        }
     }
 }
 
@@ -172,12 +186,13 @@ impl Retriever for Dense {
             error => Fault::new("dense", FaultKind::Index, error.to_string()),
         };
         match self.answered(requests, deadline) {
-            Ok(rankings) => rankings.into_iter().map(Ok).collect(),
+            Ok(answers) => answers,
             Err(error) if error.is_deadline() || requests.len() == 1 => vec![Err(fault(error)); requests.len()],
             Err(_) => {
                 let alone = |request: &Request| self.answered(std::slice::from_ref(request), deadline);
-                let first = |mut rankings: Vec<Ranking>| rankings.pop().unwrap_or_default();
-                requests.iter().map(|request| alone(request).map(first).map_err(fault)).collect()
+                let first =
+                    |mut answers: Vec<Result<Ranking, Fault>>| answers.pop().unwrap_or_else(|| Ok(Ranking::default()));
+                requests.iter().map(|request| alone(request).map_err(fault).and_then(first)).collect()
             }
         }
     }

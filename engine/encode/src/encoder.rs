@@ -20,6 +20,10 @@ use querywright_types::{Deadline, Error, Observe, Progress, Result, hex};
 const BATCH_TOKENS: usize = 2048;
 const BATCH_TEXTS: usize = 32;
 
+/// Texts of more tokens than this are computed one after the other: what attention keeps grows by the square of the length,
+/// and every thread would have its own.
+const LONG_TOKENS: usize = 1024;
+
 /// Texts whose tokens are in memory at once.
 const TEXTS_AT_ONCE: usize = 8192;
 
@@ -168,7 +172,8 @@ impl Encoder {
     /// The vectors of some texts, one behind the other, [`width`](Self::width) values each.
     ///
     /// The vector of a query is the same, bit for bit, whatever is encoded beside it. Documents of one length are computed
-    /// together, without padding, on all threads: their vectors are equal within 1e-6 whatever is encoded beside them.
+    /// together, without padding, on all threads: their vectors are equal within 1e-6 whatever is encoded beside them. Texts
+    /// of more than 1,024 tokens are computed one after the other, so that their memory does not grow with the threads.
     ///
     /// # Errors
     /// [`Error::Deadline`] where it passed between two batches, [`Error::NotFinite`] where the model computes no numbers.
@@ -204,16 +209,16 @@ impl Encoder {
         order.sort_by_key(|at| std::cmp::Reverse(tokens.get(*at).map_or(0, Vec::len)));
         let batches = batches(&order, &tokens, if role == Role::Query { 1 } else { BATCH_TEXTS });
         let done = std::sync::atomic::AtomicUsize::new(0);
-        let computed: Vec<Vec<f32>> = batches
-            .par_iter()
-            .map(|batch| {
-                deadline.check()?;
-                let ids: Vec<&[u32]> = batch.iter().filter_map(|at| tokens.get(*at)).map(Vec::as_slice).collect();
-                let vectors = self.batch(&ids)?;
-                tell(done.fetch_add(batch.len(), std::sync::atomic::Ordering::Relaxed) + batch.len());
-                Ok(vectors)
-            })
-            .collect::<Result<_>>()?;
+        let compute = |batch: &Vec<usize>| {
+            deadline.check()?;
+            let ids: Vec<&[u32]> = batch.iter().filter_map(|at| tokens.get(*at)).map(Vec::as_slice).collect();
+            let vectors = self.batch(&ids)?;
+            tell(done.fetch_add(batch.len(), std::sync::atomic::Ordering::Relaxed) + batch.len());
+            Ok(vectors)
+        };
+        let (long, short) = batches.split_at(long_batches(&batches, &tokens));
+        let mut computed: Vec<Vec<f32>> = long.iter().map(compute).collect::<Result<_>>()?;
+        computed.extend(short.par_iter().map(compute).collect::<Result<Vec<_>>>()?);
         let mut vectors = vec![0.0; texts.len() * self.width];
         for (batch, computed) in batches.iter().zip(computed) {
             for (at, vector) in batch.iter().zip(computed.chunks_exact(self.width)) {
@@ -277,6 +282,12 @@ fn batches(order: &[usize], tokens: &[Vec<u32>], most: usize) -> Vec<Vec<usize>>
     let same = order.chunk_by(|a, b| length(a) == length(b));
     let batch = |texts: &[usize]| (BATCH_TOKENS / texts.first().map_or(1, length).max(1)).clamp(1, most);
     same.flat_map(|texts| texts.chunks(batch(texts)).map(<[usize]>::to_vec)).collect()
+}
+
+/// How many batches are of texts too long to be computed side by side; they go first.
+fn long_batches(batches: &[Vec<usize>], tokens: &[Vec<u32>]) -> usize {
+    let length = |batch: &Vec<usize>| batch.first().and_then(|at| tokens.get(*at)).map_or(0, Vec::len);
+    batches.partition_point(|batch| length(batch) > LONG_TOKENS)
 }
 
 /// What the folder says, and what stands in its place.

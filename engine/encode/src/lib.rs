@@ -15,6 +15,7 @@ mod pooling;
 mod shape;
 mod store;
 mod weights;
+mod words;
 
 pub use dense::{Dense, DenseConfig};
 pub use encoder::{Encoder, EncoderConfig, Role};

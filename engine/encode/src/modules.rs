@@ -131,12 +131,18 @@ impl Modules {
             let mode = value.as_str().and_then(|name| Pooling::parse(name).ok());
             mode.ok_or_else(|| json.refused("pooling_mode", "that is not computed; choose another model"))
         };
-        let modes = match json.get("pooling_mode") {
+        let modes: Vec<Pooling> = match json.get("pooling_mode") {
             Some(Value::Array(modes)) => modes.iter().map(named).collect::<Result<_>>()?,
             Some(mode) => vec![named(mode)?],
             None => flags(&json)?,
         };
-        if modes.is_empty() { Err(json.refused("pooling_mode", "it must name a mode")) } else { Ok(modes) }
+        if modes.is_empty() {
+            return Err(json.refused("pooling_mode", "it must name a mode"));
+        }
+        if modes.iter().enumerate().any(|(at, mode)| modes.iter().take(at).any(|earlier| earlier == mode)) {
+            return Err(json.refused("pooling_mode", "it must name each mode once; fetch the model again"));
+        }
+        Ok(modes)
     }
 
     fn dense(&mut self, place: &Path, width: usize) -> Result<Dense> {
@@ -174,8 +180,8 @@ impl Modules {
             values.next().transpose()?.ok_or_else(|| Error::bug("encoder modules", "a layer without weights"))?;
         let bias = values.next().transpose()?;
         drop(values);
-        self.files.push(json.path().to_owned());
-        self.files.extend(weights.files().into_iter().filter(|file| file.ends_with("model.safetensors")));
+        // Its config.json and all weights, in shards or not.
+        self.files.extend(weights.files());
         Ok(Dense { weight, bias, inputs, activation })
     }
 

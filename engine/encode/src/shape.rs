@@ -13,6 +13,9 @@ pub(crate) const SUPPORTED: &str =
 /// Positions are tables in memory, and a window over all of them is computed for ModernBERT.
 const MOST_POSITIONS: usize = 1 << 17;
 
+/// Layers, at most; the largest encoders have some dozens.
+const MOST_LAYERS: usize = 1024;
+
 /// The families that are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Architecture {
@@ -82,7 +85,7 @@ impl Shape {
 
     fn validated(self, json: &Json) -> Result<Self> {
         let wrong = |found: String, remedy: &str| Err(Error::model(json.path(), found, remedy));
-        let sizes = [self.vocab_size, self.hidden_size, self.intermediate_size, self.layers, self.heads];
+        let sizes = [self.vocab_size, self.hidden_size, self.intermediate_size, self.heads];
         if sizes.contains(&0) {
             return wrong("a size is 0".into(), "fetch the model again");
         }
@@ -107,15 +110,19 @@ impl Shape {
 
 fn bert(json: &Json, architecture: Architecture) -> Result<Shape> {
     let default_pad = if architecture == Architecture::Roberta { 1 } else { 0 };
+    let types = json.whole("type_vocab_size")?.unwrap_or(2);
+    if architecture == Architecture::Roberta && types == 0 {
+        return Err(json.refused("type_vocab_size", "it must be at least 1; fetch the model again"));
+    }
     Ok(Shape {
         architecture,
         vocab_size: json.need("vocab_size")?,
         hidden_size: json.need("hidden_size")?,
         intermediate_size: json.need("intermediate_size")?,
-        layers: json.need("num_hidden_layers")?,
+        layers: layers(json, "num_hidden_layers")?,
         heads: json.need("num_attention_heads")?,
         positions: json.whole("max_position_embeddings")?.unwrap_or(512),
-        types: json.whole("type_vocab_size")?.unwrap_or(2),
+        types,
         norm_eps: json.number("layer_norm_eps")?.unwrap_or(1e-12),
         activation: activation(json, "hidden_act")?,
         pad_token: pad_token(json, default_pad)?,
@@ -129,7 +136,7 @@ fn distilbert(json: &Json) -> Result<Shape> {
         vocab_size: json.need("vocab_size")?,
         hidden_size: json.need("dim")?,
         intermediate_size: json.need("hidden_dim")?,
-        layers: json.need("n_layers")?,
+        layers: layers(json, "n_layers")?,
         heads: json.need("n_heads")?,
         positions: json.whole("max_position_embeddings")?.unwrap_or(512),
         types: 0,
@@ -146,7 +153,7 @@ fn modernbert(json: &Json) -> Result<Shape> {
             return Err(json.refused(key, "that is not computed; choose another model of the family"));
         }
     }
-    let layers = json.need("num_hidden_layers")?;
+    let layers = layers(json, "num_hidden_layers")?;
     let global_every = json.whole("global_attn_every_n_layers")?.unwrap_or(3);
     if global_every == 0 {
         return Err(json.refused("global_attn_every_n_layers", "it must be at least 1; fetch the model again"));
@@ -161,9 +168,16 @@ fn modernbert(json: &Json) -> Result<Shape> {
             return Err(json.refused("layer_types", remedy));
         }
     }
+    let positions = json.whole("max_position_embeddings")?.unwrap_or(8192);
+    let tokens = json.whole("local_attention")?;
+    // Half a window lies on each side: a larger one sees no more.
+    if tokens.is_some_and(|tokens| tokens > positions.saturating_mul(2)) {
+        let remedy = format!("it must be at most twice max_position_embeddings ({positions}); fetch the model again");
+        return Err(json.refused("local_attention", remedy));
+    }
     let window = Window {
         global_every,
-        tokens: json.whole("local_attention")?.unwrap_or(128),
+        tokens: tokens.unwrap_or(128),
         global_theta: theta(json, "global_rope_theta", "full_attention")?.unwrap_or(160_000.0),
         local_theta: theta(json, "local_rope_theta", "sliding_attention")?.unwrap_or(10_000.0),
     };
@@ -178,7 +192,7 @@ fn modernbert(json: &Json) -> Result<Shape> {
         intermediate_size: json.need("intermediate_size")?,
         layers,
         heads: json.need("num_attention_heads")?,
-        positions: json.whole("max_position_embeddings")?.unwrap_or(8192),
+        positions,
         types: 0,
         norm_eps: json.number("norm_eps")?.unwrap_or(1e-5),
         activation,
@@ -202,6 +216,15 @@ fn theta(json: &Json, key: &str, kind: &str) -> Result<Option<f64>> {
         }
         (own, inner) => Ok(inner.or(own)),
     }
+}
+
+fn layers(json: &Json, key: &str) -> Result<usize> {
+    let layers = json.need(key)?;
+    if !(1..=MOST_LAYERS).contains(&layers) {
+        let remedy = format!("it must be at least 1 and at most {MOST_LAYERS}; fetch the model again");
+        return Err(json.refused(key, remedy));
+    }
+    Ok(layers)
 }
 
 fn pad_token(json: &Json, default: u32) -> Result<u32> {

@@ -91,6 +91,26 @@ fn a_late_request_is_a_fault_and_never_half_a_ranking() {
     let answers = dense.retrieve(&[Request::plain("a", 3), Request::plain("b", 3)], late);
     assert_eq!(answers.len(), 2);
     assert!(answers.iter().all(|answer| answer.as_ref().unwrap_err().kind == FaultKind::Timeout));
+    // Encoded in time, and the deadline passed then.
+    let requests: Vec<Request> = texts(QUERIES + 3).into_iter().map(|text| Request::plain(text, 3)).collect();
+    let queries = vec![0.5; requests.len() * dense.encoder().width()];
+    let answers = dense.nearest(&queries, &requests, late);
+    assert_eq!(answers.len(), requests.len());
+    assert!(answers.iter().all(|answer| answer.as_ref().unwrap_err().kind == FaultKind::Timeout));
+    assert!(dense.nearest(&queries, &requests, Deadline::NONE).iter().all(Result::is_ok));
+}
+
+#[test]
+fn a_boolean_request_is_encoded_by_its_words() {
+    let dense = dense("tiny-bert", 20);
+    let boolean =
+        Request::plain("(warm dry)^2 title:\"front door\" air^0.31", 20).with_language(QueryLanguage::Boolean);
+    assert_eq!(dense.text(&boolean), "warm dry front door air");
+    let plain = Request::plain("warm dry front door air", 20);
+    let answers = retrieve(&dense, &[boolean, plain.clone()], Deadline::NONE);
+    assert_eq!(answers[0], answers[1]);
+    let kept = Request::plain("(warm dry)^2", 20).with_language(QueryLanguage::Natural);
+    assert_eq!(dense.text(&kept), "(warm dry)^2", "other languages have no such syntax");
 }
 
 #[test]

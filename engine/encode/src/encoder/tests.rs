@@ -135,6 +135,34 @@ fn prompts_go_before_the_texts_of_their_role() {
 }
 
 #[test]
+fn long_texts_are_computed_one_after_the_other_and_first() {
+    let tokens: Vec<Vec<u32>> = [4000, LONG_TOKENS + 1, LONG_TOKENS, 7, 7].map(|length| vec![1; length]).to_vec();
+    let batches = batches(&[0, 1, 2, 3, 4], &tokens, BATCH_TEXTS);
+    assert_eq!(batches, [vec![0], vec![1], vec![2], vec![3, 4]]);
+    assert_eq!(long_batches(&batches, &tokens), 2);
+    assert_eq!((long_batches(&batches[2..], &tokens), long_batches(&[], &tokens)), (0, 0));
+}
+
+#[test]
+fn the_weights_of_a_linear_layer_in_shards_are_part_of_the_digest() {
+    let folder = copied("tiny-distilbert");
+    let dense = folder.path().join("2_Dense");
+    let shard = "model-00001-of-00001.safetensors";
+    std::fs::rename(dense.join("model.safetensors"), dense.join(shard)).unwrap();
+    let names = ["linear.weight", "linear.bias"].map(|name| (name.to_owned(), Value::from(shard)));
+    let index = serde_json::json!({"weight_map": serde_json::Map::from_iter(names)});
+    std::fs::write(dense.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let before = open(folder.path()).unwrap();
+    assert_eq!(before.digest(), open(&golden("tiny-distilbert")).unwrap().digest(), "the same weights");
+    // The last bytes are a tensor's values.
+    let mut bytes = std::fs::read(dense.join(shard)).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&0.25_f32.to_le_bytes());
+    std::fs::write(dense.join(shard), bytes).unwrap();
+    assert_ne!(open(folder.path()).unwrap().digest(), before.digest());
+}
+
+#[test]
 fn a_deadline_that_passed_ends_the_work() {
     let encoder = open(&golden("tiny-bert")).unwrap();
     let late = Deadline::after(std::time::Duration::ZERO);
@@ -182,7 +210,13 @@ fn a_key_that_asks_for_what_is_not_computed_is_refused_by_its_name() {
         ("tiny-bert", config, "auto_map", "{\"AutoModel\": \"modeling.Own\"}"),
         ("tiny-bert", config, "hidden_size", "\"32\""),
         ("tiny-bert", config, "max_position_embeddings", "4294967296"),
+        ("tiny-bert", config, "num_hidden_layers", "0"),
+        ("tiny-bert", config, "num_hidden_layers", "1025"),
+        ("tiny-roberta", config, "type_vocab_size", "0"),
         ("tiny-distilbert", config, "activation", "\"mish\""),
+        ("tiny-distilbert", config, "n_layers", "4294967296"),
+        ("tiny-modernbert", config, "num_hidden_layers", "4294967296"),
+        ("tiny-modernbert", config, "local_attention", "193"),
         ("tiny-modernbert", config, "attention_bias", "true"),
         ("tiny-modernbert", config, "hidden_activation", "\"relu\""),
         ("tiny-modernbert", config, "layer_types", "[\"full_attention\"]"),
@@ -198,6 +232,7 @@ fn a_key_that_asks_for_what_is_not_computed_is_refused_by_its_name() {
         ("tiny-bert", settings, "default_prompt_name", "\"absent\""),
         ("tiny-bert", settings, "truncate_dim", "0"),
         ("tiny-bert", "1_Pooling/config.json", "pooling_mode", "\"median\""),
+        ("tiny-bert", "1_Pooling/config.json", "pooling_mode", "[\"mean\", \"cls\", \"mean\"]"),
         ("tiny-bert", "1_Pooling/config.json", "word_embedding_dimension", "33"),
         ("tiny-bert", "1_Pooling/config.json", "include_prompt", "false"),
         ("tiny-distilbert", "2_Dense/config.json", "activation_function", "\"torch.nn.modules.activation.Mish\""),

@@ -109,6 +109,7 @@ impl<'a> Trainer<'a> {
         let Some(dev_measure) = reward.main_measure() else {
             return Err(Error::bug("train::trainer", "a reward without a measure"));
         };
+        let measure = (dev_measure, reward.depth());
         let digest = provenance::digest(config, materials)?;
         let claimed = RunFolder::claim(folder, resume)?;
         let rates = Rates::new(&config.warm_start, &config.schedule, config.train.max_steps)?;
@@ -120,15 +121,13 @@ impl<'a> Trainer<'a> {
                 observer.resumed(found.state.step);
                 found
             }
-            None => start(config, (materials, &originals), (dev_measure, reward.depth()), digest, observer)?,
+            None => start(config, (materials, &originals), measure, digest, observer)?,
         };
         provenance::describe(folder, config, materials)?;
         let metrics = MetricsLog::open(folder, from)?;
         let completions = CompletionsLog::open(folder.join("completions.jsonl"), from)?;
-        let cache = RewardCache::new(CACHE);
         let warm = state.step < config.warm_start.steps;
         let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&materials.catalog));
-        let measure = (dev_measure, reward.depth());
         let warm_start = match feedback.as_ref().filter(|_| warm) {
             Some(feedback) => {
                 Some(WarmStart::of(config, (materials, &originals), feedback, measure, from.is_some(), observer)?)
@@ -140,7 +139,7 @@ impl<'a> Trainer<'a> {
             config,
             materials,
             reward,
-            cache,
+            cache: RewardCache::new(CACHE),
             originals,
             feedback,
             dev_measure,

@@ -47,7 +47,7 @@ pub struct Tuning<'a> {
 pub struct FusionWeight {
     /// Its key: "retriever.covisitation".
     pub key: String,
-    /// The weight of [`Tuning::retriever`], where the search begins.
+    /// The weight of the retriever that is asked, where the search begins.
     pub start: f64,
     /// Other weights, each with the retriever that has it.
     pub others: Vec<(f64, Arc<dyn Retriever>)>,

@@ -2,7 +2,7 @@
 //!
 //! A policy that explores little finds a good rewrite once and then not again. For each query the best of its own
 //! completions are kept: those that gained most over what the query is without a model. Where all completions of a later
-//! group earn less, one of them stands in the group again ([`super::rollout`]). (Replay of own experience: ExGRPO, arXiv
+//! group earn less, one of them stands in the group again (`rollout/replay.rs`). (Replay of own experience: ExGRPO, arXiv
 //! 2510.02245, chooses by difficulty and entropy; here every query keeps its best.)
 //!
 //! The buffer is bounded twice: in completions of a query, and in bytes of all. It is part of a checkpoint, and what it

@@ -12,6 +12,7 @@ use querywright::stack::{Fusion, FusionMethod};
 use querywright::types::Retriever;
 use querywright::{Error, error::nearest};
 
+use crate::first_pass::FirstPass;
 use crate::open::{self, Ranker};
 use crate::progress::Bar;
 
@@ -40,14 +41,34 @@ pub fn named(text: &str) -> Result<Option<DenseConfig>> {
         config.model = rest.to_owned();
         return Ok(Some(config));
     }
-    let mut parts = rest.split(',').peekable();
-    if let Some(model) = parts.next_if(|part| !SETTINGS.iter().any(|key| part.starts_with(&format!("{key}="))))
+    let mut parts = parts(rest).peekable();
+    if let Some(model) = parts.next_if(|part| !is_setting(part))
         && !model.is_empty()
     {
         config.model = model.to_owned();
     }
     parts.try_for_each(|setting| set(&mut config, setting))?;
     Ok(Some(config))
+}
+
+fn is_setting(part: &str) -> bool {
+    SETTINGS.iter().any(|key| part.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+}
+
+/// A model and its settings. A comma inside a prefix, before a blank, separates nothing.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let separates = |at: &usize| !text.get(at + 1..).is_some_and(|next| next.starts_with(' '));
+        let comma = text.match_indices(',').map(|(at, _)| at).find(separates);
+        let (part, after) = match comma {
+            Some(at) => (text.get(..at)?, text.get(at + 1..)),
+            None => (text, None),
+        };
+        rest = after;
+        Some(part)
+    })
 }
 
 fn set(config: &mut DenseConfig, setting: &str) -> Result<()> {
@@ -81,7 +102,7 @@ fn set(config: &mut DenseConfig, setting: &str) -> Result<()> {
 pub fn ranker(config: &DenseConfig, bm25: &Bm25Config, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Ranker> {
     let dense = opened(config, &bm25.content, catalog, index)?;
     let Some(weight) = config.hybrid else {
-        return Ok(Ranker::new(catalog.clone(), dense, None));
+        return Ok(Ranker { first: FirstPass::by(bm25.clone()), ..Ranker::new(catalog.clone(), dense, None) });
     };
     let words = open::bm25(catalog, bm25.clone(), index)?;
     let parts: Vec<(Arc<dyn Retriever>, f64)> = vec![(words.clone(), 1.0), (dense, weight)];
@@ -120,6 +141,9 @@ mod tests {
         assert_eq!(e5.encoder.document_prefix.as_deref(), Some("passage: "));
         assert_eq!((e5.encoder.pooling, e5.encoder.max_tokens), (Some(Pooling::Cls), Some(64)));
         assert_eq!(e5.encoder.similarity, Some(Similarity::Dot));
+        let asked = of("dense:minilm,query_prefix=Given a question, find passages: ,pooling=cls").encoder;
+        assert_eq!(asked.query_prefix.as_deref(), Some("Given a question, find passages: "));
+        assert_eq!(asked.pooling, Some(Pooling::Cls));
         assert_eq!(of("dense:pooling=cls").model, DenseConfig::default().model);
         for other in ["bm25", "bm25:k1=1", "densely", "plugin.wasm", "bm25=2"] {
             assert_eq!(named(other).unwrap(), None, "{other}");

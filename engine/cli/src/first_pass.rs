@@ -21,24 +21,31 @@ pub struct FirstPass(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
+    /// Of the index where something else than BM25 ranks.
+    bm25: Bm25Config,
     index: OnceLock<Arc<Bm25>>,
     searches: FirstSearches,
     nanoseconds: AtomicU64,
 }
 
 impl FirstPass {
+    /// First searches by BM25 with these settings, where something else ranks.
+    pub fn by(bm25: Bm25Config) -> Self {
+        Self(Arc::new(Shared { bm25, ..Shared::default() }))
+    }
+
     /// Time that it took so far; none where no first search was made.
     pub fn spent(&self) -> Option<Duration> {
         let spent = self.0.nanoseconds.load(Ordering::Relaxed);
         (spent > 0).then(|| Duration::from_nanos(spent))
     }
 
-    /// The native index over a catalogue where a plugin ranks, built once.
+    /// The native index over a catalogue where something else ranks, built once.
     pub fn index(&self, catalog: &Arc<Catalog>) -> Result<Arc<Bm25>> {
         if let Some(index) = self.0.index.get() {
             return Ok(index.clone());
         }
-        let built = open::bm25(catalog, Bm25Config::default(), None)?;
+        let built = open::bm25(catalog, self.0.bm25.clone(), None)?;
         Ok(self.0.index.get_or_init(|| built).clone())
     }
 

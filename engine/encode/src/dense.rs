@@ -228,24 +228,9 @@ fn rank(vectors: &[f32], queries: &[f32], width: usize, requests: &[Request]) ->
         .collect();
     let of = |(at, request): (usize, &Request)| {
         let scores = blocks.iter().flat_map(|block| block.iter().skip(at).step_by(count).copied());
-        best((0..).zip(scores), request)
+        Ranking::best((0..).zip(scores).map(|(doc, score)| Hit { doc, score }), request)
     };
     requests.par_iter().enumerate().map(of).collect()
-}
-
-/// The best `k` that are not excluded; of equal scores the lower ordinal goes first.
-fn best(scores: impl Iterator<Item = (Ordinal, f32)>, request: &Request) -> Ranking {
-    let mut excluded = request.exclude.clone();
-    excluded.sort_unstable();
-    let kept = scores.filter(|(doc, _)| excluded.binary_search(doc).is_err());
-    let mut hits: Vec<Hit> = kept.map(|(doc, score)| Hit { doc, score }).collect();
-    let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.doc.cmp(&b.doc));
-    if request.k < hits.len() {
-        hits.select_nth_unstable_by(request.k, order);
-        hits.truncate(request.k);
-    }
-    hits.sort_unstable_by(order);
-    Ranking { hits }
 }
 
 /// The product of two vectors. It is summed in one order, in sixteen parts that a compiler can keep in registers, so that a

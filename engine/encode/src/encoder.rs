@@ -236,7 +236,11 @@ impl Encoder {
         let tokens = if length == 0 { Vec::new() } else { self.backbone.forward(texts)? };
         let mut vectors = Vec::with_capacity(texts.len() * self.width);
         for at in 0..texts.len() {
-            let own = tokens.get(at * length * hidden..(at + 1) * length * hidden).unwrap_or_default();
+            let place = at * length * hidden..(at + 1) * length * hidden;
+            let Some(own) = tokens.get(place.clone()) else {
+                let found = format!("{} values of tokens, without {place:?}", tokens.len());
+                return Err(Error::bug("encode::encoder", found));
+            };
             let mut vector = pooled(&self.steps, own, hidden);
             vector.truncate(self.width);
             if self.settings.similarity == Similarity::Cosine {

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use querywright_types::{Error, Result, hex};
+use querywright_types::{Error, Result, hex, sync_folder};
 
 /// A change of what is written, or of what a vector is, is a new version: files of older ones are not read.
 pub(crate) const FORMAT_VERSION: u32 = 1;
@@ -133,17 +133,6 @@ fn write(folder: &Path, prefix: &str, place: &Path, key: &str, width: usize, vec
     file.as_file().sync_all()?;
     file.persist(place).map_err(|e| e.error)?;
     sync_folder(folder)
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// On other systems a folder cannot be opened as a file, and renames are durable in the order in which they were made.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 #[cfg(test)]

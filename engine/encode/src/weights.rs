@@ -115,17 +115,13 @@ impl Source<'_> {
     fn read(&self, wanted: Option<&Dimensions>, asked: &str) -> Result<Tensor> {
         let name = self.names.stored(asked);
         let refused = |found: String, remedy: &str| Err(Error::model(self.path, found, remedy));
-        match (self.folder.shape(&name), wanted) {
-            (None, _) => {
-                let remedy = "the file is incomplete or holds another kind of model; fetch the model again";
-                return refused(format!("tensor {name} is missing"), remedy);
-            }
-            (Some(shape), Some(wanted)) if shape != wanted.dims() => {
-                let right = wanted.dims();
-                let found = format!("tensor {name} has the shape {shape:?} where the configuration says {right:?}");
-                return refused(found, "weights and configuration belong to different models; fetch the model again");
-            }
-            _ => {}
+        let Some(shape) = self.folder.shape(&name) else {
+            let remedy = "the file is incomplete or holds another kind of model; fetch the model again";
+            return refused(format!("tensor {name} is missing"), remedy);
+        };
+        if let Some(right) = wanted.map(Dimensions::dims).filter(|right| shape != *right) {
+            let found = format!("tensor {name} has the shape {shape:?} where the configuration says {right:?}");
+            return refused(found, "weights and configuration belong to different models; fetch the model again");
         }
         let tensor = self.folder.read(&name)?;
         if let Some((index, value)) = tensor.not_finite() {
@@ -133,7 +129,6 @@ impl Source<'_> {
             let remedy = "the model was damaged or its training diverged; fetch it again or choose another one";
             return refused(found, remedy);
         }
-        let shape = self.folder.shape(&name).unwrap_or_default();
         let made = Tensor::from_vec(tensor.into_values(), shape, &Device::Cpu);
         self.seen().read.insert(name);
         made.map_err(|e| Error::bug("encoder weights", e.to_string()))

@@ -122,15 +122,8 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::comparison::tests::made_up;
+    use super::super::comparison::tests::evaluated;
     use super::*;
-    use querywright_data::catalog::Run;
-    use querywright_types::Rewrite;
-
-    fn evaluated(name: &str, values: &[f64]) -> Evaluated {
-        let rewrites = (0..values.len()).map(|i| Rewrite::plain(format!("{name} {i}"))).collect();
-        Evaluated { system: made_up(name, values), run: Run::default(), rewrites }
-    }
 
     #[test]
     fn what_was_improved_and_hurt_most_is_shown_with_the_share_of_queries_hurt() {

@@ -224,6 +224,12 @@ pub(super) mod tests {
         }
     }
 
+    /// Such a system with its rewrites: its name and the number of the query.
+    pub(crate) fn evaluated(name: &str, values: &[f64]) -> crate::Evaluated {
+        let rewrites = (0..values.len()).map(|i| querywright_types::Rewrite::plain(format!("{name} {i}"))).collect();
+        crate::Evaluated { system: made_up(name, values), run: Default::default(), rewrites }
+    }
+
     #[test]
     fn differences_are_taken_to_the_reference_and_corrected_for_their_number() {
         let raw: Vec<f64> = (0..40).map(|i| f64::from(i % 5) / 10.0).collect();

@@ -17,12 +17,13 @@ pub(super) struct Sureness {
 impl Sureness {
     /// The measure where the model must be this sure.
     pub(super) fn gated(&self, least: f64) -> f64 {
-        // In single precision, as the rewriter compares.
-        match self.confidence {
-            Some(confidence) if confidence < least as f32 => self.without,
-            _ => self.with,
-        }
+        if is_below(self.confidence, least) { self.without } else { self.with }
     }
+}
+
+/// Whether a confidence, where there is one, is less than it must be: in single precision, as the rewriter compares.
+pub(super) fn is_below(confidence: Option<f32>, least: f64) -> bool {
+    confidence.is_some_and(|confidence| confidence < least as f32)
 }
 
 /// The least confidence with the highest mean over these queries, out of a few. None where none of them gains more than one

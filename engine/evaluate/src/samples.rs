@@ -60,15 +60,8 @@ pub fn samples(
 
 #[cfg(test)]
 mod tests {
-    use super::super::comparison::tests::made_up;
+    use super::super::comparison::tests::evaluated;
     use super::*;
-    use querywright_data::catalog::Run;
-    use querywright_types::Rewrite;
-
-    fn evaluated(name: &str, values: &[f64]) -> Evaluated {
-        let rewrites = (0..values.len()).map(|i| Rewrite::plain(format!("{name} {i}"))).collect();
-        Evaluated { system: made_up(name, values), run: Run::default(), rewrites }
-    }
 
     #[test]
     fn the_sample_runs_from_the_greatest_gain_to_the_greatest_loss() {

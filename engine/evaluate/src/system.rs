@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::confidence::is_below;
 use querywright_data::catalog::{Catalog, Run};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_stack::{Ranked, rank_all};
@@ -203,8 +204,7 @@ impl Evaluation<'_> {
 
 /// Whether a model that must be this sure is not. What no model wrote is as it is.
 pub(super) fn is_unsure(rewrite: &Rewrite, least: f64) -> bool {
-    // In single precision, as the rewriter compares.
-    rewrite.kept.is_none() && rewrite.confidence.is_some_and(|confidence| confidence < least as f32)
+    rewrite.kept.is_none() && is_below(rewrite.confidence, least)
 }
 
 fn mean_words(rewrites: &[Rewrite]) -> f64 {

@@ -222,20 +222,7 @@ fn open(index: &tantivy::Index, catalog: &Catalog, config: &Bm25Config) -> tanti
 
 /// The best `k` that are not excluded; of equal scores the lower ordinal goes first.
 pub(crate) fn best(matches: Vec<Match>, request: &Request) -> Ranking {
-    let mut excluded = request.exclude.clone();
-    excluded.sort_unstable();
-    let mut hits: Vec<Hit> = matches
-        .into_iter()
-        .filter(|(doc, _)| excluded.binary_search(doc).is_err())
-        .map(|(doc, score)| Hit { doc, score: score as f32 })
-        .collect();
-    let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.doc.cmp(&b.doc));
-    if request.k < hits.len() {
-        hits.select_nth_unstable_by(request.k, order);
-        hits.truncate(request.k);
-    }
-    hits.sort_unstable_by(order);
-    Ranking { hits }
+    Ranking::best(matches.into_iter().map(|(doc, score)| Hit { doc, score: score as f32 }), request)
 }
 
 fn unreadable(error: &std::io::Error) -> Fault {

@@ -137,12 +137,9 @@ fn sync_tree(path: &Path) -> Result<()> {
     File::open(path).and_then(|file| file.sync_all()).map_err(fail)
 }
 
-/// Makes a rename in this folder last through a power cut. Only Unix can sync folders.
+/// Makes a rename in this folder last through a power cut.
 pub(super) fn sync_folder(path: &Path) -> Result<()> {
-    if cfg!(unix) {
-        File::open(path).and_then(|folder| folder.sync_all()).map_err(|e| Error::write(path, e))?;
-    }
-    Ok(())
+    querywright_types::sync_folder(path).map_err(|e| Error::write(path, e))
 }
 
 /// Removes what killed processes left. Best effort: the work at hand does not depend on it.

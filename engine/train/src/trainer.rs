@@ -277,7 +277,7 @@ impl<'a> Trainer<'a> {
             micro_batch_tokens: self.config.train.micro_batch_tokens,
         };
         let rate = self.rates.rate(step - 1);
-        let batch = examples.batch(self.materials, step - 1)?;
+        let (batch, faults) = examples.batch(self.materials, step - 1)?;
         let prefix = self.materials.encoder.prefix().len();
         let tokens = |r: &Rollout| r.samples.iter().map(|s| prefix + r.prompt.len() + s.tokens.len()).sum::<usize>();
         self.state.num_tokens += batch.rollouts.iter().map(tokens).sum::<usize>() as u64;
@@ -290,6 +290,7 @@ impl<'a> Trainer<'a> {
             .set(name::LEARNING_RATE, rate)
             .set(name::ENTROPY, report.loss.entropy)
             .set(name::NUM_TOKENS, self.state.num_tokens as f64)
+            .set(name::FAULTS, faults as f64)
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
         Ok(metrics)
     }

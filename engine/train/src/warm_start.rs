@@ -181,8 +181,8 @@ impl WarmStart {
     ) -> Result<Self> {
         let (run, seed) = (&config.train, config.train.seed);
         let read = || Self::read(&run.output_dir, &materials.train, config.warm_start.batch_size, seed);
-        if let Some(known) = resumed.then(read).flatten() {
-            return Ok(known);
+        if resumed {
+            return read();
         }
         let search = Search {
             config: &config.warm_start,
@@ -201,7 +201,7 @@ impl WarmStart {
         found.write(&run.output_dir)?;
         let (count, gain) = found.summary();
         observer.note(&format!("{count} rewrites found that hold, by {gain:+.3} {measure} on average"));
-        read().ok_or_else(|| Error::bug("train::warm_start", "the examples cannot be read back"))
+        read()
     }
 
     /// `targets` in steps of `batch_size`.
@@ -232,18 +232,27 @@ impl WarmStart {
         Output::open(path)?.write(text.as_bytes())
     }
 
-    /// The examples that a run wrote when it began; none where they cannot be read or are of other queries.
-    fn read(folder: &Path, train: &[Labelled], batch_size: usize, seed: u64) -> Option<Self> {
-        let text = std::fs::read_to_string(folder.join(Self::FILE)).ok()?;
+    /// The examples that a run wrote when it began.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are those of other queries.
+    fn read(folder: &Path, train: &[Labelled], batch_size: usize, seed: u64) -> Result<Self> {
+        let path = folder.join(Self::FILE);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::read(&path, e))?;
         let places: HashMap<&str, usize> =
             train.iter().enumerate().map(|(place, (query, _))| (query.id.as_str(), place)).collect();
-        let target = |line: &str| {
-            let mut target: Target = serde_json::from_str(line).ok()?;
-            target.query = *places.get(target.query_id.as_str())?;
-            Some(target)
+        let refused = |line: usize, found: String| {
+            let remedy = "it is the run's own file: restore it, or begin the run anew in another output_dir";
+            Error::argument(format!("{}: line {}", path.display(), line + 1), found, remedy)
         };
-        let targets = text.lines().map(target).collect::<Option<Vec<Target>>>()?;
-        Some(Self::new(targets, batch_size, seed))
+        let target = |(number, line): (usize, &str)| {
+            let mut target: Target = serde_json::from_str(line).map_err(|e| refused(number, e.to_string()))?;
+            let place = places.get(target.query_id.as_str());
+            let unknown = || refused(number, format!("no training query is called \"{}\"", target.query_id));
+            target.query = *place.ok_or_else(unknown)?;
+            Ok(target)
+        };
+        Ok(Self::new(text.lines().enumerate().map(target).collect::<Result<_>>()?, batch_size, seed))
     }
 
     /// The examples of a step, counted from 0: the next ones of a permutation, which is another one each time around.
@@ -264,16 +273,20 @@ impl WarmStart {
     }
 
     /// A step's examples as the learner takes them: completions that were not sampled, each with an advantage of 1, so
-    /// that at an importance ratio of 1 the policy gradient is the gradient of their log-likelihood.
-    pub(super) fn batch(&self, materials: &Materials, step: u64) -> Result<RolloutBatch> {
-        let mut rollouts = Vec::with_capacity(self.batch_size);
+    /// that at an importance ratio of 1 the policy gradient is the gradient of their log-likelihood. With them comes how
+    /// many were left out because their first search failed.
+    pub(super) fn batch(&self, materials: &Materials, step: u64) -> Result<(RolloutBatch, usize)> {
+        let (mut rollouts, mut faults) = (Vec::with_capacity(self.batch_size), 0);
         for target in self.of_step(step) {
             let Some((query, _)) = materials.train.get(target.query) else {
                 return Err(Error::bug("train::warm_start", format!("no training query {}", target.query)));
             };
             let prompt = match materials.encoder.prompt_tokens(query, 0) {
                 // A first search that fails costs its own example.
-                Err(error) if error.is_fault() => continue,
+                Err(error) if error.is_fault() => {
+                    faults += 1;
+                    continue;
+                }
                 prompt => prompt?,
             };
             // What a grammar does not allow was not searched for, but candidates may depend on more than the query.
@@ -291,7 +304,7 @@ impl WarmStart {
             }
             rollouts.push(Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples });
         }
-        Ok(RolloutBatch { rollouts, tape: None })
+        Ok((RolloutBatch { rollouts, tape: None }, faults))
     }
 }
 
@@ -374,6 +387,28 @@ mod tests {
     }
 
     #[test]
+    fn examples_are_read_back_as_they_were_written_and_a_file_that_was_changed_is_refused_by_its_line() {
+        let (fixture, folder) = (Fixture::new(), tempfile::tempdir().unwrap());
+        let train = &fixture.materials.train;
+        let mut written = target(2, "dome tent");
+        written.singles = vec![("tent".to_owned(), 0.1 + 0.2)];
+        WarmStart::new(vec![target(0, "kettle"), written], 2, 7).write(folder.path()).unwrap();
+        let read = || WarmStart::read(folder.path(), train, 2, 7);
+        let found = read().unwrap();
+        assert_eq!(
+            found.targets.iter().map(|t| (t.query, t.target.as_str())).collect::<Vec<_>>(),
+            [(0, "kettle"), (2, "dome tent")]
+        );
+        let path = folder.path().join(WarmStart::FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"q2\"", "\"q9\"")).unwrap();
+        let said = read().unwrap_err().to_string();
+        assert!(said.contains("line 2") && said.contains("\"q9\""), "{said}");
+        std::fs::remove_file(&path).unwrap();
+        assert!(read().is_err());
+    }
+
+    #[test]
     fn supervised_steps_raise_the_likelihood_of_their_examples() {
         let fixture = Fixture::new();
         let (mut adapter, m) = (fixture.adapter(), &fixture.materials);
@@ -390,8 +425,8 @@ mod tests {
         let learner = Learner { decoder: &m.decoder, prefix: m.encoder.prefix(), config: &config };
         let mut losses = Vec::new();
         for step in 0..8 {
-            let batch = warm.batch(m, step).unwrap();
-            assert_eq!(batch.rollouts.len(), 2);
+            let (batch, faults) = warm.batch(m, step).unwrap();
+            assert_eq!((batch.rollouts.len(), faults), (2, 0));
             losses.push(-learner.learn(&mut adapter, &mut optimizer, 1e-2, vec![batch]).unwrap().loss.logp);
         }
         let (first, last) = (losses[0], losses[7]);
@@ -403,7 +438,7 @@ mod tests {
     fn an_example_that_the_grammar_does_not_allow_is_left_out() {
         let fixture = Fixture::restricted(&["lantern"]);
         let warm = WarmStart::new(vec![target(0, "kettle"), target(1, "lantern"), target(2, "")], 3, 0);
-        let batch = warm.batch(&fixture.materials, 0).unwrap();
+        let (batch, _) = warm.batch(&fixture.materials, 0).unwrap();
         assert_eq!(batch.rollouts.len(), 2, "the lantern, and nothing");
     }
 }

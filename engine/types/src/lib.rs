@@ -28,7 +28,7 @@ pub use deadline::Deadline;
 pub use error::{Error, Result, nearest};
 pub use fault::{Fault, FaultKind};
 pub use hex::hex;
-pub use output::Output;
+pub use output::{Output, sync_folder};
 pub use printable::{printable, printable_json};
 pub use progress::{Observe, Progress};
 pub use query::{Kept, Query, Request, Rewrite};

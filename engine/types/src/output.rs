@@ -126,6 +126,15 @@ fn beside_in_full(place: &Path, permissions: Option<Permissions>, content: &[u8]
     Ok(temporary)
 }
 
+/// Makes renames in a folder last through a power cut. Only Unix can sync folders; on other systems renames are durable in
+/// the order in which they were made.
+///
+/// # Errors
+/// Those of opening and syncing.
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
 /// Writes a file from its beginning. Only a file has an end to cut off; devices and pipes refuse.
 fn overwrite(mut file: File, content: &[u8]) -> std::io::Result<()> {
     file.write_all(content)?;

@@ -35,6 +35,23 @@ pub struct Ranking {
     pub hits: Vec<Hit>,
 }
 
+impl Ranking {
+    /// The best `k` of these hits, each document once among them, without those that the request excludes; of equal scores
+    /// the lower ordinal goes first.
+    pub fn best(hits: impl Iterator<Item = Hit>, request: &crate::Request) -> Self {
+        let mut excluded = request.exclude.clone();
+        excluded.sort_unstable();
+        let mut hits: Vec<Hit> = hits.filter(|hit| excluded.binary_search(&hit.doc).is_err()).collect();
+        let order = |a: &Hit, b: &Hit| b.score.total_cmp(&a.score).then(a.doc.cmp(&b.doc));
+        if request.k < hits.len() {
+            hits.select_nth_unstable_by(request.k, order);
+            hits.truncate(request.k);
+        }
+        hits.sort_unstable_by(order);
+        Self { hits }
+    }
+}
+
 /// The relevance judgements of one query: (document, grade) sorted by document, every document once.
 /// A grade above 0 is relevant; negative grades count as 0 gain, as in trec_eval.
 ///

@@ -24,7 +24,7 @@ use super::index::{self, FORMAT_VERSION, TextIndex};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_text::analysis::{ANALYSIS_VERSION, Analyzer};
-use querywright_types::{Error, Result, hex};
+use querywright_types::{Error, Result, hex, sync_folder};
 
 const MANIFEST: &str = "manifest.json";
 const BUILDING: &str = ".building-";
@@ -180,17 +180,6 @@ fn remove_dead(folder: &Path, name: &str, builder: &Builder) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// On other systems a folder cannot be opened as a file, and renames are durable in the order in which they were made.
-#[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// The system's error inside Tantivy's, so that a full disk is reported as one.

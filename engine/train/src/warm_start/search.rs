@@ -68,6 +68,8 @@ struct State<'a> {
     before: f64,
     after: f64,
     done: bool,
+    /// Whether the retriever failed for what the query is without a model.
+    failed: bool,
 }
 
 /// A rewrite to be measured on half of a query's judgements. No text: what the query is without a model.
@@ -97,7 +99,14 @@ impl<'a> Search<'a> {
             done += queries.len() as u64;
             observer.progress(Progress::new("searching for better rewrites", done, all));
         }
+        let asked = found.len();
+        found.retain(|state| !state.failed);
         let mut states = self.retain(found)?;
+        if states.len() < asked {
+            let failed = asked - states.len();
+            observer
+                .note(&format!("the retriever failed for {failed} training queries; there are no examples of them"));
+        }
         self.measure_kept(&mut states)?;
         Ok(self.targets(states))
     }
@@ -111,8 +120,20 @@ impl<'a> Search<'a> {
         let language = m.encoder.prompter().language();
         let form = Form { task: self.task, mode: self.mode, language, fresh: self.config.candidates };
         let words = self.feedback.candidates(&m.catalog, labelled, form)?;
-        let (chosen, singles, before, after) = (Vec::new(), Vec::new(), 0.0, 0.0);
-        Ok(State { query, labelled, original, chooses, confirms, words, chosen, singles, before, after, done: false })
+        Ok(State {
+            query,
+            labelled,
+            original,
+            chooses,
+            confirms,
+            words,
+            chosen: Vec::new(),
+            singles: Vec::new(),
+            before: 0.0,
+            after: 0.0,
+            done: false,
+            failed: false,
+        })
     }
 
     /// Adds to each query's words the best one, as long as there is one that adds enough.
@@ -120,7 +141,7 @@ impl<'a> Search<'a> {
         let raw = states.iter().map(|state| Probe { state, half: &state.chooses, text: None });
         let raw = self.measure(&raw.collect::<Vec<_>>())?;
         for (state, score) in states.iter_mut().zip(raw) {
-            state.done = score.is_none();
+            (state.failed, state.done) = (score.is_none(), score.is_none());
             state.before = score.unwrap_or_default();
             state.after = state.before;
         }

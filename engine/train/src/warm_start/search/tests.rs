@@ -114,6 +114,7 @@ fn of_words_that_add_nearly_as_much_the_first_is_taken() {
         before: 0.2,
         after: 0.2,
         done: false,
+        failed: false,
     };
     state.take_best(&[None, Some(0.52), Some(0.6)], 0.02);
     assert_eq!((state.chosen.join(" "), state.after, state.done), ("b".into(), 0.52, false));

@@ -39,7 +39,7 @@ pub fn ship(run: &Finished<'_>) -> Result<(Shipped, Option<Headroom>)> {
         base: Some(run.tuned.clone()).filter(|base| !base.is_raw()),
         ..run.ranker.rewriter_file(serve)
     };
-    Output::open(run.adapter.join(RewriterFile::NAME))?.write(file.to_toml()?.as_bytes())?;
+    file.write(Output::open(run.adapter.join(RewriterFile::NAME))?)?;
     // What is only told must not cost the report.
     let headroom = headroom(run, &gate, &trained).unwrap_or_else(|error| {
         tell!("warning: the headroom is not measured: {error}");

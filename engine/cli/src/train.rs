@@ -181,7 +181,7 @@ pub fn train(
     }
     let ranker = ranker(config, &dataset, grants)?;
     let mut config = config.clone();
-    let (tuned, ranker) = base(&mut config, resume, &dataset, &train, ranker)?;
+    let (tuned, ranker) = base(&mut config, resume, &dataset, (&train, &dev), ranker)?;
     let config = &config;
     let prompter = open::prompter(&config.prompt, &ranker)?;
     let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
@@ -254,7 +254,7 @@ fn base(
     config: &mut TrainConfig,
     resume: bool,
     dataset: &Dataset,
-    train: &[Labelled],
+    (train, dev): (&[Labelled], &[Labelled]),
     ranker: Ranker,
 ) -> Result<(BaseConfig, Ranker)> {
     if let Some(base) = &config.prompt.base {
@@ -274,7 +274,7 @@ fn base(
         None if begun => return Ok((BaseConfig::default(), ranker)),
         _ => {
             let measure = config.reward.main_measure()?;
-            let tuned = match tune::tune(dataset, train, &ranker, measure) {
+            let tuned = match tune::tune(dataset, (train, dev), &ranker, measure) {
                 Ok(tuned) => tuned,
                 // Training outlasts faults of the retriever, one request at a time; a search over means cannot.
                 Err(error) if error.downcast_ref::<Error>().is_some_and(Error::is_fault) => {
@@ -287,7 +287,7 @@ fn base(
             std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
             let ranker = weighed(config, ranker, tuned.fusion_weight)?;
             let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
-            Output::open(folder.join(BASE))?.write(file.to_toml()?.as_bytes())?;
+            file.write(Output::open(folder.join(BASE))?)?;
             (tuned.base, ranker)
         }
     };

@@ -1,10 +1,11 @@
 //! `tune`: how the retriever is best asked, without a model.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use querywright::catalog::{Dataset, Output};
-use querywright::evaluate::{FEWEST_TO_TUNE, Tuned, Tuning};
+use querywright::evaluate::{FEWEST_TO_TUNE, Tuned, Tuning, learn_neighbours};
 use querywright::metrics::Measure;
 use querywright::rewrite::{RewriterFile, Serve};
 use querywright::train::Labelled;
@@ -57,13 +58,17 @@ pub fn run(args: Args) -> Result<()> {
     }
     let output = Output::open(&args.output)?;
     let ranker = open::retriever_to_learn_from(&args.retriever, &dataset, &args.split, &args.grants)?;
-    let tuned = tune(&dataset, &queries, &ranker, args.measure)?;
+    // A split of its own says whether neighbours help strangers. The test split is never asked.
+    let dev =
+        ["dev", "validation", "valid", "val"].iter().find_map(|name| open::labelled(&dataset, "--split", name).ok());
+    let dev = dev.filter(|_| args.split == "train").unwrap_or_default();
+    let tuned = tune(&dataset, (&queries, &dev), &ranker, args.measure)?;
     let ranker = match tuned.fusion_weight {
         Some(weight) => ranker.with_weight(weight)?,
         None => ranker,
     };
     let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
-    output.write(file.to_toml()?.as_bytes())?;
+    file.write(output)?;
     if args.json {
         return terminal::json(&tuned);
     }
@@ -93,9 +98,14 @@ pub fn summary(tuned: &Tuned, measure: Measure) -> String {
     )
 }
 
-/// Searches on these queries.
-pub fn tune(dataset: &Dataset, queries: &[Labelled], ranker: &Ranker, measure: Measure) -> Result<Tuned> {
-    let queries: Vec<(&Query, &Judgements)> = queries.iter().map(|(query, judgements)| (query, judgements)).collect();
+/// Searches on these queries, and asks those of another split, if there are some, what only they can say.
+pub fn tune(
+    dataset: &Dataset,
+    (queries, elsewhere): (&[Labelled], &[Labelled]),
+    ranker: &Ranker,
+    measure: Measure,
+) -> Result<Tuned> {
+    let (queries, elsewhere) = (borrowed(queries), borrowed(elsewhere));
     let bar = Bar::new(0, "tuning", "settings");
     // Feedback needs an index, and its words a weight each.
     let reads_weights = ranker.retriever.card().languages.contains(&QueryLanguage::Boolean);
@@ -104,10 +114,20 @@ pub fn tune(dataset: &Dataset, queries: &[Labelled], ranker: &Ranker, measure: M
         retriever: ranker.retriever.as_ref(),
         queries: &queries,
         measure,
+        neighbours: reads_weights
+            .then(|| learn_neighbours(&dataset.catalog, &queries))
+            .transpose()?
+            .flatten()
+            .map(Arc::new),
+        elsewhere: &elsewhere,
         feedback: reads_weights.then(|| first_pass::feedback(ranker)).transpose()?,
         fusion: ranker.followed.as_ref().map(Followed::weights).transpose()?.flatten(),
     };
     let tuned = tuning.run(&bar)?;
     bar.finish();
     Ok(tuned)
+}
+
+fn borrowed(queries: &[Labelled]) -> Vec<(&Query, &Judgements)> {
+    queries.iter().map(|(query, judgements)| (query, judgements)).collect()
 }

@@ -24,4 +24,4 @@ pub use headroom::Headroom;
 pub use report::Report;
 pub use samples::{Sample, SampleRewrite, samples};
 pub use system::{Evaluated, Evaluation, Summary, System};
-pub use tune::{FEWEST as FEWEST_TO_TUNE, FusionWeight, Trial, Tuned, Tuning};
+pub use tune::{FEWEST as FEWEST_TO_TUNE, FusionWeight, Trial, Tuned, Tuning, learn_neighbours};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use querywright_data::catalog::Catalog;
 use querywright_data::metrics::{Measure, trec_order};
-use querywright_rewrite::{BaseConfig, Feedback, FeedbackConfig};
+use querywright_rewrite::{BaseConfig, Feedback, FeedbackConfig, Neighbours, NeighboursConfig};
 use querywright_text::boolean::can_name;
 use querywright_types::{
     Deadline, Error, Judgements, Observe, Progress, Query, QueryLanguage, Request, Result, Retriever, retrieve,
@@ -39,6 +39,10 @@ pub struct Tuning<'a> {
     pub measure: Measure,
     /// Where feedback words come from; none leaves feedback out.
     pub feedback: Option<Feedback>,
+    /// What was relevant to these queries, in words; none leaves neighbours out. See [`learn_neighbours`].
+    pub neighbours: Option<Arc<Neighbours>>,
+    /// Judged queries of another split, which must confirm that neighbours help. Empty: the held-back ones are enough.
+    pub elsewhere: &'a [(&'a Query, &'a Judgements)],
     /// The weight of a retriever in a fusion, where it is tuned, too.
     pub fusion: Option<FusionWeight>,
 }
@@ -119,6 +123,8 @@ enum Setting {
     AllWords,
     FeedbackWeight,
     FeedbackSize,
+    NeighboursWeight,
+    NeighboursTerms,
     History,
     HistoryDecay,
 }
@@ -133,6 +139,8 @@ impl Setting {
             Self::AllWords => "all_words".to_owned(),
             Self::FeedbackWeight => "feedback.weight".to_owned(),
             Self::FeedbackSize => "feedback.docs, feedback.terms".to_owned(),
+            Self::NeighboursWeight => "neighbours.weight".to_owned(),
+            Self::NeighboursTerms => "neighbours.terms".to_owned(),
             Self::History => "history".to_owned(),
             Self::HistoryDecay => "history_decay".to_owned(),
         }
@@ -177,6 +185,16 @@ impl Setting {
                     (format!("{docs}, {terms}"), BaseConfig { feedback, ..base.clone() })
                 })
                 .to_vec(),
+            Self::NeighboursWeight => weights(&[0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0], &|base, v| {
+                base.neighbours.weight = v;
+            }),
+            Self::NeighboursTerms if base.neighbours.is_off() => Vec::new(),
+            Self::NeighboursTerms => [10, 20, 40]
+                .map(|terms| {
+                    let neighbours = NeighboursConfig { terms, ..base.neighbours.clone() };
+                    (terms.to_string(), BaseConfig { neighbours, ..base.clone() })
+                })
+                .to_vec(),
             Self::History => [1, 2, 3, 5, 10, 0]
                 .map(|history| (history.to_string(), BaseConfig { history, ..base.clone() }))
                 .to_vec(),
@@ -195,6 +213,8 @@ impl Setting {
             Self::AllWords => base.all_words = raw.all_words,
             Self::FeedbackWeight => base.feedback.weight = raw.feedback.weight,
             Self::FeedbackSize => (base.feedback.docs, base.feedback.terms) = (raw.feedback.docs, raw.feedback.terms),
+            Self::NeighboursWeight => base.neighbours.weight = raw.neighbours.weight,
+            Self::NeighboursTerms => base.neighbours.terms = raw.neighbours.terms,
             Self::History => base.history = raw.history,
             Self::HistoryDecay => base.history_decay = raw.history_decay,
         }
@@ -210,8 +230,7 @@ impl Tuning<'_> {
     /// [`Error::Argument`] without a query, [`Error::Fault`] when the retriever fails: no score is made of a fault.
     pub fn run(&self, observer: &dyn Observe) -> Result<Tuned> {
         let (searched, confirming) = self.split()?;
-        let seen = Scorer { tuning: self, queries: &searched, feedback: Mutex::default() };
-        let unseen = Scorer { tuning: self, queries: &confirming, feedback: Mutex::default() };
+        let (seen, unseen) = (Scorer::new(self, &searched), Scorer::new(self, &confirming));
         let enough = self.queries.len() >= FEWEST;
         let (settings, starts) = if enough { (self.settings(), self.starts()) } else { Default::default() };
         let raw = self.at(BaseConfig::default());
@@ -240,6 +259,9 @@ impl Tuning<'_> {
             if holds && 2.0 * means.0 + means.1 > 2.0 * best.1.0 + best.1.1 {
                 best = (point, means);
             }
+        }
+        if enough && let Some(point) = self.with_neighbours(&best.0, (&seen, &unseen), &mut trials)? {
+            best = (point.clone(), (seen.mean(&point)?, unseen.mean(&point)?));
         }
         let (point, tuned) = best;
         let Point { base, weight: fusion_weight } = without_zeros(point);
@@ -325,7 +347,8 @@ impl Tuning<'_> {
     }
 }
 
-type Labelled<'a> = (&'a Query, &'a Judgements);
+/// A query with its judgements.
+pub(crate) type Labelled<'a> = (&'a Query, &'a Judgements);
 
 /// Where the search stands.
 struct Ascent {
@@ -396,7 +419,11 @@ type Words = Vec<(String, f64)>;
 /// The feedback words of every query.
 type AllWords = Arc<Vec<Words>>;
 
-impl Scorer<'_> {
+impl<'a> Scorer<'a> {
+    fn new(tuning: &'a Tuning<'a>, queries: &'a [Labelled<'a>]) -> Self {
+        Self { tuning, queries, feedback: Mutex::default() }
+    }
+
     /// The measure of each query.
     fn score(&self, point: &Point) -> Result<Vec<f64>> {
         let base = &point.base;
@@ -405,9 +432,10 @@ impl Scorer<'_> {
         let nothing = Words::new();
         let request = |(place, (query, _)): (usize, &Labelled<'_>)| {
             let words = words.as_ref().and_then(|all| all.get(place)).unwrap_or(&nothing);
-            Request::new(query, &base.compose(query, words), depth)
+            Ok(Request::new(query, &base.compose(query, words, &base.neighbours.words(query)?), depth))
         };
-        let requests: Vec<Request> = self.queries.par_iter().enumerate().map(request).collect();
+        let requests: Result<Vec<Request>> = self.queries.par_iter().enumerate().map(request).collect();
+        let requests = requests?;
         let answers = retrieve(self.tuning.retriever(point.weight)?, &requests, Deadline::NONE);
         if answers.len() != self.queries.len() {
             let found = format!("{} answers for {} queries", answers.len(), self.queries.len());
@@ -466,5 +494,8 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
+mod neighbours;
 #[cfg(test)]
 mod tests;
+
+pub use neighbours::learn_neighbours;

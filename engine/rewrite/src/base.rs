@@ -7,11 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::compose::uncut;
+use crate::neighbours::NeighboursConfig;
 use querywright_text::boolean::{can_name, escaped};
-use querywright_types::{Deadline, Error, Query, QueryLanguage, Result, RetrieverCard, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Output, Query, QueryLanguage, Result, RetrieverCard, Rewrite, Rewriter};
 use serde::{Deserialize, Serialize};
 
 /// Words that pseudo-relevance feedback finds for a query, the best first, each with its share; shares sum to 1. The
@@ -55,6 +57,9 @@ pub struct BaseConfig {
     pub fields: BTreeMap<String, f32>,
     /// Pseudo-relevance feedback. Default: none.
     pub feedback: FeedbackConfig,
+    /// Words of what was relevant to judged queries that are like the request. Default: none.
+    #[serde(skip_serializing_if = "NeighboursConfig::is_off")]
+    pub neighbours: NeighboursConfig,
 }
 
 impl Default for BaseConfig {
@@ -67,6 +72,7 @@ impl Default for BaseConfig {
             history_decay: 1.0,
             fields: BTreeMap::new(),
             feedback: FeedbackConfig::default(),
+            neighbours: NeighboursConfig::default(),
         }
     }
 }
@@ -76,7 +82,7 @@ impl BaseConfig {
     pub fn is_raw(&self) -> bool {
         let weightless = self.fields.values().all(|weight| *weight == 0.0);
         let plain = self.phrases == 0.0 && self.all_words == 0.0 && self.feedback.weight == 0.0 && weightless;
-        plain && self.history == 0 && self.history_decay == 1.0
+        plain && self.neighbours.is_off() && self.history == 0 && self.history_decay == 1.0
     }
 
     /// Checks every number, and that the retriever can be asked like this.
@@ -90,6 +96,7 @@ impl BaseConfig {
             ("base.phrases".to_owned(), self.phrases),
             ("base.all_words".to_owned(), self.all_words),
             ("base.feedback.weight".to_owned(), self.feedback.weight),
+            ("base.neighbours.weight".to_owned(), self.neighbours.weight),
         ];
         for (key, weight) in weights.into_iter().chain(named) {
             if !(0.0..=100.0).contains(&weight) {
@@ -112,6 +119,12 @@ impl BaseConfig {
             let found = format!("{} docs, {} terms", self.feedback.docs, self.feedback.terms);
             return Err(Error::argument("base.feedback", found, "give at least 1; a weight of 0 switches it off"));
         }
+        if self.neighbours.terms == 0 {
+            let remedy = "give at least 1; a weight of 0 switches it off";
+            return Err(Error::argument("base.neighbours.terms", "0", remedy));
+        }
+        // Says so where the file was never read.
+        self.neighbours.words(&Query::default())?;
         if self.contents == 0.0 && self.fields.values().all(|weight| *weight == 0.0) {
             return Err(Error::argument("base.contents", "0, without a field", "give one of them a weight"));
         }
@@ -122,13 +135,14 @@ impl BaseConfig {
         Ok(())
     }
 
-    /// The query for the retriever. `feedback` holds words with their shares, as [`Feedback`] gives them.
+    /// The query for the retriever. `feedback` holds words with their shares, as [`Feedback`] gives them, and `neighbours`
+    /// those of [`NeighboursConfig::words`].
     ///
     /// `(words)^contents title:(words)^… ("two neighbours")^phrases (+all +words)^all_words word^…`
     ///
-    /// Words of feedback come first where a query has more terms than are searched for. The oldest items of a history are
+    /// Words of both come first where a query has more terms than are searched for. The oldest items of a history are
     /// then what is left out.
-    pub fn compose(&self, query: &Query, feedback: &[(String, f64)]) -> Rewrite {
+    pub fn compose(&self, query: &Query, feedback: &[(String, f64)], neighbours: &[(String, f64)]) -> Rewrite {
         if self.is_raw() {
             return Rewrite::plain(query.text.clone());
         }
@@ -145,16 +159,18 @@ impl BaseConfig {
             return Rewrite::plain(query.text.clone());
         }
         let mut added = Parts::default();
-        for (word, share) in feedback {
-            added.push(word, (f64::from(self.feedback.weight) * words * share) as f32);
+        for (from, weight) in [(feedback, self.feedback.weight), (neighbours, self.neighbours.weight)] {
+            for (word, share) in from {
+                added.push(word, (f64::from(weight) * words * share) as f32);
+            }
         }
         Rewrite::new(uncut(&parts.0, &added.0), QueryLanguage::Boolean)
     }
 
-    /// As [`compose`](Self::compose), with words from a source of feedback where they have a weight.
+    /// As [`compose`](Self::compose), with words from a source of feedback and of neighbours where they have a weight.
     ///
     /// # Errors
-    /// Those of the source, and [`Error::Argument`] where feedback has a weight and there is no source.
+    /// Those of the source and of [`NeighboursConfig::words`], and [`Error::Argument`] where feedback has a weight and there is no source.
     pub fn query(&self, query: &Query, feedback: Option<&Feedback>) -> Result<Rewrite> {
         let words = match feedback {
             _ if self.feedback.weight == 0.0 => Vec::new(),
@@ -164,7 +180,27 @@ impl BaseConfig {
                 return Err(Error::argument("base.feedback.weight", self.feedback.weight.to_string(), remedy));
             }
         };
-        Ok(self.compose(query, &words))
+        Ok(self.compose(query, &words, &self.neighbours.words(query)?))
+    }
+
+    /// Reads what stands in a file of its own beside the one with these settings, in `folder`.
+    ///
+    /// # Errors
+    /// Those of [`NeighboursConfig::load`].
+    pub fn load(&mut self, folder: &Path) -> Result<()> {
+        self.neighbours.load(folder)
+    }
+
+    /// Writes what stands in a file of its own into the folder of the file with these settings. Write it first.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_files(&self, folder: &Path) -> Result<()> {
+        match self.neighbours.known.as_ref().filter(|_| !self.neighbours.is_off()) {
+            // The name says what is in it, but not whether all of it is.
+            Some(known) => Output::open(folder.join(known.file_name()))?.write(known.file()),
+            None => Ok(()),
+        }
     }
 
     /// The parts of a request with their weights: its text, or the titles of its history, the last one first.
@@ -275,25 +311,25 @@ mod tests {
     #[test]
     fn the_default_is_the_raw_query() {
         let query = Query::text("Tea AND (kettle");
-        assert_eq!(BaseConfig::default().compose(&query, &[]), Rewrite::plain("Tea AND (kettle"));
+        assert_eq!(BaseConfig::default().compose(&query, &[], &[]), Rewrite::plain("Tea AND (kettle"));
         assert!(BaseConfig::default().validate(&RetrieverCard::new("plain", "0")).is_ok());
     }
 
     #[test]
     fn words_are_asked_for_in_fields_side_by_side_and_together() {
-        let text = config().compose(&Query::text("big tea: (kettle\""), &[]).text;
+        let text = config().compose(&Query::text("big tea: (kettle\""), &[], &[]).text;
         let want =
             "(big tea kettle) title:(big tea kettle)^0.5 (\"big tea\" \"tea kettle\")^0.25 (+big +tea +kettle)^0.1";
         assert_eq!(text, want);
-        assert_eq!(config().compose(&Query::text("kettle"), &[]).text, "(kettle) title:(kettle)^0.5");
-        assert_eq!(config().compose(&Query::text("?!"), &[]), Rewrite::plain("?!"), "nothing to compose");
+        assert_eq!(config().compose(&Query::text("kettle"), &[], &[]).text, "(kettle) title:(kettle)^0.5");
+        assert_eq!(config().compose(&Query::text("?!"), &[], &[]), Rewrite::plain("?!"), "nothing to compose");
     }
 
     #[test]
     fn feedback_weighs_as_much_as_it_says_beside_all_words_of_the_request() {
         let base = BaseConfig { feedback: FeedbackConfig { weight: 0.5, ..Default::default() }, ..Default::default() };
         let words = [("pot".to_owned(), 0.75), ("lid".to_owned(), 0.25)];
-        assert_eq!(base.compose(&Query::text("tea kettle"), &words).text, "(tea kettle) pot^0.75 lid^0.25");
+        assert_eq!(base.compose(&Query::text("tea kettle"), &words, &[]).text, "(tea kettle) pot^0.75 lid^0.25");
     }
 
     #[test]
@@ -301,7 +337,7 @@ mod tests {
         let base = BaseConfig { feedback: FeedbackConfig { weight: 0.5, ..Default::default() }, ..Default::default() };
         let compose = |count: usize| {
             let request: Vec<String> = (0..count).map(|n| format!("w{n}")).collect();
-            base.compose(&Query::text(request.join(" ")), &[("pot".to_owned(), 1.0)]).text
+            base.compose(&Query::text(request.join(" ")), &[("pot".to_owned(), 1.0)], &[]).text
         };
         assert!(compose(1000).ends_with(") pot^500"));
         assert!(compose(1100).starts_with("pot^550 (w0 "));
@@ -311,7 +347,7 @@ mod tests {
     fn the_last_items_of_a_history_count_most() {
         let base = BaseConfig { history: 2, history_decay: 0.5, ..BaseConfig::default() };
         let query = Query::text("red lamp\nblue mat\ngreen pot").with_history([1, 2, 3]);
-        assert_eq!(base.compose(&query, &[]).text, "(green pot) (blue mat)^0.5");
+        assert_eq!(base.compose(&query, &[], &[]).text, "(green pot) (blue mat)^0.5");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod encoder;
 #[cfg(feature = "model")]
 mod language_model;
 mod mode;
+mod neighbours;
 mod parse;
 mod prompt;
 mod prompter;
@@ -32,6 +33,7 @@ pub use encoder::PromptEncoder;
 #[cfg(feature = "model")]
 pub use language_model::LanguageModel;
 pub use mode::{DocumentConfig, Mode, SAME};
+pub use neighbours::{JudgedWords, Neighbours, NeighboursConfig};
 pub use parse::{FormatFault, ParsedCompletion};
 pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
 pub use prompter::{Prompter, Titles};

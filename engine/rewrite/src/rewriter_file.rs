@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::base::BaseConfig;
-use querywright_types::{Error, Result, RetrieverCard};
+use querywright_types::{Error, Output, Result, RetrieverCard};
 use serde::{Deserialize, Serialize};
 
 /// More is no file of settings.
@@ -86,14 +86,28 @@ impl RewriterFile {
         if text.len() as u64 > MAX_BYTES {
             return Err(refused(format!("it has more than {MAX_BYTES} bytes")));
         }
-        let file: Self = toml::from_str(&text).map_err(|e| refused(e.message().to_owned()))?;
+        let mut file: Self = toml::from_str(&text).map_err(|e| refused(e.message().to_owned()))?;
         match file.confidence {
             Some(least) if !(least.is_finite() && least <= 0.0) => {
                 let remedy = "give the mean of log-probabilities, a number that is at most 0, or leave it out";
                 Err(Error::argument(format!("{}: confidence", path.display()), least.to_string(), remedy))
             }
-            _ => Ok(file),
+            _ => {
+                let folder = path.parent().unwrap_or(Path::new("."));
+                file.base.as_mut().map_or(Ok(()), |base| base.load(folder))?;
+                Ok(file)
+            }
         }
+    }
+
+    /// Writes the file, and before it what its base keeps in a file beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and those of [`to_toml`](Self::to_toml).
+    pub fn write(&self, output: Output) -> Result<()> {
+        let folder = output.path().parent().unwrap_or(Path::new(".")).to_owned();
+        self.base.as_ref().map_or(Ok(()), |base| base.write_files(&folder))?;
+        output.write(self.to_toml()?.as_bytes())
     }
 
     /// The text of the file.

@@ -84,6 +84,7 @@ pub(super) fn describe(folder: &Path, config: &TrainConfig, materials: &Material
     let path = folder.join(MARK);
     let text = serde_json::to_string_pretty(&about).map_err(|e| Error::write(&path, e.into()))?;
     Output::open(path)?.write((text + "\n").as_bytes())?;
+    config.prompt.write_files(folder)?;
     Output::open(folder.join("config.toml"))?.write(to_toml(config)?.as_bytes())
 }
 

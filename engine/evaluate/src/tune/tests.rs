@@ -58,7 +58,9 @@ fn fused(retriever: &Taste, queries: usize, feedback: Option<Feedback>, fusion: 
     let queries: Vec<(&Query, &Judgements)> = labelled.iter().map(|(q, j)| (q, j)).collect();
     let catalog = builder.finish();
     let measure = "nDCG@10".parse().unwrap();
-    Tuning { catalog: &catalog, retriever, queries: &queries, measure, feedback, fusion }.run(&())
+    let (neighbours, elsewhere) = (None, &[][..]);
+    Tuning { catalog: &catalog, retriever, queries: &queries, measure, feedback, neighbours, elsewhere, fusion }
+        .run(&())
 }
 
 #[test]

@@ -209,6 +209,7 @@ impl PromptConfig {
             copy = Some((Output::open(folder.join(TEMPLATE_FILE))?, read_template(template)?));
             kept.template = Some(TEMPLATE_FILE.into());
         }
+        self.write_files(folder)?;
         let text = toml::to_string(&kept).map_err(|e| Error::write(&path, std::io::Error::other(e)))?;
         let (output, template) = copy.unzip();
         let copy = output.zip(template.as_deref().map(str::as_bytes));
@@ -237,7 +238,24 @@ impl PromptConfig {
         if let Some(template) = &config.template {
             config.template = Some(within(folder, template).map_err(refused)?);
         }
+        config.load(folder)?;
         Ok(Some(config))
+    }
+
+    /// Writes what bases keep in files of their own into `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_files(&self, folder: &Path) -> Result<()> {
+        self.base.iter().chain(self.choices.values()).try_for_each(|base| base.write_files(folder))
+    }
+
+    /// Reads what bases keep in files of their own, in `folder`.
+    ///
+    /// # Errors
+    /// Those of [`BaseConfig::load`].
+    pub fn load(&mut self, folder: &Path) -> Result<()> {
+        self.base.iter_mut().chain(self.choices.values_mut()).try_for_each(|base| base.load(folder))
     }
 
     /// The key of a weight of feedback, where the base or one of the choices has one: then a

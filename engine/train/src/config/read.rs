@@ -11,7 +11,9 @@ impl TrainConfig {
     pub fn read(path: &Path, settings: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
         let shown = path.display().to_string();
-        Self::parse(&text, settings, &shown)
+        let mut config = Self::parse(&text, settings, &shown)?;
+        config.prompt.load(path.parent().unwrap_or(Path::new(".")))?;
+        Ok(config)
     }
 
     /// As [`read`](Self::read), from text; `shown` names the source in errors.

@@ -142,7 +142,8 @@ impl Words {
             // A relevant document that was not sampled may hold what no sampled one does: it is as rare as can be seen.
             let common = stem.common.max(1e-3) / self.sampled.max(1) as f64;
             let lift = (share * (share / common).ln()) as f32;
-            Some((commonest(stem)?, lift)).filter(|(_, lift)| *lift > 0.0)
+            // As common as elsewhere, but for the rounding of shares: it tells nothing.
+            Some((commonest(stem)?, lift)).filter(|(_, lift)| *lift > 1e-6)
         };
         let mut words: Vec<(String, f32)> = model.into_iter().filter_map(lifted).collect();
         words.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));

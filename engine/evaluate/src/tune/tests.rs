@@ -169,3 +169,84 @@ fn the_weight_in_a_fusion_is_tuned_where_the_retriever_reads_plain_words_alone()
     assert_eq!(found.fusion_weight, Some(0.1));
     assert!(found.base.is_raw() && found.trials.iter().all(|trial| trial.setting == "retriever.covisitation"));
 }
+
+/// Documents of two kinds; a query finds its own where it asks for the word that only its kind has.
+fn kinds() -> (querywright_data::catalog::Catalog, Vec<(Query, Judgements)>) {
+    let mut builder = CatalogBuilder::new();
+    for number in 0..60 {
+        let text = if number % 2 == 0 { "osteoporosis calcium common" } else { "fatigue sleep's common" };
+        builder.push(&format!("d{number}"), [("title", text), ("tags", "")]).unwrap();
+    }
+    let ask = |n: u32| if n.is_multiple_of(2) { format!("{n} weak bones") } else { format!("{n} tired eyes") };
+    let query = |n: u32| (Query::new(format!("q{n}"), ask(n)), Judgements::new(vec![(n, 1)]));
+    (builder.finish(), (0..60).map(query).collect())
+}
+
+fn with_neighbours(liked: fn(&str) -> bool, elsewhere: &[(Query, Judgements)]) -> Tuned {
+    let (catalog, labelled) = kinds();
+    let borrow = |of: &'static [(Query, Judgements)]| of.iter().map(|(q, j)| (q, j)).collect::<Vec<_>>();
+    let queries = borrow(labelled.leak());
+    let elsewhere = borrow(elsewhere.to_vec().leak());
+    let neighbours = learn_neighbours(&catalog, &queries).unwrap().map(Arc::new);
+    let (measure, retriever) = ("nDCG@10".parse().unwrap(), Taste::new(liked));
+    let (catalog, queries, elsewhere) = (&catalog, queries.as_slice(), elsewhere.as_slice());
+    let tuning = Tuning {
+        catalog,
+        retriever: &retriever,
+        queries,
+        measure,
+        feedback: None,
+        neighbours,
+        elsewhere,
+        fusion: None,
+    };
+    tuning.run(&()).unwrap()
+}
+
+#[test]
+fn words_of_similar_judged_queries_are_kept_where_they_help() {
+    let liked = |text: &str| text.contains("calcium") || text.contains("fatigue");
+    let found = with_neighbours(liked, &[]);
+    assert!(found.base.neighbours.weight > 0.0 && found.base.neighbours.known.is_some(), "{:?}", found.base);
+    assert!(found.tuned.0 > 0.99 && found.tuned.1 > 0.99 && found.raw.0 < 0.99, "{found:?}");
+    assert!(found.trials.iter().any(|trial| trial.setting == "neighbours.weight" && trial.kept));
+    assert!(with_neighbours(|_| true, &[]).base.is_raw(), "nothing to gain");
+}
+
+/// Training queries about one thing stand in all parts of their own split; those of another split have no such sister.
+#[test]
+fn words_of_neighbours_that_another_split_does_not_confirm_are_not_kept() {
+    let liked = |text: &str| text.contains("calcium") || text.contains("fatigue");
+    let (_, labelled) = kinds();
+    let confirming = with_neighbours(liked, &labelled);
+    assert!(confirming.base.neighbours.weight > 0.0);
+    let strangers: Vec<(Query, Judgements)> = labelled
+        .into_iter()
+        .map(|(query, judged)| {
+            (Query::new(query.id, query.text.replace("weak bones", "x").replace("tired eyes", "y")), judged)
+        })
+        .collect();
+    let found = with_neighbours(liked, &strangers);
+    assert!(found.base.neighbours.is_off(), "{:?}", found.base);
+    let last = found.trials.last().unwrap();
+    assert!(last.setting == "neighbours.weight" && last.value.contains("another split") && !last.kept, "{last:?}");
+}
+
+#[test]
+fn the_words_that_are_learned_are_those_in_which_relevant_documents_stand_out() {
+    let (catalog, labelled) = kinds();
+    let queries: Vec<(&Query, &Judgements)> = labelled.iter().map(|(q, j)| (q, j)).collect();
+    let known = learn_neighbours(&catalog, &queries).unwrap().unwrap();
+    let first: serde_json::Value = serde_json::from_slice(known.file().split(|b| *b == b'\n').next().unwrap()).unwrap();
+    // A third of the document each, a sixth of the catalogue: 1/3 ln 2. "common" is as common everywhere.
+    let words: Vec<(String, f64)> = serde_json::from_value(first["words"].clone()).unwrap();
+    assert_eq!(words.iter().map(|word| word.0.as_str()).collect::<Vec<_>>(), ["calcium", "osteoporosis"]);
+    assert!(words.iter().all(|word| (word.1 - 2.0f64.ln() / 3.0).abs() < 1e-6), "{words:?}");
+    let second: Vec<&str> = std::str::from_utf8(known.file()).unwrap().lines().collect();
+    assert!(
+        second[1].contains("fatigue") && !second[1].contains("sleep's"),
+        "a word with a sign asks for something else"
+    );
+    let history = Query::new("h", "weak bones").with_history([1]);
+    assert_eq!(learn_neighbours(&catalog, &[(&history, &labelled[0].1)]).unwrap(), None);
+}

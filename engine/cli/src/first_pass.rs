@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use querywright::catalog::Catalog;
 use querywright::retrieve::{Bm25, Bm25Config, FirstSearches, FollowerWords, Rm3, Rm3Config};
-use querywright::rewrite::{Candidates, Feedback, PromptConfig, Task};
+use querywright::rewrite::{Candidates, Feedback, NeighboursConfig, PromptConfig, Task};
 use querywright::types::{Deadline, Ordinal, Query, Request, Retriever, Rewrite, retrieve};
 
 use crate::open::{self, Ranker};
@@ -68,19 +68,27 @@ pub fn feedback(ranker: &Ranker) -> Result<Feedback> {
     }))
 }
 
-/// The words that RM3 weighs most over the native index, for next items those of the titles of what followed: as many as a
-/// model may choose from, and as a prompt shows.
+/// The words that RM3 weighs most over the native index, before them those of similar judged queries where the base has
+/// some, for next items those of the titles of what followed: as many as a model may choose from, and as a prompt shows.
 pub fn words(ranker: &Ranker, prompt: &PromptConfig) -> Result<Arc<dyn Candidates>> {
     let config = Rm3Config { fb_terms: WORDS.max(prompt.candidates), ..Rm3Config::default() };
     let first = ranker.first.clone();
     let (count, rm3) = (config.fb_terms, Rm3::new(ranker.index()?, config)?.sharing(first.0.searches.clone()));
-    let Some(followed) = ranker.followed.as_ref().filter(|_| prompt.task == Task::Recommend) else {
+    let next = ranker.followed.as_ref().filter(|_| prompt.task == Task::Recommend);
+    let next = next.map(|followed| FollowerWords::new(followed.followers.clone(), ranker.catalog.clone()));
+    let judged = prompt.base.as_ref().map(|base| base.neighbours.clone()).unwrap_or_default();
+    if next.is_none() && judged.is_off() {
         return Ok(Arc::new(move |query: &Query| first.timed(|| rm3.words(query))));
-    };
-    // Words of the titles of what followed; where these are few, those of RM3 fill up.
-    let next = FollowerWords::new(followed.followers.clone(), ranker.catalog.clone());
+    }
+    // Words of the titles of what followed, or as many of similar judged queries as leave half of the room; where these
+    // are few, those of RM3 fill up.
+    let judged = NeighboursConfig { terms: count.div_ceil(2), ..judged };
     let find = move |query: &Query| -> querywright::Result<Vec<String>> {
-        let mut words: Vec<String> = next.words(query, count).into_iter().map(|word| word.0).collect();
+        let known = match &next {
+            Some(next) => next.words(query, count),
+            None => judged.words(query)?,
+        };
+        let mut words: Vec<String> = known.into_iter().map(|word| word.0).collect();
         if words.len() < count {
             let others: Vec<String> = rm3.words(query)?.into_iter().filter(|word| !words.contains(word)).collect();
             words.extend(others);
@@ -151,7 +159,7 @@ impl Candidates for NextTitles {
 mod tests {
     use super::*;
     use querywright::catalog::CatalogBuilder;
-    use querywright::rewrite::BaseConfig;
+    use querywright::rewrite::{BaseConfig, JudgedWords, Neighbours};
     use querywright::types::{Fault, FaultKind, Ranking, RetrieverCard};
 
     /// Answers every request alike.
@@ -224,6 +232,22 @@ mod tests {
         let words = candidates(&ranker, &PromptConfig { task: Task::Search, ..prompt(2) }).unwrap();
         assert!(words.propose(&query, past).unwrap_err().is_deadline());
         assert!(words.propose(&query, Deadline::NONE).unwrap().contains(&"copper".to_owned()));
+    }
+
+    #[test]
+    fn words_of_similar_judged_queries_are_candidates_before_those_of_a_first_search() {
+        let ranker = ranker();
+        let judged = |words: &[&str]| {
+            let words = words.iter().map(|word| ((*word).to_owned(), 1.0)).collect();
+            Neighbours::new(vec![JudgedWords { id: "q1".into(), text: "boil water".into(), words }]).unwrap()
+        };
+        let neighbours = NeighboursConfig::new(Arc::new(judged(&["cordless", "kettle"])), 0.5, 20);
+        let base = Some(BaseConfig { neighbours, ..BaseConfig::default() });
+        let prompt = PromptConfig { task: Task::Search, base, ..prompt(3) };
+        let found = words(&ranker, &prompt).unwrap().propose(&Query::text("boil copper"), Deadline::NONE).unwrap();
+        assert_eq!(found, ["cordless", "kettle", "copper"]);
+        let found = words(&ranker, &prompt).unwrap().propose(&Query::text("copper"), Deadline::NONE).unwrap();
+        assert_eq!(found, ["copper", "kettle"], "like no judged query");
     }
 
     #[test]

@@ -55,6 +55,61 @@ fn what_tuning_finds_is_a_file_that_serves() {
     assert!(!refused.status.success() && told.contains("other.toml") && told.contains("`field`"), "{told}");
 }
 
+/// A library that speaks of bones and of tiredness in words that nobody asks with.
+fn write_library_of_other_words(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let letter = |n: usize| char::from(b'a' + n as u8 % 26);
+    let document = |n: usize| {
+        let subject = ["osteoporosis", "fatigue", "gardens"][n % 3];
+        format!("{{\"id\": \"d{n}\", \"title\": \"{subject} of {0}{0}\"}}\n", letter(n))
+    };
+    let query = |n: usize| {
+        let text = ["weak bones", "tired eyes"][n % 2];
+        format!("{{\"id\": \"q{n}\", \"text\": \"{text} {0}{0}{0}\"}}\n", letter(n))
+    };
+    let judged = |n: usize| (0..45).filter(|d| d % 3 == n % 2).map(|d| format!("q{n} 0 d{d} 1\n")).collect::<String>();
+    let split = |part: std::ops::Range<usize>| part.map(|n| format!("q{n}\n")).collect::<String>();
+    for (name, text) in [
+        ("corpus.jsonl", (0..45).map(document).collect::<String>()),
+        ("queries.jsonl", (0..70).map(query).collect()),
+        ("qrels.tsv", (0..70).map(judged).collect()),
+        ("train.txt", split(0..50)),
+        ("dev.txt", split(50..60)),
+        ("test.txt", split(60..70)),
+    ] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+}
+
+#[test]
+fn words_of_similar_judged_queries_lie_beside_the_settings_and_nowhere_else() {
+    let home = tempfile::tempdir().unwrap();
+    write_library_of_other_words(&home.path().join("library"));
+    let found = tiny::json(home.path(), &["tune", "--data", "library", "--output", "tuned.toml", "--json"]);
+    let neighbours = &found["base"]["neighbours"];
+    assert!(neighbours["weight"].as_f64().unwrap() > 0.0, "{found}");
+    let file = home.path().join(neighbours["file"].as_str().unwrap());
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 50, "training queries alone");
+    let score = |rewriter: &str| {
+        let object = tiny::json(home.path(), &["eval", "--data", "library", "--rewriter", rewriter, "--json"]);
+        object["measures"]["nDCG@10"].as_f64().unwrap()
+    };
+    assert!(score("identity") < 0.01 && score("tuned.toml") > 0.99);
+    let rewritten = tiny::ok(home.path(), &["rewrite", "--data", "library", "--rewriter", "tuned.toml", "BONES"]);
+    assert!(rewritten.contains("osteoporosis^") && !rewritten.contains("fatigue"), "{rewritten}");
+
+    let refused = || {
+        let answer = tiny::run(home.path(), &["eval", "--data", "library", "--rewriter", "tuned.toml"]);
+        assert!(!answer.status.success());
+        String::from_utf8_lossy(&answer.stderr).into_owned()
+    };
+    let content = fs::read_to_string(&file).unwrap();
+    fs::write(&file, content.replace("osteoporosis", "osteoporosix")).unwrap();
+    assert!(refused().contains("was changed"), "{}", refused());
+    fs::remove_file(&file).unwrap();
+    assert!(refused().contains(neighbours["file"].as_str().unwrap()), "{}", refused());
+}
+
 /// A shop in which the item that follows another shares no word with it, and one that never follows has its title's word.
 fn write_shop_of_histories(folder: &Path) {
     fs::create_dir_all(folder).unwrap();

@@ -56,6 +56,7 @@ pub fn choose(data: &DataProfile, machine: &MachineProfile) -> Result<Chosen> {
     rates(&mut config, machine, &mut reasons);
     let memory = memory(&mut config, data, machine, &step, &mut reasons);
     duration(&mut config, data, machine, (&step, memory.recorded), &mut reasons);
+    warm_start(&mut config, data, machine, &mut reasons);
     let mut chosen = Chosen::new(config, reasons, warnings);
     if memory.peak() > memory.limit {
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
@@ -428,6 +429,25 @@ fn duration(
     reasons.add("train.save_steps", "four times a run");
     config.train.output_dir = std::path::Path::new("runs").join(folder(&data.short_name));
     reasons.add("train.output_dir", "the name of the data set; --output-dir takes another");
+}
+
+/// Supervised steps first, where a policy that may write anything would sample little that earns something.
+fn warm_start(config: &mut TrainConfig, data: &DataProfile, machine: &MachineProfile, reasons: &mut Reasons) {
+    if config.prompt.task != Task::Search || !config.prompt.vocabulary.is_free() || data.train_queries < FEW_QUERIES {
+        return;
+    }
+    let warm = &mut config.warm_start;
+    warm.steps = warm_steps(config.train.max_steps).min((data.train_queries / warm.batch_size) as u64);
+    warm.learning_rate = if machine.model.parameters() <= SMALL_MODEL { 1.5e-3 } else { 5e-4 };
+    let why =
+        "on rewrites that a search finds, before a policy samples its own: once a query, and not half of the steps";
+    reasons.add("warm_start.steps", why);
+    reasons.add("warm_start.learning_rate", "the rate at which the demonstration learned most in as many steps");
+}
+
+/// The most supervised steps of a run of so many.
+fn warm_steps(steps: u64) -> u64 {
+    steps * 9 / 20
 }
 
 /// A name of a folder.

@@ -59,6 +59,7 @@ impl Chosen {
     /// # Errors
     /// What makes no run.
     pub fn with_settings(mut self, settings: &[String]) -> Result<Self> {
+        self.fit_warm_start(settings);
         let text = toml::to_string(&self.config).map_err(|e| bug(&e))?;
         self.config = TrainConfig::parse(&text, settings, "the configuration that was chosen")?;
         for (key, _) in settings.iter().filter_map(|setting| setting.split_once('=')) {
@@ -68,6 +69,27 @@ impl Chosen {
             self.reasons.set(&key);
         }
         Ok(self)
+    }
+
+    /// A warm start that was chosen gives way to what a person sets beside it.
+    fn fit_warm_start(&mut self, settings: &[String]) {
+        let set = |key: &str| settings.iter().any(|setting| setting.split('=').next().is_some_and(|k| k.trim() == key));
+        if self.config.warm_start.steps == 0 || settings.iter().any(|setting| setting.trim().starts_with("warm_start"))
+        {
+            return;
+        }
+        // Other forms of an answer may have none.
+        let form = ["prompt.mode", "prompt.style", "prompt.vocabulary", "prompt.task"].into_iter().any(set);
+        let steps = settings.iter().rev().find_map(|setting| {
+            let (_, value) = setting.split_once('=').filter(|(key, _)| key.trim() == "train.max_steps")?;
+            value.trim().parse().ok()
+        });
+        let most = if form { 0 } else { steps.map_or(u64::MAX, super::warm_steps) };
+        self.config.warm_start.steps = self.config.warm_start.steps.min(most);
+        if self.config.warm_start.steps == 0 {
+            self.config.warm_start = Default::default();
+            self.reasons.0.retain(|(key, _)| !key.starts_with("warm_start."));
+        }
     }
 
     /// The values that were chosen or set; all others have their default.

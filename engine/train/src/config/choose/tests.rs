@@ -162,6 +162,26 @@ fn prompts_are_given_up_for_memory_and_time_and_a_model_that_is_too_large_is_sai
 }
 
 #[test]
+fn requests_begin_with_found_rewrites_and_what_a_person_sets_beside_them_goes_first() {
+    let fast = machine(64, Arithmetic::Avx512Bf16);
+    let chosen = || choose(&articles(), &fast).unwrap();
+    let warm = chosen().config.warm_start;
+    assert_eq!(warm.steps, 144.min(articles().train_queries as u64 / 16));
+    assert_eq!(choose(&histories(), &fast).unwrap().config.warm_start.steps, 0, "nothing is found for one target");
+    let few = DataProfile { train_queries: 199, ..articles() };
+    assert_eq!(choose(&few, &fast).unwrap().config.warm_start.steps, 0);
+    let steps = |settings: &[&str]| {
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        chosen().with_settings(&settings).unwrap().config.warm_start.steps
+    };
+    assert_eq!((steps(&["train.max_steps=20"]), steps(&["train.max_steps=1"])), (9, 0));
+    assert_eq!((steps(&["warm_start.steps=3"]), steps(&["prompt.content=x"])), (3, warm.steps));
+    for form in ["prompt.mode=document", "prompt.vocabulary=catalog"] {
+        assert_eq!(steps(&[form, "train.inject_feedback=false"]), 0, "{form}");
+    }
+}
+
+#[test]
 fn what_a_person_sets_goes_over_what_was_chosen_and_is_shown_as_theirs() {
     let settings = ["train.max_steps=60".to_owned(), "prompt.content=films".into(), "reward.measures.P@5=1".into()];
     let chosen = choose(&articles(), &machine(2, Arithmetic::Avx2)).unwrap().with_settings(&settings).unwrap();

@@ -5,17 +5,13 @@
 //! more than its standard error over the queries that are searched on, and what the search found must hold on the
 //! queries that it has not seen, setting by setting.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use querywright_data::catalog::Catalog;
-use querywright_data::metrics::{Measure, trec_order};
+use querywright_data::metrics::Measure;
 use querywright_rewrite::{BaseConfig, Feedback, FeedbackConfig, Neighbours, NeighboursConfig};
 use querywright_text::boolean::can_name;
-use querywright_types::{
-    Deadline, Error, Judgements, Observe, Progress, Query, QueryLanguage, Request, Result, Retriever, retrieve,
-};
-use rayon::prelude::*;
+use querywright_types::{Error, Judgements, Observe, Progress, Query, QueryLanguage, Result, Retriever};
 
 /// Queries below which nothing is tuned: what so few say is chance.
 pub const FEWEST: usize = 30;
@@ -407,95 +403,15 @@ fn without_zeros(mut point: Point) -> Point {
     point
 }
 
-/// Scores bases on some queries. What feedback gives is kept: it does not depend on the weights.
-struct Scorer<'a> {
-    tuning: &'a Tuning<'a>,
-    queries: &'a [Labelled<'a>],
-    feedback: Mutex<HashMap<(usize, usize), AllWords>>,
-}
-
-type Words = Vec<(String, f64)>;
-
-/// The feedback words of every query.
-type AllWords = Arc<Vec<Words>>;
-
-impl<'a> Scorer<'a> {
-    fn new(tuning: &'a Tuning<'a>, queries: &'a [Labelled<'a>]) -> Self {
-        Self { tuning, queries, feedback: Mutex::default() }
-    }
-
-    /// The measure of each query.
-    fn score(&self, point: &Point) -> Result<Vec<f64>> {
-        let base = &point.base;
-        let words = self.words(&base.feedback)?;
-        let depth = self.tuning.measure.cutoff().unwrap_or(1000);
-        let nothing = Words::new();
-        let request = |(place, (query, _)): (usize, &Labelled<'_>)| {
-            let words = words.as_ref().and_then(|all| all.get(place)).unwrap_or(&nothing);
-            Ok(Request::new(query, &base.compose(query, words, &base.neighbours.words(query)?), depth))
-        };
-        let requests: Result<Vec<Request>> = self.queries.par_iter().enumerate().map(request).collect();
-        let requests = requests?;
-        let answers = retrieve(self.tuning.retriever(point.weight)?, &requests, Deadline::NONE);
-        if answers.len() != self.queries.len() {
-            let found = format!("{} answers for {} queries", answers.len(), self.queries.len());
-            return Err(Error::bug("evaluate::tune", found));
-        }
-        let score = |(answer, (_, judgements)): (_, &Labelled<'_>)| {
-            let ranking: querywright_types::Ranking = answer?;
-            let order = trec_order(&ranking, |doc| self.tuning.catalog.id(doc));
-            Ok(self.tuning.measure.score(&order, judgements))
-        };
-        answers.into_iter().map(|a| a.map_err(Error::Fault)).zip(self.queries).map(score).collect()
-    }
-
-    fn mean(&self, point: &Point) -> Result<f64> {
-        Ok(mean(&self.score(point)?))
-    }
-
-    /// The point without the settings that do not help on these queries, which the search has not seen.
-    fn confirmed(&self, mut point: Point, settings: &[Setting], trials: &mut Vec<Trial>) -> Result<Point> {
-        let mut score = self.mean(&point)?;
-        for setting in settings.iter().rev() {
-            let simpler = setting.reset(&point);
-            if without_zeros(simpler.clone()) == without_zeros(point.clone()) || asks_for_nothing(&simpler.base) {
-                continue;
-            }
-            let without = self.mean(&simpler)?;
-            let kept = without >= score;
-            let value = match setting {
-                Setting::Weight { start, .. } => format!("{start}, on unseen queries"),
-                _ => "as in the raw query, on unseen queries".to_owned(),
-            };
-            trials.push(Trial { setting: setting.key(), value, score: without, kept });
-            if kept {
-                (point, score) = (simpler, without);
-            }
-        }
-        Ok(point)
-    }
-
-    /// The feedback words of every query; none where they have no weight.
-    fn words(&self, config: &FeedbackConfig) -> Result<Option<AllWords>> {
-        let Some(feedback) = self.tuning.feedback.as_ref().filter(|_| config.weight > 0.0) else { return Ok(None) };
-        let mut known = self.feedback.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(words) = known.get(&(config.docs, config.terms)) {
-            return Ok(Some(words.clone()));
-        }
-        let words: Result<Vec<Words>> = self.queries.par_iter().map(|(query, _)| feedback(query, config)).collect();
-        let words = Arc::new(words?);
-        known.insert((config.docs, config.terms), words.clone());
-        Ok(Some(words))
-    }
-}
-
 /// Not a number where there is no value.
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
 mod neighbours;
+mod scorer;
 #[cfg(test)]
 mod tests;
 
 pub use neighbours::learn_neighbours;
+use scorer::Scorer;

@@ -5,7 +5,7 @@
 //! needs neither judgements nor catalogue:
 //!
 //! ```text
-//! s(q, t) = cos(q, t)²                   q the request, t a judged query; stems weighted by tf · idf over the judged queries
+//! s(q, t) = cos(q, t)²                   q the request, t one of the NEAREST judged queries; stems by tf · idf over these
 //! S(w)    = Σ_t s(q, t) · L(t, w)        L the words of t's relevant documents, as the file has them
 //! share   = c · S(w) / Σ S               over the heaviest words; c = Σ_t s / (Σ_t s + PRIOR)
 //! ```
@@ -25,6 +25,8 @@ use querywright_types::{Error, Query, Result, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// Judged queries that count for a request, the nearest: more take time and change little.
+const NEAREST: usize = 50;
 /// What similar judged queries must weigh together for half of the weight.
 const PRIOR: f64 = 0.5;
 /// More is no file of words.
@@ -226,18 +228,19 @@ impl Neighbours {
     pub fn words(&self, query: &Query, count: usize) -> Vec<(String, f64)> {
         let stems = stems(&self.analyzer, &query.text);
         let holding = |stem: &str| self.postings.get(stem).map_or(0, |found| found.len() as u32);
-        let mut cosines: BTreeMap<u32, f64> = BTreeMap::new();
+        let mut cosines: HashMap<u32, f64> = HashMap::new();
         for (stem, weight) in vector(&stems, |stem| idf(self.queries.len(), holding(stem))) {
             for (place, other) in self.postings.get(stem).into_iter().flatten() {
                 *cosines.entry(*place).or_default() += weight * f64::from(*other);
             }
         }
+        let named = |place: u32| self.queries.get(place as usize).filter(|t| query.id.is_empty() || t.id != query.id);
+        let mut nearest: Vec<(&JudgedWords, u32, f64)> =
+            cosines.into_iter().filter_map(|(place, cosine)| Some((named(place)?, place, cosine))).collect();
+        nearest.sort_unstable_by(|a, b| b.2.total_cmp(&a.2).then(a.1.cmp(&b.1)));
+        nearest.truncate(NEAREST);
         let (mut alike, mut weights) = (0.0, HashMap::<&str, f64>::new());
-        for (place, cosine) in cosines {
-            let Some(judged) = self.queries.get(place as usize) else { continue };
-            if !query.id.is_empty() && judged.id == query.id {
-                continue;
-            }
+        for (judged, _, cosine) in nearest {
             alike += cosine * cosine;
             for (word, weight) in &judged.words {
                 *weights.entry(word).or_default() += cosine * cosine * f64::from(*weight);
@@ -329,6 +332,19 @@ mod tests {
             assert!((share - sum * scale).abs() < 1e-6, "{word}: {share}, not {}", sum * scale);
         }
         assert_eq!(neighbours().words(&Query::text("weak bones"), 1).len(), 1);
+    }
+
+    #[test]
+    fn the_nearest_judged_queries_count_and_no_others() {
+        let near = |n: usize| judged(&format!("n{n}"), "weak bones", &[("near", 1.0)]);
+        let far = |n: usize| judged(&format!("f{n}"), "weak eyes", &[("far", 9.0)]);
+        let ask = |near_ones: usize| {
+            let all = (0..20).map(far).chain((0..near_ones).map(near)).collect();
+            let found = Neighbours::new(all).unwrap().words(&Query::text("weak bones"), 9);
+            found.into_iter().map(|word| word.0).collect::<Vec<_>>()
+        };
+        assert_eq!(ask(NEAREST), ["near"]);
+        assert!(ask(NEAREST - 1).contains(&"far".to_owned()));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 use std::collections::HashMap as Map;
+use std::sync::Mutex;
 
 use querywright_data::catalog::CatalogBuilder;
-use querywright_types::{Fault, FaultKind, Hit, Ordinal, Ranking, RetrieverCard};
+use querywright_types::{Deadline, Fault, FaultKind, Hit, Ordinal, Ranking, Request, RetrieverCard};
 
 use super::*;
 

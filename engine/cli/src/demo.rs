@@ -60,6 +60,8 @@ pub fn run(args: Args) -> Result<()> {
     config.train.output_dir = args.output_dir;
     if let Some(steps) = args.max_steps {
         config.train.max_steps = steps;
+        // Not half of the steps are supervised, as in the configuration.
+        config.warm_start.steps = config.warm_start.steps.min(steps.saturating_mul(9) / 20);
     }
     match args.retriever.as_deref() {
         None => config.retriever.plugin = Some(plugin(&config.train.output_dir)?),

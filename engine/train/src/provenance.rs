@@ -108,8 +108,11 @@ mod tests {
     #[test]
     fn checkpoints_written_before_keys_were_renamed_still_resume() {
         assert_eq!(fingerprint(SMALL), "19217dfcb22291b5a1f05e79c5820352164060ee73b848a96136e09dc4a26e51");
+        // The demonstration of then had no warm start.
+        let demo = DEMO.replace("[warm_start]\nsteps = 36\nlearning_rate = 1.5e-3\n", "");
+        assert_ne!(fingerprint(&demo), fingerprint(DEMO));
         for (text, golden) in [
-            (DEMO, "7f063eda28989b1c2c7628a5522f92051ffa95a1bd4acb6f8c8d8157b1d1f167"),
+            (demo.as_str(), "7f063eda28989b1c2c7628a5522f92051ffa95a1bd4acb6f8c8d8157b1d1f167"),
             (TAGS, "1db0ea9461701d726ba4cdd5127faba70a1ced3283e8f59ef5072877f504c1c2"),
         ] {
             assert!(text.contains("inject_feedback"), "{text}");

@@ -3,6 +3,7 @@
 mod guests;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use guests::{built, catalog, component, digest, request};
 use querywright::catalog::demo;
 use querywright::error::FaultKind;
 use querywright::plugin::{
-    Grant, Limits, LogLevel, Manifest, Metering, Plugin, PluginOptions, Reuse, Services, TextEncoder, Wanted, check,
+    Grant, Limits, LogLevel, Manifest, Metering, Plugin, PluginOptions, Reuse, Services, TextEncoder, TextRole, Wanted,
+    check,
 };
 use querywright::types::{Deadline, Retriever};
 
@@ -167,7 +169,7 @@ fn an_interface_that_was_not_granted_is_a_typed_error_and_one_that_was_granted_w
         fn dimensions(&self) -> usize {
             2
         }
-        fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+        fn encode(&self, texts: &[String], _: TextRole, _: Deadline) -> querywright::Result<Vec<Vec<f32>>> {
             Ok(texts.iter().map(|_| vec![1.0, 0.0]).collect())
         }
     }
@@ -226,6 +228,42 @@ fn an_interface_that_was_not_granted_is_a_typed_error_and_one_that_was_granted_w
     let few = Grant { limits: Limits { host_bytes: 4, ..Limits::default() }, ..all() };
     let said = ask(few, "artifact:weights");
     assert!(said.contains("TooLarge") || said.contains("fuel"), "{said}");
+}
+
+#[test]
+fn a_request_ends_with_its_time_while_it_waits_for_the_encoder() {
+    /// Sleeps once, whatever its deadline.
+    #[derive(Default)]
+    struct Sleepy(AtomicBool);
+    impl TextEncoder for Sleepy {
+        fn dimensions(&self) -> usize {
+            2
+        }
+        fn encode(&self, texts: &[String], _: TextRole, _: Deadline) -> querywright::Result<Vec<Vec<f32>>> {
+            if !self.0.swap(true, Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_secs(10));
+            }
+            Ok(vec![vec![1.0, 0.0]; texts.len()])
+        }
+    }
+    let load = |call_ms| {
+        let options = PluginOptions {
+            manifest: Some(Manifest::read(&built("greedy", "plugin.toml")).unwrap()),
+            grant: Grant { embed: true, limits: Limits { call_ms, ..Limits::default() }, ..Grant::default() },
+            services: Services { encoder: Some(Arc::new(Sleepy::default())), ..Services::default() },
+            ..PluginOptions::default()
+        };
+        Plugin::from_bytes("greedy", &component("greedy"), &catalog(""), options, &()).unwrap()
+    };
+    let ask = |plugin: &Plugin, deadline| plugin.retrieve(&[request("embed")], deadline).remove(0).unwrap_err();
+    // By the limit of a request, and by the deadline that comes with it.
+    for (call_ms, deadline) in [(100, None), (60_000, Some(Duration::from_millis(100)))] {
+        let (plugin, begun) = (load(call_ms), Instant::now());
+        let late = ask(&plugin, deadline.map_or(Deadline::NONE, Deadline::after));
+        assert!(late.kind == FaultKind::Timeout && begun.elapsed() < Duration::from_secs(8), "{late} {begun:?}");
+        let next = ask(&plugin, Deadline::NONE);
+        assert!(next.detail.contains("Ok([[1.0, 0.0]])"), "the next request finds a fresh instance: {next}");
+    }
 }
 
 #[test]

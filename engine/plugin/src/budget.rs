@@ -43,11 +43,11 @@ impl Budget {
 
     /// Gives a store this budget for its next call.
     pub(super) fn start_call(self, store: &mut Store<State>, metering: Metering) -> wasmtime::Result<()> {
-        store.data_mut().limiter.start_call(self.time);
         let end = match metering {
             Metering::Clock => self.time,
             Metering::Fuel => self.backstop,
         };
+        store.data_mut().limiter.start_call(self.time, end);
         let ticks = end.as_nanos().div_ceil(TICK.as_nanos());
         store.set_epoch_deadline(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1));
         match metering {

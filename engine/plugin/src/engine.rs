@@ -19,8 +19,9 @@ pub enum Metering {
     Clock,
     /// Instructions, [`Limits::fuel`], with a fresh instance for each request. A request has the same answer or the
     /// same fault every time, which training and benchmarks need. A byte that crosses to the host or back takes fuel as
-    /// an instruction does. HTTP is still bounded by [`Limits::call_ms`]. As a backstop a call ends after ten times its
-    /// time by the clock, and a minute at least. That fault says that it is not reproducible.
+    /// an instruction does, and a text that is encoded takes what a small encoder would. HTTP is still bounded by
+    /// [`Limits::call_ms`]. As a backstop a call ends after ten times its time by the clock, and a minute at least. That
+    /// fault says that it is not reproducible.
     Fuel,
 }
 

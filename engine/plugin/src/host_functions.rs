@@ -1,4 +1,4 @@
-//! The host functions that a plugin imports: log, embed, artifact, http. A call that was not granted gets a typed
+//! The host functions that a plugin imports: log, embed (`embed.rs`), artifact, http. A call that was not granted gets a typed
 //! error, never a trap.
 
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 
-use super::bindings::querywright::plugin::{artifact, embed, http, log};
+use super::bindings::querywright::plugin::{artifact, http, log};
 use super::bindings::{PACKAGE, VERSION};
 use super::fuel::charge;
-use super::services::LogLevel;
+use super::services::{LogLevel, TextRole};
 use super::state::State;
-use super::{http as client, wasi};
+use super::{embed, http as client, wasi};
 
 /// All host functions that a component may import: those of the contract, and those of WASI that it names. Each takes
 /// fuel for the bytes that cross.
@@ -25,16 +25,15 @@ pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result
         log::Host::write(store.data_mut(), level, message);
         Ok(())
     })?;
-    let mut embed = linker.instance(&interface("embed"))?;
-    embed.func_wrap("dimensions", |mut store, (): ()| {
+    let mut encoder = linker.instance(&interface("embed"))?;
+    encoder.func_wrap("dimensions", |mut store, (): ()| {
         charge(&mut store, 0)?;
-        Ok((embed::Host::dimensions(store.data_mut()),))
+        Ok((store.data().dimensions(),))
     })?;
-    embed.func_wrap("embed", |mut store, (texts,): (Vec<String>,)| {
-        charge(&mut store, texts.iter().map(|text| size_of::<String>() + text.len()).sum())?;
-        let vectors = embed::Host::embed(store.data_mut(), texts);
-        charge(&mut store, vectors.iter().flatten().map(|vector| size_of_val(&vector[..])).sum())?;
-        Ok((vectors,))
+    encoder
+        .func_wrap("embed", |store, (texts,): (Vec<String>,)| Ok((embed::call(store, texts, TextRole::Document)?,)))?;
+    encoder.func_wrap("embed-queries", |store, (texts,): (Vec<String>,)| {
+        Ok((embed::call(store, texts, TextRole::Query)?,))
     })?;
     let mut artifact = linker.instance(&interface("artifact"))?;
     artifact.func_wrap("size", |mut store, (name,): (String,)| {
@@ -67,30 +66,6 @@ impl log::Host for State {
             log::Level::Debug => LogLevel::Debug,
         };
         self.log(level, &message);
-    }
-}
-
-impl embed::Host for State {
-    fn dimensions(&mut self) -> u32 {
-        let encoder = self.services.encoder.as_ref().filter(|_| self.capabilities.embed);
-        encoder.map_or(0, |e| e.dimensions().try_into().unwrap_or(0))
-    }
-
-    fn embed(&mut self, texts: Vec<String>) -> Result<Vec<Vec<f32>>, embed::EmbedError> {
-        let Some(encoder) = self.services.encoder.clone().filter(|_| self.capabilities.embed) else {
-            return Err(embed::EmbedError::Denied);
-        };
-        let dimensions = encoder.dimensions();
-        let moved = texts.iter().map(|text| text.len() + 4 * dimensions).sum();
-        if !self.limiter.take_host_bytes(moved) {
-            return Err(embed::EmbedError::TooLarge);
-        }
-        let vectors = encoder.encode(&texts).map_err(embed::EmbedError::Failed)?;
-        if vectors.len() != texts.len() || vectors.iter().any(|vector| vector.len() != dimensions) {
-            let found = format!("it gave {} vectors for {} texts", vectors.len(), texts.len());
-            return Err(embed::EmbedError::Failed(format!("{found}, not one of {dimensions} dimensions for each")));
-        }
-        Ok(vectors)
     }
 }
 
@@ -138,22 +113,8 @@ impl http::Host for State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::capability::{Capabilities, Grant, Wanted};
-    use super::super::services::{Services, TextEncoder};
-    use super::embed::Host;
+    use super::super::capability::{Grant, Wanted};
     use super::*;
-
-    /// An encoder that leaves one text out.
-    struct OneTooFew;
-
-    impl TextEncoder for OneTooFew {
-        fn dimensions(&self) -> usize {
-            2
-        }
-        fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
-            Ok(vec![vec![1.0, 0.0]; texts.len() - 1])
-        }
-    }
 
     #[test]
     fn a_request_that_fails_costs_the_bytes_of_its_host_call() {
@@ -162,7 +123,7 @@ mod tests {
         let grant = Grant { http: hosts, ..Grant::default() };
         let limits = super::super::limits::Limits { host_bytes: 2_000, ..Default::default() };
         let mut state = State::new(&"a".into(), &Arc::new(wanted.granted(&limits, &grant)), &Arc::default());
-        state.limiter.start_call(Duration::from_secs(5));
+        state.limiter.start_call(Duration::from_secs(5), Duration::from_secs(5));
         let mut answers = Vec::new();
         for _ in 0..4 {
             let request = http::Request {
@@ -176,16 +137,5 @@ mod tests {
         }
         assert!(matches!(answers[0], http::HttpError::Network(_)), "nobody listens there: {answers:?}");
         assert!(matches!(answers[3], http::HttpError::TooLarge), "{answers:?}");
-    }
-
-    #[test]
-    fn an_encoder_that_leaves_a_text_out_is_an_error_and_not_a_shifted_list() {
-        let wanted = Wanted { embed: true, ..Wanted::default() };
-        let grant = Grant { embed: true, ..Grant::default() };
-        let capabilities: Capabilities = wanted.granted(&grant.limits, &grant);
-        let services = Services { encoder: Some(Arc::new(OneTooFew)), ..Services::default() };
-        let mut state = State::new(&"a".into(), &Arc::new(capabilities), &Arc::new(services));
-        let error = state.embed(vec!["x".into(), "y".into()]).unwrap_err();
-        assert!(format!("{error:?}").contains("1 vectors for 2 texts"), "{error:?}");
     }
 }

@@ -48,6 +48,7 @@
 //! | `load`, `snapshot`, `compile`, `cache` | from a file to a component that has loaded the catalogue |
 //! | `engine`, `pool`, `instance`, `retriever` | the wasmtime engines, the instances, the calls, the `Retriever` |
 //! | `host_functions`, `wasi`, `state` | what a plugin can import, and what the host keeps for an instance |
+//! | `embed` | texts that the host encodes for a plugin: how many, on which threads, until when |
 //! | `http`, `address`, `look_up` | requests of a plugin: to whom, and how many names are looked up at a time |
 //! | `validate`, `failure`, `sanitize` | checks of an answer, reasons of a failure, text that a plugin wrote |
 #![deny(missing_docs, missing_debug_implementations)]
@@ -60,6 +61,7 @@ mod capability;
 mod check;
 mod compile;
 mod compile_work;
+mod embed;
 mod engine;
 mod failure;
 mod fuel;
@@ -94,4 +96,4 @@ pub use manifest::Manifest;
 pub use options::{PluginOptions, Reuse};
 pub use reload::PluginSlot;
 pub use retriever::Plugin;
-pub use services::{LogLevel, LogSink, Services, TextEncoder};
+pub use services::{LogLevel, LogSink, Services, TextEncoder, TextRole};

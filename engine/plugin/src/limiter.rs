@@ -1,4 +1,5 @@
-//! Where the limits of one instance are enforced: memory, tables, bytes through host interfaces, log lines, time.
+//! Where the limits of one instance are enforced: memory, tables, bytes and texts through host interfaces, log lines,
+//! time.
 //!
 //! wasmtime asks the [`Limiter`] before a memory or a table grows. Host functions ask it before they move bytes.
 //! Instructions and the clock of WebAssembly code are bounded in `budget.rs`.
@@ -28,8 +29,11 @@ pub(super) struct Limiter {
     extra_memory: u64,
     table_elements: u64,
     host_bytes_left: u64,
+    embed_texts_left: u64,
     log_bytes_left: u64,
     deadline: Instant,
+    /// When the clock ends the call, whatever it does: the deadline, or the backstop where fuel is counted.
+    end: Instant,
     /// The first limit that was reached, such as `limits.memory_mib = 64`.
     reached: Option<String>,
 }
@@ -42,22 +46,43 @@ impl Limiter {
             extra_memory: 0,
             table_elements: 0,
             host_bytes_left: limits.host_bytes,
+            embed_texts_left: limits.embed_texts,
             log_bytes_left: limits.log_bytes,
             deadline: Instant::now(),
+            end: Instant::now(),
             reached: None,
         }
     }
 
-    /// Begins a call that may take this long. Bytes of host interfaces and of the log are counted from 0 again.
-    pub(super) fn start_call(&mut self, time: Duration) {
+    /// Begins a call that may take this long, and is ended by the clock after `most`. What moves through host interfaces and
+    /// to the log is counted from 0 again.
+    pub(super) fn start_call(&mut self, time: Duration, most: Duration) {
         self.host_bytes_left = self.limits.host_bytes;
+        self.embed_texts_left = self.limits.embed_texts;
         self.log_bytes_left = self.limits.log_bytes;
-        self.deadline = Instant::now() + time;
+        let now = Instant::now();
+        (self.deadline, self.end) = (now + time, now + most);
     }
 
     /// Time left to the current call.
     pub(super) fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Time until the clock ends the current call. Where fuel is counted this is the backstop's, so that an answer does not
+    /// depend on the speed of the machine.
+    pub(super) fn time_to_the_end(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Counts texts that the host encodes. False if the call may not have that many more encoded.
+    pub(super) fn take_texts(&mut self, texts: usize) -> bool {
+        let left = self.embed_texts_left.checked_sub(texts as u64);
+        match left {
+            Some(left) => self.embed_texts_left = left,
+            None => self.note(format!("limits.embed_texts = {}", self.limits.embed_texts)),
+        }
+        left.is_some()
     }
 
     /// Counts bytes that move through a host interface. False if the call may not move that many more.
@@ -172,11 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_counted_anew_in_each_call() {
-        let mut limiter = Limiter::new(Limits { host_bytes: 10, log_bytes: 10, ..Limits::default() });
+    fn bytes_and_texts_are_counted_anew_in_each_call() {
+        let limits = Limits { host_bytes: 10, embed_texts: 2, log_bytes: 10, ..Limits::default() };
+        let mut limiter = Limiter::new(limits);
         assert!(limiter.take_host_bytes(10) && !limiter.take_host_bytes(1));
+        assert!(!limiter.take_texts(3) && limiter.take_texts(2) && !limiter.take_texts(1));
         assert!(limiter.take_log_bytes(9) && !limiter.take_log_bytes(2) && !limiter.take_log_bytes(1));
-        limiter.start_call(Duration::from_secs(1));
-        assert!(limiter.take_host_bytes(10) && limiter.take_log_bytes(10));
+        limiter.start_call(Duration::from_secs(1), Duration::from_secs(1));
+        assert!(limiter.take_host_bytes(10) && limiter.take_texts(2) && limiter.take_log_bytes(10));
     }
 }

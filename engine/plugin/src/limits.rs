@@ -35,6 +35,8 @@ pub struct Limits {
     pub fuel: u64,
     /// Bytes that one call may move through host interfaces, in both directions together. Default 16 MiB.
     pub host_bytes: u64,
+    /// Texts that one call may have encoded by the host. A text is read up to the encoder's own limit. Default 4,096.
+    pub embed_texts: u64,
     /// Bytes that one call may log. Default 64 KiB.
     pub log_bytes: u64,
 }
@@ -58,6 +60,7 @@ impl Default for Limits {
             call_ms: 1_000,
             fuel: 2_000_000_000,
             host_bytes: 16 << 20,
+            embed_texts: 4096,
             log_bytes: 64 << 10,
         }
     }
@@ -78,6 +81,7 @@ impl Limits {
             call_ms: self.call_ms.min(other.call_ms),
             fuel: self.fuel.min(other.fuel),
             host_bytes: self.host_bytes.min(other.host_bytes),
+            embed_texts: self.embed_texts.min(other.embed_texts),
             log_bytes: self.log_bytes.min(other.log_bytes),
         }
     }

@@ -38,13 +38,21 @@ pub(super) struct Loading<'a> {
     pub(super) observer: &'a dyn Observe,
 }
 
+/// A component with the catalogue in its memory.
+pub(super) struct Loaded {
+    /// Its bytes.
+    pub(super) component: Vec<u8>,
+    /// Whether the encoder failed meanwhile. Then the memory is not what loading it again would give.
+    pub(super) encoder_failed: bool,
+}
+
 impl Loading<'_> {
-    /// The component as it is after `load` and `commit`, as bytes.
+    /// The component as it is after `load` and `commit`.
     ///
     /// # Errors
     /// [`Error::Plugin`] if it cannot be instrumented or compiled, reaches a limit, returns a fault, or holds a WASI
     /// handle after `commit`.
-    pub(super) fn snapshot(&self, component: &[u8]) -> Result<Vec<u8>> {
+    pub(super) fn snapshot(&self, component: &[u8]) -> Result<Loaded> {
         let limits = self.capabilities.limits;
         let (instrumented, bytes) = Instrumented::new(self.id, component)?;
         let engine = engine::for_loading(self.metering).map_err(|e| cannot_snapshot(self.id, &e))?;
@@ -59,7 +67,8 @@ impl Loading<'_> {
         loader.load(&world)?;
         loader.commit(&world)?;
         loader.allow_snapshot()?;
-        instrumented.snapshot(self.id, &mut loader.store, instance)
+        let encoder_failed = loader.store.data().encoder_failed;
+        Ok(Loaded { component: instrumented.snapshot(self.id, &mut loader.store, instance)?, encoder_failed })
     }
 }
 
@@ -139,7 +148,11 @@ impl Loader<'_> {
     fn checked(&self, result: wasmtime::Result<Result<(), bindings::Fault>>, call: &str) -> Result<()> {
         result.map_err(|e| self.failed(&e, call))?.map_err(|fault| {
             let found = format!("{call} returned a fault: {}", Failure::of_fault(&fault).in_full());
-            refusal(self.loading.id, found, "give it what it needs, or fix the plugin")
+            let remedy = match fault {
+                bindings::Fault::Denied(_) => "grant what its manifest asks for, and provide what stands behind it",
+                _ => "give it what it needs, or fix the plugin",
+            };
+            refusal(self.loading.id, found, remedy)
         })
     }
 

@@ -37,8 +37,8 @@ pub struct PluginOptions {
     pub reuse: Reuse,
     /// Where compiled plugins are kept: a folder of their own, which is made if it is missing. Only this user may read and
     /// write it (mode 0700), and nobody else may be able to exchange a folder above it. It holds 4 GiB at most; the oldest
-    /// go first. Default: none, so that a plugin is compiled each time. Plugins with a host interface are not kept, because their memory depends on what it
-    /// answered.
+    /// go first. Default: none, so that a plugin is compiled each time. Plugins with a host interface are not kept, because
+    /// their memory depends on what it answered; but those that have an encoder of a known digest, and nothing else, are.
     pub cache: Option<PathBuf>,
     /// What the catalogue holds, in a few words for the rewriter's prompt. Empty: "documents".
     pub content: String,

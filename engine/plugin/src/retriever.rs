@@ -14,13 +14,13 @@ use super::engine::{self, Metering};
 use super::failure::Failure;
 use super::inspect::Inspection;
 use super::instance::{Instance, Launcher};
-use super::load::Loading;
+use super::load::{Loaded, Loading};
 use super::manifest::Manifest;
 use super::options::{PluginOptions, Reuse};
 use super::pool::{Permit, Pool};
 use super::refusal::refusal;
 use super::sanitize::excerpt;
-use super::services::LogLevel;
+use super::services::{LogLevel, Services, TextEncoder};
 use super::workload::Workload;
 use super::{compile, validate};
 use querywright_data::catalog::Catalog;
@@ -274,17 +274,15 @@ fn component(
     engine: &Engine,
     cache: Option<&Path>,
 ) -> Result<Component> {
-    // With a host interface the memory depends on what that interface answered.
-    let cacheable = !loading.capabilities.any();
-    let cache = cache.filter(|_| cacheable).map(Cache::open).transpose()?;
+    let cache = cache.filter(|_| cacheable(loading)).map(Cache::open).transpose()?;
     let key = cache_key(loading, sha256, engine);
     let compiled = match cache.as_ref().and_then(|cache| cache.get(&key)) {
         Some(compiled) => compiled,
         None => {
-            let snapshot = loading.snapshot(bytes)?;
+            let Loaded { component, encoder_failed } = loading.snapshot(bytes)?;
             let (compiler, limit) = (engine.clone(), loading.capabilities.limits.compile_ms);
-            let compiled = compile::within(loading.id, limit, move || compiler.precompile_component(&snapshot))?;
-            if let Some(cache) = &cache {
+            let compiled = compile::within(loading.id, limit, move || compiler.precompile_component(&component))?;
+            if let Some(cache) = cache.filter(|_| !encoder_failed) {
                 cache.put(&key, &compiled);
             }
             compiled
@@ -294,6 +292,14 @@ fn component(
     // them to the cache under the digest of component, catalogue, engine and limits, with a tag of key and bytes under a
     // secret that only this user can read. The bytes in memory are those whose tag was checked.
     unsafe { Component::deserialize(engine, &compiled) }.map_err(|e| no_pool(loading.id, &e))
+}
+
+/// Whether a compiled plugin may be kept. With a host interface the memory depends on what that interface answered, and the
+/// one whose answers have a digest is an encoder.
+fn cacheable(loading: &Loading<'_>) -> bool {
+    let Capabilities { log, embed: _, artifact, http, limits: _ } = &**loading.capabilities;
+    let others = *log || !artifact.is_empty() || !http.is_empty();
+    !others && loading.services.encoder(loading.capabilities).is_none_or(|encoder| encoder.digest().is_some())
 }
 
 /// The cache key of a compiled plugin: a digest of everything that its machine code and its memory depend on.
@@ -315,7 +321,15 @@ fn cache_key(loading: &Loading<'_>, sha256: &str, engine: &Engine) -> String {
     let limits = format!("{:?}", loading.capabilities.limits);
     let version = env!("CARGO_PKG_VERSION").as_bytes();
     let catalog = loading.catalog.digest().as_bytes();
-    digest::sha256_of(&[version, &compatibility.0, sha256.as_bytes(), catalog, limits.as_bytes()])
+    let encoder = encoder_digest(loading.services, loading.capabilities);
+    let parts = [version, &compatibility.0, sha256.as_bytes(), catalog, limits.as_bytes(), encoder.as_bytes()];
+    digest::sha256_of(&parts)
+}
+
+/// What is known of the encoder that a plugin may use; empty if there is none.
+fn encoder_digest(services: &Services, capabilities: &Capabilities) -> String {
+    let known = |encoder: &Arc<dyn TextEncoder>| format!("{} {:?}", encoder.dimensions(), encoder.digest());
+    services.encoder(capabilities).map(known).unwrap_or_default()
 }
 
 /// The card of a loaded plugin, with a digest of everything that its rankings depend on.
@@ -323,6 +337,10 @@ fn card(launcher: &Launcher, catalog: &Catalog, sha256: &str, content: &str) -> 
     let mut parts = vec![sha256.as_bytes(), catalog.digest().as_bytes()];
     for name in &launcher.capabilities.artifact {
         parts.extend([name.as_bytes(), launcher.services.artifacts.get(name).map_or(&[][..], |bytes| &bytes[..])]);
+    }
+    let encoder = encoder_digest(&launcher.services, &launcher.capabilities);
+    if !encoder.is_empty() {
+        parts.extend(["embed".as_bytes(), encoder.as_bytes()]);
     }
     let described = launcher
         .start()

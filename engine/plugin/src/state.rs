@@ -19,6 +19,8 @@ pub(super) struct State {
     pub(super) wasi: WasiState,
     /// The end of what the current call logged as errors. It explains a fault, whether logging was granted or not.
     pub(super) error_log: String,
+    /// Whether the encoder has failed: what the plugin made of that is no answer to its texts.
+    pub(super) encoder_failed: bool,
 }
 
 /// Bytes of the error log that are kept.
@@ -36,6 +38,7 @@ impl State {
             limiter: Limiter::new(capabilities.limits),
             wasi: WasiState::default(),
             error_log: String::new(),
+            encoder_failed: false,
         }
     }
 

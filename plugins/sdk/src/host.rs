@@ -18,13 +18,29 @@ pub fn log(level: Level, message: &str) {
     eprintln!("{level:?}: {message}");
 }
 
-/// One vector of Euclidean length 1 for each text, from the host's encoder.
+/// One vector of Euclidean length 1 for each text, from the host's encoder: of documents, of what is found. It works in
+/// `load` and `commit` as well as in `recommend`.
 ///
 /// # Errors
-/// If the interface was not granted, if texts and vectors exceed `limits.host_bytes`, or if the encoder fails.
+/// If the interface was not granted, if texts and vectors exceed `limits.host_bytes` or `limits.embed_texts`, or if the
+/// encoder fails.
 pub fn embed(texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
     #[cfg(target_arch = "wasm32")]
     return imports::embed::embed(texts);
+    #[cfg(not(target_arch = "wasm32"))]
+    {
+        let _ = texts;
+        Err(EmbedError::Denied)
+    }
+}
+
+/// The same for queries: of what is searched for. The vector of a query does not depend on the texts beside it.
+///
+/// # Errors
+/// Those of [`embed`].
+pub fn embed_queries(texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
+    #[cfg(target_arch = "wasm32")]
+    return imports::embed::embed_queries(texts);
     #[cfg(not(target_arch = "wasm32"))]
     {
         let _ = texts;

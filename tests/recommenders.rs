@@ -4,15 +4,18 @@
 mod guests;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use guests::{built, catalog, component, manifest, request};
-use querywright::catalog::{CatalogBuilder, Dataset, demo};
+use querywright::catalog::{Catalog, CatalogBuilder, Dataset, demo};
 use querywright::error::FaultKind;
-use querywright::plugin::{Grant, Manifest, Metering, Plugin, PluginOptions, Services, TextEncoder, Wanted};
+use querywright::plugin::{Grant, Manifest, Metering, Plugin, PluginOptions, Services, TextEncoder, TextRole, Wanted};
 use querywright::retrieve::{Bm25, Bm25Config};
-use querywright::types::{Deadline, Query, QueryLanguage, Request, Retriever, Rewrite};
+use querywright::stack::reciprocal_rank_fusion;
+use querywright::types::{Deadline, Hit, Query, QueryLanguage, Ranking, Request, Retriever, Rewrite};
 
 #[test]
 fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
@@ -52,42 +55,90 @@ fn the_bm25_plugin_ranks_and_scores_as_the_native_retriever_does() {
     }
 }
 
-#[test]
-fn the_dense_plugin_ranks_by_the_hosts_vectors() {
-    /// Counts letters, so that texts with the same letters have similar vectors.
-    struct Letters;
-    impl TextEncoder for Letters {
-        fn dimensions(&self) -> usize {
-            26
-        }
-        fn encode(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
-            Ok(texts.iter().map(|text| letters(text)).collect())
-        }
+/// Counts letters, so that texts with the same letters have similar vectors; a query's begins with an `x`.
+#[derive(Default)]
+struct Letters {
+    digest: Option<String>,
+    encoded: AtomicUsize,
+}
+
+impl TextEncoder for Letters {
+    fn dimensions(&self) -> usize {
+        26
     }
-    fn letters(text: &str) -> Vec<f32> {
-        let mut vector = [0f32; 26];
-        text.bytes().filter(u8::is_ascii_lowercase).for_each(|b| vector[usize::from(b - b'a')] += 1.0);
-        let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-9);
-        vector.map(|v| v / norm).to_vec()
+    fn digest(&self) -> Option<String> {
+        self.digest.clone()
     }
-    let shop = demo::demo(demo::SEED).unwrap();
+    fn encode(&self, texts: &[String], role: TextRole, _: Deadline) -> querywright::Result<Vec<Vec<f32>>> {
+        self.encoded.fetch_add(texts.len(), Ordering::SeqCst);
+        Ok(texts
+            .iter()
+            .map(|text| if role == TextRole::Query { letters(&format!("x{text}")) } else { letters(text) })
+            .collect())
+    }
+}
+
+fn letters(text: &str) -> Vec<f32> {
+    let mut vector = [0f32; 26];
+    text.bytes().filter(u8::is_ascii_lowercase).for_each(|b| vector[usize::from(b - b'a')] += 1.0);
+    let norm = vector.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-9);
+    vector.map(|v| v / norm).to_vec()
+}
+
+/// The hybrid plugin with an encoder.
+fn hybrid(encoder: &Arc<Letters>, catalog: &Catalog, cache: Option<&Path>) -> querywright::Result<Plugin> {
     let options = PluginOptions {
-        manifest: Some(Manifest::read(&built("dense", "plugin.toml")).unwrap()),
+        manifest: Some(Manifest::read(&built("dense", "plugin.toml"))?),
         grant: Grant { embed: true, ..Grant::default() },
-        services: Services { encoder: Some(Arc::new(Letters)), ..Services::default() },
+        services: Services { encoder: Some(encoder.clone()), ..Services::default() },
+        cache: cache.map(Path::to_owned),
         ..PluginOptions::default()
     };
-    let plugin = Plugin::from_bytes("dense", &component("dense"), &shop.catalog, options, &()).unwrap();
-    let query = "a warm blanket";
-    let found = plugin.retrieve(&[request(query)], Deadline::NONE).remove(0).unwrap();
-    assert_eq!(found.hits.len(), 10);
-    let wanted = letters(query);
-    let score = |text: &str| letters(text).iter().zip(&wanted).map(|(a, b)| a * b).sum::<f32>();
-    let mut best: Vec<f32> = shop.catalog.documents().map(|d| score(&d.text_of_all_fields())).collect();
-    best.sort_by(|a, b| b.total_cmp(a));
-    for (hit, want) in found.hits.iter().zip(best) {
-        assert!((hit.score - want).abs() < 1e-5, "{} {want}", hit.score);
+    Plugin::from_bytes("dense", &component("dense"), catalog, options, &())
+}
+
+#[test]
+fn the_dense_plugin_fuses_words_and_the_hosts_vectors_as_the_native_parts_do() {
+    let shop = demo::demo(demo::SEED).unwrap();
+    let plugin = hybrid(&Arc::default(), &shop.catalog, None).unwrap();
+    let native = Bm25::in_memory(shop.catalog.clone(), Bm25Config::default()).unwrap();
+    let vectors: Vec<Vec<f32>> = shop.catalog.documents().map(|d| letters(&d.text_of_all_fields())).collect();
+    for text in ["a warm blanket", "kettle", "zzz"] {
+        let deep = request(text).with_k(100);
+        let words = native.retrieve(std::slice::from_ref(&deep), Deadline::NONE).remove(0).unwrap();
+        let query = letters(&format!("x{text}"));
+        let score = |vector: &Vec<f32>| vector.iter().zip(&query).map(|(a, b)| a * b).sum();
+        let near = Ranking::best((0..).zip(&vectors).map(|(doc, v)| Hit { doc, score: score(v) }), &deep);
+        let wanted = reciprocal_rank_fusion(&[words, near], 10);
+        let found = plugin.retrieve(&[request(text)], Deadline::NONE).remove(0).unwrap();
+        assert_eq!(found.hits.len(), 10);
+        for (hit, want) in found.hits.iter().zip(&wanted.hits) {
+            // Equal inner products may differ by the order of their sums, and change places: a rank more or less.
+            assert!((hit.score - want.score).abs() < 3e-4, "{text}: {hit:?} {want:?}");
+        }
     }
+}
+
+#[test]
+fn a_plugin_with_an_encoder_of_a_known_digest_is_kept_and_its_card_tells_encoders_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("compiled");
+    let (catalog, encoded) = (catalog("first"), |encoder: &Letters| encoder.encoded.load(Ordering::SeqCst));
+    let known = |digest: &str| Arc::new(Letters { digest: Some(digest.into()), ..Letters::default() });
+    let open = |encoder: &Arc<Letters>| hybrid(encoder, &catalog, Some(&cache)).unwrap();
+    let one = known("one");
+    let first = open(&one);
+    assert_eq!(encoded(&one), 3);
+    let again = open(&one);
+    assert_eq!(encoded(&one), 3, "its documents lie in the memory that was kept");
+    let ask = |plugin: &Plugin| plugin.retrieve(&[request("second")], Deadline::NONE).remove(0).unwrap();
+    assert_eq!(ask(&first), ask(&again));
+    let other = known("other");
+    assert_ne!(open(&other).card().digest, first.card().digest, "caches must not serve rankings of other vectors");
+    assert_eq!(encoded(&other), 3);
+    let unknown: Arc<Letters> = Arc::default();
+    (open(&unknown), open(&unknown));
+    assert_eq!(encoded(&unknown), 6, "what is not known to be the same is loaded again");
 }
 
 /// Next items of real histories. The plugin gets the sessions as an artifact, and is compared with its formula.

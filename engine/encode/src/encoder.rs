@@ -202,8 +202,8 @@ impl Encoder {
         deadline: Deadline,
         tell: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<f32>> {
-        let tokens: Vec<Vec<u32>> =
-            texts.par_iter().map(|text| self.tokens(text.as_ref(), role)).collect::<Result<_>>()?;
+        let tokens = |text: &T| deadline.check().and_then(|()| self.tokens(text.as_ref(), role));
+        let tokens: Vec<Vec<u32>> = texts.par_iter().map(tokens).collect::<Result<_>>()?;
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         // Stable, so that the batches are the same each time. The longest go first: what is left for one thread is short.
         order.sort_by_key(|at| std::cmp::Reverse(tokens.get(*at).map_or(0, Vec::len)));

@@ -2,7 +2,8 @@
 //!
 //! An encoder is a Hugging Face folder: a BERT, RoBERTa, XLM-R, DistilBERT or ModernBERT in safetensors, with what
 //! sentence-transformers keeps beside it (pooling, normalisation, prompts, the longest text), which is honoured or refused
-//! by name. candle-transformers computes it, on the processor and in single precision.
+//! by name. candle-transformers computes it, on the processor and in single precision. With the feature `plugins` it is what a
+//! plugin's `embed` asks: `Services { encoder: Some(Arc::new(encoder)), .. }`.
 #![deny(missing_docs, missing_debug_implementations)]
 #![warn(unreachable_pub)]
 
@@ -10,6 +11,7 @@ mod backbone;
 mod dense;
 mod encoder;
 mod json;
+mod lent;
 mod modules;
 mod pooling;
 mod shape;
@@ -19,5 +21,6 @@ mod words;
 
 pub use dense::{Dense, DenseConfig};
 pub use encoder::{Encoder, EncoderConfig, Role};
+pub use lent::EmbedConfig;
 pub use modules::Similarity;
 pub use pooling::Pooling;

@@ -12,6 +12,13 @@ use serde_json::Value;
 /// A random BERT with two layers, with the files of sentence-transformers beside it.
 const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-bert");
 
+/// The hybrid plugin as it is committed, or as `QUERYWRIGHT_PLUGINS` has it.
+fn plugin() -> String {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins");
+    let root = std::env::var_os("QUERYWRIGHT_PLUGINS").map_or(committed, Into::into);
+    root.join("dense/dist/dense.wasm").display().to_string()
+}
+
 /// A folder with a shop in it; nothing of the user's is seen.
 fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
@@ -54,6 +61,65 @@ fn hybrid_fuses_with_bm25_and_its_weight_is_in_its_name() {
     let found =
         tiny::json(home.path(), &["search", "--data", "shop", "--retriever", retriever, "--json", "kettle steel"]);
     assert_eq!(found["answer"]["hits"][0]["id"], "d0");
+}
+
+#[test]
+fn a_plugin_ranks_by_the_encoder_that_it_is_lent_and_is_kept_under_its_digest() {
+    let home = home();
+    let lent = format!("embed={ENCODER}");
+    let ranked = |grant: &str| eval(home.path(), &plugin(), &["--grant", grant]);
+    let first = ranked(&lent);
+    assert_eq!((&first["retriever"], &first["faults"]), (&"dense".into(), &0.into()));
+    let native = eval(home.path(), &format!("hybrid:{ENCODER}"), &["--index", "index"]);
+    assert_eq!(first["measures"], native["measures"], "words and vectors are the native ones, and so is the fusion");
+    let kept =
+        || tiny::names(&home.path().join("cache/plugins")).into_iter().filter(|n| n.ends_with(".compiled")).count();
+    assert_eq!(kept(), 1);
+    assert_eq!(ranked(&lent)["measures"], first["measures"], "from the cache");
+    assert_eq!(kept(), 1);
+    ranked(&format!("{lent},document_prefix=text: "));
+    assert_eq!(kept(), 2, "other vectors are another memory");
+}
+
+#[test]
+fn a_plugin_without_its_encoder_is_refused_with_what_lends_one() {
+    let home = home();
+    let refused = |arguments: &[&str], parts: &[&str]| {
+        let output = tiny::run(home.path(), arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && parts.iter().all(|part| said.contains(part)), "{arguments:?}: {said}");
+    };
+    let (plugin, advice) = (plugin(), "--grant embed=all-minilm-l6-v2");
+    let search = ["search", "--data", "shop", "--retriever", &plugin, "kettle"];
+    refused(&search, &["load returned a fault", "not granted: embed", advice]);
+    refused(&["plugin", "check", &plugin, "--data", "shop"], &["not granted: embed", advice]);
+    refused(&[&search[..], &["--grant", "embed"]].concat(), &["--grant embed", "names no encoder", "embed=all-minilm"]);
+    refused(&[&search[..], &["--grant", "embed=absent"]].concat(), &["absent", "neither a known model"]);
+    let generates = format!("embed={}", tiny::MODEL);
+    refused(&[&search[..], &["--grant", &generates]].concat(), &["model_type", "qwen3", "bert"]);
+    let lent = format!("embed={ENCODER}");
+    let checked = tiny::json(home.path(), &["plugin", "check", &plugin, "--data", "shop", "--grant", &lent, "--json"]);
+    assert_eq!(checked["passed"], true, "{checked}");
+    let tight = [&search[..], &["--grant", &lent, "--grant", "limits.embed_texts=3"]].concat();
+    refused(&tight, &["limits.embed_texts"]);
+}
+
+#[test]
+fn a_run_keeps_the_encoder_that_its_plugin_is_lent() {
+    let home = home();
+    let config = tiny::config_text(&home.path().join("shop"), &home.path().join("run"), 2);
+    fs::write(home.path().join("run.toml"), config).unwrap();
+    let (plugin, lent) = (plugin(), format!("embed={ENCODER}"));
+    tiny::ok(home.path(), &["train", "run.toml", "--retriever", &plugin, "--grant", &lent, "--no-eval"]);
+    let kept = fs::read_to_string(home.path().join("run/config.toml")).unwrap();
+    assert!(kept.contains("[retriever.embed]") && kept.contains("tiny-bert"), "{kept}");
+    tiny::ok(home.path(), &["train", "run/config.toml", "--output-dir", "again", "--no-eval"]);
+    let completions = |run: &str| fs::read_to_string(home.path().join(run).join("completions.jsonl")).unwrap();
+    assert_eq!(completions("run"), completions("again"));
+    // Another encoder gives other rewards.
+    let other = format!("{lent},query_prefix=find: ");
+    let again = ["train", "run.toml", "--retriever", &plugin, "--grant", &other, "--resume", "--no-eval"];
+    assert!(!tiny::run(home.path(), &again).status.success(), "a checkpoint of another retriever is refused");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use querywright::Error;
 use querywright::catalog::Dataset;
+use querywright::encode::EmbedConfig;
 use querywright::model::{DeviceChoice, ModelSource};
 use querywright::retrieve::Bm25Config;
 use querywright::train::{
@@ -26,6 +27,8 @@ pub struct Wanted<'a> {
     /// What ranks; none for BM25.
     pub retriever: Option<&'a str>,
     pub device: Option<DeviceChoice>,
+    /// The encoder that is lent to a plugin.
+    pub embed: Option<EmbedConfig>,
     /// The split that is measured in the end.
     pub split: &'a str,
     pub settings: &'a [String],
@@ -76,6 +79,9 @@ impl Wanted<'_> {
             let table = toml::Value::try_from(dense)?;
             // First, so that a key of it that is set goes over it.
             settings.insert(0, format!("retriever.dense={table}"));
+        }
+        if let Some(encoder) = &self.embed {
+            settings.insert(0, format!("retriever.embed={}", toml::Value::try_from(encoder)?));
         }
         settings.extend(self.output_dir.map(|path| format!("train.output_dir={}", text(path))));
         settings.extend(self.device.map(|device| format!("model.device=\"{device}\"")));

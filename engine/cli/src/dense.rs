@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::catalog::Catalog;
-use querywright::encode::{Dense, DenseConfig, Encoder, Pooling, Similarity};
+use querywright::encode::{Dense, DenseConfig, Encoder, EncoderConfig, Pooling, Similarity};
 use querywright::retrieve::Bm25Config;
 use querywright::sources;
 use querywright::stack::{Fusion, FusionMethod};
@@ -110,10 +110,15 @@ pub fn ranker(config: &DenseConfig, bm25: &Bm25Config, catalog: &Arc<Catalog>, i
     Ok(Ranker::new(catalog.clone(), Arc::new(fusion), Some(words)))
 }
 
-fn opened(config: &DenseConfig, content: &str, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Arc<Dense>> {
-    let path = open::model_path(&config.model, false)?;
-    let encoder = Encoder::open(&path, &config.encoder)?;
+/// An encoder by the name of its model, fetched when it must be.
+pub fn encoder(model: &str, config: &EncoderConfig) -> Result<Encoder> {
+    let encoder = Encoder::open(&open::model_path(model, false)?, config)?;
     encoder.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
+    Ok(encoder)
+}
+
+fn opened(config: &DenseConfig, content: &str, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Arc<Dense>> {
+    let encoder = encoder(&config.model, &config.encoder)?;
     let folder = match index {
         Some(folder) => folder.to_owned(),
         None => sources::cache_folder()?.join("vectors"),

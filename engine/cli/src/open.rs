@@ -161,6 +161,8 @@ fn component(text: &str) -> Option<&Path> {
 pub fn set_retriever(text: &str, retriever: &mut RetrieverConfig) -> Result<()> {
     let (text, covisitation) = followed::asked(text)?;
     (retriever.plugin, retriever.dense) = plugin_or_dense(text)?;
+    // An encoder is lent to a plugin.
+    retriever.embed = retriever.embed.take().filter(|_| retriever.plugin.is_some());
     retriever.covisitation = covisitation.map(|given| given.unwrap_or(followed::DEFAULT));
     retriever.tune_covisitation = covisitation == Some(None);
     Ok(())

@@ -15,7 +15,7 @@ use querywright::types::{Judgements, Query};
 
 use crate::choose::{self, Wanted};
 use crate::compare::{Compared, Finished};
-use crate::grant::Grants;
+use crate::grant::{self, Grants};
 use crate::open::{self, Ranker};
 use crate::progress::{Goal, Watcher};
 use crate::ship::WithoutModel;
@@ -107,6 +107,7 @@ impl Args {
                 output_dir: self.output_dir.as_deref(),
                 retriever: self.retriever.as_deref(),
                 device: self.device,
+                embed: self.grants.embed()?,
                 split: &self.split,
                 settings: &self.settings,
                 strict: self.strict,
@@ -124,6 +125,9 @@ impl Args {
         let mut config = TrainConfig::read(path, &self.settings)?;
         if let Some(retriever) = &self.retriever {
             open::set_retriever(retriever, &mut config.retriever)?;
+        }
+        if let Some(encoder) = self.grants.embed()? {
+            config.retriever.embed = Some(encoder);
         }
         if let Some(device) = self.device {
             config.model.device = device;
@@ -228,7 +232,10 @@ fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ra
     let ranker = match (&config.retriever.plugin, &config.retriever.dense) {
         (Some(path), _) => {
             let content = config.retriever.bm25.content.clone();
-            let options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
+            let mut options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
+            if let Some(encoder) = config.retriever.embed.as_ref().filter(|_| !options.grant.embed) {
+                grant::lend(&mut options, encoder)?;
+            }
             open::plugin(path, &dataset.catalog, options)?
         }
         (None, Some(dense)) => {

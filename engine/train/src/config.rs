@@ -20,7 +20,7 @@ use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
 use super::warm_start::WarmStartConfig;
 #[cfg(feature = "dense")]
-use querywright_encode::DenseConfig;
+use querywright_encode::{DenseConfig, EmbedConfig};
 use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
 use querywright_retrieve::Bm25Config;
 use querywright_rewrite::PromptConfig;
@@ -126,6 +126,10 @@ pub struct RetrieverConfig {
     #[cfg(feature = "dense")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dense: Option<DenseConfig>,
+    /// The text encoder that the plugin may use: it grants `embed`. Default: none.
+    #[cfg(feature = "dense")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embed: Option<EmbedConfig>,
 }
 
 /// Keys under an old name, and what they are called now. Files and `--set` may use either. The digest of a

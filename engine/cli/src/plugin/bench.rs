@@ -28,9 +28,10 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
         queries.iter().map(|query| Request::new(query, &Rewrite::plain(query.text.clone()), 10)).collect();
     let native = open::bm25(&dataset.catalog, Bm25Config::default(), None)?;
     let manifest = querywright::plugin::Manifest::beside(file)?;
-    grant::warn(&grants.options()?.grant, manifest.as_ref());
+    let granted = grants.options()?;
+    grant::warn(&granted.grant, manifest.as_ref());
     let load = |reuse| -> Result<Plugin> {
-        let options = PluginOptions { manifest: manifest.clone(), reuse, ..grants.options()? };
+        let options = PluginOptions { manifest: manifest.clone(), reuse, ..granted.clone() };
         let bar = Bar::new(dataset.catalog.len() as u64, "loading", "documents");
         let plugin = Plugin::from_bytes(&super::name(file), &bytes, &dataset.catalog, options, &bar)?;
         bar.finish();

@@ -35,7 +35,7 @@ impl TrainConfig {
             within("retriever.bm25", self.retriever.bm25.validate())?;
         }
         #[cfg(feature = "dense")]
-        self.retriever.validate_dense()?;
+        self.retriever.validate_dense().and_then(|()| self.retriever.validate_embed())?;
         within("lora", self.lora.projections())?;
         within("reward", RewardFunction::new(&self.reward))?;
         within("sampling", self.sampling.validate())?;
@@ -91,6 +91,18 @@ impl RetrieverConfig {
             }
             _ => Ok(()),
         }
+    }
+
+    fn validate_embed(&self) -> Result<()> {
+        let Some(lent) = &self.embed else { return Ok(()) };
+        if self.plugin.is_none() {
+            let remedy = "set retriever.plugin, or leave this out; vectors rank without a plugin by retriever.dense";
+            return refuse("retriever.embed", "there is no plugin to lend an encoder to", remedy);
+        }
+        if lent.model.is_empty() {
+            return refuse("retriever.embed.model", "it is empty", "name an encoder, as all-minilm-l6-v2");
+        }
+        Ok(())
     }
 }
 
@@ -196,9 +208,15 @@ mod tests {
         assert_eq!(dense.model, "all-minilm-l6-v2");
         assert_eq!(TrainConfig::parse(&toml::to_string(&config).unwrap(), &[], "again").unwrap(), config);
         let plain = parse(&[]).unwrap();
-        assert!(!toml::to_string(&plain).unwrap().contains("dense"), "the digest of older runs stays");
+        let plain = toml::to_string(&plain).unwrap();
+        assert!(!plain.contains("dense") && !plain.contains("embed"), "the digest of older runs stays");
+        let lent = ["retriever.plugin=a.wasm", "retriever.embed.model=minilm", "retriever.embed.encoder.max_tokens=64"];
+        let lent = parse(&lent).unwrap();
+        assert_eq!(TrainConfig::parse(&toml::to_string(&lent).unwrap(), &[], "again").unwrap(), lent);
         for (settings, key) in [
-            (&["retriever.dense.hybrid=0"][..], "retriever.dense.hybrid: "),
+            (&["retriever.embed.model=minilm"][..], "retriever.embed: there is no plugin"),
+            (&["retriever.embed.model=", "retriever.plugin=a.wasm"], "retriever.embed.model: "),
+            (&["retriever.dense.hybrid=0"], "retriever.dense.hybrid: "),
             (&["retriever.dense.model="], "retriever.dense.model: "),
             (&["retriever.dense={}", "retriever.plugin=a.wasm"], "retriever.dense: "),
             (&["retriever.dense.weight=1"], "weight"),

@@ -137,7 +137,7 @@ fn a_plugin_with_an_encoder_of_a_known_digest_is_kept_and_its_card_tells_encoder
     assert_ne!(open(&other).card().digest, first.card().digest, "caches must not serve rankings of other vectors");
     assert_eq!(encoded(&other), 3);
     let unknown: Arc<Letters> = Arc::default();
-    (open(&unknown), open(&unknown));
+    drop([open(&unknown), open(&unknown)]);
     assert_eq!(encoded(&unknown), 6, "what is not known to be the same is loaded again");
 }
 

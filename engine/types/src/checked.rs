@@ -6,7 +6,27 @@ use crate::{Deadline, Fault, FaultKind, Ranking, Request, Retriever};
 /// `k` hits, known documents, each once, none excluded, finite scores, best first. An answer that breaks it is a
 /// [`FaultKind::Contract`] of its request; a wrong number of answers is a fault of every request, because nobody knows
 /// which answer belongs to which. Nothing is cut, sorted or cleaned up: what the retriever meant is not known.
+///
+/// A request with an [order](Request::order) is sent without it, as deep as the order reaches, and the answer is put into
+/// that order. Neighbours that differ by their order alone are sent once.
 pub fn retrieve(retriever: &dyn Retriever, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
+    if requests.iter().all(|request| request.order.is_none()) {
+        return checked(retriever, requests, deadline);
+    }
+    let (mut asked, mut places): (Vec<Request>, Vec<usize>) = (Vec::new(), Vec::with_capacity(requests.len()));
+    for request in requests {
+        let unordered = request.unordered();
+        if asked.last() != Some(&unordered) {
+            asked.push(unordered);
+        }
+        places.push(asked.len() - 1);
+    }
+    let found = checked(retriever, &asked, deadline);
+    let answers = requests.iter().zip(places).filter_map(|(request, place)| Some((request, found.get(place)?)));
+    answers.map(|(request, found)| found.as_ref().map(|found| request.ordered(found)).map_err(Fault::clone)).collect()
+}
+
+fn checked(retriever: &dyn Retriever, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
     let mut answers = retriever.retrieve(requests, deadline);
     let card = retriever.card();
     let broken = |detail: String| Fault::new(card.name.as_str(), FaultKind::Contract, detail);
@@ -62,15 +82,14 @@ impl Ranking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Hit, QueryLanguage, RetrieverCard};
+    use crate::{Hit, Order, Query, RetrieverCard, Rewrite};
 
     fn ranking(hits: &[(u32, f32)]) -> Ranking {
         Ranking { hits: hits.iter().map(|(doc, score)| Hit { doc: *doc, score: *score }).collect() }
     }
 
     fn request(exclude: &[u32]) -> Request {
-        let (text, language) = ("x".to_owned(), QueryLanguage::Plain);
-        Request { text, language, history: vec![], exclude: exclude.to_vec(), k: 3 }
+        Request::plain("x", 3).with_exclude(exclude.to_vec())
     }
 
     /// Gives what it was told to give.
@@ -124,5 +143,41 @@ mod tests {
                 assert!(fault.kind == FaultKind::Contract && fault.detail.contains("answers to 3 requests"), "{fault}");
             }
         }
+    }
+
+    /// Finds documents 0, 1, 2, … of five, and counts what it is asked for.
+    struct Five(RetrieverCard, std::sync::Mutex<Vec<usize>>);
+
+    impl Retriever for Five {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+            let one = |request: &Request| {
+                assert_eq!(request.order, None);
+                self.1.lock().unwrap().push(request.k);
+                let hits = (0..5).filter(|doc| !request.exclude.contains(doc)).take(request.k);
+                Ok(Ranking { hits: hits.map(|doc| Hit { doc, score: -(doc as f32) }).collect() })
+            };
+            requests.iter().map(one).collect()
+        }
+    }
+
+    #[test]
+    fn an_order_is_kept_whatever_ranks_and_reaches_deeper_than_the_hits_that_are_wanted() {
+        let five = Five(RetrieverCard::new("five", "0").with_documents(5), Default::default());
+        let query = Query::text("x");
+        let ordered = |first: &[u32]| Rewrite::plain("x").with_order(Order::new(first.to_vec(), 4));
+        let rewrites = [ordered(&[3, 1]), ordered(&[2]), Rewrite::plain("x"), ordered(&[1])];
+        let requests: Vec<Request> = rewrites.iter().map(|rewrite| Request::new(&query, rewrite, 3)).collect();
+        let docs = |answers: Vec<Result<Ranking, Fault>>| -> Vec<Vec<u32>> {
+            answers.into_iter().map(|answer| answer.unwrap().hits.iter().map(|hit| hit.doc).collect()).collect()
+        };
+        let got = docs(retrieve(&five, &requests, Deadline::NONE));
+        assert_eq!(got, [[3, 1, 0], [2, 0, 1], [0, 1, 2], [1, 0, 2]]);
+        assert_eq!(*five.1.lock().unwrap(), [4, 3, 4], "neighbours with the same text are one search");
+        let excluding = requests[0].clone().with_exclude([3]);
+        assert_eq!(docs(retrieve(&five, &[excluding], Deadline::NONE)), [[1, 0, 2]]);
     }
 }

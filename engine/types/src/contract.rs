@@ -14,7 +14,7 @@ pub trait Retriever: Send + Sync {
 
     /// Ranks each request of a batch. Answers come in the order of the requests, one each; a failure concerns one
     /// request alone. A ranking has at most `k` hits, best first, no document twice and none that the request
-    /// excludes, and finite scores.
+    /// excludes, and finite scores. No request has an [order](Request::order): `retrieve` sees to that.
     ///
     /// No text may cause a failure: what cannot be parsed is searched for as plain words. A request whose answer
     /// cannot be there by the deadline fails with [`FaultKind::Timeout`](crate::FaultKind::Timeout).

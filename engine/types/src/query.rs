@@ -1,6 +1,6 @@
 //! What a user asks, what a rewriter makes of it, and what a retriever is given.
 
-use crate::{Ordinal, QueryLanguage};
+use crate::{Order, Ordinal, QueryLanguage};
 
 /// A user's query as it came in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Query {
     pub history: Vec<Ordinal>,
     /// Whether users come back to items, so that those of the history may be found again. Default: false.
     pub repeats: bool,
+    /// What was said before in the same conversation, oldest first: the user's messages, and answers where they are known.
+    pub turns: Vec<String>,
 }
 
 impl Query {
@@ -33,14 +35,20 @@ impl Query {
         self
     }
 
+    /// With what was said before in the same conversation, oldest first.
+    pub fn with_turns<T: Into<String>>(mut self, turns: impl IntoIterator<Item = T>) -> Self {
+        self.turns = turns.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Says whether items of the history may be found again.
     pub fn with_repeats(mut self, repeats: bool) -> Self {
         self.repeats = repeats;
         self
     }
 
-    /// Whether nothing is asked: there is no history, and no character of the text can be seen. No model and no retriever
-    /// is asked for such a query.
+    /// Whether nothing is asked: there is no history, and no character of the text can be seen, whatever was said before. No
+    /// model and no retriever is asked for such a query.
     pub fn is_empty(&self) -> bool {
         self.history.is_empty() && self.text.chars().all(is_invisible)
     }
@@ -61,18 +69,21 @@ fn is_invisible(c: char) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kept {
-    /// The model wrote no word, which is an answer, or chose to leave the query as it is.
+    /// The model wrote no word, which is an answer, or chose to leave the query as it is; or there was nothing to order.
     Nothing,
     /// The model was less sure than it must be for its rewrite to be used.
     LowConfidence,
+    /// It is the first message of a conversation: nothing was said that it could refer to, and no model was asked.
+    FirstMessage,
 }
 
 impl Kept {
-    /// A short word for programs: "nothing", "low_confidence".
+    /// A short word for programs: "nothing", "low_confidence", "first_message".
     pub fn code(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
             Self::LowConfidence => "low_confidence",
+            Self::FirstMessage => "first_message",
         }
     }
 }
@@ -91,11 +102,14 @@ pub struct Rewrite {
     /// Why this is what the query is without the model, where it is.
     #[serde(skip)]
     pub kept: Option<Kept>,
+    /// A new order of what the text finds, where a model re-ranked.
+    #[serde(skip)]
+    pub order: Option<Order>,
 }
 
 impl PartialEq for Rewrite {
     fn eq(&self, other: &Self) -> bool {
-        (&self.text, self.language) == (&other.text, other.language)
+        (&self.text, self.language, &self.order) == (&other.text, other.language, &other.order)
     }
 }
 
@@ -104,7 +118,7 @@ impl Eq for Rewrite {}
 impl Rewrite {
     /// A rewrite in a query language.
     pub fn new(text: impl Into<String>, language: QueryLanguage) -> Self {
-        Self { text: text.into(), language, confidence: None, kept: None }
+        Self { text: text.into(), language, confidence: None, kept: None, order: None }
     }
 
     /// A rewrite in plain words.
@@ -115,6 +129,12 @@ impl Rewrite {
     /// With how sure its model was.
     pub fn with_confidence(mut self, confidence: f32) -> Self {
         self.confidence = Some(confidence);
+        self
+    }
+
+    /// With a new order of what its text finds.
+    pub fn with_order(mut self, order: Order) -> Self {
+        self.order = Some(order);
         self
     }
 
@@ -146,6 +166,9 @@ pub struct Request {
     pub exclude: Vec<Ordinal>,
     /// How many hits at most.
     pub k: usize,
+    /// A new order of what is found. [`retrieve`](crate::retrieve()) sees to it, whatever ranks: no retriever gets a request
+    /// with one.
+    pub order: Option<Order>,
 }
 
 impl Request {
@@ -158,12 +181,20 @@ impl Request {
             history: query.history.clone(),
             exclude: if query.repeats { Vec::new() } else { query.history.clone() },
             k,
+            order: rewrite.order.clone(),
         }
     }
 
     /// The request for at most `k` hits for plain words, without a history.
     pub fn plain(text: impl Into<String>, k: usize) -> Self {
-        Self { text: text.into(), language: QueryLanguage::Plain, history: Vec::new(), exclude: Vec::new(), k }
+        Self {
+            text: text.into(),
+            language: QueryLanguage::Plain,
+            history: Vec::new(),
+            exclude: Vec::new(),
+            k,
+            order: None,
+        }
     }
 
     /// With another query language.
@@ -212,6 +243,7 @@ mod tests {
         let kept = Rewrite::plain("tea").with_kept(Kept::LowConfidence);
         assert_eq!(sure, kept);
         assert_ne!(kept, Rewrite::new("tea", QueryLanguage::Boolean));
+        assert_ne!(kept, Rewrite::plain("tea").with_order(Order::new(vec![3], 5)));
         assert_eq!((kept.kept.map(Kept::code), Kept::Nothing.code()), (Some("low_confidence"), "nothing"));
     }
 

@@ -1,19 +1,22 @@
 //! Restricted decoding: the words that a completion may consist of, as masks over tokens.
 //!
 //! A grammar allows any sequence of its words, each with a space before it, and then the stop; no word at all is a
-//! sequence, too. One of [choices](Grammar::one_of) allows exactly one word. The words stand in one or more [`Trie`]s: a
-//! big one that many prompts share, a small one of a prompt's own. A [`Walk`] goes through them with a completion and
-//! says which tokens may come next.
+//! sequence, too. One of [choices](Grammar::one_of) allows exactly one word, one of [orders](Grammar::order) each word
+//! once. The words stand in one or more [`Trie`]s: a big one that many prompts share, a small one of a prompt's own; those of
+//! an order are [`Labels`]. A [`Walk`] goes through them with a completion and says which tokens may come next.
 //!
 //! Probabilities are those of the allowed tokens alone, in sampler and trainer: what is not allowed has none, and its
 //! logit has no gradient. Where one token is allowed, its log-probability and the entropy are exactly 0. The sums go over
 //! the allowed tokens, not over the vocabulary, so a mask makes sampling cheaper.
 
+mod order;
 mod trie;
 
 use std::sync::Arc;
 
 use super::tokenizer::Tokenizer;
+pub use order::Labels;
+use order::{Ordering, Place};
 use querywright_types::{Error, Result};
 use trie::Spelling;
 pub use trie::Trie;
@@ -27,6 +30,8 @@ pub struct Grammar {
     starts: Arc<[u32]>,
     /// Whether a completion is one word, and neither none nor more.
     single: bool,
+    /// In the place of the tries: labels that are each written once.
+    order: Option<Ordering>,
 }
 
 impl Grammar {
@@ -46,6 +51,16 @@ impl Grammar {
         Self::with(tokenizer, vec![words], stop, true)
     }
 
+    /// An order: the first `count` labels, each at most once, and at most `most` of them; then a text that ends a completion.
+    /// What is not named keeps its place behind them, so the beginning of a permutation is an answer, and none is one, too.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn order(tokenizer: &Tokenizer, labels: &Labels, count: usize, most: usize, stop: &str) -> Result<Self> {
+        let order = Ordering { labels: labels.first(count), most };
+        Ok(Self { order: Some(order), ..Self::with(tokenizer, Vec::new(), stop, false)? })
+    }
+
     fn with(tokenizer: &Tokenizer, tries: Vec<Arc<Trie>>, stop: &str, single: bool) -> Result<Self> {
         let Some(&[stop]) = Spelling::new(tokenizer)?.text(stop)?.as_deref() else {
             let found = format!("the model's tokenizer has no token for {stop:?} alone");
@@ -55,7 +70,7 @@ impl Grammar {
         tries.iter().for_each(|trie| starts.extend(trie.following(Trie::ROOT)));
         starts.sort_unstable();
         starts.dedup();
-        Ok(Self { tries, stop, starts: starts.into(), single })
+        Ok(Self { tries, stop, starts: starts.into(), single, order: None })
     }
 
     /// The tokens of words with spaces between them, and of the stop; none where a word is not one of the grammar's.
@@ -88,7 +103,8 @@ impl Grammar {
 
     /// The largest token in it.
     pub fn largest(&self) -> u32 {
-        self.tries.iter().map(|trie| trie.largest()).chain([self.stop]).max().unwrap_or_default()
+        let labels = self.order.iter().flat_map(|order| order.labels.tokens());
+        self.tries.iter().map(|trie| trie.largest()).chain(labels).chain([self.stop]).max().unwrap_or_default()
     }
 }
 
@@ -103,12 +119,15 @@ pub struct Walk {
     /// Whether a token was taken.
     begun: bool,
     stopped: bool,
+    /// Where it stands in an order.
+    place: Place,
 }
 
 impl Walk {
     /// Before the first token.
     pub fn new(grammar: Arc<Grammar>) -> Self {
-        Self { grammar, inside: Vec::new(), unfinished: 0, begun: false, stopped: false }
+        let place = Place::default();
+        Self { grammar, inside: Vec::new(), unfinished: 0, begun: false, stopped: false, place }
     }
 
     /// The tokens that may come next, in rising order: inside a word its continuations, at the end of a word the
@@ -116,6 +135,9 @@ impl Walk {
     pub fn allowed(&self) -> Arc<[u32]> {
         if self.stopped {
             return Arc::default();
+        }
+        if let Some(order) = &self.grammar.order {
+            return order.allowed(&self.place, self.grammar.stop).into();
         }
         let after: &[u32] = match self.grammar.single && self.begun {
             true => std::slice::from_ref(&self.grammar.stop),
@@ -133,6 +155,14 @@ impl Walk {
 
     /// Goes on by a token; false, without going anywhere, where it is not allowed.
     pub fn advance(&mut self, token: u32) -> bool {
+        if let Some(order) = &self.grammar.order {
+            let stops = token == self.grammar.stop && !self.stopped && order.may_stop(&self.place);
+            if !stops && (self.stopped || !order.advance(&mut self.place, token)) {
+                return false;
+            }
+            (self.stopped, self.unfinished) = (stops, self.place.unfinished());
+            return true;
+        }
         let at_end = self.unfinished == 0;
         let (may_stop, may_start) =
             if self.grammar.single { (at_end && self.begun, !self.begun) } else { (at_end, at_end) };

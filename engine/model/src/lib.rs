@@ -46,7 +46,7 @@ pub use config::{Architecture, ModelConfig, RopeScaling};
 pub use decoder::{Decoder, GradientSum, Tape};
 pub use device::{DeviceChoice, DeviceInfo};
 pub use generate::{Prefix, generate, generate_recorded, prefix};
-pub use grammar::{Grammar, Trie, Walk};
+pub use grammar::{Grammar, Labels, Trie, Walk};
 pub use objective::{Objective, Predictions};
 pub use optimizer::{AdamWState, AdamWStep, Moments, Updated};
 pub use sampling::SamplingConfig;

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use querywright_types::{Ordinal, Rewrite};
+use querywright_types::{Ordinal, Query, Rewrite};
 
-/// Text and history: all that a rewrite depends on, the rewriter being the same.
-type Key = (String, Vec<Ordinal>);
+/// Text, history and earlier turns: all that a rewrite depends on, the rewriter being the same.
+type Key = (String, Vec<Ordinal>, Vec<String>);
 
 /// What an entry takes beside its texts: the key's place in the table and in the queue, and their counters.
 const OVERHEAD: usize = 256;
@@ -31,17 +31,20 @@ impl RewriteCache {
         Self { entries, bytes, held: Mutex::default() }
     }
 
-    pub(crate) fn get(&self, text: &str, history: &[Ordinal]) -> Option<Rewrite> {
+    pub(crate) fn get(&self, query: &Query) -> Option<Rewrite> {
         if self.entries == 0 {
             return None;
         }
         let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.rewrites.get(&(text.to_owned(), history.to_vec())).cloned()
+        held.rewrites.get(&key(query)).cloned()
     }
 
-    pub(crate) fn put(&self, text: &str, history: &[Ordinal], rewrite: &Rewrite) {
-        let key = Arc::new((text.to_owned(), history.to_vec()));
-        if self.entries == 0 || size(&key, rewrite) > self.bytes {
+    pub(crate) fn put(&self, query: &Query, rewrite: &Rewrite) {
+        if self.entries == 0 {
+            return;
+        }
+        let key = Arc::new(key(query));
+        if size(&key, rewrite) > self.bytes {
             return;
         }
         let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -60,45 +63,58 @@ impl RewriteCache {
     }
 }
 
+fn key(query: &Query) -> Key {
+    (query.text.clone(), query.history.clone(), query.turns.clone())
+}
+
 /// The memory of an entry.
-fn size(key: &Key, rewrite: &Rewrite) -> usize {
-    key.0.len() + size_of_val(key.1.as_slice()) + rewrite.text.len() + OVERHEAD
+fn size((text, history, turns): &Key, rewrite: &Rewrite) -> usize {
+    let turns: usize = turns.iter().map(|turn| turn.len() + size_of::<String>()).sum();
+    let order = rewrite.order.as_ref().map_or(0, |order| size_of_val(order.first.as_slice()));
+    text.len() + size_of_val(history.as_slice()) + turns + rewrite.text.len() + order + OVERHEAD
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use querywright_types::Order;
 
     #[test]
     fn a_cache_is_bounded_by_entries_and_by_bytes_of_queries_histories_and_rewrites() {
         let rewrite = |bytes: usize| Rewrite::plain("r".repeat(bytes));
         let cache = RewriteCache::new(3, 1 << 20);
-        (0..5).for_each(|n| cache.put(&n.to_string(), &[], &rewrite(1)));
-        let held: Vec<bool> = (0..5).map(|n| cache.get(&n.to_string(), &[]).is_some()).collect();
+        (0..5).for_each(|n| cache.put(&Query::text(n.to_string()), &rewrite(1)));
+        let held: Vec<bool> = (0..5).map(|n| cache.get(&Query::text(n.to_string())).is_some()).collect();
         assert_eq!(held, [false, false, true, true, true]);
 
-        // Each of the three parts alone fills it.
+        // Each of the parts alone fills it.
         let bytes = 4 * (OVERHEAD + 1000) + 100;
-        for (text, history, answer) in [(990, 0, 0), (0, 248, 0), (0, 0, 990)] {
+        for (text, history, turn, answer, order) in
+            [(990, 0, 0, 0, 0), (0, 248, 0, 0, 0), (0, 0, 970, 0, 0), (0, 0, 0, 990, 0), (0, 0, 0, 0, 248)]
+        {
             let cache = RewriteCache::new(1000, bytes);
-            let name = |n: usize| format!("{n:03}{}", "q".repeat(text));
-            let history = vec![7; history];
+            let query = |n: usize| {
+                let query = Query::text(format!("{n:03}{}", "q".repeat(text))).with_history(vec![7; history]);
+                query.with_turns((turn > 0).then(|| "t".repeat(turn)))
+            };
             for n in 0..100 {
-                cache.put(&name(n), &history, &rewrite(answer));
+                cache.put(&query(n), &rewrite(answer).with_order(Order::new(vec![1; order], 0)));
                 assert!(cache.held.lock().unwrap().bytes <= bytes);
             }
             assert_eq!(cache.held.lock().unwrap().order.len(), 4);
-            assert!(cache.get(&name(99), &history).is_some() && cache.get(&name(95), &history).is_none());
+            assert!(cache.get(&query(99)).is_some() && cache.get(&query(95)).is_none());
         }
     }
 
     #[test]
     fn what_alone_takes_more_than_all_may_is_not_remembered_and_drives_nothing_out() {
         let cache = RewriteCache::new(10, 2000);
-        cache.put("kept", &[], &Rewrite::plain("a"));
-        cache.put(&"q".repeat(2000), &[], &Rewrite::plain("b"));
-        cache.put("kept", &[], &Rewrite::plain("c"));
-        assert_eq!(cache.get("kept", &[]), Some(Rewrite::plain("c")));
+        let kept = Query::text("kept");
+        cache.put(&kept, &Rewrite::plain("a"));
+        cache.put(&Query::text("q".repeat(2000)), &Rewrite::plain("b"));
+        cache.put(&kept, &Rewrite::plain("c"));
+        assert_eq!(cache.get(&kept), Some(Rewrite::plain("c")));
+        assert_eq!(cache.get(&kept.with_turns(["before"])), None, "what was said before counts");
         let held = cache.held.lock().unwrap();
         assert_eq!((held.order.len(), held.rewrites.len(), held.bytes), (1, 1, OVERHEAD + 5));
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use querywright_types::{
-    Deadline, Documents, Error, Fault, FaultKind, Ordinal, Query, Ranking, Request, Result, Retriever, Rewrite,
-    Rewriter, retrieve,
+    Deadline, DocumentName, Documents, Error, Fault, FaultKind, Ordinal, Query, Ranking, Request, Result, Retriever,
+    Rewrite, Rewriter, retrieve,
 };
 
 use crate::StackBuilder;
@@ -124,9 +124,11 @@ impl Stack {
                 find(&searched)?
             }
         };
+        let first = searched.order.as_ref().map(|order| self.ids(&order.first)).unwrap_or_default();
         let trace = Trace {
             query: query.text.clone(),
             searched,
+            first,
             outcome,
             rewriter: self.rewriter.as_ref().map(|r| r.name().to_owned()),
             retriever: self.retriever.card().name.clone(),
@@ -141,6 +143,7 @@ impl Stack {
         let trace = Trace {
             query: query.text.clone(),
             searched: Rewrite::plain(String::new()),
+            first: Vec::new(),
             outcome: TraceOutcome::Empty,
             rewriter: self.rewriter.as_ref().map(|r| r.name().to_owned()),
             retriever: self.retriever.card().name.clone(),
@@ -160,7 +163,7 @@ impl Stack {
         let Some(rewriter) = &self.rewriter else {
             return (Rewrite::plain(query.text.clone()), TraceOutcome::Original);
         };
-        if let Some(rewrite) = self.cache.get(&query.text, &query.history) {
+        if let Some(rewrite) = self.cache.get(query) {
             let outcome = rewrite.kept.map_or(TraceOutcome::Cached, TraceOutcome::Kept);
             return (rewrite, outcome);
         }
@@ -170,7 +173,7 @@ impl Stack {
         };
         match made {
             Ok(rewrite) => {
-                self.cache.put(&query.text, &query.history, &rewrite);
+                self.cache.put(query, &rewrite);
                 let outcome = rewrite.kept.map_or(TraceOutcome::Rewritten, TraceOutcome::Kept);
                 (rewrite, outcome)
             }
@@ -199,11 +202,7 @@ impl Stack {
     /// The hits under their own names: the catalogue's where there is one, else the retriever's.
     fn named(&self, ranking: &Ranking) -> Result<Vec<NamedHit>> {
         let hits = ranking.hits.iter().map(|hit| {
-            let name = match &self.documents {
-                Some(documents) => documents.document(hit.doc),
-                None => self.retriever.document(hit.doc),
-            };
-            let Some(name) = name else {
+            let Some(name) = self.name(hit.doc) else {
                 let detail = match self.documents {
                     Some(_) => format!("it gave document {}, which the catalogue does not have", hit.doc),
                     None => format!("it gave document {} and no name for it, and the stack has no catalogue", hit.doc),
@@ -214,6 +213,18 @@ impl Stack {
         });
         hits.collect()
     }
+
+    fn name(&self, document: Ordinal) -> Option<DocumentName> {
+        match &self.documents {
+            Some(documents) => documents.document(document),
+            None => self.retriever.document(document),
+        }
+    }
+
+    /// The ids of those documents that somebody knows.
+    fn ids(&self, documents: &[Ordinal]) -> Vec<String> {
+        documents.iter().filter_map(|document| Some(self.name(*document)?.id)).collect()
+    }
 }
 
 fn milliseconds(start: Instant) -> f64 {
@@ -223,7 +234,7 @@ fn milliseconds(start: Instant) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use querywright_types::{DocumentName, Hit, Kept, RetrieverCard};
+    use querywright_types::{Hit, Kept, Order, RetrieverCard};
 
     /// Names document 0 alone, and finds document 1 for "one".
     struct Half(RetrieverCard);
@@ -289,5 +300,57 @@ mod tests {
         assert_eq!((answer.hits[0].id.as_str(), answer.trace.searched.text.as_str()), ("zero", "two"));
         assert_eq!(answer.trace.outcome.fallback().map(Error::code), Some("contract"));
         assert_eq!(stack.search("one", 3).unwrap_err().code(), "contract");
+    }
+
+    /// Finds documents 0, 1, 2, …, and names them.
+    struct Counting(RetrieverCard);
+
+    impl Retriever for Counting {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+            let hits = |request: &Request| (0..request.k.min(9) as u32).map(|doc| Hit { doc, score: 1.0 }).collect();
+            requests.iter().map(|request| Ok(Ranking { hits: hits(request) })).collect()
+        }
+
+        fn document(&self, document: Ordinal) -> Option<DocumentName> {
+            Some(DocumentName::new(format!("d{document}"), ""))
+        }
+    }
+
+    /// Puts the fourth document first, and after it one that is not there.
+    struct Reorders;
+
+    impl Rewriter for Reorders {
+        fn name(&self) -> &str {
+            "reorders"
+        }
+
+        fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
+            let order = Order::new(vec![3, 99], 5);
+            let one = |query: &Query| match query.text.as_str() {
+                "slow" => Err(Error::Format("none".into())),
+                text => Ok(Rewrite::plain(text).with_order(order.clone())),
+            };
+            queries.iter().map(|query| deadline.check().and_then(|()| one(query))).collect()
+        }
+    }
+
+    #[test]
+    fn a_new_order_is_searched_for_traced_by_ids_and_cached_and_a_fallback_keeps_the_first_one() {
+        let counting = Counting(RetrieverCard::new("counting", "0").with_documents(200));
+        let stack = Stack::builder().retriever(counting).rewriter(Reorders).cache(4).build().unwrap();
+        let ids = |answer: &Answer| answer.hits.iter().map(|hit| hit.id.clone()).collect::<Vec<_>>();
+        for kind in ["rewritten", "cached"] {
+            let answer = stack.search("tea", 2).unwrap();
+            assert_eq!((ids(&answer), answer.trace.outcome.kind()), (vec!["d3".into(), "d0".into()], kind));
+            let told = serde_json::to_value(&answer.trace).unwrap();
+            assert_eq!(told["first"], serde_json::json!(["d3", "d99"]));
+        }
+        let answer = stack.search("slow", 2).unwrap();
+        assert_eq!((ids(&answer), answer.trace.first.len()), (vec!["d0".into(), "d1".into()], 0));
+        assert!(serde_json::to_value(&answer.trace).unwrap().get("first").is_none());
     }
 }

@@ -34,6 +34,9 @@ pub struct Trace {
     pub query: String,
     /// What was searched for.
     pub searched: Rewrite,
+    /// The ids of the documents that a model put first, in its order, where it re-ranked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<String>,
     /// How that came about.
     pub outcome: TraceOutcome,
     /// The rewriter's name.

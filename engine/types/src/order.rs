@@ -18,8 +18,8 @@ impl Order {
         Self { first, among }
     }
 
-    /// A ranking in this order. Scores stay with the places, so that they still fall; where two places that changed hands
-    /// have the same one, the upper is raised by as little as there is, so that no rule for equal scores undoes the order.
+    /// A ranking in this order. Scores stay with the places, so that they still fall. Where those of places that are named or
+    /// changed hands are equal, the upper is raised by as little as there is: no rule for equal scores undoes the order.
     pub fn apply(&self, ranking: &Ranking) -> Ranking {
         let found = |doc: &Ordinal| ranking.hits.iter().find(|hit| hit.doc == *doc).copied();
         let mut hits: Vec<Hit> = Vec::with_capacity(ranking.hits.len());
@@ -34,7 +34,7 @@ impl Order {
         let others: Vec<Hit> = others.collect();
         hits.extend(others);
         let moved = hits.iter().zip(&ranking.hits).rposition(|(new, old)| new.doc != old.doc);
-        let Some(last) = moved else { return ranking.clone() };
+        let Some(last) = moved.max(named.checked_sub(1)) else { return ranking.clone() };
         let mut below = ranking.hits.get(last + 1).map(|hit| hit.score);
         for (hit, place) in hits.iter_mut().zip(&ranking.hits).take(last + 1).rev() {
             hit.score = below.map_or(place.score, |below| place.score.max(below.next_up()));
@@ -95,6 +95,8 @@ mod tests {
         let scores: Vec<f32> = ordered.hits.iter().map(|hit| hit.score).collect();
         assert!(scores[0] > scores[1] && scores[1] > scores[2] && scores[2] > scores[3], "{scores:?}");
         assert!(scores[3] == 2.0 && scores[4] == 2.0 && scores[0] < 2.00001);
+        let same = Order::new(vec![0, 1], 3).apply(&found);
+        assert!(same.hits[0].score > same.hits[1].score && same.hits[1].score > 2.0, "named, though it stood there");
         let huge = ranking(&[(0, f32::MAX), (1, f32::MAX), (2, 1.0)]);
         let ordered = Order::new(vec![1], 2).apply(&huge);
         assert_eq!(docs(&ordered), [1, 0, 2]);

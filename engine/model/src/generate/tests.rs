@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::completion::Finish;
-use crate::grammar::{Grammar, Trie};
+use crate::grammar::{Grammar, Labels, Trie};
 use crate::host::HostDecoder;
 use crate::objective::Predictions;
 use crate::sampling::SamplingConfig;
@@ -53,6 +53,13 @@ impl Fixture {
         prompts().into_iter().enumerate().map(with).collect()
     }
 
+    /// The prompts, each with an order of four labels.
+    fn ordering(&self) -> Vec<PromptTokens> {
+        let labels = Labels::new(&self.tokenizer, &["A", "B", "C", "D"]).unwrap();
+        let grammar = Arc::new(Grammar::order(&self.tokenizer, &labels, 4, 4, "\n").unwrap());
+        prompts().into_iter().map(|p| PromptTokens { grammar: Some(grammar.clone()), ..p }).collect()
+    }
+
     fn host(&self) -> &HostDecoder {
         self.decoder.host().unwrap()
     }
@@ -91,12 +98,11 @@ fn completions_are_the_same_whatever_batch_they_are_sampled_in() {
 
 #[test]
 fn what_is_recorded_while_sampling_is_what_teacher_forcing_gives() {
-    for (precision, restricted) in
-        [(Precision::F32, false), (Precision::Auto, false), (Precision::F32, true), (Precision::Auto, true)]
-    {
+    let kinds: [fn(&Fixture) -> Vec<PromptTokens>; 3] = [|_| prompts(), Fixture::restricted, Fixture::ordering];
+    for (precision, of) in [Precision::F32, Precision::Auto].into_iter().flat_map(|p| kinds.map(|of| (p, of))) {
         let f = fixture(precision);
         let sampling = SamplingConfig { max_completion_length: 8, temperature: 0.7, ..Default::default() };
-        let prompts = if restricted { f.restricted() } else { prompts() };
+        let prompts = of(&f);
         let options =
             GenerateOptions { sampling: &sampling, completions: 2, stop: &[], seed: 11, deadline: Deadline::NONE };
         let (groups, tape) = generate_recorded(&f.decoder, &f.tokenizer, &PREFIX, &prompts, &[], &options).unwrap();
@@ -420,4 +426,27 @@ fn prompts_that_are_empty_or_too_long_are_refused() {
     assert!(run(Vec::new()).contains("prompt 0 is empty"));
     let limit = f.decoder.config().max_position_embeddings;
     assert!(run(vec![1; limit]).contains(&format!("context is {limit}")));
+}
+
+#[test]
+fn sampled_orders_are_permutations_or_their_beginnings_and_the_last_label_costs_no_choice() {
+    let f = fixture(Precision::F32);
+    let sampling = SamplingConfig { max_completion_length: 9, temperature: 1.5, ..Default::default() };
+    let (mut whole, mut cut) = (0, 0);
+    for completion in f.run(&f.ordering(), &sampling, 16, &["\n".to_owned()]).into_iter().flatten() {
+        let mut labels: Vec<&str> = completion.text.split_whitespace().collect();
+        let written = labels.len();
+        labels.sort_unstable();
+        labels.dedup();
+        assert!(labels.len() == written && labels.iter().all(|label| "ABCD".contains(label)), "{:?}", completion.text);
+        assert_eq!(completion.finish, Finish::Stop, "nine tokens are enough for all four");
+        if written == 4 {
+            // Behind the space there is one label left, and behind it the stop.
+            assert!(completion.log_probabilities[7..].iter().all(|p| *p == 0.0), "{completion:?}");
+            whole += 1;
+        } else {
+            cut += 1;
+        }
+    }
+    assert!(cut > 0, "{whole} whole ones");
 }

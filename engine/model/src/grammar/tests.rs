@@ -122,3 +122,101 @@ fn words_of_several_tokens_are_walked_as_the_tokenizer_of_a_real_model_cuts_them
     let tokens = grammar.encode(&tokenizer, answer).unwrap().unwrap();
     assert_eq!(tokens, tokenizer.encode(&format!(" {answer}\n"), false).unwrap());
 }
+
+/// All orders of these labels, each at most once, at most `most` of them.
+fn orders(labels: &[&str], most: usize) -> Vec<Vec<String>> {
+    let (mut all, mut last) = (vec![Vec::new()], vec![Vec::new()]);
+    for _ in 0..most.min(labels.len()) {
+        let longer = |order: &Vec<String>| -> Vec<Vec<String>> {
+            let left = labels.iter().filter(|label| !order.contains(&(**label).to_owned()));
+            left.map(|label| order.iter().cloned().chain([(*label).to_owned()]).collect()).collect()
+        };
+        last = last.iter().flat_map(longer).collect();
+        all.extend(last.iter().cloned());
+    }
+    all
+}
+
+fn order_of(labels: &[&str], count: usize, most: usize) -> (Tokenizer, Arc<Grammar>) {
+    let tokenizer = bytes();
+    let labels = Labels::new(&tokenizer, labels).unwrap();
+    let grammar = Arc::new(Grammar::order(&tokenizer, &labels, count, most, "\n").unwrap());
+    (tokenizer, grammar)
+}
+
+#[test]
+fn an_order_allows_exactly_the_beginnings_of_permutations_and_a_stop_behind_whole_labels() {
+    // Labels of one token and of several, one the beginning of another.
+    for (labels, count, most) in [(&["A", "B", "C"][..], 3, 3), (&["1", "10", "11"], 3, 2), (&["A", "B", "C"], 2, 9)] {
+        let (tokenizer, grammar) = order_of(labels, count, most);
+        let text = |order: &Vec<String>| order.iter().map(|label| format!(" {label}")).collect::<String>();
+        let whole: Vec<String> = orders(&labels[..count], most).iter().map(|order| text(order) + "\n").collect();
+        let begins = |text: &str| whole.iter().any(|whole| whole.starts_with(text));
+        let alphabet = [' ', 'A', 'B', 'C', '1', '0', '\n'];
+        let token = |c: char| tokenizer.encode(&c.to_string(), false).unwrap()[0];
+        let (mut open, mut taken) = (vec![String::new()], 0);
+        while let Some(text) = open.pop() {
+            let mut walk = Walk::new(grammar.clone());
+            assert!(text.chars().all(|c| walk.advance(token(c))), "{text:?} of {labels:?}");
+            let longer: Vec<String> = alphabet.iter().map(|c| format!("{text}{c}")).collect();
+            let mut next: Vec<u32> = longer
+                .iter()
+                .filter(|longer| begins(longer))
+                .filter_map(|longer| longer.chars().last().map(token))
+                .collect();
+            next.sort_unstable();
+            assert_eq!(walk.allowed()[..], next, "after {text:?} of {labels:?}");
+            for c in alphabet {
+                assert_eq!(walk.clone().advance(token(c)), begins(&format!("{text}{c}")), "{c:?} after {text:?}");
+            }
+            let own = &text[..text.len() - walk.unfinished()];
+            assert!(walk.stopped() || whole.iter().any(|whole| whole == &format!("{own}\n")), "{own:?} of {text:?}");
+            open.extend(longer.into_iter().filter(|longer| begins(longer)));
+            taken += 1;
+        }
+        assert!(taken > 10);
+        let encode = |text: &str| grammar.encode(&tokenizer, text).unwrap();
+        for order in orders(&labels[..count], most) {
+            let tokens = encode(&order.join(" ")).unwrap();
+            assert_eq!(grammar.masks(&tokens).map(|masks| masks.len()), Some(tokens.len()));
+        }
+        let twice = format!("{0} {0}", labels[0]);
+        assert_eq!((encode(&twice), encode("Z")), (None, None));
+    }
+}
+
+#[test]
+fn any_walk_by_allowed_tokens_ends_in_a_permutation() {
+    let names: Vec<String> = (1..=40).map(|n| n.to_string()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (tokenizer, grammar) = order_of(&names, 40, 40);
+    let mut longest = 0;
+    for seed in 0u64..200 {
+        let (mut walk, mut tokens, mut state) = (Walk::new(grammar.clone()), Vec::new(), seed);
+        while !walk.stopped() {
+            let allowed = walk.allowed();
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let token = allowed[(state >> 33) as usize % allowed.len()];
+            assert!(walk.advance(token));
+            tokens.push(token);
+        }
+        let text = tokenizer.decode(&tokens).unwrap();
+        let written: Vec<&str> = text.split_whitespace().collect();
+        let distinct: std::collections::HashSet<&&str> = written.iter().collect();
+        assert!(distinct.len() == written.len() && written.iter().all(|label| names.contains(label)), "{text:?}");
+        assert_eq!(grammar.masks(&tokens).map(|masks| masks.len()), Some(tokens.len()));
+        longest = longest.max(written.len());
+    }
+    assert!(longest > 5, "{longest}");
+}
+
+#[test]
+fn labels_that_could_not_be_told_apart_are_refused() {
+    let refused = |names: &[&str]| Labels::new(&bytes(), names).unwrap_err().to_string();
+    assert!(refused(&["A", "A"]).contains("\"A\" stands twice"));
+    assert!(refused(&["A", "two words"]).contains("cannot write \"two words\""));
+    let many: Vec<String> = (0..129).map(|n| n.to_string()).collect();
+    assert!(Labels::new(&bytes(), &many).unwrap_err().to_string().contains("128 are the most"));
+    let labels = Labels::new(&bytes(), &["1", "10"]).unwrap();
+    assert_eq!((labels.len(), labels.longest(), labels.is_empty()), (2, 3, false));
+}

@@ -170,7 +170,8 @@ impl Dataset {
 
     /// Deals the judged queries of a split, or all judged queries, to train, dev and test anew. `percent` has their
     /// shares; a split with 0 stays as it is, and its queries are dealt to no other. Which split a query gets is
-    /// decided by the SHA-256 of its id, so neither the order of files nor a seed matters.
+    /// decided by the SHA-256 of its id, so neither the order of files nor a seed matters. Where queries have earlier turns, that
+    /// of the message that their conversation began with decides, and a conversation stays whole.
     ///
     /// # Errors
     /// When there is no such split, or there are too few queries for each share to get one.
@@ -185,14 +186,15 @@ impl Dataset {
         let stays = APART.iter().zip(percent).filter(|(_, share)| *share == 0);
         let stays: HashSet<usize> =
             stays.flat_map(|(name, _)| self.splits.get(*name).into_iter().flatten()).copied().collect();
+        let conversations = self.queries.iter().any(|query| !query.turns.is_empty());
         let hashed = |position: usize| {
-            let id = &self.queries.get(position)?.id;
-            self.qrels.get(id).map(|_| (sha256(id), position))
+            let query = self.queries.get(position)?;
+            let key = if conversations { query.turns.first().unwrap_or(&query.text) } else { &query.id };
+            self.qrels.get(&query.id).map(|_| (sha256(key), position))
         };
         let mut dealt: Vec<_> = source.into_iter().filter(|p| !stays.contains(p)).filter_map(hashed).collect();
         dealt.sort_unstable();
         dealt.dedup();
-        let mut rest = dealt.iter().map(|(_, position)| *position).collect::<Vec<_>>();
         let whole = percent.iter().sum::<u32>().max(1) as usize;
         let [train, dev, test] = percent.map(|share| (dealt.len() * share as usize).div_ceil(whole));
         let shares = percent.iter().filter(|share| **share > 0).count();
@@ -200,12 +202,19 @@ impl Dataset {
             let found = format!("{} judged queries to deal to {shares} splits", dealt.len());
             return Err(Error::argument("data.resplit", found, "judge more queries, or name splits that exist"));
         }
+        let begins = |at: usize| at == 0 || dealt.get(at).map(|one| &one.0) != dealt.get(at - 1).map(|one| &one.0);
+        let (mut rest, mut at) = (dealt.iter().map(|(_, position)| *position).collect::<Vec<_>>(), 0);
         // What is held out comes first: rounding is at the cost of train, which is the largest.
         for (name, share, count) in
             [("test", percent[2], test), ("dev", percent[1], dev), ("train", percent[0], dealt.len())]
         {
             if share > 0 {
-                let after = rest.split_off(count.min(rest.len()));
+                let mut count = count.min(rest.len());
+                while conversations && count < rest.len() && !begins(at + count) {
+                    count += 1;
+                }
+                at += count;
+                let after = rest.split_off(count);
                 self.splits.insert(name.to_owned(), std::mem::replace(&mut rest, after));
             }
         }
@@ -262,5 +271,25 @@ mod tests {
         assert!(error.contains("2 judged queries to deal to 3 splits"), "{error}");
         let error = few.deal(Some("tets"), [80, 10, 10]).unwrap_err().to_string();
         assert!(error.contains("did you mean test"), "{error}");
+    }
+
+    #[test]
+    fn a_conversation_is_dealt_to_one_split() {
+        let mut catalog = CatalogBuilder::new();
+        catalog.push("d", [("title", "x")]).unwrap();
+        let turn = |talk: usize, turn: usize| {
+            let before = (0..turn).map(|n| format!("turn {n} of {talk}"));
+            Query::new(format!("{talk}_{turn}"), format!("turn {turn} of {talk}")).with_turns(before)
+        };
+        let queries: Vec<Query> = (0..12).flat_map(|talk| (0..5).map(move |n| turn(talk, n))).collect();
+        let qrels = queries.iter().map(|query| (query.id.clone(), Judgements::new(vec![(0, 1)]))).collect();
+        let dealt = Dataset::from_parts("x", catalog.finish(), queries, qrels, []).unwrap();
+        let dealt = dealt.deal(None, [60, 23, 17]).unwrap();
+        let talks = |split: &str| -> HashSet<String> {
+            ids(&dealt, split).iter().filter_map(|id| Some(id.split_once('_')?.0.to_owned())).collect()
+        };
+        let all: Vec<HashSet<String>> = ["train", "dev", "test"].map(talks).into();
+        assert_eq!(all.iter().map(HashSet::len).sum::<usize>(), 12, "{all:?}");
+        assert!(all.iter().all(|talks| !talks.is_empty()));
     }
 }

@@ -36,7 +36,8 @@ pub(super) fn read_corpus(path: &Path, warnings: &mut Warnings) -> Result<Catalo
     Ok(builder.finish())
 }
 
-/// Reads `queries.jsonl`: an id, a text and, for sequential tasks, the ids of earlier items under `history`.
+/// Reads `queries.jsonl`: an id, a text and, for sequential tasks, the ids of earlier items under `history`, for
+/// conversations what was said before under `turns`.
 pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>> {
     let lines = Lines::open(path, "one query a line, such as {\"id\": \"q1\", \"text\": \"…\"}")?;
     let mut queries = Vec::new();
@@ -58,7 +59,7 @@ pub(super) fn read_queries(path: &Path, catalog: &Catalog) -> Result<Vec<Query>>
                 return Err(line.refuse(found, "\"text\" must be a string"));
             }
         };
-        let query = Query::new(id, text).with_history(history);
+        let query = Query::new(id, text).with_history(history).with_turns(read_turns(&line, record.value("turns"))?);
         if query.is_empty() {
             return Err(line.refuse(
                 format!("the query {} has neither text nor history", quoted(&query.id)),
@@ -91,6 +92,26 @@ fn read_history(line: &Line, value: Option<&Json>, catalog: &Catalog) -> Result<
         })
     };
     items.iter().map(ordinal).collect()
+}
+
+/// What was said before, oldest first. A blank turn says nothing.
+fn read_turns(line: &Line, value: Option<&Json>) -> Result<Vec<String>> {
+    let refuse = |other: &Json| {
+        let found = format!("\"turns\" holds {}", other.kind());
+        line.refuse(found, "\"turns\" must be a list of texts, what was said before in the conversation, oldest first")
+    };
+    let turns = match value {
+        None | Some(Json::Null) => return Ok(Vec::new()),
+        Some(Json::List(turns)) => turns,
+        Some(other) => return Err(refuse(other)),
+    };
+    let text = |turn: &Json| match turn {
+        Json::Text(text) => Ok(text.clone()),
+        other => Err(refuse(other)),
+    };
+    let mut turns: Vec<String> = turns.iter().map(text).collect::<Result<_>>()?;
+    turns.retain(|turn| !turn.trim().is_empty());
+    Ok(turns)
 }
 
 /// A line of JSON without its id.
@@ -207,5 +228,31 @@ mod tests {
         assert_eq!(corpus(&lines).unwrap().0.field_names().len(), 1000);
         let error = corpus(&(lines + &line(999))).unwrap_err().to_string();
         assert!(error.contains(":1000: the field \"f999\" is one more than 1000"), "{error}");
+    }
+
+    fn queries(text: &str) -> Result<Vec<Query>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        read_queries(file.path(), &Catalog::default())
+    }
+
+    #[test]
+    fn a_conversation_has_its_turns_and_what_is_no_text_among_them_is_refused() {
+        let read = queries(
+            "{\"id\":\"c1_1\",\"text\":\"who wrote it\"}\n\
+             {\"id\":\"c1_2\",\"text\":\"and when\",\"turns\":[\"who wrote it\",\" \",\"She did.\"]}\n\
+             {\"id\":\"c2_1\",\"text\":\"hi\",\"turns\":null}\n",
+        );
+        let turns: Vec<Vec<String>> = read.unwrap().into_iter().map(|query| query.turns).collect();
+        assert_eq!(turns, [vec![], vec!["who wrote it".to_owned(), "She did.".to_owned()], vec![]]);
+        for (bad, found) in [("\"before\"", "a string"), ("[1]", "a number"), ("[{\"role\":\"user\"}]", "an object")] {
+            let error = queries(&format!("{{\"id\":\"q\",\"text\":\"x\",\"turns\":{bad}}}")).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!(":1: \"turns\" holds {found}")) && error.contains("a list of texts"),
+                "{error}"
+            );
+        }
+        let error = queries("{\"id\":\"q\",\"turns\":[\"before\"]}").unwrap_err().to_string();
+        assert!(error.contains("neither text nor history"), "{error}");
     }
 }

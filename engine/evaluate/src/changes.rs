@@ -14,7 +14,7 @@ use querywright_types::{Judgements, Query};
 pub struct Change {
     /// The query as it came.
     pub query: String,
-    /// What the system searches for.
+    /// What the system searches for, and the ids of the documents that it puts first.
     pub rewrite: String,
     /// The measure under the other system.
     pub before: f64,
@@ -58,7 +58,7 @@ impl Changes {
         let change = |place: usize| {
             Some(Change {
                 query: queries.get(place)?.0.text.clone(),
-                rewrite: system.rewrites.get(place)?.text.clone(),
+                rewrite: system.shown.get(place)?.clone(),
                 before: *old.get(place)?,
                 after: *new.get(place)?,
             })

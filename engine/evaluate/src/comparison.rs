@@ -226,8 +226,9 @@ pub(super) mod tests {
 
     /// Such a system with its rewrites: its name and the number of the query.
     pub(crate) fn evaluated(name: &str, values: &[f64]) -> crate::Evaluated {
-        let rewrites = (0..values.len()).map(|i| querywright_types::Rewrite::plain(format!("{name} {i}"))).collect();
-        crate::Evaluated { system: made_up(name, values), run: Default::default(), rewrites }
+        let shown: Vec<String> = (0..values.len()).map(|i| format!("{name} {i}")).collect();
+        let rewrites = shown.iter().map(|text| querywright_types::Rewrite::plain(text.as_str())).collect();
+        crate::Evaluated { system: made_up(name, values), run: Default::default(), rewrites, shown }
     }
 
     #[test]

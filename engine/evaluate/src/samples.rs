@@ -48,7 +48,7 @@ pub fn samples(
         let rewrite = |(system, values): (&&Evaluated, &&[f64])| {
             Some(SampleRewrite {
                 system: system.system.name.clone(),
-                text: system.rewrites.get(index)?.text.clone(),
+                text: system.shown.get(index)?.clone(),
                 score: *values.get(index)?,
             })
         };

@@ -46,6 +46,8 @@ pub struct Evaluated {
     pub run: Run,
     /// What was searched for, in the order of the queries.
     pub rewrites: Vec<Rewrite>,
+    /// What is shown of each rewrite: its text, and the ids of the documents that it puts first.
+    pub shown: Vec<String>,
 }
 
 /// The means of a system: what `eval --json` prints.
@@ -144,6 +146,7 @@ impl Evaluation<'_> {
                 values.push(measure.score(&order, judgements));
             }
         }
+        let shown = rewrites.iter().map(|rewrite| self.shown(rewrite)).collect();
         let system = System {
             name: name.to_owned(),
             rewriter: name.to_owned(),
@@ -155,7 +158,16 @@ impl Evaluation<'_> {
             faults,
             mean_query_words: mean_words(&rewrites),
         };
-        Ok(Evaluated { system, run, rewrites })
+        Ok(Evaluated { system, run, rewrites, shown })
+    }
+
+    fn shown(&self, rewrite: &Rewrite) -> String {
+        let Some(order) = rewrite.order.as_ref().filter(|order| !order.first.is_empty()) else {
+            return rewrite.text.clone();
+        };
+        let known = order.first.iter().filter(|doc| (**doc as usize) < self.catalog.len());
+        let ids: Vec<&str> = known.map(|doc| self.catalog.id(*doc)).collect();
+        format!("{} -> {}", rewrite.text, ids.join(", "))
     }
 
     /// What serving with a least confidence comes to: `trained` where the model was that sure, else `without`, which is what
@@ -198,7 +210,8 @@ impl Evaluation<'_> {
             mean_query_words: mean_words(&rewrites),
             ..trained.system.clone()
         };
-        Ok(Evaluated { system, run, rewrites })
+        let shown = rewrites.iter().map(|rewrite| self.shown(rewrite)).collect();
+        Ok(Evaluated { system, run, rewrites, shown })
     }
 }
 
@@ -390,6 +403,32 @@ mod tests {
         assert_eq!((&all.rewrites, all.system.kept), (&trained.rewrites, 1));
         let fewer = Evaluation { queries: &pairs[1..], ..evaluation };
         assert!(fewer.gated(&trained, &without, -1.0).unwrap_err().to_string().contains("the same queries"));
+    }
+
+    /// Puts document 0 first.
+    struct Orders;
+
+    impl Rewriter for Orders {
+        fn name(&self) -> &str {
+            "orders"
+        }
+
+        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
+            let order = || querywright_types::Order::new(vec![0], 2);
+            queries.iter().map(|q| Ok(Rewrite::plain(q.text.clone()).with_order(order()))).collect()
+        }
+    }
+
+    #[test]
+    fn an_order_is_measured_and_shown_by_ids_although_trec_eval_orders_equal_scores_by_itself() {
+        let (query, judged) = (Query::new("q", "TIED"), Judgements::new(vec![(0, 1)]));
+        let (pairs, measures, catalog) = ([(&query, &judged)], ["RR@5".parse().unwrap()], catalog());
+        let evaluation = Evaluation { catalog: &catalog, queries: &pairs, measures: &measures, batch: 8 };
+        let run = |rewriter: &dyn Rewriter| evaluation.run(rewriter, &fixed(), &()).unwrap();
+        let (ordered, plain) = (run(&Orders), run(&querywright_stack::Identity));
+        assert_eq!((ordered.shown, plain.shown), (vec!["TIED -> a".to_owned()], vec!["TIED".to_owned()]));
+        let value = |found: &System| found.values(measures[0]).unwrap()[0];
+        assert_eq!((value(&ordered.system), value(&plain.system)), (1.0, 0.5));
     }
 
     #[test]

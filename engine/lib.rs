@@ -66,7 +66,7 @@
 //! | catalogue, ordinal | the documents that are searched; a document's position among them |
 //! | card | what a retriever says of itself: name, digest, query languages, content; prompts are built from it |
 //! | rewrite | the text that is searched for in place of the query, and the query language it is written in |
-//! | mode | what the model writes: `expand` adds words to the user's, weighted, `rewrite` replaces them; also `document`, `keywords`, `choose` |
+//! | mode | what the model writes: `expand` adds words to the user's, weighted, `rewrite` replaces them; also `document`, `keywords`, `choose`, `rerank` |
 //! | rollout, completion, group | the samples of a step; one sampled text; all completions of one prompt |
 //! | reward | the measure that a completion's ranking reaches; none where the retriever failed |
 //! | advantage | a completion's reward relative to its group (GRPO) |
@@ -141,7 +141,7 @@ pub use stack::Stack;
 pub mod model {
     pub use querywright_model::{
         Adapter, Architecture, ChatTemplate, Completion, Decoder, DeviceChoice, DeviceInfo, Finish, GenerateOptions,
-        Grammar, LoraConfig, Message, ModelConfig, ModelSource, ModelSummary, Precision, Prefix, Projection,
+        Grammar, Labels, LoraConfig, Message, ModelConfig, ModelSource, ModelSummary, Precision, Prefix, Projection,
         PromptTokens, RopeScaling, SamplingConfig, Tokenizer, Trie, Walk, generate, prefix,
     };
 }
@@ -162,7 +162,7 @@ pub mod train {
     pub use querywright_train::{
         Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Labelled, Lengths, MachineProfile,
         Materials, Observer, Outcome, ResplitConfig, RetrieverConfig, RunConfig, SplitPlan, TrainConfig, Trainer,
-        WarmStartConfig, choose,
+        WarmStartConfig, choose, learnable,
     };
 
     /// The checkpoints of a run, and whether a folder can be a run's.

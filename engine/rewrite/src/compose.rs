@@ -35,7 +35,7 @@ impl Composer {
     /// | expand, a base | `(base)^weight term "a phrase"`, in the Boolean language |
     /// | keywords | as expand; each keyword a term, or in the natural language an entry of a list with commas |
     /// | document | as expand, with all words of the passage as they stand |
-    /// | choose | the original: a name is no word |
+    /// | choose, rerank | the original: a name and a label are no words |
     ///
     /// In the modes expand and keywords a generated term that also occurs in the original counts once more, so the model
     /// can stress some of the user's words. Repeated and negated terms are left out. Where nothing was generated, the text
@@ -47,7 +47,7 @@ impl Composer {
         let own = folded(&original.text);
         let listed = match self.mode {
             Mode::Document => return compose_document(self, original, generated),
-            Mode::Choose => return original.clone(),
+            Mode::Choose | Mode::Rerank => return original.clone(),
             Mode::Keywords => Some(written_keywords(generated, self.language, self.max_terms)),
             _ => None,
         };
@@ -275,7 +275,9 @@ mod tests {
     proptest! {
         #[test]
         fn composing_never_fails_and_is_bounded(query in "\\PC{0,60}", generated in "\\PC{0,200}", weight in 0.1_f32..10.0) {
-            for mode in [Mode::Rewrite, Mode::Expand, Mode::Document, Mode::Keywords, Mode::Choose] {
+            for mode in
+                [Mode::Rewrite, Mode::Expand, Mode::Document, Mode::Keywords, Mode::Choose, Mode::Rerank]
+            {
                 for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
                     let composer = Composer { mode, language, original_weight: weight, max_terms: 8 };
                     let rewrite = composer.compose(&Rewrite::plain(query.as_str()), &generated);

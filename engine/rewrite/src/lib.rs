@@ -22,6 +22,7 @@ mod reading;
 #[cfg(feature = "remote")]
 mod remote;
 mod rewriter_file;
+mod shortlist;
 #[cfg(feature = "model")]
 mod words;
 
@@ -32,10 +33,10 @@ pub use compose::Composer;
 pub use encoder::PromptEncoder;
 #[cfg(feature = "model")]
 pub use language_model::LanguageModel;
-pub use mode::{DocumentConfig, Mode, SAME};
+pub use mode::{DocumentConfig, Mode, RerankConfig, SAME};
 pub use neighbours::{JudgedWords, Neighbours, NeighboursConfig};
 pub use parse::{FormatFault, ParsedCompletion};
-pub use prompt::{ChatMessage, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
+pub use prompt::{ChatMessage, ConversationConfig, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
 pub use prompter::{Prompter, Titles};
 pub use query_terms::QueryTerm;
 pub use reading::{Reading, TermReading};
@@ -44,5 +45,6 @@ pub use remote::{Remote, RemoteConfig};
 #[cfg(feature = "model")]
 pub use rewriter_file::Resolver;
 pub use rewriter_file::{RewriterFile, Serve};
+pub use shortlist::Shortlist;
 #[cfg(feature = "model")]
 pub use words::Words;

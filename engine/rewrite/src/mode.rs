@@ -1,8 +1,10 @@
-//! What a model is asked for, beside the words of a query: a passage, a list of keywords, one of several ways to search.
+//! What a model is asked for, beside the words of a query: a passage, a list of keywords, one of several ways to search, an
+//! order of what was found.
 
 mod choices;
 mod document;
 mod keywords;
+mod rerank;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,8 @@ pub use document::DocumentConfig;
 pub(super) use document::{compose as compose_document, parts as document_parts};
 pub(super) use keywords::{count as keyword_count, joined as keywords_of_json};
 pub(super) use keywords::{parts as keyword_parts, written as written_keywords};
+pub use rerank::RerankConfig;
+pub(super) use rerank::{examples as rerank_examples, joined as labels_of_json, labels, resolved as resolved_order};
 
 /// What a model is asked for, and what becomes of the user's own words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -35,10 +39,13 @@ pub enum Mode {
     Keywords,
     /// One of the [choices](PromptConfig::choices) is named, each of which makes a query of them.
     Choose,
+    /// The [candidates](PromptConfig::candidates), the documents that the query finds without a model, are put into another
+    /// order. [`RerankConfig`] has its settings.
+    Rerank,
 }
 
 impl Mode {
-    /// Whether what the query is without a model is a part of the rewrite, or one of its choices.
+    /// Whether what the query is without a model is a part of the rewrite, or one of its choices, or finds what is ordered.
     pub fn keeps_query(self) -> bool {
         self != Self::Rewrite
     }
@@ -50,6 +57,7 @@ impl Mode {
             Self::Document => "Entry",
             Self::Keywords => "Keywords",
             Self::Choose => "Choice",
+            Self::Rerank => "Order",
         }
     }
 
@@ -75,6 +83,7 @@ pub(super) fn validate(config: &PromptConfig, card: &RetrieverCard) -> Result<()
         return refused("prompt.document", found, "set mode = \"document\", or leave this section out");
     }
     config.document.validate()?;
+    rerank::validate(config)?;
     match (mode, config.choices.is_empty()) {
         (Mode::Choose, true) => {
             let remedy = "give prompt.choices, as choices = { title = { contents = 0, fields = { title = 1 } } }";

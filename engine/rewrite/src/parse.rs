@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::mode::{Mode, keywords_of_json};
+use super::mode::{Mode, keywords_of_json, labels_of_json};
 use super::prompt::PromptStyle;
 use super::query_terms::{QueryTerm, terms};
 use querywright_text::boolean::is_quote;
@@ -54,6 +54,8 @@ pub enum FormatFault {
     QueryNotText,
     /// The answer is not the name of one of the [choices](super::PromptConfig::choices).
     NoChoice,
+    /// The answer does not name [candidates](super::Mode::Rerank) by their labels alone, each at most once.
+    NoOrder,
 }
 
 impl fmt::Display for FormatFault {
@@ -67,6 +69,7 @@ impl fmt::Display for FormatFault {
             Self::NoQueryKey => f.write_str("the answer's JSON has no key \"query\""),
             Self::QueryNotText => f.write_str("the answer's \"query\" is not a string"),
             Self::NoChoice => f.write_str("the answer names none of the choices, or more than one"),
+            Self::NoOrder => f.write_str("the answer is no order of the candidates' labels, each once"),
         }
     }
 }
@@ -175,15 +178,16 @@ struct RawQuery<'j> {
     query: &'j RawValue,
 }
 
-/// The query of the JSON object in `span`, and the place of its escaped text. Keywords may be an array, which has no single
-/// place.
+/// The query of the JSON object in `span`, and the place of its escaped text. Keywords and labels may be an array, which has no
+/// single place.
 fn json_query(completion: &str, span: Range<usize>, mode: Mode) -> Result<(String, Option<Range<usize>>), FormatFault> {
     let json = completion.get(span.clone()).unwrap_or("");
     let object: Value = serde_json::from_str(json).map_err(|_| FormatFault::NotJson)?;
     let object = object.as_object().ok_or(FormatFault::NotJson)?;
     let query = object.get("query").ok_or(FormatFault::NoQueryKey)?;
-    if let (Mode::Keywords, Some(list)) = (mode, query.as_array()) {
-        let list = keywords_of_json(list).ok_or(FormatFault::QueryNotText)?;
+    if let (Mode::Keywords | Mode::Rerank, Some(list)) = (mode, query.as_array()) {
+        let joined = if mode == Mode::Rerank { labels_of_json(list) } else { keywords_of_json(list) };
+        let list = joined.ok_or(FormatFault::QueryNotText)?;
         return if list.trim().is_empty() { Err(FormatFault::Empty) } else { Ok((list, None)) };
     }
     let query = query.as_str().ok_or(FormatFault::QueryNotText)?;

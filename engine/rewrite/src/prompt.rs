@@ -10,16 +10,22 @@
 //!
 //! Examples and the query go through the same `request` macro, so they look alike. All macros see `task`, `mode`,
 //! `language`, `candidates` (as in the configuration), `content` and `fields` (from the card), `choices` (the names, in the
-//! mode `choose`) and `label` (what the built-in few-shot template has before an answer, with a colon: `Search`, `Entry`).
-//! A request has `text`, `history` (titles) and `candidates`. An example has `search` and `thought` as well.
+//! mode `choose`), `labels` (of the candidates, in the mode `rerank`) and `label` (what the built-in few-shot template has
+//! before an answer, with a colon: `Search`, `Entry`). A request has `text`, `history` (titles), `turns` (of a conversation) and
+//! `candidates`. An example has `search` and `thought` as well.
 
 mod config;
+mod conversation;
 mod examples;
 mod marks;
 mod message;
 mod render;
 
 pub use config::{Example, PromptConfig, PromptStyle, Task, Vocabulary};
+pub use conversation::ConversationConfig;
+#[cfg(feature = "model")]
+pub(super) use conversation::newest as newest_turns;
+pub(super) use conversation::shown as shown_turns;
 #[cfg(feature = "model")]
 pub(super) use marks::{PLACEHOLDER, marked, unmarked};
 pub use message::{ChatMessage, Prompt, Role};

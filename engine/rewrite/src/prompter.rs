@@ -5,15 +5,16 @@ use std::sync::Arc;
 use super::base::Feedback;
 use super::candidates::Candidates;
 use super::compose::Composer;
-use super::mode::{Mode, SAME, choice_names, resolved};
+use super::mode::{Mode, SAME, choice_names, labels, resolved, resolved_order};
 use super::parse::{FormatFault, ParsedCompletion, parse};
 #[cfg(feature = "model")]
 use super::prompt::marked;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template};
-use super::prompt::{sanitised, shown_candidates};
+use super::prompt::{sanitised, shown_candidates, shown_turns};
 use super::query_terms::QueryTerm;
 use super::reading::Reading;
-use querywright_types::{Deadline, Error, Kept, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
+use super::shortlist::Shortlist;
+use querywright_types::{Deadline, Error, Kept, Order, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
 
 /// Gives the title of an item of the catalogue.
 pub type Titles = Arc<dyn Fn(Ordinal) -> String + Send + Sync>;
@@ -26,9 +27,12 @@ pub struct Prompter {
     template: Template,
     /// The names that an answer may have; none outside the mode `choose`.
     choices: Vec<String>,
+    /// The labels of the candidates; none outside the mode `rerank`.
+    labels: Vec<String>,
     titles: Option<Titles>,
     feedback: Option<Feedback>,
     candidates: Option<Arc<dyn Candidates>>,
+    shortlist: Option<Shortlist>,
     shared: Prompt,
     #[cfg(feature = "model")]
     marked: Prompt,
@@ -58,12 +62,14 @@ impl Prompter {
             marked: template.shared(&config, language, true).unwrap_or_else(|_| in_doubt(&shared)),
             shared,
             choices: choice_names(&config),
+            labels: labels(&config),
             config,
             language,
             template,
             titles: None,
             feedback: None,
             candidates: None,
+            shortlist: None,
         })
     }
 
@@ -85,6 +91,12 @@ impl Prompter {
     /// [candidate words](crate::Vocabulary::Feedback) the source of those takes its place.
     pub fn with_candidates(mut self, candidates: Arc<dyn Candidates>) -> Self {
         self.candidates = Some(candidates);
+        self
+    }
+
+    /// Sets where the documents come from that are ordered, in the mode `rerank`.
+    pub fn with_shortlist(mut self, shortlist: Shortlist) -> Self {
+        self.shortlist = Some(shortlist);
         self
     }
 
@@ -122,16 +134,75 @@ impl Prompter {
         if self.config.candidates == 0 {
             return Ok(Vec::new());
         }
+        if self.config.mode == Mode::Rerank {
+            let source = self.ordered_source()?;
+            let listed = self.listed(query, &self.original(query)?, deadline)?;
+            return Ok(listed.iter().map(|document| source.text(*document)).collect());
+        }
         self.candidate_source()?.propose(query, deadline)
     }
 
+    /// Refuses a prompter that lacks the source of the candidates that its prompts show.
+    #[cfg(feature = "model")]
+    pub(super) fn require_candidates(&self) -> Result<()> {
+        match (self.config.candidates, self.config.mode) {
+            (0, _) => Ok(()),
+            (_, Mode::Rerank) => self.ordered_source().map(drop),
+            _ => self.candidate_source().map(drop),
+        }
+    }
+
     /// Where the candidates come from that prompts show.
-    pub(super) fn candidate_source(&self) -> Result<&Arc<dyn Candidates>> {
-        self.candidates.as_ref().ok_or_else(|| {
-            let found = format!("{}, but nothing gives candidates", self.config.candidates);
-            let remedy = "give the prompter a source with with_candidates, such as the words of Rm3";
-            Error::argument("prompt.candidates", found, remedy)
-        })
+    fn candidate_source(&self) -> Result<&Arc<dyn Candidates>> {
+        let remedy = "give the prompter a source with with_candidates, such as the words of Rm3";
+        self.candidates.as_ref().ok_or_else(|| self.no_candidates(remedy))
+    }
+
+    fn ordered_source(&self) -> Result<&Shortlist> {
+        let remedy = "give the prompter the retriever with with_shortlist";
+        self.shortlist.as_ref().ok_or_else(|| self.no_candidates(remedy))
+    }
+
+    fn no_candidates(&self, remedy: &str) -> Error {
+        let found = format!("{}, but nothing gives candidates", self.config.candidates);
+        Error::argument("prompt.candidates", found, remedy)
+    }
+
+    /// The documents that are ordered, in the mode `rerank`: the best ones of `original`, what the query is without a model
+    /// ([`original`](Self::original)). They are searched for once.
+    ///
+    /// # Errors
+    /// A search that fails or is late, and [`Error::Argument`] without a [source](Self::with_shortlist).
+    pub fn listed(&self, query: &Query, original: &Rewrite, deadline: Deadline) -> Result<Arc<[Ordinal]>> {
+        self.ordered_source()?.find(query, original, self.config.candidates, deadline)
+    }
+
+    /// The labels of the candidates in the mode `rerank`, that of the first one first; none in another mode.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// Whether this is the first message of a conversation, for which no model is asked: nothing was said before it.
+    pub fn is_first_message(&self, query: &Query) -> bool {
+        self.config.task == Task::Conversation && query.turns.iter().all(|turn| turn.trim().is_empty())
+    }
+
+    /// The rewrite of a query for which no model need be asked: the [first message](Self::is_first_message) of a conversation,
+    /// and in the mode `rerank` a query for which there are fewer than two documents to order. None where a model is asked.
+    ///
+    /// # Errors
+    /// Those of [`original`](Self::original) and [`listed`](Self::listed).
+    pub fn settled(&self, query: &Query, deadline: Deadline) -> Result<Option<Rewrite>> {
+        if self.is_first_message(query) {
+            return Ok(Some(self.original(query)?.with_kept(Kept::FirstMessage)));
+        }
+        if self.config.mode == Mode::Rerank {
+            let original = self.original(query)?;
+            if self.listed(query, &original, deadline)?.len() < 2 {
+                return Ok(Some(original.with_kept(Kept::Nothing)));
+            }
+        }
+        Ok(None)
     }
 
     /// The same prompt with marks around all that the template did not say itself.
@@ -152,10 +223,15 @@ impl Prompter {
         }
     }
 
-    /// Parses a completion. In the mode `choose` the query is the name of a choice.
+    /// Parses a completion. In the mode `choose` the query is the name of a choice, in the mode `rerank` labels with spaces
+    /// between them.
     pub fn parse(&self, completion: &str) -> ParsedCompletion {
         let parsed = parse(self.config.style, self.config.mode, self.language, completion);
-        if self.config.mode == Mode::Choose { resolved(parsed, &self.choices) } else { parsed }
+        match self.config.mode {
+            Mode::Choose => resolved(parsed, &self.choices),
+            Mode::Rerank => resolved_order(parsed, &self.labels),
+            _ => parsed,
+        }
     }
 
     /// The names of the choices, [`SAME`] first; none outside the mode `choose`.
@@ -196,12 +272,18 @@ impl Prompter {
     /// is what the query is without a model ([`original`](Self::original)).
     ///
     /// # Errors
-    /// Those of the source of feedback, where a choice asks for it.
+    /// Those of the source of feedback, where a choice asks for it; of [`listed`](Self::listed), where an order is read.
     pub fn read(&self, query: &Query, original: &Rewrite, completion: &str) -> Result<Reading> {
         let parsed = self.parse(completion);
         if self.config.mode == Mode::Choose {
             let rewrite = parsed.query.as_deref().map(|name| self.chosen(query, original, name)).transpose()?;
-            return Ok(Reading::choice(&parsed, rewrite));
+            return Ok(Reading::whole(&parsed, rewrite));
+        }
+        if self.config.mode == Mode::Rerank && !self.is_nothing(&parsed) {
+            let ordered = parsed.query.as_deref().map(|labels| self.ordered(query, original, labels)).transpose()?;
+            let (rewrite, all_known) = ordered.unzip();
+            let broken = parsed.broken.or((all_known == Some(false)).then_some(FormatFault::NoOrder));
+            return Ok(Reading::whole(&ParsedCompletion { broken, ..parsed }, rewrite));
         }
         Ok(match self.is_nothing(&parsed) {
             true => Reading::nothing(original.clone()),
@@ -218,9 +300,21 @@ impl Prompter {
         }
     }
 
+    /// The original with its documents in the order of these labels, and whether each of them belongs to one.
+    fn ordered(&self, query: &Query, original: &Rewrite, labels: &str) -> Result<(Rewrite, bool)> {
+        let listed = self.listed(query, original, Deadline::NONE)?;
+        let place = |label: &str| self.labels.iter().position(|known| known == label);
+        let documents = labels.split(' ').map(|label| listed.get(place(label)?).copied());
+        let named: Vec<Option<Ordinal>> = documents.take(self.config.rerank.most(listed.len())).collect();
+        let all_known = named.iter().all(Option::is_some);
+        let order = Order::new(named.into_iter().flatten().collect(), listed.len());
+        Ok((original.clone().with_order(order), all_known))
+    }
+
     /// Whether no word was written, and that is an answer.
     fn is_nothing(&self, parsed: &ParsedCompletion) -> bool {
-        !self.config.vocabulary.is_free() && parsed.broken == Some(FormatFault::Empty)
+        let orders = self.config.mode == Mode::Rerank && self.config.style == PromptStyle::FewShot;
+        (orders || !self.config.vocabulary.is_free()) && parsed.broken == Some(FormatFault::Empty)
     }
 
     /// The rewrite of a completion.
@@ -236,6 +330,9 @@ impl Prompter {
             ParsedCompletion { query: Some(name), .. } if self.config.mode == Mode::Choose => {
                 self.chosen(query, &self.original(query)?, &name)
             }
+            ParsedCompletion { query: Some(labels), .. } if self.config.mode == Mode::Rerank => {
+                Ok(self.ordered(query, &self.original(query)?, &labels)?.0)
+            }
             ParsedCompletion { query: Some(generated), .. } => {
                 Ok(self.composer().compose(&self.original(query)?, &generated))
             }
@@ -248,9 +345,10 @@ impl Prompter {
     pub(super) fn request_values(&self, query: &Query, found: &[String]) -> RequestValues {
         let PromptConfig { max_request_chars, max_history, max_title_chars, .. } = self.config;
         let candidates = shown_candidates(found, &self.config);
-        if self.config.task == Task::Search {
+        if self.config.task != Task::Recommend {
             let text = sanitised(&query.text, max_request_chars);
-            return RequestValues { text, history: Vec::new(), candidates };
+            let turns = shown_turns(&query.turns, &self.config);
+            return RequestValues { text, history: Vec::new(), turns, candidates };
         }
         let first_shown = |count: usize| count.saturating_sub(max_history);
         let titles: Vec<String> = match &self.titles {
@@ -261,7 +359,7 @@ impl Prompter {
         };
         let shown = titles.iter().skip(first_shown(titles.len()));
         let history = shown.map(|title| sanitised(title, max_title_chars)).collect();
-        RequestValues { text: String::new(), history, candidates }
+        RequestValues { text: String::new(), history, turns: Vec::new(), candidates }
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Reading {
     /// How the format was broken. A rewrite in a broken format is served, but not rewarded.
     pub broken: Option<FormatFault>,
     /// The generated terms, for credit by counterfactual retrieval; in [`Mode::Document`] runs of words. Empty where the
-    /// format was broken, and in [`Mode::Choose`].
+    /// format was broken, and in [`Mode::Choose`] and [`Mode::Rerank`].
     pub terms: Vec<TermReading>,
     /// How many terms were generated, repeated ones included, of those that are used at most. Where the text is composed
     /// of words of the user's beside these, it does not count them.
@@ -55,8 +55,8 @@ impl Reading {
         }
     }
 
-    /// One of the choices was named, and this is what it makes of the query; none where none was.
-    pub(super) fn choice(parsed: &ParsedCompletion, rewrite: Option<Rewrite>) -> Self {
+    /// A choice was named, or an order, and this is what it makes of the query; none where none was.
+    pub(super) fn whole(parsed: &ParsedCompletion, rewrite: Option<Rewrite>) -> Self {
         Self { rewrite, broken: parsed.broken, terms: Vec::new(), generated: 0 }
     }
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::candidates::Candidates;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, Role};
 use super::prompter::{Prompter, Titles};
+use super::shortlist::Shortlist;
 use querywright_types::{Deadline, Error, Fault, FaultKind, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
 /// Characters of a server's error message that an error quotes, at most.
@@ -144,11 +145,20 @@ impl Remote {
         self
     }
 
+    /// Sets where the documents come from that are ordered, in the mode `rerank`.
+    pub fn with_shortlist(mut self, shortlist: Shortlist) -> Self {
+        self.prompter = self.prompter.with_shortlist(shortlist);
+        self
+    }
+
     fn rewrite_one(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
         if query.is_empty() {
             return Ok(Rewrite::plain(String::new()));
         }
         deadline.check()?;
+        if let Some(settled) = self.prompter.settled(query, deadline)? {
+            return Ok(settled);
+        }
         let (messages, stop) = match self.prompter.prompt_within(query, deadline)? {
             Prompt::Completion { prefix, query } => {
                 (vec![ChatMessage::new(Role::User, prefix + &query)], Some(self.prompter.stop_strings()))

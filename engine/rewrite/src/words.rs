@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::candidates::Candidates;
 use super::prompt::{PromptStyle, Vocabulary};
 use super::prompter::Prompter;
-use querywright_model::{Grammar, Tokenizer, Trie};
+use querywright_model::{Grammar, Labels, Tokenizer, Trie};
 use querywright_types::{Error, Result};
 
 /// Where the words come from that a [`Vocabulary`] names, beside those of the request. Cheap to clone.
@@ -15,8 +15,8 @@ use querywright_types::{Error, Result};
 pub enum Words {
     /// Those of [`Vocabulary::Catalog`], in the tokens of one model.
     Catalog(Arc<Trie>),
-    /// The source of those of [`Vocabulary::Feedback`]. In [`Task::Search`](crate::Task::Search) it is also what prompts
-    /// show where they show candidates, and is asked once a query for both.
+    /// The source of those of [`Vocabulary::Feedback`]. But in [`Task::Recommend`](crate::Task::Recommend) it is also what
+    /// prompts show where they show candidates, and is asked once a query for both.
     Candidates(Arc<dyn Candidates>),
 }
 
@@ -107,6 +107,24 @@ pub(super) fn one_of_the_choices(prompter: &Prompter, tokenizer: &Tokenizer) -> 
         }
     }
     Ok(Some(grammar))
+}
+
+/// The grammars of orders of no candidate, of one, … and of all; none where answers have another form. In a conversation the
+/// order may stand behind reasoning, and is read from the answer.
+pub(super) fn orders(prompter: &Prompter, tokenizer: &Tokenizer) -> Result<Vec<Arc<Grammar>>> {
+    let (names, config) = (prompter.labels(), prompter.config());
+    if names.is_empty() || config.style != PromptStyle::FewShot {
+        return Ok(Vec::new());
+    }
+    let labels = Labels::new(tokenizer, names)?;
+    if labels.longest() >= config.max_answer_tokens {
+        let found = format!("{}, and a label has up to {} tokens", config.max_answer_tokens, labels.longest());
+        let remedy = format!("allow more: {} for an order of all", 1 + labels.tokens_of_all());
+        return Err(Error::argument("prompt.max_answer_tokens", found, remedy));
+    }
+    let stop = prompter.stop_strings().first().copied().unwrap_or("\n");
+    let order = |count| Grammar::order(tokenizer, &labels, count, config.rerank.most(count), stop).map(Arc::new);
+    (0..=names.len()).map(order).collect()
 }
 
 #[cfg(test)]

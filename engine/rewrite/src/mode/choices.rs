@@ -64,7 +64,7 @@ pub fn examples(config: &PromptConfig, mut requests: Vec<Example>) -> Vec<Exampl
     for (example, name) in requests.iter_mut().zip(names(config).iter().cycle()) {
         example.search.clone_from(name);
         example.thought = match config.task {
-            Task::Search => "Requests of this kind are found this way.".to_owned(),
+            Task::Search | Task::Conversation => "Requests of this kind are found this way.".to_owned(),
             Task::Recommend => "What follows such histories is found this way.".to_owned(),
         };
     }

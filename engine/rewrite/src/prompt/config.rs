@@ -7,9 +7,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::conversation::{self, ConversationConfig};
 use super::render::read_template;
 use crate::base::BaseConfig;
-use crate::mode::{self, DocumentConfig, Mode};
+use crate::mode::{self, DocumentConfig, Mode, RerankConfig};
 use querywright_types::{Error, Output, QueryLanguage, Result, RetrieverCard};
 
 /// The copy of a template in an adapter's folder.
@@ -43,6 +44,9 @@ pub enum Task {
     Search,
     /// Sequential recommendation: find the next item after a history, given as titles.
     Recommend,
+    /// Find what a message of a conversation asks for, given what was said before it. The first message of a conversation
+    /// goes as it is, and no model is asked.
+    Conversation,
 }
 
 /// The words that an answer may consist of. What is not allowed is masked token by token, in training as in serving.
@@ -77,13 +81,18 @@ pub struct Example {
     /// The titles of the history, oldest first; empty in [`Task::Search`].
     #[serde(default)]
     pub history: Vec<String>,
+    /// What was said before the request, oldest first, in [`Task::Conversation`].
+    // What was written before there was this key has the same digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<String>,
     /// The query as the model should write it.
     pub search: String,
     /// The reasoning, for [`PromptStyle::ThinkAnswer`].
     #[serde(default)]
     pub thought: String,
     /// What a first search proposed, for prompts that show [candidates](PromptConfig::candidates): words in
-    /// [`Task::Search`], titles in [`Task::Recommend`], the best first. `search` picks some of them.
+    /// [`Task::Search`], titles in [`Task::Recommend`], the best first. `search` picks some of them. In [`Mode::Rerank`] what is
+    /// shown of documents, and `search` has their labels in the best order (`B A C`).
     // What was written before there was this key has the same digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<String>,
@@ -105,7 +114,8 @@ pub struct PromptConfig {
     #[serde(skip_serializing_if = "Vocabulary::is_free")]
     pub vocabulary: Vocabulary,
     /// How many candidates of a first search stand in a prompt, the best first; at most 100. In [`Task::Search`] they are
-    /// words, in [`Task::Recommend`] titles. The prompter needs their source. Default: 0, none.
+    /// words, in [`Task::Recommend`] titles, in [`Mode::Rerank`] the documents that are ordered. The prompter needs their
+    /// source. Default: 0, none.
     #[serde(skip_serializing_if = "is_zero")]
     pub candidates: usize,
     /// The query language to ask for, one of the retriever's. Default: the one that the retriever prefers.
@@ -143,6 +153,13 @@ pub struct PromptConfig {
     /// restricted to the names, on the processor alone.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub choices: BTreeMap<String, BaseConfig>,
+    /// What is shown of the documents that are ordered, in the mode `rerank`. In the style `few-shot` answers are restricted to
+    /// their labels, each once, on the processor alone.
+    #[serde(skip_serializing_if = "RerankConfig::is_default")]
+    pub rerank: RerankConfig,
+    /// How much of a conversation stands in a prompt, in the task `conversation`.
+    #[serde(skip_serializing_if = "ConversationConfig::is_default")]
+    pub conversation: ConversationConfig,
 }
 
 impl Default for PromptConfig {
@@ -166,6 +183,8 @@ impl Default for PromptConfig {
             base: None,
             document: DocumentConfig::default(),
             choices: BTreeMap::new(),
+            rerank: RerankConfig::default(),
+            conversation: ConversationConfig::default(),
         }
     }
 }
@@ -297,6 +316,7 @@ impl PromptConfig {
             base.validate(card)?;
         }
         mode::validate(self, card)?;
+        conversation::validate(self)?;
         if !self.vocabulary.is_free() && self.style != PromptStyle::FewShot {
             let found =
                 format!("{:?} with the style {:?}, whose answers are no lists of words", self.vocabulary, self.style);
@@ -324,12 +344,19 @@ impl PromptConfig {
             let refused =
                 |found: &str, remedy: &str| Err(Error::argument(format!("prompt.examples[{index}]"), found, remedy));
             let bad = |found| {
-                refused(found, "give the task search a `request`, the task recommend a `history`, and both a `search`")
+                let remedy = "give the tasks search and conversation a `request`, conversation also `turns`, the task recommend a \
+                              `history`, and all a `search`";
+                refused(found, remedy)
             };
             match self.task {
                 _ if example.search.trim().is_empty() => return bad("`search` is empty"),
                 _ if example.search.contains('\n') => return bad("`search` has more than one line"),
-                Task::Search if example.request.trim().is_empty() => return bad("`request` is empty"),
+                Task::Search | Task::Conversation if example.request.trim().is_empty() => {
+                    return bad("`request` is empty");
+                }
+                Task::Conversation if example.turns.iter().all(|turn| turn.trim().is_empty()) => {
+                    return bad("`turns` is empty");
+                }
                 Task::Recommend if example.history.is_empty() => return bad("`history` is empty"),
                 _ if self.candidates > 0 && example.candidates.iter().all(|one| one.trim().is_empty()) => {
                     let remedy = "list what a first search might propose, some of which `search` picks, or set \

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::config::{Example, PromptConfig, Task};
-use crate::mode::{Mode, choice_examples};
+use crate::mode::{Mode, choice_examples, rerank_examples};
 use querywright_types::{Error, QueryLanguage, Result};
 
 const BUILT_IN: &str = include_str!("../templates/examples.json");
@@ -14,8 +14,10 @@ struct BuiltIn {
     rewrite: ByLanguage,
     expand: ByLanguage,
     recommend: ByLanguage,
+    conversation: ByLanguage,
     document: ByTask,
     keywords: ByTask,
+    rerank: ByTask,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +34,7 @@ struct ByLanguage {
 struct ByTask {
     search: Vec<Example>,
     recommend: Vec<Example>,
+    conversation: Vec<Example>,
 }
 
 /// The examples of a configuration, else the built-in ones of its task, mode and language.
@@ -43,11 +46,14 @@ pub fn examples(config: &PromptConfig, language: QueryLanguage) -> Result<Vec<Ex
     let of_task = |examples: ByTask| match config.task {
         Task::Search => examples.search,
         Task::Recommend => examples.recommend,
+        Task::Conversation => examples.conversation,
     };
     let by_language = match (config.task, config.mode) {
         (_, Mode::Document) => return Ok(of_task(all.document)),
         (_, Mode::Keywords) => return Ok(of_task(all.keywords)),
         (_, Mode::Choose) => return Ok(choice_examples(config, of_task(all.keywords))),
+        (_, Mode::Rerank) => return Ok(rerank_examples(config, of_task(all.rerank))),
+        (Task::Conversation, _) => all.conversation,
         (Task::Recommend, _) => all.recommend,
         (Task::Search, Mode::Rewrite) => all.rewrite,
         (Task::Search, Mode::Expand) => all.expand,

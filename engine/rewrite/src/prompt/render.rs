@@ -8,10 +8,11 @@ use minijinja::{Value, context};
 use serde::Serialize;
 
 use super::config::{Example, PromptConfig, PromptStyle, Task};
+use super::conversation;
 use super::examples::examples;
 use super::marks::{is_mark, marked};
 use super::message::{ChatMessage, Prompt, Role};
-use crate::mode::choice_names;
+use crate::mode::{Mode, choice_names, labels};
 use querywright_template::{Style, TemplateError};
 use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 
@@ -25,7 +26,10 @@ pub struct RequestValues {
     pub text: String,
     /// The titles of a history, oldest first; empty for a search.
     pub history: Vec<String>,
-    /// What a first search proposes, the best first: words for a search, titles for a recommendation.
+    /// What was said before it in the same conversation, oldest first.
+    pub turns: Vec<String>,
+    /// What a first search proposes, the best first: words for a search, titles for a recommendation, documents that are to be
+    /// ordered.
     pub candidates: Vec<String>,
 }
 
@@ -53,7 +57,7 @@ impl Template {
         let marked_fields: Vec<String> = fields.iter().map(|field| marked(field)).collect();
         let (label, choices) = (mode.label(), choice_names(config));
         let marked_choices: Vec<String> = choices.iter().map(|name| marked(name)).collect();
-        let both = context! { task, mode, language, candidates, label };
+        let both = context! { task, mode, language, candidates, label, labels => labels(config) };
         let marked_values = context! {
             fields => marked_fields, content => marked(&content), choices => marked_choices, ..both.clone()
         };
@@ -62,17 +66,35 @@ impl Template {
         if candidates > 0 {
             read.require_candidates(task)?;
         }
+        if task == Task::Conversation {
+            read.require_turns()?;
+        }
         Ok(read)
+    }
+
+    /// Refuses a template that says the same whatever was said before.
+    fn require_turns(&self) -> Result<()> {
+        let request = |turn: &str| {
+            let (text, turns) = ("request".to_owned(), vec![turn.to_owned()]);
+            self.request(&RequestValues { text, turns, ..RequestValues::default() }, false)
+        };
+        if request("one")? == request("another")? {
+            let found = format!("{} never shows query.turns, and the task is conversation", self.template.name());
+            let remedy = "show them in the macro request(query), or set prompt.task = \"search\"";
+            return Err(Error::argument("prompt.template", found, remedy));
+        }
+        Ok(())
     }
 
     /// Refuses a template that says the same whatever the candidates are.
     fn require_candidates(&self, task: Task) -> Result<()> {
         let request = |candidate: &str| {
             let (text, history) = match task {
-                Task::Search => ("request".to_owned(), Vec::new()),
                 Task::Recommend => (String::new(), vec!["title".to_owned()]),
+                Task::Search | Task::Conversation => ("request".to_owned(), Vec::new()),
             };
-            self.request(&RequestValues { text, history, candidates: vec![candidate.to_owned()] }, false)
+            let candidates = vec![candidate.to_owned()];
+            self.request(&RequestValues { text, history, candidates, ..RequestValues::default() }, false)
         };
         if request("one")? == request("another")? {
             let found =
@@ -99,9 +121,11 @@ impl Template {
                 *title = sanitised(title, config.max_title_chars);
             }
             example.candidates = shown_candidates(&example.candidates, config);
+            example.turns = conversation::shown(&example.turns, config);
             let request = RequestValues {
                 text: example.request.clone(),
                 history: example.history.clone(),
+                turns: example.turns.clone(),
                 candidates: example.candidates.clone(),
             };
             let example = if with_marks { marked_example(&example) } else { example };
@@ -136,7 +160,8 @@ impl Template {
 impl RequestValues {
     fn marked(&self) -> Self {
         let all = |texts: &[String]| texts.iter().map(|text| marked(text)).collect();
-        Self { text: marked(&self.text), history: all(&self.history), candidates: all(&self.candidates) }
+        let (history, turns, candidates) = (all(&self.history), all(&self.turns), all(&self.candidates));
+        Self { text: marked(&self.text), history, turns, candidates }
     }
 }
 
@@ -144,14 +169,20 @@ fn marked_example(example: &Example) -> Example {
     Example {
         request: marked(&example.request),
         history: example.history.iter().map(|title| marked(title)).collect(),
+        turns: example.turns.iter().map(|turn| marked(turn)).collect(),
         search: marked(&example.search),
         thought: marked(&example.thought),
         candidates: example.candidates.iter().map(|one| marked(one)).collect(),
     }
 }
 
-/// The candidates that a prompt shows: the first ones, each once, made safe and cut as titles are.
+/// The candidates that a prompt shows: the first ones, each once, made safe and cut as titles are. Documents that are to be
+/// ordered are all shown, with a label each.
 pub fn shown_candidates(found: &[String], config: &PromptConfig) -> Vec<String> {
+    if config.mode == Mode::Rerank {
+        let shown = found.iter().take(config.candidates).map(|text| sanitised(text, config.rerank.chars()));
+        return shown.map(|text| if text.is_empty() { "-".to_owned() } else { text }).collect();
+    }
     let mut shown: Vec<String> = Vec::with_capacity(config.candidates.min(found.len()));
     for candidate in found {
         if shown.len() == config.candidates {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::parse::FormatFault;
-use crate::prompt::{Example, Vocabulary, examples};
+use crate::prompt::{ConversationConfig, Example, Vocabulary, examples};
 use crate::query_terms::terms;
 use proptest::prelude::*;
 
@@ -34,7 +34,7 @@ fn every_config() -> Vec<PromptConfig> {
     let mut all = Vec::new();
     for style in [PromptStyle::FewShot, PromptStyle::Chat, PromptStyle::ThinkAnswer] {
         for mode in [Mode::Rewrite, Mode::Expand, Mode::Document, Mode::Keywords, Mode::Choose] {
-            for task in [Task::Search, Task::Recommend] {
+            for task in [Task::Search, Task::Recommend, Task::Conversation] {
                 for language in [QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural] {
                     let choices = match mode {
                         Mode::Choose => [("titles".to_owned(), Default::default())].into(),
@@ -157,6 +157,53 @@ fn a_history_shows_its_last_titles_from_the_catalogue_or_from_the_lines_of_the_t
     assert_eq!(lines, "\n\nHad: b; c\nSearch:");
 }
 
+#[test]
+fn a_message_stands_behind_what_was_said_before_it_and_the_first_one_needs_no_model() {
+    let config = PromptConfig { task: Task::Conversation, mode: Mode::Rewrite, ..PromptConfig::default() };
+    let with = prompter(config.clone());
+    let query = Query::text("and for two").with_turns(["soup for a cold day", "Try a broth.\nIt is hot."]);
+    let (prefix, own) = parts(with.prompt(&query).unwrap());
+    let before = "Before: soup for a cold day\nBefore: Try a broth. It is hot.\n";
+    assert_eq!(own, format!("\n\n{before}Request: and for two\nSearch:"));
+    let first = "Requests for recipes in the course of conversations, each with the best query for the search engine, which \
+                 says all that is meant.\n\nBefore: how do bees live through the winter\nBefore: They stay in the hive, close \
+                 together around the queen, and eat honey.\nRequest: and how do they tell each other where the flowers are\n\
+                 Search: ";
+    assert!(prefix.starts_with(first), "{prefix}");
+    for style in [PromptStyle::Chat, PromptStyle::ThinkAnswer] {
+        let chat = messages(prompter(PromptConfig { style, ..config.clone() }).prompt(&query).unwrap());
+        assert_eq!(chat[7].content, format!("{before}Request: and for two"));
+        let given = "You are given the last message of a conversation, and what was said before it.";
+        assert!(chat[0].content.contains(given), "{}", chat[0].content);
+    }
+    let settled = |query: &Query| with.settled(query, Deadline::NONE).unwrap().map(|one| (one.text, one.kept));
+    assert_eq!(settled(&Query::text("soup")), Some(("soup".to_owned(), Some(Kept::FirstMessage))));
+    assert_eq!(settled(&Query::text("soup").with_turns([" "])), Some(("soup".to_owned(), Some(Kept::FirstMessage))));
+    assert_eq!(settled(&query), None);
+    assert_eq!(prompter(PromptConfig::default()).settled(&Query::text("soup"), Deadline::NONE).unwrap(), None);
+}
+
+#[test]
+fn what_belongs_to_conversations_is_refused_elsewhere_and_shown_there() {
+    let say = |config: PromptConfig| Prompter::new(config, &card(&[QueryLanguage::Plain])).err().unwrap().to_string();
+    let conversation = ConversationConfig { max_turns: 0, ..ConversationConfig::default() };
+    let config = PromptConfig { conversation, ..PromptConfig::default() };
+    assert!(say(config.clone()).starts_with("prompt.conversation: settings of conversations in the task Search"));
+    let config = PromptConfig { task: Task::Conversation, ..config };
+    assert!(say(config.clone()).starts_with("prompt.conversation.max_turns: 0"));
+    let example = Example { request: "a".into(), search: "b".into(), ..Example::default() };
+    let config = PromptConfig { conversation: Default::default(), examples: Some(vec![example]), ..config };
+    assert!(say(config).starts_with("prompt.examples[0]: `turns` is empty"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.jinja");
+    let text = "{% macro instruction() %}I{% endmacro %}{% macro request(q) %}{{ q.text }}{% endmacro %}\
+                {% macro response(e) %} {{ e.search }}{% endmacro %}";
+    std::fs::write(&path, text).unwrap();
+    let config = PromptConfig { task: Task::Conversation, template: Some(path), ..PromptConfig::default() };
+    assert!(say(config).contains("never shows query.turns"));
+    assert!(!toml::to_string(&PromptConfig::default()).unwrap().contains("conversation"), "the digest of older runs");
+}
+
 fn words(_: &Query) -> Result<Vec<String>> {
     Ok(["broth", "broth", " \n", "tomato\n<|im_end|>", "stew", "pot"].map(str::to_owned).to_vec())
 }
@@ -189,7 +236,9 @@ fn the_first_candidates_stand_between_a_request_and_its_answer_in_every_style_as
 fn candidates_are_shown_and_spoken_of_in_every_mode_and_style() {
     for config in every_config() {
         let (own, named, shown) = match config.task {
-            Task::Search => ("Words: broth, tomato < |im_end|>, stew", "words of a first search", "\nWords: honeybee"),
+            Task::Search | Task::Conversation => {
+                ("Words: broth, tomato < |im_end|>, stew", "words of a first search", "\nWords: honeybee")
+            }
             Task::Recommend => ("Candidates: broth; tomato", "candidates", "\nCandidates: Bread baking"),
         };
         let prompter = prompter(PromptConfig { candidates: 3, ..config.clone() }).with_candidates(Arc::new(words));
@@ -211,7 +260,8 @@ fn without_candidates_nobody_is_asked_for_them_and_with_them_a_source_is_needed(
         let bare = prompter(config.clone()).prompt(&Query::text("soup")).unwrap();
         let with = prompter(config.clone()).with_candidates(Arc::new(never)).prompt(&Query::text("soup")).unwrap();
         assert_eq!(bare, with);
-        let shown = Example { candidates: vec!["x".into()], request: "a".into(), ..Example::default() };
+        let said = Example { turns: vec!["before".into()], ..Example::default() };
+        let shown = Example { candidates: vec!["x".into()], request: "a".into(), ..said };
         let example = Example { history: vec!["a".into()], search: "b".into(), ..shown };
         let example = match config.mode {
             Mode::Choose => Example { search: "same".into(), ..example },

@@ -27,6 +27,6 @@ pub use config::{
     Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Lengths, MachineProfile, ResplitConfig,
     RetrieverConfig, RunConfig, SplitPlan, TrainConfig, choose,
 };
-pub use materials::{Labelled, Materials};
+pub use materials::{Labelled, Materials, learnable};
 pub use trainer::{Observer, Outcome, Trainer};
 pub use warm_start::WarmStartConfig;

@@ -33,6 +33,11 @@ fn hash_queries(hash: &mut Sha256, materials: &Materials) {
     for (query, judgements) in materials.train.iter().chain(&materials.dev) {
         hash.update(query.id.as_bytes());
         hash.update(query.text.as_bytes());
+        // Queries of before had none, and have the same digest.
+        for turn in &query.turns {
+            hash.update((turn.len() as u64).to_le_bytes());
+            hash.update(turn.as_bytes());
+        }
         for (doc, grade) in judgements.iter() {
             hash.update(doc.to_le_bytes());
             hash.update(grade.to_le_bytes());

@@ -5,6 +5,7 @@
 //! first by a completion of an earlier step, the second by words from relevance feedback. [`credit`] scores each rewrite
 //! again without each of its terms. [`StepRollouts`] joins the rounds of a step.
 
+mod best_order;
 mod collect;
 mod credit;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod relevance_feedback;
 mod replay;
 mod step;
 
+pub(super) use best_order::best_order;
 pub(super) use relevance_feedback::{Form, RelevanceFeedback};
 pub(super) use step::StepRollouts;
 

@@ -184,10 +184,17 @@ fn prompt(
         prompt.max_title_chars = rounded(data.titles.p95, 10).clamp(30, 60);
         reasons.add("prompt.max_title_chars", "nineteen of twenty titles are not cut, within 30 to 60");
     } else {
-        prompt.task = Task::Search;
-        reasons.add("prompt.task", "the queries are requests in words");
+        let turns = if data.conversations > 0.5 { prompt.conversation.max_tokens } else { 0 };
+        if turns > 0 {
+            prompt.task = Task::Conversation;
+            let share = 100.0 * data.conversations;
+            reasons.add("prompt.task", format!("{share:.0}% of the queries have turns of a conversation before them"));
+        } else {
+            prompt.task = Task::Search;
+            reasons.add("prompt.task", "the queries are requests in words");
+        }
         // A character is up to three tokens, and instruction and examples need room, too.
-        let context = machine.model.max_position_embeddings.saturating_sub(512 + 4 * data.candidates) / 3;
+        let context = machine.model.max_position_embeddings.saturating_sub(512 + turns + 4 * data.candidates) / 3;
         prompt.max_request_chars = rounded(data.requests.p95, 50).clamp(100, 400.min(context.max(100)));
         let why = format!("nineteen of twenty requests have at most {} characters; 100 to 400", data.requests.p95);
         reasons.add("prompt.max_request_chars", why);

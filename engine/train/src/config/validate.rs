@@ -59,8 +59,9 @@ impl TrainConfig {
             let remedy = "set inject_feedback = false; the reward alone teaches what to write";
             return refuse("train.inject_feedback", "words alone are no passage, and the mode is document", remedy);
         }
-        if mode == Mode::Choose && coef > 0.0 {
-            let found = format!("found {coef}, and in the mode choose an answer has no terms");
+        if matches!(mode, Mode::Choose | Mode::Rerank) && coef > 0.0 {
+            let mode = if mode == Mode::Choose { "choose" } else { "rerank" };
+            let found = format!("found {coef}, and in the mode {mode} an answer has no terms");
             return refuse("train.term_credit_coef", found, "set it to 0");
         }
         if matches!(mode, Mode::Document | Mode::Choose) && self.warm_start.steps > 0 {
@@ -227,6 +228,15 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_re_ranking_is_a_run() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/configs/rerank.toml"));
+        let config = TrainConfig::parse(text, &[], "rerank.toml").unwrap();
+        let card = querywright_types::RetrieverCard::new("bm25", "0");
+        assert!(config.validate().is_ok() && config.prompt.validate(&card).is_ok());
+        assert_eq!((config.prompt.mode, config.prompt.candidates), (Mode::Rerank, 10));
+    }
+
+    #[test]
     fn a_refusal_begins_with_its_section_and_key() {
         let text = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";
         for (setting, start) in [
@@ -269,6 +279,7 @@ mod tests {
             (["prompt.mode=choose", "train.term_credit_coef=0.5"], "train.term_credit_coef: found 0.5"),
             (["prompt.mode=document", "warm_start.steps=4"], "warm_start.steps: found words are no passage"),
             (["prompt.mode=choose", "warm_start.steps=4"], "warm_start.steps: a name is not"),
+            (["prompt.mode=rerank", "train.term_credit_coef=0.5"], "train.term_credit_coef: found 0.5"),
         ] {
             let error = TrainConfig::parse(text, &settings.map(str::to_owned), "x.toml").unwrap_err().to_string();
             assert!(error.starts_with(start) && error.contains("set"), "{error}");

@@ -10,7 +10,7 @@ use querywright_data::metrics::Measure;
 use querywright_types::{Judgements, Request};
 
 /// What a score depends on, as a SHA-256 of: the retriever's digest, the request (text, language, history, excluded
-/// items, k), the judgements, and the measures.
+/// items, k, order), the judgements, and the measures.
 pub(super) type Key = [u8; 32];
 
 /// The scores of one ranking, one for each measure.
@@ -113,6 +113,9 @@ pub(super) fn key(
     part(&ordinals(&request.history));
     part(&ordinals(&request.exclude));
     part(&(request.k as u64).to_le_bytes());
+    let order = request.order.as_ref().map(|order| (ordinals(&order.first), order.among as u64));
+    part(&order.as_ref().map(|(first, _)| first.clone()).unwrap_or_default());
+    part(&order.map(|(_, among)| among.to_le_bytes().to_vec()).unwrap_or_default());
     let grades = judgements.iter().flat_map(|(doc, grade)| [doc.to_le_bytes(), grade.to_le_bytes()].concat());
     part(&grades.collect::<Vec<u8>>());
     // Documents that the catalogue lacks count in the ideal by their grades alone.

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use querywright_types::{
-    Deadline, Fault, FaultKind, Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard,
+    Deadline, Fault, FaultKind, Hit, Judgements, Order, Query, Ranking, Request, Retriever, RetrieverCard,
 };
 
 /// Ranks the documents whose numbers stand in the text; fails as often as told for texts that hold "fail".
@@ -199,6 +199,10 @@ fn the_cache_tells_requests_apart_by_everything_that_decides_their_score() {
     let ndcg = ["nDCG@10".parse::<Measure>().unwrap()];
     let key = |digest: &str, r: &Request, j: &Judgements, m: &[Measure]| cache::key(digest, r, j, m.iter().copied());
     let base = key("d", &request, &judgements, &ndcg);
+    let ordered = |first: &[u32], among| {
+        let rewrite = Rewrite::plain("a").with_order(Order::new(first.to_vec(), among));
+        Request::new(&Query::text("q"), &rewrite, 10)
+    };
     assert_eq!(base, key("d", &request.clone(), &judgements, &ndcg));
     let others = [
         key("e", &request, &judgements, &ndcg),
@@ -207,11 +211,14 @@ fn the_cache_tells_requests_apart_by_everything_that_decides_their_score() {
         key("d", &request.clone().with_history([1]), &judgements, &ndcg),
         key("d", &request.clone().with_exclude([1]), &judgements, &ndcg),
         key("d", &request.clone().with_k(11), &judgements, &ndcg),
+        key("d", &ordered(&[1], 5), &judgements, &ndcg),
+        key("d", &ordered(&[2, 1], 5), &judgements, &ndcg),
+        key("d", &ordered(&[1], 6), &judgements, &ndcg),
         key("d", &request, &Judgements::new(vec![(1, 2)]), &ndcg),
         key("d", &request, &judgements, &["nDCG@9".parse().unwrap()]),
     ];
     let distinct: std::collections::HashSet<_> = others.iter().chain([&base]).collect();
-    assert_eq!(distinct.len(), 9);
+    assert_eq!(distinct.len(), 12);
 }
 
 #[test]
@@ -322,4 +329,39 @@ fn the_gain_of_a_reward_is_its_main_measure_less_what_there_was_whatever_the_wei
         assert!((gain - 0.5).abs() < 1e-6, "{config:?}: {gain}");
         assert_eq!(function.gain(&function.broken_format(), 0.25), None);
     }
+}
+
+#[test]
+fn the_reward_of_an_order_is_the_ndcg_of_the_permuted_ranking() {
+    let function = function(RewardConfig::default());
+    let retriever = Numbers::new(0);
+    let (query, found) = (Query::new("q", "5 3 8 1 9 2"), [5u32, 3, 8, 1, 9, 2]);
+    let grades = [(8u32, 3), (1, 1), (2, 2), (7, 1)];
+    let judgements = Judgements::new(grades.to_vec());
+    let original = Rewrite::plain(&query.text);
+    let gain = |doc: u32| grades.iter().find(|(judged, _)| *judged == doc).map_or(0.0, |(_, grade)| f64::from(*grade));
+    let dcg = |docs: &[u32]| -> f64 {
+        docs.iter().enumerate().map(|(place, doc)| gain(*doc) / ((place + 2) as f64).log2()).sum()
+    };
+    let ideal = dcg(&[8, 2, 1, 7]);
+    let orders: [&[u32]; 5] = [&[8], &[2, 8, 1], &[9, 3, 5, 1, 8, 2], &[1, 2], &[]];
+    let rewrites = orders.map(|first| original.clone().with_order(Order::new(first.to_vec(), 6)));
+    let candidates: Vec<Candidate<'_>> = rewrites
+        .iter()
+        .map(|rewrite| Candidate {
+            query: &query,
+            judgements: &judgements,
+            original: &original,
+            rewrite: Some(rewrite),
+            generated: 0,
+        })
+        .collect();
+    let batch = function.score_batch(&retriever, &candidates, &RewardCache::new(100), 0);
+    for (first, reward) in orders.iter().zip(&batch.rewards) {
+        let behind = found.iter().filter(|doc| !first.contains(doc));
+        let docs: Vec<u32> = first.iter().chain(behind).copied().collect();
+        let (got, want) = (reward.as_ref().unwrap().value, dcg(&docs) / ideal);
+        assert!((f64::from(got) - want).abs() < 1e-6, "{first:?}: {got}, not {want}");
+    }
+    assert_eq!(retriever.calls(), [1], "the same text is searched for once");
 }

@@ -13,9 +13,11 @@ use super::{Origin, RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
-use querywright_rewrite::{BaseConfig, Candidates, Mode, PromptConfig, PromptEncoder, Prompter, Vocabulary, Words};
+use querywright_rewrite::{
+    BaseConfig, Candidates, Mode, PromptConfig, PromptEncoder, Prompter, Shortlist, Vocabulary, Words,
+};
 use querywright_types::{
-    Deadline, Fault, FaultKind, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
+    Deadline, Fault, FaultKind, Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
 };
 
 pub(crate) struct Fixture {
@@ -39,6 +41,21 @@ impl Retriever for Failing {
     fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
         let fault = || Fault::new("down", FaultKind::Network, "down");
         requests.iter().map(|_| Err(fault())).collect()
+    }
+}
+
+/// Finds documents 0, 1 and 2 for "thing", in this order.
+struct Things(RetrieverCard);
+
+impl Retriever for Things {
+    fn card(&self) -> &RetrieverCard {
+        &self.0
+    }
+
+    fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+        let count = |request: &Request| if request.text == "thing" { request.k.min(3) as u32 } else { 0 };
+        let hits = |request: &Request| (0..count(request)).map(|doc| Hit { doc, score: 3.0 - doc as f32 }).collect();
+        requests.iter().map(|request| Ok(Ranking { hits: hits(request) })).collect()
     }
 }
 
@@ -86,6 +103,27 @@ impl Fixture {
         m.encoder = Arc::new(PromptEncoder::new(prompter, m.tokenizer.clone()).unwrap());
         fixture.originals = fixture.materials.originals().unwrap();
         fixture
+    }
+
+    /// One query, "thing", for which all three products are found in their order; the last one is relevant, the one before it
+    /// less so. The policy puts them into order.
+    pub(crate) fn ordering() -> Self {
+        let mut fixture = Self::new();
+        fixture.config.prompt = PromptConfig { mode: Mode::Rerank, candidates: 3, ..fixture.config.prompt.clone() };
+        fixture.reorder(Arc::new(Things(RetrieverCard::new("things", "0").with_documents(3))));
+        fixture
+    }
+
+    /// Has this retriever find what the policy puts into order.
+    pub(super) fn reorder(&mut self, retriever: Arc<dyn Retriever>) {
+        let m = &mut self.materials;
+        let thing = |name: &str| (Query::new(name, "thing"), Judgements::new(vec![(2, 2), (1, 1)]));
+        (m.train, m.dev) = (vec![thing("q0")], vec![thing("q1")]);
+        m.retriever = retriever.clone();
+        let shortlist = Shortlist::new(retriever, Arc::new(|doc| format!("product {doc}")));
+        let prompter = Prompter::new(self.config.prompt.clone(), m.retriever.card()).unwrap();
+        m.encoder = Arc::new(PromptEncoder::new(prompter.with_shortlist(shortlist), m.tokenizer.clone()).unwrap());
+        self.originals = self.materials.originals().unwrap();
     }
 
     /// The same, with a retriever that fails every request.

@@ -3,8 +3,8 @@
 use super::super::advantage::Baseline;
 use super::super::reward::Reward;
 use super::relevance_feedback::Form;
-use super::{Origin, Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored, Written};
-use querywright_rewrite::Reading;
+use super::{Origin, Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored, Written, best_order};
+use querywright_rewrite::{Mode, Reading};
 use querywright_types::{Error, Result};
 
 /// A rewrite that relevance feedback proposes.
@@ -91,6 +91,12 @@ impl Sampler<'_> {
                 Ok(grammar.is_none() || m.encoder.encode_answer(text, grammar)?.is_some())
             };
             let texts = match prompter.choices() {
+                [] if form.mode == Mode::Rerank => match best_order(prompter, group.labelled, group.original) {
+                    Ok(order) => order.into_iter().collect(),
+                    // A search that fails has no proposal; its own group failed before.
+                    Err(error) if error.is_fault() => Vec::new(),
+                    Err(error) => return Err(error),
+                },
                 [] => feedback.proposals(&m.catalog, group.labelled, form, &writable)?,
                 // Each of the choices is one: the best for this query.
                 names => names.to_vec(),

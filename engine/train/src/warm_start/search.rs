@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::{Target, WarmStartConfig};
 use crate::materials::{Labelled, Materials};
-use crate::rollout::{Form, RelevanceFeedback};
+use crate::rollout::{Form, RelevanceFeedback, best_order};
 use querywright_data::metrics::Measure;
 use querywright_rewrite::{Mode, Task};
 use querywright_types::{Deadline, Error, Judgements, Observe, Progress, Ranking, Request, Result, Rewrite, retrieve};
@@ -89,6 +89,9 @@ impl<'a> Search<'a> {
         let mut chosen = super::permutation(count, self.seed, u64::MAX);
         chosen.truncate(self.config.max_queries);
         chosen.sort_unstable();
+        if self.mode == Mode::Rerank {
+            return self.orders(&chosen, observer);
+        }
         let (all, mut done) = (chosen.len() as u64, 0);
         let mut found = Vec::new();
         for queries in chosen.chunks(BATCH) {
@@ -111,29 +114,71 @@ impl<'a> Search<'a> {
         Ok(self.targets(states))
     }
 
+    /// The best orders of candidates that gain enough. What is relevant is not noise of a search over words, so all judgements
+    /// choose and none need confirm. A query that the retriever fails has no example.
+    fn orders(&self, queries: &[usize], observer: &dyn Observe) -> Result<Vec<Target>> {
+        let (all, prompter) = (queries.len() as u64, self.materials.encoder.prompter());
+        let mut found = Vec::with_capacity(queries.len());
+        for queries in queries.chunks(BATCH) {
+            let mut states = Vec::with_capacity(queries.len());
+            for query in queries {
+                let (labelled, original) = self.labelled(*query)?;
+                let order = match best_order(prompter, labelled, original) {
+                    Err(error) if error.is_fault() => continue,
+                    order => order?,
+                };
+                let chooses = Half { judgements: labelled.1.clone(), other: Vec::new() };
+                let mut state = State::new(*query, (labelled, original), (chooses, None), Vec::new());
+                state.chosen = order.iter().flat_map(|order| order.split(' ')).map(str::to_owned).collect();
+                states.push(state);
+            }
+            let raw = states.iter().map(|state| Probe { state, half: &state.chooses, text: None });
+            let raw = self.measure(&raw.collect::<Vec<_>>())?;
+            let scored = states.into_iter().zip(raw);
+            let scored = scored.filter_map(|(state, score)| Some(State { before: score?, ..state })).collect();
+            let mut states = self.fitting(scored)?;
+            self.measure_kept(&mut states)?;
+            found.extend(states);
+            observer.progress(Progress::new("putting candidates into their best order", found.len() as u64, all));
+        }
+        Ok(self.targets(found))
+    }
+
+    /// Drops the last labels of orders that have too many tokens. Queries whose first search fails are left out.
+    fn fitting(&self, states: Vec<State<'a>>) -> Result<Vec<State<'a>>> {
+        let encoder = &self.materials.encoder;
+        let mut kept = Vec::with_capacity(states.len());
+        for mut state in states {
+            let prompt = match encoder.prompt_tokens(&state.labelled.0, 0) {
+                Err(error) if error.is_fault() => continue,
+                prompt => prompt?,
+            };
+            let fits = |labels: &[String]| -> Result<bool> {
+                let tokens = encoder.encode_answer(&labels.join(" "), prompt.grammar.as_ref())?;
+                Ok(tokens.is_some_and(|tokens| tokens.len() <= self.max_tokens))
+            };
+            while !state.chosen.is_empty() && !fits(&state.chosen)? {
+                state.chosen.pop();
+            }
+            kept.push(state);
+        }
+        Ok(kept)
+    }
+
+    fn labelled(&self, query: usize) -> Result<(&'a Labelled, &'a Rewrite)> {
+        match (self.materials.train.get(query), self.originals.get(query)) {
+            (Some(labelled), Some(original)) => Ok((labelled, original)),
+            _ => Err(Error::bug("train::warm_start", format!("no training query has the number {query}"))),
+        }
+    }
+
     fn state(&self, query: usize) -> Result<State<'a>> {
-        let (Some(labelled), Some(original)) = (self.materials.train.get(query), self.originals.get(query)) else {
-            return Err(Error::bug("train::warm_start", format!("no training query has the number {query}")));
-        };
-        let (chooses, confirms) = halves(&labelled.1);
+        let (labelled, original) = self.labelled(query)?;
         let m = self.materials;
         let language = m.encoder.prompter().language();
         let form = Form { task: self.task, mode: self.mode, language, fresh: self.config.candidates };
         let words = self.feedback.candidates(&m.catalog, labelled, form)?;
-        Ok(State {
-            query,
-            labelled,
-            original,
-            chooses,
-            confirms,
-            words,
-            chosen: Vec::new(),
-            singles: Vec::new(),
-            before: 0.0,
-            after: 0.0,
-            done: false,
-            failed: false,
-        })
+        Ok(State::new(query, (labelled, original), halves(&labelled.1), words))
     }
 
     /// Adds to each query's words the best one, as long as there is one that adds enough.
@@ -320,7 +365,29 @@ impl<'a> Search<'a> {
     }
 }
 
-impl State<'_> {
+impl<'a> State<'a> {
+    fn new(
+        query: usize,
+        (labelled, original): (&'a Labelled, &'a Rewrite),
+        (chooses, confirms): (Half, Option<Half>),
+        words: Vec<String>,
+    ) -> Self {
+        Self {
+            query,
+            labelled,
+            original,
+            chooses,
+            confirms,
+            words,
+            chosen: Vec::new(),
+            singles: Vec::new(),
+            before: 0.0,
+            after: 0.0,
+            done: false,
+            failed: false,
+        }
+    }
+
     fn with(&self, word: &str) -> String {
         self.chosen.iter().map(String::as_str).chain([word]).collect::<Vec<_>>().join(" ")
     }

@@ -33,6 +33,8 @@ pub struct DataProfile {
     pub relevant: f64,
     /// Share of the training queries that are a history alone: no words of their own but titles of its items.
     pub histories: f64,
+    /// Share of the training queries that have turns of a conversation before them.
+    pub conversations: f64,
     /// Lengths of training requests.
     pub requests: Lengths,
     /// Lengths of titles.
@@ -86,6 +88,7 @@ impl DataProfile {
             dev_queries: dev.len(),
             relevant: of_train(&|(_, judgements)| judgements.findable() as f64),
             histories: of_train(&|(query, _)| f64::from(u8::from(is_history(query, catalog)))),
+            conversations: of_train(&|(query, _)| f64::from(u8::from(!query.turns.is_empty()))),
             requests: lengths(train.iter().map(|(query, _)| query.text.as_str())),
             titles: lengths(sampled().map(|document| document.title())),
             word_chars: letters as f64 / words.max(1) as f64,

@@ -25,6 +25,7 @@ fn articles() -> DataProfile {
         dev_queries: 324,
         relevant: 37.6,
         histories: 0.0,
+        conversations: 0.0,
         requests: Lengths { mean: 22.0, p95: 51 },
         titles: Lengths { mean: 70.0, p95: 120 },
         word_chars: 7.9,
@@ -103,6 +104,8 @@ fn requests_are_expanded_and_histories_are_recommended_for() {
     let gpu = choose(&histories(), &machine(1, Arithmetic::Gpu)).unwrap().config;
     assert!(gpu.prompt.vocabulary.is_free() && !gpu.train.inject_feedback, "no restricted decoding there");
 
+    let talks = chosen(&DataProfile { conversations: 0.8, ..articles() });
+    assert_eq!(talks.prompt.task, Task::Conversation);
     let movies =
         DataProfile { fields: ["title", "year", "genres", "actors"].map(str::to_owned).to_vec(), ..articles() };
     assert_eq!(chosen(&movies).prompt.content.as_deref(), Some("documents with genres, actors"));

@@ -121,3 +121,32 @@ fn of_words_that_add_nearly_as_much_the_first_is_taken() {
     state.take_best(&[Some(0.53), Some(0.53)], 0.02);
     assert!(state.done && state.chosen.len() == 1, "a hundredth is not enough");
 }
+
+#[test]
+fn the_best_order_of_what_is_found_is_an_example_and_one_that_gains_nothing_is_one_of_nothing() {
+    let mut fixture = Fixture::ordering();
+    let labelled = |name: &str, grades: Vec<(u32, i32)>| (Query::new(name, "thing"), Judgements::new(grades));
+    let m = &mut fixture.materials;
+    m.train = vec![labelled("q0", vec![(2, 2), (1, 1)]), labelled("q1", vec![(0, 1)])];
+    let m = &fixture.materials;
+    let (originals, feedback) = (m.originals().unwrap(), RelevanceFeedback::new(&m.catalog));
+    let config = WarmStartConfig { nothing: 1.0, ..Default::default() };
+    let search = |max_tokens| Search {
+        config: &config,
+        materials: m,
+        originals: &originals,
+        feedback: &feedback,
+        task: Task::Search,
+        mode: Mode::Rerank,
+        measure: "nDCG@10".parse().unwrap(),
+        depth: 10,
+        max_tokens,
+        retries: 0,
+        seed: 0,
+    };
+    let targets = search(24).run(&()).unwrap();
+    assert_eq!(texts(&targets), [(0, "C B"), (1, "")]);
+    assert!(targets[0].before < 0.7 && (targets[0].after - 1.0).abs() < 1e-9, "{targets:?}");
+    // A label and the space before it are two tokens, the stop is one.
+    assert_eq!(texts(&search(3).run(&()).unwrap())[0], (0, "C"), "what has no room is not named");
+}

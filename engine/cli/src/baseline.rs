@@ -7,7 +7,7 @@ use querywright::rewrite::PromptConfig;
 /// The model of a baseline that names none.
 const MODEL: &str = "smollm2-135m";
 
-/// The model and the prompt of a baseline, as `hyde` or `hyde:MODEL`; none where `text` names something else. A path that
+/// The model and the prompt of a baseline, as `hyde`, `rerank` or `hyde:MODEL`; none where `text` names something else. A path that
 /// exists is a path.
 pub fn at(text: &str) -> Option<(&str, PromptConfig)> {
     let (name, model) = text.split_once(':').unwrap_or((text, MODEL));
@@ -15,6 +15,7 @@ pub fn at(text: &str) -> Option<(&str, PromptConfig)> {
         _ if Path::new(text).exists() => return None,
         "hyde" => PromptConfig::hyde(),
         "query2doc" => PromptConfig::query2doc(),
+        "rerank" => PromptConfig::rerank(),
         _ => return None,
     };
     Some((if model.is_empty() { MODEL } else { model }, prompt))
@@ -37,6 +38,8 @@ mod tests {
             assert_eq!((found, prompt.mode), (model, Mode::Document), "{text}");
         }
         assert_ne!(at("hyde").unwrap().1, at("query2doc").unwrap().1);
+        let (model, prompt) = at("rerank:a/model.gguf").unwrap();
+        assert_eq!((model, prompt.mode, prompt.candidates), ("a/model.gguf", Mode::Rerank, 10));
         for other in ["smollm2-135m", "hyde+adapter", "hf:hyde", "identity", ""] {
             assert!(at(other).is_none(), "{other}");
         }

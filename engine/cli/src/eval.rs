@@ -27,8 +27,8 @@ pub struct Args {
     /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it
     #[arg(long, default_value = "bm25")]
     retriever: String,
-    /// identity, rm3, hyde or query2doc (hyde:MODEL), a model's name or path, MODEL+ADAPTER_DIR, or what tune or train
-    /// wrote (runs/x/best)
+    /// identity, rm3, hyde, query2doc or rerank (hyde:MODEL), a model's name or path, MODEL+ADAPTER_DIR, or what tune or
+    /// train wrote (runs/x/best)
     #[arg(long, default_value = "identity")]
     rewriter: String,
     #[command(flatten)]

@@ -49,7 +49,7 @@ impl FirstPass {
         Ok(self.0.index.get_or_init(|| built).clone())
     }
 
-    fn timed<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub fn timed<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let done = work();
         let spent = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -101,7 +101,7 @@ pub fn words(ranker: &Ranker, prompt: &PromptConfig) -> Result<Arc<dyn Candidate
 
 /// What prompts show: words, or titles of items for next items.
 pub fn candidates(ranker: &Ranker, prompt: &PromptConfig) -> Result<Arc<dyn Candidates>> {
-    if prompt.task == Task::Search {
+    if prompt.task != Task::Recommend {
         return words(ranker, prompt);
     }
     let followed = ranker.followed.as_ref().map(|followed| followed.learned.clone());

@@ -25,6 +25,7 @@ mod rewrite;
 mod search;
 mod serve;
 mod ship;
+mod shortlist;
 mod stack;
 mod train;
 mod tune;

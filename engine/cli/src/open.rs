@@ -11,7 +11,9 @@ use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
 use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
-use querywright::rewrite::{Feedback, LanguageModel, PromptConfig, PromptEncoder, Prompter, Resolver, RewriterFile};
+use querywright::rewrite::{
+    Feedback, LanguageModel, Mode, PromptConfig, PromptEncoder, Prompter, Resolver, RewriterFile,
+};
 use querywright::rewrite::{Serve, Vocabulary, Words};
 use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
@@ -25,6 +27,7 @@ use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
+use crate::shortlist;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -298,8 +301,10 @@ pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
     if prompt.feedback_key().is_some() {
         prompter = prompter.with_feedback(first_pass::feedback(ranker)?);
     }
-    if prompt.candidates > 0 {
-        prompter = prompter.with_candidates(first_pass::candidates(ranker, prompt)?);
+    match (prompt.mode, prompt.candidates) {
+        (Mode::Rerank, _) => prompter = prompter.with_shortlist(shortlist::of(ranker, prompt)?),
+        (_, 0) => {}
+        _ => prompter = prompter.with_candidates(first_pass::candidates(ranker, prompt)?),
     }
     Ok(prompter)
 }
@@ -339,7 +344,7 @@ impl Model {
     }
 }
 
-/// A rewriter as the command line names it: `identity`, `rm3`, `hyde` or `query2doc` (with `:MODEL`), MODEL,
+/// A rewriter as the command line names it: `identity`, `rm3`, `hyde`, `query2doc` or `rerank` (with `:MODEL`), MODEL,
 /// MODEL+ADAPTER_DIR, or a folder or file that `tune` or `train` wrote.
 pub fn rewriter(
     text: &str,

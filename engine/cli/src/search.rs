@@ -22,6 +22,9 @@ pub struct Args {
     /// For next items: the ids of what somebody had before, oldest first, with commas; the option may be repeated
     #[arg(long, value_name = "IDS")]
     history: Vec<String>,
+    /// What was said before in the same conversation; give it again for each turn, oldest first
+    #[arg(long = "turn", value_name = "TEXT")]
+    turns: Vec<String>,
     #[command(flatten)]
     stack: StackArgs,
     /// Show what each term adds to each hit's score
@@ -37,6 +40,7 @@ pub fn run(args: Args) -> Result<()> {
     let Opened { dataset, ranker, stack } = args.stack.open()?;
     let histories = Histories::of(&dataset);
     let query = histories.query(args.query.as_deref().unwrap_or_default(), &histories.ids(&args.history))?;
+    let query = query.with_turns(args.turns);
     let answer = stack.search_query(&query, k)?;
     // What is said outside is short; the reason itself goes to the log.
     if let Some(error) = answer.trace.outcome.fallback() {
@@ -74,6 +78,9 @@ pub fn run(args: Args) -> Result<()> {
         outcome => outcome.kind().to_owned(),
     };
     say!("searched for: {text}  ({outcome}, {:.1} ms + {:.1} ms)", answer.trace.rewrite_ms, answer.trace.retrieve_ms);
+    if !answer.trace.first.is_empty() {
+        say!("put first: {}", answer.trace.first.join(", "));
+    }
     for (rank, hit) in answer.hits.iter().enumerate() {
         say!("{:>3}  {:8.4}  {}  {}", rank + 1, hit.score, hit.id, hit.title);
         if let Some(explanation) = explanations.get(rank) {

@@ -15,7 +15,8 @@ use crate::terminal::OUTPUT;
 /// Serve a data set to another process.
 ///
 /// With --stdio: JSON lines. One request a line, {"query": "…", "k": 10} (k may be absent); for next items
-/// {"history": ["id", …]}, oldest first, with or without a query. One answer a line in the same order: the hits and what
+/// {"history": ["id", …]}, oldest first, with or without a query; in a conversation "turns" has what was said before, as
+/// ["text", …], oldest first. One answer a line in the same order: the hits and what
 /// happened, or {"error": "…", "code": "…"}. A line that cannot be read is answered by an error and
 /// the next one is served; nothing that a client writes ends the service but the end of its input. What went wrong here is
 /// told to the client by a code and a short text, and in full on standard error.
@@ -46,6 +47,8 @@ struct Line {
     query: Option<String>,
     /// Texts or whole numbers, as ids stand in a corpus.
     history: Option<Vec<serde_json::Value>>,
+    /// What was said before in the same conversation, oldest first.
+    turns: Option<Vec<String>>,
     k: Option<usize>,
 }
 
@@ -85,7 +88,7 @@ fn request(histories: &Histories, k: usize, line: &[u8]) -> Result<(Query, usize
         let remedy = "send {\"query\": \"…\", \"k\": 10} on one line, for next items with \"history\": [\"id\", …]";
         Error::argument("request", found, remedy)
     };
-    let Line { query, history, k: wanted } = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
+    let Line { query, history, turns, k: wanted } = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
     if query.is_none() && history.is_none() {
         return Err(bad("found neither a query nor a history".to_owned()));
     }
@@ -96,6 +99,7 @@ fn request(histories: &Histories, k: usize, line: &[u8]) -> Result<(Query, usize
     };
     let ids = history.unwrap_or_default().into_iter().map(id).collect::<Result<Vec<_>>>()?;
     let query = histories.query(query.as_deref().unwrap_or_default(), &ids)?;
+    let query = query.with_turns(turns.unwrap_or_default());
     match wanted.unwrap_or(k) {
         0 => Err(Error::argument("k", "found 0", "ask for at least 1 hit")),
         k => Ok((query, k)),

@@ -10,7 +10,7 @@ use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
 use querywright::rewrite::{BaseConfig, Prompter, RewriterFile, Serve};
-use querywright::train::{Chosen, Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint};
+use querywright::train::{Chosen, Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint, learnable};
 use querywright::types::{Judgements, Query};
 
 use crate::choose::{self, Wanted};
@@ -188,6 +188,7 @@ pub fn train(
     let (tuned, ranker) = base(&mut config, resume, &dataset, (&train, &dev), ranker)?;
     let config = &config;
     let prompter = open::prompter(&config.prompt, &ranker)?;
+    let train = learnable(train, &prompter)?;
     let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
     let materials = Materials {
         model_name: model.name.clone(),

@@ -9,7 +9,7 @@
 //! | BEIR | `corpus.jsonl` | `queries.jsonl` | `qrels/NAME.tsv` | the queries of each file |
 //! | RecBole | `*.item` | histories of `*.inter` | the item that came next | leave-one-out over time |
 //!
-//! [`Run`] reads and writes rankings as TREC run files. All files are read line by line, compressed by gzip
+//! [`GivenRewrite`] and [`GivenPreference`] read what somebody wrote for queries. [`Run`] reads and writes rankings as TREC run files. All files are read line by line, compressed by gzip
 //! (`corpus.jsonl.gz`) or not, and every error names the file and its bad lines and says what would be right. What is read
 //! in another way than it is written makes a [`Warning`].
 
@@ -19,6 +19,7 @@ pub mod demo;
 mod documents;
 mod encoding;
 mod folder;
+mod given;
 mod ids;
 mod json;
 mod lines;
@@ -33,6 +34,7 @@ mod warning;
 
 pub use dataset::Dataset;
 pub use documents::{Catalog, CatalogBuilder, DocumentRef, MOST_FIELD_NAMES};
+pub use given::{GivenPreference, GivenQuery, GivenRewrite};
 pub use options::OpenOptions;
 pub use qrels::Qrels;
 pub use querywright_types::Output;

@@ -131,7 +131,7 @@ impl Tokenizer {
     }
 
     /// The tokens that end a completion, the model's own first; may be empty.
-    pub(super) fn eos_ids(&self) -> &[u32] {
+    pub fn eos_ids(&self) -> &[u32] {
         &self.0.eos
     }
 

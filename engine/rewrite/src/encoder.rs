@@ -3,10 +3,12 @@
 //! What a template says may hold special tokens: a chat's turns begin and end with them. What others wrote (requests,
 //! titles, examples, the content of a catalogue) never does, whatever it spells.
 
+mod answers;
+
 use std::sync::Arc;
 
 use super::mode::Mode;
-use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, PromptStyle, RequestValues, Task, newest_turns, unmarked};
+use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, RequestValues, Task, newest_turns, unmarked};
 use super::prompter::Prompter;
 use super::reading::Reading;
 use super::words::{Words, one_of_the_choices, orders, words_of};
@@ -214,25 +216,6 @@ impl PromptEncoder {
     /// What ends a restricted answer.
     fn stop_text(&self) -> &str {
         self.stop.first().map_or("\n", String::as_str)
-    }
-
-    /// The tokens of an answer that the model did not sample, with the token that ends it: for relevance-feedback
-    /// injection. None where the style asks for more than one line, and where `grammar` does not allow one of its words.
-    ///
-    /// # Errors
-    /// Those of the tokenizer.
-    pub fn encode_answer(&self, text: &str, grammar: Option<&Arc<Grammar>>) -> Result<Option<Vec<u32>>> {
-        if let Some(grammar) = grammar {
-            return grammar.encode(&self.tokenizer, text);
-        }
-        match self.prompter.config().style {
-            PromptStyle::FewShot => {
-                let theirs = 1..1 + text.len();
-                let line = format!(" {text}\n");
-                Ok(Some(self.tokenizer.encode_with_users(&line, std::slice::from_ref(&theirs), false)?))
-            }
-            PromptStyle::Chat | PromptStyle::ThinkAnswer => Ok(None),
-        }
     }
 
     /// The texts that end a completion.

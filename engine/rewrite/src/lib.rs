@@ -23,6 +23,8 @@ mod reading;
 mod remote;
 mod rewriter_file;
 mod shortlist;
+#[cfg(feature = "remote")]
+mod teacher;
 #[cfg(feature = "model")]
 mod words;
 
@@ -46,5 +48,7 @@ pub use remote::{Remote, RemoteConfig};
 pub use rewriter_file::Resolver;
 pub use rewriter_file::{RewriterFile, Serve};
 pub use shortlist::Shortlist;
+#[cfg(feature = "remote")]
+pub use teacher::{Fetched, fetch_answers};
 #[cfg(feature = "model")]
 pub use words::Words;

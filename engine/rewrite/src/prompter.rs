@@ -7,9 +7,9 @@ use super::candidates::Candidates;
 use super::compose::Composer;
 use super::mode::{Mode, SAME, choice_names, labels, resolved, resolved_order};
 use super::parse::{FormatFault, ParsedCompletion, parse};
-#[cfg(feature = "model")]
-use super::prompt::marked;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template};
+#[cfg(feature = "model")]
+use super::prompt::{Example, marked};
 use super::prompt::{sanitised, shown_candidates, shown_turns};
 use super::query_terms::QueryTerm;
 use super::reading::Reading;
@@ -213,6 +213,12 @@ impl Prompter {
             Err(_) => marked(&self.template.request(values, false)?),
         };
         Ok(complete(&self.marked, text))
+    }
+
+    /// The answer of an example as the template writes it.
+    #[cfg(feature = "model")]
+    pub(super) fn response(&self, example: &Example, with_marks: bool) -> Result<String> {
+        self.template.response(example, with_marks)
     }
 
     /// The texts that end a completion: the end of the line in the few-shot style. Chats end with the model's own token.

@@ -151,10 +151,34 @@ impl Remote {
         self
     }
 
+    /// Concurrent requests, at most.
+    pub(super) fn parallel(&self) -> usize {
+        self.config.parallel
+    }
+
+    /// What the model answers to each query, without the frame of its format and before anything is composed: for learning
+    /// from it. In the mode `choose` it is a name.
+    pub fn answers(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<String>> {
+        self.each(queries, |query| {
+            let parsed = self.prompter.parse(&self.complete(query, deadline)?);
+            match (parsed.query, parsed.broken) {
+                // What a format was broken around is no example of it.
+                (Some(answer), None) => Ok(answer),
+                (_, Some(fault)) => Err(Error::Format(fault.to_string())),
+                (None, None) => Err(Error::bug("remote", "a completion without a query and without a fault")),
+            }
+        })
+    }
+
     fn rewrite_one(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
         if query.is_empty() {
             return Ok(Rewrite::plain(String::new()));
         }
+        self.prompter.rewrite(query, &self.complete(query, deadline)?)
+    }
+
+    /// The completion of a query's prompt.
+    fn complete(&self, query: &Query, deadline: Deadline) -> Result<String> {
         deadline.check()?;
         if let Some(settled) = self.prompter.settled(query, deadline)? {
             return Ok(settled);
@@ -173,8 +197,28 @@ impl Remote {
         if let Some(stop) = stop {
             body.insert("stop".into(), json!(stop));
         }
-        let completion = self.post(&Value::from(body), deadline)?;
-        self.prompter.rewrite(query, &completion)
+        self.post(&Value::from(body), deadline)
+    }
+
+    /// Asks for every query, several at a time. The results are in their order.
+    fn each<T: Send>(&self, queries: &[Query], ask: impl Fn(&Query) -> Result<T> + Sync) -> Vec<Result<T>> {
+        let next = AtomicUsize::new(0);
+        let answers: Mutex<Vec<(usize, Result<T>)>> = Mutex::new(Vec::with_capacity(queries.len()));
+        std::thread::scope(|scope| {
+            for _ in 0..self.config.parallel.min(queries.len()) {
+                scope.spawn(|| {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(query) = queries.get(index) else { return };
+                        let answer = ask(query);
+                        answers.lock().unwrap_or_else(PoisonError::into_inner).push((index, answer));
+                    }
+                });
+            }
+        });
+        let mut answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+        answers.sort_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
     /// Sends a request and returns the text of the first choice.
@@ -219,23 +263,7 @@ impl Rewriter for Remote {
     }
 
     fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
-        let next = AtomicUsize::new(0);
-        let rewrites: Mutex<Vec<(usize, Result<Rewrite>)>> = Mutex::new(Vec::with_capacity(queries.len()));
-        std::thread::scope(|scope| {
-            for _ in 0..self.config.parallel.min(queries.len()) {
-                scope.spawn(|| {
-                    loop {
-                        let index = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(query) = queries.get(index) else { return };
-                        let rewrite = self.rewrite_one(query, deadline);
-                        rewrites.lock().unwrap_or_else(PoisonError::into_inner).push((index, rewrite));
-                    }
-                });
-            }
-        });
-        let mut rewrites = rewrites.into_inner().unwrap_or_else(PoisonError::into_inner);
-        rewrites.sort_by_key(|(index, _)| *index);
-        rewrites.into_iter().map(|(_, rewrite)| rewrite).collect()
+        self.each(queries, |query| self.rewrite_one(query, deadline))
     }
 }
 
@@ -302,6 +330,22 @@ mod tests {
         let first: Value = serde_json::from_str(&asked[0]).unwrap();
         assert_eq!(first["messages"].as_array().unwrap().last().unwrap()["content"], "Request: soup 0");
         assert_eq!((&first["model"], &first["max_tokens"], first.get("stop")), (&json!("m"), &json!(64), None));
+    }
+
+    #[test]
+    fn an_answer_to_learn_from_is_what_the_model_wrote_and_a_broken_format_is_none() {
+        let server = server(completion("tomato broth\n"));
+        let prompt = PromptConfig { style: PromptStyle::Chat, ..PromptConfig::default() };
+        let url = format!("{}/v1", server.address);
+        let config = RemoteConfig { url, model: "m".into(), prompt, ..RemoteConfig::default() };
+        let remote = Remote::new(config, &card()).unwrap();
+        let answers = remote.answers(&queries(5), Deadline::NONE);
+        assert!(answers.iter().all(|a| a.as_deref() == Ok("tomato broth")), "before it is composed: {answers:?}");
+        let composed = remote.rewrite(&queries(1), Deadline::NONE).remove(0).unwrap();
+        assert!(composed.text.contains("soup") && composed.text.contains("broth"), "{composed:?}");
+        let empty = self::server(completion("  "));
+        let answer = self::remote(&empty.address, PromptStyle::Chat).answers(&queries(1), Deadline::NONE).remove(0);
+        assert!(matches!(answer, Err(Error::Format(_))), "{answer:?}");
     }
 
     #[test]

@@ -111,6 +111,12 @@ impl Template {
         self.call("request", &[Value::from_serialize(&request)], with_marks)
     }
 
+    /// The answer of an example.
+    pub fn response(&self, example: &Example, with_marks: bool) -> Result<String> {
+        let example = if with_marks { marked_example(example) } else { example.clone() };
+        self.call("response", &[Value::from_serialize(&example)], with_marks)
+    }
+
     /// Instruction and examples: what all prompts begin with.
     pub fn shared(&self, config: &PromptConfig, language: QueryLanguage, with_marks: bool) -> Result<Prompt> {
         let instruction = self.call("instruction", &[], with_marks)?;
@@ -128,9 +134,7 @@ impl Template {
                 turns: example.turns.clone(),
                 candidates: example.candidates.clone(),
             };
-            let example = if with_marks { marked_example(&example) } else { example };
-            let response = self.call("response", &[Value::from_serialize(&example)], with_marks)?;
-            turns.push((self.request(&request, with_marks)?, response));
+            turns.push((self.request(&request, with_marks)?, self.response(&example, with_marks)?));
         }
         Ok(match config.style {
             PromptStyle::FewShot => {

@@ -6,7 +6,7 @@ mod pass;
 use std::sync::Arc;
 
 use super::advantage::Counterfactual;
-use super::loss::{LossConfig, LossOutput, Totals};
+use super::loss::{LossConfig, LossOutput, PreferenceMetrics, Totals};
 use super::optimizer::AdamW;
 use micro_batch::{MicroBatch, micro_batches, token_advantages};
 use pass::Pass;
@@ -221,6 +221,7 @@ impl StepReport {
 /// Losses add up; means are weighted by tokens.
 fn merge(outputs: &[LossOutput]) -> LossOutput {
     let tokens: usize = outputs.iter().map(|o| o.tokens).sum();
+    let preferences: Vec<PreferenceMetrics> = outputs.iter().filter_map(|o| o.preference).collect();
     let mean =
         |f: fn(&LossOutput) -> f64| outputs.iter().map(|o| f(o) * o.tokens as f64).sum::<f64>() / tokens.max(1) as f64;
     LossOutput {
@@ -236,6 +237,7 @@ fn merge(outputs: &[LossOutput]) -> LossOutput {
         clip_high_max: outputs.iter().map(|o| o.clip_high_max).fold(0.0, f64::max),
         ratio_mean: mean(|o| o.ratio_mean),
         ratio_max: outputs.iter().map(|o| o.ratio_max).fold(0.0, f64::max),
+        preference: PreferenceMetrics::mean(&preferences),
         ..LossOutput::default()
     }
 }

@@ -25,12 +25,14 @@
 //! the loss pulls towards the reference. Names, defaults and values are those of TRL's `GRPOConfig`.
 
 mod config;
+mod preference;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
 pub use config::{ImportanceLevel, LossConfig, LossType};
+pub use preference::{PreferenceMetrics, preference_loss};
 
 use querywright_types::{Error, Result};
 
@@ -193,6 +195,8 @@ pub struct LossOutput {
     pub ratio_mean: f64,
     /// Largest importance ratio of any token.
     pub ratio_max: f64,
+    /// What pairs have instead of ratios; none for a policy loss.
+    pub preference: Option<PreferenceMetrics>,
 }
 
 /// The loss of a batch and its gradients. Sums run in double precision, in the order of the tokens. A batch whose

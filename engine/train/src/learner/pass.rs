@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::micro_batch::MicroBatch;
 use super::{LearnerConfig, StepReport, predictions};
-use crate::loss::{LossOutput, Totals, policy_loss};
+use crate::loss::{LossOutput, Totals, policy_loss, preference_loss};
 use querywright_model::{Decoder, Deltas, GradientSum, Objective, Predictions, Tape, TokenStatistics};
 use querywright_types::Result;
 
@@ -37,7 +37,11 @@ impl Pass<'_> {
             // On the first pass the policy is the one that sampled: the ratio is exactly 1.
             micro.old = Some(logp.clone());
         }
-        let output = policy_loss(&self.config.loss, &micro.batch(&logp, &entropy, Some(self.totals)))?;
+        let batch = micro.batch(&logp, &entropy, Some(self.totals));
+        let output = match self.config.loss.preference {
+            true => preference_loss(&self.config.loss, &batch)?,
+            false => policy_loss(&self.config.loss, &batch)?,
+        };
         let weights: Vec<(f32, f32)> = output.dlogp.iter().copied().zip(output.dentropy.iter().copied()).collect();
         // A prompt of whose tokens none has a weight carries no signal and needs no backward pass.
         let weighted: Vec<(usize, Range<usize>)> = micro

@@ -62,6 +62,10 @@ pub struct LossConfig {
     /// it from the sampling settings.
     #[serde(skip)]
     pub max_completion_length: usize,
+    /// Whether the completions stand in pairs, and the loss is [`preference_loss`](super::preference_loss). Not a key of a
+    /// configuration: `train.method` says so.
+    #[serde(skip)]
+    pub preference: bool,
 }
 
 /// A default is not written: checkpoints from before the key resume.
@@ -83,6 +87,7 @@ impl Default for LossConfig {
             off_policy_gamma: 0.0,
             mask_truncated_completions: false,
             max_completion_length: 512,
+            preference: false,
         }
     }
 }

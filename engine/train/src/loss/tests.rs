@@ -57,6 +57,7 @@ impl Case {
             off_policy_gamma: 0.0,
             mask_truncated_completions: self.mask_truncated_completions,
             max_completion_length: self.max_completion_length,
+            preference: false,
         }
     }
 }
@@ -449,4 +450,39 @@ fn what_raises_the_entropy_is_injected_words_that_never_repeat_and_what_holds_it
     assert!(rise(Baseline::Group, 0.0, -0.1) < found - 0.1, "a penalty pulls the other way");
     assert!(rise(Baseline::Base, 0.1, -0.1) < 0.0);
     assert!(rise(Baseline::Base, 0.1, 0.1) > both, "and a bonus up");
+}
+
+#[test]
+fn completions_with_advantage_1_and_ratio_1_have_the_gradient_of_trls_supervised_loss() {
+    #[derive(serde::Deserialize)]
+    struct Supervised {
+        lengths: Vec<usize>,
+        logp: Vec<f32>,
+        sft: Right,
+    }
+    #[derive(serde::Deserialize)]
+    struct Right {
+        loss: f64,
+        dlogp: Vec<f32>,
+    }
+    let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/preference.json"));
+    let golden: Supervised = serde_json::from_str(text).unwrap();
+    let ends: Vec<usize> = golden.lengths.iter().scan(0, |end, n| Some(std::mem::replace(end, *end + n))).collect();
+    let completions: Vec<Range<usize>> = ends.iter().zip(&golden.lengths).map(|(start, n)| *start..start + n).collect();
+    let (ones, no) = (vec![1.0; golden.logp.len()], vec![false; completions.len()]);
+    let batch = Batch {
+        logp: &golden.logp,
+        old_logp: &golden.logp,
+        ref_logp: None,
+        entropy: &ones,
+        advantages: &ones,
+        completions: &completions,
+        truncated: &no,
+        dropped: &no,
+        off_policy: &vec![true; completions.len()],
+        totals: None,
+    };
+    let out = policy_loss(&LossConfig::default(), &batch).unwrap();
+    assert_close(-out.logp, golden.sft.loss, "the loss that is logged");
+    out.dlogp.iter().zip(&golden.sft.dlogp).for_each(|(a, b)| assert_close((*a).into(), (*b).into(), "dlogp"));
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::advantage::{AdvantageConfig, Baseline, ScaleRewards};
 use super::curriculum::CurriculumConfig;
 use super::loss::LossConfig;
+use super::method::{DpoConfig, Method, RejectionConfig, SftConfig};
 use super::optimizer::AdamWConfig;
 use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
@@ -66,6 +67,15 @@ pub struct TrainConfig {
     /// Supervised steps before GRPO. Default: none.
     #[serde(default, skip_serializing_if = "WarmStartConfig::is_default")]
     pub warm_start: WarmStartConfig,
+    /// What `train.method = "sft"` learns from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sft: SftConfig,
+    /// How `train.method = "rejection"` samples.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rejection: RejectionConfig,
+    /// What `train.method = "dpo"` prefers.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dpo: DpoConfig,
     /// Length, batch sizes and intervals of the run.
     #[serde(default)]
     pub train: RunConfig,
@@ -147,6 +157,9 @@ pub(super) const RENAMED: [(&str, &str); 4] = [
 pub struct RunConfig {
     /// Where the run is kept. Default `runs/default`.
     pub output_dir: PathBuf,
+    /// How the run learns. Default `grpo`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub method: Method,
     /// Steps. Default 100.
     pub max_steps: u64,
     /// Completions of each prompt (the group). Default 8.
@@ -225,6 +238,7 @@ impl Default for RunConfig {
     fn default() -> Self {
         Self {
             output_dir: "runs/default".into(),
+            method: Method::Grpo,
             max_steps: 100,
             num_generations: 8,
             generation_batch_size: 64,
@@ -299,7 +313,9 @@ impl TrainConfig {
 
     /// Whether a step must know what its queries earn without a model.
     pub(super) fn needs_base(&self) -> bool {
-        self.train.baseline == Baseline::Base || self.train.inject_over_base || self.train.replay > 0
+        let run = &self.train;
+        let kept = run.replay > 0 || run.method == Method::Rejection;
+        kept || run.baseline == Baseline::Base || run.inject_over_base
     }
 
     /// Prompts of a step.

@@ -1,4 +1,4 @@
-//! Training: GRPO against a retriever.
+//! Training: GRPO against a retriever, and what it is compared with ([`Method`]).
 //!
 //! Query → rewrite → ranking → reward → advantage → gradient → adapter. [`Trainer`] runs the loop. Losses, advantages,
 //! optimiser and schedules are pure functions, each in its own file.
@@ -12,6 +12,7 @@ pub mod learner;
 pub mod log;
 pub mod loss;
 mod materials;
+mod method;
 pub mod optimizer;
 mod provenance;
 pub mod replay;
@@ -28,5 +29,6 @@ pub use config::{
     RetrieverConfig, RunConfig, SplitPlan, TrainConfig, choose,
 };
 pub use materials::{Labelled, Materials, learnable};
+pub use method::{DpoConfig, Method, RejectionConfig, SftConfig, TeacherConfig};
 pub use trainer::{Observer, Outcome, Trainer};
 pub use warm_start::WarmStartConfig;

@@ -19,7 +19,17 @@ pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<Stri
         hash.update([0]);
     }
     hash_queries(&mut hash, materials);
+    if let Some(pairs) = pairs_digest(config)? {
+        hash.update(pairs.as_bytes());
+    }
     Ok(hex(hash.finalize()))
+}
+
+/// A digest of the file that the run's method learns from; none where it learns from no file.
+pub(super) fn pairs_digest(config: &TrainConfig) -> Result<Option<String>> {
+    let Some(path) = config.pairs_file() else { return Ok(None) };
+    let content = std::fs::read(&path).map_err(|e| Error::read(&path, e))?;
+    Ok(Some(hex(Sha256::digest(content))))
 }
 
 /// A digest of the queries and their judgements.
@@ -57,6 +67,7 @@ pub(super) fn without_place(config: &TrainConfig) -> TrainConfig {
     config.train.output_dir = PathBuf::new();
     config.train.save_total_limit = 0;
     config.model.device = DeviceChoice::Auto;
+    config.without_pairs_file();
     config
 }
 
@@ -80,6 +91,7 @@ pub(super) fn describe(folder: &Path, config: &TrainConfig, materials: &Material
         "model_digest": materials.model_digest,
         "retriever": materials.retriever.card(),
         "queries_digest": queries_digest(materials),
+        "pairs_digest": pairs_digest(config)?,
         "train_queries": materials.train.len(),
         "dev_queries": materials.dev.len(),
         "threads": rayon::current_num_threads(),

@@ -60,6 +60,11 @@ impl Replay {
         self.kept.values().map(Vec::len).sum()
     }
 
+    /// The best completion of each query.
+    pub(super) fn best(&self) -> Vec<(usize, &Replayed)> {
+        self.kept.iter().filter_map(|(query, kept)| Some((*query, kept.first()?))).collect()
+    }
+
     /// Keeps a completion of a query among the `most` that gained most; of equal ones the earlier. One that is kept
     /// already is not kept twice.
     pub fn keep(&mut self, query: usize, completion: Replayed, most: usize) {

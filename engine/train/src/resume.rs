@@ -95,6 +95,11 @@ fn difference(config: &TrainConfig, materials: &Materials, checkpoint: &Path) ->
             materials.retriever.card().digest.clone(),
         ),
         ("the queries or their judgements", about["queries_digest"].as_str(), queries_digest(materials)),
+        (
+            "the file that is learned from",
+            about["pairs_digest"].as_str(),
+            provenance::pairs_digest(config)?.unwrap_or_default(),
+        ),
     ];
     let other = things.iter().filter(|(_, then, now)| then.is_some_and(|then| then != now)).map(|(thing, ..)| *thing);
     let mut said: Vec<String> =

@@ -1,5 +1,7 @@
 //! The loop: choose queries, sample rewrites, retrieve, reward, learn; evaluate, log, save.
 
+mod steps;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -7,10 +9,11 @@ use std::time::Instant;
 use super::checkpoint::{self, Checkpoint, RunState};
 use super::config::TrainConfig;
 use super::curriculum::Curriculum;
-use super::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, StepReport};
+use super::learner::{Learner, LearnerConfig, RolloutBatch, StepReport};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
-use super::loss::{LossConfig, LossType};
 use super::materials::{Labelled, Materials};
+use super::method::Method;
+use super::method::examples::Examples;
 use super::optimizer::AdamW;
 use super::provenance;
 use super::replay::Replay;
@@ -71,6 +74,8 @@ pub struct Trainer<'a> {
     rates: Rates,
     /// The examples of the supervised steps; none where these are over.
     warm_start: Option<WarmStart>,
+    /// What the file of the method gives; none where it learns from no file.
+    examples: Option<Examples>,
     adapter: Adapter,
     optimizer: AdamW,
     state: RunState,
@@ -100,10 +105,7 @@ impl<'a> Trainer<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Self> {
         config.validate()?;
-        materials.require_queries()?;
-        if materials.encoder.is_restricted() {
-            materials.decoder.require_masks()?;
-        }
+        materials.require_usable()?;
         let folder = &config.train.output_dir;
         let reward = RewardFunction::new(&config.reward)?;
         let Some(dev_measure) = reward.main_measure() else {
@@ -111,6 +113,7 @@ impl<'a> Trainer<'a> {
         };
         let measure = (dev_measure, reward.depth());
         let digest = provenance::digest(config, materials)?;
+        let examples = Examples::of(config, materials, observer)?;
         let claimed = RunFolder::claim(folder, resume)?;
         let rates = Rates::new(&config.warm_start, &config.schedule, config.train.max_steps)?;
         let originals = materials.originals()?;
@@ -145,6 +148,7 @@ impl<'a> Trainer<'a> {
             dev_measure,
             rates,
             warm_start,
+            examples,
             adapter,
             optimizer,
             state,
@@ -172,11 +176,11 @@ impl<'a> Trainer<'a> {
             let start = Instant::now();
             let mut metrics = match self.warm_start.take().filter(|_| self.state.step < self.config.warm_start.steps) {
                 Some(examples) => {
-                    let metrics = self.supervised_step(&examples)?;
+                    let (batch, faults) = examples.batch(self.materials, self.state.step)?;
                     self.warm_start = Some(examples);
-                    metrics
+                    self.supervised_step(batch, faults)?
                 }
-                None => self.step()?,
+                None => self.method_step()?,
             };
             let seconds = start.elapsed().as_secs_f64();
             self.state.seconds += seconds;
@@ -222,13 +226,12 @@ impl<'a> Trainer<'a> {
             loss.entropy_coef = control.applied();
         }
         let entropy_coef = loss.entropy_coef;
+        let run = &self.config.train;
         let learner = LearnerConfig {
-            loss,
             temperature: self.config.sampling.temperature,
-            max_grad_norm: self.config.train.max_grad_norm,
-            num_iterations: self.config.train.num_iterations,
-            term_credit_coef: self.config.train.term_credit_coef,
-            micro_batch_tokens: self.config.train.micro_batch_tokens,
+            num_iterations: run.num_iterations,
+            term_credit_coef: run.term_credit_coef,
+            ..self.plain(loss)
         };
         let rate = self.rates.rate(step - 1);
         let report = self.learn(&learner, rate, rollouts.batches(&self.materials.decoder)?)?;
@@ -236,6 +239,14 @@ impl<'a> Trainer<'a> {
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
             control.observe(report.loss.entropy);
         }
+        self.account(step, &rollouts)?;
+        let mut metrics = self.step_metrics(step, rate, &rollouts, &report);
+        metrics.set(name::ENTROPY_COEF, entropy_coef);
+        Ok(metrics)
+    }
+
+    /// Takes in what a step's groups say of their queries, and keeps their completions.
+    fn account(&mut self, step: u64, rollouts: &StepRollouts) -> Result<()> {
         for group in &rollouts.groups {
             self.state.curriculum.observe(group.query, group.informative);
             let run = &self.config.train;
@@ -249,10 +260,7 @@ impl<'a> Trainer<'a> {
         }
         self.state.step = step;
         self.state.num_tokens += rollouts.tokens(self.materials.encoder.prefix().len()) as u64;
-        self.completions.append(&rollouts.records(step, &self.materials.train)?)?;
-        let mut metrics = self.step_metrics(step, rate, &rollouts, &report);
-        metrics.set(name::ENTROPY_COEF, entropy_coef);
-        Ok(metrics)
+        self.completions.append(&rollouts.records(step, &self.materials.train)?)
     }
 
     /// An update of the adapter.
@@ -264,40 +272,8 @@ impl<'a> Trainer<'a> {
         Ok(report)
     }
 
-    /// One step of the warm start: it raises the likelihood of its examples. What is logged as the loss is the mean negative
-    /// log-likelihood of their tokens, all weighted alike.
-    fn supervised_step(&mut self, examples: &WarmStart) -> Result<StepMetrics> {
-        let step = self.state.step + 1;
-        let learner = LearnerConfig {
-            loss: LossConfig { loss_type: LossType::Dapo, beta: 0.0, entropy_coef: 0.0, ..LossConfig::default() },
-            temperature: 1.0,
-            max_grad_norm: self.config.train.max_grad_norm,
-            num_iterations: 1,
-            term_credit_coef: 0.0,
-            micro_batch_tokens: self.config.train.micro_batch_tokens,
-        };
-        let rate = self.rates.rate(step - 1);
-        let (batch, faults) = examples.batch(self.materials, step - 1)?;
-        let prefix = self.materials.encoder.prefix().len();
-        let tokens = |r: &Rollout| r.samples.iter().map(|s| prefix + r.prompt.len() + s.tokens.len()).sum::<usize>();
-        self.state.num_tokens += batch.rollouts.iter().map(tokens).sum::<usize>() as u64;
-        let report = self.learn(&learner, rate, vec![batch])?;
-        self.state.step = step;
-        let mut metrics = StepMetrics::new(step);
-        metrics
-            .set(name::LOSS, -report.loss.logp)
-            .set(name::GRAD_NORM, report.grad_norm)
-            .set(name::LEARNING_RATE, rate)
-            .set(name::ENTROPY, report.loss.entropy)
-            .set(name::NUM_TOKENS, self.state.num_tokens as f64)
-            .set(name::FAULTS, faults as f64)
-            .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
-        Ok(metrics)
-    }
-
-    /// A step's groups; zero-variance groups are replaced for some rounds.
-    fn sample(&self, step: u64) -> Result<StepRollouts> {
-        let sampler = Sampler {
+    fn sampler(&self) -> Sampler<'_> {
+        Sampler {
             config: self.config,
             materials: self.materials,
             reward: &self.reward,
@@ -305,7 +281,12 @@ impl<'a> Trainer<'a> {
             originals: &self.originals,
             feedback: self.feedback.as_ref(),
             replay: &self.state.replay,
-        };
+        }
+    }
+
+    /// A step's groups; zero-variance groups are replaced for some rounds.
+    fn sample(&self, step: u64) -> Result<StepRollouts> {
+        let sampler = self.sampler();
         let wanted = self.config.prompts_per_step();
         let seed = self.config.train.seed;
         let mut taken = HashSet::new();
@@ -320,7 +301,11 @@ impl<'a> Trainer<'a> {
                 break;
             }
             taken.extend(&queries);
-            let recorded = rollouts.recorded(&self.materials.decoder);
+            // Preferences have passes of their own, so there is nothing to record.
+            let recorded = match self.config.train.method {
+                Method::Dpo => usize::MAX,
+                _ => rollouts.recorded(&self.materials.decoder),
+            };
             rollouts.join(sampler.sample(&queries, &self.adapter, step, recorded)?, wanted, self.config)?;
         }
         Ok(rollouts)
@@ -362,11 +347,16 @@ impl<'a> Trainer<'a> {
         if let Some(kl) = report.loss.kl {
             metrics.set(name::KL, kl);
         }
-        let without = |query: usize| Some(1.0 - self.state.curriculum.headroom(query)?);
-        if let Some(gain) = rollouts.mean(|query, reward| self.reward.gain(reward, without(query)?)) {
+        if let Some(gain) = self.gain(rollouts) {
             metrics.set(name::GAIN, gain);
         }
         metrics
+    }
+
+    /// The mean of the main measure over what the same queries score without the model.
+    fn gain(&self, rollouts: &StepRollouts) -> Option<f64> {
+        let without = |query: usize| Some(1.0 - self.state.curriculum.headroom(query)?);
+        rollouts.mean(|query, reward| self.reward.gain(reward, without(query)?))
     }
 
     /// Measures the development queries, greedily rewritten; keeps the adapter when it is the best so far.

@@ -255,21 +255,10 @@ impl WarmStart {
         Ok(Self::new(text.lines().enumerate().map(target).collect::<Result<_>>()?, batch_size, seed))
     }
 
-    /// The examples of a step, counted from 0: the next ones of a permutation, which is another one each time around.
+    /// The examples of a step, counted from 0.
     fn of_step(&self, step: u64) -> Vec<&Target> {
-        let count = self.targets.len();
-        let batch = self.batch_size.min(count);
-        let first = step as usize * batch;
-        let mut chosen = Vec::with_capacity(batch);
-        let mut order: (usize, Vec<usize>) = (usize::MAX, Vec::new());
-        for place in first..first + batch {
-            let around = place / count;
-            if order.0 != around {
-                order = (around, permutation(count, self.seed, around as u64));
-            }
-            chosen.extend(order.1.get(place % count).and_then(|index| self.targets.get(*index)));
-        }
-        chosen
+        let places = places(step, self.targets.len(), self.batch_size, self.seed);
+        places.into_iter().filter_map(|place| self.targets.get(place)).collect()
     }
 
     /// A step's examples as the learner takes them: completions that were not sampled, each with an advantage of 1, so
@@ -311,8 +300,25 @@ impl WarmStart {
 /// The weight of all words that help by themselves, beside the rewrite.
 const SINGLES: f64 = 2.0;
 
+/// Which of `count` examples a step has, counted from 0: the next ones of a permutation, which is another one each time
+/// around.
+pub(super) fn places(step: u64, count: usize, batch_size: usize, seed: u64) -> Vec<usize> {
+    let batch = batch_size.min(count);
+    let first = step as usize * batch;
+    let mut chosen = Vec::with_capacity(batch);
+    let mut order: (usize, Vec<usize>) = (usize::MAX, Vec::new());
+    for place in first..first + batch {
+        let around = place / count;
+        if order.0 != around {
+            order = (around, permutation(count, seed, around as u64));
+        }
+        chosen.extend(order.1.get(place % count).copied());
+    }
+    chosen
+}
+
 /// A completion that was not sampled.
-fn sample(tokens: Vec<u32>, weight: f32) -> Sample {
+pub(super) fn sample(tokens: Vec<u32>, weight: f32) -> Sample {
     let unknown = vec![f32::NAN; tokens.len()];
     Sample {
         tokens,

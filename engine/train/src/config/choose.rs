@@ -93,6 +93,9 @@ impl TrainConfig {
             curriculum: Default::default(),
             entropy: None,
             warm_start: Default::default(),
+            sft: Default::default(),
+            rejection: Default::default(),
+            dpo: Default::default(),
             train: RunConfig::default(),
         }
     }

@@ -22,6 +22,7 @@ impl TrainConfig {
             let remedy = "set prompt.style = \"few-shot\", or inject_feedback = false";
             return refuse("train.inject_feedback", "the prompt's answers are more than a list of words", remedy);
         }
+        self.validate_method()?;
         self.validate_mode()?;
         if self.sampling.temperature <= 0.0 {
             let remedy = "greedy completions of a prompt are all equal and have no learning signal; give 1.0";

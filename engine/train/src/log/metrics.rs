@@ -60,6 +60,22 @@ pub mod name {
     pub const SKIPPED_UPDATES: &str = "skipped_updates";
     /// Mean absolute difference between the log-probabilities of sampling and of training.
     pub const LOGP_DIFFERENCE: &str = "sampling/sampling_logp_difference/mean";
+    /// Mean implicit reward of preferred completions.
+    pub const REWARDS_CHOSEN: &str = "rewards/chosen";
+    /// The same of the others.
+    pub const REWARDS_REJECTED: &str = "rewards/rejected";
+    /// Share of pairs in which the first is larger.
+    pub const REWARDS_ACCURACIES: &str = "rewards/accuracies";
+    /// Mean of their difference.
+    pub const REWARDS_MARGINS: &str = "rewards/margins";
+    /// Mean log-probability of preferred completions.
+    pub const LOGPS_CHOSEN: &str = "logps/chosen";
+    /// The same of the others.
+    pub const LOGPS_REJECTED: &str = "logps/rejected";
+    /// Pairs of a step of preferences. Not in TRL.
+    pub const PAIRS: &str = "preference/pairs";
+    /// Queries of which a round of rejection sampling kept a completion. Not in TRL.
+    pub const KEPT_EXAMPLES: &str = "rejection/kept";
     /// Rows of the backward pass that the sampler had recorded.
     pub const RECORDED_ROWS: &str = "sampling/recorded_rows";
 }

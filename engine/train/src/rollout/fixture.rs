@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::advantage::Counterfactual;
+use super::super::checkpoint::{self, RunState};
 use super::super::config::TrainConfig;
+use super::super::log::{StepMetrics, name};
 use super::super::materials::Materials;
 use super::super::replay::Replay;
 use super::super::reward::RewardConfig;
 use super::super::reward::{Reward, RewardCache, RewardFunction};
+use super::super::trainer::Observer;
 use super::{Origin, RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
 use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
@@ -17,8 +20,33 @@ use querywright_rewrite::{
     BaseConfig, Candidates, Mode, PromptConfig, PromptEncoder, Prompter, Shortlist, Vocabulary, Words,
 };
 use querywright_types::{
-    Deadline, Fault, FaultKind, Hit, Judgements, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
+    Deadline, Fault, FaultKind, Hit, Judgements, Observe, Query, Ranking, Request, Retriever, RetrieverCard, Rewrite,
 };
+
+/// Watches a run and says nothing.
+pub(crate) struct Silent;
+
+impl Observe for Silent {}
+
+impl Observer for Silent {
+    fn step(&mut self, _: &StepMetrics, _: u64) {}
+    fn evaluated(&mut self, _: u64, _: f64, _: bool) {}
+    fn resumed(&mut self, _: u64) {}
+}
+
+/// What a run left behind, without the time that it took.
+pub(crate) fn left_behind(folder: &Path) -> (RunState, Vec<StepMetrics>, String) {
+    let (_, mut state) = checkpoint::latest(folder).unwrap().unwrap();
+    state.seconds = 0.0;
+    let lines = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let timeless = |line| {
+        let mut metrics: StepMetrics = serde_json::from_str(line).unwrap();
+        metrics.values.remove(name::STEP_TIME);
+        metrics
+    };
+    let completions = std::fs::read_to_string(folder.join("completions.jsonl")).unwrap();
+    (state, lines.lines().map(timeless).collect(), completions)
+}
 
 pub(crate) struct Fixture {
     pub(crate) config: TrainConfig,

@@ -49,17 +49,14 @@ impl Sampler<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::super::super::advantage::Baseline;
-    use super::super::super::checkpoint::{self, RunState};
-    use super::super::super::log::{StepMetrics, name};
+    use super::super::super::checkpoint::RunState;
+    use super::super::super::log::name;
     use super::super::super::replay::Replayed;
     use super::super::super::schedule::SchedulerType;
-    use super::super::super::trainer::{Observer, Trainer};
-    use super::super::fixture::Fixture;
+    use super::super::super::trainer::Trainer;
+    use super::super::fixture::{Fixture, Silent, left_behind};
     use super::*;
-    use querywright_types::Observe;
 
     /// A fixture whose query 0 has this completion to replay, always.
     fn fixture(mut fixture: Fixture, text: &str) -> Fixture {
@@ -132,30 +129,6 @@ mod tests {
         fixture.sampler().inject(&mut groups).unwrap();
         let last = &groups[0].completions[0];
         assert_eq!((last.origin, last.value()), (Origin::Injected, Some(0.9)));
-    }
-
-    struct Silent;
-
-    impl Observe for Silent {}
-
-    impl Observer for Silent {
-        fn step(&mut self, _: &StepMetrics, _: u64) {}
-        fn evaluated(&mut self, _: u64, _: f64, _: bool) {}
-        fn resumed(&mut self, _: u64) {}
-    }
-
-    /// What a run left behind, without the time that it took.
-    fn left_behind(folder: &Path) -> (RunState, Vec<StepMetrics>, String) {
-        let (_, mut state) = checkpoint::latest(folder).unwrap().unwrap();
-        state.seconds = 0.0;
-        let lines = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
-        let timeless = |line| {
-            let mut metrics: StepMetrics = serde_json::from_str(line).unwrap();
-            metrics.values.remove(name::STEP_TIME);
-            metrics
-        };
-        let completions = std::fs::read_to_string(folder.join("completions.jsonl")).unwrap();
-        (state, lines.lines().map(timeless).collect(), completions)
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The rollouts of a step, over all its rounds of sampling.
 
+mod preference;
+
 use super::super::advantage::{GroupSignal, group_advantages};
 use super::super::config::TrainConfig;
 use super::super::learner::{Rollout, RolloutBatch, Sample};

@@ -1,0 +1,230 @@
+//! What a file gives to learn from: completions of training queries, one for a supervised step, two for a preference.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::Method;
+use crate::config::TrainConfig;
+use crate::learner::{Rollout, RolloutBatch, Sample};
+use crate::materials::Materials;
+use crate::warm_start::{places, sample};
+use querywright_data::catalog::{GivenPreference, GivenQuery, GivenRewrite};
+use querywright_types::{Error, Observe, Result};
+
+/// The examples of a file, and their order.
+#[derive(Debug)]
+pub(crate) struct Examples {
+    examples: Vec<Example>,
+    batch_size: usize,
+    seed: u64,
+}
+
+/// A training query with what the file has for it.
+#[derive(Debug, Clone, PartialEq)]
+struct Example {
+    /// The query's place in the training set.
+    query: usize,
+    /// One, or a better and a worse one.
+    answers: Vec<Answer>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Answer {
+    text: String,
+    thought: Option<String>,
+}
+
+/// A line of the file: its number, its query, and what it has for it.
+struct Given {
+    line: u64,
+    query: GivenQuery,
+    answers: Vec<Answer>,
+}
+
+/// What is raised, and what is lowered.
+const WEIGHTS: [f32; 2] = [1.0, -1.0];
+
+impl Examples {
+    /// Those of the file that the run's method learns from; none where it learns from no file.
+    ///
+    /// # Errors
+    /// Those of the file; [`Error::Data`] where nothing in it can be learned from.
+    pub(crate) fn of(config: &TrainConfig, materials: &Materials, observer: &dyn Observe) -> Result<Option<Self>> {
+        let Some(path) = config.pairs_file() else { return Ok(None) };
+        let answer = |text, thought| Answer { text, thought };
+        let (given, batch_size): (Vec<Given>, usize) = match config.train.method {
+            Method::Dpo => {
+                let given = GivenPreference::read(&path)?.into_iter().map(|pair| Given {
+                    line: pair.line,
+                    query: pair.query,
+                    answers: vec![answer(pair.chosen, None), answer(pair.rejected, None)],
+                });
+                (given.collect(), config.dpo.batch_size)
+            }
+            _ => {
+                let given = GivenRewrite::read(&path)?.into_iter().map(|pair| Given {
+                    line: pair.line,
+                    query: pair.query,
+                    answers: vec![answer(pair.rewrite, pair.thought)],
+                });
+                (given.collect(), config.sft.batch_size)
+            }
+        };
+        let longest = config.sampling.max_completion_length;
+        let examples = Self { examples: Vec::new(), batch_size, seed: config.train.seed };
+        examples.filled(&path, given, materials, longest, observer).map(Some)
+    }
+
+    /// With the lines that can be learned from; says how many those are, and what became of the others.
+    fn filled(
+        mut self,
+        path: &Path,
+        given: Vec<Given>,
+        materials: &Materials,
+        longest: usize,
+        observer: &dyn Observe,
+    ) -> Result<Self> {
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (place, (query, _)) in materials.train.iter().enumerate() {
+            places.entry(query.text.trim()).or_insert(place);
+        }
+        // Of a text that is also an id, the id counts.
+        places.extend(materials.train.iter().enumerate().map(|(place, (query, _))| (query.id.as_str(), place)));
+        let (mut elsewhere, mut long) = (0usize, 0usize);
+        let first = given.first().and_then(|given| given.query.names().next().map(str::to_owned)).unwrap_or_default();
+        let mut queries = std::collections::HashSet::new();
+        for Given { line, query, answers } in given {
+            let Some(place) = query.names().find_map(|name| places.get(name)) else {
+                elsewhere += 1;
+                continue;
+            };
+            let fits = |answer: &Answer| -> Result<bool> {
+                let tokens = materials.encoder.encode_completion(&answer.text, answer.thought.as_deref(), None)?;
+                Ok(tokens.is_some_and(|tokens| tokens.len() <= longest))
+            };
+            let fits = answers.iter().map(fits).collect::<Result<Vec<bool>>>().map_err(|error| match error {
+                Error::Argument { found, remedy, .. } => Error::data(path, Some(line), found, remedy),
+                error => error,
+            })?;
+            if fits.contains(&false) {
+                long += 1;
+                continue;
+            }
+            queries.insert(*place);
+            self.examples.push(Example { query: *place, answers });
+        }
+        let what = match (elsewhere, long) {
+            (0, 0) => String::new(),
+            (_, 0) => format!("; {elsewhere} lines are for other queries"),
+            (0, _) => format!("; {long} are longer than sampling.max_completion_length = {longest} and are left out"),
+            (..) => format!(
+                "; {elsewhere} lines are for other queries, {long} are longer than sampling.max_completion_length = \
+                 {longest} and are left out"
+            ),
+        };
+        if self.examples.is_empty() {
+            let found = format!("nothing in it can be learned from (the first line is for \"{first}\"){what}");
+            let remedy =
+                "name training queries by their ids or their words, and write answers as the model is to write them";
+            return Err(Error::data(path, None, found, remedy));
+        }
+        let (count, queries, all) = (self.examples.len(), queries.len(), materials.train.len());
+        observer.note(&format!("{count} examples for {queries} of {all} training queries in {}{what}", path.display()));
+        Ok(self)
+    }
+
+    /// The examples of a step, counted from 0, as the learner takes them: completions that were not sampled, with an
+    /// advantage of 1, and of -1 for the worse one of a pair. With them comes how many were left out because their first
+    /// search failed.
+    pub(crate) fn batch(&self, materials: &Materials, step: u64) -> Result<(RolloutBatch, usize)> {
+        let (mut rollouts, mut faults) = (Vec::with_capacity(self.batch_size), 0);
+        for place in places(step, self.examples.len(), self.batch_size, self.seed) {
+            let example = self.examples.get(place);
+            let Some((example, (query, _))) = example.and_then(|e| Some((e, materials.train.get(e.query)?))) else {
+                return Err(Error::bug("train::method::examples", format!("no example {place}")));
+            };
+            let prompt = match materials.encoder.prompt_tokens(query, 0) {
+                // A first search that fails costs its own example.
+                Err(error) if error.is_fault() => {
+                    faults += 1;
+                    continue;
+                }
+                prompt => prompt?,
+            };
+            let encode = |answer: &Answer| {
+                let grammar = prompt.grammar.as_ref();
+                materials.encoder.encode_completion(&answer.text, answer.thought.as_deref(), grammar)
+            };
+            // What the grammar does not allow cannot be made likelier.
+            let tokens: Option<Vec<Vec<u32>>> = example.answers.iter().map(encode).collect::<Result<_>>()?;
+            let Some(tokens) = tokens else { continue };
+            let samples: Vec<Sample> = tokens.into_iter().zip(WEIGHTS).map(|(t, weight)| sample(t, weight)).collect();
+            rollouts.push(Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples });
+        }
+        Ok((RolloutBatch { rollouts, tape: None }, faults))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollout::fixture::Fixture;
+    use std::cell::RefCell;
+
+    #[derive(Default)]
+    struct Notes(RefCell<Vec<String>>);
+
+    impl Observe for Notes {
+        fn note(&self, text: &str) {
+            self.0.borrow_mut().push(text.to_owned());
+        }
+    }
+
+    fn examples(fixture: &mut Fixture, method: Method, text: &str) -> Result<(Examples, Vec<String>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.tsv");
+        std::fs::write(&path, text).unwrap();
+        fixture.config.train.method = method;
+        (fixture.config.sft.pairs, fixture.config.dpo.pairs) = (Some(path.clone()), Some(path));
+        let notes = Notes::default();
+        let found = Examples::of(&fixture.config, &fixture.materials, &notes)?;
+        Ok((found.unwrap(), notes.0.into_inner()))
+    }
+
+    #[test]
+    fn lines_are_matched_by_id_or_by_words_and_what_is_left_out_is_counted() {
+        let mut fixture = Fixture::new();
+        let text = "q0\tkettle\nsee at night\tlantern\nq1\tsolar\nq9\tx\nq2\ta tent that has far too many letters\n";
+        let (found, notes) = examples(&mut fixture, Method::Sft, text).unwrap();
+        assert_eq!(found.examples.iter().map(|e| e.query).collect::<Vec<_>>(), [0, 1, 1]);
+        let note = &notes[0];
+        for part in ["3 examples for 2 of 3 training queries", "1 lines are for other", "1 are longer", "= 24"] {
+            assert!(note.contains(part), "{note}");
+        }
+        let error = examples(&mut fixture, Method::Sft, "q9\tx\n").unwrap_err().to_string();
+        assert!(error.contains("nothing in it can be learned from (the first line is for \"q9\")"), "{error}");
+        let error = examples(&mut fixture, Method::Sft, "q0\n").unwrap_err().to_string();
+        assert!(error.contains("pairs.tsv:1: there is no tab"), "{error}");
+        let error = examples(&mut fixture, Method::Dpo, "q0\tx\n").unwrap_err().to_string();
+        assert!(error.contains("pairs.tsv:1: 2 columns"), "{error}");
+    }
+
+    #[test]
+    fn a_step_has_the_answers_in_the_model_s_tokens_the_worse_one_of_a_pair_with_a_negative_weight() {
+        let mut fixture = Fixture::new();
+        let (found, _) = examples(&mut fixture, Method::Dpo, "q0\tkettle\tzzz\nq1\tlantern\tyyy\n").unwrap();
+        let (batch, faults) = found.batch(&fixture.materials, 0).unwrap();
+        assert_eq!((batch.rollouts.len(), faults), (2, 0));
+        let encoder = &fixture.materials.encoder;
+        for rollout in &batch.rollouts {
+            assert_eq!(rollout.samples.iter().map(|s| s.advantage).collect::<Vec<_>>(), WEIGHTS);
+            let chosen = &rollout.samples[0].tokens;
+            let right = ["kettle", "lantern"].map(|text| encoder.encode_answer(text, None).unwrap().unwrap());
+            assert!(right.contains(chosen) && rollout.samples.iter().all(Sample::is_off_policy));
+        }
+        // A grammar that does not allow one of the two takes the pair.
+        let mut restricted = Fixture::restricted(&["kettle", "zzz", "lantern"]);
+        let (found, _) = examples(&mut restricted, Method::Dpo, "q0\tkettle\tzzz\nq1\tlantern\tyyy\n").unwrap();
+        assert_eq!(found.batch(&restricted.materials, 0).unwrap().0.rollouts.len(), 1);
+    }
+}

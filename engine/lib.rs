@@ -160,9 +160,9 @@ pub mod train {
     pub use querywright_train::reward::{RewardConfig, RewardPreset};
     pub use querywright_train::schedule::{EntropyControlConfig, ScheduleConfig, SchedulerType};
     pub use querywright_train::{
-        Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Labelled, Lengths, MachineProfile,
-        Materials, Observer, Outcome, ResplitConfig, RetrieverConfig, RunConfig, SplitPlan, TrainConfig, Trainer,
-        WarmStartConfig, choose, learnable,
+        Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, DpoConfig, Labelled, Lengths,
+        MachineProfile, Materials, Method, Observer, Outcome, RejectionConfig, ResplitConfig, RetrieverConfig,
+        RunConfig, SftConfig, SplitPlan, TeacherConfig, TrainConfig, Trainer, WarmStartConfig, choose, learnable,
     };
 
     /// The checkpoints of a run, and whether a folder can be a run's.

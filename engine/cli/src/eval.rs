@@ -15,7 +15,8 @@ use crate::{compare::BATCH, open, terminal};
 #[command(after_help = "Examples:
   querywright eval --data demo --rewriter identity
   querywright eval --data my-data --split test --rewriter rm3 --measures nDCG@10,R@100 --json
-  querywright eval --data demo --rewriter smollm2-135m+runs/demo/best --run-out trained.run")]
+  querywright eval --data demo --rewriter smollm2-135m+runs/demo/best --run-out trained.run
+  querywright eval --data my-data --rewriter file:expansions.tsv")]
 pub struct Args {
     /// A data folder, a registry name, or demo
     #[arg(long)]
@@ -27,8 +28,8 @@ pub struct Args {
     /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it
     #[arg(long, default_value = "bm25")]
     retriever: String,
-    /// identity, rm3, hyde, query2doc or rerank (hyde:MODEL), a model's name or path, MODEL+ADAPTER_DIR, or what tune or
-    /// train wrote (runs/x/best)
+    /// identity, rm3, zero-shot, few-shot, hyde, query2doc or rerank (hyde:MODEL), file: and a file of rewrites,
+    /// remote:URL#MODEL, a model's name or path, MODEL+ADAPTER_DIR, or what tune or train wrote (runs/x/best)
     #[arg(long, default_value = "identity")]
     rewriter: String,
     #[command(flatten)]
@@ -96,6 +97,9 @@ pub fn run(args: Args) -> Result<()> {
     say!("  {:.1} s, {:.1} words a query", summary.seconds, summary.mean_query_words);
     if summary.fallbacks > 0 || summary.faults > 0 {
         say!("  {} queries searched for as they came, {} failed", summary.fallbacks, summary.faults);
+    }
+    if summary.kept == summary.queries && args.rewriter.starts_with("file:") {
+        tell!("warning: {} has a rewrite for none of these queries: are they named as here?", args.rewriter);
     }
     if summary.kept > 0 {
         say!("  {} queries kept as they are without the model", summary.kept);

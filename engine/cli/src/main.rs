@@ -21,6 +21,7 @@ mod model;
 mod open;
 mod plugin;
 mod progress;
+mod remote;
 mod rewrite;
 mod search;
 mod serve;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use querywright::catalog::{Catalog, Dataset, demo};
 use querywright::encode::DenseConfig;
+use querywright::evaluate::GivenRewrites;
 use querywright::metrics::Measure;
 use querywright::model::Precision;
 use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
@@ -28,6 +29,7 @@ use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
 use crate::shortlist;
+use crate::remote;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -344,8 +346,9 @@ impl Model {
     }
 }
 
-/// A rewriter as the command line names it: `identity`, `rm3`, `hyde`, `query2doc` or `rerank` (with `:MODEL`), MODEL,
-/// MODEL+ADAPTER_DIR, or a folder or file that `tune` or `train` wrote.
+/// A rewriter as the command line names it: `identity`, `rm3`, a baseline (`zero-shot`, `few-shot`, `hyde`, `query2doc`,
+/// `rerank`, with `:MODEL`), `file:` with rewrites, `remote:` with a server, MODEL, MODEL+ADAPTER_DIR, or a folder or file
+/// that `tune` or `train` wrote.
 pub fn rewriter(
     text: &str,
     ranker: &Ranker,
@@ -357,7 +360,13 @@ pub fn rewriter(
         "rm3" => return Ok(Box::new(Rm3::new(ranker.index()?, Rm3Config::default())?)),
         _ => {}
     }
-    if let Some((name, prompt)) = baseline::at(text) {
+    if let Some(path) = text.strip_prefix("file:") {
+        return Ok(Box::new(GivenRewrites::read(text, Path::new(path))?));
+    }
+    if let Some(config) = remote::at(text)? {
+        return Ok(Box::new(remote::rewriter(config, ranker)?));
+    }
+    if let Some((name, prompt)) = baseline::at(text)? {
         prompter(&prompt, ranker)?;
         let model = model(name, weights.precision, weights.device)?;
         return Ok(Box::new(model.rewriter(text, &prompt, ranker, None)?));

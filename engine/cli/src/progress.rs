@@ -124,8 +124,13 @@ impl Observe for Watcher {
 
 impl Observer for Watcher {
     fn step(&mut self, metrics: &StepMetrics, max_steps: u64) {
-        let shown =
-            [("reward", name::REWARD), ("entropy", name::ENTROPY), ("kl", name::KL), ("length", name::MEAN_LENGTH)];
+        let shown = [
+            ("reward", name::REWARD),
+            ("margin", name::REWARDS_MARGINS),
+            ("entropy", name::ENTROPY),
+            ("kl", name::KL),
+            ("length", name::MEAN_LENGTH),
+        ];
         let values = shown.iter().filter_map(|(label, key)| Some(format!("{label} {:.3}", metrics.get(key)?)));
         let gain = metrics.get(name::GAIN).map(|gain| self.goal.over(gain));
         let live = gain.into_iter().chain(values).collect::<Vec<_>>().join("  ");

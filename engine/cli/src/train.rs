@@ -19,7 +19,7 @@ use crate::grant::{self, Grants};
 use crate::open::{self, Ranker};
 use crate::progress::{Goal, Watcher};
 use crate::ship::WithoutModel;
-use crate::{dense, terminal, tune};
+use crate::{dense, remote, terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
 ///
@@ -189,6 +189,7 @@ pub fn train(
     let config = &config;
     let prompter = open::prompter(&config.prompt, &ranker)?;
     let train = learnable(train, &prompter)?;
+    remote::prepare(config, resume, &ranker, &train)?;
     let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
     let materials = Materials {
         model_name: model.name.clone(),

@@ -160,6 +160,9 @@ impl Remote {
     /// from it. In the mode `choose` it is a name.
     pub fn answers(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<String>> {
         self.each(queries, |query| {
+            if self.prompter.settled(query, deadline)?.is_some() {
+                return Err(Error::Format("no model is asked for such a query".into()));
+            }
             let parsed = self.prompter.parse(&self.complete(query, deadline)?);
             match (parsed.query, parsed.broken) {
                 // What a format was broken around is no example of it.
@@ -174,15 +177,16 @@ impl Remote {
         if query.is_empty() {
             return Ok(Rewrite::plain(String::new()));
         }
+        deadline.check()?;
+        if let Some(settled) = self.prompter.settled(query, deadline)? {
+            return Ok(settled);
+        }
         self.prompter.rewrite(query, &self.complete(query, deadline)?)
     }
 
     /// The completion of a query's prompt.
     fn complete(&self, query: &Query, deadline: Deadline) -> Result<String> {
         deadline.check()?;
-        if let Some(settled) = self.prompter.settled(query, deadline)? {
-            return Ok(settled);
-        }
         let (messages, stop) = match self.prompter.prompt_within(query, deadline)? {
             Prompt::Completion { prefix, query } => {
                 (vec![ChatMessage::new(Role::User, prefix + &query)], Some(self.prompter.stop_strings()))

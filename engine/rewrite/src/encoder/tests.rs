@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Candidates, Example, PromptConfig, Task, Vocabulary};
+use crate::{Candidates, Example, PromptConfig, PromptStyle, Task, Vocabulary};
 use querywright_model::ModelSource;
 use querywright_types::RetrieverCard;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -32,6 +32,13 @@ printf '\1{"_id":"q1","text":"boil water"}\n' >corpus/catalogues/queries
 printf '\2query-id\tcorpus-id\tscore\nq1\td1\t1\n' >corpus/catalogues/qrels
 printf '\6user_id:token\titem_id:token\nu1\ti1\n' >corpus/catalogues/interactions
 printf '\7item_id:token\ttitle:token_seq\ni1\tkettle\n' >corpus/catalogues/items
+printf '\10{"item_id":"B1","category":"Baby","metadata":"steel kettle"}\n' >corpus/catalogues/pool
+printf '\11qid,query,item_id\n0,"boil, water",B1\n' >corpus/catalogues/table
+printf '\12[{"query":"tea","item_id":["B1"]}]' >corpus/catalogues/list
+printf '\13items = "sampled_item_metadata_1M.jsonl"\n' >corpus/catalogues/settings
+printf '\14{"parent_asin":"B1","title":"kettle"}\n' >corpus/catalogues/meta
+printf '\15user_id,parent_asin,rating,timestamp,history\nu1,B2,5.0,2,B1\n' >corpus/catalogues/histories
+printf '\0217\t1\t3\t1\n' >corpus/catalogues/ratings
 printf '\0q1 Q0 d1 1 2.5 run\n' >corpus/catalogues/run
 printf '(steel^2 OR "tea pot"~2) AND NOT title:wool*' >corpus/queries/boolean
 cp ../examples/configs/*.toml ../plugins/*/plugin.toml corpus/texts/ 2>/dev/null || true

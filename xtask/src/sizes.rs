@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// The choices of docs/embedding.md.
-const CHOICES: [&str; 11] = [
+const CHOICES: [&str; 12] = [
     "",
     "data",
+    "parquet",
     "bm25",
     "plugins",
     "model",

@@ -63,6 +63,11 @@ impl Qrels {
         &self.warnings
     }
 
+    /// Takes the judgements of a query out.
+    pub(super) fn remove(&mut self, query: &str) {
+        self.queries.remove(query);
+    }
+
     /// Adds the judgements of other queries. Gives back a query that both have; then it may have added some.
     pub(super) fn append(&mut self, other: Self) -> Option<String> {
         for (query, judgements) in other.queries {
@@ -143,6 +148,63 @@ impl Graded {
     }
 }
 
+/// Judgements while a file is read.
+pub(super) struct Judging<'a> {
+    path: &'a Path,
+    catalog: &'a Catalog,
+    strict: bool,
+    order: Vec<String>,
+    numbers: HashMap<String, usize>,
+    graded: Vec<Graded>,
+    warnings: Warnings,
+}
+
+impl<'a> Judging<'a> {
+    /// Of a file. `strict` refuses absent documents and repeated judgements.
+    pub(super) fn new(path: &'a Path, catalog: &'a Catalog, strict: bool) -> Self {
+        let (order, graded, warnings) = Default::default();
+        Self { path, catalog, strict, order, numbers: HashMap::new(), graded, warnings }
+    }
+
+    /// Adds a judgement.
+    pub(super) fn add(&mut self, line: &Line<'_>, query: &str, document: &str, grade: i32) -> Result<()> {
+        let number = match self.numbers.get(query) {
+            Some(number) => *number,
+            None => {
+                self.numbers.insert(query.to_owned(), self.order.len());
+                self.order.push(query.to_owned());
+                self.graded.push(Graded::default());
+                self.order.len() - 1
+            }
+        };
+        let ordinal = self.catalog.ordinal(document);
+        let doubtful = match self.graded[number].insert(document, ordinal, grade) {
+            Some(before) if before != grade => {
+                let found =
+                    format!("document {} was judged {before} for query {} before", quoted(document), quoted(query));
+                return Err(line.refuse(found, "keep one of the two lines"));
+            }
+            Some(_) => Warning::new(WarningKind::RepeatedJudgements, self.path, format!("{query} {document}")),
+            None if ordinal.is_none() => Warning::new(WarningKind::AbsentDocuments, self.path, document),
+            None => return Ok(()),
+        };
+        if self.strict {
+            return Err(refused(line, query, document, doubtful.kind));
+        }
+        self.warnings.add(doubtful);
+        Ok(())
+    }
+
+    /// The judgements, and the query ids in the order in which they came.
+    pub(super) fn finish(self) -> (Qrels, Vec<String>) {
+        let judgements = self.graded.into_iter().map(|graded| {
+            Judgements::new(graded.present.into_iter().collect()).with_absent(graded.absent.into_iter().collect())
+        });
+        let queries = self.order.iter().cloned().zip(judgements).collect();
+        (Qrels { queries, warnings: self.warnings.into_vec() }, self.order)
+    }
+}
+
 /// Reads a file of judgements. Returns the query ids in the order of the file too: in BEIR they make the split. `strict`
 /// refuses absent documents and repeated judgements, naming all.
 pub(super) fn read(
@@ -153,10 +215,7 @@ pub(super) fn read(
     strict: bool,
 ) -> Result<(Qrels, Vec<String>)> {
     let lines = Lines::open(path, if layout == Layout::Beir { BEIR_LINE } else { TREC_LINE })?;
-    let mut order: Vec<String> = Vec::new();
-    let mut numbers: HashMap<String, usize> = HashMap::new();
-    let mut graded: Vec<Graded> = Vec::new();
-    let mut warnings = Warnings::default();
+    let mut judging = Judging::new(path, catalog, strict);
     lines.each(if strict { NAMED_STRICTLY } else { NAMED }, |line| {
         let Some((query, document, grade)) = columns(&line, layout)? else { return Ok(()) };
         if !knows_query(query) {
@@ -171,34 +230,9 @@ pub(super) fn read(
                 "a grade is a whole number: 0 for not relevant, 1 or more for relevant",
             ));
         };
-        let number = *numbers.entry(query.to_owned()).or_insert_with(|| {
-            order.push(query.to_owned());
-            graded.push(Graded::default());
-            order.len() - 1
-        });
-        let ordinal = catalog.ordinal(document);
-        let before = graded[number].insert(document, ordinal, grade);
-        let doubtful = match before {
-            Some(before) if before != grade => {
-                let found =
-                    format!("document {} was judged {before} for query {} before", quoted(document), quoted(query));
-                return Err(line.refuse(found, "keep one of the two lines"));
-            }
-            Some(_) => Warning::new(WarningKind::RepeatedJudgements, path, format!("{query} {document}")),
-            None if ordinal.is_none() => Warning::new(WarningKind::AbsentDocuments, path, document),
-            None => return Ok(()),
-        };
-        if strict {
-            return Err(refused(&line, query, document, doubtful.kind));
-        }
-        warnings.add(doubtful);
-        Ok(())
+        judging.add(&line, query, document, grade)
     })?;
-    let judgements = graded.into_iter().map(|graded| {
-        Judgements::new(graded.present.into_iter().collect()).with_absent(graded.absent.into_iter().collect())
-    });
-    let queries = order.iter().cloned().zip(judgements).collect();
-    Ok((Qrels { queries, warnings: warnings.into_vec() }, order))
+    Ok(judging.finish())
 }
 
 /// What is a warning elsewhere, as the error of strict reading.

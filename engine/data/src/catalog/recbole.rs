@@ -1,123 +1,111 @@
 //! RecBole's atomic files: interactions (`NAME.inter`) and items (`NAME.item`) as a sequential task.
 //!
-//! Both are tab-separated under a header of typed names (`user_id:token`, `timestamp:float`). Every interaction of a
-//! user but the first is a query: find this item, given what came before. Splits are leave-one-out: the last
-//! interaction of a user is in test, the one before in dev, those before that in train.
-//!
-//! Items that a user comes back to are targets as any other. Where any user does, nothing of a history is excluded from
-//! the rankings of the whole data set, as RecBole excludes nothing in sequential tasks: to exclude all but the target would
-//! give it away. Where no user has an item twice, the history is excluded.
+//! Both are tab-separated under a header of typed names (`user_id:token`, `timestamp:float`). [`sequences`](super::sequences)
+//! makes the queries. Where files give the splits (`NAME.train.inter`, `NAME.valid.inter`, `NAME.test.inter`, RecBole's
+//! `benchmark_filename`), these are read; their rows may give histories (`item_id_list:token_seq`).
 
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use super::dataset::Dataset;
 use super::documents::{Catalog, CatalogBuilder};
 use super::lines::{Line, Lines, NAMED, quoted};
 use super::paths::{files, find, name_of, stem};
-use super::qrels::Qrels;
 use super::records::at_line;
-use super::warning::{Warning, WarningKind, Warnings};
-use querywright_types::{Error, Judgements, Ordinal, Query, Result, nearest};
-
-/// How many earlier items the history of a query holds at most.
-const HISTORY: usize = 10;
-/// How many titles, of the last items, make the text of a query.
-const TITLES: usize = 5;
+use super::sequences::{Event, Part, Row, Task, Users};
+use super::warning::Warnings;
+use querywright_types::{Error, Ordinal, Result, nearest};
 
 /// Opens a folder that holds a `.inter` file.
 pub(super) fn open(path: &Path) -> Result<Dataset> {
     let name = name_of(path);
     let mut warnings = Warnings::default();
     let found = files(path, "inter", &mut warnings)?;
-    let interactions = match &found[..] {
-        [only] => only,
-        several => several.iter().find(|file| stem(file) == name).ok_or_else(|| {
-            Error::data(
-                path,
-                None,
-                format!("there are {} .inter files in this folder", several.len()),
-                format!("keep one, or name the right one {name}.inter"),
-            )
-        })?,
-    };
-    let items = format!("{}.item", stem(interactions));
+    let (interactions, base, parts) = choose(path, &name, &found)?;
+    let items = format!("{base}.item");
     let items = find(path, &items, &mut warnings).unwrap_or_else(|| path.join(&items));
     let catalog = read_items(&items)?;
-    let users = read_interactions(interactions, &catalog)?;
-    let repeats = warn_of_repeats(interactions, &catalog, &users, &mut warnings);
-    let mut queries = Vec::new();
-    let mut qrels = Qrels::default();
-    let mut splits: [(&str, Vec<String>); 3] = [("train", vec![]), ("dev", vec![]), ("test", vec![])];
-    for (user, items) in &users {
-        for (place, target) in items.iter().enumerate().skip(1) {
-            let (split, id) = match items.len() - place {
-                1 => (2, format!("{user}.test")),
-                2 => (1, format!("{user}.dev")),
-                _ => (0, format!("{user}.train{place}")),
-            };
-            let before = &items[..place];
-            let history = before[place.saturating_sub(HISTORY)..].to_vec();
-            let titles = before[place.saturating_sub(TITLES)..].iter().map(|item| catalog.document(*item).title());
-            let text = titles.collect::<Vec<_>>().join("\n");
-            qrels.insert(id.as_str(), Judgements::new(vec![(*target, 1)]));
-            splits[split].1.push(id.clone());
-            queries.push(Query::new(id, text).with_history(history).with_repeats(repeats));
+    let (mut users, mut rows) = (Users::default(), Vec::new());
+    for (file, part) in &parts {
+        read_interactions(file, *part, &catalog, &mut users, &mut rows)?;
+    }
+    let task = Task { name, folder: path, interactions, catalog, warnings };
+    match rows.is_empty() {
+        true => task.of_users(users),
+        false => task.of_rows(rows),
+    }
+}
+
+/// Files with the splits that their names give them.
+type Parts<'a> = Vec<(&'a Path, Option<Part>)>;
+
+/// Of the files of interactions those that are read: one, or one for each split. With what errors name, and the name that
+/// the file of items has.
+fn choose<'a>(path: &'a Path, name: &str, found: &'a [PathBuf]) -> Result<(&'a Path, String, Parts<'a>)> {
+    let split = |file: &PathBuf| {
+        let stem = stem(file);
+        let (base, part) = stem.rsplit_once('.')?;
+        Some((base.to_owned(), Part::of_name(part)?))
+    };
+    let whole = found.iter().filter(|file| split(file).is_none()).collect::<Vec<_>>();
+    match &whole[..] {
+        [only] => return Ok((only.as_path(), stem(only), vec![(only.as_path(), None)])),
+        [] => {}
+        several => {
+            let named = several.iter().find(|file| stem(file) == name).ok_or_else(|| {
+                let found = format!("there are {} .inter files in this folder", several.len());
+                Error::data(path, None, found, format!("keep one, or name the right one {name}.inter"))
+            })?;
+            return Ok((named.as_path(), name.to_owned(), vec![(named.as_path(), None)]));
         }
     }
-    if queries.is_empty() {
-        return Err(Error::data(
-            interactions,
+    let parts: Vec<_> = found.iter().filter_map(|file| Some((file.as_path(), split(file)?))).collect();
+    let bases: BTreeSet<&str> = parts.iter().map(|(_, (base, _))| base.as_str()).collect();
+    let base = match (bases.len(), bases.first()) {
+        (1, Some(base)) => (*base).to_owned(),
+        _ => name.to_owned(),
+    };
+    let mut parts: Parts<'_> =
+        parts.iter().filter(|(_, (of, _))| *of == base).map(|(file, (_, part))| (*file, Some(*part))).collect();
+    // Without times the order of the files is the order of events.
+    parts.sort_by_key(|(_, part)| *part);
+    match parts.is_empty() {
+        true => Err(Error::data(
+            path,
             None,
-            "no user has more than one interaction",
-            "a sequential task needs users with at least two",
-        ));
+            format!("there are .train.inter files of {} data sets in this folder", bases.len()),
+            format!("keep those of one, or name the right ones {name}.train.inter"),
+        )),
+        false => Ok((path, base, parts)),
     }
-    let splits = splits.into_iter().filter(|(_, ids)| !ids.is_empty()).map(|(split, ids)| (split.to_owned(), ids));
-    let made = Dataset::from_parts(name, catalog, queries, qrels, splits).map_err(|e| match e {
-        Error::Argument { found, remedy, .. } => Error::data(interactions, None, found, remedy),
-        other => other,
-    })?;
-    Ok(made.with_warnings(path, warnings.into_vec()))
 }
 
-/// A user's items, from the oldest to the newest.
-type User = (String, Vec<Ordinal>);
-
-/// Whether any user has an item twice; a warning counts the interactions.
-fn warn_of_repeats(path: &Path, catalog: &Catalog, users: &[User], warnings: &mut Warnings) -> bool {
-    let mut any = false;
-    for (user, items) in users {
-        let mut had = HashSet::with_capacity(items.len());
-        for item in items.iter().filter(|item| !had.insert(**item)) {
-            any = true;
-            let example = format!("{user} {}", catalog.id(*item));
-            warnings.add(Warning::new(WarningKind::RepeatedItems, path, example));
-        }
-    }
-    any
-}
-
-/// The users in the order of the file, each with their items from the oldest to the newest.
-fn read_interactions(path: &Path, catalog: &Catalog) -> Result<Vec<User>> {
+/// Adds the interactions of a file to the users; those with a history to the rows.
+fn read_interactions(
+    path: &Path,
+    part: Option<Part>,
+    catalog: &Catalog,
+    users: &mut Users,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
     let mut lines = Lines::open(path, "a header such as user_id:token, item_id:token, timestamp:float, with tabs")?;
     let header = match lines.next()? {
         Some(line) => Header::read(&line)?,
-        None => return Ok(Vec::new()),
+        None => return Ok(()),
     };
     let (user, item) = (header.column("user_id")?, header.column("item_id")?);
     // Without times the order of the file is the order of events.
     let time = header.find("timestamp");
-    let mut numbers: HashMap<String, usize> = HashMap::new();
-    let mut users: Vec<(String, Vec<(f64, Ordinal)>)> = Vec::new();
+    let list = header.find("item_id_list").filter(|_| part.is_some());
+    let known = |line: &Line<'_>, id: &str| {
+        catalog.ordinal(id).ok_or_else(|| {
+            let found = format!("the item {} is not in the .item file", quoted(id));
+            line.refuse(found, "add the item there, or remove the line")
+        })
+    };
     lines.each(NAMED, |line| {
         let row = header.row(&line)?;
-        let Some(ordinal) = catalog.ordinal(row[item]) else {
-            return Err(line.refuse(
-                format!("the item {} is not in the .item file", quoted(row[item])),
-                "add the item there, or remove the line",
-            ));
-        };
+        let ordinal = known(&line, row[item])?;
         let time = match time.map(|time| (row[time], row[time].trim().parse::<f64>())) {
             None => 0.0,
             Some((_, Ok(time))) if time.is_finite() => time,
@@ -125,26 +113,18 @@ fn read_interactions(path: &Path, catalog: &Catalog) -> Result<Vec<User>> {
                 return Err(line.refuse(format!("the timestamp is {}", quoted(found)), "a timestamp is a number"));
             }
         };
-        let number = match numbers.get(row[user]) {
-            Some(number) => *number,
-            None if row[user].is_empty() => {
-                return Err(line.refuse("the user id is empty", "give every interaction a user"));
+        if row[user].is_empty() {
+            return Err(line.refuse("the user id is empty", "give every interaction a user"));
+        }
+        match (list, part) {
+            (Some(list), Some(part)) => {
+                let history: Result<Vec<Ordinal>> = row[list].split_whitespace().map(|id| known(&line, id)).collect();
+                rows.push(Row { user: row[user].to_owned(), part, history: history?, target: ordinal });
             }
-            None => {
-                numbers.insert(row[user].to_owned(), users.len());
-                users.push((row[user].to_owned(), Vec::new()));
-                users.len() - 1
-            }
-        };
-        users[number].1.push((time, ordinal));
+            _ => users.push(row[user], Event { time, item: ordinal, part }),
+        }
         Ok(())
-    })?;
-    let ordered = |(user, mut events): (String, Vec<(f64, Ordinal)>)| {
-        // Stable: events of the same time keep the order of the file.
-        events.sort_by(|a, b| a.0.total_cmp(&b.0));
-        (user, events.into_iter().map(|(_, item)| item).collect())
-    };
-    Ok(users.into_iter().map(ordered).collect())
+    })
 }
 
 /// Every column besides the id is a field; the one that names the item becomes `title`.
@@ -255,6 +235,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::WarningKind;
 
     fn dataset(interactions: &str) -> Dataset {
         let folder = tempfile::tempdir().unwrap();
@@ -280,5 +261,44 @@ mod tests {
         let data = dataset("u1\ti1\t1\nu1\ti2\t2\nu1\ti3\t3\n");
         assert!(data.queries.iter().all(|query| !query.repeats));
         assert_eq!(data.warnings, []);
+    }
+
+    /// The files of a data set `x` whose splits are given; `history` is the column of histories, or nothing.
+    fn given(history: bool) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let items = "item_id:token\ttitle:token_seq\ni1\tA\ni2\tB\ni3\tC\n";
+        std::fs::write(folder.path().join("x.item"), items).unwrap();
+        for (part, item, before) in [("train", "i1", ""), ("valid", "i2", "i1"), ("test", "i3", "i1 i2")] {
+            let text = match history {
+                true => format!("user_id:token\titem_id_list:token_seq\titem_id:token\nu1\t{before}\t{item}\n"),
+                false => format!("user_id:token\titem_id:token\nu1\t{item}\n"),
+            };
+            std::fs::write(folder.path().join(format!("x.{part}.inter")), text).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn splits_that_files_give_are_kept_with_and_without_histories() {
+        for history in [false, true] {
+            let data = Dataset::open(given(history).path()).unwrap();
+            let sizes = ["train", "dev", "test"].map(|split| data.split(split).map_or(0, |queries| queries.len()));
+            // The first interaction has nothing before it.
+            assert_eq!(sizes, [0, 1, 1], "with histories: {history}");
+            let test = data.split("test").unwrap()[0];
+            assert_eq!((&test.history[..], data.qrels.get(&test.id).unwrap().grade(2)), (&[0, 1][..], Some(1)));
+        }
+    }
+
+    #[test]
+    fn malformed_twins_of_given_splits_are_refused() {
+        let folder = given(true);
+        let test = folder.path().join("x.test.inter");
+        std::fs::write(&test, "user_id:token\titem_id_list:token_seq\titem_id:token\nu1\ti1 i9\ti3\n").unwrap();
+        let error = Dataset::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("x.test.inter:2: the item \"i9\" is not in the .item file"), "{error}");
+        std::fs::rename(&test, folder.path().join("y.test.inter")).unwrap();
+        let error = Dataset::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("there are .train.inter files of 2 data sets"), "{error}");
     }
 }

@@ -145,6 +145,12 @@ fn read_record(line: &Line) -> Result<(String, Record)> {
 }
 
 /// The texts of a value, joined by spaces.
+pub(super) fn texts(value: &Json) -> String {
+    let mut found = Texts::default();
+    found.read(value);
+    found.text
+}
+
 #[derive(Default)]
 struct Texts {
     text: String,

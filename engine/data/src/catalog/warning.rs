@@ -41,6 +41,16 @@ pub enum WarningKind {
     RepeatedItems,
     /// A compressed file beside the plain one, which is read.
     CompressedTwin,
+    /// Interactions with items of which the file of items says nothing. They are left out, as the data sets' authors do.
+    ItemsWithoutText,
+    /// Items that stand twice in a file of items. The first record counts.
+    RepeatedItemRecords,
+    /// A user's later interactions with an item, in raw reviews. The earliest counts, as in their authors' own files.
+    LaterReviews,
+    /// Training queries of long sequences that are left out, so that there are not too many.
+    TrainingLeftOut,
+    /// Training queries whose text is that of a query of dev or test. They are left out.
+    TestedText,
 }
 
 impl Warning {
@@ -49,6 +59,11 @@ impl Warning {
         let shown = example.as_ref().chars().take(LONGEST_EXAMPLE);
         let example = shown.map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         Self { kind, path: path.to_path_buf(), count: 1, examples: vec![example] }
+    }
+
+    /// So many cases, of which none stands for the others.
+    pub(super) fn of(kind: WarningKind, path: &Path, count: usize) -> Self {
+        Self { kind, path: path.to_path_buf(), count, examples: Vec::new() }
     }
 }
 
@@ -97,6 +112,32 @@ impl fmt::Display for Warning {
                 "compressed {} beside the plain {} of the same name ({names}), which {} read",
                 plural("file lies", "files lie"),
                 plural("one", "ones"),
+                plural("is", "are")
+            ),
+            WarningKind::ItemsWithoutText => write!(
+                f,
+                "{} with items of which there is no text ({names}), and left out",
+                plural("interaction is", "interactions are")
+            ),
+            WarningKind::RepeatedItemRecords => write!(
+                f,
+                "{} under an id that was there before ({names}): the first one is read",
+                plural("item stands", "items stand")
+            ),
+            WarningKind::LaterReviews => write!(
+                f,
+                "{} of an item that the user had reviewed before ({names}): the first one counts",
+                plural("review is", "reviews are")
+            ),
+            WarningKind::TrainingLeftOut => write!(
+                f,
+                "training {} left out, of the users with the most: their latest stay",
+                plural("query is", "queries are")
+            ),
+            WarningKind::TestedText => write!(
+                f,
+                "training {} the text of a query of dev or test ({names}), and {} left out",
+                plural("query has", "queries have"),
                 plural("is", "are")
             ),
         }

@@ -18,7 +18,8 @@ pub enum Command {
         json: bool,
     },
     /// Fetch a data set into the cache
-    #[command(after_help = "Examples:\n  querywright data pull semanlink-tags")]
+    #[command(after_help = "Examples:\n  querywright data pull semanlink-tags\n  querywright data pull esci\n  \
+                            querywright data pull amazon-reviews-2023:All_Beauty")]
     Pull {
         /// A registry name or hf:owner/name
         name: String,
@@ -62,14 +63,15 @@ pub fn list(entries: Vec<Entry>, kind: Kind, json: bool) -> Result<()> {
     if json {
         return terminal::json(&entries);
     }
+    let width = entries.iter().map(|entry| entry.name.len()).max().unwrap_or(0);
     for entry in entries {
-        let state = if entry.cached {
-            "in the cache".to_owned()
-        } else {
-            format!("{:.1} MB to fetch", entry.size as f64 / 1e6)
+        let state = match (entry.cached, entry.size) {
+            (true, _) => "in the cache".to_owned(),
+            (false, 0) => "to fetch; its server says how much it is".to_owned(),
+            (false, size) => format!("{:.1} MB to fetch", size as f64 / 1e6),
         };
-        say!("{:<16} {}", entry.name, entry.description);
-        say!("{:16} {}; {state}", "", entry.licence);
+        say!("{:<width$} {}", entry.name, entry.description);
+        say!("{:width$} {}; {state}", "", entry.licence);
     }
     Ok(())
 }

@@ -10,8 +10,8 @@
 //! looked for. So a name is pinned to the commit that it was first fetched at, which `refs` and the folder's name record
 //! ([`origin`] reads it); another one is asked for by its revision.
 
-mod choose;
-mod download;
+pub(super) mod choose;
+pub(super) mod download;
 pub(super) mod repository;
 
 use std::fs;
@@ -75,17 +75,23 @@ impl Hub {
         is_plain_path(&commit).then(|| choose::complete(repository, &folder.join("snapshots").join(commit)))?
     }
 
-    fn fetch(&self, repository: &Repository, options: &PullOptions<'_>) -> Result<PathBuf, String> {
+    /// What the hub says of a repository (`kind` in the plural) at a revision.
+    pub(super) fn listing(&self, kind: &str, id: &str, revision: &str) -> Result<Listing, String> {
+        let revision = revision.replace('/', "%2F");
         let http = Http::new(self.token.clone());
-        let (kind, id) = (repository.plural(), &repository.id);
-        let revision = repository.revision.replace('/', "%2F");
-        options.tell(Progress::begun(&format!("asking the Hugging Face hub for {id}")));
-        let listing: Listing =
-            http.json(&format!("{}/api/{kind}/{id}/revision/{revision}?blobs=true", self.endpoint))?;
-        let commit = &listing.sha;
-        if !is_commit(commit) {
-            return Err(format!("the commit {commit:?} is no commit"));
+        let address = format!("{}/api/{kind}/{id}/revision/{revision}?blobs=true", self.endpoint);
+        let listing: Listing = http.json(&address)?;
+        match is_commit(&listing.sha) {
+            true => Ok(listing),
+            false => Err(format!("the commit {:?} is no commit", listing.sha)),
         }
+    }
+
+    fn fetch(&self, repository: &Repository, options: &PullOptions<'_>) -> Result<PathBuf, String> {
+        let id = &repository.id;
+        options.tell(Progress::begun(&format!("asking the Hugging Face hub for {id}")));
+        let listing = self.listing(repository.plural(), id, &repository.revision)?;
+        let commit = &listing.sha;
         if repository.revision.len() == COMMIT && is_commit(&repository.revision) && *commit != repository.revision {
             return Err(format!("asked for the commit {}, it answered with {commit}", repository.revision));
         }
@@ -94,6 +100,7 @@ impl Hub {
         let snapshot = folder.join("snapshots").join(&listing.sha);
         // The resolve addresses of models do not name their kind.
         let prefix = if repository.kind == Kind::Data { "datasets/" } else { "" };
+        let http = Http::new(self.token.clone());
         let target = Target { http, blobs: folder.join("blobs"), snapshot: snapshot.clone(), options };
         for file in files {
             let address = format!("{}/{prefix}{id}/resolve/{}/{}", self.endpoint, listing.sha, encoded(&file.name));
@@ -148,7 +155,7 @@ pub(super) fn origin(path: &Path) -> Option<Origin> {
 }
 
 /// A file name as part of an address.
-fn encoded(name: &str) -> String {
+pub(super) fn encoded(name: &str) -> String {
     let byte = |b: u8| match b {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => char::from(b).to_string(),
         other => format!("%{other:02X}"),

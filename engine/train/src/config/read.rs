@@ -105,6 +105,18 @@ mod tests {
     const SMALL: &str = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";
 
     #[test]
+    fn the_configurations_of_the_examples_are_valid() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/configs");
+        let mut read = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            TrainConfig::read(&path, &[]).unwrap_or_else(|error| panic!("{error}"));
+            read += 1;
+        }
+        assert!(read >= 7, "{read}");
+    }
+
+    #[test]
     fn defaults_fill_what_a_small_file_leaves_out_and_settings_go_over_it() {
         let config = TrainConfig::parse(SMALL, &[], "x.toml").unwrap();
         assert_eq!((config.train.max_steps, config.prompts_per_step()), (100, 8));

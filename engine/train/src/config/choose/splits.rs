@@ -1,5 +1,7 @@
 //! Which splits are trained on, chosen by and tested on, where a data set need not have all three.
 
+use std::collections::HashSet;
+
 use querywright_data::catalog::Dataset;
 use querywright_types::{Error, Result};
 
@@ -34,7 +36,15 @@ impl SplitPlan {
                 "training learns from judgements: write lines of query id, 0, document id and grade to qrels.tsv";
             return Err(Error::argument(dataset.name.as_str(), "no query has judgements", remedy));
         }
-        let known: Vec<&str> = dataset.split_names().filter(|name| dataset.judged(name).is_ok()).collect();
+        let mut known: Vec<&str> = dataset.split_names().filter(|name| dataset.judged(name).is_ok()).collect();
+        if let Ok(tested) = dataset.judged(test) {
+            // Parts of test, as its queries of one category, are no splits to make others of.
+            let tested: HashSet<&str> = tested.iter().map(|(query, _)| query.id.as_str()).collect();
+            let part = |name: &str| {
+                dataset.judged(name).is_ok_and(|judged| judged.iter().all(|(q, _)| tested.contains(q.id.as_str())))
+            };
+            known.retain(|name| *name == test || !part(name));
+        }
         Self::from_names(&known, train, dev, test)
     }
 
@@ -125,6 +135,22 @@ mod tests {
         ] {
             assert_eq!(plan(known), (train.to_owned(), dev.to_owned(), made.clone()), "{known:?}");
         }
+    }
+
+    #[test]
+    fn parts_of_test_by_category_are_no_splits_to_make_others_of() {
+        let item = |id: &str, category: &str| {
+            format!("{{\"item_id\":\"{id}\",\"category\":\"{category}\",\"metadata\":\"x\"}}\n")
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let items = item("B1", "Baby") + &item("B2", "Games");
+        std::fs::write(folder.path().join("sampled_item_metadata_1M.jsonl"), items).unwrap();
+        std::fs::write(folder.path().join("test.csv"), "qid,query,item_id\n0,warm,B1\n1,loud,B2\n").unwrap();
+        let data = Dataset::open(folder.path()).unwrap();
+        assert_eq!(data.split_names().collect::<Vec<_>>(), ["baby", "games", "test"]);
+        let plan = SplitPlan::of(&data, None, None, "test").unwrap();
+        let made = plan.resplit.unwrap();
+        assert_eq!((made.from.as_deref(), made.train, made.dev, made.test), (Some("test"), 80, 10, 10));
     }
 
     #[test]

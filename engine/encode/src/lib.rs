@@ -14,6 +14,8 @@ mod json;
 mod lent;
 mod modules;
 mod pooling;
+#[cfg(test)]
+mod raw_figures;
 mod shape;
 mod store;
 mod weights;

@@ -8,6 +8,8 @@ mod cross_fit;
 mod first_searches;
 mod followers;
 mod popularity;
+#[cfg(test)]
+mod raw_figures;
 pub mod rm3;
 mod sequences;
 

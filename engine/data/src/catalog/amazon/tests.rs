@@ -35,7 +35,9 @@ fn ratings_become_a_leave_one_out_task_over_items_that_somebody_had() {
             .chain([("U2", "GONE", 4.0, 15), ("U2", "B1", 5.0, 20)])
             .map(|(user, item, rating, time)| review(user, item, rating, time))
             .collect();
-    for (name, text) in [("All_Beauty.csv", RATINGS), ("All_Beauty.csv", headless), ("All_Beauty.jsonl", reviews.as_str())] {
+    for (name, text) in
+        [("All_Beauty.csv", RATINGS), ("All_Beauty.csv", headless), ("All_Beauty.jsonl", reviews.as_str())]
+    {
         let folder = folder(&[("meta_All_Beauty.jsonl", META), (name, text)]);
         let data = Dataset::open(folder.path()).unwrap();
         assert_eq!(data.catalog.documents().map(|item| item.id).collect::<Vec<_>>(), ["B1", "B2", "B3"]);

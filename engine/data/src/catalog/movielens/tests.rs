@@ -1,4 +1,3 @@
-use super::*;
 use crate::catalog::Dataset;
 
 /// A folder with these files.

@@ -140,7 +140,7 @@ fn web(address: String, name: &str, digest: Digest, archive: bool) -> Part {
 
 fn esci() -> Public {
     let part =
-        |(name, digest): &(&str, &'static str)| web(format!("{ESCI}{name}"), name, Digest::Sha256(*digest), false);
+        |&(name, digest): &(&str, &'static str)| web(format!("{ESCI}{name}"), name, Digest::Sha256(digest), false);
     Public {
         name: "esci".to_owned(),
         description: "ESCI, shopping queries with graded products: 1.8 million products, 130,652 queries".to_owned(),
@@ -197,23 +197,23 @@ fn reviews(name: &str, category: &str) -> Result<Public> {
     })
 }
 
-fn movielens((name, folder, size, digest): &(&str, &str, u64, Digest)) -> Public {
+fn movielens(&(name, folder, size, digest): &(&str, &str, u64, Digest)) -> Public {
     Public {
-        name: (*name).to_owned(),
+        name: name.to_owned(),
         description: format!("MovieLens, ratings of films over time ({name})"),
         licence: "GroupLens' terms: research, no redistribution (README in the folder)",
-        size: *size,
-        parts: vec![web(format!("{GROUPLENS}{name}.zip"), folder, *digest, true)],
+        size,
+        parts: vec![web(format!("{GROUPLENS}{name}.zip"), folder, digest, true)],
     }
 }
 
-fn beir((name, digest): &(&str, &'static str)) -> Public {
+fn beir(&(name, digest): &(&str, &'static str)) -> Public {
     Public {
         name: format!("beir-{name}"),
         description: format!("{name} of BEIR, ad-hoc retrieval"),
         licence: "that of the set's own authors (github.com/beir-cellar/beir)",
         size: 0,
-        parts: vec![web(format!("{BEIR}{name}.zip"), &format!("{name}/"), Digest::Md5(*digest), true)],
+        parts: vec![web(format!("{BEIR}{name}.zip"), &format!("{name}/"), Digest::Md5(digest), true)],
     }
 }
 

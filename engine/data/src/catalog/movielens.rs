@@ -8,7 +8,7 @@
 //!
 //! Every rating is an interaction, whatever its value, as in RecBole; `least_rating` of [`Settings`] drops those below.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::csv::Table;
 use super::dataset::Dataset;
@@ -83,8 +83,7 @@ pub(super) fn open(path: &Path, settings: &Settings) -> Result<Dataset> {
         release => films_of_lines(&films, *release)?,
     };
     let users = read_ratings(&ratings, *release, &catalog, settings.least_rating)?;
-    let interactions: PathBuf = ratings;
-    Task { name: name_of(path), folder: path, interactions: &interactions, catalog, warnings }.of_users(users)
+    Task { name: name_of(path), folder: path, interactions: &ratings, catalog, warnings }.of_users(users)
 }
 
 /// Adds a film; genres are parted by `|`.

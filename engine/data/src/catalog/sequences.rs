@@ -176,17 +176,17 @@ impl Task<'_> {
         for (user, events) in &users {
             let items: Vec<Ordinal> = events.iter().map(|event| event.item).collect();
             let mut left_out = training(events).count().saturating_sub(most);
-            for place in 1..events.len() {
-                let (given, part) = (events[place].part.is_some(), part(events, place));
+            for (place, event) in events.iter().enumerate().skip(1) {
+                let part = part(events, place);
                 if part == Part::Train && left_out > 0 {
                     left_out -= 1;
                     continue;
                 }
-                let id = match (given, part) {
-                    (false, Part::Dev | Part::Test) => format!("{user}.{}", part.name()),
+                let id = match (event.part, part) {
+                    (None, Part::Dev | Part::Test) => format!("{user}.{}", part.name()),
                     _ => format!("{user}.{}{place}", part.name()),
                 };
-                made.add(&self.catalog, (part, id), &items[..place], items[place]);
+                made.add(&self.catalog, (part, id), &items[..place], event.item);
             }
         }
         self.finish(made, "no user has more than one interaction", "a sequential task needs users with at least two")

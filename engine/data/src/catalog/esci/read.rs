@@ -50,9 +50,8 @@ pub(super) fn dataset(
     let mut found =
         Examples { judging: Judging::new(examples, &catalog, strict), asked: HashMap::new(), queries: Vec::new() };
     found.read(examples, settings, locale)?;
-    let Examples { judging, asked, queries } = found;
+    let Examples { judging, asked, mut queries } = found;
     let (mut qrels, order) = judging.finish();
-    let mut queries = queries;
     if settings.grades == Some(Grades::Exact) {
         // As the authors of Rec-R1 do: where nothing is exact there is nothing to find.
         let relevant = |id: &str| qrels.get(id).is_some_and(|judged| judged.relevant() > 0);

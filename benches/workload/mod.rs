@@ -128,6 +128,7 @@ impl<'a> Step<'a> {
             max_grad_norm: 1.0,
             num_iterations: 1,
             term_credit_coef: 0.0,
+            rank_credit: None,
             // A GPU needs more rows at a time than a processor to be busy.
             micro_batch_tokens: if decoder.host().is_some() { 4096 } else { 8192 },
         };

@@ -7,8 +7,10 @@ TRL's own `GRPOTrainer._compute_loss`, called on a stand-in trainer whose model 
 entropies of a fixed batch; the gradients are autograd's, in double precision.
 """
 
+import inspect
 import json
 import pathlib
+import textwrap
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -22,6 +24,17 @@ from trl.trainer.utils import nanstd
 OUT = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 LENGTHS = [5, 3, 1, 4]
 MAX_COMPLETION_LENGTH = 6
+# TRL's defaults of what `sapo` and `vespo` have of their own.
+TEMPERATURES = {
+    "sapo_temperature_neg": 1.05,
+    "sapo_temperature_pos": 1.0,
+    "vespo_k_pos": 2.0,
+    "vespo_lambda_pos": 3.0,
+    "vespo_k_neg": 3.0,
+    "vespo_lambda_neg": 2.0,
+}
+# Keys that a case names only where it sets them.
+NEWER = TEMPERATURES | {"top_entropy_quantile": 1.0, "off_policy_mask_threshold": None}
 
 
 def short(value):
@@ -48,14 +61,17 @@ def stand_in(option, logp, entropy):
         gather=lambda x: x,
         gather_for_metrics=lambda x: x,
         reduce=lambda x, reduction=None: x,
+        pad_across_processes=lambda x, **kwargs: x,
     )
     epsilon = option["epsilon"]
     high = option["epsilon_high"]
-    return SimpleNamespace(
+    trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *a, **k: (logp, entropy, None),
         aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
+        top_entropy_quantile=option["top_entropy_quantile"],
+        off_policy_mask_threshold=option["off_policy_mask_threshold"],
+        get_off_policy_mask=GRPOTrainer.get_off_policy_mask,
+        get_gamma_weights=GRPOTrainer.get_gamma_weights,
         importance_sampling_level=option["importance_sampling_level"],
         beta=option["beta"],
         loss_type=option["loss_type"],
@@ -70,12 +86,15 @@ def stand_in(option, logp, entropy):
             use_bias_correction_kl=option["use_bias_correction_kl"],
             delta=option["delta"],
             steps_per_generation=1,
+            **{key: option[key] for key in TEMPERATURES},
         ),
         _entropy_bonus_enabled=option["entropy_coef"] != 0.0,
         use_adaptive_entropy=False,
         entropy_coef=option["entropy_coef"],
         _metrics={"train": defaultdict(list)},
     )
+    trainer.get_high_entropy_mask = lambda *a: GRPOTrainer.get_high_entropy_mask(trainer, *a)
+    return trainer
 
 
 def loss_case(batch, **changes):
@@ -90,7 +109,10 @@ def loss_case(batch, **changes):
         "entropy_coef": 0.0,
         "mask_truncated_completions": False,
     } | changes
+    said = dict(option)
+    option = NEWER | option
     per_token = option.pop("advantages_per_token", False)
+    said.pop("advantages_per_token", None)
     logp = batch["logp"].clone().requires_grad_()
     entropy = batch["entropy"].clone().requires_grad_()
     mask = padded(torch.ones_like(logp)).to(torch.float64)
@@ -112,7 +134,7 @@ def loss_case(batch, **changes):
     loss.backward()
     metrics = {name: short(values[0]) for name, values in trainer._metrics["train"].items()}
     zero = torch.zeros_like(entropy)
-    return option | {
+    return said | {
         "max_completion_length": MAX_COMPLETION_LENGTH,
         "advantages_per_token": per_token,
         "loss": short(loss.item()),
@@ -149,10 +171,43 @@ def losses():
         cases.append(loss_case(batch, **base, delta=1.1))
         cases.append(loss_case(batch, **base, delta=1.5, beta=0.1, use_bias_correction_kl=False))
         cases.append(loss_case(batch, **base, advantages_per_token=True, beta=0.1))
+    cases.extend(newer_losses(batch))
     shared = {k: short(v.tolist()) if torch.is_tensor(v) else v for k, v in batch.items()}
     for key in ["logp", "old_logp", "ref_logp", "entropy", "advantages", "token_advantages"]:
         shared[key] = batch[key].tolist()
     return {"lengths": LENGTHS, "batch": shared, "cases": cases}
+
+
+def newer_losses(batch):
+    """`cispo`, `sapo`, `luspo` and `vespo`, the tokens of the highest entropies, and what the policy has left behind."""
+    options = [
+        {},
+        {"beta": 0.04, "entropy_coef": 0.01, "mask_truncated_completions": True},
+        {"beta": 0.1, "use_bias_correction_kl": False, "advantages_per_token": True},
+        {"top_entropy_quantile": 0.4, "entropy_coef": 0.01, "beta": 0.04},
+    ]
+    own = {
+        "cispo": [{"epsilon_high": 1.1}, {"epsilon_high": 5.0}],
+        "sapo": [{}, {"sapo_temperature_pos": 0.7, "sapo_temperature_neg": 2.0}],
+        "luspo": [{}],
+        "vespo": [{}, {"vespo_k_pos": 1.0, "vespo_lambda_pos": 0.0, "vespo_k_neg": 0.5, "vespo_lambda_neg": 4.0}],
+    }
+    cases = []
+    for loss_type, variants in own.items():
+        for variant in variants:
+            for level in ["token", "sequence"]:
+                base = {"loss_type": loss_type, "importance_sampling_level": level} | variant
+                cases.extend(loss_case(batch, **base, **option) for option in options)
+    for loss_type in ["grpo", "dr_grpo", "bnpo", "dapo"]:
+        for quantile in [0.0, 0.2, 0.4, 0.75]:
+            base = {"loss_type": loss_type, "top_entropy_quantile": quantile, "entropy_coef": 0.02}
+            cases.append(loss_case(batch, **base, beta=0.04, mask_truncated_completions=quantile > 0.3))
+    for level in ["token", "sequence"]:
+        base = {"importance_sampling_level": level, "beta": 0.04}
+        for threshold in [0.01, 0.3]:
+            cases.append(loss_case(batch, **base, off_policy_mask_threshold=threshold))
+        cases.append(loss_case(batch, **base, off_policy_mask_threshold=0.01, advantages_per_token=True))
+    return cases
 
 
 def advantages():
@@ -175,12 +230,45 @@ def advantages():
             advantage = advantage / (std + 1e-4)
         cases.append({"scale_rewards": scale, "advantages": short(torch.nan_to_num(advantage, nan=0.0).tolist())})
     return {
+        "objectives": objectives(),
         "num_generations": size,
         "rewards": [None if r != r else r for r in rewards.tolist()],
         "reward": short(torch.nanmean(rewards)),
         "reward_std": short(nanstd(rewards)),
         "cases": cases,
     }
+
+
+def objectives():
+    """TRL's `normalize_then_sum` (GDPO): its own lines, cut out of the method that also samples and scores."""
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    start = source.index("        unscorable_mask = ")
+    lines = textwrap.dedent(source[start : source.index("        # Slice to keep only the local part", start)])
+    nan = float("nan")
+    rewards = single(
+        torch.tensor(
+            [
+                [0.1, 1.0, -3.0], [0.7, 1.0, 0.0], [0.35, 0.0, -1.0], [0.2, 1.0, 0.0],
+                [1.1, 1.0, -1.0], [1.1, 1.0, 0.0], [0.0, 1.0, -2.0], [nan, nan, nan],
+                [0.5, 1.0, 0.0], [0.5, 1.0, 0.0], [0.5, 1.0, 0.0], [0.5, 1.0, 0.0],
+            ],
+            dtype=torch.float64,
+        )
+    )  # fmt: skip
+    cases = []
+    for weights in [[1.0, 1.0, 1.0], [0.6, 0.4, 0.05], [1.0, 0.0, 2.0]]:
+        trainer = SimpleNamespace(
+            multi_objective_aggregation="normalize_then_sum",
+            reward_weights=single(torch.tensor(weights, dtype=torch.float64)),
+            reward_funcs=[None] * 3,
+            scale_rewards="group",
+        )
+        scope = {"self": trainer, "torch": torch, "nanstd": nanstd, "device": "cpu"}
+        scope |= {"rewards_per_func": rewards, "num_generations": 4}
+        exec(lines, scope)
+        cases.append({"weights": trainer.reward_weights.tolist(), "advantages": short(scope["advantages"].tolist())})
+    table = [[None if r != r else r for r in row] for row in rewards.tolist()]
+    return {"num_generations": 4, "rewards": table, "cases": cases}
 
 
 def adamw():

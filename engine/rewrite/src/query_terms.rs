@@ -84,6 +84,12 @@ pub(crate) fn without_term(text: &str, index: usize) -> String {
     out
 }
 
+/// The query up to its term number `index` (in the order of [`terms`]), without what would then have no operand.
+pub(crate) fn before_term(text: &str, index: usize) -> String {
+    let later = (index..terms(text).len()).rev();
+    later.fold(text.to_owned(), |before, last| without_term(&before, last))
+}
+
 /// Removes the lexeme at `at`, then a NOT before it, one operator beside it, and brackets left empty around it.
 fn remove(lexemes: &mut Vec<Lexeme>, mut at: usize) {
     lexemes.remove(at);
@@ -314,9 +320,20 @@ mod tests {
         }
 
         #[test]
+        fn the_beginning_before_a_word_has_the_words_before_it(
+            words in prop::collection::vec("[a-z]{1,5}", 1..8), i in 0..8_usize,
+        ) {
+            let i = i % words.len();
+            for glue in [" ", " AND ", " OR ", ", "] {
+                prop_assert_eq!(texts(&before_term(&words.join(glue), i)), words[..i].to_vec());
+            }
+        }
+
+        #[test]
         fn no_text_makes_the_lexer_fail(text in "\\PC*") {
             for i in 0..terms(&text).len() {
                 without_term(&text, i);
+                before_term(&text, i);
             }
         }
     }

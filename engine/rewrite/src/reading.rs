@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::compose::Composer;
 use super::mode::{Mode, document_parts, keyword_count, keyword_parts};
 use super::parse::{FormatFault, ParsedCompletion};
-use super::query_terms::{terms, without_term};
+use super::query_terms::{before_term, terms, without_term};
 use querywright_types::Rewrite;
 
 /// Terms of a completion that get a counterfactual rewrite, at most. It bounds the number of retrievals per completion.
@@ -39,9 +39,10 @@ impl Reading {
         };
         let within: Vec<Range<usize>> = parts.iter().map(|(span, _)| span.clone()).collect();
         let places = parsed.places(completion, &within).unwrap_or_default();
-        let counterfactual = |(span, (part, without)): (_, (Range<usize>, String))| TermReading {
+        let counterfactual = |((index, span), (part, without)): (_, (Range<usize>, String))| TermReading {
             span,
             without: composer.compose(original, &without),
+            before: composer.compose(original, &before(generated, &within, index, composer.mode)),
             generated: match composer.mode {
                 Mode::Document => generated.get(part).map_or(1, |words| words.split_whitespace().count()),
                 _ => 1,
@@ -50,7 +51,7 @@ impl Reading {
         Self {
             rewrite: Some(composer.compose(original, generated)),
             broken: parsed.broken,
-            terms: places.into_iter().zip(parts).map(counterfactual).collect(),
+            terms: places.into_iter().enumerate().zip(parts).map(counterfactual).collect(),
             generated: count(generated, composer),
         }
     }
@@ -83,6 +84,16 @@ fn parts(generated: &str, composer: &Composer) -> Vec<(Range<usize>, String)> {
     }
 }
 
+/// What was generated before one of its parts.
+fn before(generated: &str, parts: &[Range<usize>], index: usize, mode: Mode) -> String {
+    let text = |part: &Range<usize>| generated.get(part.clone()).unwrap_or_default();
+    match mode {
+        Mode::Document => generated.get(..parts.get(index).map_or(0, |part| part.start)).unwrap_or_default().to_owned(),
+        Mode::Keywords => parts.iter().take(index).map(text).collect::<Vec<_>>().join(", "),
+        _ => before_term(generated, index),
+    }
+}
+
 /// How many terms of what was generated are used; of a passage, words.
 fn count(generated: &str, composer: &Composer) -> usize {
     let all = match composer.mode {
@@ -101,6 +112,8 @@ pub struct TermReading {
     pub span: Range<usize>,
     /// The rewrite without it.
     pub without: Rewrite,
+    /// The rewrite that ends before it; in the mode `rewrite` the first one's is the original.
+    pub before: Rewrite,
     /// How many of the [generated terms](Reading::generated) it is: 1, or as many words as a run of a passage has.
     pub generated: usize,
 }

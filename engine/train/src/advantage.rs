@@ -34,9 +34,16 @@
 //!
 //! where the mean runs over the tokens of the completion's terms, and the scale is the root mean square of the centred
 //! contributions over the terms of the batch that contribute anything. Centring by tokens means that the credits of a
-//! completion sum to 0: its total advantage stays that of the group, credit only moves it from term to term.
+//! completion sum to 0: its total advantage stays that of the group, credit only moves it from term to term. Where
+//! completions are lists, [`rank_credit`] is the other way to tell terms apart.
+
+mod objectives;
+mod ranks;
 
 use std::ops::Range;
+
+pub use objectives::{Objectives, objective_advantages};
+pub use ranks::{RankCredit, rank_credit};
 
 use querywright_types::{Error, Result};
 
@@ -59,6 +66,21 @@ pub enum ScaleRewards {
     Batch,
     /// Nothing (Dr. GRPO): queries that are too easy or too hard are not weighted up.
     None,
+    /// What is compared are not the rewards but their ranks within the group, divided by their standard deviation: how far
+    /// apart two rewards are counts for nothing. Not in TRL; evolution strategies shape fitness so (arXiv 1703.03864).
+    Rank,
+}
+
+/// What is summed up first where a reward has several objectives: TRL's `multi_objective_aggregation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Aggregation {
+    /// The weighted objectives make one reward, which is normalised.
+    #[default]
+    SumThenNormalize,
+    /// Each objective is normalised within the group, then their weighted sum over the batch ([`objective_advantages`]).
+    NormalizeThenSum,
 }
 
 /// What a reward is compared with.
@@ -130,7 +152,8 @@ pub fn group_advantages(
     let mut signal = GroupSignal { reward, reward_std, ..GroupSignal::default() };
     for (group, base) in groups() {
         let mut values = present(group);
-        let (mean, std) = mean_and_std(&values);
+        let places = (config.scale_rewards == ScaleRewards::Rank).then(|| standings(&values));
+        let (mean, std) = mean_and_std(places.as_ref().unwrap_or(&values));
         let (baseline, spread, compared) = match config.baseline {
             Baseline::Group => (Some(mean), std, values.len() > 1),
             Baseline::Base => (base.map(f64::from), root_mean_square(&gains(&values, *base)), !values.is_empty()),
@@ -138,18 +161,16 @@ pub fn group_advantages(
         if config.baseline == Baseline::Base {
             values.extend(base.map(f64::from));
         }
-        let divisor = match config.scale_rewards {
-            ScaleRewards::Group => spread.max(f64::from(config.min_reward_std)) + EPSILON,
-            ScaleRewards::Batch => batch_spread.max(f64::from(config.min_reward_std)) + EPSILON,
-            ScaleRewards::None => 1.0,
-        };
+        let divisor = divisor(config, spread, batch_spread);
         let enough = !equal(&values) && range(&values) >= f64::from(config.min_group_range);
         let baseline = baseline.filter(|_| compared && enough);
         signal.informative.push(baseline.is_some());
+        let mut places = places.into_iter().flatten();
         for reward in group {
             signal.dropped.push(reward.is_none());
-            signal.advantages.push(match (reward, baseline) {
-                (Some(r), Some(baseline)) => ((f64::from(*r) - baseline) / divisor) as f32,
+            let value = reward.map(|r| places.next().unwrap_or(f64::from(r)));
+            signal.advantages.push(match (value, baseline) {
+                (Some(value), Some(baseline)) => ((value - baseline) / divisor) as f32,
                 _ => 0.0,
             });
         }
@@ -295,6 +316,29 @@ fn mean_and_std(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / n.max(1.0);
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
     (mean, if values.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
+}
+
+/// What differences are divided by.
+fn divisor(config: AdvantageConfig, group_spread: f64, batch_spread: f64) -> f64 {
+    match config.scale_rewards {
+        ScaleRewards::Group | ScaleRewards::Rank => group_spread.max(f64::from(config.min_reward_std)) + EPSILON,
+        ScaleRewards::Batch => batch_spread.max(f64::from(config.min_reward_std)) + EPSILON,
+        ScaleRewards::None => 1.0,
+    }
+}
+
+/// The rank of each value, from 0 for the smallest; values that are equal share the mean of their ranks.
+fn standings(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut standings = vec![0.0; values.len()];
+    let mut first = 0;
+    for tied in order.chunk_by(|a, b| equal(&[values[*a], values[*b]])) {
+        let mean = first as f64 + (tied.len() - 1) as f64 / 2.0;
+        tied.iter().for_each(|place| standings[*place] = mean);
+        first += tied.len();
+    }
+    standings
 }
 
 /// 0 of nothing.

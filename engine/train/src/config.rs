@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::advantage::{AdvantageConfig, Baseline, ScaleRewards};
+use super::advantage::{AdvantageConfig, Aggregation, Baseline, ScaleRewards};
 use super::curriculum::CurriculumConfig;
 use super::loss::LossConfig;
 use super::method::{DpoConfig, Method, RejectionConfig, SftConfig};
@@ -170,6 +170,10 @@ pub struct RunConfig {
     pub num_iterations: usize,
     /// What advantages are divided by. Default `group`.
     pub scale_rewards: ScaleRewards,
+    /// Whether the measures, the format and the costs of the reward are summed up before they are normalised, or normalised
+    /// one by one (GDPO). Default `sum_then_normalize`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub multi_objective_aggregation: Aggregation,
     /// What rewards are compared with: the mean of the group, or the reward of what the query is without a model.
     /// Default `group`.
     #[serde(skip_serializing_if = "is_default")]
@@ -182,6 +186,11 @@ pub struct RunConfig {
     pub min_reward_std: f32,
     /// Weight of the counterfactual credit per term; 0 has none, and in the prompt's mode `choose` must. Default 0.
     pub term_credit_coef: f64,
+    /// Whether each term of a completion has an advantage of its own over the terms that others of the group have at the
+    /// same rank: what the completion earns from it on (Rank-GRPO). In the place of one advantage a completion. Default
+    /// false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rank_credit: bool,
     /// Whether relevance feedback is injected: in a group whose completions all fall short, the best words of the
     /// relevant documents take the place of one completion, or in the mode `choose` the best choice; few-shot prompts only,
     /// and not in the mode `document`. Default false.
@@ -244,10 +253,12 @@ impl Default for RunConfig {
             generation_batch_size: 64,
             num_iterations: 1,
             scale_rewards: ScaleRewards::Group,
+            multi_objective_aggregation: Aggregation::SumThenNormalize,
             baseline: Baseline::Group,
             min_group_range: 0.0,
             min_reward_std: 0.0,
             term_credit_coef: 0.0,
+            rank_credit: false,
             inject_feedback: false,
             inject_words: 4,
             inject_margin: 0.02,
@@ -315,7 +326,7 @@ impl TrainConfig {
     pub(super) fn needs_base(&self) -> bool {
         let run = &self.train;
         let kept = run.replay > 0 || run.method == Method::Rejection;
-        kept || run.baseline == Baseline::Base || run.inject_over_base
+        kept || run.baseline == Baseline::Base || run.inject_over_base || run.rank_credit
     }
 
     /// Prompts of a step.

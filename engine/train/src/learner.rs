@@ -5,10 +5,10 @@ mod pass;
 
 use std::sync::Arc;
 
-use super::advantage::Counterfactual;
+use super::advantage::{AdvantageConfig, Counterfactual};
 use super::loss::{LossConfig, LossOutput, PreferenceMetrics, Totals};
 use super::optimizer::AdamW;
-use micro_batch::{MicroBatch, micro_batches, token_advantages};
+use micro_batch::{MicroBatch, TokenSignal, micro_batches};
 use pass::Pass;
 use querywright_model::{Adapter, Decoder, Deltas, GradientSum, Grammar, Predictions, Tape, TokenStatistics};
 use querywright_types::Result;
@@ -86,6 +86,9 @@ pub struct LearnerConfig {
     pub num_iterations: usize,
     /// Weight of the credit per term; 0 has none.
     pub term_credit_coef: f64,
+    /// Advantages rank by rank, made so, in the place of one a completion: the counterfactuals are then those of the lists
+    /// that end before each term. None: there are none.
+    pub rank_credit: Option<AdvantageConfig>,
     /// Tokens of a micro-batch at most (one prompt's group is never split).
     pub micro_batch_tokens: usize,
 }
@@ -149,9 +152,9 @@ impl Learner<'_> {
         mut batches: Vec<RolloutBatch>,
     ) -> Result<StepReport> {
         let config = self.config;
-        let advantages = token_advantages(&batches, config.term_credit_coef)?;
+        let signal = TokenSignal::of(&batches, config)?;
         let tapes = batches.iter_mut().map(|b| b.tape.take()).collect();
-        let mut micros = micro_batches(&batches, tapes, &advantages, config.micro_batch_tokens);
+        let mut micros = micro_batches(&batches, tapes, &signal, config.micro_batch_tokens);
         if config.loss.beta != 0.0 {
             micros.iter_mut().try_for_each(|micro| self.compute_reference(micro))?;
         }
@@ -229,12 +232,14 @@ fn merge(outputs: &[LossOutput]) -> LossOutput {
         tokens,
         kl: outputs.iter().all(|o| o.kl.is_some()).then(|| mean(|o| o.kl.unwrap_or_default())),
         entropy: mean(|o| o.entropy),
+        bonus_entropy: mean(|o| o.bonus_entropy),
         logp: mean(|o| o.logp),
         clip_low_mean: mean(|o| o.clip_low_mean),
         clip_high_mean: mean(|o| o.clip_high_mean),
         clip_region_mean: mean(|o| o.clip_region_mean),
         clip_low_min: outputs.iter().map(|o| o.clip_low_min).fold(f64::INFINITY, f64::min),
         clip_high_max: outputs.iter().map(|o| o.clip_high_max).fold(0.0, f64::max),
+        phi_mean: mean(|o| o.phi_mean),
         ratio_mean: mean(|o| o.ratio_mean),
         ratio_max: outputs.iter().map(|o| o.ratio_max).fold(0.0, f64::max),
         preference: PreferenceMetrics::mean(&preferences),

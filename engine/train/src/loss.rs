@@ -4,12 +4,15 @@
 //! its analytic gradient with respect to each of them. The trainer then back-propagates
 //! `sum(dlogp * logp + dentropy * entropy)` through the model. Prompt tokens never enter: they are not in the slices.
 //!
-//! With `ratio = exp(logp - old_logp)` (its geometric mean over the completion at sequence level), advantage `A` and
-//! `d = ref_logp - logp`, the loss of a token is
+//! With `ratio = exp(logp - old_logp)` (its geometric mean over the completion at sequence level, over each of its items
+//! at item level), advantage `A` and `d = ref_logp - logp`, the loss of a token is
 //!
 //! ```text
 //! -min(min(ratio, delta) * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)  +  beta * (exp(d) - d - 1)
 //! ```
+//!
+//! The loss types `cispo`, `sapo` and `vespo` have another first summand ([surrogate.rs](surrogate)). With
+//! `top_entropy_quantile` below 1 it counts for the tokens of the highest entropies alone, and the entropy bonus as well.
 //!
 //! A completion that the policy did not sample (`off_policy`: injected, replayed) has ratio 1 in the first update, so that
 //! its gradient is that of a supervised step, the larger the less likely the token. With `off_policy_gamma` = γ its first
@@ -26,6 +29,7 @@
 
 mod config;
 mod preference;
+mod surrogate;
 #[cfg(test)]
 mod tests;
 
@@ -35,31 +39,7 @@ pub use config::{ImportanceLevel, LossConfig, LossType};
 pub use preference::{PreferenceMetrics, preference_loss};
 
 use querywright_types::{Error, Result};
-
-impl LossConfig {
-    /// The loss of a token that was not sampled, and its derivative with respect to its log-probability: policy shaping.
-    fn shaped(&self, logp: f64, advantage: f64) -> (f64, f64) {
-        let (p, gamma) = (logp.exp(), self.off_policy_gamma);
-        (-advantage * p / (p + gamma), -advantage * gamma * p / (p + gamma).powi(2))
-    }
-
-    /// The clipped surrogate's loss of a token and its derivative with respect to the logarithm of the ratio. At a tie
-    /// of the two branches each counts half, as in PyTorch.
-    fn surrogate(&self, ratio: f64, advantage: f64) -> (f64, f64) {
-        let (low, high) = (1.0 - self.epsilon, 1.0 + self.upper_epsilon());
-        let open =
-            (bounded(ratio, self.delta) * advantage, if within(ratio, self.delta) { ratio * advantage } else { 0.0 });
-        let inside = (low..=high).contains(&ratio);
-        let clipped = (ratio.clamp(low, high) * advantage, if inside { ratio * advantage } else { 0.0 });
-        if open.0 < clipped.0 {
-            (-open.0, -open.1)
-        } else if clipped.0 < open.0 {
-            (-clipped.0, -clipped.1)
-        } else {
-            (-open.0, -0.5 * (open.1 + clipped.1))
-        }
-    }
-}
+use surrogate::{Surrogate, Weight, high_entropy};
 
 /// The tokens of one forward pass. All token slices run over the same flat list of completion tokens.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +54,8 @@ pub struct Batch<'a> {
     pub entropy: &'a [f32],
     /// Advantage of each token ([`super::advantage::broadcast`] makes them from one advantage a completion).
     pub advantages: &'a [f32],
+    /// The number of the item that each token belongs to, ascending within a completion. Needed at item level.
+    pub items: Option<&'a [u32]>,
     /// The token range of each completion; ranges do not overlap.
     pub completions: &'a [Range<usize>],
     /// Whether each completion ran into the length limit.
@@ -132,11 +114,13 @@ impl Batch<'_> {
     fn validate(&self, config: &LossConfig) -> Result<()> {
         let tokens = self.logp.len();
         let reference = self.ref_logp.map_or(tokens, <[f32]>::len);
+        let items = self.items.map_or(tokens, <[u32]>::len);
         let lengths = [
             ("old_logp", self.old_logp.len(), tokens),
             ("ref_logp", reference, tokens),
             ("entropy", self.entropy.len(), tokens),
             ("advantages", self.advantages.len(), tokens),
+            ("items", items, tokens),
             ("truncated", self.truncated.len(), self.completions.len()),
             ("dropped", self.dropped.len(), self.completions.len()),
             ("off_policy", self.off_policy.len(), self.completions.len()),
@@ -152,6 +136,10 @@ impl Batch<'_> {
                 "none",
                 "give the reference's log-probabilities, or set beta to 0",
             ));
+        }
+        if config.importance_sampling_level == ImportanceLevel::Item && self.items.is_none() {
+            let remedy = "give the item of each token, or another importance_sampling_level";
+            return Err(Error::argument("items", "none", remedy));
         }
         match self.completions.iter().find(|r| r.start > r.end || r.end > tokens) {
             Some(range) => {
@@ -178,12 +166,14 @@ pub struct LossOutput {
     pub kl: Option<f64>,
     /// Mean entropy per token (`entropy`).
     pub entropy: f64,
+    /// Mean entropy of the tokens that the entropy bonus counts for: another one where `top_entropy_quantile` is below 1.
+    pub bonus_entropy: f64,
     /// Mean log-probability per token.
     pub logp: f64,
     /// Share of tokens (completions, at sequence level) clipped from below at a negative advantage
     /// (`clip_ratio/low_mean`).
     pub clip_low_mean: f64,
-    /// The same from above at a positive advantage (`clip_ratio/high_mean`).
+    /// The same from above at a positive advantage (`clip_ratio/high_mean`, `cispo_clip_ratio`).
     pub clip_high_mean: f64,
     /// Both together (`clip_ratio/region_mean`).
     pub clip_region_mean: f64,
@@ -191,6 +181,8 @@ pub struct LossOutput {
     pub clip_low_min: f64,
     /// The largest share clipped from above in any completion (`clip_ratio/high_max`).
     pub clip_high_max: f64,
+    /// The mean weight that `vespo` gives a completion (`vespo/phi_seq_mean`); 0 for other losses.
+    pub phi_mean: f64,
     /// Mean importance ratio per token: 1 while the sampling weights are the trained ones.
     pub ratio_mean: f64,
     /// Largest importance ratio of any token.
@@ -225,6 +217,10 @@ struct Sums<'a> {
     batch: &'a Batch<'a>,
     local: Totals,
     totals: Totals,
+    /// The tokens that the policy's term and the entropy bonus count for; none: all.
+    high_entropy: Option<Vec<bool>>,
+    /// The weight of a token's entropy in the mean that the bonus is taken of.
+    per_entropy: f64,
     /// The gradient of the log-probabilities in double precision.
     dlogp: Vec<f64>,
     /// Loss, entropy gradient and largest ratio so far.
@@ -232,6 +228,8 @@ struct Sums<'a> {
     clips: Clips,
     kl: f64,
     entropy: f64,
+    /// Sum and count over the tokens that the entropy bonus counts for.
+    bonus_entropy: (f64, usize),
     logp: f64,
     ratio: f64,
 }
@@ -239,17 +237,34 @@ struct Sums<'a> {
 impl<'a> Sums<'a> {
     fn new(config: &'a LossConfig, batch: &'a Batch<'a>) -> Self {
         let local = batch.totals(config);
-        let dentropy = vec![0f32; batch.entropy.len()];
+        let totals = batch.totals.unwrap_or(local);
+        let mut per_entropy = 1.0 / totals.tokens.max(1) as f64;
+        let high_entropy = (config.top_entropy_quantile < 1.0).then(|| {
+            let counted = batch.kept(config).filter(|(_, masked, _)| !masked).flat_map(|(range, ..)| range);
+            high_entropy(batch.entropy, &counted.collect::<Vec<_>>(), config.top_entropy_quantile)
+        });
+        if let Some(high) = &high_entropy {
+            // Each micro-batch has the share of its tokens in the step, and spreads it over those that count.
+            let counted = high.iter().filter(|high| **high).count();
+            per_entropy *= local.tokens as f64 / counted.max(1) as f64;
+        }
         Self {
             config,
             batch,
             local,
-            totals: batch.totals.unwrap_or(local),
+            totals,
+            high_entropy,
+            per_entropy,
             dlogp: vec![0f64; batch.logp.len()],
-            out: LossOutput { dentropy, tokens: local.tokens, ..LossOutput::default() },
+            out: LossOutput {
+                dentropy: vec![0f32; batch.entropy.len()],
+                tokens: local.tokens,
+                ..LossOutput::default()
+            },
             clips: Clips::default(),
             kl: 0.0,
             entropy: 0.0,
+            bonus_entropy: (0.0, 0),
             logp: 0.0,
             ratio: 0.0,
         }
@@ -259,44 +274,67 @@ impl<'a> Sums<'a> {
     fn weight(&self, length: usize) -> f64 {
         let completions = self.totals.completions.max(1) as f64;
         match self.config.loss_type {
-            LossType::Grpo => 1.0 / (length as f64 * completions),
+            LossType::Grpo | LossType::Sapo => 1.0 / (length as f64 * completions),
             LossType::DrGrpo => 1.0 / (completions * self.config.max_completion_length as f64),
             LossType::Bnpo => 1.0 / (self.local.tokens as f64 * self.totals.micro_batches.max(1) as f64),
-            LossType::Dapo => 1.0 / self.totals.tokens.max(1) as f64,
+            LossType::Dapo | LossType::Cispo | LossType::Vespo => 1.0 / self.totals.tokens.max(1) as f64,
+            LossType::Luspo => 1.0 / completions,
         }
     }
 
-    fn log_ratio(&self, t: usize) -> f64 {
-        f64::from(self.batch.logp[t]) - f64::from(self.batch.old_logp[t])
+    /// Whether the policy's term and the entropy bonus count for a token.
+    fn counts(&self, t: usize) -> bool {
+        self.high_entropy.as_ref().is_none_or(|high| high.get(t).is_some_and(|high| *high))
     }
 
     fn completion(&mut self, range: Range<usize>) {
-        let length = range.len();
-        let weight = self.weight(length);
-        let of_sequence = match self.config.importance_sampling_level {
-            ImportanceLevel::Token => None,
-            ImportanceLevel::Sequence => Some(range.clone().map(|t| self.log_ratio(t)).sum::<f64>() / length as f64),
+        let level = self.config.importance_sampling_level;
+        let (batch, length, weight) = (self.batch, range.len(), self.weight(range.len()));
+        let log_completion = match self.config.loss_type {
+            LossType::Vespo => batch.bounded_log_ratio(range.clone()),
+            _ => 0.0,
         };
-        // Sum of the derivatives with respect to the completion's own log ratio; every token has 1/length of it.
-        let mut through_sequence = 0.0;
-        let (mut low, mut high) = (0usize, 0usize);
-        for t in range.clone() {
-            let ratio = of_sequence.unwrap_or_else(|| self.log_ratio(t)).exp();
-            let surrogate = self.config.surrogate(ratio, f64::from(self.batch.advantages[t]));
-            let derivative = self.token(t, surrogate, ratio, weight);
-            match of_sequence {
-                None => self.dlogp[t] += weight * derivative,
-                Some(_) => through_sequence += derivative,
+        let mut clipped = Clipped { length, ..Clipped::default() };
+        if level == ImportanceLevel::Token {
+            for t in range.clone() {
+                let weights = Weight { ratio: batch.log_ratio(t).exp(), log_completion };
+                let (derivative, direct) = self.sampled(t, range.clone(), weights, weight, &mut clipped);
+                self.dlogp[t] += weight * (derivative + direct);
             }
-            let advantage = f64::from(self.batch.advantages[t]);
-            let measured = bounded(ratio, self.config.delta);
-            low += usize::from(measured < 1.0 - self.config.epsilon && advantage < 0.0);
-            high += usize::from(measured > 1.0 + self.config.upper_epsilon() && advantage > 0.0);
         }
-        if of_sequence.is_some() {
-            range.for_each(|t| self.dlogp[t] += weight * through_sequence / length as f64);
+        for part in batch.shared_ratios(level, range.clone()) {
+            let weights = Weight { ratio: batch.mean_log_ratio(part.clone()).exp(), log_completion };
+            // Sum of the derivatives with respect to the part's log ratio; every token has 1/length of it.
+            let mut through_part = 0.0;
+            for t in part.clone() {
+                let (derivative, direct) = self.sampled(t, range.clone(), weights, weight, &mut clipped);
+                through_part += derivative;
+                self.dlogp[t] += weight * direct;
+            }
+            let length = part.len() as f64;
+            part.for_each(|t| self.dlogp[t] += weight * through_part / length);
         }
-        self.clips.add(low, high, length);
+        self.clips.completions.push(clipped);
+    }
+
+    /// Adds a sampled token; the derivatives of its loss with respect to the logarithm of its ratio, and to its own
+    /// log-probability where the importance weight is a constant.
+    fn sampled(
+        &mut self,
+        t: usize,
+        completion: Range<usize>,
+        weights: Weight,
+        weight: f64,
+        clipped: &mut Clipped,
+    ) -> (f64, f64) {
+        let (logp, advantage) = (f64::from(self.batch.logp[t]), f64::from(self.batch.advantages[t]));
+        let term = self.config.surrogate(weights, logp, advantage);
+        clipped.low += usize::from(term.low);
+        clipped.high += usize::from(term.high);
+        clipped.phi += term.phi;
+        let counts = self.counts(t) && !self.batch.is_stale(self.config, completion, t);
+        let term = if counts { term } else { Surrogate::default() };
+        (self.token(t, term, weights.ratio, weight), term.direct)
     }
 
     /// A completion that was not sampled, under policy shaping: token by token, without a clip.
@@ -304,17 +342,19 @@ impl<'a> Sums<'a> {
         let (length, weight) = (range.len(), self.weight(range.len()));
         for t in range {
             let (logp, advantage) = (f64::from(self.batch.logp[t]), f64::from(self.batch.advantages[t]));
-            let ratio = self.log_ratio(t).exp();
-            let derivative = self.token(t, self.config.shaped(logp, advantage), ratio, weight);
+            let ratio = self.batch.log_ratio(t).exp();
+            let term = if self.counts(t) { self.config.shaped(logp, advantage) } else { Surrogate::default() };
+            let derivative = self.token(t, term, ratio, weight);
             self.dlogp[t] += weight * derivative;
         }
-        self.clips.add(0, 0, length);
+        self.clips.completions.push(Clipped { length, ..Clipped::default() });
     }
 
-    /// Adds the loss of one token, whose surrogate's value and derivative are given, with the gradient of its KL and
-    /// entropy terms. Returns the derivative of its loss with respect to the logarithm of the ratio.
-    fn token(&mut self, t: usize, (mut value, mut derivative): (f64, f64), ratio: f64, weight: f64) -> f64 {
+    /// Adds the loss of one token, whose policy term is given, with the gradient of its KL and entropy terms. Returns the
+    /// derivative of its loss with respect to the logarithm of the ratio.
+    fn token(&mut self, t: usize, term: Surrogate, ratio: f64, weight: f64) -> f64 {
         let (config, batch) = (self.config, self.batch);
+        let (mut value, mut derivative) = (term.value, term.through_ratio);
         if let Some(reference) = batch.ref_logp {
             let d = f64::from(reference[t]) - f64::from(batch.logp[t]);
             let correction = if config.use_bias_correction_kl { ratio } else { 1.0 };
@@ -326,11 +366,14 @@ impl<'a> Sums<'a> {
                 self.dlogp[t] -= weight * config.beta * d.exp_m1() * correction;
             }
         }
-        let per_entropy = 1.0 / self.totals.tokens.max(1) as f64;
+        let entropy = f64::from(batch.entropy[t]);
         self.out.loss += weight * value;
-        self.out.loss -= config.entropy_coef * per_entropy * f64::from(batch.entropy[t]);
-        self.out.dentropy[t] = (-config.entropy_coef * per_entropy) as f32;
-        self.entropy += f64::from(batch.entropy[t]);
+        if self.counts(t) {
+            self.out.loss -= config.entropy_coef * self.per_entropy * entropy;
+            self.out.dentropy[t] = (-config.entropy_coef * self.per_entropy) as f32;
+            self.bonus_entropy = (self.bonus_entropy.0 + entropy, self.bonus_entropy.1 + 1);
+        }
+        self.entropy += entropy;
         self.logp += f64::from(batch.logp[t]);
         self.ratio += ratio;
         self.out.ratio_max = self.out.ratio_max.max(ratio);
@@ -343,40 +386,55 @@ impl<'a> Sums<'a> {
         out.dlogp = self.dlogp.into_iter().map(|g| g as f32).collect();
         out.kl = self.batch.ref_logp.map(|_| self.kl / tokens);
         out.entropy = self.entropy / tokens;
+        out.bonus_entropy = self.bonus_entropy.0 / self.bonus_entropy.1.max(1) as f64;
         out.logp = self.logp / tokens;
         out.ratio_mean = self.ratio / tokens;
-        self.clips.finish(self.config.importance_sampling_level, &mut out);
+        self.clips.finish(self.config, &mut out);
         out
     }
+}
+
+/// What was clipped in a completion.
+#[derive(Default)]
+struct Clipped {
+    /// Tokens clipped from below.
+    low: usize,
+    /// Tokens clipped from above.
+    high: usize,
+    /// All tokens.
+    length: usize,
+    /// The sum of the weights that `vespo` gives them.
+    phi: f64,
 }
 
 /// Counts of clipped tokens, completion by completion.
 #[derive(Default)]
 struct Clips {
-    /// (clipped from below, clipped from above, tokens) of each completion in the loss.
-    completions: Vec<(f64, f64, f64)>,
+    /// Those in the loss.
+    completions: Vec<Clipped>,
     /// Completions that are masked: they count in means over completions, as in TRL.
     masked: usize,
 }
 
 impl Clips {
-    fn add(&mut self, low: usize, high: usize, length: usize) {
-        self.completions.push((low as f64, high as f64, length as f64));
-    }
-
     fn skip(&mut self) {
         self.masked += 1;
     }
 
-    fn finish(&self, level: ImportanceLevel, out: &mut LossOutput) {
-        let shares = || self.completions.iter().map(|(low, high, n)| (low / n, high / n));
+    fn finish(&self, config: &LossConfig, out: &mut LossOutput) {
+        let level = config.importance_sampling_level;
+        let share = |c: &Clipped| (c.low as f64 / c.length as f64, c.high as f64 / c.length as f64);
+        let shares = || self.completions.iter().map(share);
+        let all = (self.completions.len() + self.masked) as f64;
         let (low, high, count) = match level {
-            ImportanceLevel::Token => {
-                self.completions.iter().fold((0.0, 0.0, 0.0), |s, c| (s.0 + c.0, s.1 + c.1, s.2 + c.2))
+            ImportanceLevel::Token | ImportanceLevel::Item => {
+                let add =
+                    |s: (f64, f64, f64), c: &Clipped| (s.0 + c.low as f64, s.1 + c.high as f64, s.2 + c.length as f64);
+                self.completions.iter().fold((0.0, 0.0, 0.0), add)
             }
             ImportanceLevel::Sequence => {
                 let sum = shares().fold((0.0, 0.0), |s, c| (s.0 + c.0, s.1 + c.1));
-                (sum.0, sum.1, (self.completions.len() + self.masked) as f64)
+                (sum.0, sum.1, all)
             }
         };
         let count = count.max(1.0);
@@ -389,13 +447,10 @@ impl Clips {
         if level == ImportanceLevel::Sequence && self.masked > 0 {
             out.clip_low_min = 0.0;
         }
+        if config.loss_type == LossType::Vespo {
+            // A masked completion has the weight 1.
+            let phi: f64 = self.completions.iter().map(|c| c.phi / c.length as f64).sum();
+            out.phi_mean = (phi + self.masked as f64) / all.max(1.0);
+        }
     }
-}
-
-fn bounded(ratio: f64, delta: Option<f64>) -> f64 {
-    delta.map_or(ratio, |d| ratio.min(d))
-}
-
-fn within(ratio: f64, delta: Option<f64>) -> bool {
-    delta.is_none_or(|d| ratio <= d)
 }

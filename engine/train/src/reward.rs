@@ -214,6 +214,19 @@ impl RewardFunction {
         self.terms.iter().map(|t| t.measure)
     }
 
+    /// The objectives of the reward, for [`Reward::objective`]: the parts that differ between completions, each with its
+    /// weight. That of the format is what lies between a kept and a broken one.
+    pub fn objectives(&self) -> Vec<(String, f64)> {
+        let measures = self.terms.iter().map(|term| (term.name.clone(), term.weight));
+        let costs = [
+            ("format", self.format_bonus + self.format_penalty),
+            ("length", self.length_penalty),
+            ("terms", self.term_cost),
+        ];
+        let all = measures.chain(costs.map(|(name, weight)| (name.to_owned(), weight)));
+        all.filter(|(_, weight)| *weight != 0.0).collect()
+    }
+
     /// The reward of a broken format.
     pub fn broken_format(&self) -> Reward {
         Reward::of(vec![("format".to_owned(), -self.format_penalty)])
@@ -252,6 +265,11 @@ impl RewardFunction {
 }
 
 impl Reward {
+    /// The value of a part without its weight; 0 where the reward has no such part, as a measure where nothing was retrieved.
+    pub fn objective(&self, part: &str, weight: f64) -> f64 {
+        self.parts.get(part).map_or(0.0, |value| f64::from(*value) / weight)
+    }
+
     fn of(parts: Vec<(String, f64)>) -> Self {
         let value = parts.iter().map(|(_, part)| part).sum::<f64>() as f32;
         Self { value, parts: parts.into_iter().map(|(name, part)| (name, part as f32)).collect() }

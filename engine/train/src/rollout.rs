@@ -13,6 +13,7 @@ pub(crate) mod fixture;
 mod inject;
 mod relevance_feedback;
 mod replay;
+mod signal;
 mod step;
 
 pub(super) use best_order::best_order;

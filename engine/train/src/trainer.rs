@@ -231,13 +231,14 @@ impl<'a> Trainer<'a> {
             temperature: self.config.sampling.temperature,
             num_iterations: run.num_iterations,
             term_credit_coef: run.term_credit_coef,
+            rank_credit: run.rank_credit.then(|| self.config.advantages()),
             ..self.plain(loss)
         };
         let rate = self.rates.rate(step - 1);
         let report = self.learn(&learner, rate, rollouts.batches(&self.materials.decoder)?)?;
         // A step without a token in the loss measured no entropy.
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
-            control.observe(report.loss.entropy);
+            control.observe(report.loss.bonus_entropy);
         }
         self.account(step, &rollouts)?;
         let mut metrics = self.step_metrics(step, rate, &rollouts, &report);
@@ -346,6 +347,11 @@ impl<'a> Trainer<'a> {
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
         if let Some(kl) = report.loss.kl {
             metrics.set(name::KL, kl);
+        }
+        match self.config.loss.loss_type {
+            LossType::Cispo => drop(metrics.set("cispo_clip_ratio", report.loss.clip_high_mean)),
+            LossType::Vespo => drop(metrics.set("vespo/phi_seq_mean", report.loss.phi_mean)),
+            _ => {}
         }
         if let Some(gain) = self.gain(rollouts) {
             metrics.set(name::GAIN, gain);

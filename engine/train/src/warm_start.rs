@@ -425,6 +425,7 @@ mod tests {
             max_grad_norm: 1.0,
             num_iterations: 1,
             term_credit_coef: 0.0,
+            rank_credit: None,
             micro_batch_tokens: 4096,
         };
         let mut optimizer = AdamW::new(fixture.config.optimizer);

@@ -106,6 +106,7 @@ fn a_passage_of_several_lines_is_an_answer_of_a_conversation_and_its_parts_get_c
     let spans: Vec<&str> = reading.terms.iter().map(|term| &text[term.span.clone()]).collect();
     assert_eq!(spans, ["A", "lullaby.", "It", "is", "soft."]);
     assert!(reading.terms[1].without.text.ends_with("calm a baby A It is soft."));
+    assert!(reading.terms[2].before.text.ends_with("calm a baby A lullaby."));
     assert_eq!((reading.generated, reading.terms[0].generated), (5, 1));
     let long: Vec<String> = (0..40).map(|i| format!("w{i}")).collect();
     let parts = document_parts(&long.join(" "), 36, 16);
@@ -168,6 +169,7 @@ fn a_keyword_gets_credit_as_a_whole_in_every_style() {
     assert_eq!(spans, ["lullaby", "cradle song"]);
     assert_eq!((reading.generated, reading.terms[1].generated), (2, 1));
     assert_eq!(reading.terms[0].without.text, "(calm a baby)^2 \"cradle song\"");
+    assert_eq!(reading.terms[1].before.text, "(calm a baby)^2 lullaby");
     let think = prompter(PromptConfig { style: PromptStyle::ThinkAnswer, ..config.clone() });
     for json in ["\"lullaby, cradle song\"", "[\"lullaby\", \"cradle song\"]"] {
         let reading = read(&think, &format!("<think></think><answer>{{\"query\": {json}}}</answer>"));

@@ -431,6 +431,12 @@ fn a_reading_holds_the_rewrite_without_each_term() {
         ]
     );
     assert_eq!(reading.generated, 3);
+    let before: Vec<&str> = reading.terms.iter().map(|term| term.before.text.as_str()).collect();
+    assert_eq!(
+        before,
+        ["cut the hedge", "cut the hedge cut the hedge hedge", "cut the hedge cut the hedge hedge trimmer"],
+        "the rewrites that end before each; with nothing it is the query"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What makes no run is refused before anything is fetched or loaded.
 
+use super::super::advantage::{Aggregation, Baseline, ScaleRewards};
+use super::super::loss::ImportanceLevel;
 use super::super::replay::Replay;
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
@@ -24,6 +26,7 @@ impl TrainConfig {
         }
         self.validate_method()?;
         self.validate_mode()?;
+        self.validate_advantages()?;
         if self.sampling.temperature <= 0.0 {
             let remedy = "greedy completions of a prompt are all equal and have no learning signal; give 1.0";
             return refuse("sampling.temperature", format!("found {}", self.sampling.temperature), remedy);
@@ -51,6 +54,61 @@ impl TrainConfig {
         }
         let entropy = self.entropy.map(|entropy| EntropyControl::new(entropy, self.loss.entropy_coef));
         within("entropy", entropy.transpose())
+    }
+
+    /// What an advantage cannot be made of.
+    fn validate_advantages(&self) -> Result<()> {
+        let run = &self.train;
+        let ranked = run.scale_rewards == ScaleRewards::Rank;
+        if run.baseline == Baseline::Base && (ranked || run.rank_credit) {
+            let key = if ranked { "train.scale_rewards" } else { "train.rank_credit" };
+            let found = "the baseline is the base, and what is compared here are the completions of a group";
+            return refuse(key, found, "set train.baseline = \"group\", or leave this out");
+        }
+        if ranked && run.min_reward_std > 0.0 {
+            let found = format!("found {}, and ranks differ by 1 whatever the rewards do", run.min_reward_std);
+            return refuse("train.min_reward_std", found, "set train.min_group_range, or leave this out");
+        }
+        if run.rank_credit && (run.term_credit_coef > 0.0 || self.prompt.mode == Mode::Choose) {
+            let (found, remedy) = match self.prompt.mode {
+                Mode::Choose => ("in the mode choose an answer has no terms", "set it to false"),
+                _ => ("term_credit_coef tells terms apart already", "set one of the two"),
+            };
+            return refuse("train.rank_credit", found, remedy);
+        }
+        if self.loss.importance_sampling_level == ImportanceLevel::Item && !run.rank_credit {
+            let remedy = "set train.rank_credit = true, or another level";
+            return refuse(
+                "loss.importance_sampling_level",
+                "item, and nothing tells a completion's terms apart",
+                remedy,
+            );
+        }
+        if run.multi_objective_aggregation == Aggregation::SumThenNormalize {
+            return Ok(());
+        }
+        let key = "train.multi_objective_aggregation";
+        let remedy = "leave one of the two out";
+        if run.rank_credit || run.baseline == Baseline::Base || run.inject_over_base {
+            let other = ["rank_credit", "baseline = \"base\"", "inject_over_base"];
+            let other = other.iter().zip([run.rank_credit, run.baseline == Baseline::Base, true]).find(|(_, on)| *on);
+            let other = other.map_or("", |(other, _)| other);
+            return refuse(key, format!("objectives one by one, and train.{other} knows of one reward alone"), remedy);
+        }
+        if run.scale_rewards != ScaleRewards::Group {
+            return refuse(
+                key,
+                "each objective is divided by the deviation of its group, whatever scale_rewards says",
+                remedy,
+            );
+        }
+        match self.reward.gains.is_empty() {
+            true => Ok(()),
+            false => {
+                let found = "a gain is a measure less a constant of the query, and falls out within a group";
+                refuse("reward.gains", found, "name the measure in reward.measures")
+            }
+        }
     }
 
     /// What the mode of the prompt leaves no sense.
@@ -281,9 +339,29 @@ mod tests {
             (["prompt.mode=document", "warm_start.steps=4"], "warm_start.steps: found words are no passage"),
             (["prompt.mode=choose", "warm_start.steps=4"], "warm_start.steps: a name is not"),
             (["prompt.mode=rerank", "train.term_credit_coef=0.5"], "train.term_credit_coef: found 0.5"),
+            (["train.rank_credit=true", "train.term_credit_coef=0.5"], "train.rank_credit: term_credit_coef"),
+            (["train.rank_credit=true", "prompt.mode=choose"], "train.rank_credit: in the mode choose"),
+            (["train.scale_rewards=rank", "train.min_reward_std=0.1"], "train.min_reward_std: found 0.1"),
         ] {
             let error = TrainConfig::parse(text, &settings.map(str::to_owned), "x.toml").unwrap_err().to_string();
             assert!(error.starts_with(start) && error.contains("set"), "{error}");
+        }
+        let gdpo = "train.multi_objective_aggregation=normalize_then_sum";
+        for (settings, start) in [
+            ([gdpo, "train.baseline=base"], "train.multi_objective_aggregation: objectives one by one, and train.base"),
+            ([gdpo, "train.inject_over_base=true"], "train.multi_objective_aggregation: objectives one by one, and tr"),
+            ([gdpo, "train.rank_credit=true"], "train.multi_objective_aggregation: objectives one by one, and train.r"),
+            ([gdpo, "train.scale_rewards=none"], "train.multi_objective_aggregation: each objective is divided"),
+            ([gdpo, "reward.gains={\"nDCG@10\"=1}"], "reward.gains: a gain is"),
+            (["train.baseline=base", "train.rank_credit=true"], "train.rank_credit: the baseline is"),
+            (["train.baseline=base", "train.scale_rewards=rank"], "train.scale_rewards: the baseline is"),
+            (["loss.importance_sampling_level=item", "train.seed=1"], "loss.importance_sampling_level: item, and"),
+        ] {
+            let error = TrainConfig::parse(text, &settings.map(str::to_owned), "x.toml").unwrap_err().to_string();
+            assert!(error.starts_with(start), "{settings:?}: {error}");
+        }
+        for fine in [[gdpo, "train.seed=1"], ["train.rank_credit=true", "loss.importance_sampling_level=item"]] {
+            TrainConfig::parse(text, &fine.map(str::to_owned), "x.toml").unwrap();
         }
         let error = TrainConfig::parse(text, &["lora.target_modules=[\"q_prj\"]".into()], "x.toml").unwrap_err();
         assert!(error.to_string().contains("did you mean q_proj"), "{error}");

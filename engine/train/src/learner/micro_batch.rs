@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Rollout, RolloutBatch, Sample};
-use crate::advantage::{Counterfactual, broadcast, term_credit};
+use super::{LearnerConfig, Rollout, RolloutBatch, Sample};
+use crate::advantage::{Counterfactual, RankCredit, broadcast, rank_credit, term_credit};
 use crate::loss::{Batch, Totals};
 use querywright_model::{Decoder, Deltas, Tape, TokenStatistics};
 use querywright_types::Result;
@@ -15,6 +15,8 @@ pub(super) struct MicroBatch<'a> {
     completions: Vec<Range<usize>>,
     pub(super) sampled: Vec<TokenStatistics>,
     advantages: Vec<f32>,
+    /// The item of each token; none where completions have none.
+    items: Option<Vec<u32>>,
     truncated: Vec<bool>,
     dropped: Vec<bool>,
     off_policy: Vec<bool>,
@@ -25,7 +27,7 @@ pub(super) struct MicroBatch<'a> {
 }
 
 impl<'a> MicroBatch<'a> {
-    fn new(rollouts: &'a [Rollout], tape: Option<Tape>, advantages: &[f32]) -> Self {
+    fn new(rollouts: &'a [Rollout], tape: Option<Tape>, signal: &TokenSignal, tokens: Range<usize>) -> Self {
         let samples = || rollouts.iter().flat_map(|r| &r.samples);
         let sampled = samples()
             .flat_map(|s| s.sampled_logp.iter().zip(&s.sampled_entropy))
@@ -35,7 +37,8 @@ impl<'a> MicroBatch<'a> {
             tape,
             completions: ranges(samples()),
             sampled: sampled.collect(),
-            advantages: advantages.to_vec(),
+            advantages: signal.advantages.get(tokens.clone()).unwrap_or_default().to_vec(),
+            items: signal.items.as_ref().and_then(|items| items.get(tokens)).map(<[u32]>::to_vec),
             truncated: samples().map(|s| s.truncated).collect(),
             dropped: samples().map(|s| s.dropped).collect(),
             off_policy: samples().map(Sample::is_off_policy).collect(),
@@ -72,6 +75,7 @@ impl<'a> MicroBatch<'a> {
             ref_logp: self.reference.as_deref(),
             entropy,
             advantages: &self.advantages,
+            items: self.items.as_deref(),
             completions: &self.completions,
             truncated: &self.truncated,
             dropped: &self.dropped,
@@ -91,18 +95,35 @@ fn ranges<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Range<usize>> {
     samples.map(range).collect()
 }
 
-/// The advantage of every completion token of a step. Credit per term is scaled over the whole step, so that it does
-/// not depend on how the step is cut into micro-batches.
-pub(super) fn token_advantages(batches: &[RolloutBatch], coef: f64) -> Result<Vec<f32>> {
-    let samples: Vec<&Sample> = batches.iter().flat_map(|b| &b.rollouts).flat_map(|r| &r.samples).collect();
-    let completions = ranges(samples.iter().copied());
-    let scalars: Vec<f32> = samples.iter().map(|s| s.advantage).collect();
-    if coef == 0.0 {
-        return broadcast(&completions, &scalars);
+/// What every completion token of a step is learned with. Credit is scaled over the whole step, so that it does not depend
+/// on how the step is cut into micro-batches.
+pub(super) struct TokenSignal {
+    /// Its advantage.
+    advantages: Vec<f32>,
+    /// The number of its item within the completion, with credit rank by rank.
+    items: Option<Vec<u32>>,
+}
+
+impl TokenSignal {
+    pub(super) fn of(batches: &[RolloutBatch], config: &LearnerConfig) -> Result<Self> {
+        let rollouts = || batches.iter().flat_map(|b| &b.rollouts);
+        let samples: Vec<&Sample> = rollouts().flat_map(|r| &r.samples).collect();
+        let completions = ranges(samples.iter().copied());
+        let shifted = || -> Vec<Counterfactual> {
+            samples.iter().zip(&completions).map(|(s, range)| shift(&s.counterfactual, range.start)).collect()
+        };
+        if let Some(ranks) = config.rank_credit {
+            let groups: Vec<usize> = rollouts().map(|r| r.samples.len()).collect();
+            let RankCredit { advantages, items } = rank_credit(&completions, &shifted(), &groups, ranks)?;
+            return Ok(Self { advantages, items: Some(items) });
+        }
+        let scalars: Vec<f32> = samples.iter().map(|s| s.advantage).collect();
+        let advantages = match config.term_credit_coef {
+            0.0 => broadcast(&completions, &scalars)?,
+            coef => term_credit(&completions, &scalars, &shifted(), coef)?,
+        };
+        Ok(Self { advantages, items: None })
     }
-    let shifted: Vec<Counterfactual> =
-        samples.iter().zip(&completions).map(|(s, range)| shift(&s.counterfactual, range.start)).collect();
-    term_credit(&completions, &scalars, &shifted, coef)
 }
 
 fn shift(counterfactual: &Counterfactual, by: usize) -> Counterfactual {
@@ -135,21 +156,20 @@ fn split(rollouts: &[Rollout], limit: usize) -> impl Iterator<Item = &[Rollout]>
 pub(super) fn micro_batches<'a>(
     batches: &'a [RolloutBatch],
     tapes: Vec<Option<Tape>>,
-    advantages: &[f32],
+    signal: &TokenSignal,
     limit: usize,
 ) -> Vec<MicroBatch<'a>> {
     let mut micros = Vec::new();
-    let mut rest = advantages;
+    let mut start = 0;
     for (batch, mut tape) in batches.iter().zip(tapes) {
         let parts: Vec<&[Rollout]> = match tape {
             Some(_) => vec![&batch.rollouts],
             None => split(&batch.rollouts, limit).collect(),
         };
         for part in parts {
-            let tokens = part.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum();
-            let (own, after) = rest.split_at(tokens);
-            micros.push(MicroBatch::new(part, tape.take(), own));
-            rest = after;
+            let end = start + part.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum::<usize>();
+            micros.push(MicroBatch::new(part, tape.take(), signal, start..end));
+            start = end;
         }
     }
     micros

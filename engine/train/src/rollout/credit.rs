@@ -1,54 +1,78 @@
-//! The third stage: what each term of a rewrite contributed, from the reward of the rewrite without it.
+//! The third stage: what each term of a rewrite contributed, from the reward of the rewrite without it, or of the rewrite
+//! that ends before it.
 
 use std::ops::Range;
 
 use super::super::advantage::{Counterfactual, CounterfactualTerm};
-use super::super::reward::Reward;
 use super::{Sampler, ScoredCompletion, ScoredGroup, Scores, Unscored, Written};
 use querywright_model::Tokenizer;
 use querywright_rewrite::{Reading, TermReading};
 use querywright_types::Result;
 
 impl Sampler<'_> {
-    /// Fills in the counterfactuals of all completions, by one more batch of retrievals; nothing where
-    /// `train.term_credit_coef` is 0. Returns how many requests the environment failed for good.
+    /// Fills in the counterfactuals of all completions, by one more batch of retrievals; nothing where neither
+    /// `train.term_credit_coef` nor `train.rank_credit` asks for them. Returns how many requests the environment failed for
+    /// good.
     pub(super) fn credit(&self, groups: &mut [ScoredGroup<'_>]) -> Result<usize> {
-        if self.config.train.term_credit_coef == 0.0 {
+        let by_rank = self.config.train.rank_credit;
+        if self.config.train.term_credit_coef == 0.0 && !by_rank {
             return Ok(0);
         }
-        let without_terms = groups.iter().map(|group| Unscored {
+        let others: fn(&Reading) -> Vec<Written<'_>> = if by_rank { beginnings } else { without_terms };
+        let unscored = groups.iter().map(|group| Unscored {
             original: group.original,
             labelled: group.labelled,
-            rewrites: group.completions.iter().flat_map(|c| without_terms(&c.reading)).collect(),
+            rewrites: group.completions.iter().flat_map(|c| others(&c.reading)).collect(),
         });
-        let Scores { groups: rewards, faults } = self.score(&without_terms.collect::<Vec<_>>());
+        let Scores { groups: rewards, faults } = self.score(&unscored.collect::<Vec<_>>());
         for (group, rewards) in groups.iter_mut().zip(rewards) {
-            let mut rewards = rewards.into_iter();
+            let mut rewards = rewards.into_iter().map(|reward| reward.map(|reward| reward.value));
             for completion in &mut group.completions {
-                let own = rewards.by_ref().take(completion.reading.terms.len());
-                completion.counterfactual = counterfactual(&self.materials.tokenizer, completion, own)?;
+                let (count, none) = (others(&completion.reading).len(), completion.reading.terms.is_empty());
+                // Before the first term stands what the query is without a model.
+                let first = (by_rank && !none).then_some(group.base);
+                let own = first.into_iter().chain(rewards.by_ref().take(count));
+                let mut found = counterfactual(&self.materials.tokenizer, completion, own)?;
+                // Without a term all of it is one item: nothing, or a broken format.
+                found.terms.extend((by_rank && none).then(|| CounterfactualTerm {
+                    tokens: std::iter::once(0..completion.completion.tokens.len()).collect(),
+                    reward_without: group.base,
+                }));
+                completion.counterfactual = found;
             }
         }
         Ok(faults)
     }
 }
 
-/// The rewrites without each of a completion's terms.
-fn without_terms(reading: &Reading) -> impl Iterator<Item = Written<'_>> {
-    let generated = |term: &TermReading| reading.generated.saturating_sub(term.generated);
-    reading.terms.iter().map(move |term| Written { rewrite: Some(&term.without), generated: generated(term) })
+/// The rewrites that end before each of a completion's terms but the first.
+fn beginnings(reading: &Reading) -> Vec<Written<'_>> {
+    let mut generated = 0;
+    let earlier = reading.terms.iter().zip(reading.terms.iter().skip(1));
+    earlier
+        .map(|(before, term)| {
+            generated += before.generated;
+            Written { rewrite: Some(&term.before), generated }
+        })
+        .collect()
 }
 
-/// A completion's terms, each with the reward of the rewrite without it.
+/// The rewrites without each of a completion's terms.
+fn without_terms(reading: &Reading) -> Vec<Written<'_>> {
+    let generated = |term: &TermReading| reading.generated.saturating_sub(term.generated);
+    reading.terms.iter().map(|term| Written { rewrite: Some(&term.without), generated: generated(term) }).collect()
+}
+
+/// A completion's terms, each with the reward of the rewrite without it, or of the one that ends before it.
 fn counterfactual(
     tokenizer: &Tokenizer,
     completion: &ScoredCompletion,
-    without: impl Iterator<Item = Option<Reward>>,
+    without: impl Iterator<Item = Option<f32>>,
 ) -> Result<Counterfactual> {
     let ends = token_ends(tokenizer, &completion.completion.tokens)?;
     let terms = completion.reading.terms.iter().zip(without).map(|(term, reward)| CounterfactualTerm {
         tokens: vec![tokens_of(&ends, &term.span)],
-        reward_without: reward.map(|r| r.value),
+        reward_without: reward,
     });
     Ok(Counterfactual { reward: completion.value(), terms: terms.collect() })
 }
@@ -167,6 +191,59 @@ mod tests {
         let mut groups = [fixture.group(0, &[("kettle zzz", 1.0)])];
         assert_eq!(fixture.sampler().credit(&mut groups).unwrap(), 2);
         assert!(groups[0].completions[0].counterfactual.terms.iter().all(|t| t.reward_without.is_none()));
+    }
+
+    /// A fixture with credit rank by rank, where the first query earns this without a model.
+    fn by_rank(mut fixture: Fixture) -> Fixture {
+        fixture.config.train.rank_credit = true;
+        fixture
+    }
+
+    #[test]
+    fn rank_by_rank_a_term_is_worth_what_comes_from_it_on_and_the_first_one_what_the_query_earns_without_a_model() {
+        let fixture = by_rank(Fixture::new());
+        let mut groups = [fixture.group(0, &[("zzz kettle yyy", 1.0), ("zzz", 0.0)])];
+        groups[0].base = Some(0.25);
+        assert_eq!(fixture.sampler().credit(&mut groups).unwrap(), 0);
+        let found = &groups[0].completions[0].counterfactual;
+        // Before the first stands the query, then a word that finds nothing, then the one that finds the kettle.
+        let before: Vec<Option<f32>> = found.terms.iter().map(|t| t.reward_without).collect();
+        assert_eq!((found.reward, before), (Some(1.0), vec![Some(0.25), Some(0.0), Some(1.0)]));
+        let spelled = spelled(&fixture, &groups[0].completions[0]);
+        assert_eq!(spelled, ["zzz", "kettle", "yyy"]);
+        let other = &groups[0].completions[1].counterfactual;
+        assert_eq!(other.terms.iter().map(|t| t.reward_without).collect::<Vec<_>>(), [Some(0.25)]);
+    }
+
+    #[test]
+    fn rank_by_rank_the_words_before_a_term_cost_what_they_cost() {
+        let mut fixture = by_rank(Fixture::new());
+        fixture.set_reward(|reward| reward.term_cost = 0.125);
+        let mut groups = [fixture.group(0, &[("zzz yyy kettle", 0.625)])];
+        groups[0].base = Some(0.0);
+        fixture.sampler().credit(&mut groups).unwrap();
+        let found = &groups[0].completions[0].counterfactual;
+        let before: Vec<Option<f32>> = found.terms.iter().map(|t| t.reward_without).collect();
+        assert_eq!(before, [Some(0.0), Some(-0.125), Some(-0.25)]);
+    }
+
+    #[test]
+    fn rank_by_rank_nothing_is_one_item_and_what_fails_is_unknown() {
+        let fixture = by_rank(Fixture::restricted(&["kettle", "zzz"]));
+        let mut groups = [fixture.group(0, &[("", 0.0), ("kettle", 1.0)])];
+        groups[0].base = Some(0.5);
+        fixture.sampler().credit(&mut groups).unwrap();
+        let nothing = &groups[0].completions[0];
+        let whole = CounterfactualTerm { tokens: vec![0..nothing.completion.tokens.len()], reward_without: Some(0.5) };
+        assert_eq!(nothing.counterfactual.terms, [whole]);
+        let failing = by_rank(Fixture::failing());
+        let mut groups = [failing.group(0, &[("kettle zzz", 1.0)])];
+        assert_eq!(failing.sampler().credit(&mut groups).unwrap(), 1);
+        let found = &groups[0].completions[0].counterfactual;
+        assert!(
+            found.terms.iter().all(|t| t.reward_without.is_none()),
+            "neither the query nor the first word is known"
+        );
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 mod preference;
 
-use super::super::advantage::{GroupSignal, group_advantages};
+use super::super::advantage::GroupSignal;
 use super::super::config::TrainConfig;
 use super::super::learner::{Rollout, RolloutBatch, Sample};
 use super::super::log::CompletionRecord;
 use super::super::materials::Labelled;
 use super::super::replay::Replayed;
 use super::super::reward::Reward;
+use super::signal::signal;
 use super::{Origin, ScoredGroup};
 use querywright_model::{Decoder, Finish, Tape};
 use querywright_types::{Error, Result, Rewrite};
@@ -62,8 +63,8 @@ pub(crate) struct StepRollouts {
 
 impl Group {
     fn new(place: usize, scored: ScoredGroup<'_>, config: &TrainConfig) -> Result<Self> {
-        let values: Vec<Option<f32>> = scored.completions.iter().map(super::ScoredCompletion::value).collect();
-        let signal = group_advantages(&values, &[scored.base], values.len(), config.advantages())?;
+        let rewards: Vec<Option<&Reward>> = scored.completions.iter().map(|c| c.reward.as_ref()).collect();
+        let signal = signal(&rewards, &[scored.base], rewards.len(), config)?;
         let broken = scored.completions.iter().filter(|c| c.reading.broken.is_some()).count();
         let (mut samples, mut outcomes) = (Vec::new(), Vec::new());
         for scored in scored.completions {
@@ -145,9 +146,9 @@ impl StepRollouts {
     /// Computes the advantages over all groups.
     fn assign_advantages(&mut self, config: &TrainConfig) -> Result<()> {
         let outcomes = self.groups.iter().flat_map(|g| &g.outcomes);
-        let rewards: Vec<Option<f32>> = outcomes.map(|o| o.reward.as_ref().map(|r| r.value)).collect();
+        let rewards: Vec<Option<&Reward>> = outcomes.map(|o| o.reward.as_ref()).collect();
         let bases: Vec<Option<f32>> = self.groups.iter().map(|g| g.base).collect();
-        self.signal = group_advantages(&rewards, &bases, config.train.num_generations, config.advantages())?;
+        self.signal = signal(&rewards, &bases, config.train.num_generations, config)?;
         let samples = self.groups.iter_mut().flat_map(|g| &mut g.rollout.samples);
         for (sample, (advantage, dropped)) in samples.zip(self.signal.advantages.iter().zip(&self.signal.dropped)) {
             sample.advantage = *advantage;
@@ -342,6 +343,7 @@ mod tests {
             max_grad_norm: 1.0,
             num_iterations: 2,
             term_credit_coef: 0.0,
+            rank_credit: None,
             micro_batch_tokens: 4096,
         };
         let learner = Learner { decoder: &m.decoder, prefix: m.encoder.prefix(), config: &config };

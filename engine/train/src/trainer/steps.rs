@@ -58,6 +58,7 @@ impl Trainer<'_> {
             max_grad_norm: self.config.train.max_grad_norm,
             num_iterations: 1,
             term_credit_coef: 0.0,
+            rank_credit: None,
             micro_batch_tokens: self.config.train.micro_batch_tokens,
         }
     }

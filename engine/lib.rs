@@ -44,14 +44,15 @@
 //!
 //! # Features
 //!
-//! All but `cuda` and `dense` are on by default. They are additive. Without any of them there are the values, the two contracts and
-//! the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
+//! All but `cuda`, `dense` and `sequence` are on by default. They are additive. Without any of them there are the values, the
+//! two contracts and the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
 //!
 //! | feature | brings | in |
 //! |---|---|---|
 //! | `data` | catalogues, queries, judgements, runs; measures and significance tests | [`catalog`], [`metrics`] |
 //! | `bm25` | BM25 over a Tantivy index, in memory and on disk, and RM3; covisitation and popularity; with `data` | [`retrieve`] |
 //! | `dense` | sentence encoders and dense retrieval, by candle-transformers; with `data`. With `plugins` an encoder can be lent to a plugin. Not on by default | [`encode`] |
+//! | `sequence` | SASRec and GRU4Rec over histories, trained here; with `bm25`. Not on by default | [`sequence`] |
 //! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
 //! | `remote` | a rewriter that asks a model behind an OpenAI-compatible server | [`rewrite`] |
@@ -124,6 +125,8 @@ pub use querywright_plugin_host as plugin;
 pub use querywright_retrieve as retrieve;
 #[cfg(any(feature = "model", feature = "remote"))]
 pub use querywright_rewrite as rewrite;
+#[cfg(feature = "sequence")]
+pub use querywright_sequence as sequence;
 #[cfg(feature = "sources")]
 pub use querywright_sources as sources;
 pub use querywright_stack as stack;

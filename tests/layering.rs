@@ -13,7 +13,7 @@ const LAYERS: [&[&str]; 6] = [
     &["types"],
     &["data", "text", "kernels", "sources", "stack", "template"],
     &["model", "plugin", "retrieve"],
-    &["rewrite", "encode"],
+    &["rewrite", "encode", "sequence"],
     &["train", "evaluate"],
     &["cli"],
 ];

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use crate::bm25::best;
 use crate::followers::Followers;
-use crate::sequences::{Event, Training, check, digest, events};
+use crate::sequences::{Event, Training, check, events, training_digest};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_types::{
@@ -174,7 +174,7 @@ fn card(catalog: &Catalog, training: &Training<'_>, config: &CovisitationConfig)
     let CovisitationConfig { window, window_decay, backward, damping, history, history_decay, neighbours } = config;
     let settings =
         format!("{window} {window_decay} {backward} {damping} {history} {history_decay} {neighbours} {SMOOTHING}");
-    let digest = sha256_of(&["covisitation", "1", catalog.digest(), &settings, &digest(training)]);
+    let digest = sha256_of(&["covisitation", "1", catalog.digest(), &settings, &training_digest(training)]);
     RetrieverCard::new("covisitation", digest)
         .with_version(env!("CARGO_PKG_VERSION"))
         .with_languages([QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural])

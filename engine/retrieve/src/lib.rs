@@ -20,4 +20,4 @@ pub use first_searches::FirstSearches;
 pub use followers::{FollowerWords, Followers};
 pub use popularity::Popularity;
 pub use rm3::{Rm3, Rm3Config};
-pub use sequences::{Training, sequence_folds};
+pub use sequences::{Event, Training, events, sequence_folds, training_digest};

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::bm25::best;
-use crate::sequences::{Training, check, digest, relevant};
+use crate::sequences::{Training, check, relevant, training_digest};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_types::{Deadline, Fault, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever, RetrieverCard};
@@ -34,7 +34,7 @@ impl Popularity {
             (0..).zip(counts).filter(|(_, count)| *count > 0).map(|(item, count)| (item, f64::from(count))).collect();
         // Stable: of equal counts the lower ordinal goes first.
         items.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let digest = sha256_of(&["popularity", "1", catalog.digest(), &digest(training)]);
+        let digest = sha256_of(&["popularity", "1", catalog.digest(), &training_digest(training)]);
         let card = RetrieverCard::new("popularity", digest)
             .with_version(env!("CARGO_PKG_VERSION"))
             .with_languages([QueryLanguage::Plain, QueryLanguage::Boolean, QueryLanguage::Natural])

@@ -23,15 +23,17 @@ pub(crate) fn relevant(judgements: &Judgements) -> impl Iterator<Item = Ordinal>
 
 /// An item of a sequence with those before it, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Event<'a> {
+pub struct Event<'a> {
+    /// The items before it.
     pub before: &'a [Ordinal],
+    /// The item.
     pub item: Ordinal,
     /// Whether an item may follow itself.
     pub repeats: bool,
 }
 
 /// Gives every event of the training queries to `visit`, once each.
-pub(crate) fn events<'a>(training: &Training<'a>, mut visit: impl FnMut(Event<'a>)) {
+pub fn events<'a>(training: &Training<'a>, mut visit: impl FnMut(Event<'a>)) {
     let asked = Asked::new(training);
     for (query, judgements) in training {
         let (history, repeats) = (query.history.as_slice(), query.repeats);
@@ -161,7 +163,7 @@ pub(crate) fn check(catalog: &Catalog, training: &Training<'_>) -> Result<()> {
 }
 
 /// A digest of everything that is read of training queries.
-pub(crate) fn digest(training: &Training<'_>) -> String {
+pub fn training_digest(training: &Training<'_>) -> String {
     let mut hasher = Sha256::new();
     let mut list = |items: &[Ordinal]| {
         hasher.update((items.len() as u64).to_le_bytes());

@@ -191,6 +191,43 @@ fn a_history_on_the_command_line_is_answered_by_what_followed_and_by_titles() {
 }
 
 #[test]
+fn what_ranks_by_histories_alone_is_measured_as_any_retriever_and_models_are_kept() {
+    let home = tempfile::tempdir().unwrap();
+    write_shop_of_histories(&home.path().join("shop"));
+    let score = |retriever: &str| {
+        let arguments = ["eval", "--data", "shop", "--retriever", retriever, "--index", "kept", "--json"];
+        let object = tiny::json(home.path(), &arguments);
+        (object["retriever"].as_str().unwrap().to_owned(), object["measures"]["nDCG@10"].as_f64().unwrap())
+    };
+    let training = "epochs=40,learning_rate=0.01,train_batch_size=16,max_seq_length=5";
+    let sasrec = format!(
+        "sasrec:{training},n_layers=1,hidden_size=16,inner_size=16,hidden_dropout_prob=0.1,attn_dropout_prob=0.1"
+    );
+    let gru4rec = format!("gru4rec:{training},hidden_size=16,embedding_size=16");
+    let (popular, followed) = (score("popularity"), score("covisitation"));
+    assert_eq!((popular.0.as_str(), followed.0.as_str()), ("popularity", "covisitation"));
+    assert!(popular.1 < 0.6 && followed.1 > 0.9, "{popular:?} {followed:?}");
+    for (text, name) in [(&sasrec, "sasrec"), (&gru4rec, "gru4rec")] {
+        let (of, first) = score(text);
+        assert!(of == name && first > 0.8, "{of}: {first}, by popularity {popular:?}");
+        assert_eq!(score(text).1, first);
+    }
+    let models = fs::read_dir(home.path().join("kept")).unwrap().map(|entry| entry.unwrap().file_name());
+    let models = models.filter(|name| name.to_string_lossy().ends_with(".safetensors")).count();
+    assert_eq!(models, 2, "each was trained once");
+    let next = tiny::json(
+        home.path(),
+        &["search", "--data", "shop", "--retriever", &gru4rec, "--index", "kept", "--history", "x70,a2", "--json"],
+    );
+    assert_eq!(next["answer"]["hits"][0]["id"], "b2", "{next}");
+    for command in ["tune", "train"] {
+        let refused = tiny::run(home.path(), &[command, "--data", "shop", "--retriever", "sasrec"]);
+        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && told.contains("no rewrite changes its ranking"), "{told}");
+    }
+}
+
+#[test]
 fn a_run_for_next_items_takes_what_followed_by_the_name_of_its_retriever() {
     let home = tempfile::tempdir().unwrap();
     write_shop_of_histories(&home.path().join("shop"));

@@ -11,6 +11,7 @@ use querywright::evaluate::{
 use querywright::metrics::Measure;
 use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity, Rm3, Rm3Config};
 use querywright::rewrite::{BaseConfig, LanguageModel, Tuned};
+use querywright::sequence::SequenceModel;
 use querywright::stack::Identity;
 use querywright::train::{TrainConfig, WarmStartConfig};
 use querywright::types::{Retriever, Rewriter};
@@ -19,7 +20,7 @@ use crate::first_pass;
 use crate::followed;
 use crate::open::{Model, Ranker};
 use crate::progress::Bar;
-use crate::ship;
+use crate::{sequence, ship};
 
 /// Queries that are rewritten at once.
 pub const BATCH: usize = 64;
@@ -136,7 +137,8 @@ impl Finished<'_> {
         self.model.rewriter("trained", &self.config.serving_prompt(), self.ranker, Some(self.adapter))
     }
 
-    /// What needs no language for next items: the last title, the last five, what is popular, what followed.
+    /// What needs no language for next items: the last title, the last five, what is popular, what followed, and the models
+    /// over sequences where `[retriever.sequence]` asks for them.
     fn of_sequences(&self, evaluation: &Evaluation<'_>) -> Result<Vec<Evaluated>> {
         let histories = evaluation.queries.iter().filter(|(query, _)| !query.history.is_empty()).count();
         if 2 * histories <= evaluation.queries.len() {
@@ -149,12 +151,24 @@ impl Finished<'_> {
         let last = Tuned::new(last, text.card(), None)?;
         let popular = Popularity::learn(catalog, &training)?;
         let followed = Covisitation::learn(catalog, &training, CovisitationConfig::default())?;
-        let systems: [(&str, &dyn Rewriter, &dyn Retriever); 4] = [
+        let mut models = Vec::new();
+        for model in SequenceModel::ALL {
+            if let Some(config) = &self.config.retriever.sequence {
+                let splits = [self.config.data.train.as_str(), self.config.data.dev.as_str()];
+                models.push(sequence::opened(model, config, self.dataset, splits, None)?);
+            }
+        }
+        let mut systems: Vec<(&str, &dyn Rewriter, &dyn Retriever)> = vec![
             ("last-title", &last, text.as_ref()),
             ("titles", &Identity, text.as_ref()),
             ("popularity", &Identity, &popular),
             ("covisitation", &Identity, &followed),
         ];
+        systems.extend(
+            models
+                .iter()
+                .map(|model| (model.card().name.as_str(), &Identity as &dyn Rewriter, model as &dyn Retriever)),
+        );
         let measure = |(name, rewriter, retriever): (&str, &dyn Rewriter, &dyn Retriever)| -> Result<Evaluated> {
             let mut found = evaluation.run(rewriter, retriever, &())?;
             found.system = found.system.named(name);

@@ -25,7 +25,8 @@ pub struct Args {
     #[arg(long, default_value = "test")]
     split: String,
     /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), dense or hybrid with a model behind a colon
-    /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it
+    /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it, or by histories
+    /// alone: popularity, covisitation, sasrec or gru4rec, the last two with settings behind a colon (sasrec:epochs=50)
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// identity, rm3, zero-shot, few-shot, hyde, query2doc or rerank (hyde:MODEL), file: and a file of rewrites,

@@ -111,7 +111,8 @@ pub fn sequences<'d>(dataset: &'d Dataset, split: &str) -> Result<Vec<(&'d Query
     queries.retain(|(query, _)| !query.history.is_empty());
     if queries.is_empty() {
         let found = format!("no query of the split \"{split}\" has a history");
-        return Err(Error::argument("covisitation", found, "leave it out: there is nothing to learn it from").into());
+        let remedy = "what is learned from histories (popularity, covisitation, sasrec, gru4rec) must be left out";
+        return Err(Error::argument("histories", found, remedy).into());
     }
     Ok(queries)
 }

@@ -24,6 +24,7 @@ mod progress;
 mod remote;
 mod rewrite;
 mod search;
+mod sequence;
 mod serve;
 mod ship;
 mod shortlist;

@@ -30,6 +30,7 @@ use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
 use crate::remote;
 use crate::shortlist;
+use crate::sequence;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -102,8 +103,8 @@ impl Ranker {
     }
 }
 
-/// A retriever as the command line names it: `bm25`, with settings behind a colon, `dense` or `hybrid` with a model, or a
-/// plugin's file. With a folder the index is kept there and opened again. Behind each, `+covisitation` fuses its ranking
+/// A retriever as the command line names it: `bm25`, with settings behind a colon, `dense` or `hybrid` with a model, a
+/// plugin's file, or one of those that read histories alone. With a folder the index is kept there and opened again. Behind each, `+covisitation` fuses its ranking
 /// with what followed the items of a history in the training split; where it has no weight, the one that `rewriter` was
 /// tuned with counts.
 pub fn retriever(
@@ -114,7 +115,13 @@ pub fn retriever(
     grants: &Grants,
 ) -> Result<Ranker> {
     let (text, covisitation) = followed::asked(text)?;
-    let ranker = text_retriever(text, &dataset.catalog, index, grants)?;
+    let ranker = match sequence::named(text)? {
+        Some(named) => {
+            grants.nobody()?;
+            sequence::ranker(&named, dataset, index)?
+        }
+        None => text_retriever(text, &dataset.catalog, index, grants)?,
+    };
     let Some(given) = covisitation else { return Ok(ranker) };
     let tuned = || -> Result<Option<f64>> {
         match RewriterFile::at(rewriter) {
@@ -133,6 +140,7 @@ pub fn retriever(
 /// covisitation that is not given is tuned, too.
 pub fn retriever_to_learn_from(text: &str, dataset: &Dataset, split: &str, grants: &Grants) -> Result<Ranker> {
     let (text, covisitation) = followed::asked(text)?;
+    sequence::refuse(text, "--retriever")?;
     let ranker = text_retriever(text, &dataset.catalog, None, grants)?;
     match covisitation {
         None => Ok(ranker),
@@ -165,6 +173,7 @@ fn component(text: &str) -> Option<&Path> {
 /// Sets in a configuration what ranks, as the command line names it. The settings of BM25 stand in the configuration.
 pub fn set_retriever(text: &str, retriever: &mut RetrieverConfig) -> Result<()> {
     let (text, covisitation) = followed::asked(text)?;
+    sequence::refuse(text, "--retriever")?;
     (retriever.plugin, retriever.dense) = plugin_or_dense(text)?;
     // An encoder is lent to a plugin.
     retriever.embed = retriever.embed.take().filter(|_| retriever.plugin.is_some());
@@ -217,7 +226,8 @@ pub fn retriever_config(text: &str) -> Result<Bm25Config> {
         return Err(Error::argument(
             "--retriever",
             format!("\"{name}\" is unknown"),
-            "give bm25, dense, hybrid, or the path of a plugin's .wasm file",
+            "give bm25, dense, hybrid, the path of a plugin's .wasm file, or for histories popularity, covisitation, sasrec or \
+             gru4rec",
         )
         .into());
     }

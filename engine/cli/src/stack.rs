@@ -17,7 +17,8 @@ pub struct StackArgs {
     #[arg(long, default_value = "demo")]
     data: String,
     /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), dense or hybrid with a model behind a colon
-    /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it
+    /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it, or by histories
+    /// alone: popularity, covisitation, sasrec or gru4rec, the last two with settings behind a colon (sasrec:epochs=50)
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// identity, rm3, hyde, query2doc or rerank (hyde:MODEL), a model's name or path, MODEL+ADAPTER_DIR, or what tune or

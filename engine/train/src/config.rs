@@ -25,6 +25,8 @@ use querywright_encode::{DenseConfig, EmbedConfig};
 use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
 use querywright_retrieve::Bm25Config;
 use querywright_rewrite::PromptConfig;
+#[cfg(feature = "sequence")]
+use querywright_sequence::SequenceConfig;
 
 /// A run. Unknown keys are errors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -140,6 +142,11 @@ pub struct RetrieverConfig {
     #[cfg(feature = "dense")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embed: Option<EmbedConfig>,
+    /// Models over sequences (SASRec, GRU4Rec) that stand beside the run in the table after it, for next items. They decide
+    /// no reward: they read histories and no text. Default: none.
+    #[cfg(feature = "sequence")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<SequenceConfig>,
 }
 
 /// Keys under an old name, and what they are called now. Files and `--set` may use either. The digest of a

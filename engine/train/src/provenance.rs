@@ -60,14 +60,18 @@ fn hash_queries(hash: &mut Sha256, materials: &Materials) {
     }
 }
 
-/// A configuration without the keys that decide no number: where the run is kept, how many checkpoints stay and where it
-/// runs.
+/// A configuration without the keys that decide no number of the run: where it is kept, how many checkpoints stay, where it
+/// runs, and what stands beside it in the table.
 pub(super) fn without_place(config: &TrainConfig) -> TrainConfig {
     let mut config = config.clone();
     config.train.output_dir = PathBuf::new();
     config.train.save_total_limit = 0;
     config.model.device = DeviceChoice::Auto;
     config.without_pairs_file();
+    #[cfg(feature = "sequence")]
+    {
+        config.retriever.sequence = None;
+    }
     config
 }
 
@@ -144,5 +148,8 @@ mod tests {
         let moved = format!("{SMALL}[train]\noutput_dir = \"x\"\nsave_total_limit = 9\n");
         assert_eq!(fingerprint(&moved), fingerprint(SMALL));
         assert_ne!(fingerprint(&format!("{SMALL}[train]\ninject_words = 5\n")), fingerprint(SMALL));
+        // What stands beside the run in the table after it.
+        #[cfg(feature = "sequence")]
+        assert_eq!(fingerprint(&format!("{SMALL}[retriever.sequence]\nepochs = 5\n")), fingerprint(SMALL));
     }
 }

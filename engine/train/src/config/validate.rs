@@ -40,6 +40,8 @@ impl TrainConfig {
         }
         #[cfg(feature = "dense")]
         self.retriever.validate_dense().and_then(|()| self.retriever.validate_embed())?;
+        #[cfg(feature = "sequence")]
+        self.retriever.sequence.as_ref().map_or(Ok(()), |sequence| sequence.check())?;
         within("lora", self.lora.projections())?;
         within("reward", RewardFunction::new(&self.reward))?;
         within("sampling", self.sampling.validate())?;
@@ -293,6 +295,28 @@ mod tests {
         let card = querywright_types::RetrieverCard::new("bm25", "0");
         assert!(config.validate().is_ok() && config.prompt.validate(&card).is_ok());
         assert_eq!((config.prompt.mode, config.prompt.candidates), (Mode::Rerank, 10));
+    }
+
+    #[test]
+    #[cfg(feature = "sequence")]
+    fn models_over_sequences_are_refused_before_a_run_by_their_keys() {
+        let parse = |setting: &str| {
+            let text = "[model]\nname = \"smollm2-135m\"\n[data]\nname = \"demo\"\n";
+            let config = TrainConfig::parse(text, &[setting.to_owned()], "x.toml")?;
+            config.validate().map(|()| config)
+        };
+        let config = parse("retriever.sequence.sasrec.hidden_size=32").unwrap();
+        assert_eq!(config.retriever.sequence.as_ref().map(|sequence| sequence.sasrec.hidden_size), Some(32));
+        assert_eq!(TrainConfig::parse(&toml::to_string(&config).unwrap(), &[], "again").unwrap(), config);
+        assert!(!toml::to_string(&parse("train.seed=1").unwrap()).unwrap().contains("sequence"));
+        for (setting, key) in [
+            ("retriever.sequence.epochs=0", "retriever.sequence.epochs"),
+            ("retriever.sequence.gru4rec.dropout_prob=1", "retriever.sequence.gru4rec.dropout_prob"),
+            ("retriever.sequence.dropout=0.1", "dropout"),
+        ] {
+            let refused = parse(setting).unwrap_err().to_string();
+            assert!(refused.contains(key), "{setting}: {refused}");
+        }
     }
 
     #[test]

@@ -158,23 +158,21 @@ impl Finished<'_> {
                 models.push(sequence::opened(model, config, self.dataset, splits, None)?);
             }
         }
-        let mut systems: Vec<(&str, &dyn Rewriter, &dyn Retriever)> = vec![
+        let systems: [(&str, &dyn Rewriter, &dyn Retriever); 4] = [
             ("last-title", &last, text.as_ref()),
             ("titles", &Identity, text.as_ref()),
             ("popularity", &Identity, &popular),
             ("covisitation", &Identity, &followed),
         ];
-        systems.extend(
-            models
-                .iter()
-                .map(|model| (model.card().name.as_str(), &Identity as &dyn Rewriter, model as &dyn Retriever)),
-        );
+        let models = models
+            .iter()
+            .map(|model| -> (&str, &dyn Rewriter, &dyn Retriever) { (model.card().name.as_str(), &Identity, model) });
         let measure = |(name, rewriter, retriever): (&str, &dyn Rewriter, &dyn Retriever)| -> Result<Evaluated> {
             let mut found = evaluation.run(rewriter, retriever, &())?;
             found.system = found.system.named(name);
             Ok(found)
         };
-        systems.into_iter().map(measure).collect()
+        systems.into_iter().chain(models).map(measure).collect()
     }
 
     /// A system of the table by its name.

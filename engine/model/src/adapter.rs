@@ -1,5 +1,6 @@
 //! LoRA adapters: low-rank factors that learn, beside weights that do not.
 
+mod merge;
 mod peft;
 mod projection;
 

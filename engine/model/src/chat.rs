@@ -28,6 +28,7 @@ impl Message {
 pub struct ChatTemplate {
     /// Or why it cannot be used.
     template: std::result::Result<Template, TemplateError>,
+    source: String,
     bos: String,
     eos: String,
     pad: String,
@@ -50,7 +51,12 @@ impl ChatTemplate {
     /// conversations need none.
     pub(super) fn kept(source: &str, bos: &str, eos: &str, pad: &str) -> Self {
         let template = Template::new("chat_template", source, Style::Chat);
-        Self { template, bos: bos.to_owned(), eos: eos.to_owned(), pad: pad.to_owned() }
+        Self { template, source: source.to_owned(), bos: bos.to_owned(), eos: eos.to_owned(), pad: pad.to_owned() }
+    }
+
+    /// The template as it was given.
+    pub(super) fn source(&self) -> &str {
+        &self.source
     }
 
     /// The conversation as the model reads it. With `add_generation_prompt` the assistant's turn is opened at the end.

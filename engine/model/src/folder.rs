@@ -99,6 +99,11 @@ impl Folder {
         std::iter::once(self.path.join("config.json")).chain(shards).collect()
     }
 
+    /// The number type that a tensor is stored in.
+    pub(super) fn stored_type(&self, name: &str) -> Option<String> {
+        Some(format!("{:?}", self.shard(name)?.info(name)?.dtype))
+    }
+
     pub(super) fn types(&self) -> Vec<(String, usize)> {
         let mut counts = BTreeMap::<String, usize>::new();
         for (name, shard) in &self.tensors {

@@ -3,6 +3,7 @@
 mod header;
 mod keys;
 mod vocabulary;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,7 +15,9 @@ use candle_core::CpuStorage;
 use candle_core::quantized::GgmlDType;
 
 use self::header::{Flaw, Header};
-use self::vocabulary::{SPLITTERS, Vocabulary};
+pub(super) use self::header::{Numbers, Value};
+pub(super) use self::vocabulary::{CONTROL, NAMES, NORMAL, SPLITTERS, UNUSED, USER_DEFINED, Vocabulary};
+pub(super) use self::write::start;
 use super::config::{Architecture, ModelConfig, RopeScaling};
 use super::foreign;
 use super::tensor::Tensor;
@@ -183,6 +186,16 @@ impl Gguf {
             return Ok(tensor);
         }
         half_by_half(&tensor, heads)
+    }
+
+    /// All metadata.
+    pub(super) fn metadata(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.header.metadata.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// The number type that a tensor is stored in, by its Hugging Face name.
+    pub(super) fn stored_type(&self, hf_name: &str) -> Option<String> {
+        Some(type_name(self.header.tensors.get(&gguf_name(hf_name)?)?.dtype))
     }
 
     pub(super) fn types(&self) -> Vec<(String, usize)> {
@@ -363,19 +376,24 @@ pub(super) fn gguf_name(hf_name: &str) -> Option<String> {
 /// For the llama architecture GGUF interleaves the two rotary halves of each head: row 2i is row i of the first half, row
 /// 2i + 1 row i of the second. A bias has rows of one value.
 fn half_by_half(interleaved: &Tensor, heads: usize) -> Result<Tensor> {
-    let (rows, columns) = match *interleaved.shape() {
-        [rows] => (rows, 1),
-        _ => interleaved.matrix()?,
-    };
-    let half = rows / heads / 2;
-    let mut values = Vec::with_capacity(rows * columns);
-    for (head, half_of_head) in (0..heads).flat_map(|head| [(head, 0), (head, 1)]) {
-        for i in 0..half {
-            let row = (head * half + i) * 2 + half_of_head;
-            values.extend_from_slice(&interleaved.values()[row * columns..][..columns]);
-        }
-    }
-    Tensor::new(values, interleaved.shape())
+    let half = interleaved.shape().first().map_or(0, |rows| rows / heads / 2);
+    let places = (0..heads).flat_map(|head| [(head, 0), (head, 1)]);
+    reordered(interleaved, places.flat_map(|(head, part)| (0..half).map(move |i| (head * half + i) * 2 + part)))
+}
+
+/// The other way round: row i of each half of a head becomes row 2i, or 2i + 1.
+pub(super) fn head_by_head(halves: &Tensor, heads: usize) -> Result<Tensor> {
+    let half = halves.shape().first().map_or(0, |rows| rows / heads / 2);
+    let places = (0..heads).flat_map(|head| (0..half).map(move |i| (head, i)));
+    reordered(halves, places.flat_map(|(head, i)| [0, 1].map(|part| (head * 2 + part) * half + i)))
+}
+
+/// A tensor's rows in another order.
+fn reordered(tensor: &Tensor, rows: impl Iterator<Item = usize>) -> Result<Tensor> {
+    let columns = if tensor.shape().len() == 1 { 1 } else { tensor.matrix()?.1 };
+    let mut values = Vec::with_capacity(tensor.values().len());
+    rows.for_each(|row| values.extend_from_slice(&tensor.values()[row * columns..][..columns]));
+    Tensor::new(values, tensor.shape())
 }
 
 /// llama.cpp's spelling: candle's `Q4K` is `Q4_K`.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::config::ModelConfig;
 use super::folder::Folder;
 use super::foreign;
-use super::gguf::{Gguf, gguf_name};
+use super::gguf::{Gguf, Value, gguf_name};
 use super::strangers;
 use super::tensor::Tensor;
 use super::tokenizer::Tokenizer;
@@ -200,6 +200,26 @@ impl ModelSource {
         };
         own.or_else(|| Some(self.path.file_name()?.to_string_lossy().into_owned()))
             .unwrap_or_else(|| "model".to_owned())
+    }
+
+    /// Whether it is a Hugging Face folder.
+    pub(super) fn is_folder(&self) -> bool {
+        matches!(self.weights, Weights::Folder(_))
+    }
+
+    /// The metadata of a GGUF file; none where it is none.
+    pub(super) fn gguf_metadata(&self) -> Option<Vec<(String, Value)>> {
+        let Weights::Gguf(file) = &self.weights else { return None };
+        Some(file.metadata().map(|(key, value)| (key.to_owned(), value.clone())).collect())
+    }
+
+    /// The number type that a tensor is stored in, as the files name it; none for random weights.
+    pub(super) fn stored_type(&self, hf_name: &str) -> Option<String> {
+        match &self.weights {
+            Weights::Gguf(file) => file.stored_type(hf_name),
+            Weights::Folder(folder) => folder.stored_type(hf_name),
+            Weights::Random(_) => None,
+        }
     }
 
     /// A summary of the model.

@@ -155,6 +155,24 @@ impl Tokenizer {
         self.0.chat_template.as_ref()
     }
 
+    /// The text of a token as the vocabulary spells it.
+    pub(super) fn token(&self, id: u32) -> Option<String> {
+        self.0.tokenizer.id_to_token(id)
+    }
+
+    /// The tokenizer in the format of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when the crate cannot write it.
+    pub(super) fn to_json(&self) -> Result<String> {
+        self.calling(|tokenizer| tokenizer.to_string(true))
+    }
+
+    /// The `tokenizers` crate's own.
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.0.tokenizer
+    }
+
     /// Calls the crate, which may panic where a file makes promises that it does not keep.
     fn calling<T>(&self, call: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>) -> Result<T> {
         let done = quietly(|| call(&self.0.tokenizer).map_err(|e| e.to_string())).unwrap_or_else(Err);

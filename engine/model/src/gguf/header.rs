@@ -24,7 +24,7 @@ const DIMENSION: u64 = 1 << 48;
 
 /// A value of the metadata.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
@@ -36,7 +36,7 @@ pub(super) enum Value {
 
 /// A list of numbers or truth values, as stored.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Numbers {
+pub(crate) struct Numbers {
     kind: u32,
     bytes: Vec<u8>,
 }
@@ -357,6 +357,21 @@ impl Value {
 }
 
 impl Numbers {
+    /// Numbers of a type from their bytes.
+    pub(super) fn stored(kind: u32, bytes: Vec<u8>) -> Self {
+        Self { kind, bytes }
+    }
+
+    /// The number of their type.
+    pub(super) fn kind(&self) -> u32 {
+        self.kind
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Its values, in order.
     pub(super) fn values(&self) -> impl Iterator<Item = Value> + '_ {
         let size = size_of(self.kind).unwrap_or(1) as usize;

@@ -11,22 +11,27 @@ use querywright_types::quietly;
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// The splitters known, for messages.
-pub(super) const SPLITTERS: &str = "default, gpt-2, smollm, llama-bpe and qwen2";
+pub(crate) const SPLITTERS: &str = "default, gpt-2, smollm, llama-bpe and qwen2";
 
 /// llama.cpp's kinds of token (`tokenizer.ggml.token_type`).
-const CONTROL: u64 = 3;
-const USER_DEFINED: u64 = 4;
+pub(crate) const NORMAL: u64 = 1;
+pub(crate) const CONTROL: u64 = 3;
+pub(crate) const USER_DEFINED: u64 = 4;
+pub(crate) const UNUSED: u64 = 5;
+
+/// One name of each splitter.
+pub(crate) const NAMES: [&str; 5] = ["smollm", "gpt-2", "qwen2", "llama-bpe", "default"];
 
 /// The parts of a vocabulary as the metadata holds them.
-pub(super) struct Vocabulary<'a> {
-    pub(super) tokens: Vec<&'a str>,
+pub(crate) struct Vocabulary<'a> {
+    pub(crate) tokens: Vec<&'a str>,
     /// Kinds of token, one for each; empty when the file has none.
-    pub(super) kinds: Vec<u64>,
+    pub(crate) kinds: Vec<u64>,
     /// Pairs, joined by a space, best first.
-    pub(super) merges: Vec<&'a str>,
-    pub(super) pre: &'a str,
+    pub(crate) merges: Vec<&'a str>,
+    pub(crate) pre: &'a str,
     /// A token to put before each text.
-    pub(super) first: Option<u32>,
+    pub(crate) first: Option<u32>,
 }
 
 impl Vocabulary<'_> {
@@ -39,7 +44,7 @@ impl Vocabulary<'_> {
     ///
     /// # Errors
     /// What is wrong, for a message that names the file.
-    pub(super) fn build(&self) -> Result<tokenizers::Tokenizer, String> {
+    pub(crate) fn build(&self) -> Result<tokenizers::Tokenizer, String> {
         // The crate panics over merges that make a longer token than there is.
         quietly(|| self.assemble()).unwrap_or_else(Err)
     }

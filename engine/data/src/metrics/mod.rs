@@ -5,7 +5,7 @@
 //! document, and a query with nothing relevant or nothing retrieved scores 0. [`trec_order`] breaks ties of score as
 //! trec_eval does, so that numbers agree with those of other tools to the last digit.
 //!
-//! The functions of [`significance`] compare two systems query by query.
+//! The functions of [`significance`] compare two systems query by query, those of [`rates`] by what a query has or has not.
 //!
 //! ```
 //! use querywright_data::metrics::Measure;
@@ -19,6 +19,7 @@
 
 mod measure;
 mod order;
+pub mod rates;
 pub mod significance;
 
 pub use measure::{Measure, MeasureKind};

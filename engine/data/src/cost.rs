@@ -1,0 +1,235 @@
+//! What work costs: seconds, memory, energy, tokens, and money by the user's own prices.
+//!
+//! Nothing is estimated. What the system does not tell is absent and the reason is given; a price that nobody gave is no
+//! price, so that no figure rests on a default of ours.
+
+mod energy;
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use self::energy::Energy;
+use querywright_types::{Error, Result};
+
+/// What the user pays. All prices in one currency; what is absent costs nothing and is not counted.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prices {
+    /// The currency's name, for tables: "USD". Needed with a price.
+    pub currency: Option<String>,
+    /// An hour of the machine where the model runs on the processor.
+    pub cpu_hour: Option<f64>,
+    /// An hour of the machine where the model runs on a GPU, the machine around it included.
+    pub gpu_hour: Option<f64>,
+    /// A million tokens of prompts.
+    pub million_prompt_tokens: Option<f64>,
+    /// A million tokens of completions.
+    pub million_completion_tokens: Option<f64>,
+    /// A kilowatt-hour, of the energy that was measured.
+    pub kilowatt_hour: Option<f64>,
+}
+
+impl Prices {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn all(&self) -> [(&'static str, Option<f64>); 5] {
+        [
+            ("cost.cpu_hour", self.cpu_hour),
+            ("cost.gpu_hour", self.gpu_hour),
+            ("cost.million_prompt_tokens", self.million_prompt_tokens),
+            ("cost.million_completion_tokens", self.million_completion_tokens),
+            ("cost.kilowatt_hour", self.kilowatt_hour),
+        ]
+    }
+
+    /// Refuses prices that are none.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] that names the key.
+    pub fn validate(&self) -> Result<()> {
+        let given = || self.all().into_iter().filter_map(|(key, price)| Some((key, price?)));
+        if let Some((key, price)) = given().find(|(_, price)| !(price.is_finite() && *price >= 0.0)) {
+            return Err(Error::argument(key, format!("found {price}"), "give a price of 0 or more"));
+        }
+        let named = self.currency.as_ref().is_some_and(|name| !name.trim().is_empty());
+        match given().next() {
+            Some((key, _)) if !named => {
+                let found = format!("{key} has a price, and no currency is named");
+                Err(Error::argument("cost.currency", found, "name it, such as \"USD\""))
+            }
+            None if self.currency.is_some() => {
+                let remedy = "give the price of what you pay for, such as cpu_hour, or leave [cost] out";
+                Err(Error::argument("cost", "a currency without any price", remedy))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What was spent, in this currency; none without a price of something that was counted.
+    pub fn of(&self, spent: &Spent) -> Option<f64> {
+        let hours = spent.seconds / 3600.0;
+        let hour = if spent.on_gpu { self.gpu_hour } else { self.cpu_hour };
+        let millions = |tokens: u64| tokens as f64 / 1e6;
+        let parts = [
+            hour.map(|price| price * hours),
+            self.million_prompt_tokens.map(|price| price * millions(spent.prompt_tokens)),
+            self.million_completion_tokens.map(|price| price * millions(spent.completion_tokens)),
+            self.kilowatt_hour.zip(spent.joules).map(|(price, joules)| price * joules / 3.6e6),
+        ];
+        let known: Vec<f64> = parts.into_iter().flatten().collect();
+        (!known.is_empty()).then(|| known.iter().sum())
+    }
+}
+
+/// What was spent so far. Sums of several sessions add up.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Spent {
+    /// Tokens of prompts, once for each completion.
+    pub prompt_tokens: u64,
+    /// Tokens of completions.
+    pub completion_tokens: u64,
+    /// Seconds of the work itself.
+    pub seconds: f64,
+    /// Whether a GPU did it.
+    pub on_gpu: bool,
+    /// The most memory that the process held, in bytes, GPU memory not included; none where the system does not say.
+    pub peak_memory: Option<u64>,
+    /// The energy of processors and memory, in joules, everything that runs on the machine included; none where a part of it
+    /// could not be read. A GPU's is not included.
+    pub joules: Option<f64>,
+}
+
+impl Spent {
+    /// As a sentence, with money where there is a price for it.
+    pub fn sentence(&self, prices: &Prices) -> String {
+        let tokens = format!("{} tokens of prompts, {} of completions", self.prompt_tokens, self.completion_tokens);
+        let memory = self.peak_memory.map_or_else(
+            || "memory not known".to_owned(),
+            |bytes| format!("{:.2} GiB at most", bytes as f64 / f64::from(1 << 30)),
+        );
+        let energy = self.joules.map_or_else(|| "energy not readable".to_owned(), |joules| format!("{joules:.0} J"));
+        let money = match (prices.of(self), &prices.currency) {
+            (Some(money), Some(currency)) => format!("{money:.4} {currency}"),
+            _ => "no price given".to_owned(),
+        };
+        format!("{:.0} s, {tokens}, {memory}, {energy}, {money}", self.seconds)
+    }
+}
+
+/// Watches the process and the machine while it works.
+#[derive(Debug)]
+pub struct Meter {
+    energy: Result<Energy, String>,
+    last: Instant,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::start()
+    }
+}
+
+impl Meter {
+    /// Starts to watch.
+    pub fn start() -> Self {
+        Self { energy: Energy::open(energy::POWERCAP.as_ref()), last: Instant::now() }
+    }
+
+    /// Why no energy is measured; none where it is.
+    pub fn without_energy(&self) -> Option<&str> {
+        self.energy.as_ref().err().map(String::as_str)
+    }
+
+    /// Begins anew: what passed since the last reading belongs to nobody.
+    pub fn skip(&mut self) {
+        let _ = self.energy.as_mut().map(Energy::since_last);
+        self.last = Instant::now();
+    }
+
+    /// Adds what passed since the last reading, and these tokens. Read it at least every half an hour: the counters of
+    /// energy begin again where they are full.
+    pub fn add_to(&mut self, spent: &mut Spent, prompt_tokens: u64, completion_tokens: u64) {
+        let first = spent.seconds == 0.0;
+        spent.seconds += self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        spent.prompt_tokens += prompt_tokens;
+        spent.completion_tokens += completion_tokens;
+        spent.peak_memory = spent.peak_memory.max(peak_memory());
+        let joules = self.energy.as_mut().ok().and_then(Energy::since_last);
+        // A sum of which a part is missing is none.
+        let before = if first { Some(0.0) } else { spent.joules };
+        spent.joules = before.zip(joules).map(|(sum, own)| sum + own);
+    }
+}
+
+/// The most memory that this process held, in bytes. Linux tells it.
+fn peak_memory() -> Option<u64> {
+    high_water(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn high_water(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prices() -> Prices {
+        Prices { currency: Some("USD".into()), cpu_hour: Some(0.5), gpu_hour: Some(4.0), ..Prices::default() }
+    }
+
+    #[test]
+    fn money_is_what_was_counted_times_what_the_user_pays_and_nothing_else() {
+        let spent = Spent { seconds: 1800.0, prompt_tokens: 2_000_000, completion_tokens: 500_000, ..Spent::default() };
+        assert_eq!(prices().of(&spent), Some(0.25));
+        assert_eq!(prices().of(&Spent { on_gpu: true, ..spent }), Some(2.0));
+        let tokens = Prices { million_prompt_tokens: Some(1.0), million_completion_tokens: Some(4.0), ..prices() };
+        assert_eq!(tokens.of(&spent), Some(0.25 + 2.0 + 2.0));
+        let energy = Prices { currency: Some("EUR".into()), kilowatt_hour: Some(0.3), ..Prices::default() };
+        assert_eq!(energy.of(&spent), None, "no energy was measured");
+        let measured = Spent { joules: Some(7.2e6), ..spent };
+        assert!((energy.of(&measured).unwrap() - 0.6).abs() < 1e-12);
+        assert_eq!(Prices::default().of(&measured), None, "there are no prices of ours");
+        let said = spent.sentence(&prices());
+        assert!(said.contains("1800 s, 2000000 tokens") && said.ends_with("energy not readable, 0.2500 USD"), "{said}");
+        assert!(measured.sentence(&Prices::default()).ends_with("7200000 J, no price given"));
+    }
+
+    #[test]
+    fn prices_without_a_currency_and_below_nothing_are_refused_by_key() {
+        prices().validate().unwrap();
+        Prices::default().validate().unwrap();
+        let refused = |prices: Prices| prices.validate().unwrap_err().to_string();
+        assert!(refused(Prices { currency: None, ..prices() }).contains("cost.currency: cost.cpu_hour has a price"));
+        assert!(refused(Prices { gpu_hour: Some(-1.0), ..prices() }).contains("cost.gpu_hour: found -1"));
+        assert!(refused(Prices { cpu_hour: Some(f64::NAN), ..prices() }).contains("cost.cpu_hour"));
+        let idle = Prices { currency: Some("USD".into()), ..Prices::default() };
+        assert!(refused(idle).contains("a currency without any price"));
+        let unknown = serde_json::from_str::<Prices>(r#"{"gpu": 1}"#).unwrap_err().to_string();
+        assert!(unknown.contains("unknown field `gpu`"), "{unknown}");
+    }
+
+    #[test]
+    fn a_meter_adds_up_and_says_why_there_is_no_energy() {
+        let mut meter = Meter { energy: Err("no counters".into()), last: Instant::now() };
+        let mut spent = Spent::default();
+        meter.add_to(&mut spent, 10, 3);
+        meter.skip();
+        meter.add_to(&mut spent, 5, 2);
+        assert_eq!((spent.prompt_tokens, spent.completion_tokens, spent.joules), (15, 5, None));
+        assert!(spent.seconds > 0.0 && spent.seconds < 60.0);
+        assert_eq!(meter.without_energy(), Some("no counters"));
+        if cfg!(target_os = "linux") {
+            assert!(spent.peak_memory.unwrap() > 1 << 20);
+        }
+        assert_eq!(high_water("Name:\tx\nVmHWM:\t    2048 kB\nVmRSS: 1 kB\n"), Some(2 << 20));
+        assert_eq!(high_water("Name:\tx\n"), None);
+    }
+}

@@ -111,7 +111,7 @@ impl Changes {
 }
 
 /// A text on one line of a terminal; a history has many.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     const WIDTH: usize = 100;
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(WIDTH) {

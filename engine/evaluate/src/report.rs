@@ -4,11 +4,12 @@ mod curves;
 mod forest;
 mod page;
 mod plot;
+mod probes;
 mod scale;
 
 use std::path::{Path, PathBuf};
 
-use super::{Changes, Comparison, Headroom, Sample};
+use super::{Changes, Comparison, CostTable, Headroom, Probes, Sample};
 use curves::Curves;
 use querywright_data::catalog::Output;
 use querywright_types::{Error, Result};
@@ -36,6 +37,10 @@ pub struct Report {
     pub changes: Option<Changes>,
     /// How much of what the model could write was reached.
     pub headroom: Option<Headroom>,
+    /// What the systems do to please the measure.
+    pub probes: Option<Probes>,
+    /// What training cost.
+    pub cost: Option<CostTable>,
     /// A sample of rewrites.
     pub samples: Vec<Sample>,
     /// The configuration, as text.

@@ -6,9 +6,11 @@ use serde::Serialize;
 use super::Report;
 use super::curves::{Curves, STYLE};
 use super::forest::forest;
+use super::probes::{ProbesView, probes};
 use super::scale::short;
+use crate::cost::COLUMNS;
 use crate::table::{interval, milliseconds, probability};
-use crate::{Change, Changes, Comparison, Cost, Headroom, MeasureComparison, Row, Sample};
+use crate::{Change, Changes, Comparison, Cost, CostRow, CostTable, Headroom, MeasureComparison, Row, Sample};
 use querywright_types::{Error, Result};
 
 /// The template escapes everything but the plots and the style, which come from this crate.
@@ -23,6 +25,8 @@ struct Page<'a> {
     tables: Vec<TableView>,
     costs: Vec<CostView<'a>>,
     changes: Option<ChangesView<'a>>,
+    probes: Option<ProbesView<'a>>,
+    spent: Option<SpentView<'a>>,
     plots: Vec<String>,
     samples: Option<SamplesView<'a>>,
     versions: &'a [(String, String)],
@@ -64,6 +68,13 @@ struct CostView<'a> {
     fallbacks: usize,
     kept: usize,
     faults: usize,
+}
+
+#[derive(Serialize)]
+struct SpentView<'a> {
+    names: [&'static str; 7],
+    rows: Vec<[&'a str; 7]>,
+    notes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -117,6 +128,8 @@ pub(super) fn page(report: &Report, curves: &Curves) -> Result<String> {
         tables: comparison.map(tables).unwrap_or_default(),
         costs: comparison.map(|c| c.costs.iter().map(cost).collect()).unwrap_or_default(),
         changes: report.changes.as_ref().map(|found| changes(found, report.headroom.as_ref())),
+        probes: report.probes.as_ref().map(probes),
+        spent: report.cost.as_ref().map(spent),
         plots: curves.plots().iter().map(super::plot::Plot::svg).collect(),
         samples: samples(&report.samples),
         versions: &report.versions,
@@ -189,6 +202,10 @@ fn cost(cost: &Cost) -> CostView<'_> {
         kept: cost.kept,
         faults: cost.faults,
     }
+}
+
+fn spent(table: &CostTable) -> SpentView<'_> {
+    SpentView { names: COLUMNS, rows: table.rows.iter().map(CostRow::cells).collect(), notes: &table.notes }
 }
 
 fn changes<'a>(changes: &'a Changes, headroom: Option<&Headroom>) -> ChangesView<'a> {

@@ -1,6 +1,8 @@
 use super::*;
 use crate::comparison::tests::made_up;
-use crate::{Change, SampleRewrite};
+use crate::{Change, Probe, ProbeExample, ProbeRate, RateAgainst, SampleRewrite, SystemProbes};
+use querywright_data::cost::{Prices, Spent};
+use querywright_data::metrics::rates::wilson;
 
 /// Text that would break out of every place it is put, were it not escaped.
 const NASTY: &str = "</pre></script><script>alert(1)</script>\"'&<b onload=x>";
@@ -72,6 +74,8 @@ fn report(folder: &Path) -> Report {
             most_hurt: vec![change(NASTY, NASTY, 0.9, 0.125)],
         }),
         headroom: None,
+        probes: Some(probes()),
+        cost: Some(CostTable::of("trained <1>", NASTY, &Spent::default(), &Prices::default(), None)),
         samples: vec![
             sample(
                 "something to keep my coffee warm on the train",
@@ -87,6 +91,22 @@ fn report(folder: &Path) -> Report {
         config: Some(format!("[model]\nname = \"smollm2-135m\" # {NASTY}\n\n[data]\nname = \"demo\"\n")),
         versions: vec![("querywright".into(), "0.1.0".into()), ("catalogue digest".into(), "9f".repeat(32))],
     }
+}
+
+/// Two systems, of which the second copies.
+fn probes() -> Probes {
+    let rates = |count: usize, against: bool| {
+        let example = ProbeExample { query: NASTY.into(), rewrite: NASTY.into(), found: "tower fan low noise".into() };
+        let rate = wilson(count, 300).unwrap();
+        let p_holm = 0.01;
+        let against = against.then_some(RateAgainst { difference: 0.1, gained: 30, lost: 0, p: 0.001, p_holm });
+        vec![ProbeRate { probe: Probe::CopyFound, count, rate, against, examples: vec![example] }]
+    };
+    let systems = vec![
+        SystemProbes { system: "zero-shot <0>".into(), rates: rates(0, false) },
+        SystemProbes { system: "trained".into(), rates: rates(30, true) },
+    ];
+    Probes { queries: 300, against: Some("zero-shot <0>".into()), systems }
 }
 
 /// Every element that is opened is closed, in order.
@@ -121,6 +141,10 @@ fn the_page_stands_alone_and_escapes_everything() {
         "150 better (50%), 30 hurt (10%).</p>",
         "<h3>Hurt most</h3>",
         "<dd class=\"score worse\">0.125</dd>",
+        "<td class=\"worse\">10.0%<small>[7.1, 13.9]; +10.0 points, p 0.0100</small></td>",
+        "<dd>tower fan low noise</dd>",
+        "<tr><th>trained &lt;1&gt;</th>",
+        "<td>about 210 s</td>",
     ] {
         assert!(html.contains(part), "{part}: {html}");
     }

@@ -20,6 +20,7 @@ use super::optimizer::AdamWConfig;
 use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
 use super::warm_start::WarmStartConfig;
+use querywright_data::cost::Prices;
 #[cfg(feature = "dense")]
 use querywright_encode::{DenseConfig, EmbedConfig};
 use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
@@ -81,6 +82,9 @@ pub struct TrainConfig {
     /// Length, batch sizes and intervals of the run.
     #[serde(default)]
     pub train: RunConfig,
+    /// What the user pays, for the cost of the run in money. Default: no prices, and no money.
+    #[serde(default, skip_serializing_if = "Prices::is_empty")]
+    pub cost: Prices,
 }
 
 /// `[model]`

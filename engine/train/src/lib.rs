@@ -21,6 +21,7 @@ pub mod reward;
 mod rollout;
 pub mod run_folder;
 pub mod schedule;
+mod spending;
 mod trainer;
 mod warm_start;
 
@@ -30,5 +31,6 @@ pub use config::{
 };
 pub use materials::{Labelled, Materials, learnable};
 pub use method::{DpoConfig, Method, RejectionConfig, SftConfig, TeacherConfig};
+pub use spending::RunCost;
 pub use trainer::{Observer, Outcome, Trainer};
 pub use warm_start::WarmStartConfig;

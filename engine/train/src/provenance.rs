@@ -61,7 +61,7 @@ fn hash_queries(hash: &mut Sha256, materials: &Materials) {
 }
 
 /// A configuration without the keys that decide no number of the run: where it is kept, how many checkpoints stay, where it
-/// runs, and what stands beside it in the table.
+/// runs, what that costs, and what stands beside it in the table.
 pub(super) fn without_place(config: &TrainConfig) -> TrainConfig {
     let mut config = config.clone();
     config.train.output_dir = PathBuf::new();
@@ -72,6 +72,7 @@ pub(super) fn without_place(config: &TrainConfig) -> TrainConfig {
     {
         config.retriever.sequence = None;
     }
+    config.cost = Default::default();
     config
 }
 
@@ -145,7 +146,8 @@ mod tests {
 
     #[test]
     fn where_and_how_a_run_is_kept_does_not_change_its_digest_and_a_number_does() {
-        let moved = format!("{SMALL}[train]\noutput_dir = \"x\"\nsave_total_limit = 9\n");
+        let priced = "[cost]\ncurrency = \"USD\"\ncpu_hour = 0.1\n";
+        let moved = format!("{SMALL}[train]\noutput_dir = \"x\"\nsave_total_limit = 9\n{priced}");
         assert_eq!(fingerprint(&moved), fingerprint(SMALL));
         assert_ne!(fingerprint(&format!("{SMALL}[train]\ninject_words = 5\n")), fingerprint(SMALL));
         // What stands beside the run in the table after it.

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Seek, Write};
 use std::path::Path;
 
-use super::checkpoint;
+use super::{checkpoint, spending};
 use querywright_data::catalog::Output;
 use querywright_types::{Error, Result};
 
@@ -13,7 +13,7 @@ const LOCK: &str = "run.lock";
 /// What a run is known by: it is written before anything else of [`OWN`].
 pub(super) const MARK: &str = "run.json";
 /// What a trainer writes over.
-const OWN: [&str; 6] = [MARK, "config.toml", "metrics.jsonl", "completions.jsonl", "best", "report"];
+const OWN: [&str; 7] = [MARK, "config.toml", "metrics.jsonl", "completions.jsonl", spending::FILE, "best", "report"];
 
 /// Refuses a folder that a run could not be kept in, without changing anything: another trainer is at work there, it holds
 /// a run and is not to be resumed, it holds files that no run wrote, or it cannot be written. Costs nothing: call it before

@@ -22,6 +22,7 @@ use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
 use super::run_folder::RunFolder;
 use super::schedule::EntropyControl;
+use super::spending::{RunCost, Spending};
 use super::warm_start::{Rates, WarmStart, WarmStartConfig};
 use querywright_data::metrics::{Measure, trec_order};
 use querywright_model::{Adapter, SamplingConfig};
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// Tokens of prompts and completions, as TRL counts them: the prompt once a completion.
     pub num_tokens: u64,
+    /// What all of it cost, evaluations on the development queries included.
+    pub cost: RunCost,
 }
 
 /// Rankings whose scores are cached.
@@ -81,6 +84,7 @@ pub struct Trainer<'a> {
     state: RunState,
     metrics: MetricsLog,
     completions: CompletionsLog,
+    spending: Spending,
     /// Nobody else trains in the run's folder as long as this is there.
     _folder: RunFolder,
 }
@@ -128,7 +132,6 @@ impl<'a> Trainer<'a> {
         };
         provenance::describe(folder, config, materials)?;
         let metrics = MetricsLog::open(folder, from)?;
-        let completions = CompletionsLog::open(folder.join("completions.jsonl"), from)?;
         let warm = state.step < config.warm_start.steps;
         let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&materials.catalog));
         let warm_start = match feedback.as_ref().filter(|_| warm) {
@@ -153,7 +156,8 @@ impl<'a> Trainer<'a> {
             optimizer,
             state,
             metrics,
-            completions,
+            completions: CompletionsLog::open(folder.join("completions.jsonl"), from)?,
+            spending: Spending::open(folder, from.is_some(), &config.cost, materials.decoder.device()?.is_some()),
             _folder: claimed,
         })
     }
@@ -161,6 +165,7 @@ impl<'a> Trainer<'a> {
     /// Runs to the last step.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         let run = &self.config.train;
+        self.spending.begin();
         if self.state.step == 0 && self.state.best.is_none() {
             self.evaluate(observer)?;
         }
@@ -185,6 +190,7 @@ impl<'a> Trainer<'a> {
             let seconds = start.elapsed().as_secs_f64();
             self.state.seconds += seconds;
             metrics.set(name::STEP_TIME, seconds);
+            self.spending.step(&metrics);
             let (step, last) = (self.state.step, self.state.step == run.max_steps);
             self.metrics.record(&metrics)?;
             observer.step(&metrics, run.max_steps);
@@ -204,6 +210,7 @@ impl<'a> Trainer<'a> {
             // The development queries never gave a score: the last adapter stands in.
             self.keep("best")?;
         }
+        let cost = self.spending.write()?;
         let (best_dev, best_step) = self.state.best.unwrap_or((f64::NAN, self.state.step));
         Ok(Outcome {
             steps: self.state.step,
@@ -212,6 +219,7 @@ impl<'a> Trainer<'a> {
             adapter: run.output_dir.join("best"),
             seconds: self.state.seconds,
             num_tokens: self.state.num_tokens,
+            cost,
         })
     }
 
@@ -317,6 +325,8 @@ impl<'a> Trainer<'a> {
         let lengths: Vec<f64> = rollouts.samples().map(|s| s.tokens.len() as f64).collect();
         let truncated = rollouts.samples().filter(|s| s.truncated).count() as f64;
         let count = lengths.len().max(1) as f64;
+        let (tokens, written) =
+            (rollouts.tokens(self.materials.encoder.prefix().len()) as f64, lengths.iter().sum::<f64>());
         metrics
             .set(name::REWARD, rollouts.signal.reward)
             .set(name::REWARD_STD, rollouts.signal.reward_std)
@@ -330,12 +340,14 @@ impl<'a> Trainer<'a> {
             .set(name::CLIP_REGION_MEAN, report.loss.clip_region_mean)
             .set(name::CLIP_LOW_MIN, report.loss.clip_low_min)
             .set(name::CLIP_HIGH_MAX, report.loss.clip_high_max)
-            .set(name::MEAN_LENGTH, lengths.iter().sum::<f64>() / count)
+            .set(name::MEAN_LENGTH, written / count)
             .set(name::MIN_LENGTH, lengths.iter().copied().fold(f64::INFINITY, f64::min))
             .set(name::MAX_LENGTH, lengths.iter().copied().fold(0.0, f64::max))
             .set(name::CLIPPED_RATIO, truncated / count)
             .set(name::MEAN_TERMS, rollouts.generated() as f64 / count)
             .set(name::NUM_TOKENS, self.state.num_tokens as f64)
+            .set(name::PROMPT_TOKENS, tokens - written)
+            .set(name::COMPLETION_TOKENS, written)
             .set(name::LOGP_DIFFERENCE, report.logp_difference)
             .set("sampling/sampling_logp_difference/max", report.logp_difference_max)
             .set(name::RECORDED_ROWS, report.recorded_rows as f64)
@@ -425,7 +437,7 @@ impl<'a> Trainer<'a> {
         let run = &self.config.train;
         let base = &self.materials.model_name;
         checkpoint::save(&run.output_dir, &self.state, &self.adapter, &self.optimizer, base, run.save_total_limit)?;
-        Ok(())
+        self.spending.write().map(drop)
     }
 }
 

@@ -174,6 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn the_run_of_the_rec_r1_paper_is_a_configuration() {
+        let text = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/configs/rec-r1.toml"));
+        let config = TrainConfig::parse(text, &[], "rec-r1.toml").unwrap();
+        assert_eq!((config.prompts_per_step(), config.train.num_generations), (32, 12));
+        let beauty = ["reward.measures={\"nDCG@5000\" = 1.0}".to_owned(), "prompt.task=recommend".into()];
+        let config = TrainConfig::parse(text, &beauty, "rec-r1.toml").unwrap();
+        assert_eq!(config.reward.measures.keys().collect::<Vec<_>>(), ["nDCG@5000"]);
+        let prices = ["cost.cpu_hour=0.1".to_owned()];
+        let error = TrainConfig::parse(text, &prices, "rec-r1.toml").unwrap_err().to_string();
+        assert!(error.contains("cost.currency"), "{error}");
+    }
+
+    #[test]
     fn a_key_under_its_old_name_is_read_in_files_and_settings_alike() {
         let old = format!("{SMALL}[train]\nrepair_groups = true\nrepair_words = 7\nrepair_margin = 0.5\n");
         let new = format!("{SMALL}[train]\ninject_feedback = true\ninject_words = 7\ninject_margin = 0.5\n");

@@ -20,6 +20,7 @@ impl TrainConfig {
     pub fn validate(&self) -> Result<()> {
         self.data.validate()?;
         self.train.validate()?;
+        self.cost.validate()?;
         if self.train.inject_feedback && self.prompt.style != PromptStyle::FewShot {
             let remedy = "set prompt.style = \"few-shot\", or inject_feedback = false";
             return refuse("train.inject_feedback", "the prompt's answers are more than a list of words", remedy);

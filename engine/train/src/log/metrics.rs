@@ -52,6 +52,10 @@ pub mod name {
     pub const LEARNING_RATE: &str = "learning_rate";
     /// Tokens seen so far, prompts and completions.
     pub const NUM_TOKENS: &str = "num_tokens";
+    /// Tokens of the step's prompts, once for each completion. Not in TRL.
+    pub const PROMPT_TOKENS: &str = "cost/prompt_tokens";
+    /// Tokens of the step's completions. Not in TRL.
+    pub const COMPLETION_TOKENS: &str = "cost/completion_tokens";
     /// Seconds that the step took.
     pub const STEP_TIME: &str = "step_time";
     /// Requests that the environment failed for good; their samples are dropped. Not in TRL.

@@ -69,7 +69,7 @@ impl Trainer<'_> {
         let step = self.state.step + 1;
         let learner = self.plain(LossConfig::default());
         let rate = self.rates.rate(step - 1);
-        self.count_tokens(&batch);
+        let (read, written) = self.count_tokens(&batch);
         let report = self.learn(&learner, rate, vec![batch])?;
         self.state.step = step;
         let mut metrics = StepMetrics::new(step);
@@ -79,15 +79,20 @@ impl Trainer<'_> {
             .set(name::LEARNING_RATE, rate)
             .set(name::ENTROPY, report.loss.entropy)
             .set(name::NUM_TOKENS, self.state.num_tokens as f64)
+            .set(name::PROMPT_TOKENS, read as f64)
+            .set(name::COMPLETION_TOKENS, written as f64)
             .set(name::FAULTS, faults as f64)
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
         Ok(metrics)
     }
 
-    fn count_tokens(&mut self, batch: &RolloutBatch) {
+    /// Counts the tokens of prompts, once a completion, and of completions, and gives both.
+    fn count_tokens(&mut self, batch: &RolloutBatch) -> (usize, usize) {
         let prefix = self.materials.encoder.prefix().len();
-        let tokens = |r: &Rollout| r.samples.iter().map(|s| prefix + r.prompt.len() + s.tokens.len()).sum::<usize>();
-        self.state.num_tokens += batch.rollouts.iter().map(tokens).sum::<usize>() as u64;
+        let read = batch.rollouts.iter().map(|r| r.samples.len() * (prefix + r.prompt.len())).sum::<usize>();
+        let written = batch.rollouts.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum::<usize>();
+        self.state.num_tokens += (read + written) as u64;
+        (read, written)
     }
 
     /// A supervised step on the best of the policy's own completions; where a round is over, the next one is sampled first.
@@ -187,9 +192,8 @@ impl Trainer<'_> {
                 (rollouts.preferences(self.config.dpo.margin), rollouts.faults, Some(rollouts))
             }
         };
-        if rollouts.is_none() {
-            self.count_tokens(&batch);
-        }
+        // Those of samples are counted with them.
+        let (read, written) = if rollouts.is_none() { self.count_tokens(&batch) } else { (0, 0) };
         let report = self.learn(&learner, rate, vec![batch])?;
         let mut metrics = match &rollouts {
             Some(rollouts) => {
@@ -205,6 +209,8 @@ impl Trainer<'_> {
                     .set(name::LEARNING_RATE, rate)
                     .set(name::ENTROPY, report.loss.entropy)
                     .set(name::NUM_TOKENS, self.state.num_tokens as f64)
+                    .set(name::PROMPT_TOKENS, read as f64)
+                    .set(name::COMPLETION_TOKENS, written as f64)
                     .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
                 metrics
             }

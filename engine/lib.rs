@@ -114,7 +114,7 @@
 #![deny(missing_docs, missing_debug_implementations)]
 
 #[cfg(feature = "data")]
-pub use querywright_data::{catalog, metrics};
+pub use querywright_data::{catalog, cost, metrics};
 #[cfg(feature = "dense")]
 pub use querywright_encode as encode;
 #[cfg(feature = "train")]
@@ -143,9 +143,10 @@ pub use stack::Stack;
 #[cfg(feature = "model")]
 pub mod model {
     pub use querywright_model::{
-        Adapter, Architecture, ChatTemplate, Completion, Decoder, DeviceChoice, DeviceInfo, Finish, GenerateOptions,
-        Grammar, Labels, LoraConfig, Message, ModelConfig, ModelSource, ModelSummary, Precision, Prefix, Projection,
-        PromptTokens, RopeScaling, SamplingConfig, Tokenizer, Trie, Walk, generate, prefix,
+        Adapter, Architecture, ChatTemplate, Completion, Decoder, Deltas, DeviceChoice, DeviceInfo, Export,
+        ExportFormat, ExportType, Exported, Finish, GenerateOptions, Grammar, Labels, LoraConfig, Message, ModelConfig,
+        ModelSource, ModelSummary, Precision, Prefix, Projection, PromptTokens, RopeScaling, SamplingConfig, Tokenizer,
+        Trie, Walk, generate, prefix,
     };
 }
 
@@ -165,12 +166,12 @@ pub mod train {
     pub use querywright_train::{
         Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, DpoConfig, Labelled, Lengths,
         MachineProfile, Materials, Method, Observer, Outcome, RejectionConfig, ResplitConfig, RetrieverConfig,
-        RunConfig, SftConfig, SplitPlan, TeacherConfig, TrainConfig, Trainer, WarmStartConfig, choose, learnable,
+        RunConfig, RunCost, SftConfig, SplitPlan, TeacherConfig, TrainConfig, Trainer, WarmStartConfig, choose, learnable,
     };
 
     /// The checkpoints of a run, and whether a folder can be a run's.
     pub mod checkpoint {
-        pub use querywright_train::checkpoint::list;
+        pub use querywright_train::checkpoint::{list, write_folder};
         pub use querywright_train::run_folder::{require_own, require_usable};
     }
 

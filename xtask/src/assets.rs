@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 
 /// (where a file or the files of a folder lie, where their copies do). A `Cargo.toml` is copied as `manifest.toml`: cargo
 /// takes a folder with a `Cargo.toml` for a package of its own and leaves it out.
-const COPIES: [(&str, &str); 7] = [
+const COPIES: [(&str, &str); 8] = [
     ("examples/configs/demo.toml", "engine/cli/assets/demo.toml"),
+    ("examples/configs/rec-r1.toml", "engine/cli/assets/rec-r1.toml"),
     ("plugins/bm25/dist", "engine/cli/assets/bm25"),
     ("plugins/template", "engine/cli/assets/template"),
     ("plugins/template/src", "engine/cli/assets/template/src"),

@@ -6,14 +6,14 @@ use anyhow::Result;
 use querywright::Error;
 use querywright::catalog::Dataset;
 use querywright::evaluate::{
-    Changes, Comparison, Evaluated, Evaluation, GATED, Headroom, Report, Shipped, System, samples,
+    Changes, Comparison, CostTable, Evaluated, Evaluation, GATED, Headroom, Probes, Report, Shipped, System, samples,
 };
 use querywright::metrics::Measure;
 use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity, Rm3, Rm3Config};
 use querywright::rewrite::{BaseConfig, LanguageModel, Tuned};
 use querywright::sequence::SequenceModel;
 use querywright::stack::Identity;
-use querywright::train::{TrainConfig, WarmStartConfig};
+use querywright::train::{RunCost, TrainConfig, WarmStartConfig};
 use querywright::types::{Retriever, Rewriter};
 
 use crate::first_pass;
@@ -26,6 +26,8 @@ use crate::{sequence, ship};
 pub const BATCH: usize = 64;
 /// Queries that are shown as improved most, and as hurt most.
 const EXAMPLES: usize = 5;
+/// The model before it learned: what probes are set against.
+const ZERO_SHOT: &str = "zero-shot";
 /// The model after the supervised steps.
 const WARM_START: &str = "warm start";
 /// Rewrites in the report.
@@ -39,6 +41,8 @@ pub struct Finished<'a> {
     pub ranker: &'a Ranker,
     pub model: &'a Model,
     pub adapter: &'a Path,
+    /// What training it cost.
+    pub cost: &'a RunCost,
     /// How a request becomes a query without a model.
     pub tuned: BaseConfig,
 }
@@ -48,8 +52,20 @@ pub struct Compared {
     pub shipped: Shipped,
     pub changes: Option<Changes>,
     pub headroom: Option<Headroom>,
+    /// What the systems do to please the measure.
+    pub probes: Probes,
+    /// What training cost, beside what it reached.
+    pub cost: CostTable,
     pub comparison: Comparison,
     pub report: querywright::Result<PathBuf>,
+}
+
+/// What the trained model reached under the first measure.
+fn reached(measured: &[Evaluated], measures: &[Measure]) -> String {
+    let trained = measured.iter().find(|found| found.system.name == "trained");
+    let mean =
+        trained.zip(measures.first()).and_then(|(trained, measure)| Some((measure, trained.system.mean(*measure)?)));
+    mean.map_or_else(String::new, |(measure, mean)| format!("{measure} {mean:.4}"))
 }
 
 impl Finished<'_> {
@@ -61,7 +77,7 @@ impl Finished<'_> {
         let evaluation = Evaluation { catalog: &self.dataset.catalog, queries: &queries, measures, batch: BATCH };
         let mut measured: Vec<Evaluated> = Vec::new();
         let warm_start = self.warm_start().is_dir().then_some(WARM_START);
-        for name in ["raw", "rm3", "tuned", "zero-shot"].into_iter().chain(warm_start).chain(["trained"]) {
+        for name in ["raw", "rm3", "tuned", ZERO_SHOT].into_iter().chain(warm_start).chain(["trained"]) {
             let bar = Bar::new(queries.len() as u64, name, "queries");
             let rewriter = self.rewriter(name)?;
             let mut found = evaluation.run(rewriter.as_ref(), self.ranker.retriever.as_ref(), &bar)?;
@@ -85,6 +101,10 @@ impl Finished<'_> {
         let changes = changes.and_then(|((new, raw), measure)| Changes::of(&queries, new, raw, *measure, EXAMPLES));
         let shown: Vec<&Evaluated> = measured.iter().filter(|m| m.system.name != "rm3").collect();
         let samples = measures.first().map_or_else(Vec::new, |m| samples(&queries, &shown, *m, SAMPLES));
+        let probes = Probes::of(&evaluation, &shown, ZERO_SHOT)?;
+        let reached = reached(&measured, measures);
+        let RunCost { spent, prices, without_energy, .. } = self.cost;
+        let cost = CostTable::of("this run", &reached, spent, prices, without_energy.as_deref());
         let sequences = self.of_sequences(&evaluation)?;
         let systems: Vec<System> = measured.iter().chain(&sequences).map(|m| m.system.clone()).collect();
         let comparison = Comparison::of(&systems, "trained")?.with_alias("shipped", &shipped.system)?;
@@ -92,11 +112,13 @@ impl Finished<'_> {
             comparison: Some(comparison.clone()),
             changes: changes.clone(),
             headroom: headroom.clone(),
+            probes: Some(probes.clone()),
+            cost: Some(cost.clone()),
             samples,
             ..self.report(&shipped, queries.len())?
         };
         let report = told.write(&self.config.train.output_dir.join("report"));
-        Ok(Compared { shipped, changes, headroom, comparison, report })
+        Ok(Compared { shipped, changes, headroom, probes, cost, comparison, report })
     }
 
     /// The report of the run, before what was measured.
@@ -185,7 +207,7 @@ impl Finished<'_> {
                     (self.tuned.feedback.weight > 0.0).then(|| first_pass::feedback(self.ranker)).transpose()?;
                 Box::new(Tuned::new(self.tuned.clone(), self.ranker.retriever.card(), feedback)?)
             }
-            "zero-shot" => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),
+            ZERO_SHOT => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),
             WARM_START => Box::new(self.model.rewriter(name, prompt, self.ranker, Some(&self.warm_start()))?),
             "trained" => Box::new(self.trained()?),
             "raw" => Box::new(Identity),

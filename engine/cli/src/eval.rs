@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use querywright::catalog::{Output, Run};
-use querywright::evaluate::Evaluation;
+use querywright::evaluate::{Evaluated, Evaluation, Probes, Summary};
+use querywright::types::Rewriter;
 
 use crate::grant::Grants;
 use crate::progress::Bar;
 use crate::{compare::BATCH, open, terminal};
+
+/// What the probes call the rewriter of `--baseline`.
+const BASELINE: &str = "baseline";
 
 /// Measure a rewriter in front of a retriever.
 #[derive(clap::Args)]
@@ -35,6 +39,9 @@ pub struct Args {
     rewriter: String,
     #[command(flatten)]
     weights: open::Weights,
+    /// A rewriter that the probes for reward hacking are set against, such as the model without its adapter
+    #[arg(long, value_name = "REWRITER")]
+    baseline: Option<String>,
     /// Measures under their ir_measures names, with commas
     #[arg(long, default_value = "nDCG@10,R@100")]
     measures: String,
@@ -67,16 +74,31 @@ pub fn run(args: Args) -> Result<()> {
     let output = output.transpose()?;
     let ranker = open::retriever(&args.retriever, &args.rewriter, &dataset, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
-    let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
     let evaluation = Evaluation { catalog: &dataset.catalog, queries: &queries, measures: &measures, batch: BATCH };
-    let found = evaluation.run(rewriter.as_ref(), ranker.retriever.as_ref(), &bar)?;
-    bar.finish();
+    let run = |rewriter: &dyn Rewriter| -> Result<Evaluated> {
+        let bar = Bar::new(queries.len() as u64, rewriter.name(), "queries");
+        let found = evaluation.run(rewriter, ranker.retriever.as_ref(), &bar)?;
+        bar.finish();
+        Ok(found)
+    };
+    let found = run(rewriter.as_ref())?;
+    drop(rewriter);
+    let baseline = args.baseline.as_deref().map(|name| -> Result<Evaluated> {
+        let rewriter = open::rewriter(name, &ranker, None, &args.weights)?;
+        let mut found = run(rewriter.as_ref())?;
+        found.system = found.system.named(BASELINE);
+        Ok(found)
+    });
+    let baseline = baseline.transpose()?;
+    let systems: Vec<&Evaluated> = baseline.iter().chain([&found]).collect();
+    let probes = Probes::of(&evaluation, &systems, BASELINE)?;
     // The figures are shown even where the file cannot be written.
     let written = output.map(|output| found.run.write_to(output, &dataset.catalog)).transpose();
     let empty = queries.iter().filter(|(query, _)| query.is_empty()).count();
     let summary = found.system.summary();
     if args.json {
         let mut object = serde_json::to_value(&summary)?;
+        object["probes"] = serde_json::to_value(&probes)?;
         if let Some(object) = object.as_object_mut().filter(|_| empty > 0) {
             object.insert("empty".into(), empty.into());
         }
@@ -84,14 +106,18 @@ pub fn run(args: Args) -> Result<()> {
         written?;
         return Ok(());
     }
-    say!(
-        "{} + {} on {} queries of {}/{}",
-        summary.rewriter,
-        summary.retriever,
-        summary.queries,
-        dataset.name,
-        args.split
-    );
+    told(&summary, &format!("{}/{}", dataset.name, args.split), empty)?;
+    // The raw query pleases nobody.
+    if args.rewriter != "identity" {
+        terminal::lines(&probes.text())?;
+    }
+    written?;
+    Ok(())
+}
+
+/// Prints the figures of a rewriter on the queries of `place`.
+fn told(summary: &Summary, place: &str, empty: usize) -> Result<()> {
+    say!("{} + {} on {} queries of {place}", summary.rewriter, summary.retriever, summary.queries);
     for (name, value) in &summary.measures {
         say!("  {name:<12} {:.4}", value.as_f64().unwrap_or(f64::NAN));
     }
@@ -108,6 +134,5 @@ pub fn run(args: Args) -> Result<()> {
     if empty > 0 {
         say!("  {empty} empty queries were not searched for");
     }
-    written?;
     Ok(())
 }

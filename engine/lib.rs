@@ -166,7 +166,8 @@ pub mod train {
     pub use querywright_train::{
         Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, DpoConfig, Labelled, Lengths,
         MachineProfile, Materials, Method, Observer, Outcome, RejectionConfig, ResplitConfig, RetrieverConfig,
-        RunConfig, RunCost, SftConfig, SplitPlan, TeacherConfig, TrainConfig, Trainer, WarmStartConfig, choose, learnable,
+        RunConfig, RunCost, SftConfig, SplitPlan, TeacherConfig, TrainConfig, Trainer, WarmStartConfig, choose,
+        learnable,
     };
 
     /// The checkpoints of a run, and whether a folder can be a run's.

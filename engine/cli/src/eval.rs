@@ -96,6 +96,9 @@ pub fn run(args: Args) -> Result<()> {
     let written = output.map(|output| found.run.write_to(output, &dataset.catalog)).transpose();
     let empty = queries.iter().filter(|(query, _)| query.is_empty()).count();
     let summary = found.system.summary();
+    if summary.kept == summary.queries && args.rewriter.starts_with("file:") {
+        tell!("warning: {} has a rewrite for none of these queries: are they named as here?", args.rewriter);
+    }
     if args.json {
         let mut object = serde_json::to_value(&summary)?;
         object["probes"] = serde_json::to_value(&probes)?;
@@ -124,9 +127,6 @@ fn told(summary: &Summary, place: &str, empty: usize) -> Result<()> {
     say!("  {:.1} s, {:.1} words a query", summary.seconds, summary.mean_query_words);
     if summary.fallbacks > 0 || summary.faults > 0 {
         say!("  {} queries searched for as they came, {} failed", summary.fallbacks, summary.faults);
-    }
-    if summary.kept == summary.queries && args.rewriter.starts_with("file:") {
-        tell!("warning: {} has a rewrite for none of these queries: are they named as here?", args.rewriter);
     }
     if summary.kept > 0 {
         say!("  {} queries kept as they are without the model", summary.kept);

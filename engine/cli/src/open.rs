@@ -29,8 +29,8 @@ use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
 use crate::progress::{Bar, Spinner};
 use crate::remote;
-use crate::shortlist;
 use crate::sequence;
+use crate::shortlist;
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {

@@ -11,6 +11,7 @@ use super::config::TrainConfig;
 use super::curriculum::Curriculum;
 use super::learner::{Learner, LearnerConfig, RolloutBatch, StepReport};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
+use super::loss::LossType;
 use super::materials::{Labelled, Materials};
 use super::method::Method;
 use super::method::examples::Examples;

@@ -93,6 +93,7 @@ impl TrainConfig {
             curriculum: Default::default(),
             entropy: None,
             warm_start: Default::default(),
+            cost: Default::default(),
             sft: Default::default(),
             rejection: Default::default(),
             dpo: Default::default(),

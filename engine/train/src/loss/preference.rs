@@ -161,6 +161,7 @@ mod tests {
             let logp = &self.logp[tokens.clone()];
             let advantages = vec![0.0; logp.len()];
             let batch = Batch {
+                items: None,
                 logp,
                 old_logp: logp,
                 ref_logp: Some(&self.ref_logp[tokens.clone()]),

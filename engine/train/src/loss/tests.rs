@@ -418,6 +418,7 @@ fn completions_with_advantage_1_and_ratio_1_have_the_gradient_of_trls_supervised
     let completions: Vec<Range<usize>> = ends.iter().zip(&golden.lengths).map(|(start, n)| *start..start + n).collect();
     let (ones, no) = (vec![1.0; golden.logp.len()], vec![false; completions.len()]);
     let batch = Batch {
+        items: None,
         logp: &golden.logp,
         old_logp: &golden.logp,
         ref_logp: None,

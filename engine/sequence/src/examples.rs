@@ -90,7 +90,7 @@ pub(crate) fn questions<'a>(development: &Training<'a>, items: &Items, length: u
     let question = |(query, judgements): &(&'a Query, &'a Judgements)| {
         let history = items.numbers(&query.history, length);
         let request = Request::new(query, &Rewrite::plain(""), MEASURE.cutoff().unwrap_or(10));
-        (!history.is_empty()).then_some(Question { history, request, judgements: *judgements })
+        (!history.is_empty()).then_some(Question { history, request, judgements })
     };
     let mut questions: Vec<Question<'a>> = development.iter().filter_map(question).collect();
     questions.sort_by_key(|question| question.history.len());

@@ -66,7 +66,10 @@ pub(crate) fn digest(weights: &Weights) -> Result<String> {
     Ok(sum(&bytes(weights)?))
 }
 
-fn sum(weights: &BTreeMap<String, (Vec<usize>, Vec<u8>)>) -> String {
+/// Shapes, and values in single precision, the lowest byte first.
+type Bytes = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
+
+fn sum(weights: &Bytes) -> String {
     let parts = weights.iter().flat_map(|(name, (shape, bytes))| [name.as_bytes().to_vec(), of(shape), bytes.clone()]);
     sha256_of(&parts.collect::<Vec<_>>())
 }
@@ -75,8 +78,7 @@ fn of(shape: &[usize]) -> Vec<u8> {
     shape.iter().flat_map(|size| (*size as u64).to_le_bytes()).collect()
 }
 
-/// Shapes, and values in single precision, the lowest byte first.
-fn bytes(weights: &Weights) -> Result<BTreeMap<String, (Vec<usize>, Vec<u8>)>> {
+fn bytes(weights: &Weights) -> Result<Bytes> {
     let pair = |(name, tensor): (&String, &Tensor)| {
         let bytes: Vec<u8> = values(tensor)?.into_iter().flat_map(f32::to_le_bytes).collect();
         Ok((name.clone(), (tensor.dims().to_vec(), bytes)))

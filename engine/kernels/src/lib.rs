@@ -1,4 +1,5 @@
-//! Fused operations for a decoder whose base weights are frozen, each with its backward pass. This crate is internal to
+//! Fused operations for a decoder whose base weights are frozen, each with its backward pass, and those of encoders, which
+//! are not trained and have none. This crate is internal to
 //! Querywright and has no stable interface: depend on `querywright` instead.
 //!
 //! Base weights are packed once ([`PackedMatrix`]) in panels of 32 columns, in f32, in 8-bit blocks, or in bf16 pairs for
@@ -18,9 +19,11 @@
 mod attention;
 mod bf16;
 pub mod device;
+mod gelu;
 mod growing;
 mod int8;
 mod isa;
+mod layer_norm;
 mod linear;
 mod logprob;
 mod lora;
@@ -38,7 +41,11 @@ mod vector;
 #[cfg(test)]
 mod oracle;
 
-pub use attention::{Attended, AttentionRows, Cache, Continuation, Heads, Node, Tree, attend, attend_backward};
+pub use attention::{
+    Attended, AttentionRows, Cache, Continuation, Heads, Node, Tree, attend, attend_backward, attend_both_ways,
+};
+pub use gelu::{Activation, geglu};
+pub use layer_norm::LayerNorm;
 pub use linear::{FrozenLinear, Placed, apply, apply_backward};
 pub use logprob::{
     SampledDistribution, Targets, TokenStatistics, WeightedToken, log_probabilities, log_probabilities_backward,
@@ -50,3 +57,4 @@ pub use packed::{PackedMatrix, Precision};
 pub use rope::{Angles, RopeTable};
 pub use softmax::{Distribution, Partition, gather, partition, softmax};
 pub use swiglu::{swiglu, swiglu_backward};
+pub use vector::dot;

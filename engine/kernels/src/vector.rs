@@ -19,7 +19,7 @@ fn dot_body(a: &[f32], b: &[f32]) -> f32 {
 
 vectorised! {
     /// The scalar product of two rows of equal length.
-    pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 => dot_body
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 => dot_body
 }
 
 #[inline(always)]

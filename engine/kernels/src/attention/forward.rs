@@ -185,12 +185,12 @@ impl Batch<'_> {
 }
 
 /// `out[:, columns] = x · m` for the first columns of `m`, on this thread.
-fn product(x: &Rows<'_>, m: &GrowingMatrix, out: &mut [f32], stride: usize, columns: Range<usize>) {
+pub(super) fn product(x: &Rows<'_>, m: &GrowingMatrix, out: &mut [f32], stride: usize, columns: Range<usize>) {
     let part = Part { column: columns.start, columns: columns.len(), factors: &[(x, m.view())] };
     sum_of_products(&[part], out, stride, false, false);
 }
 
 /// `out += x · m` for the first rows of `m`, on this thread.
-fn add_product(x: &Rows<'_>, m: &GrowingMatrix, out: &mut [f32]) {
+pub(super) fn add_product(x: &Rows<'_>, m: &GrowingMatrix, out: &mut [f32]) {
     sum_of_products(&[Part::whole(0, &[(x, m.view())])], out, m.outer(), true, false);
 }

@@ -51,7 +51,7 @@
 //! |---|---|---|
 //! | `data` | catalogues, queries, judgements, runs; measures and significance tests | [`catalog`], [`metrics`] |
 //! | `bm25` | BM25 over a Tantivy index, in memory and on disk, and RM3; covisitation and popularity; with `data` | [`retrieve`] |
-//! | `dense` | sentence encoders and dense retrieval, by candle-transformers; with `data`. With `plugins` an encoder can be lent to a plugin. Not on by default | [`encode`] |
+//! | `dense` | sentence encoders and dense retrieval; with `data`. With `plugins` an encoder can be lent to a plugin. Not on by default | [`encode`] |
 //! | `sequence` | SASRec and GRU4Rec over histories, trained here; with `bm25`. Not on by default | [`sequence`] |
 //! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |

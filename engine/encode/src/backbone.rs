@@ -1,122 +1,97 @@
-//! The encoders themselves, by candle-transformers.
-
-use candle_core::{Device, Tensor};
-use candle_transformers::models::bert::{self, BertModel};
-use candle_transformers::models::modernbert::{self, ModernBert};
-use candle_transformers::models::xlm_roberta::{self, XLMRobertaModel};
-
-use candle_nn::Activation;
-
-use crate::shape::{Architecture, Shape, Window};
-use crate::weights;
-use querywright_model::files::Folder;
-use querywright_types::{Error, Result};
+//! The encoders themselves: the vectors of the tokens of some texts, by our own kernels.
+//!
+//! Texts lie one behind the other without padding; all but attention goes over their tokens as if they were one text. A
+//! row is summed in one order, so that the vectors of a text are the same, bit for bit, whatever is computed beside it.
 
 use std::path::Path;
 
+use crate::bert::Bert;
+use crate::modernbert::ModernBert;
+use crate::shape::{Architecture, Shape, Window};
+use crate::weights::Weights;
+use querywright_kernels::{FrozenLinear, Heads, Placed, Precision, apply};
+use querywright_model::files::Folder;
+use querywright_types::{Error, Result};
+
 /// An encoder in memory.
 pub(crate) enum Backbone {
-    /// Also DistilBERT, which is a BERT without token types. candle's own computes another GELU than transformers.
-    Bert(Box<BertModel>),
-    Roberta(Box<XLMRobertaModel>),
-    Modern(Box<ModernBert>),
+    /// BERT, RoBERTa and DistilBERT.
+    Bert(Bert),
+    Modern(ModernBert),
 }
 
 impl Backbone {
-    pub(crate) fn load(folder: &Folder, path: &Path, shape: &Shape) -> Result<Self> {
-        match (shape.architecture, &shape.window) {
-            (Architecture::Bert | Architecture::DistilBert, _) => {
-                let config = bert_config(shape)?;
-                let model = weights::load(folder, path, shape, |tensors| BertModel::load(tensors, &config))?;
-                Ok(Self::Bert(Box::new(model)))
-            }
-            (Architecture::Roberta, _) => {
-                let config = roberta_config(shape);
-                let model = weights::load(folder, path, shape, |tensors| XLMRobertaModel::new(&config, tensors))?;
-                Ok(Self::Roberta(Box::new(model)))
-            }
-            (Architecture::ModernBert, Some(window)) => {
-                let config = modern_config(shape, window);
-                let model = weights::load(folder, path, shape, |tensors| ModernBert::load(tensors, &config))?;
-                Ok(Self::Modern(Box::new(model)))
-            }
-            (Architecture::ModernBert, None) => Err(Error::bug("encoder", "a ModernBERT without its windows")),
+    pub(crate) fn load(folder: &Folder, path: &Path, shape: &Shape, precision: Precision) -> Result<Self> {
+        let mut weights = Weights::of(folder, path, shape.architecture, precision);
+        let model = match (shape.architecture, &shape.window) {
+            (Architecture::ModernBert, Some(window)) => Self::Modern(ModernBert::load(&mut weights, shape, window)?),
+            (Architecture::ModernBert, None) => return Err(Error::bug("encoder", "a ModernBERT without its windows")),
+            _ => Self::Bert(Bert::load(&mut weights, shape)?),
+        };
+        weights.finish(shape)?;
+        Ok(model)
+    }
+
+    /// The vectors of the tokens of some texts, text by text and token by token.
+    pub(crate) fn forward(&self, texts: &[&[u32]]) -> Result<Vec<f32>> {
+        match self {
+            Self::Bert(model) => model.forward(texts),
+            Self::Modern(model) => model.forward(texts),
         }
     }
+}
 
-    /// The vectors of the tokens of some texts of one length, text by text and token by token.
-    pub(crate) fn forward(&self, texts: &[&[u32]]) -> Result<Vec<f32>> {
-        let broken = |e: candle_core::Error| Error::bug("encoder", e.to_string());
-        let length = texts.first().map_or(0, |ids| ids.len());
-        let ids = Tensor::from_vec(texts.concat(), (texts.len(), length), &Device::Cpu).map_err(broken)?;
-        let vectors = match self {
-            Self::Bert(model) => ids.zeros_like().and_then(|types| model.forward(&ids, &types, None)),
-            Self::Roberta(model) => {
-                let (types, all) = (ids.zeros_like().map_err(broken)?, ids.ones_like().map_err(broken)?);
-                model.forward(&ids, &all, &types, None, None, None)
-            }
-            Self::Modern(model) => ids.ones_like().and_then(|all| model.forward(&ids, &all)),
-        };
-        vectors.and_then(|vectors| vectors.flatten_all()?.to_vec1()).map_err(broken)
+/// The heads of a model's attention.
+pub(crate) fn heads(shape: &Shape) -> Heads {
+    let dim = shape.hidden_size / shape.heads;
+    Heads { queries: shape.heads, keys: shape.heads, dim, scale: 1.0 / (dim as f32).sqrt(), bf16: false }
+}
+
+/// `x Wᵀ + b` of layers side by side.
+pub(crate) fn products(layers: &[&FrozenLinear], x: &[f32]) -> Vec<f32> {
+    let stride = layers.iter().map(|layer| layer.output()).sum();
+    let rows = layers.first().map_or(0, |layer| x.len() / layer.input());
+    let mut y = vec![0.0; rows * stride];
+    let mut placed = Vec::with_capacity(layers.len());
+    let mut column = 0;
+    for layer in layers {
+        placed.push(Placed { layer, delta: None, column });
+        column += layer.output();
+    }
+    apply(&placed, x, &mut y, stride, false);
+    y
+}
+
+/// Adds `x Wᵀ + b` to `y`.
+pub(crate) fn add_product(layer: &FrozenLinear, x: &[f32], y: &mut [f32]) {
+    apply(&[Placed { layer, delta: None, column: 0 }], x, y, layer.output(), true);
+}
+
+/// The rows of a table.
+pub(crate) struct Table {
+    values: Vec<f32>,
+    width: usize,
+}
+
+impl Table {
+    pub(crate) fn load(weights: &mut Weights<'_>, name: &str, rows: usize, width: usize) -> Result<Self> {
+        Ok(Self { values: weights.tensor(name, &[rows, width])?, width })
+    }
+
+    /// Adds a row of it.
+    pub(crate) fn add(&self, row: usize, to: &mut [f32]) -> Result<()> {
+        let found = row.checked_mul(self.width).and_then(|from| self.values.get(from..from + self.width));
+        let found = found.ok_or_else(|| Error::bug("encoder", format!("row {row} of a table that is shorter")))?;
+        to.iter_mut().zip(found).for_each(|(to, value)| *to += value);
+        Ok(())
     }
 }
 
-fn bert_config(shape: &Shape) -> Result<bert::Config> {
-    let hidden_act = match shape.activation {
-        Activation::Gelu => bert::HiddenAct::Gelu,
-        Activation::GeluPytorchTanh => bert::HiddenAct::GeluApproximate,
-        Activation::Relu => bert::HiddenAct::Relu,
-        other => return Err(Error::bug("encoder", format!("the activation {other:?}"))),
-    };
-    Ok(bert::Config {
-        vocab_size: shape.vocab_size,
-        hidden_size: shape.hidden_size,
-        num_hidden_layers: shape.layers,
-        num_attention_heads: shape.heads,
-        intermediate_size: shape.intermediate_size,
-        hidden_act,
-        max_position_embeddings: shape.positions,
-        type_vocab_size: shape.types.max(1),
-        layer_norm_eps: shape.norm_eps,
-        pad_token_id: shape.pad_token as usize,
-        // Without it candle does not look for the tensors under a second name.
-        model_type: None,
-        ..bert::Config::default()
-    })
-}
-
-fn roberta_config(shape: &Shape) -> xlm_roberta::Config {
-    xlm_roberta::Config {
-        hidden_size: shape.hidden_size,
-        layer_norm_eps: shape.norm_eps,
-        attention_probs_dropout_prob: 0.0,
-        hidden_dropout_prob: 0.0,
-        num_attention_heads: shape.heads,
-        position_embedding_type: "absolute".to_owned(),
-        intermediate_size: shape.intermediate_size,
-        hidden_act: shape.activation,
-        num_hidden_layers: shape.layers,
-        vocab_size: shape.vocab_size,
-        max_position_embeddings: shape.positions,
-        type_vocab_size: shape.types,
-        pad_token_id: shape.pad_token,
-    }
-}
-
-fn modern_config(shape: &Shape, window: &Window) -> modernbert::Config {
-    modernbert::Config {
-        vocab_size: shape.vocab_size,
-        hidden_size: shape.hidden_size,
-        num_hidden_layers: shape.layers,
-        num_attention_heads: shape.heads,
-        intermediate_size: shape.intermediate_size,
-        max_position_embeddings: shape.positions,
-        layer_norm_eps: shape.norm_eps,
-        pad_token_id: shape.pad_token,
-        global_attn_every_n_layers: window.global_every,
-        global_rope_theta: window.global_theta,
-        local_attention: window.tokens,
-        local_rope_theta: window.local_theta,
-        classifier_config: None,
+/// The kind of a ModernBERT's layer: how far a row sees, none for everything, and the base of its rotary positions.
+pub(crate) fn kind(window: &Window, layer: usize) -> (Option<usize>, f64) {
+    if layer.is_multiple_of(window.global_every) {
+        (None, window.global_theta)
+    } else {
+        (Some(window.tokens / 2), window.local_theta)
     }
 }

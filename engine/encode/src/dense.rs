@@ -1,27 +1,27 @@
-//! Dense retrieval: documents and queries are vectors, and the nearest ones are found by looking at all.
+//! Dense retrieval: documents and queries are vectors, and the nearest ones are found, by looking at all or through a graph.
 
 use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::encoder::{Encoder, EncoderConfig, Role};
-use crate::store;
+use crate::hnsw::{HnswConfig, Vectors};
+use crate::store::{self, Kept};
 use crate::words::words;
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_types::{
-    Deadline, Error, Fault, FaultKind, Hit, Observe, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever,
+    Deadline, Error, Fault, FaultKind, Observe, Ordinal, QueryLanguage, Ranking, Request, Result, Retriever,
     RetrieverCard,
 };
 
+mod scan;
+
+pub use scan::Recall;
+use scan::{QUERIES, Scan};
+
 /// The encoder that is used where none is named: small and English.
 const MODEL: &str = "all-minilm-l6-v2";
-
-/// Rows that a thread looks at in one go, and queries that are compared with a row while it is at hand.
-const ROWS: usize = 1024;
-const QUERIES: usize = 16;
 
 /// Documents that are encoded between two looks at progress and at the disk.
 const DOCUMENTS: usize = 4096;
@@ -32,27 +32,112 @@ const DOCUMENTS: usize = 4096;
 pub struct DenseConfig {
     /// The encoder: a name of `model list`, `hf:owner/name`, or a folder. Default `all-minilm-l6-v2`.
     pub model: String,
-    /// The weight of the vectors' ranking beside that of BM25, by reciprocal ranks. Default: none, the vectors rank alone;
-    /// 1 weighs both alike.
+    /// The weight of the vectors' ranking beside that of BM25. Default: none, the vectors rank alone; 1 weighs both alike.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hybrid: Option<f64>,
+    /// How the two rankings become one. Default `ranks`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub fusion: HybridFusion,
+    /// Whether tuning the base (`train.tune`) tunes the weight `hybrid`, too, from the one given on. Default false.
+    #[serde(skip_serializing_if = "is_default")]
+    pub tune_hybrid: bool,
+    /// How the nearest documents are found. Default `exact`: all are looked at.
+    #[serde(skip_serializing_if = "is_default")]
+    pub index: VectorIndex,
+    /// In which precision all documents are looked at, where `index` is `exact`. Default `f32`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub precision: VectorPrecision,
+    /// How the graph is made and searched, where `index` is `hnsw`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub hnsw: HnswConfig,
     /// What takes the place of what the encoder's folder says. Default: nothing.
     pub encoder: EncoderConfig,
 }
 
 impl Default for DenseConfig {
     fn default() -> Self {
-        Self { model: MODEL.to_owned(), hybrid: None, encoder: EncoderConfig::default() }
+        Self {
+            model: MODEL.to_owned(),
+            hybrid: None,
+            fusion: HybridFusion::default(),
+            tune_hybrid: false,
+            index: VectorIndex::default(),
+            hnsw: HnswConfig::default(),
+            precision: VectorPrecision::default(),
+            encoder: EncoderConfig::default(),
+        }
     }
 }
 
-/// The vectors of a catalogue. Searching takes `&self` from any number of threads, looks at every document, and orders
-/// equal scores by ordinal.
+/// How the rankings of BM25 and of the vectors become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum HybridFusion {
+    /// By reciprocal ranks, with the constant 60.
+    #[default]
+    Ranks,
+    /// By scores, each as a share of the best of its ranking.
+    Scores,
+}
+
+/// How the nearest documents are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum VectorIndex {
+    /// All are looked at.
+    #[default]
+    Exact,
+    /// Through a graph (HNSW), which misses some: for catalogues of more than some hundred thousand documents.
+    Hnsw,
+}
+
+/// In which precision all documents are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum VectorPrecision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// bf16 chooses what may be among the best, and single precision orders these: the ranking is the same. Faster where the
+    /// processor multiplies bf16, and takes half as much memory again.
+    Bf16,
+}
+
+impl DenseConfig {
+    /// Refuses settings of the search that do not go together. The message names the key.
+    ///
+    /// # Errors
+    /// [`Error::Argument`]: the key, what was found, what would be right.
+    pub fn validate(&self) -> Result<()> {
+        self.hnsw.validate()?;
+        if self.index == VectorIndex::Hnsw && self.precision != VectorPrecision::F32 {
+            let remedy = "leave it out, or set index = \"exact\"";
+            return Err(Error::argument("precision", "bf16, and a graph is gone through in single precision", remedy));
+        }
+        if self.index == VectorIndex::Exact && self.hnsw != HnswConfig::default() {
+            let remedy = "set it to hnsw (index=hnsw), or leave the settings of the graph out";
+            return Err(Error::argument("index", "settings of a graph, and index is exact", remedy));
+        }
+        Ok(())
+    }
+}
+
+/// What stands as it is by default is not written, so that the digest of older runs stays.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The vectors of a catalogue. Searching takes `&self` from any number of threads, looks at every document unless it is told
+/// otherwise ([`with_search`](Self::with_search)), and orders equal scores by ordinal.
 pub struct Dense {
     catalog: Arc<Catalog>,
     encoder: Arc<Encoder>,
     /// Of all documents, row by row.
     vectors: Vec<f32>,
+    scan: Scan,
     card: RetrieverCard,
 }
 
@@ -94,10 +179,43 @@ impl Dense {
         folder: &Path,
         observer: &(dyn Observe + Sync),
     ) -> Result<Self> {
-        let key = sha256_of(&[&store::FORMAT_VERSION.to_string(), catalog.digest(), encoder.digest()]);
-        let size = (catalog.len(), encoder.width());
-        let vectors = store::open_or_make(folder, &key, size, || encoded(&catalog, &encoder, observer))?;
+        let key = key(&catalog, &encoder);
+        let kept = Kept { kind: "vectors", key: &key, width: encoder.width(), rows: Some(catalog.len()) };
+        let vectors = store::open_or_make(folder, kept, || encoded(&catalog, &encoder, observer))?;
         Ok(Self::new(catalog, encoder, content, vectors))
+    }
+
+    /// The same, searched as a configuration's `index`, `hnsw` and `precision` say. A graph is made, and with a folder kept
+    /// there, under a digest of the vectors and its settings, as the vectors are.
+    ///
+    /// # Errors
+    /// Settings that do not go together, and a folder that cannot be read or written.
+    pub fn with_search(
+        mut self,
+        config: &DenseConfig,
+        folder: Option<&Path>,
+        observer: &(dyn Observe + Sync),
+    ) -> Result<Self> {
+        let key = key(&self.catalog, &self.encoder);
+        self.scan = Scan::of(config, self.rows(), &key, folder, observer)?;
+        // In bf16 the ranking is the same.
+        if let Scan::Graph { recall, .. } = &self.scan {
+            self.card.version += &format!(" (hnsw, recall@10 {:.3})", recall.at_10);
+            self.card.digest = sha256_of(&[&self.card.digest, &format!("{:?}", config.hnsw)]);
+        }
+        Ok(self)
+    }
+
+    /// How much of what is nearest is found; none where all documents are looked at.
+    pub fn recall(&self) -> Option<Recall> {
+        match &self.scan {
+            Scan::Graph { recall, .. } => Some(*recall),
+            _ => None,
+        }
+    }
+
+    fn rows(&self) -> Vectors<'_> {
+        Vectors { values: &self.vectors, width: self.encoder.width() }
     }
 
     fn new(catalog: Arc<Catalog>, encoder: Arc<Encoder>, content: &str, vectors: Vec<f32>) -> Self {
@@ -108,7 +226,7 @@ impl Dense {
             .with_languages([QueryLanguage::Natural, QueryLanguage::Plain])
             .with_content(content)
             .with_documents(catalog.len());
-        Self { catalog, encoder, vectors, card }
+        Self { catalog, encoder, vectors, scan: Scan::All, card }
     }
 
     /// The catalogue that is searched.
@@ -152,7 +270,7 @@ impl Dense {
         let width = self.encoder.width();
         let parts = queries.chunks(width * QUERIES).zip(requests.chunks(QUERIES));
         let answers = |(queries, requests): (&[f32], &[Request])| match deadline.check_for("dense") {
-            Ok(()) => rank(&self.vectors, queries, width, requests).into_iter().map(Ok).collect(),
+            Ok(()) => self.scan.rank(self.rows(), queries, requests).into_iter().map(Ok).collect(),
             Err(late) => vec![Err(late); requests.len()],
         };
         parts.flat_map(answers).collect()
@@ -198,6 +316,11 @@ impl Retriever for Dense {
     }
 }
 
+/// The digest of all that shapes the vectors.
+fn key(catalog: &Catalog, encoder: &Encoder) -> String {
+    sha256_of(&[&store::FORMAT_VERSION.to_string(), catalog.digest(), encoder.digest()])
+}
+
 fn encoded(catalog: &Catalog, encoder: &Encoder, observer: &(dyn Observe + Sync)) -> Result<Vec<f32>> {
     let mut vectors = Vec::with_capacity(catalog.len() * encoder.width());
     let mut texts = Vec::with_capacity(DOCUMENTS.min(catalog.len()));
@@ -215,37 +338,6 @@ fn encoded(catalog: &Catalog, encoder: &Encoder, observer: &(dyn Observe + Sync)
         };
         vectors.extend(encoder.encode(&texts, Role::Document, Deadline::NONE, &tell)?);
     }
-}
-
-/// The best documents for each query, from the products of all rows with all queries.
-fn rank(vectors: &[f32], queries: &[f32], width: usize, requests: &[Request]) -> Vec<Ranking> {
-    let count = requests.len();
-    let queries: Vec<&[f32]> = queries.chunks_exact(width).collect();
-    // Row by row of documents; each row is read once for all queries.
-    let blocks: Vec<Vec<f32>> = vectors
-        .par_chunks(ROWS * width)
-        .map(|rows| rows.chunks_exact(width).flat_map(|row| queries.iter().map(|query| dot(row, query))).collect())
-        .collect();
-    let of = |(at, request): (usize, &Request)| {
-        let scores = blocks.iter().flat_map(|block| block.iter().skip(at).step_by(count).copied());
-        Ranking::best((0..).zip(scores).map(|(doc, score)| Hit { doc, score }), request)
-    };
-    requests.par_iter().enumerate().map(of).collect()
-}
-
-/// The product of two vectors. It is summed in one order, in sixteen parts that a compiler can keep in registers, so that a
-/// score does not depend on what is asked beside it.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    let mut sums = [0.0_f32; 16];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    // Adding 0 makes a negative zero a positive one: the two are equal, and a tie goes by ordinal.
-    sums.iter().sum::<f32>() + rest + 0.0
 }
 
 #[cfg(test)]

@@ -11,17 +11,17 @@ use crate::json::Json;
 use crate::modules::{Modules, Similarity};
 use crate::pooling::{Pooling, Step, normalize, pooled};
 use crate::shape::Shape;
+use querywright_data::digest::sha256_of;
+use querywright_kernels::Precision;
 use querywright_model::Tokenizer;
 use querywright_model::files::Folder;
 use querywright_types::{Deadline, Error, Observe, Progress, Result, hex};
 
-/// Tokens that are computed together at most, and texts. Queries are computed one by one, on as many threads as there are:
-/// products of other sizes are summed in another order, and the vector of a query must not depend on its neighbours.
-const BATCH_TOKENS: usize = 2048;
-const BATCH_TEXTS: usize = 32;
+/// Tokens that are computed together at most.
+const BATCH_TOKENS: usize = 768;
 
-/// Texts of more tokens than this are computed one after the other: what attention keeps grows by the square of the length,
-/// and every thread would have its own.
+/// Texts of more tokens than this are computed one after the other, each on all threads: every thread would have the
+/// activations of one in memory.
 const LONG_TOKENS: usize = 1024;
 
 /// Texts whose tokens are in memory at once.
@@ -58,6 +58,27 @@ pub struct EncoderConfig {
     /// How vectors are compared. Default: `similarity_fn_name`, else by the cosine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Similarity>,
+    /// How the products of linear layers are computed. Default `f32`: the vectors are those of sentence-transformers within
+    /// 1e-4.
+    #[serde(skip_serializing_if = "is_f32")]
+    pub precision: EncoderPrecision,
+}
+
+/// How the products of an encoder's linear layers are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum EncoderPrecision {
+    /// In single precision.
+    #[default]
+    F32,
+    /// In bf16 with sums in single precision: faster where the processor multiplies bf16, and on others not. Vectors differ
+    /// in the third digit.
+    Bf16,
+}
+
+fn is_f32(precision: &EncoderPrecision) -> bool {
+    *precision == EncoderPrecision::F32
 }
 
 /// An encoder in memory. Encoding takes `&self` from any number of threads.
@@ -114,7 +135,11 @@ impl Encoder {
         }
         let settings = settings(path, &shape, &modules, config)?;
         let weights = Folder::open(path)?;
-        let backbone = Backbone::load(&weights, path, &shape)?;
+        let precision = match config.precision {
+            EncoderPrecision::F32 => Precision::F32,
+            EncoderPrecision::Bf16 => Precision::Bf16,
+        };
+        let backbone = Backbone::load(&weights, path, &shape, precision)?;
         let mut steps = modules.steps;
         if let Some(mode) = config.pooling {
             steps = replaced(steps, mode, path)?;
@@ -127,7 +152,10 @@ impl Encoder {
         let full = width_of(&steps, shape.hidden_size);
         let width = settings.truncate.map_or(full, |most| most.min(full));
         let files = weights.files().into_iter().chain([path.join("tokenizer.json")]).chain(modules.files);
-        let digest = digest_of(files, &steps, &settings)?;
+        let mut digest = digest_of(files, &steps, &settings)?;
+        if config.precision != EncoderPrecision::F32 {
+            digest = sha256_of(&[&digest, "bf16"]);
+        }
         Ok(Self { path: path.to_owned(), backbone, tokenizer, shape, steps, settings, width, digest, warnings })
     }
 
@@ -171,9 +199,9 @@ impl Encoder {
 
     /// The vectors of some texts, one behind the other, [`width`](Self::width) values each.
     ///
-    /// The vector of a query is the same, bit for bit, whatever is encoded beside it. Documents of one length are computed
-    /// together, without padding, on all threads: their vectors are equal within 1e-6 whatever is encoded beside them. Texts
-    /// of more than 1,024 tokens are computed one after the other, so that their memory does not grow with the threads.
+    /// A vector is the same, bit for bit, whatever is encoded beside it and on however many threads. Texts are computed
+    /// together without padding; those of more than 1,024 tokens one after the other, so that their memory does not grow
+    /// with the threads.
     ///
     /// # Errors
     /// [`Error::Deadline`] where it passed between two batches, [`Error::NotFinite`] where the model computes no numbers.
@@ -207,7 +235,7 @@ impl Encoder {
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         // Stable, so that the batches are the same each time. The longest go first: what is left for one thread is short.
         order.sort_by_key(|at| std::cmp::Reverse(tokens.get(*at).map_or(0, Vec::len)));
-        let batches = batches(&order, &tokens, if role == Role::Query { 1 } else { BATCH_TEXTS });
+        let batches = batches(&order, &tokens);
         let done = std::sync::atomic::AtomicUsize::new(0);
         let compute = |batch: &Vec<usize>| {
             deadline.check()?;
@@ -229,18 +257,18 @@ impl Encoder {
         Ok(vectors)
     }
 
-    /// The vectors of texts of one length.
+    /// The vectors of texts.
     fn batch(&self, texts: &[&[u32]]) -> Result<Vec<f32>> {
-        let length = texts.first().map_or(0, |ids| ids.len());
         let hidden = self.shape.hidden_size;
-        let tokens = if length == 0 { Vec::new() } else { self.backbone.forward(texts)? };
+        let tokens = self.backbone.forward(texts)?;
+        let mut rest = tokens.as_slice();
         let mut vectors = Vec::with_capacity(texts.len() * self.width);
-        for at in 0..texts.len() {
-            let place = at * length * hidden..(at + 1) * length * hidden;
-            let Some(own) = tokens.get(place.clone()) else {
-                let found = format!("{} values of tokens, without {place:?}", tokens.len());
+        for length in texts.iter().map(|ids| ids.len()) {
+            let Some((own, after)) = rest.split_at_checked(length * hidden) else {
+                let found = format!("{} values of tokens, too few for {} texts", tokens.len(), texts.len());
                 return Err(Error::bug("encode::encoder", found));
             };
+            rest = after;
             let mut vector = pooled(&self.steps, own, hidden);
             vector.truncate(self.width);
             if self.settings.similarity == Similarity::Cosine {
@@ -280,12 +308,23 @@ impl Encoder {
     }
 }
 
-/// Indices of texts of one length, at most `most` together and no more tokens than a batch has.
-fn batches(order: &[usize], tokens: &[Vec<u32>], most: usize) -> Vec<Vec<usize>> {
-    let length = |at: &usize| tokens.get(*at).map_or(0, Vec::len);
-    let same = order.chunk_by(|a, b| length(a) == length(b));
-    let batch = |texts: &[usize]| (BATCH_TOKENS / texts.first().map_or(1, length).max(1)).clamp(1, most);
-    same.flat_map(|texts| texts.chunks(batch(texts)).map(<[usize]>::to_vec)).collect()
+/// Indices of texts that are neighbours in `order` and have no more tokens together than a batch has; one at least.
+fn batches(order: &[usize], tokens: &[Vec<u32>]) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for at in order {
+        // One that has no token takes some room, too: a batch ends.
+        let length = tokens.get(*at).map_or(0, Vec::len).max(1);
+        match batches.last_mut().filter(|_| length <= room) {
+            Some(batch) => batch.push(*at),
+            None => {
+                batches.push(vec![*at]);
+                room = BATCH_TOKENS.max(length);
+            }
+        }
+        room -= length;
+    }
+    batches
 }
 
 /// How many batches are of texts too long to be computed side by side; they go first.

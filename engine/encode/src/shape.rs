@@ -1,9 +1,8 @@
 //! `config.json` of an encoder: the architecture and its sizes. What would be computed in another way is refused by its
 //! key, and so is what is no encoder.
 
-use candle_nn::Activation;
-
 use crate::json::Json;
+use querywright_kernels::Activation;
 use querywright_types::{Error, Result};
 
 /// What `model_type` may be.
@@ -235,7 +234,7 @@ fn pad_token(json: &Json, default: u32) -> Result<u32> {
 fn activation(json: &Json, key: &str) -> Result<Activation> {
     match json.text(key)? {
         None | Some("gelu" | "gelu_python") => Ok(Activation::Gelu),
-        Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Activation::GeluPytorchTanh),
+        Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
         Some("relu") => Ok(Activation::Relu),
         Some(_) => Err(json.refused(key, "gelu, gelu_new and relu are computed; choose another model of the family")),
     }

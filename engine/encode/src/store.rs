@@ -1,13 +1,15 @@
-//! The vectors of a catalogue on disk: written beside their place, published by one rename, checked when they are read.
+//! The vectors of a catalogue, and the graph between them, on disk: written beside their place, published by one rename,
+//! checked when they are read.
 //!
 //! ```text
 //! FOLDER/dense-KEY.vectors           KEY is the digest of all that shapes them
+//! FOLDER/dense-KEY.hnsw              the graph; KEY is the digest of the vectors' own and of the settings
 //! FOLDER/.building-dense-KEY-RANDOM  one that is being written, or was when its process died
 //! FOLDER/.lock-dense-KEY             locked by who builds; empty, and stays
 //! ```
 //!
-//! A file is a line of JSON (the whole key, rows, width, SHA-256 of what follows) and the values in single precision,
-//! the lowest byte first.
+//! A file is a line of JSON (the whole key, rows, width, SHA-256 of what follows) and words of 4 bytes, the lowest byte
+//! first: values in single precision, or numbers of nodes.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -18,10 +20,49 @@ use sha2::{Digest, Sha256};
 use querywright_types::{Error, Result, hex, sync_folder};
 
 /// A change of what is written, or of what a vector is, is a new version: files of older ones are not read.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// Bytes of the first line, at most.
 const HEADER_LIMIT: u64 = 4096;
+
+/// A word of a file.
+pub(crate) trait Word: Copy {
+    fn bytes(self) -> [u8; 4];
+    fn of(bytes: [u8; 4]) -> Self;
+}
+
+impl Word for f32 {
+    fn bytes(self) -> [u8; 4] {
+        self.to_le_bytes()
+    }
+
+    fn of(bytes: [u8; 4]) -> Self {
+        Self::from_le_bytes(bytes)
+    }
+}
+
+impl Word for u32 {
+    fn bytes(self) -> [u8; 4] {
+        self.to_le_bytes()
+    }
+
+    fn of(bytes: [u8; 4]) -> Self {
+        Self::from_le_bytes(bytes)
+    }
+}
+
+/// What is kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept<'a> {
+    /// What stands behind the point of its name.
+    pub(crate) kind: &'a str,
+    /// The digest of all that shapes it.
+    pub(crate) key: &'a str,
+    /// Words of a row.
+    pub(crate) width: usize,
+    /// Rows; none where the key alone decides.
+    pub(crate) rows: Option<usize>,
+}
 
 /// Values that are turned into bytes at once.
 const PIECE: usize = 1 << 16;
@@ -34,37 +75,37 @@ struct Header {
     sha256: String,
 }
 
-/// Reads the vectors of `key` from `folder`, or makes them with `make` and keeps them there. Where several processes need
+/// Reads the words of a key from `folder`, or makes them with `make` and keeps them there. Where several processes need
 /// the same ones, one makes them and the others wait.
-pub(crate) fn open_or_make(
+pub(crate) fn open_or_make<W: Word>(
     folder: &Path,
-    key: &str,
-    (rows, width): (usize, usize),
-    make: impl FnOnce() -> Result<Vec<f32>>,
-) -> Result<Vec<f32>> {
+    kept: Kept<'_>,
+    make: impl FnOnce() -> Result<Vec<W>>,
+) -> Result<Vec<W>> {
+    let Kept { kind, key, width, rows } = kept;
     let name = format!("dense-{}", key.get(..16).unwrap_or(key));
-    let place = folder.join(format!("{name}.vectors"));
-    let read = || read(&place, key, rows, width).ok();
-    if let Some(vectors) = read() {
-        return Ok(vectors);
+    let place = folder.join(format!("{name}.{kind}"));
+    let read = || read(&place, kept).ok();
+    if let Some(words) = read() {
+        return Ok(words);
     }
     fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let lock = folder.join(format!(".lock-{name}"));
     let (_file, alone) = locked(&lock).map_err(|e| Error::write(&lock, e))?;
     // Somebody else may have made them in the meantime.
-    if let Some(vectors) = read() {
-        return Ok(vectors);
+    if let Some(words) = read() {
+        return Ok(words);
     }
     let prefix = format!(".building-{name}-");
     if alone {
         remove_dead(folder, &prefix);
     }
-    let vectors = make()?;
-    if vectors.len() != rows * width {
-        return Err(Error::bug("dense store", format!("{} values for {rows} rows of {width}", vectors.len())));
+    let words = make()?;
+    if !words.len().is_multiple_of(width.max(1)) || rows.is_some_and(|rows| words.len() != rows * width) {
+        return Err(Error::bug("dense store", format!("{} words for rows of {width}", words.len())));
     }
-    write(folder, &prefix, &place, key, width, &vectors).map_err(|e| Error::write(&place, e))?;
-    Ok(vectors)
+    write(folder, &prefix, &place, kept, &words).map_err(|e| Error::write(&place, e))?;
+    Ok(words)
 }
 
 /// Waits until no other thread or process makes these vectors. Some file systems have no locks; there several may.
@@ -87,14 +128,16 @@ fn remove_dead(folder: &Path, prefix: &str) {
     }
 }
 
-/// The vectors, where the file is whole and of this key. All of it is read anyway: a damaged one would give wrong rankings
+/// The words, where the file is whole and of this key. All of it is read anyway: a damaged one would give wrong rankings
 /// without a word.
-fn read(place: &Path, key: &str, rows: usize, width: usize) -> io::Result<Vec<f32>> {
+fn read<W: Word>(place: &Path, kept: Kept<'_>) -> io::Result<Vec<W>> {
+    let Kept { key, width, .. } = kept;
     let wrong = |what: &str| io::Error::other(what.to_owned());
     let mut file = BufReader::with_capacity(4 * PIECE, File::open(place)?);
     let mut line = Vec::new();
     file.by_ref().take(HEADER_LIMIT).read_until(b'\n', &mut line)?;
     let header: Header = serde_json::from_slice(&line)?;
+    let rows = kept.rows.unwrap_or(header.rows);
     let bytes = rows.checked_mul(width).and_then(|values| values.checked_mul(4)).ok_or_else(|| wrong("too many"))?;
     if (header.key.as_str(), header.rows, header.width) != (key, rows, width) {
         return Err(wrong("of another key"));
@@ -103,7 +146,7 @@ fn read(place: &Path, key: &str, rows: usize, width: usize) -> io::Result<Vec<f3
     if file.get_ref().metadata()?.len() != (line.len() + bytes) as u64 {
         return Err(wrong("cut off"));
     }
-    let (mut hasher, mut vectors) = (Sha256::new(), Vec::with_capacity(rows * width));
+    let (mut hasher, mut words) = (Sha256::new(), Vec::with_capacity(rows * width));
     let mut piece = vec![0_u8; 4 * PIECE];
     let mut left = bytes;
     while left > 0 {
@@ -111,22 +154,22 @@ fn read(place: &Path, key: &str, rows: usize, width: usize) -> io::Result<Vec<f3
         let part = piece.get_mut(..now).ok_or_else(|| wrong("no room"))?;
         file.read_exact(part)?;
         hasher.update(&*part);
-        vectors.extend(part.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+        words.extend(part.as_chunks().0.iter().map(|bytes| W::of(*bytes)));
         left -= now;
     }
-    if hex(hasher.finalize()) != header.sha256 { Err(wrong("damaged")) } else { Ok(vectors) }
+    if hex(hasher.finalize()) != header.sha256 { Err(wrong("damaged")) } else { Ok(words) }
 }
 
-fn write(folder: &Path, prefix: &str, place: &Path, key: &str, width: usize, vectors: &[f32]) -> io::Result<()> {
-    let bytes = |piece: &[f32]| piece.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+fn write<W: Word>(folder: &Path, prefix: &str, place: &Path, kept: Kept<'_>, words: &[W]) -> io::Result<()> {
+    let bytes = |piece: &[W]| piece.iter().flat_map(|word| word.bytes()).collect::<Vec<u8>>();
     let mut hasher = Sha256::new();
-    vectors.chunks(PIECE).for_each(|piece| hasher.update(bytes(piece)));
-    let rows = vectors.len() / width.max(1);
-    let header = Header { key: key.to_owned(), rows, width, sha256: hex(hasher.finalize()) };
+    words.chunks(PIECE).for_each(|piece| hasher.update(bytes(piece)));
+    let (rows, width) = (words.len() / kept.width.max(1), kept.width);
+    let header = Header { key: kept.key.to_owned(), rows, width, sha256: hex(hasher.finalize()) };
     let mut file = BufWriter::new(tempfile::Builder::new().prefix(prefix).tempfile_in(folder)?);
     serde_json::to_writer(&mut file, &header)?;
     file.write_all(b"\n")?;
-    for piece in vectors.chunks(PIECE) {
+    for piece in words.chunks(PIECE) {
         file.write_all(&bytes(piece))?;
     }
     let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -141,8 +184,12 @@ mod tests {
 
     const KEY: &str = "0123456789abcdef0123";
 
+    const fn vectors(key: &str) -> Kept<'_> {
+        Kept { kind: "vectors", key, width: 2, rows: Some(3) }
+    }
+
     fn opened(folder: &Path, key: &str, made: &mut usize) -> Vec<f32> {
-        open_or_make(folder, key, (3, 2), || {
+        open_or_make(folder, vectors(key), || {
             *made += 1;
             Ok(vec![1.0, -2.5, 3.0, 0.25, f32::MIN_POSITIVE, 6.0])
         })
@@ -191,11 +238,34 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dead = folder.path().join(format!(".building-dense-{}-x", &KEY[..16]));
         fs::write(&dead, b"half").unwrap();
-        let failed = open_or_make(folder.path(), KEY, (3, 2), || Err(Error::bug("test", "no"))).unwrap_err();
+        let failed = open_or_make::<f32>(folder.path(), vectors(KEY), || Err(Error::bug("test", "no")));
+        let failed = failed.unwrap_err();
         assert!(failed.to_string().contains("no"));
         assert!(!dead.exists());
         let mut made = 0;
         opened(folder.path(), KEY, &mut made);
         assert_eq!(made, 1);
+    }
+
+    #[test]
+    fn words_of_any_number_are_kept_beside_the_vectors_of_the_same_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut made = 0;
+        opened(folder.path(), KEY, &mut made);
+        let graph = Kept { kind: "hnsw", key: KEY, width: 1, rows: None };
+        let mut links = |words: &[u32]| {
+            open_or_make(folder.path(), graph, || {
+                made += 1;
+                Ok(words.to_vec())
+            })
+            .unwrap()
+        };
+        assert_eq!(links(&[7, u32::MAX, 0]), [7, u32::MAX, 0]);
+        assert_eq!(links(&[1]), [7, u32::MAX, 0], "read again");
+        let place = folder.path().join(format!("dense-{}.hnsw", &KEY[..16]));
+        let whole = fs::read(&place).unwrap();
+        fs::write(&place, &whole[..whole.len() - 4]).unwrap();
+        assert_eq!(links(&[5, 6]), [5, 6], "a whole number of words is not enough");
+        assert_eq!((made, fs::read_dir(folder.path()).unwrap().count()), (3, 3), "two files and a lock");
     }
 }

@@ -123,6 +123,48 @@ fn a_run_keeps_the_encoder_that_its_plugin_is_lent() {
 }
 
 #[test]
+fn the_weight_of_a_hybrid_is_taken_from_what_was_tuned_for_its_way_of_fusing_alone() {
+    let home = home();
+    fs::write(home.path().join("tuned.toml"), "serve = \"raw\"\nhybrid_scores = 500.0\n").unwrap();
+    let of = |name: &str, rewriter: &str| {
+        let retriever = format!("{name}:{ENCODER}");
+        eval(home.path(), &retriever, &["--index", "index", "--rewriter", rewriter])["retriever"].clone()
+    };
+    assert_eq!(of("hybrid-scores", "tuned.toml"), "scores(bm25,dense^500)");
+    assert_eq!(of("hybrid-scores", "identity"), "scores(bm25,dense)");
+    assert_eq!(of("hybrid-scores=2", "tuned.toml"), "scores(bm25,dense^2)", "a weight that is given counts");
+    assert_eq!(of("hybrid", "tuned.toml"), "rrf(bm25,dense)", "the weight of another way means nothing here");
+    // What is served is searched with the weight, too.
+    let retriever = format!("hybrid-scores:{ENCODER}");
+    let hits = |retriever: &str, rewriter: &str| {
+        let arguments = ["search", "--data", "shop", "--retriever", retriever, "--rewriter", rewriter, "--json", "tea"];
+        tiny::json(home.path(), &arguments)["answer"]["hits"].clone()
+    };
+    let heavy = format!("hybrid-scores=500:{ENCODER}");
+    assert_eq!(hits(&retriever, "tuned.toml"), hits(&heavy, "identity"));
+    assert_ne!(hits(&retriever, "identity"), hits(&heavy, "identity"));
+}
+
+#[test]
+fn a_graph_between_vectors_is_kept_beside_them_and_its_recall_is_told() {
+    let home = home();
+    let exact = eval(home.path(), &format!("dense:{ENCODER}"), &["--index", "index"]);
+    let hnsw = format!("dense:{ENCODER},index=hnsw,m=8,ef_construction=40,ef_search=30");
+    let arguments = ["eval", "--data", "shop", "--retriever", &hnsw, "--index", "index", "--measures", "nDCG@10"];
+    let output = tiny::run(home.path(), &arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("of the 10 nearest are found"), "{said}");
+    let names = tiny::names(&home.path().join("index"));
+    let graphs = |names: &[String]| names.iter().filter(|name| name.ends_with(".hnsw")).count();
+    assert_eq!((graphs(&names), names.iter().filter(|name| name.ends_with(".vectors")).count()), (1, 1), "{names:?}");
+    // Of 16 products all are looked at.
+    assert_eq!(eval(home.path(), &hnsw, &["--index", "index"])["measures"], exact["measures"]);
+    assert_eq!(graphs(&tiny::names(&home.path().join("index"))), 1);
+    let rounded = format!("dense:{ENCODER},precision=bf16");
+    assert_eq!(eval(home.path(), &rounded, &["--index", "index"])["measures"], exact["measures"]);
+}
+
+#[test]
 fn search_and_serve_rank_by_vectors_and_scores_are_not_explained() {
     let home = home();
     let dense = format!("dense:{ENCODER}");

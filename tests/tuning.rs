@@ -152,8 +152,9 @@ fn the_weight_of_what_followed_is_tuned_kept_in_the_file_and_taken_from_there() 
         let arguments = ["tune", "--data", "shop", "--retriever", retriever, "--output", output, "--json"];
         tiny::json(home.path(), &arguments)
     };
-    assert!(tune("bm25+covisitation", "tuned.toml")["fusion_weight"].as_f64().unwrap() > 0.6);
-    assert!(tune("bm25+covisitation=0.6", "fixed.toml")["fusion_weight"].is_null(), "a weight that is given stays");
+    let weight = |found: serde_json::Value| found["fusion_weights"]["retriever.covisitation"].as_f64();
+    assert!(weight(tune("bm25+covisitation", "tuned.toml")).unwrap() > 0.6);
+    assert_eq!(weight(tune("bm25+covisitation=0.6", "fixed.toml")), None, "a weight that is given stays");
     let score = |retriever: &str, rewriter: &str| {
         let arguments = ["eval", "--data", "shop", "--retriever", retriever, "--rewriter", rewriter, "--json"];
         tiny::json(home.path(), &arguments)["measures"]["nDCG@10"].as_f64().unwrap()
@@ -161,6 +162,56 @@ fn the_weight_of_what_followed_is_tuned_kept_in_the_file_and_taken_from_there() 
     let (tuned, untuned) = (score("bm25+covisitation", "tuned.toml"), score("bm25+covisitation", "identity"));
     assert!(tuned > 0.99 && untuned < 0.7, "{tuned} {untuned}");
     assert!(score("bm25+covisitation=0.1", "tuned.toml") < 0.99, "a weight that is given counts");
+}
+
+/// A random BERT: what it finds is chance.
+const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tiny-bert");
+
+#[test]
+fn the_weight_of_vectors_beside_bm25_is_tuned_kept_in_the_file_and_shipped_by_a_run() {
+    let home = tempfile::tempdir().unwrap();
+    write_misleading_shop(&home.path().join("shop"));
+    let key = "retriever.dense.hybrid";
+    let tune = |name: &str, output: &str| {
+        let retriever = format!("{name}:{ENCODER}");
+        let arguments = ["tune", "--data", "shop", "--retriever", &retriever, "--output", output, "--json"];
+        let found = tiny::json(home.path(), &arguments);
+        (found, fs::read_to_string(home.path().join(output)).unwrap())
+    };
+    for (name, own, other) in
+        [("hybrid", "hybrid = ", "hybrid_scores"), ("hybrid-scores", "hybrid_scores = ", "hybrid =")]
+    {
+        let (found, file) = tune(name, "tuned.toml");
+        let tried = found["trials"].as_array().unwrap().iter().filter(|trial| trial["setting"] == key).count();
+        assert!(tried >= 10, "{name}: {found}");
+        let weight = found["fusion_weights"][key].as_f64().unwrap();
+        let line = file.lines().find_map(|line| line.strip_prefix(own)).unwrap_or_else(|| panic!("{file}"));
+        assert_eq!(line.parse::<f64>().unwrap(), weight);
+        assert!(!file.contains(other), "{file}");
+    }
+    let (found, file) = tune("hybrid-scores=0.7", "fixed.toml");
+    assert!(
+        found["fusion_weights"][key].is_null() && file.contains("hybrid_scores = 0.7"),
+        "a weight that is given stays"
+    );
+    // A run tunes it first, trains with it, and ships it.
+    let config = tiny::config_text(&home.path().join("shop"), &home.path().join("run"), 1);
+    fs::write(home.path().join("run.toml"), config).unwrap();
+    let hybrid = format!("hybrid-scores:{ENCODER}");
+    let train = |more: &[&str]| {
+        let constant = "schedule.lr_scheduler_type=constant";
+        let arguments = ["train", "run.toml", "--retriever", &hybrid, "--no-eval", "--set", constant];
+        tiny::ok(home.path(), &[&arguments[..], more].concat())
+    };
+    train(&[]);
+    let run = |name: &str| fs::read_to_string(home.path().join("run").join(name)).unwrap();
+    let tuned = run("tuned.toml");
+    let weight = tuned.lines().find_map(|line| line.strip_prefix("hybrid_scores = ")).unwrap().to_owned();
+    let config = run("config.toml");
+    assert!(config.contains(&format!("hybrid = {weight}")) && config.contains("fusion = \"scores\""), "{config}");
+    assert!(!config.contains("tune_hybrid"), "{config}");
+    // One that goes on takes the weight that was found.
+    train(&["--resume", "--set", "train.max_steps=2"]);
 }
 
 #[test]

@@ -5,37 +5,40 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::catalog::Catalog;
-use querywright::encode::{Dense, DenseConfig, Encoder, EncoderConfig, Pooling, Similarity};
+use querywright::encode::{Dense, DenseConfig, Encoder, EncoderConfig, EncoderPrecision, Pooling, Similarity};
+use querywright::encode::{VectorIndex, VectorPrecision};
 use querywright::retrieve::Bm25Config;
 use querywright::sources;
-use querywright::stack::{Fusion, FusionMethod};
-use querywright::types::Retriever;
 use querywright::{Error, error::nearest};
 
 use crate::first_pass::FirstPass;
+use crate::hybrid::{self, Hybrid};
 use crate::open::{self, Ranker};
 use crate::progress::Bar;
 
 /// The settings of `dense` behind a colon and its model.
-const SETTINGS: [&str; 5] = ["query_prefix", "document_prefix", "pooling", "max_tokens", "similarity"];
+const SETTINGS: [&str; 11] = [
+    "query_prefix",
+    "document_prefix",
+    "pooling",
+    "max_tokens",
+    "similarity",
+    "index",
+    "m",
+    "ef_construction",
+    "ef_search",
+    "precision",
+    "encoder_precision",
+];
 
 /// What a name on the command line asks for; none where it names another retriever: `dense`, `dense:MODEL`,
-/// `dense:MODEL,query_prefix=query: `, `hybrid:MODEL`, `hybrid=0.5:MODEL`.
+/// `dense:MODEL,query_prefix=query: `, `hybrid:MODEL`, `hybrid-scores=0.5:MODEL`.
 pub fn named(text: &str) -> Result<Option<DenseConfig>> {
     let (name, rest) = text.split_once(':').unwrap_or((text, ""));
-    let mut config = DenseConfig::default();
-    match name.split_once('=') {
-        None if name == "dense" => {}
-        None if name == "hybrid" => config.hybrid = Some(1.0),
-        Some(("hybrid", weight)) => {
-            let parsed = weight.parse::<f64>().ok().filter(|weight| (0.001..=1000.0).contains(weight));
-            config.hybrid = Some(parsed.ok_or_else(|| {
-                let remedy = "give the weight of the vectors' ranking beside BM25's, from 0.001 to 1000, as hybrid=0.5";
-                Error::argument("--retriever hybrid", format!("the weight is \"{weight}\""), remedy)
-            })?);
-        }
-        _ => return Ok(None),
-    }
+    let alone = (name == "dense").then(DenseConfig::default);
+    let Some(mut config) = alone.map_or_else(|| hybrid::named(name), |config| Ok(Some(config)))? else {
+        return Ok(None);
+    };
     // A path may have commas in it.
     if Path::new(rest).exists() {
         config.model = rest.to_owned();
@@ -48,6 +51,7 @@ pub fn named(text: &str) -> Result<Option<DenseConfig>> {
         config.model = model.to_owned();
     }
     parts.try_for_each(|setting| set(&mut config, setting))?;
+    config.validate()?;
     Ok(Some(config))
 }
 
@@ -74,8 +78,33 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
 fn set(config: &mut DenseConfig, setting: &str) -> Result<()> {
     let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
     let bad = |remedy: &str| Error::argument(format!("--retriever dense:{key}"), format!("found \"{value}\""), remedy);
+    let number = || value.parse::<usize>().map_err(|_| bad(&format!("give a number, as {key}=200")));
     let encoder = &mut config.encoder;
     match key {
+        "index" => {
+            config.index = match value {
+                "exact" => VectorIndex::Exact,
+                "hnsw" => VectorIndex::Hnsw,
+                _ => return Err(bad("give exact or hnsw").into()),
+            };
+        }
+        "encoder_precision" => {
+            encoder.precision = match value {
+                "f32" => EncoderPrecision::F32,
+                "bf16" => EncoderPrecision::Bf16,
+                _ => return Err(bad("give f32 or bf16").into()),
+            };
+        }
+        "m" => config.hnsw.m = number()?,
+        "ef_construction" => config.hnsw.ef_construction = number()?,
+        "ef_search" => config.hnsw.ef_search = number()?,
+        "precision" => {
+            config.precision = match value {
+                "f32" => VectorPrecision::F32,
+                "bf16" => VectorPrecision::Bf16,
+                _ => return Err(bad("give f32 or bf16").into()),
+            };
+        }
         "query_prefix" => encoder.query_prefix = Some(value.to_owned()),
         "document_prefix" => encoder.document_prefix = Some(value.to_owned()),
         "pooling" => encoder.pooling = Some(Pooling::parse(value)?),
@@ -101,13 +130,12 @@ fn set(config: &mut DenseConfig, setting: &str) -> Result<()> {
 /// The retriever over a catalogue. The vectors are kept in `index`, or else in the cache: to make them takes minutes.
 pub fn ranker(config: &DenseConfig, bm25: &Bm25Config, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Ranker> {
     let dense = opened(config, &bm25.content, catalog, index)?;
-    let Some(weight) = config.hybrid else {
+    if config.hybrid.is_none() {
         return Ok(Ranker { first: FirstPass::by(bm25.clone()), ..Ranker::new(catalog.clone(), dense, None) });
-    };
+    }
     let words = open::bm25(catalog, bm25.clone(), index)?;
-    let parts: Vec<(Arc<dyn Retriever>, f64)> = vec![(words.clone(), 1.0), (dense, weight)];
-    let fusion = Fusion::weighted(parts, FusionMethod::default())?;
-    Ok(Ranker::new(catalog.clone(), Arc::new(fusion), Some(words)))
+    let hybrid = Hybrid::new(words.clone(), dense, config);
+    Ok(Ranker { hybrid: Some(hybrid.clone()), ..Ranker::new(catalog.clone(), hybrid.fused()?, Some(words)) })
 }
 
 /// An encoder by the name of its model, fetched when it must be.
@@ -126,6 +154,21 @@ fn opened(config: &DenseConfig, content: &str, catalog: &Arc<Catalog>, index: Op
     let bar = Bar::new(0, "encoding", "documents");
     let dense = Dense::open_or_build(catalog.clone(), Arc::new(encoder), content, &folder, &bar)?;
     bar.finish();
+    if config.index == VectorIndex::Exact {
+        return Ok(Arc::new(dense.with_search(config, None, &())?));
+    }
+    let bar = Bar::new(0, "linking vectors", "documents");
+    let dense = dense.with_search(config, Some(&folder), &bar)?;
+    bar.finish();
+    if let Some(found) = dense.recall() {
+        let ef = config.hnsw.ef_search;
+        tell!(
+            "hnsw: {:.1}% of the 10 nearest are found (ef_search {ef}, {} documents looked at; built in {:.1} s)",
+            100.0 * found.at_10,
+            found.sampled,
+            found.build_seconds
+        );
+    }
     Ok(Arc::new(dense))
 }
 
@@ -150,6 +193,12 @@ mod tests {
         assert_eq!(asked.query_prefix.as_deref(), Some("Given a question, find passages: "));
         assert_eq!(asked.pooling, Some(Pooling::Cls));
         assert_eq!(of("dense:pooling=cls").model, DenseConfig::default().model);
+        let near = of("dense:minilm,index=hnsw,m=16,ef_construction=100,ef_search=400");
+        assert_eq!((near.index, near.hnsw.m), (VectorIndex::Hnsw, 16));
+        assert_eq!((near.hnsw.ef_construction, near.hnsw.ef_search), (100, 400));
+        assert_eq!(of("hybrid-scores=2:precision=bf16").precision, VectorPrecision::Bf16);
+        let rounded = of("dense:minilm,encoder_precision=bf16");
+        assert_eq!((rounded.encoder.precision, rounded.precision), (EncoderPrecision::Bf16, VectorPrecision::F32));
         for other in ["bm25", "bm25:k1=1", "densely", "plugin.wasm", "bm25=2"] {
             assert_eq!(named(other).unwrap(), None, "{other}");
         }
@@ -165,6 +214,12 @@ mod tests {
             ("dense:m,max_tokens=many", "max_tokens=256"),
             ("dense:m,similarity=l2", "cosine or dot"),
             ("dense:m,query_prefx=x", "did you mean query_prefix"),
+            ("dense:m,index=faiss", "exact or hnsw"),
+            ("dense:m,index=hnsw,ef_search=all", "ef_search=200"),
+            ("dense:m,index=hnsw,m=1", "hnsw.m"),
+            ("dense:m,ef_search=50", "index=hnsw"),
+            ("dense:m,index=hnsw,precision=bf16", "precision"),
+            ("dense:m,precision=int8", "f32 or bf16"),
         ] {
             let refused = named(text).unwrap_err().to_string();
             assert!(refused.contains(part), "{text}: {refused}");

@@ -17,14 +17,17 @@ use crate::open::Ranker;
 pub const DEFAULT: f64 = 0.6;
 /// The weights that tuning tries beside the one that it begins with.
 const TRIED: [f64; 10] = [0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 4.0];
+/// The key of the weight in a configuration.
+pub const KEY: &str = "retriever.covisitation";
 /// Parts of the training queries, each answered by what was learned from the others.
 const FOLDS: usize = 5;
 /// What stands behind a retriever's name.
 const SUFFIX: &str = "+covisitation";
 
 /// Covisitation in a ranking that is fused from it and a text's.
+#[derive(Clone)]
 pub struct Followed {
-    text: Arc<dyn Retriever>,
+    pub text: Arc<dyn Retriever>,
     /// The ranking of what followed alone.
     pub learned: Arc<dyn Retriever>,
     /// What followed, without the text's ranking.
@@ -36,26 +39,16 @@ pub struct Followed {
 }
 
 impl Followed {
-    fn fused(&self) -> Result<Arc<dyn Retriever>> {
+    /// One ranking of both.
+    pub fn fused(&self) -> querywright::Result<Arc<dyn Retriever>> {
         let parts = vec![(self.text.clone(), 1.0), (self.learned.clone(), self.weight)];
         Ok(Arc::new(Fusion::weighted(parts, FusionMethod::Scores)?))
     }
 
-    /// The weights that tuning may try; none where it may not.
-    pub fn weights(&self) -> Result<Option<FusionWeight>> {
-        if !self.tuned {
-            return Ok(None);
-        }
-        let mut others = Vec::with_capacity(TRIED.len());
-        for weight in TRIED.into_iter().filter(|weight| *weight != self.weight) {
-            others.push((weight, self.with(weight).fused()?));
-        }
-        Ok(Some(FusionWeight { key: "retriever.covisitation".to_owned(), start: self.weight, others }))
-    }
-
-    fn with(&self, weight: f64) -> Self {
-        let Self { text, learned, followers, tuned, .. } = self;
-        Self { text: text.clone(), learned: learned.clone(), followers: followers.clone(), weight, tuned: *tuned }
+    /// What tuning may try; none where it may not.
+    pub fn tunable(&self) -> Option<FusionWeight> {
+        let weight = FusionWeight { key: KEY.to_owned(), start: self.weight, values: TRIED.to_vec() };
+        self.tuned.then_some(weight)
     }
 }
 
@@ -77,12 +70,6 @@ impl Ranker {
     fn fused<R: Retriever + Followers + 'static>(self, learned: Arc<R>, weight: f64, tuned: bool) -> Result<Self> {
         let followers: Arc<dyn Followers> = learned.clone();
         let followed = Followed { text: self.retriever.clone(), learned, followers, weight, tuned };
-        Ok(Self { retriever: followed.fused()?, followed: Some(followed), ..self })
-    }
-
-    /// The same with another weight of covisitation; the same where it has none.
-    pub fn with_weight(self, weight: f64) -> Result<Self> {
-        let Some(followed) = self.followed.as_ref().map(|followed| followed.with(weight)) else { return Ok(self) };
         Ok(Self { retriever: followed.fused()?, followed: Some(followed), ..self })
     }
 }

@@ -16,6 +16,7 @@ mod first_pass;
 mod followed;
 mod grant;
 mod history;
+mod hybrid;
 mod lines;
 mod merge;
 mod model;
@@ -34,6 +35,7 @@ mod skills;
 mod stack;
 mod train;
 mod tune;
+mod weights;
 
 use clap::{Parser, Subcommand};
 

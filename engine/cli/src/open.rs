@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use querywright::catalog::{Catalog, Dataset, demo};
-use querywright::encode::DenseConfig;
+use querywright::encode::{DenseConfig, HybridFusion};
 use querywright::evaluate::GivenRewrites;
 use querywright::metrics::Measure;
 use querywright::model::Precision;
@@ -27,6 +27,7 @@ use crate::dense;
 use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
+use crate::hybrid::{self, Hybrid};
 use crate::progress::{Bar, Spinner};
 use crate::remote;
 use crate::sequence;
@@ -68,11 +69,14 @@ fn precision(text: &str) -> querywright::Result<Precision> {
 }
 
 /// What ranks a catalogue.
+#[derive(Clone)]
 pub struct Ranker {
     pub catalog: Arc<Catalog>,
     pub retriever: Arc<dyn Retriever>,
     /// The native index behind it; none for plugins and for vectors alone.
     pub bm25: Option<Arc<Bm25>>,
+    /// BM25 and vectors, where both rank.
+    pub hybrid: Option<Hybrid>,
     /// What followed in training sequences, where that is part of the ranking.
     pub followed: Option<Followed>,
     /// What is searched for before a model is asked.
@@ -82,16 +86,18 @@ pub struct Ranker {
 impl Ranker {
     /// A retriever of texts, and the native index behind it.
     pub fn new(catalog: Arc<Catalog>, retriever: Arc<dyn Retriever>, bm25: Option<Arc<Bm25>>) -> Self {
-        Self { catalog, retriever, bm25, followed: None, first: FirstPass::default() }
+        Self { catalog, retriever, bm25, hybrid: None, followed: None, first: FirstPass::default() }
     }
 
     /// A file that serves this to what ranks here, and says nothing else.
     pub fn rewriter_file(&self, serve: Serve) -> RewriterFile {
-        RewriterFile {
+        let mut file = RewriterFile {
             retriever: Some(self.retriever.card().name.clone()),
             covisitation: self.followed.as_ref().map(|followed| followed.weight),
             ..RewriterFile::new(serve)
-        }
+        };
+        self.hybrid.iter().for_each(|hybrid| hybrid.write(&mut file));
+        file
     }
 
     /// The native index; built where something else ranks, for what needs one of its own (RM3).
@@ -104,9 +110,9 @@ impl Ranker {
 }
 
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, `dense` or `hybrid` with a model, a
-/// plugin's file, or one of those that read histories alone. With a folder the index is kept there and opened again. Behind each, `+covisitation` fuses its ranking
-/// with what followed the items of a history in the training split; where it has no weight, the one that `rewriter` was
-/// tuned with counts.
+/// plugin's file, or one of those that read histories alone. With a folder the index is kept there and opened again. Behind
+/// each, `+covisitation` fuses its ranking with what followed the items of a history in the training split. Where that or a
+/// hybrid has no weight, the one that `rewriter` was tuned with counts.
 pub fn retriever(
     text: &str,
     rewriter: &str,
@@ -115,40 +121,46 @@ pub fn retriever(
     grants: &Grants,
 ) -> Result<Ranker> {
     let (text, covisitation) = followed::asked(text)?;
+    let file = || RewriterFile::at(rewriter).map(|path| RewriterFile::read(&path)).transpose();
     let ranker = match sequence::named(text)? {
         Some(named) => {
             grants.nobody()?;
             sequence::ranker(&named, dataset, index)?
         }
-        None => text_retriever(text, &dataset.catalog, index, grants)?,
+        None => text_retriever(text, &dataset.catalog, index, grants, &|fusion| {
+            Ok(file()?.and_then(|file| hybrid::in_file(&file, fusion)))
+        })?,
     };
-    let Some(given) = covisitation else { return Ok(ranker) };
-    let tuned = || -> Result<Option<f64>> {
-        match RewriterFile::at(rewriter) {
-            Some(path) => Ok(RewriterFile::read(&path)?.covisitation),
-            None => Ok(None),
-        }
-    };
-    let weight = match given {
-        Some(weight) => weight,
-        None => tuned()?.unwrap_or(followed::DEFAULT),
+    let weight = match covisitation {
+        None => return Ok(ranker),
+        Some(Some(weight)) => weight,
+        Some(None) => file()?.and_then(|file| file.covisitation).unwrap_or(followed::DEFAULT),
     };
     ranker.with_covisitation(dataset, weight)
 }
 
+/// The weight that a hybrid was tuned to, by its way of fusing; none where there is none.
+type TunedWeight<'a> = &'a dyn Fn(HybridFusion) -> Result<Option<f64>>;
+
 /// As [`retriever`], for tuning on a split: what was learned from one of its queries does not answer it. A weight of
-/// covisitation that is not given is tuned, too.
+/// covisitation or of a hybrid that is not given is tuned, too.
 pub fn retriever_to_learn_from(text: &str, dataset: &Dataset, split: &str, grants: &Grants) -> Result<Ranker> {
     let (text, covisitation) = followed::asked(text)?;
     sequence::refuse(text, "--retriever")?;
-    let ranker = text_retriever(text, &dataset.catalog, None, grants)?;
+    let ranker = text_retriever(text, &dataset.catalog, None, grants, &|_| Ok(None))?;
     match covisitation {
         None => Ok(ranker),
         Some(given) => ranker.cross_fitted(dataset, split, given.unwrap_or(followed::DEFAULT), given.is_none()),
     }
 }
 
-fn text_retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, grants: &Grants) -> Result<Ranker> {
+fn text_retriever(
+    text: &str,
+    catalog: &Arc<Catalog>,
+    index: Option<&Path>,
+    grants: &Grants,
+    tuned: TunedWeight<'_>,
+) -> Result<Ranker> {
     if let Some(path) = component(text) {
         if let Some(folder) = index {
             let found = format!("a plugin keeps no index in {}", folder.display());
@@ -157,7 +169,10 @@ fn text_retriever(text: &str, catalog: &Arc<Catalog>, index: Option<&Path>, gran
         return plugin(path, catalog, grants.options()?);
     }
     grants.nobody()?;
-    if let Some(config) = dense::named(text)? {
+    if let Some(mut config) = dense::named(text)? {
+        if config.tune_hybrid {
+            config.hybrid = tuned(config.fusion)?.or(config.hybrid);
+        }
         return dense::ranker(&config, &Bm25Config::default(), catalog, index);
     }
     let index = bm25(catalog, retriever_config(text)?, index)?;

@@ -1,5 +1,6 @@
 //! `train`: GRPO against a retriever.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -10,7 +11,9 @@ use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
 use querywright::plugin::{Metering, PluginOptions};
 use querywright::rewrite::{BaseConfig, Prompter, RewriterFile, Serve};
-use querywright::train::{Chosen, Labelled, Materials, Outcome, TrainConfig, Trainer, checkpoint, learnable};
+use querywright::train::{
+    Chosen, Labelled, Materials, Outcome, RetrieverConfig, TrainConfig, Trainer, checkpoint, learnable,
+};
 use querywright::types::{Judgements, Query};
 
 use crate::choose::{self, Wanted};
@@ -19,7 +22,7 @@ use crate::grant::{self, Grants};
 use crate::open::{self, Ranker};
 use crate::progress::{Goal, Watcher};
 use crate::ship::WithoutModel;
-use crate::{dense, preset, remote, terminal, tune};
+use crate::{dense, followed, hybrid, preset, remote, terminal, tune};
 
 /// Train a rewriter by GRPO against a retriever.
 ///
@@ -196,6 +199,8 @@ pub fn train(
     let ranker = ranker(config, &dataset, grants)?;
     let mut config = config.clone();
     let (tuned, ranker) = base(&mut config, resume, &dataset, (&train, &dev), ranker)?;
+    // What was not tuned by now is not: a run that was begun before weights were resumes.
+    config.retriever.dense.iter_mut().for_each(|dense| dense.tune_hybrid = false);
     let config = &config;
     let prompter = open::prompter(&config.prompt, &ranker)?;
     let train = learnable(train, &prompter)?;
@@ -287,7 +292,10 @@ fn base(
     let (found, ranker) = match RewriterFile::at(&folder.join(BASE).display().to_string()) {
         Some(path) if begun => {
             let file = RewriterFile::read(&path)?;
-            (file.base.unwrap_or_default(), weighed(config, ranker, file.covisitation)?)
+            let hybrid = config.retriever.dense.as_ref().and_then(|dense| hybrid::in_file(&file, dense.fusion));
+            let found = [(followed::KEY, file.covisitation), (hybrid::KEY, hybrid)];
+            let found = found.into_iter().filter_map(|(key, weight)| Some((key.to_owned(), weight?))).collect();
+            (file.base.unwrap_or_default(), weighed(config, ranker, &found)?)
         }
         // It was begun without a base.
         None if begun => return Ok((BaseConfig::default(), ranker)),
@@ -304,7 +312,7 @@ fn base(
             };
             tell!("{}", tune::summary(&tuned, measure));
             std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-            let ranker = weighed(config, ranker, tuned.fusion_weight)?;
+            let ranker = weighed(config, ranker, &tuned.fusion_weights)?;
             let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
             file.write(Output::open(folder.join(BASE))?)?;
             (tuned.base, ranker)
@@ -316,13 +324,21 @@ fn base(
     Ok((found, ranker))
 }
 
-/// What ranks by the weight of covisitation that was tuned, which then stands in the configuration. One that was not to
-/// be tuned stays.
-fn weighed(config: &mut TrainConfig, ranker: Ranker, weight: Option<f64>) -> Result<Ranker> {
-    let Some(weight) = weight.filter(|_| config.retriever.tune_covisitation) else { return Ok(ranker) };
-    config.retriever.covisitation = Some(weight);
-    config.retriever.tune_covisitation = false;
-    ranker.with_weight(weight)
+/// What ranks by the weights that were tuned, which then stand in the configuration. Those that were not to be tuned stay.
+fn weighed(config: &mut TrainConfig, ranker: Ranker, found: &BTreeMap<String, f64>) -> Result<Ranker> {
+    let RetrieverConfig { covisitation, tune_covisitation, dense, .. } = &mut config.retriever;
+    let mut tuned = BTreeMap::new();
+    let mut take = |key: &str, weight: &mut Option<f64>, tune: &mut bool| {
+        if let Some(found) = found.get(key).filter(|_| *tune) {
+            (*weight, *tune) = (Some(*found), false);
+            tuned.insert(key.to_owned(), *found);
+        }
+    };
+    take(followed::KEY, covisitation, tune_covisitation);
+    if let Some(dense) = dense {
+        take(hybrid::KEY, &mut dense.hybrid, &mut dense.tune_hybrid);
+    }
+    Ok(ranker.with_weights(&tuned)?)
 }
 
 /// What tuning found, in the run's folder.

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use querywright::catalog::{Dataset, Output};
-use querywright::evaluate::{FEWEST_TO_TUNE, Tuned, Tuning, learn_neighbours};
+use querywright::evaluate::{FEWEST_TO_TUNE, FusionWeights, Tuned, Tuning, learn_neighbours};
 use querywright::metrics::Measure;
 use querywright::rewrite::{RewriterFile, Serve};
 use querywright::train::Labelled;
-use querywright::types::{Judgements, Query, QueryLanguage};
+use querywright::types::{Judgements, Query, QueryLanguage, Retriever};
 
 use crate::first_pass;
-use crate::followed::Followed;
 use crate::grant::Grants;
+use crate::hybrid::Hybrid;
 use crate::open::{self, Ranker};
 use crate::progress::Bar;
 use crate::terminal;
@@ -32,8 +32,8 @@ pub struct Args {
     #[arg(long, default_value = "train")]
     split: String,
     /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), dense or hybrid with a model behind a colon
-    /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it, whose weight is
-    /// tuned, or with +covisitation=0.6
+    /// (dense:bge-small-en-v1.5), hybrid-scores, or a plugin's .wasm file; for next items with +covisitation behind it. The
+    /// weights of hybrid and covisitation are tuned, but not one that is given (hybrid=0.5, bm25+covisitation=0.6)
     #[arg(long, default_value = "bm25")]
     retriever: String,
     /// What is maximised
@@ -63,18 +63,15 @@ pub fn run(args: Args) -> Result<()> {
         ["dev", "validation", "valid", "val"].iter().find_map(|name| open::labelled(&dataset, "--split", name).ok());
     let dev = dev.filter(|_| args.split == "train").unwrap_or_default();
     let tuned = tune(&dataset, (&queries, &dev), &ranker, args.measure)?;
-    let ranker = match tuned.fusion_weight {
-        Some(weight) => ranker.with_weight(weight)?,
-        None => ranker,
-    };
+    let ranker = ranker.with_weights(&tuned.fusion_weights)?;
     let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
     file.write(output)?;
     if args.json {
         return terminal::json(&tuned);
     }
     say!("{}", summary(&tuned, args.measure));
-    if let Some(weight) = tuned.fusion_weight {
-        say!("covisitation = {weight}");
+    for (key, weight) in &tuned.fusion_weights {
+        say!("{key} = {weight}");
     }
     let base = toml::to_string(&tuned.base)?;
     terminal::lines(&base)?;
@@ -109,6 +106,12 @@ pub fn tune(
     let bar = Bar::new(0, "tuning", "settings");
     // Feedback needs an index, and its words a weight each.
     let reads_weights = ranker.retriever.card().languages.contains(&QueryLanguage::Boolean);
+    let weights = ranker.tunable();
+    let remembering = Ranker { hybrid: ranker.hybrid.clone().map(Hybrid::remembering), ..ranker.clone() };
+    let fused = |values: &[f64]| -> querywright::Result<Arc<dyn Retriever>> {
+        let keys = weights.iter().map(|weight| weight.key.clone());
+        Ok(remembering.clone().with_weights(&keys.zip(values.iter().copied()).collect())?.retriever)
+    };
     let tuning = Tuning {
         catalog: &dataset.catalog,
         retriever: ranker.retriever.as_ref(),
@@ -121,7 +124,7 @@ pub fn tune(
             .map(Arc::new),
         elsewhere: &elsewhere,
         feedback: reads_weights.then(|| first_pass::feedback(ranker)).transpose()?,
-        fusion: ranker.followed.as_ref().map(Followed::weights).transpose()?.flatten(),
+        fusion: (!weights.is_empty()).then(|| FusionWeights { weights: weights.clone(), fused: &fused }),
     };
     let tuned = tuning.run(&bar)?;
     bar.finish();

@@ -5,6 +5,7 @@
 //! more than its standard error over the queries that are searched on, and what the search found must hold on the
 //! queries that it has not seen, setting by setting.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use querywright_data::catalog::Catalog;
@@ -39,23 +40,35 @@ pub struct Tuning<'a> {
     pub neighbours: Option<Arc<Neighbours>>,
     /// Judged queries of another split, which must confirm that neighbours help. Empty: the held-back ones are enough.
     pub elsewhere: &'a [(&'a Query, &'a Judgements)],
-    /// The weight of a retriever in a fusion, where it is tuned, too.
-    pub fusion: Option<FusionWeight>,
+    /// The weights of retrievers in a fusion, where they are tuned, too.
+    pub fusion: Option<FusionWeights<'a>>,
 }
 
-/// The weight of a retriever in a fusion, and what ranks with each of its values.
+/// The weight of a retriever in a fusion.
+#[derive(Debug, Clone, PartialEq)]
 pub struct FusionWeight {
     /// Its key: "retriever.covisitation".
     pub key: String,
-    /// The weight of the retriever that is asked, where the search begins.
+    /// Where the search begins.
     pub start: f64,
-    /// Other weights, each with the retriever that has it.
-    pub others: Vec<(f64, Arc<dyn Retriever>)>,
+    /// What is tried.
+    pub values: Vec<f64>,
 }
 
-impl std::fmt::Debug for FusionWeight {
+/// From the weights in a fusion to what ranks with them.
+pub type Fused<'a> = dyn Fn(&[f64]) -> Result<Arc<dyn Retriever>> + 'a;
+
+/// The weights in a fusion that are tuned.
+pub struct FusionWeights<'a> {
+    /// The weights, in the order in which they are tried. There is at least one.
+    pub weights: Vec<FusionWeight>,
+    /// What ranks with some values of them, in the same order. With those of the start it is the retriever that is tuned.
+    pub fused: &'a Fused<'a>,
+}
+
+impl std::fmt::Debug for FusionWeights<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FusionWeight").field("key", &self.key).field("start", &self.start).finish_non_exhaustive()
+        f.debug_struct("FusionWeights").field("weights", &self.weights).finish_non_exhaustive()
     }
 }
 
@@ -88,8 +101,9 @@ pub struct Trial {
 pub struct Tuned {
     /// The best settings; the raw query where nothing was better.
     pub base: BaseConfig,
-    /// The best [weight](Tuning::fusion), where one was tuned: the one of the start where no other was better.
-    pub fusion_weight: Option<f64>,
+    /// The best [weights](Tuning::fusion) by their keys, where some were tuned: those of the start where no others were
+    /// better.
+    pub fusion_weights: BTreeMap<String, f64>,
     /// All that was tried, in order.
     pub trials: Vec<Trial>,
     /// Queries that were searched on.
@@ -102,17 +116,17 @@ pub struct Tuned {
     pub tuned: (f64, f64),
 }
 
-/// What is searched for the best of: how the retriever is asked, and the weight in a fusion where that is tuned.
+/// What is searched for the best of: how the retriever is asked, and the weights in a fusion that are tuned.
 #[derive(Debug, Clone, PartialEq)]
 struct Point {
     base: BaseConfig,
-    weight: Option<f64>,
+    weights: Vec<f64>,
 }
 
-/// A setting of a base, or the weight in a fusion, and how it may be changed.
+/// A setting of a base, or a weight in a fusion by its place, and how it may be changed.
 #[derive(Debug, Clone, PartialEq)]
 enum Setting {
-    Weight { key: String, start: f64, values: Vec<f64> },
+    Weight(usize, FusionWeight),
     Contents,
     Field(String),
     Phrases,
@@ -128,7 +142,7 @@ enum Setting {
 impl Setting {
     fn key(&self) -> String {
         match self {
-            Self::Weight { key, .. } => key.clone(),
+            Self::Weight(_, weight) => weight.key.clone(),
             Self::Contents => "contents".to_owned(),
             Self::Field(name) => format!("fields.{name}"),
             Self::Phrases => "phrases".to_owned(),
@@ -145,12 +159,12 @@ impl Setting {
     /// The point with each of this setting's values, and how the value is written.
     fn variants(&self, point: &Point) -> Vec<(String, Point)> {
         let base = &point.base;
-        if let Self::Weight { values, .. } = self {
-            let with = |value: &f64| (value.to_string(), Point { base: base.clone(), weight: Some(*value) });
-            return values.iter().map(with).collect();
+        if let Self::Weight(place, weight) = self {
+            let with = |value: &f64| (value.to_string(), point.weighing(*place, *value));
+            return weight.values.iter().map(with).collect();
         }
         let bases = self.bases(base).into_iter();
-        bases.map(|(value, base)| (value, Point { base, weight: point.weight })).collect()
+        bases.map(|(value, base)| (value, Point { base, weights: point.weights.clone() })).collect()
     }
 
     /// The base with each of this setting's values.
@@ -164,7 +178,7 @@ impl Setting {
             values.iter().map(with).collect()
         };
         match self {
-            Self::Weight { .. } => Vec::new(),
+            Self::Weight(..) => Vec::new(),
             Self::Contents => weights(&[0.0, 0.1, 0.25, 0.5, 1.0], &|base, v| base.contents = v),
             Self::Field(name) => weights(&[0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5], &|base, v| {
                 base.fields.insert(name.clone(), v);
@@ -200,9 +214,9 @@ impl Setting {
 
     /// The point with this setting as where the search began.
     fn reset(&self, point: &Point) -> Point {
-        let (Point { mut base, mut weight }, raw) = (point.clone(), BaseConfig::default());
+        let (Point { mut base, weights }, raw) = (point.clone(), BaseConfig::default());
         match self {
-            Self::Weight { start, .. } => weight = Some(*start),
+            Self::Weight(place, weight) => return point.weighing(*place, weight.start),
             Self::Contents => base.contents = raw.contents,
             Self::Field(name) => drop(base.fields.remove(name)),
             Self::Phrases => base.phrases = raw.phrases,
@@ -214,7 +228,16 @@ impl Setting {
             Self::History => base.history = raw.history,
             Self::HistoryDecay => base.history_decay = raw.history_decay,
         }
-        Point { base, weight }
+        Point { base, weights }
+    }
+}
+
+impl Point {
+    /// The same with another weight in the fusion.
+    fn weighing(&self, place: usize, weight: f64) -> Self {
+        let mut point = self.clone();
+        point.weights.iter_mut().skip(place).take(1).for_each(|own| *own = weight);
+        point
     }
 }
 
@@ -260,25 +283,19 @@ impl Tuning<'_> {
             best = (point.clone(), (seen.mean(&point)?, unseen.mean(&point)?));
         }
         let (point, tuned) = best;
-        let Point { base, weight: fusion_weight } = without_zeros(point);
+        let Point { base, weights } = without_zeros(point);
+        let fusion_weights = self.weights().map(|weight| weight.key.clone()).zip(weights).collect();
         let (searched, confirmed) = (searched.len(), confirming.len());
-        Ok(Tuned { base, fusion_weight, trials, searched, confirmed, raw: raw_means, tuned })
+        Ok(Tuned { base, fusion_weights, trials, searched, confirmed, raw: raw_means, tuned })
     }
 
-    /// A base with the weight of the start.
+    /// A base with the weights of the start.
     fn at(&self, base: BaseConfig) -> Point {
-        Point { base, weight: self.fusion.as_ref().map(|fusion| fusion.start) }
+        Point { base, weights: self.weights().map(|weight| weight.start).collect() }
     }
 
-    /// What ranks with a weight.
-    fn retriever(&self, weight: Option<f64>) -> Result<&dyn Retriever> {
-        let Some((fusion, weight)) =
-            self.fusion.as_ref().zip(weight).filter(|(fusion, weight)| fusion.start != *weight)
-        else {
-            return Ok(self.retriever);
-        };
-        let found = fusion.others.iter().find(|(other, _)| *other == weight).map(|(_, retriever)| retriever.as_ref());
-        found.ok_or_else(|| Error::bug("evaluate::tune", format!("no retriever has the weight {weight}")))
+    fn weights(&self) -> impl Iterator<Item = &FusionWeight> {
+        self.fusion.iter().flat_map(|fusion| &fusion.weights)
     }
 
     /// Where the search begins: the raw query, and all fields alike, since from either the other is many steps away.
@@ -317,20 +334,21 @@ impl Tuning<'_> {
     /// What the retriever and the queries allow, in the order in which it is tried.
     fn settings(&self) -> Vec<Setting> {
         let card = self.retriever.card();
-        let weight = self.fusion.iter().map(|fusion| {
-            let (key, start) = (fusion.key.clone(), fusion.start);
-            let mut values: Vec<f64> = fusion.others.iter().map(|other| other.0).chain([start]).collect();
-            values.sort_by(f64::total_cmp);
-            Setting::Weight { key, start, values }
+        let weights = self.weights().enumerate().map(|(place, weight)| {
+            let mut weight = weight.clone();
+            weight.values.push(weight.start);
+            weight.values.sort_by(f64::total_cmp);
+            weight.values.dedup();
+            Setting::Weight(place, weight)
         });
         if !card.languages.contains(&QueryLanguage::Boolean) {
-            return weight.collect();
+            return weights.collect();
         }
         // A single field is the contents once more.
         let fields = || self.fields().into_iter().filter(|_| card.fields.len() > 1).map(Setting::Field);
         let histories = self.queries.iter().filter(|(query, _)| !query.history.is_empty()).count();
         if 2 * histories > self.queries.len() {
-            return weight
+            return weights
                 .chain([Setting::HistoryDecay, Setting::History])
                 .chain(fields())
                 .chain([Setting::Contents])
@@ -339,7 +357,7 @@ impl Tuning<'_> {
         let feedback = [Setting::FeedbackWeight, Setting::FeedbackSize];
         let feedback = feedback.into_iter().filter(|_| self.feedback.is_some());
         let words = [Setting::Contents, Setting::Phrases, Setting::AllWords];
-        weight.chain(fields()).chain(words).chain(feedback).collect()
+        weights.chain(fields()).chain(words).chain(feedback).collect()
     }
 }
 

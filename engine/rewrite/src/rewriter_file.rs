@@ -45,6 +45,12 @@ pub struct RewriterFile {
     /// The weight of covisitation in that retriever, which `--retriever bm25+covisitation` of the command line takes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub covisitation: Option<f64>,
+    /// The weight of the vectors' ranking beside that of BM25, fused by ranks, which `--retriever hybrid` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hybrid: Option<f64>,
+    /// The same, fused by scores, which `--retriever hybrid-scores` takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hybrid_scores: Option<f64>,
     /// How a request becomes a query without a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseConfig>,
@@ -56,7 +62,16 @@ impl RewriterFile {
 
     /// A file that serves this, and says nothing else.
     pub fn new(serve: Serve) -> Self {
-        Self { serve, model: None, confidence: None, retriever: None, covisitation: None, base: None }
+        Self {
+            serve,
+            model: None,
+            confidence: None,
+            retriever: None,
+            covisitation: None,
+            hybrid: None,
+            hybrid_scores: None,
+            base: None,
+        }
     }
 
     /// A base without a model.

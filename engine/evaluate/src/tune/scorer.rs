@@ -41,7 +41,10 @@ impl<'a> Scorer<'a> {
             Request::new(query, &base.compose(query, &words, &others), depth)
         };
         let requests: Vec<Request> = self.queries.par_iter().enumerate().map(request).collect();
-        let answers = retrieve(self.tuning.retriever(point.weight)?, &requests, Deadline::NONE);
+        let answers = match &self.tuning.fusion {
+            Some(fusion) => retrieve(&(fusion.fused)(&point.weights)?, &requests, Deadline::NONE),
+            None => retrieve(self.tuning.retriever, &requests, Deadline::NONE),
+        };
         if answers.len() != self.queries.len() {
             let found = format!("{} answers for {} queries", answers.len(), self.queries.len());
             return Err(Error::bug("evaluate::tune", found));
@@ -69,7 +72,7 @@ impl<'a> Scorer<'a> {
             let without = self.mean(&simpler)?;
             let kept = without >= score;
             let value = match setting {
-                Setting::Weight { start, .. } => format!("{start}, on unseen queries"),
+                Setting::Weight(_, weight) => format!("{}, on unseen queries", weight.start),
                 _ => "as in the raw query, on unseen queries".to_owned(),
             };
             trials.push(Trial { setting: setting.key(), value, score: without, kept });

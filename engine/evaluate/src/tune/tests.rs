@@ -48,7 +48,12 @@ fn tuned(retriever: &Taste, queries: usize, feedback: Option<Feedback>) -> Resul
     fused(retriever, queries, feedback, None)
 }
 
-fn fused(retriever: &Taste, queries: usize, feedback: Option<Feedback>, fusion: Option<FusionWeight>) -> Result<Tuned> {
+fn fused(
+    retriever: &Taste,
+    queries: usize,
+    feedback: Option<Feedback>,
+    fusion: Option<FusionWeights<'_>>,
+) -> Result<Tuned> {
     let mut builder = CatalogBuilder::new();
     for number in 0..60 {
         builder.push(&format!("d{number}"), [("title", "x"), ("tags", "y")]).unwrap();
@@ -134,40 +139,49 @@ fn a_retriever_of_plain_words_has_nothing_to_tune_and_one_that_fails_gives_no_fi
     assert!(tuned(&Taste::new(|_| true), 0, None).unwrap_err().to_string().contains("no judged query"));
 }
 
-/// Weights of which one ranks as its taste says, and all others as the start does.
-fn weights(liked: f64, taste: fn(&str) -> bool) -> Option<FusionWeight> {
-    let other = |weight: f64| -> (f64, Arc<dyn Retriever>) {
-        (weight, Arc::new(Taste::new(if weight == liked { taste } else { |_| false })))
+type Taken = fn(&str) -> bool;
+
+/// A weight of covisitation, of which one value ranks as `taste` says, and all others as `start` does.
+fn weighed(start: Taken, liked: f64, taste: Taken, card: &RetrieverCard) -> Result<Tuned> {
+    let ranks = |weights: &[f64]| -> Result<Arc<dyn Retriever>> {
+        let liked = if weights == [liked] { taste } else { start };
+        Ok(Arc::new(Taste { card: card.clone(), liked, fails: false }))
     };
-    let others = [0.1, 0.3, 1.0, 2.0].map(other).into_iter().collect();
-    Some(FusionWeight { key: "retriever.covisitation".into(), start: 0.6, others })
+    let weight =
+        FusionWeight { key: "retriever.covisitation".into(), start: 0.6, values: vec![0.1, 0.3, 0.6, 1.0, 2.0] };
+    let taste = Taste { card: card.clone(), ..Taste::new(start) };
+    fused(&taste, 60, None, Some(FusionWeights { weights: vec![weight], fused: &ranks }))
+}
+
+fn weight(found: &Tuned) -> Option<f64> {
+    found.fusion_weights.get("retriever.covisitation").copied()
 }
 
 #[test]
 fn the_weight_in_a_fusion_is_tuned_and_must_hold_on_unseen_queries_too() {
-    let start = Taste::new(|_| false);
-    let found = fused(&start, 60, None, weights(1.0, |_| true)).unwrap();
-    assert_eq!(found.fusion_weight, Some(1.0));
+    let card = Taste::new(|_| false).card;
+    let found = weighed(|_| false, 1.0, |_| true, &card).unwrap();
+    assert_eq!(weight(&found), Some(1.0));
     assert!(found.base.is_raw() && found.tuned.0 > found.raw.0 && found.tuned.1 > found.raw.1, "{found:?}");
     assert!(found.trials.iter().any(|trial| trial.kept && trial.setting == "retriever.covisitation"));
     // With the weight a field helps: both are found.
-    let found = fused(&start, 60, None, weights(2.0, |text| text.contains("tags:"))).unwrap();
-    assert_eq!((found.fusion_weight, found.base.fields.len()), (Some(2.0), 1), "{found:?}");
+    let found = weighed(|_| false, 2.0, |text| text.contains("tags:"), &card).unwrap();
+    assert_eq!((weight(&found), found.base.fields.len()), (Some(2.0), 1), "{found:?}");
     fn by_chance(text: &str) -> bool {
         let number: u32 = text.split(|c: char| !c.is_ascii_digit()).find(|d| !d.is_empty()).unwrap().parse().unwrap();
         number % 3 != 2
     }
-    let found = fused(&Taste::new(|text| !by_chance(text)), 60, None, weights(0.3, by_chance)).unwrap();
-    assert_eq!(found.fusion_weight, Some(0.6), "gone on the queries that were not searched on");
-    assert_eq!(fused(&Taste::new(|_| true), 60, None, None).unwrap().fusion_weight, None);
+    let found = weighed(|text| !by_chance(text), 0.3, by_chance, &card).unwrap();
+    assert_eq!(weight(&found), Some(0.6), "gone on the queries that were not searched on");
+    assert!(fused(&Taste::new(|_| true), 60, None, None).unwrap().fusion_weights.is_empty());
 }
 
 #[test]
 fn the_weight_in_a_fusion_is_tuned_where_the_retriever_reads_plain_words_alone() {
-    let mut plain = Taste::new(|_| false);
-    plain.card.languages = vec![QueryLanguage::Plain];
-    let found = fused(&plain, 60, None, weights(0.1, |_| true)).unwrap();
-    assert_eq!(found.fusion_weight, Some(0.1));
+    let mut card = Taste::new(|_| false).card;
+    card.languages = vec![QueryLanguage::Plain];
+    let found = weighed(|_| false, 0.1, |_| true, &card).unwrap();
+    assert_eq!(weight(&found), Some(0.1));
     assert!(found.base.is_raw() && found.trials.iter().all(|trial| trial.setting == "retriever.covisitation"));
 }
 
@@ -250,4 +264,19 @@ fn the_words_that_are_learned_are_those_in_which_relevant_documents_stand_out() 
     );
     let history = Query::new("h", "weak bones").with_history([1]);
     assert_eq!(learn_neighbours(&catalog, &[(&history, &labelled[0].1)]).unwrap(), None);
+}
+
+#[test]
+fn several_weights_of_a_fusion_are_tuned_together_and_one_that_does_not_help_stays_at_its_start() {
+    // Half of the queries want the first weight at 2, the others are content; the second weight does nothing.
+    let ranks = |weights: &[f64]| -> Result<Arc<dyn Retriever>> {
+        assert_eq!(weights.len(), 2);
+        Ok(Arc::new(Taste::new(if weights[0] == 2.0 { |_| true } else { |text: &str| text.len().is_multiple_of(2) })))
+    };
+    let weight = |key: &str, values: &[f64]| FusionWeight { key: key.into(), start: 1.0, values: values.to_vec() };
+    let weights = vec![weight("dense.hybrid", &[2.0, 0.5]), weight("covisitation", &[0.3, 3.0])];
+    let start = Taste::new(|text| text.len().is_multiple_of(2));
+    let found = fused(&start, 60, None, Some(FusionWeights { weights, fused: &ranks })).unwrap();
+    let found: Vec<(&str, f64)> = found.fusion_weights.iter().map(|(key, weight)| (key.as_str(), *weight)).collect();
+    assert_eq!(found, [("covisitation", 1.0), ("dense.hybrid", 2.0)]);
 }

@@ -5,9 +5,9 @@ use super::super::loss::ImportanceLevel;
 use super::super::replay::Replay;
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
-#[cfg(feature = "dense")]
-use super::RetrieverConfig;
 use super::{DataConfig, ResplitConfig, RunConfig, TrainConfig};
+#[cfg(feature = "dense")]
+use super::{DenseConfig, RetrieverConfig};
 use querywright_rewrite::{Mode, PromptStyle};
 use querywright_types::{Error, Result};
 
@@ -148,6 +148,16 @@ impl RetrieverConfig {
         if dense.model.is_empty() {
             return refuse("retriever.dense.model", "it is empty", "name an encoder, as all-minilm-l6-v2");
         }
+        if dense.hybrid.is_none() {
+            let remedy = "set retriever.dense.hybrid = 1, the weight of the vectors beside BM25, or leave this out";
+            if dense.tune_hybrid {
+                return refuse("retriever.dense.tune_hybrid", "there is no weight to tune", remedy);
+            }
+            if dense.fusion != DenseConfig::default().fusion {
+                return refuse("retriever.dense.fusion", "vectors rank alone: there is nothing to fuse", remedy);
+            }
+        }
+        within("retriever.dense", dense.validate())?;
         match dense.hybrid {
             Some(weight) if !(0.001..=1000.0).contains(&weight) => {
                 refuse("retriever.dense.hybrid", format!("found {weight}"), "give a number from 0.001 to 1000, as 1")
@@ -270,6 +280,12 @@ mod tests {
         let dense = config.retriever.dense.as_ref().unwrap();
         assert_eq!(dense.model, "all-minilm-l6-v2");
         assert_eq!(TrainConfig::parse(&toml::to_string(&config).unwrap(), &[], "again").unwrap(), config);
+        let hybrid = parse(&["retriever.dense.hybrid=1"]).unwrap();
+        let written = toml::to_string(&hybrid).unwrap();
+        assert!(!written.contains("fusion") && !written.contains("tune_hybrid"), "older runs resume: {written}");
+        let scores = ["retriever.dense.hybrid=1", "retriever.dense.fusion=scores", "retriever.dense.tune_hybrid=true"];
+        let scores = parse(&scores).unwrap();
+        assert_eq!(TrainConfig::parse(&toml::to_string(&scores).unwrap(), &[], "again").unwrap(), scores);
         let plain = parse(&[]).unwrap();
         let plain = toml::to_string(&plain).unwrap();
         assert!(!plain.contains("dense") && !plain.contains("embed"), "the digest of older runs stays");
@@ -283,6 +299,12 @@ mod tests {
             (&["retriever.dense.model="], "retriever.dense.model: "),
             (&["retriever.dense={}", "retriever.plugin=a.wasm"], "retriever.dense: "),
             (&["retriever.dense.weight=1"], "weight"),
+            (&["retriever.dense.tune_hybrid=true"], "retriever.dense.tune_hybrid: "),
+            (&["retriever.dense.fusion=scores"], "retriever.dense.fusion: "),
+            (&["retriever.dense.index=hnsw", "retriever.dense.hnsw.m=2"], "retriever.dense.hnsw.m: "),
+            (&["retriever.dense.hnsw.ef_search=9"], "retriever.dense.index: "),
+            (&["retriever.dense.index=flat"], "flat"),
+            (&["retriever.dense.hybrid=1", "retriever.dense.fusion=score"], "score"),
         ] {
             let refused = parse(settings).unwrap_err().to_string();
             assert!(refused.contains(key), "{settings:?}: {refused}");

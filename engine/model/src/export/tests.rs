@@ -132,7 +132,9 @@ fn a_merged_model_in_both_formats_has_the_logits_of_its_base_with_the_adapter_an
 }
 
 /// The end tokens, the first token, the token for padding, the template and the special tokens of a model.
-fn around(source: &ModelSource) -> (Vec<u32>, Option<u32>, Option<u32>, Option<String>, Vec<u32>) {
+type Around = (Vec<u32>, Option<u32>, Option<u32>, Option<String>, Vec<u32>);
+
+fn around(source: &ModelSource) -> Around {
     let tokenizer = source.tokenizer().unwrap();
     let template = tokenizer.chat_template().map(|template| template.source().to_owned());
     let special = (0..source.config().vocab_size as u32).filter(|id| tokenizer.has_special(&[*id])).collect();

@@ -98,6 +98,7 @@ impl TrainConfig {
             rejection: Default::default(),
             dpo: Default::default(),
             train: RunConfig::default(),
+            cost: Default::default(),
         }
     }
 }

@@ -98,7 +98,6 @@ impl TrainConfig {
             rejection: Default::default(),
             dpo: Default::default(),
             train: RunConfig::default(),
-            cost: Default::default(),
         }
     }
 }

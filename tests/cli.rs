@@ -273,7 +273,7 @@ fn trained(home: &Path) -> std::path::PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     must_be_quiet(&output.stderr);
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(keys(&object), ["outcome", "comparison", "shipped", "report", "changes", "headroom"]);
+    assert_eq!(keys(&object), ["outcome", "comparison", "shipped", "report", "changes", "headroom", "probes", "cost"]);
     assert_eq!(object["outcome"]["steps"], 2);
     // What is shipped is one of the systems once more, and no further comparison.
     let rows = object["comparison"]["measures"][0]["rows"].as_array().unwrap();
@@ -431,7 +431,10 @@ fn a_data_set_is_all_that_training_needs_and_what_is_printed_and_kept_gives_the_
 
     let said = train(&[&["--data", "shop", "--json"], &short[..]].concat());
     let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(keys(&said), ["outcome", "comparison", "shipped", "report", "changes", "headroom", "choices"]);
+    assert_eq!(
+        keys(&said),
+        ["outcome", "comparison", "shipped", "report", "changes", "headroom", "probes", "cost", "choices"]
+    );
     let choices = said["choices"].as_array().unwrap();
     let steps = choices.iter().find(|choice| choice["key"] == "train.max_steps").unwrap();
     assert_eq!((keys(steps), &steps["value"]), (vec!["key", "value", "why"], &2.into()));

@@ -133,7 +133,9 @@ fn is(tree: Option<&TokenTree>, c: char) -> bool {
 
 /// Whether a whole file is compiled for tests alone.
 fn is_test(path: &Path) -> bool {
+    // A file of tests, or one in a folder of them.
     ["tests", "fixture", "oracle"].iter().any(|name| path.file_stem() == Some(name.as_ref()))
+        || path.components().any(|part| part.as_os_str() == "tests")
 }
 
 fn rust_files(folder: &Path) -> Vec<(PathBuf, String)> {

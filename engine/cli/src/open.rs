@@ -22,16 +22,12 @@ use querywright::train::{Labelled, RetrieverConfig};
 use querywright::types::{QueryLanguage, Retriever, RetrieverCard, Rewriter};
 use querywright::{Error, error::nearest};
 
-use crate::baseline;
-use crate::dense;
 use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
 use crate::hybrid::{self, Hybrid};
 use crate::progress::{Bar, Spinner};
-use crate::remote;
-use crate::sequence;
-use crate::shortlist;
+use crate::{baseline, dense, remote, sequence, shortlist};
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -295,9 +291,9 @@ pub struct Model {
 /// Where a model lies; fetched when it must be.
 pub fn model_path(name: &str, offline: bool) -> Result<PathBuf> {
     let spinner = Spinner::new(format!("looking for {name}"));
-    let path = sources::model(name, &PullOptions { offline, observer: Some(&spinner) })?;
+    let path = sources::model(name, &PullOptions { offline, observer: Some(&spinner) });
     spinner.finish();
-    Ok(path)
+    Ok(path?)
 }
 
 /// Loads a model: a registry name, `hf:owner/name`, a GGUF file or a folder.
@@ -318,8 +314,7 @@ pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<M
     Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })
 }
 
-/// The prompts for a retriever, as text. Needs no model: a configuration that cannot be used is refused before one is
-/// fetched.
+/// The prompts for a retriever, as text. Needs no model: what cannot be used is refused before one is fetched.
 pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
     let catalog = ranker.catalog.clone();
     let titles = move |item| catalog.document(item).title().to_owned();

@@ -17,8 +17,6 @@ mod lent;
 mod modernbert;
 mod modules;
 mod pooling;
-#[cfg(test)]
-mod raw_figures;
 mod shape;
 mod store;
 mod weights;
@@ -30,3 +28,8 @@ pub use hnsw::HnswConfig;
 pub use lent::EmbedConfig;
 pub use modules::Similarity;
 pub use pooling::Pooling;
+
+#[cfg(test)]
+mod tests {
+    mod raw_figures;
+}

@@ -8,8 +8,6 @@ mod cross_fit;
 mod first_searches;
 mod followers;
 mod popularity;
-#[cfg(test)]
-mod raw_figures;
 pub mod rm3;
 mod sequences;
 
@@ -21,3 +19,8 @@ pub use followers::{FollowerWords, Followers};
 pub use popularity::Popularity;
 pub use rm3::{Rm3, Rm3Config};
 pub use sequences::{Event, Training, events, sequence_folds, training_digest};
+
+#[cfg(test)]
+mod tests {
+    mod raw_figures;
+}

@@ -42,7 +42,10 @@ impl Reading {
         let counterfactual = |((index, span), (part, without)): (_, (Range<usize>, String))| TermReading {
             span,
             without: composer.compose(original, &without),
-            before: composer.compose(original, &before(generated, &within, index, composer.mode)),
+            before: match before(generated, &within, index, composer.mode) {
+                nothing if nothing.trim().is_empty() => original.clone(),
+                text => composer.compose(original, &text),
+            },
             generated: match composer.mode {
                 Mode::Document => generated.get(part).map_or(1, |words| words.split_whitespace().count()),
                 _ => 1,
@@ -112,7 +115,7 @@ pub struct TermReading {
     pub span: Range<usize>,
     /// The rewrite without it.
     pub without: Rewrite,
-    /// The rewrite that ends before it; in the mode `rewrite` the first one's is the original.
+    /// The rewrite that ends before it; the first one's is the original.
     pub before: Rewrite,
     /// How many of the [generated terms](Reading::generated) it is: 1, or as many words as a run of a passage has.
     pub generated: usize,

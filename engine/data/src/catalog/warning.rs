@@ -68,6 +68,7 @@ impl Warning {
 }
 
 impl fmt::Display for Warning {
+    // Long: a sentence for each kind.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, path, count, examples } = self;
         let plural = |one: &'static str, many: &'static str| if *count == 1 { one } else { many };

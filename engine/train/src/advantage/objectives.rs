@@ -122,12 +122,15 @@ mod tests {
     fn an_objective_of_small_differences_counts_as_much_as_its_weight_says() {
         let weights = [1.0, 1.0];
         // The second objective goes the other way, a hundred times smaller.
-        let group: Vec<Option<Objectives>> = [[0.0, 0.01], [1.0, 0.0]].iter().map(|v| earned(v, &weights)).collect();
-        let found = objective_advantages(&group, &weights, 2, 0.0).unwrap();
-        assert!(found.advantages.iter().all(|a| a.abs() < 0.05), "they cancel: {found:?}");
-        let found = objective_advantages(&group, &[2.0, 1.0], 2, 0.0).unwrap();
-        assert!(found.advantages[1] > 0.5, "{found:?}");
-        assert_eq!(objective_advantages(&group, &weights, 2, 2.0).unwrap().informative, [false]);
+        // In another group both go the same way.
+        let values = [[0.0, 0.01], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]];
+        let groups: Vec<Option<Objectives>> = values.iter().map(|v| earned(v, &weights)).collect();
+        let found = objective_advantages(&groups, &weights, 2, 0.0).unwrap();
+        assert!(found.advantages[..2].iter().all(|a| a.abs() < 0.05), "they cancel: {found:?}");
+        assert!(found.advantages[3] > 1.0, "{found:?}");
+        let found = objective_advantages(&groups, &[2.0, 1.0], 2, 0.0).unwrap();
+        assert!((0.2..0.6).contains(&found.advantages[1]), "{found:?}");
+        assert_eq!(objective_advantages(&groups, &weights, 2, 1.5).unwrap().informative, [false, true]);
     }
 
     #[test]

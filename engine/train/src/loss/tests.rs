@@ -269,7 +269,8 @@ fn slices_of_wrong_length_are_refused_by_name() {
     let config = LossConfig::default();
     let short = Batch { entropy: &owned.entropy[1..], ..owned.batch() };
     assert!(policy_loss(&config, &short).unwrap_err().to_string().starts_with("entropy: 12 values; give 13"));
-    let outside = Batch { logp: &[], old_logp: &[], entropy: &[], advantages: &[], ref_logp: None, ..owned.batch() };
+    let none = Batch { logp: &[], old_logp: &[], entropy: &[], advantages: &[], ..owned.batch() };
+    let outside = Batch { ref_logp: None, items: None, ..none };
     assert!(policy_loss(&config, &outside).unwrap_err().to_string().contains("0..5"));
     let unreferenced = Batch { ref_logp: None, ..owned.batch() };
     let config = LossConfig { beta: 0.1, ..config };

@@ -47,7 +47,9 @@ fn check(config: &LossConfig, mut owned: Owned) -> usize {
             o.old_logp[t] += if holds_ratio(config.loss_type) { by } else { 0.0 };
         });
         let dentropy = derivative(&|o, by| o.entropy[t] += by);
-        assert!((dlogp - f64::from(out.dlogp[t])).abs() < 2e-5, "{config:?}, logp {t}: {dlogp} {}", out.dlogp[t]);
+        // Two numbers that are moved together are rounded apart, and a ratio sees that.
+        let near = if holds_ratio(config.loss_type) { 1e-4 } else { 2e-5 };
+        assert!((dlogp - f64::from(out.dlogp[t])).abs() < near, "{config:?}, logp {t}: {dlogp} {}", out.dlogp[t]);
         assert!((dentropy - f64::from(out.dentropy[t])).abs() < 2e-5, "{config:?}, entropy {t}: {dentropy}");
     }
     owned.logp.len()

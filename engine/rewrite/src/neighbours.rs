@@ -287,7 +287,7 @@ fn idf(all: usize, holding: u32) -> f64 {
 }
 
 /// tf · idf, scaled to a Euclidean length of 1.
-fn vector<'s>(stems: &'s BTreeMap<String, u32>, idf: impl Fn(&str) -> f64) -> Vec<(&'s str, f64)> {
+fn vector(stems: &BTreeMap<String, u32>, idf: impl Fn(&str) -> f64) -> Vec<(&str, f64)> {
     let mut vector: Vec<(&str, f64)> =
         stems.iter().map(|(stem, count)| (stem.as_str(), f64::from(*count) * idf(stem))).collect();
     let length = vector.iter().map(|part| part.1 * part.1).sum::<f64>().sqrt();

@@ -53,13 +53,13 @@ pub fn rank_credit(
     let tokens = completions.iter().map(|r| r.end).max().unwrap_or(0);
     let mut credit = RankCredit { advantages: vec![0.0; tokens], items: vec![0; tokens] };
     let items: Vec<Items> = completions.iter().zip(counterfactuals).map(|(c, f)| items(c, f)).collect::<Result<_>>()?;
-    let mut parted: Vec<(&[Items], Vec<Vec<Option<f64>>>)> = Vec::with_capacity(groups.len());
+    let mut parted = Vec::with_capacity(groups.len());
     let mut rest = items.as_slice();
     for size in groups {
         let (group, after) = rest.split_at(*size);
         rest = after;
         let ranks = group.iter().map(Vec::len).max().unwrap_or(0);
-        parted.push((group, (0..ranks).map(|rank| returns(group, rank)).collect()));
+        parted.push((group, (0..ranks).map(|rank| returns(group, rank)).collect::<Vec<_>>()));
     }
     let all: Vec<f64> = parted.iter().flat_map(|(_, returns)| returns).flatten().flatten().copied().collect();
     let batch_spread = mean_and_std(&all).1;

@@ -234,7 +234,8 @@ mod tests {
         groups[0].base = Some(0.5);
         fixture.sampler().credit(&mut groups).unwrap();
         let nothing = &groups[0].completions[0];
-        let whole = CounterfactualTerm { tokens: vec![0..nothing.completion.tokens.len()], reward_without: Some(0.5) };
+        let tokens = std::iter::once(0..nothing.completion.tokens.len()).collect();
+        let whole = CounterfactualTerm { tokens, reward_without: Some(0.5) };
         assert_eq!(nothing.counterfactual.terms, [whole]);
         let failing = by_rank(Fixture::failing());
         let mut groups = [failing.group(0, &[("kettle zzz", 1.0)])];

@@ -62,9 +62,12 @@ fn ratings_below_the_least_are_no_interactions() {
     assert_eq!((test.len(), &test[0].history[..], data.split("dev").is_err()), (1, &[0][..], true));
 }
 
+/// The files of a folder, the one that is wrong, what it holds, and what is said of it.
+type Twin<'a> = (&'a [(&'a str, &'a [u8])], &'a str, &'a [u8], &'a str);
+
 #[test]
 fn malformed_twins_are_refused_with_file_line_and_remedy() {
-    let table: [(&[(&str, &[u8])], &str, &[u8], &str); 9] = [
+    let table: [Twin<'_>; 9] = [
         (
             &[("u.item", ITEM), ("u.data", DATA)],
             "u.data",

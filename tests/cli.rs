@@ -431,10 +431,8 @@ fn a_data_set_is_all_that_training_needs_and_what_is_printed_and_kept_gives_the_
 
     let said = train(&[&["--data", "shop", "--json"], &short[..]].concat());
     let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(
-        keys(&said),
-        ["outcome", "comparison", "shipped", "report", "changes", "headroom", "probes", "cost", "choices"]
-    );
+    let parts = ["outcome", "comparison", "shipped", "report", "changes", "headroom", "probes", "cost", "choices"];
+    assert_eq!(keys(&said), parts);
     let choices = said["choices"].as_array().unwrap();
     let steps = choices.iter().find(|choice| choice["key"] == "train.max_steps").unwrap();
     assert_eq!((keys(steps), &steps["value"]), (vec!["key", "value", "why"], &2.into()));

@@ -11,7 +11,7 @@
 //! -min(min(ratio, delta) * A, clip(ratio, 1 - epsilon, 1 + epsilon_high) * A)  +  beta * (exp(d) - d - 1)
 //! ```
 //!
-//! The loss types `cispo`, `sapo` and `vespo` have another first summand ([surrogate.rs](surrogate)). With
+//! The loss types `cispo`, `sapo` and `vespo` have another first summand (`surrogate.rs`). With
 //! `top_entropy_quantile` below 1 it counts for the tokens of the highest entropies alone, and the entropy bonus as well.
 //!
 //! A completion that the policy did not sample (`off_policy`: injected, replayed) has ratio 1 in the first update, so that

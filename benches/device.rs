@@ -2,7 +2,10 @@
 //! the same call. The weights are random, in the shapes of SmolLM2-135M and Qwen2.5-3B. Each measurement is a line of
 //! JSON.
 //!
-//!     cargo bench --features cuda --bench device -- peaks|step_135m|step_3b|decode_135m|decode_3b [--small]
+//!     cargo bench --features cuda --bench device -- peaks|step_135m|step_3b|decode_135m|decode_3b|profile_135m|profile_3b
+//!         [--streams N,N] [--micro N] [--small]
+//!
+//! `profile` prints what a decoding step and a GRPO step launch: a line for each operation, with launches and seconds.
 //!
 //! The step has the shape of `xtask/peers/trl_gpu.py`: 32 prompts of 256 tokens, 12 completions of 128 each, LoRA of rank
 //! 16 on all linear layers, bf16. `--small` (or `QUERYWRIGHT_SMALL`) makes it small enough for an emulated device.
@@ -11,7 +14,7 @@ use std::time::Instant;
 
 use querywright::model::Precision;
 use querywright::model::{Decoder, DeviceChoice, ModelConfig, ModelSource};
-use querywright_kernels::device::{Device, Format, Matrix};
+use querywright_kernels::device::{Device, Format, Matrix, Profiled};
 
 mod workload;
 use workload::{Model, Shape, Step};
@@ -34,7 +37,11 @@ const SMALL: Shape = Shape { prompts: 2, completions: 3, length: 5, prompt: 20 }
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
     let small = arguments.iter().any(|w| w == "--small") || std::env::var_os("QUERYWRIGHT_SMALL").is_some();
-    let names: Vec<&str> = arguments.iter().map(String::as_str).filter(|w| !w.starts_with("--")).collect();
+    let streams = streams(option(&arguments, "--streams"), small)?;
+    let micro = option(&arguments, "--micro").map(str::parse).transpose()?;
+    let values: Vec<&str> = ["--streams", "--micro"].iter().filter_map(|name| option(&arguments, name)).collect();
+    let named = |w: &&str| !w.starts_with("--") && !values.contains(w);
+    let names: Vec<&str> = arguments.iter().map(String::as_str).filter(named).collect();
     let info = match Device::open(0).and_then(|device| device.info()) {
         Ok(info) => info,
         Err(error) => {
@@ -43,8 +50,8 @@ fn main() -> anyhow::Result<()> {
         }
     };
     println!("{}", serde_json::json!({ "device": info.name, "capability": info.capability, "memory": info.total }));
-    let all = ["peaks", "decode_135m", "step_135m", "decode_3b", "step_3b"];
-    for name in if names.is_empty() { all.to_vec() } else { names } {
+    let all = ["peaks", "decode_135m", "step_135m", "decode_3b", "step_3b", "profile_135m", "profile_3b"];
+    for name in if names.is_empty() { all[..5].to_vec() } else { names } {
         let (text, tokens) = match name.split_once('_') {
             _ if small => (TINY, 64),
             Some((_, "3b")) => (QWEN, 256),
@@ -52,16 +59,31 @@ fn main() -> anyhow::Result<()> {
         };
         match name.split('_').next() {
             Some("peaks") => peaks(small)?,
-            Some("step") => step(name, text, if small { SMALL } else { STEP })?,
+            Some("step") => step(name, text, if small { SMALL } else { STEP }, micro)?,
             Some("decode") => {
-                for streams in if small { vec![3] } else { vec![1, 64, 384] } {
-                    decode(name, text, streams, tokens)?;
+                for streams in &streams {
+                    decode(name, text, *streams, tokens)?;
                 }
             }
+            Some("profile") => profile(name, text, if small { SMALL } else { STEP }, &streams, micro)?,
             _ => anyhow::bail!("{name} is not measured; there are {}", all.join(", ")),
         }
     }
     Ok(())
+}
+
+/// The value behind an option.
+fn option<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
+    arguments.iter().skip_while(|a| *a != name).nth(1).map(String::as_str)
+}
+
+/// How many streams decode together.
+fn streams(asked: Option<&str>, small: bool) -> anyhow::Result<Vec<usize>> {
+    match asked {
+        Some(list) => Ok(list.split(',').map(str::parse).collect::<Result<_, _>>()?),
+        None if small => Ok(vec![3]),
+        None => Ok(vec![1, 64, 384]),
+    }
 }
 
 /// A model with random weights. The tokenizer of the tests decodes any token.
@@ -125,9 +147,10 @@ fn peaks(small: bool) -> anyhow::Result<()> {
 }
 
 /// A GRPO step: sampling, forward and backward pass, update.
-fn step(name: &str, text: &str, shape: Shape) -> anyhow::Result<()> {
+fn step(name: &str, text: &str, shape: Shape, micro: Option<usize>) -> anyhow::Result<()> {
     let (model, config) = model(text)?;
     let mut step = Step::new(&model)?;
+    step.micro_batch_tokens = micro.unwrap_or(step.micro_batch_tokens);
     let readings = timed(5, || step.run(shape).map(|_| ()))?;
     let tokens = shape.prompts * (shape.prompt + shape.completions * (shape.length - 1));
     // Two operations a weight in the forward pass, two for the gradients of inputs. The weights are frozen.
@@ -161,5 +184,40 @@ fn decode(name: &str, text: &str, streams: usize, tokens: usize) -> anyhow::Resu
             "gigabytes_a_second": bytes / seconds / 1e9,
         })
     );
+    Ok(())
+}
+
+/// What decoding, and the learning part of a step, launch.
+fn profile(name: &str, text: &str, shape: Shape, streams: &[usize], micro: Option<usize>) -> anyhow::Result<()> {
+    let (model, _) = model(text)?;
+    let device = model.decoder.gpu().ok_or_else(|| anyhow::anyhow!("the model is not on a GPU"))?;
+    let tell = |phase: &str, steps: usize, seconds: f64, all: Vec<Profiled>| {
+        let inside: f64 = all.iter().map(|p| p.seconds).sum();
+        let launches: usize = all.iter().map(|p| p.launches).sum();
+        println!(
+            "{}",
+            serde_json::json!({ "name": name, "phase": phase, "steps": steps, "seconds": seconds,
+                "seconds_of_operations": inside, "launches": launches })
+        );
+        for operation in all.iter().take(40) {
+            println!("{}", serde_json::json!({ "phase": phase, "operation": operation }));
+        }
+    };
+    for streams in streams {
+        const STEPS: usize = 16;
+        model.decode(*streams, STEPS)?;
+        let start = Instant::now();
+        let (_, all) = device.profile(|| Ok(model.decode(*streams, STEPS)))?;
+        tell(&format!("decode {streams}"), STEPS, start.elapsed().as_secs_f64(), all);
+    }
+    let mut step = Step::new(&model)?;
+    step.micro_batch_tokens = micro.unwrap_or(step.micro_batch_tokens);
+    let (groups, prompts) = step.sample(shape)?;
+    step.learn(groups, prompts)?;
+    let (groups, prompts) = step.sample(shape)?;
+    let start = Instant::now();
+    let (learned, all) = device.profile(|| Ok(step.learn(groups, prompts)))?;
+    learned?;
+    tell("learn", 1, start.elapsed().as_secs_f64(), all);
     Ok(())
 }

@@ -6,8 +6,8 @@ use querywright::sources::{self, PullOptions};
 use querywright::types::Deadline;
 use querywright_model::Precision;
 use querywright_model::{
-    Adapter, Decoder, GenerateOptions, LoraConfig, ModelSource, PromptTokens, SamplingConfig, Tokenizer, generate,
-    generate_recorded, prefix,
+    Adapter, Completion, Decoder, GenerateOptions, LoraConfig, ModelSource, PromptTokens, SamplingConfig, Tape,
+    Tokenizer, generate, generate_recorded, prefix,
 };
 use querywright_train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
 use querywright_train::loss::LossConfig;
@@ -85,17 +85,32 @@ pub struct Step<'a> {
     adapter: Adapter,
     optimizer: AdamW,
     seed: u64,
+    /// Tokens of a teacher-forced micro-batch at most.
+    pub micro_batch_tokens: usize,
 }
+
+/// The completions of each prompt, and what was recorded of them.
+type Sampled = (Vec<Vec<Completion>>, Option<Tape>);
 
 impl<'a> Step<'a> {
     /// LoRA of rank 16 on all linear layers.
     pub fn new(model: &'a Model) -> anyhow::Result<Self> {
         let adapter = Adapter::new(model.decoder.config(), LoraConfig::default(), 0)?;
-        Ok(Self { model, adapter, optimizer: AdamW::new(AdamWConfig::default()), seed: 0 })
+        // A GPU needs more rows at a time than a processor to be busy.
+        let micro_batch_tokens = if model.decoder.host().is_some() { 4096 } else { 8192 };
+        Ok(Self { model, adapter, optimizer: AdamW::new(AdamWConfig::default()), seed: 0, micro_batch_tokens })
     }
 
     /// Samples, scores with an artificial reward and updates the adapter. Returns the number of sampled tokens.
     pub fn run(&mut self, shape: Shape) -> anyhow::Result<usize> {
+        let (sampled, prompts) = self.sample(shape)?;
+        let tokens = sampled.0.iter().flatten().map(|c| c.tokens.len()).sum();
+        self.learn(sampled, prompts)?;
+        Ok(tokens)
+    }
+
+    /// Samples the completions of a step.
+    pub fn sample(&mut self, shape: Shape) -> anyhow::Result<(Sampled, Vec<PromptTokens>)> {
         self.seed += 1;
         let sampling = SamplingConfig { max_completion_length: shape.length, ..SamplingConfig::default() };
         let options = GenerateOptions {
@@ -107,10 +122,14 @@ impl<'a> Step<'a> {
         };
         let prompts = self.model.prompts(shape.prompts, shape.prompt);
         let (decoder, tokenizer) = (&self.model.decoder, &self.model.tokenizer);
-        let (groups, tape) = generate_recorded(decoder, tokenizer, &[], &prompts, self.adapter.deltas(), &options)?;
-        let tokens = groups.iter().flatten().map(|c| c.tokens.len()).sum();
+        let sampled = generate_recorded(decoder, tokenizer, &[], &prompts, self.adapter.deltas(), &options)?;
+        Ok((sampled, prompts))
+    }
+
+    /// Scores completions with an artificial reward and updates the adapter.
+    pub fn learn(&mut self, (groups, tape): Sampled, prompts: Vec<PromptTokens>) -> anyhow::Result<()> {
         let rollouts = groups.into_iter().zip(prompts).map(|(group, prompt)| {
-            let sample = |c: querywright::model::Completion| Sample {
+            let sample = |c: Completion| Sample {
                 advantage: (c.text.len() % 7) as f32 - 3.0,
                 counterfactual: Default::default(),
                 truncated: false,
@@ -129,11 +148,10 @@ impl<'a> Step<'a> {
             num_iterations: 1,
             term_credit_coef: 0.0,
             rank_credit: None,
-            // A GPU needs more rows at a time than a processor to be busy.
-            micro_batch_tokens: if decoder.host().is_some() { 4096 } else { 8192 },
+            micro_batch_tokens: self.micro_batch_tokens,
         };
-        let learner = Learner { decoder, prefix: &[], config: &config };
+        let learner = Learner { decoder: &self.model.decoder, prefix: &[], config: &config };
         learner.learn(&mut self.adapter, &mut self.optimizer, 1e-4, vec![batch])?;
-        Ok(tokens)
+        Ok(())
     }
 }

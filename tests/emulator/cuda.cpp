@@ -267,6 +267,10 @@ API cuLaunchKernel(const void* function, unsigned gx, unsigned gy, unsigned gz, 
     (*static_cast<const Launcher*>(function))({gx, gy, gz}, {bx, by, bz}, parameters);
     return SUCCESS;
 }
+API cuEventCreate(void** event, unsigned) { return *event = &used, SUCCESS; }
+API cuEventRecord(void*, void*) { return SUCCESS; }
+API cuEventElapsedTime_v2(float* milliseconds, void*, void*) { return *milliseconds = 1, SUCCESS; }
+API cuEventDestroy_v2(void*) { return SUCCESS; }
 API cuStreamBeginCapture_v2(void*, int) { return emulator::capturing = new emulator::Graph, SUCCESS; }
 API cuStreamEndCapture(void*, void** graph) { return *graph = emulator::capturing, emulator::capturing = nullptr, SUCCESS; }
 API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {

@@ -93,6 +93,15 @@ impl Decoder {
         }
     }
 
+    /// The GPU's handle, where it runs on one: for benches that profile it.
+    #[doc(hidden)]
+    pub fn gpu(&self) -> Option<&querywright_kernels::device::Device> {
+        match &self.0 {
+            On::Host(_) => None,
+            On::Cuda(decoder) => Some(decoder.handle()),
+        }
+    }
+
     /// The GPU that it runs on, if it does.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The driver in a build without the feature `cuda`: no device can be opened, so no operation on one can be reached.
 
 use super::interface::{Argument, DeviceInfo, Gemm};
+use super::profile::Operation;
 use querywright_types::{Error, Result};
 
 pub(super) enum Driver {}
@@ -62,6 +63,18 @@ impl Driver {
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
+        match *self {}
+    }
+
+    pub(super) fn profiles(&self) -> bool {
+        match *self {}
+    }
+
+    pub(super) fn begin_profile(&self) {
+        match *self {}
+    }
+
+    pub(super) fn end_profile(&self) -> Result<Vec<(Operation, f64)>> {
         match *self {}
     }
 }

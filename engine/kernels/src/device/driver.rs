@@ -18,6 +18,7 @@ use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
 use super::interface::{Argument, DeviceInfo, Format, Gemm};
+use super::profile::Operation;
 use querywright_types::{Error, Result};
 
 /// The kernels in PTX, which the driver compiles for its device. Made by `cargo xtask cuda` from `cuda/kernels.cu`.
@@ -43,7 +44,28 @@ pub(super) struct Driver {
     workspace: u64,
     /// Written by the thread that captures, read by all others that launch.
     captures: RwLock<()>,
+    /// The operations since a profile began, each with the events around it; none while there is no profile.
+    profile: Mutex<Option<Vec<(Operation, Event, Event)>>>,
 }
+
+/// An event, destroyed when it is dropped.
+struct Event(sys::CUevent);
+
+impl Event {
+    fn new() -> std::result::Result<Self, DriverError> {
+        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Self)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, destroyed once; the driver keeps what is under way.
+        let _ = unsafe { result::event::destroy(self.0) };
+    }
+}
+
+// SAFETY: events may be used from any thread; these lie under a lock.
+unsafe impl Send for Event {}
 
 thread_local! {
     /// Whether this thread captures a graph.
@@ -127,6 +149,7 @@ impl Driver {
             blas: Mutex::new(Blas(blas)),
             workspace,
             captures: RwLock::default(),
+            profile: Mutex::default(),
         })
     }
 
@@ -221,9 +244,51 @@ impl Driver {
         };
         let mut parameters: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         let (grid, block) = ((size(grid.0)?, size(grid.1)?, 1), (size(block)?, 1, 1));
-        // SAFETY: the arguments are those of the kernel, in its order; they are read during the call.
-        unsafe { result::launch_kernel(function.0, grid, block, 0, self.stream.cu_stream(), &mut parameters) }
-            .map_err(failed)
+        self.timed(
+            || Operation::kernel(kernel),
+            // SAFETY: the arguments are those of the kernel, in its order; they are read during the call.
+            || unsafe { result::launch_kernel(function.0, grid, block, 0, self.stream.cu_stream(), &mut parameters) },
+        )?
+        .map_err(failed)
+    }
+
+    /// Runs `work`, which launches something, between two events where there is a profile.
+    fn timed<R>(&self, operation: impl FnOnce() -> Operation, work: impl FnOnce() -> R) -> Result<R> {
+        let mut profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(operations) = profile.as_mut() else { return Ok(work()) };
+        let failed = |e| self.lost("an event of a profile", &e);
+        let (before, after) = (Event::new().map_err(failed)?, Event::new().map_err(failed)?);
+        let stream = self.stream.cu_stream();
+        // SAFETY: events that were made just now, and the stream of the same context.
+        unsafe { result::event::record(before.0, stream) }.map_err(failed)?;
+        let done = work();
+        // SAFETY: as above.
+        unsafe { result::event::record(after.0, stream) }.map_err(failed)?;
+        operations.push((operation(), before, after));
+        Ok(done)
+    }
+
+    /// Whether a profile has begun.
+    pub(super) fn profiles(&self) -> bool {
+        self.profile.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// From now on, operations are timed.
+    pub(super) fn begin_profile(&self) {
+        *self.profile.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// Ends a profile: its operations with their seconds, in their order.
+    pub(super) fn end_profile(&self) -> Result<Vec<(Operation, f64)>> {
+        self.synchronize()?;
+        let _entered = self.enter()?;
+        let operations = self.profile.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+        let seconds = |(operation, before, after): (Operation, Event, Event)| {
+            // SAFETY: both were recorded on the one stream, which has come past them.
+            let milliseconds = unsafe { result::event::elapsed(before.0, after.0) };
+            Ok((operation, f64::from(milliseconds.map_err(|e| self.lost("an event of a profile", &e))?) / 1e3))
+        };
+        operations.into_iter().map(seconds).collect()
     }
 
     /// `c = alpha · op(a) op(b) + beta · c` for matrices by rows; `op` transposes a factor if its flag is set.
@@ -243,7 +308,7 @@ impl Driver {
         let strides: [c_int; 3] = [size(p.b_stride)?, size(p.a_stride)?, size(p.c_stride)?];
         let handle = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the caller checked sizes and strides of the three matrices; alpha and beta are read during the call.
-        unsafe {
+        let launch = || unsafe {
             blas::gemm_ex(
                 handle.0,
                 flip(p.flip_b),
@@ -265,8 +330,9 @@ impl Driver {
                 blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
-        }
-        .map_err(|e| Error::device(&self.name, format!("cuBLAS failed ({e:?}) at {p:?}"), "report this as a bug"))
+        };
+        self.timed(|| Operation::product(p), launch)?
+            .map_err(|e| Error::device(&self.name, format!("cuBLAS failed ({e:?}) at {p:?}"), "report this as a bug"))
     }
 
     /// What `work` launches, captured to be launched again as one.

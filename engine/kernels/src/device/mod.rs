@@ -20,6 +20,7 @@ mod interface;
 mod memory;
 mod operations;
 mod pool;
+mod profile;
 
 pub use attention::{AttentionGradient, PackedTree, RotatedRows, Rotation, Slot, TreeAttention};
 pub use handle::Device;
@@ -27,3 +28,4 @@ pub use handle::Graph;
 pub use interface::{AdamWConstants, DeviceInfo, Format, HeadShape};
 pub use operations::Matrix;
 pub use pool::{Buffer, Plain, View};
+pub use profile::Profiled;

@@ -244,6 +244,8 @@ impl CudaDecoder {
             self.sample(batch.how, logits.view(), uniforms, sampled.view(), rows)
         };
         match workspace.graphs.get(&key) {
+            // What a graph launches cannot be told apart from outside.
+            _ if self.device.profiles() => launch()?,
             Some(graph) => self.device.send(graph)?,
             None => {
                 // Kernels and cuBLAS load what they need at their first launch, which a capture does not allow.

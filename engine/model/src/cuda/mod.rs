@@ -109,6 +109,10 @@ fn widest(blocks: &[Block], group: usize) -> usize {
 }
 
 impl CudaDecoder {
+    pub(super) fn handle(&self) -> &Device {
+        &self.device
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -71,11 +71,17 @@ impl Prices {
 
     /// What was spent, in this currency; none without a price of something that was counted.
     pub fn of(&self, spent: &Spent) -> Option<f64> {
-        let hours = spent.seconds / 3600.0;
-        let hour = if spent.on_gpu { self.gpu_hour } else { self.cpu_hour };
+        // A sum of which a part is missing is none.
+        if self.kilowatt_hour.is_some() && spent.joules.is_none() {
+            return None;
+        }
+        let hours = |seconds: f64| (seconds > 0.0).then_some(seconds / 3600.0);
+        let hours =
+            [(self.cpu_hour, hours(spent.seconds - spent.gpu_seconds)), (self.gpu_hour, hours(spent.gpu_seconds))];
+        let machine: Vec<f64> = hours.iter().filter_map(|(price, hours)| Some((*price)? * (*hours)?)).collect();
         let millions = |tokens: u64| tokens as f64 / 1e6;
         let parts = [
-            hour.map(|price| price * hours),
+            (!machine.is_empty()).then(|| machine.iter().sum()),
             self.million_prompt_tokens.map(|price| price * millions(spent.prompt_tokens)),
             self.million_completion_tokens.map(|price| price * millions(spent.completion_tokens)),
             self.kilowatt_hour.zip(spent.joules).map(|(price, joules)| price * joules / 3.6e6),
@@ -95,7 +101,9 @@ pub struct Spent {
     pub completion_tokens: u64,
     /// Seconds of the work itself.
     pub seconds: f64,
-    /// Whether a GPU did it.
+    /// Those of them in which a GPU did it: a run may go on elsewhere.
+    pub gpu_seconds: f64,
+    /// Whether a GPU does it now.
     pub on_gpu: bool,
     /// The most memory that the process held, in bytes, GPU memory not included; none where the system does not say.
     pub peak_memory: Option<u64>,
@@ -145,17 +153,15 @@ impl Meter {
         self.energy.as_ref().err().map(String::as_str)
     }
 
-    /// Begins anew: what passed since the last reading belongs to nobody.
-    pub fn skip(&mut self) {
-        let _ = self.energy.as_mut().map(Energy::since_last);
-        self.last = Instant::now();
-    }
-
     /// Adds what passed since the last reading, and these tokens. Read it at least every half an hour: the counters of
     /// energy begin again where they are full.
     pub fn add_to(&mut self, spent: &mut Spent, prompt_tokens: u64, completion_tokens: u64) {
         let first = spent.seconds == 0.0;
-        spent.seconds += self.last.elapsed().as_secs_f64();
+        let seconds = self.last.elapsed().as_secs_f64();
+        spent.seconds += seconds;
+        if spent.on_gpu {
+            spent.gpu_seconds += seconds;
+        }
         self.last = Instant::now();
         spent.prompt_tokens += prompt_tokens;
         spent.completion_tokens += completion_tokens;
@@ -189,7 +195,8 @@ mod tests {
     fn money_is_what_was_counted_times_what_the_user_pays_and_nothing_else() {
         let spent = Spent { seconds: 1800.0, prompt_tokens: 2_000_000, completion_tokens: 500_000, ..Spent::default() };
         assert_eq!(prices().of(&spent), Some(0.25));
-        assert_eq!(prices().of(&Spent { on_gpu: true, ..spent }), Some(2.0));
+        assert_eq!(prices().of(&Spent { gpu_seconds: 1800.0, ..spent }), Some(2.0));
+        assert_eq!(prices().of(&Spent { gpu_seconds: 900.0, ..spent }), Some(0.125 + 1.0), "half of it elsewhere");
         let tokens = Prices { million_prompt_tokens: Some(1.0), million_completion_tokens: Some(4.0), ..prices() };
         assert_eq!(tokens.of(&spent), Some(0.25 + 2.0 + 2.0));
         let energy = Prices { currency: Some("EUR".into()), kilowatt_hour: Some(0.3), ..Prices::default() };
@@ -221,7 +228,6 @@ mod tests {
         let mut meter = Meter { energy: Err("no counters".into()), last: Instant::now() };
         let mut spent = Spent::default();
         meter.add_to(&mut spent, 10, 3);
-        meter.skip();
         meter.add_to(&mut spent, 5, 2);
         assert_eq!((spent.prompt_tokens, spent.completion_tokens, spent.joules), (15, 5, None));
         assert!(spent.seconds > 0.0 && spent.seconds < 60.0);

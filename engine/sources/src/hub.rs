@@ -110,6 +110,9 @@ impl Hub {
             let reference = folder.join("refs").join(&repository.revision);
             download::write_whole(&reference, listing.sha.as_bytes())?;
         }
+        if let Some(mark) = choose::mark(&snapshot).filter(|_| repository.file.is_none()) {
+            download::write_whole(&mark, b"")?;
+        }
         choose::complete(repository, &snapshot)
             .ok_or_else(|| "the repository has no weights or data that can be read".to_owned())
     }

@@ -55,7 +55,13 @@ pub(super) fn open(path: &Path, settings: &Settings) -> Result<Dataset> {
         .into_iter()
         .filter_map(|row| match ordinal(row.target) {
             Some(target) => {
-                let history = row.history.iter().filter_map(|number| ordinal(*number)).collect();
+                let mut history = Vec::with_capacity(row.history.len());
+                for number in &row.history {
+                    match ordinal(*number) {
+                        Some(item) => history.push(item),
+                        None => dropped(&row.user, *number),
+                    }
+                }
                 Some(Row { history, target, ..row })
             }
             None => {
@@ -69,10 +75,7 @@ pub(super) fn open(path: &Path, settings: &Settings) -> Result<Dataset> {
         warnings.add(Warning::new(WarningKind::LaterReviews, &interactions, example));
     });
     let task = Task { name: name_of(path), folder: path, interactions: &interactions, catalog, warnings };
-    match rows.is_empty() {
-        true => task.of_users(users),
-        false => task.of_rows(rows),
-    }
+    task.of(users, rows)
 }
 
 /// The one file of items.
@@ -167,6 +170,10 @@ impl Interactions {
         let [user, item, time] = ["user_id", "parent_asin", "timestamp"].map(|name| table.column(name));
         let (user, item, time) = (user?, item?, time?);
         let (rating, history) = (table.find("rating"), table.find("history"));
+        if self.least.is_some() && (rating.is_none() || (history.is_some() && part.is_some())) {
+            let found = "least_rating is set, and this file does not have the ratings of all that its histories hold";
+            return Err(Error::data(path, None, found, "take the key out, or use files without the column history"));
+        }
         table.each(|row| {
             let number = |name: &str, column: usize| {
                 let text = row.get(column);

@@ -175,7 +175,22 @@ impl Dataset {
     ///
     /// # Errors
     /// When there is no such split, or there are too few queries for each share to get one.
-    pub fn deal(mut self, from: Option<&str>, percent: [u32; 3]) -> Result<Self> {
+    pub fn deal(self, from: Option<&str>, percent: [u32; 3]) -> Result<Self> {
+        let conversations = self.queries.iter().any(|query| !query.turns.is_empty());
+        let key = |query: &Query| match conversations {
+            true => query.turns.first().unwrap_or(&query.text).clone(),
+            false => query.id.clone(),
+        };
+        self.deal_by((&key, conversations), from, percent)
+    }
+
+    /// As [`deal`](Self::deal), by the SHA-256 of a key; with `whole_keys`, queries of one key stay together.
+    pub(super) fn deal_by(
+        mut self,
+        (key, whole_keys): (&dyn Fn(&Query) -> String, bool),
+        from: Option<&str>,
+        percent: [u32; 3],
+    ) -> Result<Self> {
         let source: Vec<usize> = match from {
             Some(name) => {
                 self.split(name)?;
@@ -186,11 +201,9 @@ impl Dataset {
         let stays = APART.iter().zip(percent).filter(|(_, share)| *share == 0);
         let stays: HashSet<usize> =
             stays.flat_map(|(name, _)| self.splits.get(*name).into_iter().flatten()).copied().collect();
-        let conversations = self.queries.iter().any(|query| !query.turns.is_empty());
         let hashed = |position: usize| {
             let query = self.queries.get(position)?;
-            let key = if conversations { query.turns.first().unwrap_or(&query.text) } else { &query.id };
-            self.qrels.get(&query.id).map(|_| (sha256(key), position))
+            self.qrels.get(&query.id).map(|_| (sha256(key(query)), position))
         };
         let mut dealt: Vec<_> = source.into_iter().filter(|p| !stays.contains(p)).filter_map(hashed).collect();
         dealt.sort_unstable();
@@ -210,7 +223,7 @@ impl Dataset {
         {
             if share > 0 {
                 let mut count = count.min(rest.len());
-                while conversations && count < rest.len() && !begins(at + count) {
+                while whole_keys && count < rest.len() && !begins(at + count) {
                     count += 1;
                 }
                 at += count;

@@ -95,9 +95,21 @@ fn query_files(path: &Path, items: &Path, warnings: &mut Warnings) -> Result<Vec
             let others = item_files(path, warnings)?;
             found.retain(|file| !others.contains(file) && Part::of_name(&stem(file)).is_some());
         }
-        if !found.is_empty() {
-            return Ok(found);
+        if found.is_empty() {
+            continue;
         }
+        let part = |file: &PathBuf| Part::of_name(&stem(file).to_lowercase());
+        let hidden = match extension {
+            "csv" => Vec::new(),
+            _ => files(path, "csv", warnings)?,
+        };
+        let hidden =
+            hidden.into_iter().find(|csv| part(csv).is_some() && !found.iter().any(|file| part(file) == part(csv)));
+        if let Some(hidden) = hidden {
+            let said = "it would not be read: JSON files go before it, and none of them is of this split";
+            return Err(Error::data(hidden, None, said, "move the one or the others away"));
+        }
+        return Ok(found);
     }
     let remedy = "Amazon-C4 has test.csv, Rec-R1 train.json and test.json: put them beside the file of items, or name that \
                   one in querywright.toml: items = \"../raw/FILE.jsonl\"";
@@ -145,7 +157,11 @@ impl Pool {
             }
             let title = value(&values, "title").map(texts).unwrap_or_default();
             // A text that begins with the title has it once, not twice.
-            let text = metadata.strip_prefix(title.as_str()).unwrap_or(&metadata).trim();
+            let text = match metadata.strip_prefix(title.as_str()) {
+                Some(rest) if !rest.starts_with(char::is_alphanumeric) => rest,
+                _ => &metadata,
+            }
+            .trim();
             builder.push(id, [("title", title.as_str()), ("text", text)]).map_err(|e| at_line(e, &line))?;
             let category = value(&values, "category").map(texts).unwrap_or_default();
             let number = *numbers.entry(category).or_insert_with_key(|category| {
@@ -339,15 +355,18 @@ fn read_row(
         Some(Json::List(items)) => items,
         _ => return Err(line.refuse("there is no \"history_list\" that is a list", ROW)),
     };
-    let id = |item| item_of(item).ok_or_else(|| line.refuse(format!("an item is {}", Json::kind(item)), ROW));
-    let history = history.iter().map(|item| Ok(catalog.ordinal(id(item)?)));
-    let history = history.collect::<Result<Vec<Option<Ordinal>>>>()?.into_iter().flatten().collect();
-    match catalog.ordinal(id(target)?) {
-        Some(target) => rows.push(Row { user: user.to_owned(), part, history, target }),
-        None => {
-            let example = format!("{user} {}", id(target)?);
+    let mut known = |item: &Json| -> Result<Option<Ordinal>> {
+        let id = item_of(item).ok_or_else(|| line.refuse(format!("an item is {}", item.kind()), ROW))?;
+        let found = catalog.ordinal(id);
+        if found.is_none() {
+            let example = format!("{user} {id}");
             warnings.add(Warning::new(WarningKind::ItemsWithoutText, line.path(), example));
         }
+        Ok(found)
+    };
+    let history = history.iter().map(&mut known).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    if let Some(target) = known(target)? {
+        rows.push(Row { user: user.to_owned(), part, history, target });
     }
     Ok(())
 }

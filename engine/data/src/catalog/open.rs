@@ -26,9 +26,11 @@ impl Dataset {
     pub fn open_with(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         let path = path.as_ref();
         let settings = Settings::of(path)?;
-        let layout = match settings.layout {
-            Some(layout) => layout,
-            None => layout_of(path)?,
+        let layout = match (settings.layout, &settings.items) {
+            (Some(layout), _) => layout,
+            // The items lie elsewhere.
+            (None, Some(_)) => Layout::Items,
+            (None, None) => layout_of(path)?,
         };
         let only = |layout: &str, keys: &[&str]| settings.only(path, layout, keys);
         match layout {

@@ -141,7 +141,8 @@ fn read_group(
         }
         readers.push((reader, group.metadata().schema_descr().column(*place).max_def_level()));
     }
-    let rows = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
+    let rows = usize::try_from(group.metadata().num_rows())
+        .map_err(|_| Error::data(path, None, "a group of rows has a negative length", "fetch the file again"))?;
     let mut done = 0;
     while done < rows {
         let count = BATCH.min(rows - done);

@@ -30,10 +30,7 @@ pub(super) fn open(path: &Path) -> Result<Dataset> {
         read_interactions(file, *part, &catalog, &mut users, &mut rows)?;
     }
     let task = Task { name, folder: path, interactions, catalog, warnings };
-    match rows.is_empty() {
-        true => task.of_users(users),
-        false => task.of_rows(rows),
-    }
+    task.of(users, rows)
 }
 
 /// Files with the splits that their names give them.
@@ -49,11 +46,14 @@ fn choose<'a>(path: &'a Path, name: &str, found: &'a [PathBuf]) -> Result<(&'a P
     };
     let whole = found.iter().filter(|file| split(file).is_none()).collect::<Vec<_>>();
     match &whole[..] {
-        [only] => return Ok((only.as_path(), stem(only), vec![(only.as_path(), None)])),
+        // Beside files of splits one of another name may be of another set.
+        [only] if found.len() == 1 || stem(only) == name => {
+            return Ok((only.as_path(), stem(only), vec![(only.as_path(), None)]));
+        }
         [] => {}
         several => {
             let named = several.iter().find(|file| stem(file) == name).ok_or_else(|| {
-                let found = format!("there are {} .inter files in this folder", several.len());
+                let found = format!("there are {} .inter files in this folder", found.len());
                 Error::data(path, None, found, format!("keep one, or name the right one {name}.inter"))
             })?;
             return Ok((named.as_path(), name.to_owned(), vec![(named.as_path(), None)]));

@@ -40,29 +40,27 @@ impl Searches {
             Error::Argument { found, remedy, .. } => Error::data(folder, None, found, remedy),
             other => other,
         })?;
-        let made = if deal { made.deal(Some("train"), DEALT)? } else { made };
+        // Queries of one text stay in one split.
+        let key = |query: &Query| folded(&query.text);
+        let made = if deal { made.deal_by((&key, true), Some("train"), DEALT)? } else { made };
         Ok(made.with_warnings(folder, warnings.into_vec()))
     }
 
-    /// Takes out queries of train whose text is that of a query of dev or test.
+    /// Takes out queries of train whose text is that of a query of dev or test, and of dev whose text is one of test.
     fn drop_tested(&mut self, folder: &Path) {
         let ids = |name: &str| self.splits.get(name).into_iter().flatten().map(String::as_str).collect::<HashSet<_>>();
-        let train = ids("train");
-        let held: HashSet<&str> = ids("dev").union(&ids("test")).copied().collect();
-        let texts: HashSet<String> = self
-            .queries
-            .iter()
-            .filter(|query| held.contains(query.id.as_str()))
-            .map(|query| folded(&query.text))
-            .collect();
-        let known = |query: &&Query| train.contains(query.id.as_str()) && !held.contains(query.id.as_str());
-        let dropped: HashSet<String> = self
-            .queries
-            .iter()
-            .filter(known)
-            .filter(|query| texts.contains(&folded(&query.text)))
-            .map(|query| query.id.clone())
-            .collect();
+        let [train, dev, test] = ["train", "dev", "test"].map(ids);
+        let texts = |held: &HashSet<&str>| -> HashSet<String> {
+            let held = self.queries.iter().filter(|query| held.contains(query.id.as_str()));
+            held.map(|query| folded(&query.text)).collect()
+        };
+        let (chosen, tested) = (texts(&dev), texts(&test));
+        let twice = |query: &&Query| {
+            let (id, text) = (query.id.as_str(), folded(&query.text));
+            let stays = test.contains(id) || !(train.contains(id) || dev.contains(id));
+            !stays && (tested.contains(&text) || (!dev.contains(id) && chosen.contains(&text)))
+        };
+        let dropped: HashSet<String> = self.queries.iter().filter(twice).map(|query| query.id.clone()).collect();
         for query in self.queries.iter().filter(|query| dropped.contains(&query.id)) {
             self.warnings.add(Warning::new(WarningKind::TestedText, folder, &query.text));
             self.qrels.remove(&query.id);

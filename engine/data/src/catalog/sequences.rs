@@ -164,6 +164,21 @@ impl Made {
 }
 
 impl Task<'_> {
+    /// The data set of what the files gave: users with their events, or targets with their histories.
+    ///
+    /// # Errors
+    /// Where they gave both: some files have histories, and some have none. Those of the two.
+    pub(super) fn of(self, users: Users, rows: Vec<Row>) -> Result<Dataset> {
+        match (users.users.is_empty(), rows.is_empty()) {
+            (_, true) => self.of_users(users),
+            (true, false) => self.of_rows(rows),
+            (false, false) => {
+                let remedy = "give the files of all splits the column of histories, or none of them";
+                Err(Error::data(self.interactions, None, "some files give histories, and some do not", remedy))
+            }
+        }
+    }
+
     /// The data set of users with their events.
     ///
     /// # Errors
@@ -174,7 +189,6 @@ impl Task<'_> {
         let counts = |(_, events): &(String, Vec<Event>)| training(events).count();
         let most = self.bound(&users.iter().map(counts).collect::<Vec<_>>());
         for (user, events) in &users {
-            let items: Vec<Ordinal> = events.iter().map(|event| event.item).collect();
             let mut left_out = training(events).count().saturating_sub(most);
             for (place, event) in events.iter().enumerate().skip(1) {
                 let part = part(events, place);
@@ -186,7 +200,13 @@ impl Task<'_> {
                     (None, Part::Dev | Part::Test) => format!("{user}.{}", part.name()),
                     _ => format!("{user}.{}{place}", part.name()),
                 };
-                made.add(&self.catalog, (part, id), &items[..place], event.item);
+                // What a later split holds is not known to an earlier one.
+                let before = events.iter().take(place).rev().filter(|before| before.part.is_none_or(|of| of <= part));
+                let mut before: Vec<Ordinal> = before.take(HISTORY).map(|event| event.item).collect();
+                before.reverse();
+                if !before.is_empty() {
+                    made.add(&self.catalog, (part, id), &before, event.item);
+                }
             }
         }
         self.finish(made, "no user has more than one interaction", "a sequential task needs users with at least two")
@@ -208,6 +228,9 @@ impl Task<'_> {
             if row.part == Part::Train && !row.history.is_empty() {
                 *counts.entry((row.user.as_str(), Part::Train)).or_default() += 1;
             }
+        }
+        for row in rows.iter().filter(|row| row.history.is_empty() && row.part != Part::Train) {
+            self.warnings.add(Warning::new(WarningKind::WithoutHistory, self.interactions, &row.user));
         }
         let most = self.bound(&counts.values().copied().collect::<Vec<_>>());
         let mut left_out: HashMap<&str, usize> =

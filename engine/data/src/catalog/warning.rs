@@ -49,6 +49,8 @@ pub enum WarningKind {
     LaterReviews,
     /// Training queries of long sequences that are left out, so that there are not too many.
     TrainingLeftOut,
+    /// Rows of dev and test without a history of items that are there. They make no query.
+    WithoutHistory,
     /// Training queries whose text is that of a query of dev or test. They are left out.
     TestedText,
 }
@@ -134,6 +136,13 @@ impl fmt::Display for Warning {
                 f,
                 "training {} left out, of the users with the most: their latest stay",
                 plural("query is", "queries are")
+            ),
+            WarningKind::WithoutHistory => write!(
+                f,
+                "{} of dev or test {} no history of items that are there ({names}), and {} no query",
+                plural("row", "rows"),
+                plural("has", "have"),
+                plural("makes", "make")
             ),
             WarningKind::TestedText => write!(
                 f,

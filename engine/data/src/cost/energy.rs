@@ -37,7 +37,8 @@ impl Energy {
             let path = zone.join("energy_uj");
             // Most systems let nobody but root read them.
             let last = number(&path).map_err(|e| format!("{} cannot be read ({e})", path.display()))?;
-            let range = number(&zone.join("max_energy_range_uj")).unwrap_or(u64::MAX);
+            let limit = zone.join("max_energy_range_uj");
+            let range = number(&limit).map_err(|e| format!("{} cannot be read ({e})", limit.display()))?;
             Ok(Counter { path, range, last })
         });
         Ok(Self { counters: counters.collect::<Result<_, String>>()? })

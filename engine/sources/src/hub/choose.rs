@@ -140,9 +140,9 @@ pub(super) fn complete(repository: &Repository, snapshot: &Path) -> Option<PathB
     match repository.kind {
         Kind::Data => {
             let documents = ["corpus.jsonl", "corpus.jsonl.gz"].into_iter().any(has);
-            let endings = [".inter", ".inter.gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"];
-            let others = endings.iter().any(|ending| find(snapshot, ending).is_some());
-            (documents || others).then(|| snapshot.to_path_buf())
+            let interactions = [".inter", ".inter.gz"].iter().any(|ending| find(snapshot, ending).is_some());
+            // Of other layouts no file says that the others are there.
+            (documents || interactions || whole(snapshot)).then(|| snapshot.to_path_buf())
         }
         Kind::Model => {
             let sharded =
@@ -153,6 +153,19 @@ pub(super) fn complete(repository: &Repository, snapshot: &Path) -> Option<PathB
             if folder { Some(snapshot.to_path_buf()) } else { find(snapshot, ".gguf") }
         }
     }
+}
+
+/// The mark of a snapshot of which all chosen files were fetched.
+pub(super) fn mark(snapshot: &Path) -> Option<PathBuf> {
+    Some(snapshot.parent()?.parent()?.join("complete").join(snapshot.file_name()?))
+}
+
+/// Whether all was fetched, and something of it can be read: in the folder, or in that of ESCI's repository.
+fn whole(snapshot: &Path) -> bool {
+    let endings = [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"];
+    let folders = [snapshot.to_path_buf(), snapshot.join("shopping_queries_dataset")];
+    let readable = folders.iter().any(|folder| endings.iter().any(|ending| find(folder, ending).is_some()));
+    readable && mark(snapshot).is_some_and(|mark| mark.is_file())
 }
 
 enum Weights {

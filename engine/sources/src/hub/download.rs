@@ -16,12 +16,12 @@ use querywright_types::{Progress, hex};
 
 /// A connection that does not stand within this time is given up.
 const CONNECT: Duration = Duration::from_secs(10);
-/// An answer that does not begin within this time is given up.
+/// An answer that does not begin, or does not go on, within this time is given up.
 const ANSWER: Duration = Duration::from_secs(30);
 /// A file that comes slower than this is given up (after [`ANSWER`] in addition).
 const SLOWEST_BYTES_PER_SECOND: u64 = 20_000;
 /// A file of unknown size is given the time of one of this size.
-const LARGEST_UNKNOWN: u64 = 16 << 30;
+const LARGEST_UNKNOWN: u64 = 2 << 30;
 /// A listing larger than this is refused.
 const LARGEST_LISTING: u64 = 64 << 20;
 
@@ -36,6 +36,7 @@ impl Http {
         let config = ureq::Agent::config_builder()
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(ANSWER))
+            .timeout_per_read(Some(ANSWER))
             .http_status_as_error(false)
             .user_agent(concat!("querywright/", env!("CARGO_PKG_VERSION")));
         Self { agent: config.build().into(), token }

@@ -21,7 +21,8 @@ const VERSION: &str = "public-1";
 
 /// Where a data set lies, or will lie, below the cache.
 pub(crate) fn cache_folder(known: &Public) -> PathBuf {
-    ["data", &known.name.replace([':', '/'], "-"), VERSION].iter().collect()
+    // The folder's own name is that of the data set.
+    ["data", VERSION, &known.name.replace([':', '/'], "-")].iter().collect()
 }
 
 /// Where it lies, when it is complete.

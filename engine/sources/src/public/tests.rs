@@ -44,7 +44,7 @@ fn an_archive_without_a_published_digest_is_recorded_and_one_with_another_digest
     let sources = sources(folder.path(), &server.address, "no-such-client");
     let (pulled, said) = told(&sources, "ml-latest-small");
     let pulled = pulled.unwrap();
-    assert_eq!(pulled, folder.path().join("cache/data/ml-latest-small/public-1"));
+    assert_eq!(pulled, folder.path().join("cache/data/public-1/ml-latest-small"));
     assert_eq!(fs::read_to_string(pulled.join("ratings.csv")).unwrap(), "userId\n");
     assert!(pulled.join("links.csv").exists() && !pulled.join("evil").exists());
     let digest = sha256_of(&archive);

@@ -124,7 +124,8 @@ def main(folder, wanted, repetitions="3"):
         other, others = timed("fastembed", repetitions, texts, lambda texts: numpy.stack(list(fast.embed(texts))))
         last = ours(folder, path, repetitions)
         rounded = ours(folder, path, repetitions, "bf16")
-    own = {what: min(first[what], last[what]) for what in first}
+    # The slower sitting of the two: each peer has as many tries as one of ours.
+    own = {what: max(first[what], last[what]) for what in first}
     print(f"torch {torch.__version__}, sentence-transformers {sentence_transformers.__version__}, fastembed {fastembed.__version__}, {os.cpu_count()} cores")
     print(f"the vectors of the two peers differ by {numpy.abs(vectors - others).max():.1e} at most")
     for what in own:

@@ -201,7 +201,7 @@ impl Dense {
         // In bf16 the ranking is the same.
         if let Scan::Graph { recall, .. } = &self.scan {
             self.card.version += &format!(" (hnsw, recall@10 {:.3})", recall.at_10);
-            self.card.digest = sha256_of(&[&self.card.digest, &format!("{:?}", config.hnsw)]);
+            self.card.digest = sha256_of(&[&self.card.digest, &format!("{} {:?}", scan::GRAPH_VERSION, config.hnsw)]);
         }
         Ok(self)
     }
@@ -303,13 +303,13 @@ impl Retriever for Dense {
             error if error.is_deadline() => Fault::new("dense", FaultKind::Timeout, error.to_string()),
             error => Fault::new("dense", FaultKind::Index, error.to_string()),
         };
+        let nothing = || Fault::new("dense", FaultKind::Contract, "a request without an answer");
         match self.answered(requests, deadline) {
             Ok(answers) => answers,
             Err(error) if error.is_deadline() || requests.len() == 1 => vec![Err(fault(error)); requests.len()],
             Err(_) => {
                 let alone = |request: &Request| self.answered(std::slice::from_ref(request), deadline);
-                let first =
-                    |mut answers: Vec<Result<Ranking, Fault>>| answers.pop().unwrap_or_else(|| Ok(Ranking::default()));
+                let first = |mut answers: Vec<Result<Ranking, Fault>>| answers.pop().unwrap_or_else(|| Err(nothing()));
                 requests.iter().map(|request| alone(request).map_err(fault).and_then(first)).collect()
             }
         }

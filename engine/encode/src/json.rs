@@ -56,6 +56,11 @@ impl Json {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether a key is there and null.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(Value::is_null)
+    }
+
     /// A whole number.
     pub(crate) fn whole(&self, key: &str) -> Result<Option<usize>> {
         let read = |value: &Value| value.as_u64().and_then(|number| usize::try_from(number).ok());

@@ -31,7 +31,9 @@ mod host {
         }
 
         fn digest(&self) -> Option<String> {
-            Some(sha256_of(&[Encoder::digest(self), self.prefix(Role::Query)]))
+            // What a vector is may change with a version.
+            let version = crate::store::FORMAT_VERSION.to_string();
+            Some(sha256_of(&[&version, Encoder::digest(self), self.prefix(Role::Query)]))
         }
 
         fn encode(&self, texts: &[String], role: TextRole, deadline: Deadline) -> Result<Vec<Vec<f32>>> {

@@ -174,11 +174,18 @@ fn modernbert(json: &Json) -> Result<Shape> {
         let remedy = format!("it must be at most twice max_position_embeddings ({positions}); fetch the model again");
         return Err(json.refused("local_attention", remedy));
     }
+    let global_theta = theta(json, "global_rope_theta", "full_attention")?.unwrap_or(160_000.0);
     let window = Window {
         global_every,
         tokens: tokens.unwrap_or(128),
-        global_theta: theta(json, "global_rope_theta", "full_attention")?.unwrap_or(160_000.0),
-        local_theta: theta(json, "local_rope_theta", "sliding_attention")?.unwrap_or(10_000.0),
+        global_theta,
+        // Null says: the same as the others.
+        local_theta: theta(json, "local_rope_theta", "sliding_attention")?.unwrap_or(
+            match json.is_null("local_rope_theta") {
+                true => global_theta,
+                false => 10_000.0,
+            },
+        ),
     };
     let activation = activation(json, "hidden_activation")?;
     if activation != Activation::Gelu {
@@ -204,7 +211,9 @@ fn modernbert(json: &Json) -> Result<Shape> {
 fn theta(json: &Json, key: &str, kind: &str) -> Result<Option<f64>> {
     let own = json.number(key)?;
     let Some(parameters) = json.section("rope_parameters")? else { return Ok(own) };
-    let Some(section) = parameters.section(kind)? else { return Ok(own) };
+    let Some(section) = parameters.section(kind)? else {
+        return Err(json.refused("rope_parameters", format!("it must say {kind}; choose another model")));
+    };
     if !matches!(section.text("rope_type")?, None | Some("default")) {
         return Err(section.refused("rope_type", "\"default\" alone is computed; choose another model"));
     }

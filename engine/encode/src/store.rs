@@ -85,15 +85,14 @@ pub(crate) fn open_or_make<W: Word>(
     let Kept { kind, key, width, rows } = kept;
     let name = format!("dense-{}", key.get(..16).unwrap_or(key));
     let place = folder.join(format!("{name}.{kind}"));
-    let read = || read(&place, kept).ok();
-    if let Some(words) = read() {
+    if let Some(words) = read_whole(&place, kept)? {
         return Ok(words);
     }
     fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let lock = folder.join(format!(".lock-{name}"));
     let (_file, alone) = locked(&lock).map_err(|e| Error::write(&lock, e))?;
     // Somebody else may have made them in the meantime.
-    if let Some(words) = read() {
+    if let Some(words) = read_whole(&place, kept)? {
         return Ok(words);
     }
     let prefix = format!(".building-{name}-");
@@ -130,6 +129,17 @@ fn remove_dead(folder: &Path, prefix: &str) {
 
 /// The words, where the file is whole and of this key. All of it is read anyway: a damaged one would give wrong rankings
 /// without a word.
+/// The words; none where the file is missing, or is cut off, altered or of another key, and is to be made anew. One that
+/// cannot be read is an error: hours of work are not done again for a permission.
+fn read_whole<W: Word>(place: &Path, kept: Kept<'_>) -> Result<Option<Vec<W>>> {
+    use io::ErrorKind::{InvalidData, NotFound, Other, UnexpectedEof};
+    match read(place, kept) {
+        Ok(words) => Ok(Some(words)),
+        Err(e) if matches!(e.kind(), NotFound | Other | UnexpectedEof | InvalidData) => Ok(None),
+        Err(e) => Err(Error::read(place, e)),
+    }
+}
+
 fn read<W: Word>(place: &Path, kept: Kept<'_>) -> io::Result<Vec<W>> {
     let Kept { key, width, .. } = kept;
     let wrong = |what: &str| io::Error::other(what.to_owned());

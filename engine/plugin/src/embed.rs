@@ -130,9 +130,11 @@ fn in_time(
     role: TextRole,
     time: Duration,
 ) -> Option<Result<Vec<Vec<f32>>>> {
-    static THREADS: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
+    static THREADS: OnceLock<rayon::ThreadPool> = OnceLock::new();
     let build = || rayon::ThreadPoolBuilder::new().thread_name(|nth| format!("plugin-encoder-{nth}")).build().ok();
-    let Some(threads) = THREADS.get_or_init(build) else {
+    // One that cannot be started now may be startable later.
+    let started = THREADS.get().or_else(|| build().map(|built| THREADS.get_or_init(|| built)));
+    let Some(threads) = started else {
         return Some(Err(Error::overloaded("the encoder", "no thread can be started", "try again later")));
     };
     let deadline = Deadline::after(time);

@@ -44,8 +44,8 @@ pub struct SequenceConfig {
     /// Training ends when the development queries' nDCG@10 has not been reached again for more than so many epochs. The best
     /// epoch is kept. Default 10.
     pub stopping_step: usize,
-    /// Training ends after so many minutes at the latest, and what is best by then is kept. Where this ends it, the model
-    /// depends on the machine's speed. Default 30.
+    /// Training ends with the first step after so many minutes, and what is best by then is kept. Where this ends it, the
+    /// model depends on the machine's speed. Default 30.
     pub max_minutes: f64,
     /// The seed of everything random. Default 2020.
     pub seed: u64,

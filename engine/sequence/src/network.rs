@@ -42,6 +42,8 @@ pub(crate) fn weights(model: SequenceModel, config: &SequenceConfig, items: usiz
 /// New weights, decided by the seed.
 pub(crate) fn begin(weights: &[Weight], seed: u64) -> Result<BTreeMap<String, Var>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
+    // Dropout counts its streams from 0.
+    random.set_stream(u64::MAX - 1);
     let mut vars = BTreeMap::new();
     for (name, shape, start) in weights {
         let mut value = || match *start {

@@ -15,8 +15,8 @@ use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
 use querywright_retrieve::{Popularity, Training, sequence_folds, training_digest};
 use querywright_types::{
-    Deadline, Error, Fault, FaultKind, Judgements, Observe, Query, QueryLanguage, Ranking, Request, Result, Retriever,
-    RetrieverCard,
+    Deadline, Error, Fault, FaultKind, Judgements, Observe, Ordinal, Query, QueryLanguage, Ranking, Request, Result,
+    Retriever, RetrieverCard,
 };
 
 /// Of so many parts of the training sequences one is held back for early stopping, where there are no development queries.
@@ -102,15 +102,15 @@ impl Recommender {
         let Sequences { training, development } = sequences;
         // It looks whether the catalogue has all items.
         let popularity = Popularity::learn(catalog, training)?;
-        let (learned, asked) = dealt(training, development);
+        let (learned, asked, held_back) = dealt(training, development);
         let items = Items::of(&learned);
         let examples = examples(&learned);
         if examples.is_empty() {
             let found = "no training query has a history that something else came after";
             return Err(Error::argument(model.name(), found, "leave it out: there is nothing to learn it from"));
         }
-        let material =
-            Material { items: &items, examples, questions: questions(&asked, &items, config.max_seq_length) };
+        let questions = questions(&asked, &items, config.max_seq_length);
+        let material = Material { items: &items, examples, questions, held_back };
         let shapes = network::weights(model, config, items.len());
         let key = key(catalog, sequences, model, config)?;
         let weights = weights(&key, &shapes, &|observer| train(model, config, &material, observer))?;
@@ -131,7 +131,8 @@ impl Recommender {
         let history = self.items.numbers(&request.history, self.length);
         if history.is_empty() {
             let popular = self.popularity.retrieve(std::slice::from_ref(request), Deadline::NONE).pop();
-            return popular.unwrap_or_else(|| Ok(Ranking::default()));
+            let nothing = || Fault::new(&self.card.name, FaultKind::Contract, "a request without an answer");
+            return popular.unwrap_or_else(|| Err(nothing()));
         }
         let scores = network::rows(&[&history])
             .and_then(|rows| self.network.scores(&rows, &mut Dropout::none()))
@@ -159,19 +160,25 @@ impl Retriever for Recommender {
 
 type Pairs<'a> = Vec<(&'a Query, &'a Judgements)>;
 
-/// What is learned from, and what says when it is enough.
-fn dealt<'a>(training: &'a Training<'a>, development: &'a Training<'a>) -> (Pairs<'a>, Pairs<'a>) {
-    if development.iter().any(|(query, _)| !query.history.is_empty()) {
-        return (training.to_vec(), development.to_vec());
+/// What is learned from, what says when it is enough, and whether that is held back from the former.
+fn dealt<'a>(training: &'a Training<'a>, development: &'a Training<'a>) -> (Pairs<'a>, Pairs<'a>, bool) {
+    // Queries about items that training does not know say nothing of when to end.
+    let items = Items::of(training);
+    let known = |item: &Ordinal| items.number(*item).is_some();
+    let tells = |(query, judgements): &(&Query, &Judgements)| {
+        query.history.iter().any(known) && judgements.iter().any(|(item, grade)| grade > 0 && known(&item))
+    };
+    if development.iter().any(tells) {
+        return (training.to_vec(), development.to_vec(), false);
     }
     let folds = sequence_folds(training, FOLDS);
     let part =
         |held: bool| training.iter().zip(&folds).filter(move |(_, fold)| (**fold == 0) == held).map(|(pair, _)| *pair);
     // A single sequence is learned from, and nothing says when it is enough.
     if folds.iter().all(|fold| *fold == 0) {
-        return (training.to_vec(), Vec::new());
+        return (training.to_vec(), Vec::new(), false);
     }
-    (part(false).collect(), part(true).collect())
+    (part(false).collect(), part(true).collect(), true)
 }
 
 /// The digest of all that shapes a model.

@@ -22,7 +22,7 @@ use querywright_data::digest::sha256_of;
 use querywright_types::{Error, Result, sync_folder};
 
 /// A change of the networks, of training or of the file is a new version: models of older ones are trained anew.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 const KEY: &str = "key";
 const SHA256: &str = "sha256";
@@ -38,14 +38,14 @@ pub(crate) fn open_or_make(
 ) -> Result<Weights> {
     let name = format!("{name}-{}", key.get(..16).unwrap_or(key));
     let place = folder.join(format!("{name}.safetensors"));
-    if let Some(weights) = read(&place, key, shapes) {
+    if let Some(weights) = read(&place, key, shapes)? {
         return Ok(weights);
     }
     fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let lock = folder.join(format!(".lock-{name}"));
     let (_file, alone) = locked(&lock).map_err(|e| Error::write(&lock, e))?;
     // Somebody else may have made them in the meantime.
-    if let Some(weights) = read(&place, key, shapes) {
+    if let Some(weights) = read(&place, key, shapes)? {
         return Ok(weights);
     }
     let prefix = format!(".building-{name}-");
@@ -118,11 +118,21 @@ fn publish(folder: &Path, prefix: &str, place: &Path, bytes: &[u8]) -> io::Resul
 
 /// The weights, where the file is whole, of this key, and holds exactly these shapes. Nothing is taken of a damaged one: it
 /// would give wrong rankings without a word.
-fn read(place: &Path, key: &str, shapes: &[Weight]) -> Option<Weights> {
-    let file = fs::read(place).ok()?;
-    let (_, header) = SafeTensors::read_metadata(&file).ok()?;
+///
+/// # Errors
+/// A file that is there and cannot be read: minutes of work are not done again for a permission.
+fn read(place: &Path, key: &str, shapes: &[Weight]) -> Result<Option<Weights>> {
+    match fs::read(place) {
+        Ok(file) => Ok(whole(&file, key, shapes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::read(place, e)),
+    }
+}
+
+fn whole(file: &[u8], key: &str, shapes: &[Weight]) -> Option<Weights> {
+    let (_, header) = SafeTensors::read_metadata(file).ok()?;
     let metadata = header.metadata().as_ref()?;
-    let tensors = SafeTensors::deserialize(&file).ok()?;
+    let tensors = SafeTensors::deserialize(file).ok()?;
     if metadata.get(KEY).map(String::as_str) != Some(key) || tensors.len() != shapes.len() {
         return None;
     }

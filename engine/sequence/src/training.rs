@@ -35,6 +35,8 @@ pub(crate) struct Material<'a> {
     pub(crate) examples: Vec<Example<'a>>,
     /// What early stopping looks at; with none the model of the last epoch is kept.
     pub(crate) questions: Vec<Question<'a>>,
+    /// Whether those are training queries that are not learned from.
+    pub(crate) held_back: bool,
 }
 
 /// Histories of one length and what came next, by number.
@@ -90,9 +92,10 @@ pub(crate) fn train(
     let ended = if late { ", ended by max_minutes" } else { "" };
     let (name, kept, score) = (model.name(), best.epoch, best.score);
     let (examples, questions) = (material.examples.len(), material.questions.len());
+    let asked = if material.held_back { "training queries held back" } else { "development queries" };
     observer.note(&format!(
         "{name}: {examples} examples of {} items, {epoch} epochs{ended}; kept is epoch {kept} with {MEASURE} {score:.4} on \
-         {questions} development queries",
+         {questions} {asked}",
         material.items.len()
     ));
     Ok(best.weights)
@@ -210,6 +213,9 @@ impl<'a> Trainer<'a> {
     /// The mean of the measure over the development queries; 0 without any.
     fn score(&self) -> Result<f64> {
         let questions = &self.material.questions;
+        if questions.is_empty() {
+            return Ok(0.0);
+        }
         let equal = questions.chunk_by(|a, b| a.history.len() == b.history.len());
         let pieces: Vec<&[Question<'_>]> =
             equal.flat_map(|same| same.chunks(self.rows(same.first().map_or(1, |one| one.history.len())))).collect();

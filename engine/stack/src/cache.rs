@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use querywright_types::{Ordinal, Query, Rewrite};
 
-/// Text, history and earlier turns: all that a rewrite depends on, the rewriter being the same.
-type Key = (String, Vec<Ordinal>, Vec<String>);
+/// Id, text, history and earlier turns: all that a rewrite depends on, the rewriter being the same. The id counts because a
+/// judged query never speaks for itself in a base; queries of a serving system have none.
+type Key = (String, String, Vec<Ordinal>, Vec<String>);
 
 /// What an entry takes beside its texts: the key's place in the table and in the queue, and their counters.
 const OVERHEAD: usize = 256;
@@ -64,14 +65,14 @@ impl RewriteCache {
 }
 
 fn key(query: &Query) -> Key {
-    (query.text.clone(), query.history.clone(), query.turns.clone())
+    (query.id.clone(), query.text.clone(), query.history.clone(), query.turns.clone())
 }
 
 /// The memory of an entry.
-fn size((text, history, turns): &Key, rewrite: &Rewrite) -> usize {
+fn size((id, text, history, turns): &Key, rewrite: &Rewrite) -> usize {
     let turns: usize = turns.iter().map(|turn| turn.len() + size_of::<String>()).sum();
     let order = rewrite.order.as_ref().map_or(0, |order| size_of_val(order.first.as_slice()));
-    text.len() + size_of_val(history.as_slice()) + turns + rewrite.text.len() + order + OVERHEAD
+    id.len() + text.len() + size_of_val(history.as_slice()) + turns + rewrite.text.len() + order + OVERHEAD
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(super) const ROWS: usize = 1024;
 pub(super) const QUERIES: usize = 16;
 
 /// A change of how the graph is made is a new version: files of older ones are not read.
-const GRAPH_VERSION: u32 = 1;
+pub(super) const GRAPH_VERSION: u32 = 1;
 
 /// Documents whose neighbours are looked for in both ways, for the recall.
 const SAMPLED: usize = 100;
@@ -227,12 +227,38 @@ fn rank_rounded(
 }
 
 /// By what share of the lengths' product a product of two vectors of `width` values is wrong, at most: each factor by half a
-/// unit of its 8 bits, and both sums (in single precision) by one of their 24 bits a value.
+/// unit of the last of its 8 bits, 2⁻⁸ of it, and both sums (in single precision) by one of their 24 bits a value.
 fn rounding(width: usize) -> f32 {
-    let (factor, sum) = (2_f32.powi(-9), 2_f32.powi(-24));
+    let (factor, sum) = (2_f32.powi(-8), 2_f32.powi(-24));
     2.0 * factor + factor * factor + 2.0 * width as f32 * sum
 }
 
 fn length(vector: &[f32]) -> f32 {
     vector.iter().map(|x| x * x).sum::<f32>().sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// To 8 bits, the nearest, ties to the even one.
+    fn rounded(value: f32) -> f32 {
+        let bits = value.to_bits();
+        f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+    }
+
+    #[test]
+    fn a_product_in_bf16_is_wrong_by_no_more_than_the_bound_where_all_factors_are_rounded_to_one_side() {
+        // Just above and just below the middle between two numbers of 8 bits.
+        let width = 384;
+        let (below, above) = (1.0 + 2_f32.powi(-8) - 2_f32.powi(-20), 1.0 + 2_f32.powi(-8) + 2_f32.powi(-20));
+        for value in [below, above] {
+            let vector = vec![value / 32.0; width];
+            let exact: f64 = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+            let coarse: f64 = vector.iter().map(|x| f64::from(rounded(*x)) * f64::from(rounded(*x))).sum();
+            let bound = f64::from(rounding(width) * length(&vector) * length(&vector));
+            let wrong = (exact - coarse).abs();
+            assert!(wrong <= bound && wrong > bound / 2.0, "{value}: wrong by {wrong}, the bound is {bound}");
+        }
+    }
 }

@@ -167,12 +167,16 @@ fn training_ends_after_its_time_and_keeps_what_is_best_by_then() {
 fn without_development_queries_a_tenth_of_the_sequences_says_when_it_is_enough() {
     let training = queries((0..20).map(|n| (vec![3 * n, 3 * n + 1], 3 * n + 2)));
     let training = borrowed(&training);
-    let (learned, asked) = dealt(&training, &[]);
-    assert_eq!((learned.len(), asked.len()), (18, 2));
+    let (learned, asked, held_back) = dealt(&training, &[]);
+    assert_eq!((learned.len(), asked.len(), held_back), (18, 2, true));
+    let strangers = queries([(vec![90, 91], 92), (vec![0], 93)]);
+    assert_eq!(dealt(&training, &borrowed(&strangers)).1.len(), 2, "what nobody knows says nothing of when to end");
     let without_history = queries([(vec![], 3)]);
     assert_eq!(dealt(&training, &borrowed(&without_history)).1.len(), 2);
     let other = queries([(vec![1], 3)]);
-    assert_eq!(dealt(&training, &borrowed(&other)).1.len(), 1);
+    let other = borrowed(&other);
+    let (_, asked, held_back) = dealt(&training, &other);
+    assert_eq!((asked.len(), held_back), (1, false));
     let single = queries([(vec![1], 2), (vec![1, 2], 3)]);
     let single = borrowed(&single);
     assert!(dealt(&single, &[]).1.is_empty() && dealt(&single, &[]).0.len() == 2);

@@ -1,5 +1,6 @@
 //! `dense` and `hybrid`: vectors of a sentence encoder, alone or beside BM25.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -50,7 +51,15 @@ pub fn named(text: &str) -> Result<Option<DenseConfig>> {
     {
         config.model = model.to_owned();
     }
-    parts.try_for_each(|setting| set(&mut config, setting))?;
+    let mut given = BTreeSet::new();
+    parts.try_for_each(|setting| {
+        let key = setting.split('=').next().unwrap_or(setting);
+        if !given.insert(key) {
+            let remedy = "leave one of the two out";
+            return Err(Error::argument(format!("--retriever {name}:{key}"), "it is given twice", remedy).into());
+        }
+        set(&mut config, setting)
+    })?;
     config.validate()?;
     Ok(Some(config))
 }

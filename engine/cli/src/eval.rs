@@ -83,17 +83,24 @@ pub fn run(args: Args) -> Result<()> {
     };
     let found = run(rewriter.as_ref())?;
     drop(rewriter);
+    // The figures are shown even where the file cannot be written, and both even where there is no baseline.
+    let written = output.map(|output| found.run.write_to(output, &dataset.catalog)).transpose();
     let baseline = args.baseline.as_deref().map(|name| -> Result<Evaluated> {
         let rewriter = open::rewriter(name, &ranker, None, &args.weights)?;
         let mut found = run(rewriter.as_ref())?;
         found.system = found.system.named(BASELINE);
         Ok(found)
     });
-    let baseline = baseline.transpose()?;
+    let (baseline, failed) = match baseline.transpose() {
+        Ok(baseline) => (baseline, None),
+        Err(error) => (None, Some(error)),
+    };
+    let end = || -> Result<()> {
+        written?;
+        failed.map_or(Ok(()), Err)
+    };
     let systems: Vec<&Evaluated> = baseline.iter().chain([&found]).collect();
     let probes = Probes::of(&evaluation, &systems, BASELINE)?;
-    // The figures are shown even where the file cannot be written.
-    let written = output.map(|output| found.run.write_to(output, &dataset.catalog)).transpose();
     let empty = queries.iter().filter(|(query, _)| query.is_empty()).count();
     let summary = found.system.summary();
     if summary.kept == summary.queries && args.rewriter.starts_with("file:") {
@@ -106,16 +113,14 @@ pub fn run(args: Args) -> Result<()> {
             object.insert("empty".into(), empty.into());
         }
         terminal::json(&object)?;
-        written?;
-        return Ok(());
+        return end();
     }
     told(&summary, &format!("{}/{}", dataset.name, args.split), empty)?;
     // The raw query pleases nobody.
     if args.rewriter != "identity" {
         terminal::lines(&probes.text())?;
     }
-    written?;
-    Ok(())
+    end()
 }
 
 /// Prints the figures of a rewriter on the queries of `place`.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use querywright::Error;
 use querywright::model::{Adapter, Export, ExportFormat, ExportType, Exported, ModelSource};
+use querywright::rewrite::PromptConfig;
 use querywright::train::checkpoint;
 use serde_json::Value;
 
@@ -71,6 +72,13 @@ pub fn run(args: Args) -> Result<()> {
         return terminal::json(&object);
     }
     told(&args.out, args.format, &exported)?;
+    if args.adapter.join(PromptConfig::FILE).is_file() {
+        say!(
+            "its prompt is not part of it: to rewrite with it here, use --rewriter {}+{}",
+            args.model,
+            args.adapter.display()
+        );
+    }
     say!("measure it with lm-evaluation-harness:");
     say!("  {command}");
     Ok(())

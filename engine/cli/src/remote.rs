@@ -9,8 +9,7 @@ use querywright::rewrite::{PromptConfig, PromptStyle, Remote, RemoteConfig, Voca
 use querywright::train::{Labelled, Method, TeacherConfig, TrainConfig, checkpoint};
 use querywright::types::Query;
 
-use crate::first_pass;
-use crate::open::Ranker;
+use crate::open::{self, Ranker};
 use crate::progress::Bar;
 
 /// What a rewriter's name says of a server: `remote:FILE.toml`, or `remote:URL#MODEL`; none where it names something else.
@@ -26,21 +25,16 @@ pub fn at(text: &str) -> Result<Option<RemoteConfig>> {
         return Ok(Some(RemoteConfig { url, model, prompt, ..RemoteConfig::default() }));
     }
     let file = std::fs::read_to_string(place).map_err(|e| Error::read(Path::new(place), e))?;
-    let config = toml::from_str(&file).map_err(|e| Error::configuration(place, &e.to_string(), e.message()))?;
+    let mut config: RemoteConfig =
+        toml::from_str(&file).map_err(|e| Error::configuration(place, &e.to_string(), e.message()))?;
+    config.prompt.load(Path::new(place).parent().unwrap_or(Path::new(".")))?;
     Ok(Some(config))
 }
 
 /// A server's model as a rewriter for a retriever.
 pub fn rewriter(config: RemoteConfig, ranker: &Ranker) -> Result<Remote> {
-    let catalog = ranker.catalog.clone();
-    let titles = move |item| catalog.document(item).title().to_owned();
-    let candidates = config.prompt.candidates > 0;
-    let candidates = candidates.then(|| first_pass::candidates(ranker, &config.prompt)).transpose()?;
-    let remote = Remote::new(config, ranker.retriever.card())?.with_titles(std::sync::Arc::new(titles));
-    Ok(match candidates {
-        Some(candidates) => remote.with_candidates(candidates),
-        None => remote,
-    })
+    let prompter = open::prompter(&config.prompt, ranker)?;
+    Ok(Remote::new(config, ranker.retriever.card())?.with_prompter(prompter))
 }
 
 /// Makes sure, before a model is loaded, that the file is there that the run's method learns from: reads it, or fetches a

@@ -72,10 +72,16 @@ fn configured(model: SequenceModel, settings: &str) -> Result<SequenceConfig> {
             return Err(Error::argument(format!("{name}:{key}"), found, "give a number, as epochs=100").into());
         };
         let key = key.to_owned();
-        if own.contains(&key) {
-            section.insert(key, number);
-        } else if shared.contains(&key) {
-            table.insert(key, number);
+        let into = match (own.contains(&key), shared.contains(&key)) {
+            (true, _) => Some(&mut section),
+            (_, true) => Some(&mut table),
+            _ => None,
+        };
+        if let Some(into) = into {
+            if into.insert(key.clone(), number).is_some() {
+                let remedy = "leave one of the two out";
+                return Err(Error::argument(format!("{name}:{key}"), "it is given twice", remedy).into());
+            }
         } else {
             let known: Vec<&str> = own.iter().chain(&shared).map(String::as_str).collect();
             let hint =

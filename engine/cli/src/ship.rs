@@ -23,6 +23,8 @@ pub fn ship(run: &Finished<'_>) -> Result<(Shipped, Option<Headroom>)> {
         measure: run.config.reward.main_measure()?,
         queries: &queries,
         chosen_on: run.config.data.max_dev_queries,
+        // They confirmed its neighbours.
+        chose_the_base: !run.tuned.neighbours.is_off(),
         batch: BATCH,
     };
     let (tuned, trained) = (run.rewriter("tuned")?, run.trained()?);

@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<()> {
     let queries = open::labelled(&dataset, "--split", &args.split)?;
     // What cannot be written later is said before the work, and a file of something else is not written over.
     if args.output.exists() {
-        RewriterFile::read(&args.output).context("--output names a file that tune did not write")?;
+        RewriterFile::settings(&args.output).context("--output names a file that tune did not write")?;
     }
     let output = Output::open(&args.output)?;
     let ranker = open::retriever_to_learn_from(&args.retriever, &dataset, &args.split, &args.grants)?;

@@ -34,10 +34,12 @@ pub struct Gate<'a> {
     pub retriever: &'a dyn Retriever,
     /// What systems are compared by.
     pub measure: Measure,
-    /// Development queries with their judgements. Nothing was trained or tuned on them.
+    /// Development queries with their judgements. Nothing was trained on them.
     pub queries: &'a [Judged<'a>],
     /// How many of them, the first ones, chose the trained adapter.
     pub chosen_on: usize,
+    /// Whether these had a say in the tuned base, too.
+    pub chose_the_base: bool,
     /// Queries that are rewritten at once.
     pub batch: usize,
 }
@@ -106,7 +108,7 @@ impl Gate<'_> {
     /// Decides. The simplest system stands, and the next one replaces it where it is better and not by chance
     /// ([`Challenge`]): raw, tuned, trained, and trained with a least confidence.
     ///
-    /// Raw and tuned meet on all queries. The model is tested on [those that did not choose it](Self::for_the_model). A least
+    /// Raw and tuned meet on all queries, or where some of them chose the base, on those that did not. The model is tested on [those that did not choose it](Self::for_the_model). A least
     /// confidence is chosen on every other one of these, and must pass on the ones between, so that noise does not choose
     /// it. `on_base` says whether the model's words are added to the tuned base, which is then what a query is without the
     /// model. `observer` is asked for at each measurement, by the system's name and the number of queries.
@@ -136,7 +138,10 @@ impl Gate<'_> {
         let (raw, tuned, with) = (self.values(&raw)?, self.values(&tuned)?, self.values(&model)?);
         let asked = |values: &'_ [f64]| values.get(self.range()).unwrap_or_default().to_vec();
 
-        let first = Challenge::of(("tuned", &tuned), ("raw", &raw))?;
+        let first = match self.chose_the_base {
+            true => Challenge::of(("tuned", &asked(&tuned)), ("raw", &asked(&raw)))?,
+            false => Challenge::of(("tuned", &tuned), ("raw", &raw))?,
+        };
         let (simple, old) = if first.passed { ("tuned", asked(&tuned)) } else { ("raw", asked(&raw)) };
         let second = Challenge::of(("trained", &with), (simple, &old))?;
         let (mut system, old) = if second.passed { ("trained", with.clone()) } else { (simple, old) };

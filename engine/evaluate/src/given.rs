@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use querywright_data::catalog::GivenRewrite;
+use querywright_data::catalog::{GivenQuery, GivenRewrite};
 use querywright_types::{Deadline, Error, Kept, Query, Result, Rewrite, Rewriter};
 
 /// A rewriter that looks its answers up. A query is found by its id, else by its words. One without a rewrite is
@@ -11,8 +11,13 @@ use querywright_types::{Deadline, Error, Kept, Query, Result, Rewrite, Rewriter}
 #[derive(Debug, Clone)]
 pub struct GivenRewrites {
     name: String,
-    by_name: HashMap<String, Rewrite>,
+    /// With the words that the file gives beside an id.
+    by_id: HashMap<String, (Option<String>, Rewrite)>,
+    by_text: HashMap<String, Rewrite>,
 }
+
+/// Rewrites with the lines that they stand in, and the words beside an id.
+type Lines = HashMap<String, (u64, Option<String>, Rewrite)>;
 
 impl GivenRewrites {
     /// Reads [a file of rewrites](GivenRewrite); `name` is what tables call them.
@@ -20,34 +25,36 @@ impl GivenRewrites {
     /// # Errors
     /// Those of [`GivenRewrite::read`]; a query with two different rewrites, by its lines.
     pub fn read(name: impl Into<String>, path: &Path) -> Result<Self> {
-        let mut lines: HashMap<String, (u64, Rewrite)> = HashMap::new();
+        let (mut by_id, mut by_text) = (Lines::new(), Lines::new());
         for given in GivenRewrite::read(path)? {
             let rewrite = Rewrite::new(given.rewrite, given.language);
-            for key in given.query.names() {
-                match lines.get(key) {
-                    Some((_, before)) if *before == rewrite => {}
-                    // Queries with ids of their own may share their words; the id tells them apart.
-                    Some(_) if given.query.id.as_deref().is_some_and(|id| id != key) => {}
-                    Some((line, _)) => {
+            let GivenQuery { id, text } = given.query;
+            // Queries with ids of their own may share their words; the id tells them apart.
+            let own_id = id.is_some() && id != text;
+            let beside = text.clone().filter(|_| own_id);
+            for (lines, key, shared) in [(&mut by_id, id, false), (&mut by_text, text, own_id)] {
+                let Some(key) = key else { continue };
+                match lines.get(&key) {
+                    Some((.., before)) if *before == rewrite || shared => {}
+                    Some((line, ..)) => {
                         let found = format!("\"{key}\" has another rewrite in line {line}");
                         let remedy = "leave one rewrite for each query";
                         return Err(Error::data(path, Some(given.line), found, remedy));
                     }
-                    None => drop(lines.insert(key.to_owned(), (given.line, rewrite.clone()))),
+                    None => drop(lines.insert(key, (given.line, beside.clone(), rewrite.clone()))),
                 }
             }
         }
-        Ok(Self { name: name.into(), by_name: lines.into_iter().map(|(key, (_, rewrite))| (key, rewrite)).collect() })
-    }
-
-    /// Whether there is a rewrite for a query.
-    pub fn has(&self, query: &Query) -> bool {
-        self.find(query).is_some()
+        let by_id = by_id.into_iter().map(|(key, (_, text, rewrite))| (key, (text, rewrite))).collect();
+        let by_text = by_text.into_iter().map(|(key, (.., rewrite))| (key, rewrite)).collect();
+        Ok(Self { name: name.into(), by_id, by_text })
     }
 
     fn find(&self, query: &Query) -> Option<&Rewrite> {
-        let by_id = Some(query.id.as_str()).filter(|id| !id.is_empty()).and_then(|id| self.by_name.get(id));
-        by_id.or_else(|| self.by_name.get(query.text.trim()))
+        let by_id = Some(&query.id).filter(|id| !id.is_empty()).and_then(|id| self.by_id.get(id));
+        // Rows that somebody numbered are no ids of ours: the words beside an id must be the query's.
+        let own = |(text, _): &&(Option<String>, Rewrite)| text.as_ref().is_none_or(|text| text == query.text.trim());
+        by_id.filter(own).map(|(_, rewrite)| rewrite).or_else(|| self.by_text.get(query.text.trim()))
     }
 }
 
@@ -89,10 +96,30 @@ mod tests {
         let kept: Vec<bool> =
             given.rewrite(&queries, Deadline::NONE).into_iter().map(|r| r.unwrap().kept.is_some()).collect();
         assert_eq!(kept, [false, false, true, true]);
-        assert_eq!(queries.each_ref().map(|query| given.has(query)), [true, true, false, false]);
         let boolean = read("{\"query\": \"tea\", \"rewrite\": \"pot OR cup\", \"language\": \"boolean\"}\n").unwrap();
         let found = boolean.rewrite(&[Query::text("tea")], Deadline::NONE).remove(0).unwrap();
         assert_eq!(found, Rewrite::new("pot OR cup", QueryLanguage::Boolean));
+    }
+
+    #[test]
+    fn words_that_are_another_query_s_id_are_words_where_the_file_says_so() {
+        let given =
+            read("{\"query\": \"65\", \"rewrite\": \"a\"}\n{\"query_id\": \"300\", \"rewrite\": \"b\"}\n").unwrap();
+        let queries =
+            [Query::new("65", "tired eyes"), Query::new("9", "65"), Query::new("300", "x"), Query::text("300")];
+        assert_eq!(texts(&given, &queries), ["tired eyes", "a", "b", "300"]);
+        let both = read("65\ta\n").unwrap();
+        assert_eq!(texts(&both, &[Query::new("65", "x"), Query::new("9", "65")]), ["a", "a"], "a column may be either");
+    }
+
+    #[test]
+    fn an_id_beside_other_words_is_none_of_ours() {
+        let line = |id: u8, text: &str, rewrite: &str| {
+            format!("{{\"id\": {id}, \"query\": \"{text}\", \"rewrite\": \"{rewrite}\"}}\n")
+        };
+        let given = read(&(line(2, "tea goes cold", "teapot") + &line(1, "draft under door", "stopper"))).unwrap();
+        let queries = [Query::new("1", "tea goes cold"), Query::new("2", "draft under door")];
+        assert_eq!(texts(&given, &queries), ["teapot", "stopper"]);
     }
 
     #[test]

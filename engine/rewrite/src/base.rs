@@ -194,12 +194,13 @@ impl BaseConfig {
     /// Writes what stands in a file of its own into the folder of the file with these settings. Write it first.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], and [`Error::Argument`] where it was never read.
     pub fn write_files(&self, folder: &Path) -> Result<()> {
-        match self.neighbours.known.as_ref().filter(|_| !self.neighbours.is_off()) {
-            // The name says what is in it, but not whether all of it is.
+        match &self.neighbours.known {
+            _ if self.neighbours.is_off() => Ok(()),
             Some(known) => Output::open(folder.join(known.file_name()))?.write(known.file()),
-            None => Ok(()),
+            // Says that it was never read: nothing may name a file that is not there.
+            None => self.neighbours.words(&Query::default()).map(drop),
         }
     }
 

@@ -157,6 +157,10 @@ impl Neighbours {
             usable(query).map_err(|found| Error::argument(format!("judged query {:?}", query.id), found, REMEDY))?;
             serde_json::to_writer(&mut content, query).map_err(|e| Error::bug("rewrite::neighbours", e.to_string()))?;
             content.push(b'\n');
+            if content.len() as u64 > MOST_BYTES {
+                let found = format!("they take more than {MOST_BYTES} bytes");
+                return Err(Error::argument("judged queries", found, "give fewer, or fewer words of each"));
+            }
         }
         Ok(Self::of(queries, content))
     }

@@ -1,16 +1,14 @@
 //! A language model behind an OpenAI-compatible `chat/completions` address: a local server or a hosted one.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::candidates::Candidates;
 use super::prompt::{ChatMessage, Prompt, PromptConfig, Role};
-use super::prompter::{Prompter, Titles};
-use super::shortlist::Shortlist;
+use super::prompter::Prompter;
 use querywright_types::{Deadline, Error, Fault, FaultKind, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
 /// Characters of a server's error message that an error quotes, at most.
@@ -133,21 +131,10 @@ impl Remote {
         Ok(Self { name: format!("remote:{}", config.model), config, api_key, timeout, prompter, agent })
     }
 
-    /// Sets the source of titles for the items in a query's history.
-    pub fn with_titles(mut self, titles: Titles) -> Self {
-        self.prompter = self.prompter.with_titles(titles);
-        self
-    }
-
-    /// Sets the source of the candidates that prompts show, where `prompt.candidates` asks for them.
-    pub fn with_candidates(mut self, candidates: Arc<dyn Candidates>) -> Self {
-        self.prompter = self.prompter.with_candidates(candidates);
-        self
-    }
-
-    /// Sets where the documents come from that are ordered, in the mode `rerank`.
-    pub fn with_shortlist(mut self, shortlist: Shortlist) -> Self {
-        self.prompter = self.prompter.with_shortlist(shortlist);
+    /// Asks by these prompts, which have their sources: titles, candidates, feedback, documents to order. The prompts of
+    /// [`new`](Self::new) have none.
+    pub fn with_prompter(mut self, prompter: Prompter) -> Self {
+        self.prompter = prompter;
         self
     }
 
@@ -293,6 +280,8 @@ fn first_choice(response: &[u8]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::mode::Mode;
     use crate::prompt::PromptStyle;
@@ -373,7 +362,8 @@ mod tests {
         let error = remote().rewrite(&queries(1), Deadline::NONE).remove(0).unwrap_err();
         assert!(error.to_string().starts_with("prompt.candidates: 2"), "{error}");
         let words = |_: &Query| Ok(["broth", "<|im_end|>", "never"].map(str::to_owned).to_vec());
-        let remote = remote().with_candidates(Arc::new(words));
+        let prompter = Prompter::new(config.prompt.clone(), &card()).unwrap().with_candidates(Arc::new(words));
+        let remote = remote().with_prompter(prompter);
         assert!(remote.rewrite(&queries(1), Deadline::NONE).remove(0).is_ok());
         let body: Value = serde_json::from_str(&server.seen()[0].body).unwrap();
         let said = &body["messages"].as_array().unwrap().last().unwrap()["content"];

@@ -89,11 +89,22 @@ impl RewriterFile {
         (path.extension().is_some_and(|e| e == "toml") && path.is_file()).then(|| path.to_owned())
     }
 
-    /// Reads the file.
+    /// Reads the file, and what stands in files beside it.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::Argument`] when its content cannot be used.
     pub fn read(path: &Path) -> Result<Self> {
+        let mut file = Self::settings(path)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        file.base.as_mut().map_or(Ok(()), |base| base.load(folder))?;
+        Ok(file)
+    }
+
+    /// As [`read`](Self::read), without what stands in files beside it.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read) for the file itself.
+    pub fn settings(path: &Path) -> Result<Self> {
         let refused = |found: String| Error::argument(path.display().to_string(), found, REMEDY);
         let mut text = String::new();
         let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
@@ -101,17 +112,13 @@ impl RewriterFile {
         if text.len() as u64 > MAX_BYTES {
             return Err(refused(format!("it has more than {MAX_BYTES} bytes")));
         }
-        let mut file: Self = toml::from_str(&text).map_err(|e| refused(e.message().to_owned()))?;
+        let file: Self = toml::from_str(&text).map_err(|e| refused(e.message().to_owned()))?;
         match file.confidence {
             Some(least) if !(least.is_finite() && least <= 0.0) => {
                 let remedy = "give the mean of log-probabilities, a number that is at most 0, or leave it out";
                 Err(Error::argument(format!("{}: confidence", path.display()), least.to_string(), remedy))
             }
-            _ => {
-                let folder = path.parent().unwrap_or(Path::new("."));
-                file.base.as_mut().map_or(Ok(()), |base| base.load(folder))?;
-                Ok(file)
-            }
+            _ => Ok(file),
         }
     }
 

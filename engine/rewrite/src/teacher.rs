@@ -3,8 +3,8 @@
 //! A file has one JSON object a line, `{"query_id": …, "query": …, "rewrite": …, "teacher": …}`. Answers are appended as
 //! they come, so that what was fetched is not asked for again, whatever ends the fetching.
 
-use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::Path;
 
@@ -45,17 +45,28 @@ struct Kept {
 /// When the file cannot be read or written, or was written by somebody else or by another teacher; when the server answers
 /// none of the queries of one batch: what came before is kept.
 pub fn fetch_answers(teacher: &Remote, queries: &[&Query], path: &Path, observer: &dyn Observe) -> Result<Fetched> {
-    let known = kept(teacher.name(), path)?;
-    let missing: Vec<&Query> = queries.iter().filter(|query| !known.contains(&query.id)).copied().collect();
-    let mut fetched = Fetched { kept: queries.len() - missing.len(), answered: 0, failed: 0, first_failure: None };
-    if missing.is_empty() {
-        return Ok(fetched);
-    }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
     let file = OpenOptions::new().create(true).append(true).open(path);
     let mut file = file.map_err(|e| Error::write(path, e))?;
+    // Whoever comes second would cut off a line that the first one is at.
+    if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        let found = format!("{}: another process is fetching answers into it", path.display());
+        return Err(Error::argument("sft.pairs", found, "wait for it, or name another file"));
+    }
+    let known = kept(teacher.name(), path)?;
+    for query in queries {
+        if let Some(text) = known.get(&query.id).filter(|text| **text != query.text) {
+            let found = format!("the answer to {} is one to {text:?}, and the query is {:?} now", query.id, query.text);
+            return Err(Error::data(path, None, found, "name another file in sft.pairs, or remove this one"));
+        }
+    }
+    let missing: Vec<&Query> = queries.iter().filter(|query| !known.contains_key(&query.id)).copied().collect();
+    let mut fetched = Fetched { kept: queries.len() - missing.len(), answered: 0, failed: 0, first_failure: None };
+    if missing.is_empty() {
+        return Ok(fetched);
+    }
     for (done, batch) in missing.chunks(teacher.parallel() * BATCHES).enumerate() {
         let asked: Vec<Query> = batch.iter().map(|query| (*query).clone()).collect();
         let (mut lines, mut usable) = (String::new(), 0);
@@ -94,15 +105,13 @@ pub fn fetch_answers(teacher: &Remote, queries: &[&Query], path: &Path, observer
     Ok(fetched)
 }
 
-/// The ids of the queries that the file has answers for. A last line that was not written to its end is cut off.
-fn kept(teacher: &str, path: &Path) -> Result<HashSet<String>> {
-    let text = match fs::read(path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(HashSet::new()),
-        text => text.map_err(|e| Error::read(path, e))?,
-    };
+/// The queries that the file has answers for: their words by their ids. A last line that was not written to its end is cut
+/// off.
+fn kept(teacher: &str, path: &Path) -> Result<HashMap<String, String>> {
+    let text = fs::read(path).map_err(|e| Error::read(path, e))?;
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let (lines, rest) = text.split_at(whole);
-    let mut known = HashSet::new();
+    let mut known = HashMap::new();
     for (number, line) in lines.split(|byte| *byte == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -116,7 +125,7 @@ fn kept(teacher: &str, path: &Path) -> Result<HashSet<String>> {
             let found = format!("the answer is {}'s, and the teacher is {teacher} now", read.teacher);
             return Err(refuse(found, "name another file in sft.pairs, or remove this one"));
         }
-        known.insert(read.query_id);
+        known.insert(read.query_id, read.query);
     }
     if !rest.is_empty() {
         // Killed while it was written. A file of somebody else's is not cut: its lines were refused, or it has none.
@@ -193,6 +202,24 @@ mod tests {
             assert!(error.contains(":1: no teacher wrote this line"), "{text}: {error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn answers_to_other_queries_of_the_same_ids_are_refused_and_one_process_fetches_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("teacher.jsonl");
+        let server = server("a");
+        let teacher = teacher(&server.address, "m");
+        fetch(&teacher, 2, &path).unwrap();
+        let other = [Query::new("q0", "soup 0"), Query::new("q1", "bread")];
+        let error = fetch_answers(&teacher, &other.iter().collect::<Vec<_>>(), &path, &()).unwrap_err().to_string();
+        assert!(error.contains("the answer to q1 is one to \"soup 1\", and the query is \"bread\" now"), "{error}");
+        let held = File::open(&path).unwrap();
+        held.lock().unwrap();
+        let error = fetch(&teacher, 2, &path).unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(held);
+        assert_eq!(fetch(&teacher, 2, &path).unwrap().kept, 2);
     }
 
     #[test]

@@ -62,7 +62,8 @@ fn decide(count: usize, chosen_on: usize, tuned: &dyn Rewriter, trained: &dyn Re
     let queries: Vec<Judged<'_>> = queries.iter().map(|query| (query, &judged)).collect();
     let retriever = Places(RetrieverCard::new("places", "0"));
     let measure = "RR@10".parse().unwrap();
-    let gate = Gate { catalog: &catalog, retriever: &retriever, measure, queries: &queries, chosen_on, batch: 64 };
+    let (catalog, retriever, queries) = (&catalog, &retriever, queries.as_slice());
+    let gate = Gate { catalog, retriever, measure, queries, chosen_on, chose_the_base: false, batch: 64 };
     gate.decide(tuned, trained, on_base, |_, _| ()).unwrap()
 }
 

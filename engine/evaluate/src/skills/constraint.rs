@@ -171,20 +171,22 @@ fn times(text: &str, word: &str) -> usize {
 
 /// Runs of full stops, exclamation and question marks that end a word; a text that ends without one ends a sentence, too.
 fn sentences(text: &str) -> usize {
-    let is_end = |word: &&str| {
+    let is_end = |(place, word): &(usize, &str)| {
         let bare = word.trim_end_matches(['"', '\'', ')', '”', '’', '*']);
-        bare.ends_with(['.', '!', '?', '…']) && !is_abbreviation(bare)
+        // The number of an item stands at the beginning of a line.
+        let item = *place == 0 && bare.trim_end_matches('.').chars().all(|c| c.is_ascii_digit());
+        bare.ends_with(['.', '!', '?', '…']) && !item && !is_abbreviation(bare)
     };
-    let all: Vec<&str> = text.split_whitespace().collect();
+    let all: Vec<(usize, &str)> = text.lines().flat_map(|line| line.split_whitespace().enumerate()).collect();
     let ends = all.iter().filter(|word| is_end(word)).count();
     ends + usize::from(all.last().is_some_and(|last| !is_end(last)))
 }
 
-/// A full stop that ends no sentence: "e.g.", "Dr.", the number of an item.
+/// A full stop that ends no sentence: "e.g.", "Dr.".
 fn is_abbreviation(word: &str) -> bool {
     let stem = word.trim_end_matches('.');
-    let known = ["e.g", "i.e", "etc", "dr", "mr", "mrs", "ms", "vs", "st", "no", "approx"];
-    word.ends_with('.') && (known.contains(&stem.to_lowercase().as_str()) || stem.chars().all(|c| c.is_ascii_digit()))
+    let known = ["e.g", "i.e", "etc", "dr", "mr", "mrs", "ms", "vs", "st", "approx"];
+    word.ends_with('.') && known.contains(&stem.to_lowercase().as_str())
 }
 
 fn paragraphs(text: &str) -> usize {
@@ -273,10 +275,12 @@ mod tests {
     use super::*;
 
     /// An answer that meets each constraint, and some that do not.
-    const TABLE: [(Constraint, &str, &[&str]); 30] = [
+    const TABLE: [(Constraint, &str, &[&str]); 32] = [
         (Constraint::AtLeastWords(3), "one two - three", &["one two -", ""]),
         (Constraint::AtMostWords(3), "one, two, three.", &["one two three four", " "]),
         (Constraint::Sentences(2), "Tea, e.g. green, is hot. Is it?", &["One.", "One. Two. Three.", "1. One"]),
+        (Constraint::Sentences(2), "Set it to 100. Wait.", &["Set it to 100 and wait."]),
+        (Constraint::Sentences(2), "The answer is no. It is fine.", &["1. No, it is not."]),
         (Constraint::Sentences(1), "It costs 3.50 at Dr. No's", &["It does. Yes."]),
         (Constraint::Paragraphs(2), "a\nb\n\n\nc", &["a\nb", "a\n\nb\n\nc"]),
         (

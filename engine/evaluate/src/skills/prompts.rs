@@ -146,7 +146,5 @@ mod tests {
         let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         all.iter().for_each(|asked| *kinds.entry(asked.constraint.kind()).or_default() += 1);
         assert!(kinds.len() > 20 && kinds.values().all(|count| (4..=20).contains(count)), "{kinds:?}");
-        // None of the tasks asks for a constraint's answer by itself.
-        assert!(all.iter().all(|asked| !asked.constraint.is_met(&asked.text, "")));
     }
 }

@@ -56,6 +56,7 @@ pub(super) fn described(source: &ModelSource) -> Result<Vec<(&'static str, Value
         ("ggml.bos_token_id", tokenizer.bos_id()),
         ("ggml.eos_token_id", eos.first().copied()),
         ("ggml.eot_token_id", eos.get(1).copied()),
+        ("ggml.eom_token_id", eos.get(2).copied()),
         ("ggml.padding_token_id", tokenizer.pad_id()),
     ] {
         all.extend(id.map(|id| (key, Value::Unsigned(id.into()))));

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::advantage::Baseline;
+use super::advantage::{Aggregation, Baseline, ScaleRewards};
 use super::config::TrainConfig;
 use super::loss::LossConfig;
 use querywright_rewrite::PromptConfig;
@@ -206,6 +206,11 @@ impl TrainConfig {
             return Err(Error::argument("sft.pairs", "there is nothing to learn from", remedy));
         }
         require_name("sft.pairs", pairs.as_deref())?;
+        let lines = |path: &Path| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("jsonl"));
+        if teacher.is_some() && pairs.as_deref().is_some_and(|path| !lines(path)) {
+            let found = "a teacher's answers are kept as JSON lines, and this is no name of such a file";
+            return Err(Error::argument("sft.pairs", found, "end it in .jsonl, or leave it out"));
+        }
         require_one("sft.batch_size", *batch_size)
     }
 
@@ -228,12 +233,21 @@ impl TrainConfig {
 
     fn refuse_keys_of_grpo(&self) -> Result<()> {
         let run = &self.train;
+        let summed = run.multi_objective_aggregation == Aggregation::SumThenNormalize;
+        let grouped = run.method == Method::Rejection || run.method == Method::Dpo && self.dpo.pairs.is_none();
         let keys = [
             ("train.inject_feedback", !run.inject_feedback, "set it to false"),
             ("train.replay", run.replay == 0, "set it to 0"),
             ("train.term_credit_coef", run.term_credit_coef == 0.0, "set it to 0"),
             ("train.num_iterations", run.num_iterations == 1, "set it to 1"),
             ("train.baseline", run.baseline == Baseline::Group, "leave it out"),
+            ("train.rank_credit", !run.rank_credit, "set it to false"),
+            ("train.inject_over_base", !run.inject_over_base, "set it to false"),
+            ("train.scale_rewards", run.scale_rewards == ScaleRewards::Group, "leave it out"),
+            ("train.min_reward_std", run.min_reward_std == 0.0, "set it to 0"),
+            ("train.multi_objective_aggregation", summed, "leave it out"),
+            // Pairs within groups know of it.
+            ("train.min_group_range", run.min_group_range == 0.0 || grouped, "set it to 0"),
             ("loss", self.loss == LossConfig::default(), "leave the table out"),
             ("entropy", self.entropy.is_none(), "leave the table out"),
         ];

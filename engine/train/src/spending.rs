@@ -40,16 +40,23 @@ pub(super) struct Spending {
 
 impl Spending {
     /// Begins, or goes on with what a resumed run spent before.
-    pub(super) fn open(folder: &Path, resumed: bool, prices: &Prices, on_gpu: bool) -> Self {
+    ///
+    /// # Errors
+    /// A file of a resumed run that cannot be read: a total must not begin anew in silence.
+    pub(super) fn open(folder: &Path, resumed: bool, prices: &Prices, on_gpu: bool) -> Result<Self> {
         let path = folder.join(FILE);
-        let before = || serde_json::from_slice::<RunCost>(&std::fs::read(&path).ok()?).ok();
-        let spent = resumed.then(before).flatten().map_or_else(Spent::default, |kept| kept.spent);
-        Self { path, prices: prices.clone(), meter: Meter::start(), spent: Spent { on_gpu, ..spent } }
-    }
-
-    /// What passed since it was opened belongs to nobody.
-    pub(super) fn begin(&mut self) {
-        self.meter.skip();
+        let spent = match std::fs::read(&path) {
+            _ if !resumed => Spent::default(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Spent::default(),
+            text => {
+                let kept: RunCost = serde_json::from_slice(&text.map_err(|e| Error::read(&path, e))?).map_err(|e| {
+                    let remedy = "restore it, or remove it: then only what follows is counted";
+                    Error::data(&path, None, e.to_string(), remedy)
+                })?;
+                kept.spent
+            }
+        };
+        Ok(Self { path, prices: prices.clone(), meter: Meter::start(), spent: Spent { on_gpu, ..spent } })
     }
 
     /// Counts a step, with all that happened since the last one.
@@ -86,22 +93,21 @@ mod tests {
         let prices = Prices { currency: Some("USD".into()), million_prompt_tokens: Some(2.0), ..Prices::default() };
         let mut metrics = StepMetrics::new(1);
         metrics.set(name::PROMPT_TOKENS, 500_000.0).set(name::COMPLETION_TOKENS, 7.0);
-        let mut first = Spending::open(folder.path(), false, &prices, false);
-        first.begin();
+        let open = |resumed, on_gpu| Spending::open(folder.path(), resumed, &prices, on_gpu);
+        let mut first = open(false, false).unwrap();
         first.step(&metrics);
         assert_eq!(first.write().unwrap().spent.prompt_tokens, 500_000);
-        let mut second = Spending::open(folder.path(), true, &prices, false);
+        let mut second = open(true, false).unwrap();
         second.step(&metrics);
         let spent = second.write().unwrap().spent;
         assert_eq!((spent.prompt_tokens, spent.completion_tokens), (1_000_000, 14));
         let kept: RunCost = serde_json::from_slice(&std::fs::read(folder.path().join(FILE)).unwrap()).unwrap();
         assert_eq!((kept.money, kept.spent.prompt_tokens), (Some(2.0), 1_000_000));
         assert_eq!(kept.without_energy.is_none(), kept.spent.joules.is_some());
-        assert_eq!(
-            Spending::open(folder.path(), false, &prices, true).spent,
-            Spent { on_gpu: true, ..Spent::default() }
-        );
+        assert_eq!(open(false, true).unwrap().spent, Spent { on_gpu: true, ..Spent::default() });
         std::fs::write(folder.path().join(FILE), "{").unwrap();
-        assert_eq!(Spending::open(folder.path(), true, &prices, false).spent, Spent::default());
+        assert!(open(true, false).unwrap_err().to_string().contains("cost.json"), "no total begins anew in silence");
+        std::fs::remove_file(folder.path().join(FILE)).unwrap();
+        assert_eq!(open(true, false).unwrap().spent, Spent::default());
     }
 }

@@ -124,6 +124,8 @@ impl<'a> Trainer<'a> {
         let originals = materials.originals()?;
         let found = if resume { resume::latest(config, materials, &digest)? } else { None };
         let from = found.as_ref().map(|found| found.state.step);
+        let on_gpu = materials.decoder.device()?.is_some();
+        let spending = Spending::open(folder, from.is_some(), &config.cost, on_gpu)?;
         let Checkpoint { state, adapter, optimizer } = match found {
             Some(found) => {
                 observer.resumed(found.state.step);
@@ -135,20 +137,16 @@ impl<'a> Trainer<'a> {
         let metrics = MetricsLog::open(folder, from)?;
         let warm = state.step < config.warm_start.steps;
         let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&materials.catalog));
-        let warm_start = match feedback.as_ref().filter(|_| warm) {
-            Some(feedback) => {
-                Some(WarmStart::of(config, (materials, &originals), feedback, measure, from.is_some(), observer)?)
-            }
-            None => None,
-        };
-        let feedback = feedback.filter(|_| config.train.inject_feedback);
+        let search =
+            |words| WarmStart::of(config, (materials, &originals), words, measure, from.is_some(), &mut *observer);
+        let warm_start = feedback.as_ref().filter(|_| warm).map(search).transpose()?;
         Ok(Self {
             config,
             materials,
             reward,
             cache: RewardCache::new(CACHE),
             originals,
-            feedback,
+            feedback: feedback.filter(|_| config.train.inject_feedback),
             dev_measure,
             rates,
             warm_start,
@@ -158,7 +156,7 @@ impl<'a> Trainer<'a> {
             state,
             metrics,
             completions: CompletionsLog::open(folder.join("completions.jsonl"), from)?,
-            spending: Spending::open(folder, from.is_some(), &config.cost, materials.decoder.device()?.is_some()),
+            spending,
             _folder: claimed,
         })
     }
@@ -166,16 +164,20 @@ impl<'a> Trainer<'a> {
     /// Runs to the last step.
     pub fn run(&mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         let run = &self.config.train;
-        self.spending.begin();
         if self.state.step == 0 && self.state.best.is_none() {
             self.evaluate(observer)?;
         }
         if self.warm_start.as_ref().is_some_and(WarmStart::is_empty) {
             if self.config.warm_start.steps >= run.max_steps {
                 let found = format!("all {} steps, and no better rewrite was found that holds", run.max_steps);
-                return Err(Error::argument("warm_start.steps", found, "give fewer, so that GRPO has some"));
+                return Err(Error::argument("warm_start.steps", found, "give fewer, so that the method has some"));
             }
-            observer.note("no better rewrite was found that holds for more than one: there is no warm start");
+            let left = run.max_steps - self.config.warm_start.steps;
+            observer.note(&format!(
+                "no better rewrite was found that holds for more than one: there is no warm start, and the other {left} of \
+                 {} steps are made",
+                run.max_steps
+            ));
             self.state.step = self.state.step.max(self.config.warm_start.steps);
         }
         while self.state.step < run.max_steps {

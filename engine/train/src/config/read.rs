@@ -12,7 +12,12 @@ impl TrainConfig {
         let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
         let shown = path.display().to_string();
         let mut config = Self::parse(&text, settings, &shown)?;
-        config.prompt.load(path.parent().unwrap_or(Path::new(".")))?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.prompt.load(folder)?;
+        let teachers = config.sft.teacher.iter_mut().filter_map(|teacher| teacher.prompt.as_mut());
+        for prompt in teachers {
+            prompt.load(folder)?;
+        }
         Ok(config)
     }
 

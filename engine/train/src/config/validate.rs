@@ -79,6 +79,10 @@ impl TrainConfig {
             };
             return refuse("train.rank_credit", found, remedy);
         }
+        if run.rank_credit && run.min_group_range > 0.0 {
+            let found = format!("found {}, and what is compared are returns at one rank", run.min_group_range);
+            return refuse("train.min_group_range", found, "set it to 0, or train.rank_credit = false");
+        }
         if self.loss.importance_sampling_level == ImportanceLevel::Item && !run.rank_credit {
             let remedy = "set train.rank_credit = true, or another level";
             return refuse(

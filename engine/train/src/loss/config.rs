@@ -211,6 +211,15 @@ impl LossConfig {
             }
             _ => {}
         }
+        let unused = match loss_type {
+            _ if !clips && self.epsilon != Self::default().epsilon => Some("epsilon"),
+            LossType::Sapo | LossType::Vespo if self.epsilon_high.is_some() => Some("epsilon_high"),
+            _ => None,
+        };
+        if let Some(key) = unused {
+            let found = format!("it is set, and {loss_type:?} has no such clip");
+            return Err(Error::argument(key, found, "leave it out"));
+        }
         if loss_type == LossType::Cispo && self.epsilon_high.is_none() {
             let found = "absent, and cispo bounds the ratio itself by it";
             return Err(Error::argument("epsilon_high", found, "give 5.0, as ScaleRL recommends"));

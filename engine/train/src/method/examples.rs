@@ -9,7 +9,7 @@ use crate::learner::{Rollout, RolloutBatch, Sample};
 use crate::materials::Materials;
 use crate::warm_start::{places, sample};
 use querywright_data::catalog::{GivenPreference, GivenQuery, GivenRewrite};
-use querywright_types::{Error, Observe, Result};
+use querywright_types::{Error, Observe, QueryLanguage, Result};
 
 /// The examples of a file, and their order.
 #[derive(Debug)]
@@ -62,7 +62,15 @@ impl Examples {
                 (given.collect(), config.dpo.batch_size)
             }
             _ => {
-                let given = GivenRewrite::read(&path)?.into_iter().map(|pair| Given {
+                let given = GivenRewrite::read(&path)?;
+                let asked = materials.encoder.prompter().language();
+                let foreign = |pair: &&GivenRewrite| pair.language == QueryLanguage::Boolean && pair.language != asked;
+                if let Some(pair) = given.iter().find(foreign) {
+                    let found = format!("it is written in the Boolean language, and prompts ask for {asked:?}");
+                    let remedy = "set prompt.language = \"boolean\", or write plain words";
+                    return Err(Error::data(&path, Some(pair.line), found, remedy));
+                }
+                let given = given.into_iter().map(|pair| Given {
                     line: pair.line,
                     query: pair.query,
                     answers: vec![answer(pair.rewrite, pair.thought)],
@@ -84,44 +92,63 @@ impl Examples {
         longest: usize,
         observer: &dyn Observe,
     ) -> Result<Self> {
-        let mut places: HashMap<&str, usize> = HashMap::new();
+        let (mut by_id, mut by_text) = (HashMap::new(), HashMap::new());
         for (place, (query, _)) in materials.train.iter().enumerate() {
-            places.entry(query.text.trim()).or_insert(place);
+            by_id.insert(query.id.as_str(), place);
+            by_text.entry(query.text.trim()).or_insert(place);
         }
-        // Of a text that is also an id, the id counts.
-        places.extend(materials.train.iter().enumerate().map(|(place, (query, _))| (query.id.as_str(), place)));
-        let (mut elsewhere, mut long) = (0usize, 0usize);
+        let place = |query: &GivenQuery| {
+            let known = query.id.as_deref().and_then(|id| by_id.get(id));
+            known.or_else(|| by_text.get(query.text.as_deref()?)).copied()
+        };
+        let (mut elsewhere, mut long, mut forbidden) = (0usize, 0usize, 0usize);
         let first = given.first().and_then(|given| given.query.names().next().map(str::to_owned)).unwrap_or_default();
         let mut queries = std::collections::HashSet::new();
         for Given { line, query, answers } in given {
-            let Some(place) = query.names().find_map(|name| places.get(name)) else {
+            let Some(place) = place(&query) else {
                 elsewhere += 1;
                 continue;
             };
-            let fits = |answer: &Answer| -> Result<bool> {
-                let tokens = materials.encoder.encode_completion(&answer.text, answer.thought.as_deref(), None)?;
-                Ok(tokens.is_some_and(|tokens| tokens.len() <= longest))
+            let Some((asked, _)) = materials.train.get(place) else {
+                return Err(Error::bug("train::method::examples", format!("no training query {place}")));
             };
-            let fits = answers.iter().map(fits).collect::<Result<Vec<bool>>>().map_err(|error| match error {
-                Error::Argument { found, remedy, .. } => Error::data(path, Some(line), found, remedy),
-                error => error,
-            })?;
-            if fits.contains(&false) {
-                long += 1;
-                continue;
+            // Rows that somebody numbered are no ids of ours.
+            let own = query.id.as_deref() == Some(asked.id.as_str()) && query.id != query.text;
+            if own && query.text.as_deref().is_some_and(|text| text != asked.text.trim()) {
+                let found = format!("the query {} has other words in the data set", asked.id);
+                let remedy = "name the query by its words or by its id alone, or correct the id";
+                return Err(Error::data(path, Some(line), found, remedy));
             }
-            queries.insert(*place);
-            self.examples.push(Example { query: *place, answers });
+            let grammar = match materials.encoder.is_restricted().then(|| materials.encoder.prompt_tokens(asked, 0)) {
+                None => None,
+                // It is asked again when it is learned from, and then counted.
+                Some(Err(error)) if error.is_fault() => None,
+                Some(prompt) => prompt?.grammar,
+            };
+            let encode = |answer: &Answer| {
+                materials.encoder.encode_completion(&answer.text, answer.thought.as_deref(), grammar.as_ref())
+            };
+            let tokens =
+                answers.iter().map(encode).collect::<Result<Option<Vec<_>>>>().map_err(|error| match error {
+                    Error::Argument { found, remedy, .. } => Error::data(path, Some(line), found, remedy),
+                    error => error,
+                })?;
+            match tokens {
+                None => forbidden += 1,
+                Some(tokens) if tokens.iter().any(|tokens| tokens.len() > longest) => long += 1,
+                Some(_) => {
+                    queries.insert(place);
+                    self.examples.push(Example { query: place, answers });
+                }
+            }
         }
-        let what = match (elsewhere, long) {
-            (0, 0) => String::new(),
-            (_, 0) => format!("; {elsewhere} lines are for other queries"),
-            (0, _) => format!("; {long} are longer than sampling.max_completion_length = {longest} and are left out"),
-            (..) => format!(
-                "; {elsewhere} lines are for other queries, {long} are longer than sampling.max_completion_length = \
-                 {longest} and are left out"
-            ),
-        };
+        let left = [
+            (elsewhere, "lines are for other queries".to_owned()),
+            (long, format!("are longer than sampling.max_completion_length = {longest} and are left out")),
+            (forbidden, "have words that prompt.vocabulary does not allow and are left out".to_owned()),
+        ];
+        let left = left.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
+        let what = left.map(|said| format!("; {said}")).collect::<String>();
         if self.examples.is_empty() {
             let found = format!("nothing in it can be learned from (the first line is for \"{first}\"){what}");
             let remedy =
@@ -155,9 +182,12 @@ impl Examples {
                 let grammar = prompt.grammar.as_ref();
                 materials.encoder.encode_completion(&answer.text, answer.thought.as_deref(), grammar)
             };
-            // What the grammar does not allow cannot be made likelier.
             let tokens: Option<Vec<Vec<u32>>> = example.answers.iter().map(encode).collect::<Result<_>>()?;
-            let Some(tokens) = tokens else { continue };
+            // What the grammar does not allow cannot be made likelier. Where the file was read, the first search failed.
+            let Some(tokens) = tokens else {
+                faults += 1;
+                continue;
+            };
             let samples: Vec<Sample> = tokens.into_iter().zip(WEIGHTS).map(|(t, weight)| sample(t, weight)).collect();
             rollouts.push(Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples });
         }

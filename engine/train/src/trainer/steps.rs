@@ -21,6 +21,8 @@ struct Round {
     zero_variance: f64,
     /// The sum of the gains, and how many groups had one.
     gain: (f64, usize),
+    /// Tokens of prompts, once a completion, and of completions.
+    tokens: (usize, usize),
 }
 
 impl Trainer<'_> {
@@ -119,8 +121,14 @@ impl Trainer<'_> {
             }
         }
         let examples = kept.len();
+        // What was sampled was read and written, too.
+        let (read, written) = sampled.as_ref().map_or((0, 0), |round| round.tokens);
         let mut metrics = self.supervised_step(RolloutBatch { rollouts, tape: None }, faults)?;
         metrics.set(name::KEPT_EXAMPLES, examples as f64);
+        for (name, more) in [(name::PROMPT_TOKENS, read), (name::COMPLETION_TOKENS, written)] {
+            let learned = metrics.get(name).unwrap_or(0.0);
+            metrics.set(name, learned + more as f64);
+        }
         if let Some(round) = sampled {
             let groups = round.groups.max(1) as f64;
             metrics
@@ -163,7 +171,10 @@ impl Trainer<'_> {
                 self.state.curriculum.observe(group.query, group.informative);
                 group.to_replay(config.margin).for_each(|kept| replay.keep(group.query, kept, 1));
             }
-            self.state.num_tokens += rollouts.tokens(self.materials.encoder.prefix().len()) as u64;
+            let all = rollouts.tokens(self.materials.encoder.prefix().len());
+            let written = rollouts.samples().map(|sample| sample.tokens.len()).sum::<usize>();
+            found.tokens = (found.tokens.0 + all.saturating_sub(written), found.tokens.1 + written);
+            self.state.num_tokens += all as u64;
             self.completions.append(&rollouts.records(step, &self.materials.train)?)?;
         }
         if !replay.is_empty() {

@@ -119,6 +119,7 @@ impl<'a> Search<'a> {
     fn orders(&self, queries: &[usize], observer: &dyn Observe) -> Result<Vec<Target>> {
         let (all, prompter) = (queries.len() as u64, self.materials.encoder.prompter());
         let mut found = Vec::with_capacity(queries.len());
+        let (mut done, mut failed) = (0, 0);
         for queries in queries.chunks(BATCH) {
             let mut states = Vec::with_capacity(queries.len());
             for query in queries {
@@ -137,9 +138,15 @@ impl<'a> Search<'a> {
             let scored = states.into_iter().zip(raw);
             let scored = scored.filter_map(|(state, score)| Some(State { before: score?, ..state })).collect();
             let mut states = self.fitting(scored)?;
+            failed += queries.len() - states.len();
+            done += queries.len() as u64;
             self.measure_kept(&mut states)?;
             found.extend(states);
-            observer.progress(Progress::new("putting candidates into their best order", found.len() as u64, all));
+            observer.progress(Progress::new("putting candidates into their best order", done, all));
+        }
+        if failed > 0 {
+            observer
+                .note(&format!("the retriever failed for {failed} training queries; there are no examples of them"));
         }
         Ok(self.targets(found))
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::super::{RENAMED, TrainConfig};
+use super::super::{RENAMED, RunConfig, TrainConfig};
 use querywright_types::{Error, Result};
 
 /// A value that was chosen.
@@ -49,6 +49,14 @@ pub struct Chosen {
     reasons: Reasons,
 }
 
+/// The value that a key is set to, the last time.
+fn last<'s>(settings: &'s [String], key: &str) -> Option<&'s str> {
+    settings.iter().rev().find_map(|setting| {
+        let (name, value) = setting.split_once('=')?;
+        (name.trim() == key).then(|| value.trim().trim_matches(['"', '\'']))
+    })
+}
+
 impl Chosen {
     pub(super) fn new(config: TrainConfig, reasons: Reasons, warnings: Vec<String>) -> Self {
         Self { config, warnings, reasons }
@@ -60,6 +68,8 @@ impl Chosen {
     /// What makes no run.
     pub fn with_settings(mut self, settings: &[String]) -> Result<Self> {
         self.fit_warm_start(settings);
+        self.fit_injection(settings);
+        self.fit_intervals(settings);
         let text = toml::to_string(&self.config).map_err(|e| bug(&e))?;
         self.config = TrainConfig::parse(&text, settings, "the configuration that was chosen")?;
         for (key, _) in settings.iter().filter_map(|setting| setting.split_once('=')) {
@@ -73,22 +83,50 @@ impl Chosen {
 
     /// A warm start that was chosen gives way to what a person sets beside it.
     fn fit_warm_start(&mut self, settings: &[String]) {
-        let set = |key: &str| settings.iter().any(|setting| setting.split('=').next().is_some_and(|k| k.trim() == key));
         if self.config.warm_start.steps == 0 || settings.iter().any(|setting| setting.trim().starts_with("warm_start"))
         {
             return;
         }
         // Other forms of an answer may have none.
-        let form = ["prompt.mode", "prompt.style", "prompt.vocabulary", "prompt.task"].into_iter().any(set);
-        let steps = settings.iter().rev().find_map(|setting| {
-            let (_, value) = setting.split_once('=').filter(|(key, _)| key.trim() == "train.max_steps")?;
-            value.trim().parse().ok()
-        });
+        let other = |key: &str, fit: &[&str]| last(settings, key).is_some_and(|value| !fit.contains(&value));
+        let form = other("prompt.mode", &["expand", "rewrite", "keywords", "rerank"])
+            || other("prompt.style", &["few-shot"])
+            || other("prompt.vocabulary", &["free"])
+            || other("prompt.task", &["search"])
+            || other("train.method", &["grpo"]);
+        let steps = last(settings, "train.max_steps").and_then(|value| value.parse().ok());
         let most = if form { 0 } else { steps.map_or(u64::MAX, super::warm_steps) };
         self.config.warm_start.steps = self.config.warm_start.steps.min(most);
         if self.config.warm_start.steps == 0 {
             self.config.warm_start = Default::default();
             self.reasons.0.retain(|(key, _)| !key.starts_with("warm_start."));
+        }
+    }
+
+    /// So does an injection that was chosen, where an answer is no list of words or nothing is sampled in groups.
+    fn fit_injection(&mut self, settings: &[String]) {
+        let other = |key: &str, fit: &[&str]| last(settings, key).is_some_and(|value| !fit.contains(&value));
+        let without = other("prompt.mode", &["expand", "rewrite", "keywords", "choose", "rerank"])
+            || other("prompt.style", &["few-shot"])
+            || other("train.method", &["grpo"]);
+        let said = ["train.inject_feedback", "train.repair_groups"].iter().any(|key| last(settings, key).is_some());
+        if without && !said {
+            self.config.train.inject_feedback = false;
+            self.config.train.inject_margin = RunConfig::default().inject_margin;
+            self.reasons.0.retain(|(key, _)| !key.starts_with("train.inject_"));
+        }
+    }
+
+    /// And so do the four evaluations of a run of another length.
+    fn fit_intervals(&mut self, settings: &[String]) {
+        let Some(steps) = last(settings, "train.max_steps").and_then(|value| value.parse::<u64>().ok()) else { return };
+        for (key, interval) in [
+            ("train.eval_steps", &mut self.config.train.eval_steps),
+            ("train.save_steps", &mut self.config.train.save_steps),
+        ] {
+            if last(settings, key).is_none() {
+                *interval = (steps / 4).max(1);
+            }
         }
     }
 

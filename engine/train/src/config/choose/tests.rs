@@ -179,9 +179,14 @@ fn requests_begin_with_found_rewrites_and_what_a_person_sets_beside_them_goes_fi
     };
     assert_eq!((steps(&["train.max_steps=20"]), steps(&["train.max_steps=1"])), (9, 0));
     assert_eq!((steps(&["warm_start.steps=3"]), steps(&["prompt.content=x"])), (3, warm.steps));
-    for form in ["prompt.mode=document", "prompt.vocabulary=catalog"] {
-        assert_eq!(steps(&[form, "train.inject_feedback=false"]), 0, "{form}");
+    for form in ["prompt.mode=document", "prompt.vocabulary=catalog", "prompt.style=chat"] {
+        assert_eq!(steps(&[form]), 0, "{form}");
     }
+    for same in ["prompt.mode=expand", "prompt.mode=\"keywords\"", "prompt.vocabulary=free"] {
+        assert_eq!(steps(&[same]), warm.steps, "{same}");
+    }
+    let shorter = chosen().with_settings(&["train.max_steps=60".into()]).unwrap().config.train;
+    assert_eq!((shorter.eval_steps, shorter.save_steps), (15, 15));
 }
 
 #[test]

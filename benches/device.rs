@@ -150,7 +150,7 @@ fn peaks(small: bool) -> anyhow::Result<()> {
 fn step(name: &str, text: &str, shape: Shape, micro: Option<usize>) -> anyhow::Result<()> {
     let (model, config) = model(text)?;
     let mut step = Step::new(&model)?;
-    step.micro_batch_tokens = micro.unwrap_or(step.micro_batch_tokens);
+    step.micro_batch_tokens = micro;
     let readings = timed(5, || step.run(shape).map(|_| ()))?;
     let tokens = shape.prompts * (shape.prompt + shape.completions * (shape.length - 1));
     // Two operations a weight in the forward pass, two for the gradients of inputs. The weights are frozen.
@@ -211,7 +211,7 @@ fn profile(name: &str, text: &str, shape: Shape, streams: &[usize], micro: Optio
         tell(&format!("decode {streams}"), STEPS, start.elapsed().as_secs_f64(), all);
     }
     let mut step = Step::new(&model)?;
-    step.micro_batch_tokens = micro.unwrap_or(step.micro_batch_tokens);
+    step.micro_batch_tokens = micro;
     let (groups, prompts) = step.sample(shape)?;
     step.learn(groups, prompts)?;
     let (groups, prompts) = step.sample(shape)?;

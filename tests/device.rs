@@ -3,6 +3,8 @@
 #![cfg(feature = "cuda")]
 
 mod emulator;
+#[path = "device/products.rs"]
+mod products;
 mod tiny;
 #[path = "device/training.rs"]
 mod training;

@@ -86,7 +86,7 @@ pub struct Step<'a> {
     optimizer: AdamW,
     seed: u64,
     /// Tokens of a teacher-forced micro-batch at most.
-    pub micro_batch_tokens: usize,
+    pub micro_batch_tokens: Option<usize>,
 }
 
 /// The completions of each prompt, and what was recorded of them.
@@ -96,9 +96,7 @@ impl<'a> Step<'a> {
     /// LoRA of rank 16 on all linear layers.
     pub fn new(model: &'a Model) -> anyhow::Result<Self> {
         let adapter = Adapter::new(model.decoder.config(), LoraConfig::default(), 0)?;
-        // A GPU needs more rows at a time than a processor to be busy.
-        let micro_batch_tokens = if model.decoder.host().is_some() { 4096 } else { 8192 };
-        Ok(Self { model, adapter, optimizer: AdamW::new(AdamWConfig::default()), seed: 0, micro_batch_tokens })
+        Ok(Self { model, adapter, optimizer: AdamW::new(AdamWConfig::default()), seed: 0, micro_batch_tokens: None })
     }
 
     /// Samples, scores with an artificial reward and updates the adapter. Returns the number of sampled tokens.

@@ -112,7 +112,7 @@ fn the_optimizer_on_a_gpu_is_that_of_the_processor_and_its_state_comes_back() {
         num_iterations: 1,
         term_credit_coef: 0.0,
         rank_credit: None,
-        micro_batch_tokens: 100,
+        micro_batch_tokens: Some(100),
     };
     let settings = AdamWConfig { weight_decay: 0.1, ..AdamWConfig::default() };
     let run = |decoder: &Decoder, fetch: bool| {

@@ -187,9 +187,14 @@ template <class... A> Launcher launcher(const char* name, void (*kernel)(A...)) 
 #define OF_WIDTH(F, D)                                                                                                 \
     KERNEL(attend_tree_##D##_##F) KERNEL(attend_one_##D##_##F) KERNEL(attend_backward_queries_##D##_##F)               \
     KERNEL(attend_backward_keys_##D##_##F)
+#define OF_KIND(K) KERNEL(few_##K##_1_1) KERNEL(few_##K##_1_2) KERNEL(few_##K##_2_1) KERNEL(few_##K##_2_2)
 const std::map<std::string, Launcher>& kernels() {
     static const std::map<std::string, Launcher> all = {FOR_BOTH(OF_FORMAT) KERNEL(gather_sums_f32) KERNEL(statistics_f32)
-                                                            KERNEL(draw_f32) KERNEL(squares_f32) KERNEL(adamw_f32)};
+                                                            KERNEL(draw_f32) KERNEL(squares_f32) KERNEL(adamw_f32)
+                                                                OF_KIND(round) OF_KIND(store) OF_KIND(add)
+                                                                    KERNEL(few_swiglu_2_1) KERNEL(few_swiglu_2_2)
+                                                                        KERNEL(attend_step_64_4) KERNEL(attend_step_64_8)
+                                                                            KERNEL(attend_step_128_4) KERNEL(attend_step_128_8)};
     return all;
 }
 
@@ -266,6 +271,16 @@ API cuLaunchKernel(const void* function, unsigned gx, unsigned gy, unsigned gz, 
     if (gx == 0 || gy == 0 || gz != 1 || gy > 65535 || shared != 0 || extra) return INVALID_VALUE;
     (*static_cast<const Launcher*>(function))({gx, gy, gz}, {bx, by, bz}, parameters);
     return SUCCESS;
+}
+// As the driver's header has them.
+struct LaunchConfig {
+    unsigned gx, gy, gz, bx, by, bz, shared;
+    void* stream;
+    void* attributes;
+    unsigned count;
+};
+API cuLaunchKernelEx(const LaunchConfig* c, const void* function, void** parameters, void** extra) {
+    return cuLaunchKernel(function, c->gx, c->gy, c->gz, c->bx, c->by, c->bz, c->shared, c->stream, parameters, extra);
 }
 API cuEventCreate(void** event, unsigned) { return *event = &used, SUCCESS; }
 API cuEventRecord(void*, void*) { return SUCCESS; }

@@ -25,8 +25,14 @@
 struct Dim3 {
     unsigned x, y, z;
 };
-struct uint4 {
+struct alignas(16) uint4 {
     uint32_t x, y, z, w;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct float2 {
+    float x, y;
 };
 
 using std::max;
@@ -58,6 +64,11 @@ template <class V> V exchanged(V v, int from) {
 inline void __syncthreads() { emulator::wait(emulator::Waits::BLOCK); }
 inline void __syncwarp() { emulator::wait(emulator::Waits::WARP); }
 template <class V> V __shfl_xor_sync(unsigned, V v, int mask) { return emulator::exchanged(v, int(threadIdx.x % 32) ^ mask); }
+template <class V> V __shfl_sync(unsigned, V v, int from) { return emulator::exchanged(v, from & 31); }
+template <class V> V __shfl_up_sync(unsigned, V v, int by) {
+    int lane = int(threadIdx.x % 32);
+    return emulator::exchanged(v, lane < by ? lane : lane - by);
+}
 inline unsigned __ballot_sync(unsigned, bool vote) {
     unsigned mine = vote;
     std::memcpy(emulator::outbox(), &mine, sizeof mine);
@@ -71,6 +82,12 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
     return all;
 }
 inline int __ffs(unsigned v) { return __builtin_ffs(int(v)); }
+inline int __clz(unsigned v) { return v == 0 ? 32 : __builtin_clz(v); }
+
+inline uint4 streamed(const uint4* from) {
+    if (reinterpret_cast<uintptr_t>(from) % 16 != 0) emulator::fail("a load of 16 bytes is not aligned to them");
+    return *from;
+}
 
 struct __nv_bfloat16 {
     uint16_t bits;
@@ -145,3 +162,25 @@ template <class D, class A, class B> void mma_sync(D& d, const A& a, const B& b,
     __syncwarp();
 }
 }  // namespace nvcuda::wmma
+
+// PTX's mma.m16n8k16: thread 4 g + q of a warp holds of a rows g and g + 8, of b column g, in columns and rows 2 q, 2 q + 1
+// and those eight further on; of the sums rows g and g + 8, columns 2 q and 2 q + 1.
+inline void mma(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    float *left = emulator::scratch(), *right = left + 256;
+    int g = int(threadIdx.x % 32) / 4, q = int(threadIdx.x % 32) % 4;
+    auto half = [](uint32_t bits, int i) { return __bfloat162float({uint16_t(i ? bits >> 16 : bits)}); };
+    for (int i = 0; i < 2; i++) {
+        left[g * 16 + 2 * q + i] = half(a0, i);
+        left[(g + 8) * 16 + 2 * q + i] = half(a1, i);
+        left[g * 16 + 2 * q + 8 + i] = half(a2, i);
+        left[(g + 8) * 16 + 2 * q + 8 + i] = half(a3, i);
+        right[(2 * q + i) * 8 + g] = half(b0, i);
+        right[(2 * q + 8 + i) * 8 + g] = half(b1, i);
+    }
+    __syncwarp();
+    for (int i = 0; i < 4; i++) {
+        int row = g + i / 2 * 8, column = 2 * q + i % 2;
+        for (int k = 0; k < 16; k++) sums[i] += left[row * 16 + k] * right[k * 8 + column];
+    }
+    __syncwarp();
+}

@@ -18,11 +18,12 @@ const TOOLKIT: [&str; 5] = [
 /// What its compiler says of itself: another one gives other PTX.
 const COMPILER: &str = "V13.0.88";
 
-/// PTX for the oldest architecture with bf16; the driver compiles it for the device that is there.
-const ARCHITECTURE: &str = "compute_80";
+/// PTX for the oldest architecture with bf16, and for the oldest on which kernels may begin early; the driver compiles one
+/// of them for the device that is there.
+const ARCHITECTURES: [(&str, &str); 2] = [("compute_80", "kernels.ptx"), ("compute_90", "kernels-90.ptx")];
 
 /// What the kernels are assembled for here, to see that they fit: A100, L4 and RTX 40, H100 and H200.
-const CHECKED: [&str; 3] = ["sm_80", "sm_89", "sm_90"];
+const CHECKED: [(&str, &str); 3] = [("sm_80", "kernels.ptx"), ("sm_89", "kernels.ptx"), ("sm_90", "kernels-90.ptx")];
 
 const SOURCES: &str = "engine/kernels/src/device/cuda";
 
@@ -45,15 +46,28 @@ pub fn build(root: &Path, check: bool) -> Result<()> {
     let sources = root.join(SOURCES);
     let work = root.join("target/cuda");
     std::fs::create_dir_all(&work)?;
-    let ptx = work.join("kernels.ptx");
-    let mut compile = Command::new(toolkit.join("bin/nvcc"));
-    compile.args(["-ptx", "-std=c++17", &format!("-arch={ARCHITECTURE}"), "kernels.cu", "-o"]).arg(&ptx);
-    crate::run(compile.current_dir(&sources))?;
-    let text = std::fs::read(&ptx)?;
-    let place = sources.join("kernels.ptx.gz");
+    for (architecture, name) in ARCHITECTURES {
+        let ptx = work.join(name);
+        let mut compile = Command::new(toolkit.join("bin/nvcc"));
+        compile.args(["-ptx", "-std=c++17", &format!("-arch={architecture}"), "kernels.cu", "-o"]).arg(&ptx);
+        crate::run(compile.current_dir(&sources))?;
+        keep(&ptx, &sources.join(format!("{name}.gz")), check)?;
+    }
+    if check {
+        return Ok(());
+    }
+    for (architecture, name) in CHECKED {
+        assemble(&toolkit, &work.join(name), architecture, &work)?;
+    }
+    programs(root, &work)
+}
+
+/// Writes what was compiled to where the engine has it. With `check`, it must be there.
+fn keep(ptx: &Path, place: &Path, check: bool) -> Result<()> {
+    let text = std::fs::read(ptx)?;
     if check {
         let mut committed = Vec::new();
-        flate2::read::GzDecoder::new(std::fs::File::open(&place)?).read_to_end(&mut committed)?;
+        flate2::read::GzDecoder::new(std::fs::File::open(place)?).read_to_end(&mut committed)?;
         if committed != text {
             bail!("{} is not what its sources give: run `cargo xtask cuda`", place.display());
         }
@@ -63,12 +77,9 @@ pub fn build(root: &Path, check: bool) -> Result<()> {
     // The level and no time of day: the same sources give the same file.
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     packed.write_all(&text)?;
-    std::fs::write(&place, packed.finish()?)?;
-    println!("{}: {} KiB", place.display(), std::fs::metadata(&place)?.len() / 1024);
-    for architecture in CHECKED {
-        assemble(&toolkit, &ptx, architecture, &work)?;
-    }
-    programs(root, &work)
+    std::fs::write(place, packed.finish()?)?;
+    println!("{}: {} KiB", place.display(), std::fs::metadata(place)?.len() / 1024);
+    Ok(())
 }
 
 /// The folder of a toolkit: an installed one of the same version, or one in `target/cuda`.

@@ -84,6 +84,9 @@ pub(super) trait Learn: Generate {
     /// Keeps only these prompts, in this order.
     fn retain(&self, tape: &mut Self::Tape, prompts: &[usize]) -> Result<()>;
 
+    /// Rows of a tape that are learned from at once, where nobody says how many.
+    fn rows_at_once(&self) -> Result<usize>;
+
     /// Bytes of activations that a tape holds.
     fn bytes(&self, tape: &Self::Tape) -> usize;
 

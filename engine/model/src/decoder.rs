@@ -126,6 +126,15 @@ impl Decoder {
         on_each!(&self.0, decoder => decoder.scope(work))
     }
 
+    /// Rows of a tape that are learned from at once, where nobody says how many: 4096 on a processor, what half of the free
+    /// memory holds on a GPU.
+    ///
+    /// # Errors
+    /// A device that is lost.
+    pub fn rows_at_once(&self) -> Result<usize> {
+        on_each!(&self.0, decoder => decoder.rows_at_once())
+    }
+
     /// Whether recording a generation of these prompts saves the learner a forward pass, and fits into `room` bytes.
     pub fn records(&self, prefix: usize, prompts: &[PromptTokens], options: &GenerateOptions, room: usize) -> bool {
         let rows = prefix + rows_of(prompts, options);

@@ -244,8 +244,10 @@ pub struct RunConfig {
     /// Memory for recording the forward pass of sampling, so that the learner need not compute it again, in MiB. A round
     /// of sampling that needs more is teacher-forced in micro-batches instead. Default 4096.
     pub tape_mib: usize,
-    /// Tokens of a teacher-forced micro-batch at most; bounds memory. Default 4096.
-    pub micro_batch_tokens: usize,
+    /// Tokens of a teacher-forced micro-batch at most; bounds memory. Default: 4096 on a processor, on a GPU as many as
+    /// half of its free memory holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch_tokens: Option<usize>,
     /// The seed of everything random. Default 0.
     pub seed: u64,
     /// Whether the base is tuned before training: weights of fields, phrases and feedback, found by a search over the
@@ -283,7 +285,7 @@ impl Default for RunConfig {
             save_total_limit: 2,
             retries: 2,
             tape_mib: 4096,
-            micro_batch_tokens: 4096,
+            micro_batch_tokens: None,
             seed: 0,
             tune: true,
         }

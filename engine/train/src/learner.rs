@@ -89,8 +89,9 @@ pub struct LearnerConfig {
     /// Advantages rank by rank, made so, in the place of one a completion: the counterfactuals are then those of the lists
     /// that end before each term. None: there are none.
     pub rank_credit: Option<AdvantageConfig>,
-    /// Tokens of a micro-batch at most (one prompt's group is never split).
-    pub micro_batch_tokens: usize,
+    /// Tokens of a micro-batch at most (one prompt's group is never split). None: as many as
+    /// [`Decoder::rows_at_once`] says.
+    pub micro_batch_tokens: Option<usize>,
 }
 
 /// What became of a step.
@@ -154,7 +155,8 @@ impl Learner<'_> {
         let config = self.config;
         let signal = TokenSignal::of(&batches, config)?;
         let tapes = batches.iter_mut().map(|b| b.tape.take()).collect();
-        let mut micros = micro_batches(&batches, tapes, &signal, config.micro_batch_tokens);
+        let limit = config.micro_batch_tokens.map_or_else(|| self.decoder.rows_at_once(), Ok)?;
+        let mut micros = micro_batches(&batches, tapes, &signal, limit);
         if config.loss.beta != 0.0 {
             micros.iter_mut().try_for_each(|micro| self.compute_reference(micro))?;
         }

@@ -426,7 +426,7 @@ mod tests {
             num_iterations: 1,
             term_credit_coef: 0.0,
             rank_credit: None,
-            micro_batch_tokens: 4096,
+            micro_batch_tokens: None,
         };
         let mut optimizer = AdamW::new(fixture.config.optimizer);
         let learner = Learner { decoder: &m.decoder, prefix: m.encoder.prefix(), config: &config };

@@ -1,6 +1,6 @@
 //! The driver in a build without the feature `cuda`: no device can be opened, so no operation on one can be reached.
 
-use super::interface::{Argument, DeviceInfo, Gemm};
+use super::interface::{Argument, Begins, DeviceInfo, Gemm};
 use super::profile::Operation;
 use querywright_types::{Error, Result};
 
@@ -46,7 +46,7 @@ impl Driver {
         match *self {}
     }
 
-    pub(super) fn launch(&self, _: &str, _: (usize, usize), _: usize, _: &[Argument]) -> Result<()> {
+    pub(super) fn launch(&self, _: &str, _: (usize, usize), _: usize, _: &[Argument], _: Begins) -> Result<()> {
         match *self {}
     }
 

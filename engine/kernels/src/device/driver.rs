@@ -17,12 +17,15 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sys};
 
-use super::interface::{Argument, DeviceInfo, Format, Gemm};
+use super::interface::{Argument, Begins, DeviceInfo, Format, Gemm};
 use super::profile::Operation;
 use querywright_types::{Error, Result};
 
 /// The kernels in PTX, which the driver compiles for its device. Made by `cargo xtask cuda` from `cuda/kernels.cu`.
 const KERNELS: &[u8] = include_bytes!("cuda/kernels.ptx.gz");
+
+/// The same for devices from [`EARLY`] on.
+const NEWER_KERNELS: &[u8] = include_bytes!("cuda/kernels-90.ptx.gz");
 
 /// Bytes that cuBLAS may use; what NVIDIA advises for the newest devices.
 const WORKSPACE: usize = 32 << 20;
@@ -32,6 +35,9 @@ const VERSION: i32 = 13_000;
 
 /// The oldest devices that multiply in bf16.
 const OLDEST: (i32, i32) = (8, 0);
+
+/// The oldest devices on which a kernel may begin while the one before it ends (programmatic dependent launch).
+const EARLY: (i32, i32) = (9, 0);
 
 /// An open device.
 pub(super) struct Driver {
@@ -44,6 +50,8 @@ pub(super) struct Driver {
     workspace: u64,
     /// Written by the thread that captures, read by all others that launch.
     captures: RwLock<()>,
+    /// Whether kernels that wait for the one before them may begin before it has ended.
+    early: bool,
     /// The operations since a profile began, each with the events around it; none while there is no profile.
     profile: Mutex<Option<Vec<(Operation, Event, Event)>>>,
 }
@@ -125,7 +133,8 @@ impl Driver {
         // SAFETY: there is one stream, so no event has to be waited for.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(opened)?;
-        let module = load_kernels(&name)?;
+        let early = capability >= EARLY;
+        let module = load_kernels(&name, if early { NEWER_KERNELS } else { KERNELS })?;
         let refused = |e: blas::CublasError| {
             Error::device(&name, format!("cuBLAS cannot be started ({e:?})"), "free device memory")
         };
@@ -149,6 +158,7 @@ impl Driver {
             blas: Mutex::new(Blas(blas)),
             workspace,
             captures: RwLock::default(),
+            early,
             profile: Mutex::default(),
         })
     }
@@ -225,8 +235,40 @@ impl Driver {
         grid: (usize, usize),
         block: usize,
         arguments: &[Argument],
+        begins: Begins,
     ) -> Result<()> {
         let _entered = self.enter()?;
+        let failed = |e: DriverError| self.lost(&format!("kernel {kernel}"), &e);
+        let function = self.function(kernel)?;
+        let mut parameters: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
+        let (grid, block) = ((size(grid.0)?, size(grid.1)?, 1), (size(block)?, 1, 1));
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid.0,
+            gridDimY: grid.1,
+            gridDimZ: grid.2,
+            blockDimX: block.0,
+            blockDimY: block.1,
+            blockDimZ: block.2,
+            sharedMemBytes: 0,
+            hStream: self.stream.cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: u32::from(begins == Begins::Early && self.early),
+        };
+        // SAFETY: the arguments are those of the kernel, in its order; they and the attribute are read during the call.
+        // A kernel that begins early waits, in its own code, before it touches what others write.
+        let launch = || unsafe {
+            sys::cuLaunchKernelEx(&raw const config, function.0, parameters.as_mut_ptr(), std::ptr::null_mut()).result()
+        };
+        self.timed(|| Operation::kernel(kernel), launch)?.map_err(failed)
+    }
+
+    /// The kernel of that name.
+    fn function(&self, kernel: &str) -> Result<Function> {
         let failed = |e: DriverError| self.lost(&format!("kernel {kernel}"), &e);
         let function = {
             let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -242,14 +284,7 @@ impl Driver {
                 }
             }
         };
-        let mut parameters: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
-        let (grid, block) = ((size(grid.0)?, size(grid.1)?, 1), (size(block)?, 1, 1));
-        self.timed(
-            || Operation::kernel(kernel),
-            // SAFETY: the arguments are those of the kernel, in its order; they are read during the call.
-            || unsafe { result::launch_kernel(function.0, grid, block, 0, self.stream.cu_stream(), &mut parameters) },
-        )?
-        .map_err(failed)
+        Ok(function)
     }
 
     /// Runs `work`, which launches something, between two events where there is a profile.
@@ -414,9 +449,9 @@ fn check_libraries(name: &str) -> Result<()> {
 }
 
 /// Has the driver compile the kernels for the device whose context is current.
-fn load_kernels(name: &str) -> Result<sys::CUmodule> {
+fn load_kernels(name: &str, kernels: &[u8]) -> Result<sys::CUmodule> {
     let mut text = Vec::new();
-    flate2::read::GzDecoder::new(KERNELS)
+    flate2::read::GzDecoder::new(kernels)
         .read_to_end(&mut text)
         .map_err(|e| Error::device(name, format!("the program's kernels are damaged: {e}"), "build it again"))?;
     text.push(0);

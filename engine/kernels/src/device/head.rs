@@ -6,6 +6,9 @@ use super::operations::{BLOCK, Matrix, int, named, threads};
 use super::pool::View;
 use querywright_types::Result;
 
+/// Threads of a block that samples (`DRAW_THREADS` in `cuda/head.cuh`).
+const DRAW: usize = 1024;
+
 impl Device {
     /// Log-probability and entropy (two f32 a row) of `targets` (u32) given `logits` (rows, vocabulary) in f32.
     ///
@@ -84,7 +87,7 @@ impl Device {
             Argument::Float(scale.unwrap_or(1.0)),
             Argument::Int(i32::from(scale.is_none())),
         ];
-        self.run("draw_f32", (rows, 1), BLOCK, &arguments)
+        self.run_early("draw_f32", (rows, 1), DRAW, &arguments)
     }
 
     /// The sum of squares of `count` values in single precision, summed in double; not finite where one of them is not.

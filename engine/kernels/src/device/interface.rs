@@ -135,6 +135,15 @@ impl Argument {
     }
 }
 
+/// When a kernel may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begins {
+    /// When the one before it has ended.
+    Behind,
+    /// Before that, where the device can: the kernel waits in its own code (`wait_for_earlier` in `cuda/common.cuh`).
+    Early,
+}
+
 /// A product, as the driver takes it.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "the driver reads it"))]

@@ -14,6 +14,7 @@ mod driver;
 #[cfg(not(feature = "cuda"))]
 #[path = "absent.rs"]
 mod driver;
+mod few;
 mod handle;
 mod head;
 mod interface;
@@ -23,9 +24,10 @@ mod pool;
 mod profile;
 
 pub use attention::{AttentionGradient, PackedTree, RotatedRows, Rotation, Slot, TreeAttention};
+pub use few::{FEW, FewRows, Normed, StepAttention, Then};
 pub use handle::Device;
 pub use handle::Graph;
 pub use interface::{AdamWConstants, DeviceInfo, Format, HeadShape};
-pub use operations::Matrix;
+pub use operations::{Angles, Matrix};
 pub use pool::{Buffer, Plain, View};
 pub use profile::Profiled;

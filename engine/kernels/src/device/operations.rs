@@ -1,7 +1,7 @@
 //! Matrices, products, and operations row by row or value by value: each checks its operands and launches its kernel.
 
 use super::handle::Device;
-use super::interface::{Argument, Format, Gemm};
+use super::interface::{Argument, Begins, Format, Gemm};
 use super::pool::View;
 use querywright_types::{Error, Result};
 
@@ -42,6 +42,19 @@ impl<'a> Matrix<'a> {
             rows => ((rows - 1) * self.stride + self.columns) * self.format.bytes(),
         }
     }
+}
+
+/// Where the cosines and sines of rows' positions go: two f32 for each pair of values of a head.
+#[derive(Debug, Clone, Copy)]
+pub struct Angles<'a> {
+    /// The position of each row (i32).
+    pub positions: View<'a>,
+    /// Radians a position (f64).
+    pub frequencies: View<'a>,
+    /// How many of them there are.
+    pub half: usize,
+    /// Takes them, (rows, half, 2).
+    pub out: View<'a>,
 }
 
 /// Values that one thread block of a value-by-value kernel takes.
@@ -115,17 +128,40 @@ impl Device {
         })
     }
 
-    /// `x` (rows, width) in single precision: the rows of `table` that `tokens` (u32) name.
+    /// `x` (rows, width) in single precision: the rows of `table` that `tokens` (u32) name. Writes the rows' angles, too,
+    /// where they are asked for.
     ///
     /// # Errors
     /// Operands that are too small. Tokens must lie inside the table; the caller has checked them.
-    pub fn embed(&self, table: Matrix<'_>, tokens: View<'_>, x: View<'_>, rows: usize) -> Result<()> {
+    pub fn embed(
+        &self,
+        table: Matrix<'_>,
+        tokens: View<'_>,
+        x: View<'_>,
+        rows: usize,
+        angles: Option<Angles<'_>>,
+    ) -> Result<()> {
         let (width, op) = (table.columns, "embed");
         self.need(op, table.view, table.bytes())?;
         self.need(op, tokens, 4 * rows)?;
         self.need(op, x, 4 * rows * width)?;
-        let arguments = [table.view.into(), tokens.into(), x.into(), int(width)?];
-        self.run(&named(op, table.format), (rows, 1), threads(width), &arguments)
+        let half = angles.map_or(0, |a| a.half);
+        if let Some(Angles { positions, frequencies, half, out }) = angles {
+            self.need(op, positions, 4 * rows)?;
+            self.need(op, frequencies, 8 * half)?;
+            self.need(op, out, 8 * rows * half)?;
+        }
+        let arguments = [
+            table.view.into(),
+            tokens.into(),
+            x.into(),
+            int(width)?,
+            address(angles.map(|a| a.positions)),
+            address(angles.map(|a| a.frequencies)),
+            int(half)?,
+            address(angles.map(|a| a.out)),
+        ];
+        self.run_early(&named(op, table.format), (rows, 1), threads(width), &arguments)
     }
 
     /// `out = x / sqrt(mean(x²) + eps) · weight`, row by row; of the rows of `x` that `selected` (i32) names, or of all.
@@ -156,7 +192,7 @@ impl Device {
             int(out.stride)?,
             Argument::Float(eps as f32),
         ];
-        self.run(&named(op, out.format), (rows, 1), threads(width), &arguments)
+        self.run_early(&named(op, out.format), (rows, 1), threads(width), &arguments)
     }
 
     /// `dx` += the gradient of `x`, given that of the result.
@@ -267,10 +303,32 @@ impl Device {
     }
 
     pub(super) fn run(&self, kernel: &str, grid: (usize, usize), block: usize, arguments: &[Argument]) -> Result<()> {
+        self.launch(kernel, grid, block, arguments, Begins::Behind)
+    }
+
+    /// As [`run`](Self::run), for kernels that wait in their own code for the one before them.
+    pub(super) fn run_early(
+        &self,
+        kernel: &str,
+        grid: (usize, usize),
+        block: usize,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        self.launch(kernel, grid, block, arguments, Begins::Early)
+    }
+
+    fn launch(
+        &self,
+        kernel: &str,
+        grid: (usize, usize),
+        block: usize,
+        arguments: &[Argument],
+        begins: Begins,
+    ) -> Result<()> {
         if grid.0 == 0 || grid.1 == 0 {
             return Ok(());
         }
-        self.driver().launch(kernel, grid, block, arguments)
+        self.driver().launch(kernel, grid, block, arguments, begins)
     }
 }
 

@@ -19,6 +19,10 @@ use querywright_types::{Error, Result};
 /// The share of free memory that kept activations may take.
 const KEPT: (usize, usize) = (1, 2);
 
+/// Rows of a tape that are learned from at once, at least and at most: below, a device is not busy; above, nothing is gained.
+const LEAST_ROWS: usize = 4096;
+const MOST_ROWS: usize = 1 << 16;
+
 /// A pass over a tape.
 struct Forward {
     /// The residual stream before each block, (rows, hidden) in single precision; none where nothing is kept.
@@ -85,6 +89,14 @@ impl Learn for CudaDecoder {
 
     fn retain(&self, tape: &mut CudaTape, prompts: &[usize]) -> Result<()> {
         tape.retain(prompts)
+    }
+
+    /// So many that their activations need not be computed again, where that is enough to keep the device busy.
+    fn rows_at_once(&self) -> Result<usize> {
+        let state = self.lock();
+        let row = state.blocks.len() * (self.activation_bytes(&state.blocks) + 4 * self.config.hidden_size);
+        let free = self.device.available()? / KEPT.1 * KEPT.0;
+        Ok((free / row.max(1)).clamp(LEAST_ROWS, MOST_ROWS))
     }
 
     fn bytes(&self, _: &CudaTape) -> usize {
@@ -161,7 +173,7 @@ impl CudaDecoder {
         let (tokens, positions) = (device.upload(&layout.tokens)?, device.upload(&layout.positions)?);
         let residual = || device.allocate(4 * rows * hidden);
         let mut last = residual()?;
-        device.embed(self.embedding(), tokens.view(), last.view(), rows)?;
+        device.embed(self.embedding(), tokens.view(), last.view(), rows, None)?;
         let count = state.blocks.len();
         let keep = learn && {
             let free = device.available()?;

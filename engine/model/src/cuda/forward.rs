@@ -34,8 +34,6 @@ pub(super) enum Context<'a> {
     /// The pass's rows are those from `first` on; keys and values of all are in the cache, to whose rows `rows` the
     /// pass's go.
     Cached { tree: PackedTree<'a>, first: usize, cache: &'a [Buffer], rows: View<'a> },
-    /// One new row for each sequence.
-    Slots { slots: View<'a>, cache: &'a [Buffer], rows: View<'a> },
 }
 
 /// Where the residual stream of a block comes from and goes to; they may be the same.
@@ -90,7 +88,7 @@ impl CudaDecoder {
     }
 
     /// `out = x Wᵀ + Σ s (x Aᵀ) Bᵀ`, or that added to it. `x` is what [`input`](Self::input) gave.
-    fn project(&self, group: &Group, x: Matrix<'_>, out: Matrix<'_>, add: bool) -> Result<()> {
+    pub(super) fn project(&self, group: &Group, x: Matrix<'_>, out: Matrix<'_>, add: bool) -> Result<()> {
         if let Some(low) = &group.low {
             let low = Matrix::new(low.view(), self.format, group.room, group.input);
             let parts = Matrix { view: x.view.from(group.input * self.format.bytes()), columns: group.room, ..x };
@@ -112,7 +110,7 @@ impl CudaDecoder {
     ) -> Result<()> {
         let (device, format, heads, eps) = (&self.device, self.format, self.heads, self.config.rms_norm_eps);
         let hidden = self.config.hidden_size;
-        let [qkv_group, output, gate_up_group, down] = &block.groups;
+        let [qkv_group, output, ..] = &block.groups;
         let h = self.input(qkv_group, &a.h, rows);
         device.rms_norm(stream.input, None, block.attention_norm.view(), h, eps)?;
         let raw = a.raw.as_ref().unwrap_or(&a.qkv).view();
@@ -121,7 +119,7 @@ impl CudaDecoder {
         let attended = self.input(output, &a.attended, rows);
         let cached = match context {
             Context::Tree(_) => None,
-            Context::Cached { cache, rows, .. } | Context::Slots { cache, rows, .. } => {
+            Context::Cached { cache, rows, .. } => {
                 let of_block = cache.get(index).ok_or_else(|| {
                     Error::bug("forward pass on a GPU", format!("block {index} has none of {} caches", cache.len()))
                 })?;
@@ -133,14 +131,27 @@ impl CudaDecoder {
         self.attend(qkv, context, cached.map(|(cache, _)| cache), attended, a.log_sums.view())?;
         device.copy(stream.middle, stream.input, 4 * rows * hidden)?;
         self.project(output, attended, Matrix::new(stream.middle, Format::F32, rows, hidden), true)?;
+        self.feed_forward(block, a, (stream.middle, stream.output), rows)
+    }
+
+    /// The second half of a block: `output = middle + down(silu(gate) · up)`.
+    pub(super) fn feed_forward(
+        &self,
+        block: &Block,
+        a: &Activations,
+        (middle, output): (View<'_>, View<'_>),
+        rows: usize,
+    ) -> Result<()> {
+        let (device, format, hidden) = (&self.device, self.format, self.config.hidden_size);
+        let [_, _, gate_up_group, down] = &block.groups;
         let wide_h = self.input(gate_up_group, &a.wide_h, rows);
-        device.rms_norm(stream.middle, None, block.mlp_norm.view(), wide_h, eps)?;
+        device.rms_norm(middle, None, block.mlp_norm.view(), wide_h, self.config.rms_norm_eps)?;
         let gate_up = Matrix::new(a.gate_up.view(), format, rows, 2 * self.config.intermediate_size);
         self.project(gate_up_group, wide_h, gate_up, false)?;
         let activated = self.input(down, &a.activated, rows);
         device.swiglu(gate_up.view, activated)?;
-        device.copy(stream.output, stream.middle, 4 * rows * hidden)?;
-        self.project(down, activated, Matrix::new(stream.output, Format::F32, rows, hidden), true)
+        device.copy(output, middle, 4 * rows * hidden)?;
+        self.project(down, activated, Matrix::new(output, Format::F32, rows, hidden), true)
     }
 
     /// Attention of a block's rows over what they may see; `cache` holds keys and values where `context` says so.
@@ -164,9 +175,6 @@ impl CudaDecoder {
             (Context::Cached { tree, first, .. }, Some(cache)) => {
                 let keys = (cache, stride);
                 device.attend_tree(TreeAttention { qkv, keys, tree, first, heads, out: attended, log_sums: None })
-            }
-            (Context::Slots { slots, .. }, Some(cache)) => {
-                device.attend_one(qkv, (cache, stride), slots, heads, attended)
             }
             (_, cache) => {
                 let found = format!("attention with the other kind of keys (a cache: {})", cache.is_some());

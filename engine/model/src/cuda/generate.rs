@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 
 use super::forward::{Context, Stream};
+use super::step::Slots;
 use super::tape::{Layout, tree};
-use super::workspace::{CONTROL, GraphKey, How, PREFILL, Step, USED, Workspace};
+use super::workspace::{CONTROL, GraphKey, How, PREFILL, Step, USED, Workspace, batch_of};
 use super::{Block, CudaDecoder, CudaTape, State};
 use crate::adapter::Deltas;
 use crate::backend::Generate;
@@ -16,7 +17,7 @@ use crate::completion::{Completion, Completions, GenerateOptions};
 use crate::sampling::SampledToken;
 use crate::sequence::{Active, Call, Results};
 use querywright_kernels::Cache;
-use querywright_kernels::device::{Buffer, Slot, View};
+use querywright_kernels::device::{Angles, Buffer, Slot, View};
 use querywright_types::{Error, Result};
 
 /// What is kept of a sequence in flight: where its own cache rows begin.
@@ -90,7 +91,7 @@ impl Generate for CudaDecoder {
                 sequences += call.options.completions;
                 let rows = prompt_rows + sequences * own_rows(call.options) + 1;
                 let passing = self.prefill_bytes(&state, prompt_rows, sequences);
-                self.workspace_bytes(&state, rows, sequences.next_power_of_two()) + passing <= limit
+                self.workspace_bytes(&state, rows, batch_of(sequences)) + passing <= limit
             });
             // A prompt that does not fit by itself is tried, for the error that says by how much.
             let (now, later) = rest.split_at(fits.count().max(1));
@@ -209,7 +210,7 @@ impl CudaDecoder {
         let cache_rows = device.upload(&cache_rows)?;
         let x = device.allocate(4 * rows * self.config.hidden_size)?;
         let a = self.activations(blocks, rows)?;
-        device.embed(self.embedding(), tokens.view(), x.view(), rows)?;
+        device.embed(self.embedding(), tokens.view(), x.view(), rows, None)?;
         for (index, block) in blocks.iter().enumerate() {
             let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
             let context = Context::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
@@ -226,21 +227,22 @@ impl CudaDecoder {
         batch: &Batch<'_>,
         active: &mut [Active<Own>],
     ) -> Result<Vec<SampledToken>> {
-        let rows = active.len().next_power_of_two().min(workspace.batch);
+        let rows = batch_of(active.len()).min(workspace.batch);
         let words = control(batch, active, rows, workspace.rows - 1);
-        let Step { control, x, activations, hidden, logits, sampled } = &workspace.step;
+        let Step { control, x, angles, activations, hidden, logits, sampled } = &workspace.step;
         self.device.write(control.view(), &words)?;
         let key = GraphKey { rows, how: batch.how };
         let launch = || -> Result<()> {
             let word = |at: usize| control.view().from(4 * at * rows);
             let (uniforms, tokens, positions, cache_rows, slots) = (word(0), word(2), word(3), word(4), word(5));
-            self.device.embed(self.embedding(), tokens, x.view(), rows)?;
+            let half = self.config.head_dim / 2;
+            let turned = Angles { positions, frequencies: self.frequencies.view(), half, out: angles.view() };
+            self.device.embed(self.embedding(), tokens, x.view(), rows, Some(turned))?;
+            let context = Slots { slots, angles: angles.view(), cache: &workspace.cache, rows: cache_rows };
             for (index, block) in blocks.iter().enumerate() {
-                let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
-                let context = Context::Slots { slots, cache: &workspace.cache, rows: cache_rows };
-                self.block((index, block), activations, stream, (rows, positions), context)?;
+                self.step_block((index, block), activations, x.view(), (rows, positions), context)?;
             }
-            self.logits(x.view(), None, hidden.view(), logits.view(), rows)?;
+            self.step_logits(x.view(), hidden.view(), logits.view(), rows)?;
             self.sample(batch.how, logits.view(), uniforms, sampled.view(), rows)
         };
         match workspace.graphs.get(&key) {

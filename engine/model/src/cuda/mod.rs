@@ -14,6 +14,7 @@ mod generate;
 mod gradients;
 mod load;
 mod optimizer;
+mod step;
 mod tape;
 mod workspace;
 

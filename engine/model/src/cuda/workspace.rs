@@ -18,6 +18,14 @@ pub(super) const USED: (usize, usize) = (4, 5);
 /// slot.
 pub(super) const CONTROL: usize = 10;
 
+/// Rows of a step of so many sequences: a graph is captured for each such number.
+pub(super) fn batch_of(sequences: usize) -> usize {
+    match sequences {
+        ..=64 => sequences.next_power_of_two(),
+        more => more.next_multiple_of(64),
+    }
+}
+
 /// Buffers of generation. They stay, with the graphs that know where they are, until larger ones are needed.
 pub(super) struct Workspace {
     /// First, so that they are dropped before what they refer to.
@@ -42,6 +50,8 @@ impl Workspace {
 pub(super) struct Step {
     pub(super) control: Buffer,
     pub(super) x: Buffer,
+    /// The cosines and sines of the rows' positions.
+    pub(super) angles: Buffer,
     pub(super) activations: Activations,
     pub(super) hidden: Buffer,
     pub(super) logits: Buffer,
@@ -82,7 +92,8 @@ impl CudaDecoder {
     pub(super) fn workspace_bytes(&self, state: &State, rows: usize, batch: usize) -> usize {
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
         let cached = state.blocks.len() * 2 * self.heads.key_width() * self.format.bytes();
-        let step = self.activation_bytes(&state.blocks) + (4 + self.format.bytes()) * hidden + 4 * vocabulary;
+        let x = (4 + self.format.bytes()) * hidden + 4 * self.config.head_dim;
+        let step = self.activation_bytes(&state.blocks) + x + 4 * vocabulary;
         rows * cached + batch * (step + 4 * CONTROL + 12)
     }
 
@@ -96,7 +107,7 @@ impl CudaDecoder {
 
     /// Makes sure that there is a workspace of so many cache rows and sequences at least.
     pub(super) fn make_workspace(&self, state: &mut State, rows: usize, batch: usize) -> Result<()> {
-        let batch = batch.next_power_of_two();
+        let batch = batch_of(batch);
         if state.workspace.as_ref().is_some_and(|w| w.rows >= rows && w.batch >= batch) {
             return Ok(());
         }
@@ -118,6 +129,7 @@ impl CudaDecoder {
         let step = Step {
             control: self.device.allocate(4 * CONTROL * batch)?,
             x: self.device.allocate(4 * batch * hidden)?,
+            angles: self.device.allocate(4 * batch * self.config.head_dim)?,
             activations: self.activations(&state.blocks, batch)?,
             hidden: self.device.allocate(batch * hidden * self.format.bytes())?,
             logits: self.device.allocate(4 * batch * vocabulary)?,

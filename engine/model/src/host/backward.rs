@@ -32,6 +32,10 @@ impl Learn for HostDecoder {
         tape.retain(self, prompts)
     }
 
+    fn rows_at_once(&self) -> Result<usize> {
+        Ok(4096)
+    }
+
     fn bytes(&self, tape: &HostTape) -> usize {
         tape.recording().rows() * Recording::bytes_per_row(self)
     }

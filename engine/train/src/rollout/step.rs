@@ -344,7 +344,7 @@ mod tests {
             num_iterations: 2,
             term_credit_coef: 0.0,
             rank_credit: None,
-            micro_batch_tokens: 4096,
+            micro_batch_tokens: None,
         };
         let learner = Learner { decoder: &m.decoder, prefix: m.encoder.prefix(), config: &config };
         let mut optimizer = AdamW::new(Default::default());

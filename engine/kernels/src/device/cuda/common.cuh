@@ -22,6 +22,17 @@ template <class T> __device__ inline T rounded(float v);
 template <> __device__ inline float rounded<float>(float v) { return v; }
 template <> __device__ inline bf16 rounded<bf16>(float v) { return __float2bfloat16(v); }
 
+// The number with these bits.
+__device__ inline float float_of(uint32_t bits) {
+#ifdef EMULATED
+    float v;
+    memcpy(&v, &bits, 4);
+    return v;
+#else
+    return __uint_as_float(bits);
+#endif
+}
+
 constexpr unsigned ALL = 0xffffffffu;
 constexpr float NOTHING = -3.0e38f;
 
@@ -56,6 +67,38 @@ __device__ inline float block_max(float v) {
     __syncthreads();
     return warp_max(lane() < int(blockDim.x / 32) ? parts[lane()] : NOTHING);
 }
+
+// A kernel may begin while the one before it ends (programmatic dependent launch): it waits here before it reads what that
+// one wrote, or writes what it reads. Nothing on devices, and in launches, that do not have this.
+__device__ inline void wait_for_earlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// From here on the next kernel may begin.
+__device__ inline void launch_later() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+#ifndef EMULATED
+// A load of what is read once: it takes no room in the caches of multiprocessors.
+__device__ inline uint4 streamed(const uint4* from) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    return v;
+}
+
+// sums += a b for a (16 x 16) and b (16 x 8) in bf16, spread over a warp as PTX's mma.m16n8k16 has them.
+__device__ inline void mma(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+#endif
 
 // Each kernel exists for activations in single precision and in bf16; its name ends with which.
 #define FOR_BOTH(KERNEL) KERNEL(float, f32) KERNEL(bf16, bf16)

@@ -61,48 +61,122 @@ struct Drawn {
     float log_probability, entropy;
 };
 
-// Samples a token a row: where the running sum of probabilities, in the order of the vocabulary, passes uniforms[row];
-// the first of the most probable ones where `greedy`. The statistics are those at `scale`. One block of 256 threads a row.
-__device__ inline void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy) {
-    __shared__ double sums[256];
-    __shared__ int best[256];
-    logits += size_t(blockIdx.x) * vocabulary;
-    Partition p = partition(logits, vocabulary, scale);
-    int each = (vocabulary + blockDim.x - 1) / blockDim.x;
-    int from = threadIdx.x * each, to = min(from + each, vocabulary);
-    double sum = 0;
-    int at = -1;
-    for (int i = from; i < to; i++) {
-        sum += expf(logits[i] * scale - p.max);
-        if (at < 0 || logits[i] > logits[at]) at = i;
+// The partition of a part of a distribution, relative to its own maximum, and where that is first reached.
+struct Share {
+    float max, sum, moment;
+    int best;
+
+    // Adds values up to which `most` is the maximum: what was summed is scaled to it (arXiv 1805.02867).
+    __device__ void raise(float most) {
+        float apart = max - most, factor = expf(apart);
+        moment = factor * (moment + apart * sum);
+        sum *= factor;
+        max = most;
     }
-    sums[threadIdx.x] = sum;
-    best[threadIdx.x] = at;
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    int chosen = 0;
-    if (greedy) {
-        for (int t = 0; t < int(blockDim.x); t++)
-            if (best[t] >= 0 && (t == 0 || logits[best[t]] > logits[chosen])) chosen = best[t];
-    } else {
-        double total = 0;
-        int last = 0;
-        for (int t = 0; t < int(blockDim.x); t++) {
-            total += sums[t];
-            if (sums[t] > 0) last = t;
+};
+
+__device__ inline Share joined(Share a, Share b) {
+    int best = b.max > a.max || (b.max == a.max && b.best < a.best) ? b.best : a.best;
+    float most = fmaxf(a.max, b.max);
+    // What holds nothing keeps its sum of zero.
+    if (a.max > NOTHING) a.raise(most);
+    if (b.max > NOTHING) b.raise(most);
+    return {most, a.sum + b.sum, a.moment + b.moment, best};
+}
+
+__device__ inline Share shared_by_warp(Share mine) {
+    for (int offset = 16; offset > 0; offset /= 2) {
+        Share other = {__shfl_xor_sync(ALL, mine.max, offset), __shfl_xor_sync(ALL, mine.sum, offset),
+                       __shfl_xor_sync(ALL, mine.moment, offset), __shfl_xor_sync(ALL, mine.best, offset)};
+        mine = joined(mine, other);
+    }
+    return mine;
+}
+
+constexpr int DRAW_THREADS = 1024, DRAW_WARPS = 32;
+
+// The first of these sums, in their order, that `left` does not pass, and what is left in it; else the last that is
+// more than zero. Every warp takes its own. The same for all threads of a warp.
+__device__ inline int passed(double sum, double& left) {
+    double through = sum;
+    for (int offset = 1; offset < 32; offset *= 2) {
+        double before = __shfl_up_sync(ALL, through, offset);
+        if (lane() >= offset) through += before;
+    }
+    unsigned over = __ballot_sync(ALL, sum > 0 && left < through), any = __ballot_sync(ALL, sum > 0);
+    int at = over ? __ffs(over) - 1 : any ? 31 - __clz(any) : 0;
+    left -= __shfl_sync(ALL, through - sum, at);
+    return at;
+}
+
+// Samples a token a row: where the running sum of probabilities, in the order of the vocabulary, passes uniforms[row];
+// the first of the most probable ones where `greedy`. The statistics are those at `scale`. One block of 1,024 threads a
+// row: each warp reads a stretch of the vocabulary, once; the stretch that is passed is then looked for by all of them.
+__device__ inline void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy) {
+    __shared__ Share stretches[DRAW_WARPS];
+    __shared__ double sums[DRAW_WARPS];
+    constexpr int UNROLL = 8;
+    wait_for_earlier();
+    logits += size_t(blockIdx.x) * vocabulary;
+    int each = (vocabulary + DRAW_WARPS - 1) / DRAW_WARPS, from = min(warp() * each, vocabulary), to = min(from + each, vocabulary);
+    Share mine = {NOTHING, 0, 0, from};
+    for (int i = from + lane(); i - lane() < to; i += 32 * UNROLL) {
+        float value[UNROLL], most = mine.max;
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) value[u] = i + 32 * u < to ? logits[i + 32 * u] * scale : NOTHING;
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++)
+            if (value[u] > most) {
+                most = value[u];
+                mine.best = i + 32 * u;
+            }
+        if (most == NOTHING) continue;
+        mine.raise(most);
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            // Not `!(value > NOTHING)`: what is not a number has to be seen in the sum.
+            if (value[u] <= NOTHING) continue;
+            float z = value[u] - most, e = expf(z);
+            mine.sum += e;
+            mine.moment += e * z;
         }
-        double left = uniforms[blockIdx.x] * total;
-        int stretch = 0;
-        while (stretch < last && left >= sums[stretch]) left -= sums[stretch++];
-        // Where rounding leaves a gap at the end, the last token that has any weight is taken.
-        for (int i = stretch * each; i < min((stretch + 1) * each, vocabulary); i++) {
-            double probability = expf(logits[i] * scale - p.max);
-            if (probability > 0) {
-                chosen = i;
-                left -= probability;
-                if (left < 0) break;
+    }
+    launch_later();
+    mine = shared_by_warp(mine);
+    if (lane() == 0) stretches[warp()] = mine;
+    __syncthreads();
+    Share own = stretches[lane()], all = shared_by_warp(own);
+    float log_sum = all.max + logf(all.sum), entropy = logf(all.sum) - all.moment / all.sum;
+    int chosen = all.best;
+    if (!greedy) {
+        double weight = own.max > NOTHING ? double(own.sum) * exp(double(own.max - all.max)) : 0;
+        double total = weight, left;
+        for (int offset = 16; offset > 0; offset /= 2) total += __shfl_xor_sync(ALL, total, offset);
+        left = uniforms[blockIdx.x] * total;
+        int stretch = passed(weight, left);
+        // The same again in that stretch, and then in the part of it that a warp had.
+        int start = min(stretch * each, vocabulary), end = min(start + each, vocabulary), part = (each + DRAW_WARPS - 1) / DRAW_WARPS;
+        double sum = 0;
+        for (int i = start + warp() * part + lane(); i < min(start + (warp() + 1) * part, end); i += 32) sum += expf(logits[i] * scale - all.max);
+        for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL, sum, offset);
+        if (lane() == 0) sums[warp()] = sum;
+        __syncthreads();
+        if (warp() != 0) return;
+        int place = passed(sums[lane()], left);
+        int first = start + place * part, last = min(first + part, end);
+        chosen = first;
+        for (int i = first; i < last; i += 32) {
+            double p = i + lane() < last ? expf(logits[i + lane()] * scale - all.max) : 0;
+            double some = p;
+            for (int offset = 16; offset > 0; offset /= 2) some += __shfl_xor_sync(ALL, some, offset);
+            if (some > 0) {
+                bool here = left < some;
+                chosen = i + passed(p, left);
+                if (here) break;
+                // `passed` took off all but the last; what is left is behind these.
+                left = fmax(left - __shfl_sync(ALL, p, chosen - i), 0.0);
             }
         }
     }
-    out[blockIdx.x] = {uint32_t(chosen), logits[chosen] * scale - p.log_sum(), p.entropy()};
+    if (threadIdx.x == 0) out[blockIdx.x] = {uint32_t(chosen), logits[chosen] * scale - log_sum, entropy};
 }

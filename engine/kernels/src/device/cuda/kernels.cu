@@ -3,10 +3,13 @@
 #include "head.cuh"
 #include "optimizer.cuh"
 #include "attention.cuh"
+#include "products.cuh"
+#include "step.cuh"
 
 #define ROWS(T, F)                                                                                                     \
-    extern "C" __global__ void embed_##F(const T* table, const uint32_t* tokens, float* x, int width) {                \
-        embed<T>(table, tokens, x, width);                                                                             \
+    extern "C" __global__ void embed_##F(const T* table, const uint32_t* tokens, float* x, int width,                  \
+                                         const int* positions, const double* frequencies, int half, float2* angles) {  \
+        embed<T>(table, tokens, x, width, positions, frequencies, half, angles);                                       \
     }                                                                                                                  \
     extern "C" __global__ void rms_norm_##F(const float* x, const int* rows, const float* weight, T* out, int width,   \
                                             int stride, float eps) {                                                   \
@@ -86,7 +89,7 @@ extern "C" __global__ void statistics_f32(const float* logits, const uint32_t* t
     statistics(logits, targets, out, vocabulary, scale);
 }
 
-extern "C" __global__ void draw_f32(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale,
+extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_f32(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale,
                                     int greedy) {
     draw(logits, uniforms, out, vocabulary, scale, greedy);
 }
@@ -98,3 +101,30 @@ extern "C" __global__ void squares_f32(const float* values, double* partial, lon
 extern "C" __global__ void adamw_f32(float* values, const float* gradient, float* m, float* v, long long count, AdamW constants) {
     adamw(values, gradient, m, v, count, constants);
 }
+
+#define FEW(NAME, KIND, TILES, HALVES)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(FEW_THREADS) few_##NAME##_##TILES##_##HALVES(                         \
+        const float* x, const float* norm, const bf16* rows, int normed, int inner, int stride, int count, int scaled, \
+        float eps, const bf16* weights, int weight_stride, int columns, void* out, int out_stride) {                   \
+        few<TILES, HALVES, Few::KIND>({x, norm, rows, normed, inner, stride, count, scaled, eps}, weights,             \
+                                      weight_stride, columns, out, out_stride);                                        \
+    }
+#define FEW_OF(NAME, KIND) FEW(NAME, KIND, 1, 1) FEW(NAME, KIND, 1, 2) FEW(NAME, KIND, 2, 1) FEW(NAME, KIND, 2, 2)
+FEW_OF(round, ROUND)
+FEW_OF(store, STORE)
+FEW_OF(add, ADD)
+FEW(swiglu, SWIGLU, 2, 1)
+FEW(swiglu, SWIGLU, 2, 2)
+
+#define STEP(D, G)                                                                                                     \
+    extern "C" __global__ void __launch_bounds__(STEP_THREADS) attend_step_##D##_##G(                                  \
+        const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,      \
+        Shape heads, float eps, float scale, bf16* cache, const int* cache_rows, const Slot* slots, bf16* out,         \
+        int out_stride) {                                                                                              \
+        attend_step<D, G>(raw, bias, query_norm, key_norm, angles, heads, eps, scale, cache, cache_rows, slots, out,   \
+                          out_stride);                                                                                 \
+    }
+STEP(64, 4)
+STEP(64, 8)
+STEP(128, 4)
+STEP(128, 8)

@@ -2,8 +2,18 @@
 #pragma once
 #include "common.cuh"
 
-// x[row] = table[token of row]. One block a row.
-template <class T> __device__ void embed(const T* table, const uint32_t* tokens, float* x, int width) {
+// x[row] = table[token of row], and where they are asked for the cosines and sines of the row's position, `half` of them.
+// One block a row.
+template <class T>
+__device__ void embed(const T* table, const uint32_t* tokens, float* x, int width, const int* positions, const double* frequencies,
+                      int half, float2* angles) {
+    wait_for_earlier();
+    launch_later();
+    if (angles)
+        for (int i = threadIdx.x; i < half; i += blockDim.x) {
+            double angle = double(positions[blockIdx.x]) * frequencies[i];
+            angles[size_t(blockIdx.x) * half + i] = {float(cos(angle)), float(sin(angle))};
+        }
     const T* from = table + size_t(tokens[blockIdx.x]) * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) x[size_t(blockIdx.x) * width + i] = number(from[i]);
 }
@@ -12,6 +22,8 @@ template <class T> __device__ void embed(const T* table, const uint32_t* tokens,
 // normalise, or is null for all.
 template <class T>
 __device__ void rms_norm(const float* x, const int* rows, const float* weight, T* out, int width, int stride, float eps) {
+    wait_for_earlier();
+    launch_later();
     x += size_t(rows ? rows[blockIdx.x] : int(blockIdx.x)) * width;
     out += size_t(blockIdx.x) * stride;
     float squares = 0;

@@ -62,7 +62,8 @@ pub(super) struct Memory {
     /// Bytes of a recorded row.
     pub(super) row: usize,
     pub(super) tape_mib: usize,
-    pub(super) micro_batch_tokens: usize,
+    /// None on a GPU, which knows its own memory.
+    pub(super) micro_batch_tokens: Option<usize>,
     /// Whether the whole step is recorded while it is sampled.
     pub(super) recorded: bool,
     /// Bytes of recordings at once.
@@ -98,8 +99,8 @@ pub(super) fn memory(machine: &MachineProfile, lora: &LoraConfig, text_bytes: us
     if machine.arithmetic == Arithmetic::Gpu {
         // Recordings lie in the device's memory, which its own allocator bounds.
         let tape_mib = (TAPE.1 >> 20) as usize;
-        let (micro_batch_tokens, limit) = (MOST_MICRO_BATCH, u64::MAX);
-        return Memory { fixed: PROGRAM, row: 0, tape_mib, micro_batch_tokens, recorded: true, held: 0, limit };
+        let limit = u64::MAX;
+        return Memory { fixed: PROGRAM, row: 0, tape_mib, micro_batch_tokens: None, recorded: true, held: 0, limit };
     }
     let bf16 = machine.arithmetic == Arithmetic::Avx512Bf16;
     let embedding = 4 * (model.vocab_size * model.hidden_size) as u64;
@@ -116,7 +117,7 @@ pub(super) fn memory(machine: &MachineProfile, lora: &LoraConfig, text_bytes: us
     // A group is never cut, however little room there is.
     let forced = if recorded { 0 } else { ((micro + step.prefix) * row) as u64 };
     let held = forced.max((tape_mib as u64) << 20);
-    Memory { fixed, row, tape_mib, micro_batch_tokens: micro, recorded, held, limit }
+    Memory { fixed, row, tape_mib, micro_batch_tokens: Some(micro), recorded, held, limit }
 }
 
 /// Operations a second, in billions, that products reach on one thread, and on all: n threads do as much as n^0.75.
@@ -177,8 +178,11 @@ mod tests {
     fn a_step_that_cannot_be_recorded_is_cut_into_micro_batches_that_fit_and_hold_a_group() {
         let long = Step { prompts: 64, prompt: (150.0, 300), ..STEP };
         let found = memory(&machine(2, Arithmetic::Avx2), &LoraConfig::default(), 0, &long);
-        assert!(!found.recorded && (found.micro_batch_tokens + 130) * found.row <= found.tape_mib << 20, "{found:?}");
-        assert!(found.micro_batch_tokens >= long.group_rows(), "{found:?}");
+        assert!(
+            !found.recorded && (found.micro_batch_tokens.unwrap() + 130) * found.row <= found.tape_mib << 20,
+            "{found:?}"
+        );
+        assert!(found.micro_batch_tokens.unwrap() >= long.group_rows(), "{found:?}");
         let slower = step_seconds(&machine(2, Arithmetic::Avx2), &long, false);
         assert!(slower > step_seconds(&machine(2, Arithmetic::Avx2), &long, true));
     }

@@ -1,0 +1,146 @@
+// Products of few rows with a layer's weights, as a decoding step makes them: bound by how fast weights come from memory.
+//
+// Each weight is read once, in 16 bytes a thread, straight into the registers that tensor cores read. The order of a sum
+// over the inner dimension is free as long as both factors have the same, so a thread takes eight values that lie one behind
+// the other. What stands around a product is done in it: the norm before it, and the sum or the activation behind it.
+#pragma once
+#include "common.cuh"
+
+constexpr int FEW_THREADS = 256, FEW_WARPS = 8;
+
+// What becomes of a product: bf16, single precision, added to single precision, or silu(gate) * up in bf16, where the
+// weights have all gates before all ups.
+enum class Few { ROUND, STORE, ADD, SWIGLU };
+
+// The rows of a product, `inner` columns. The first `normed` come from x in single precision, times the weights of its
+// norm; all others from `rows`, of which column `normed` is the first that is read. Where `scaled`, the results are
+// multiplied by the row's 1 / sqrt(mean(x^2) + eps): a norm's factor comes out of the sum (arXiv 1910.07467).
+struct FewRows {
+    const float* x;
+    const float* norm;
+    const bf16* rows;
+    int normed, inner, stride, count, scaled;
+    float eps;
+};
+
+__device__ inline uint32_t pair(float low, float high) {
+    bf16 both[2] = {rounded<bf16>(low), rounded<bf16>(high)};
+    uint32_t bits;
+    memcpy(&bits, both, 4);
+    return bits;
+}
+
+// Eight values of a row from column k on; none where there is no such row or column. Adds up the squares of x.
+__device__ inline uint4 few_values(const FewRows& from, int row, int k, float& squares) {
+    uint4 nothing = {0, 0, 0, 0};
+    if (row >= from.count || k >= from.inner) return nothing;
+    if (k >= from.normed) return *reinterpret_cast<const uint4*>(from.rows + size_t(row) * from.stride + k);
+    const float4* x = reinterpret_cast<const float4*>(from.x + size_t(row) * from.normed + k);
+    const float4* w = reinterpret_cast<const float4*>(from.norm + k);
+    float4 a = x[0], b = x[1], u = w[0], v = w[1];
+    squares += a.x * a.x + a.y * a.y + a.z * a.z + a.w * a.w + b.x * b.x + b.y * b.y + b.z * b.z + b.w * b.w;
+    return {pair(a.x * u.x, a.y * u.y), pair(a.z * u.z, a.w * u.w), pair(b.x * v.x, b.y * v.y), pair(b.z * v.z, b.w * v.w)};
+}
+
+// out = rows W^T. A block takes eight columns (SWIGLU: eight gates and their ups; with TILES = 2 otherwise: sixteen), its
+// warps take turns at the inner dimension. HALVES of eight rows, two at most. `columns` are those of W, its rows.
+template <int TILES, int HALVES, Few KIND>
+__device__ void few(FewRows from, const bf16* weights, int weight_stride, int columns, void* out, int out_stride) {
+    constexpr int UNROLL = 4, STRIDE = FEW_WARPS * 32;
+    __shared__ float parts[FEW_WARPS][TILES][16][8];
+    __shared__ float row_squares[FEW_WARPS][16];
+    int group = lane() / 4, quarter = lane() % 4;
+    const bf16* mine[TILES];
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        int apart = KIND == Few::SWIGLU ? columns / 2 : 8;
+        int column = blockIdx.x * (KIND == Few::SWIGLU ? 8 : 8 * TILES) + group + t * apart;
+        int end = KIND == Few::SWIGLU ? (t + 1) * apart : columns;
+        mine[t] = column < end ? weights + size_t(column) * weight_stride : nullptr;
+    }
+    float sums[TILES][4], squares[2] = {0, 0};
+    uint4 next[UNROLL][TILES];
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[t][i] = 0;
+    auto fetch = [&](int at) {
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++)
+#pragma unroll
+            for (int t = 0; t < TILES; t++) {
+                int k = at + u * STRIDE;
+                uint4 nothing = {0, 0, 0, 0};
+                next[u][t] = mine[t] && k < from.inner ? streamed(reinterpret_cast<const uint4*>(mine[t] + k)) : nothing;
+            }
+    };
+    int start = warp() * 32 + quarter * 8;
+    // Weights do not depend on what was launched before.
+    fetch(start);
+    wait_for_earlier();
+    for (int at = start; at - quarter * 8 < from.inner; at += UNROLL * STRIDE) {
+        uint4 now[UNROLL][TILES], rows[UNROLL][HALVES];
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+#pragma unroll
+            for (int t = 0; t < TILES; t++) now[u][t] = next[u][t];
+#pragma unroll
+            for (int h = 0; h < HALVES; h++) rows[u][h] = few_values(from, group + 8 * h, at + u * STRIDE, squares[h]);
+        }
+        fetch(at + UNROLL * STRIDE);
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            uint4 low = rows[u][0], high = {0, 0, 0, 0};
+            if (HALVES == 2) high = rows[u][HALVES - 1];
+#pragma unroll
+            for (int t = 0; t < TILES; t++) {
+                mma(sums[t], low.x, high.x, low.y, high.y, now[u][t].x, now[u][t].y);
+                mma(sums[t], low.z, high.z, low.w, high.w, now[u][t].z, now[u][t].w);
+            }
+        }
+    }
+    launch_later();
+#pragma unroll
+    for (int t = 0; t < TILES; t++) {
+        parts[warp()][t][group][2 * quarter] = sums[t][0];
+        parts[warp()][t][group][2 * quarter + 1] = sums[t][1];
+        parts[warp()][t][group + 8][2 * quarter] = sums[t][2];
+        parts[warp()][t][group + 8][2 * quarter + 1] = sums[t][3];
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = squares[h];
+        sum += __shfl_xor_sync(ALL, sum, 1);
+        sum += __shfl_xor_sync(ALL, sum, 2);
+        if (quarter == 0) row_squares[warp()][group + 8 * h] = sum;
+    }
+    __syncthreads();
+    constexpr int OUT = KIND == Few::SWIGLU ? 1 : TILES;
+    int kept = KIND == Few::SWIGLU ? columns / 2 : columns;
+    for (int i = threadIdx.x; i < OUT * 128; i += FEW_THREADS) {
+        int row = i / (OUT * 8), place = i % (OUT * 8), column = blockIdx.x * OUT * 8 + place;
+        if (row >= from.count || column >= kept) continue;
+        float factor = 1;
+        if (from.scaled) {
+            float sum = 0;
+            for (int w = 0; w < FEW_WARPS; w++) sum += row_squares[w][row];
+            factor = 1.0f / sqrtf(sum / from.normed + from.eps);
+        }
+        float value = 0, up = 0;
+        for (int w = 0; w < FEW_WARPS; w++) {
+            value += parts[w][KIND == Few::SWIGLU ? 0 : place / 8][row][place % 8];
+            if (KIND == Few::SWIGLU) up += parts[w][TILES - 1][row][place];
+        }
+        value *= factor;
+        size_t at = size_t(row) * out_stride + column;
+        if (KIND == Few::ROUND) static_cast<bf16*>(out)[at] = rounded<bf16>(value);
+        if (KIND == Few::STORE) static_cast<float*>(out)[at] = value;
+        if (KIND == Few::ADD) static_cast<float*>(out)[at] += value;
+        // As where the two are products of their own, which round.
+        if (KIND == Few::SWIGLU) {
+            float gate = number(rounded<bf16>(value));
+            up = number(rounded<bf16>(up * factor));
+            static_cast<bf16*>(out)[at] = rounded<bf16>(gate / (1.0f + expf(-gate)) * up);
+        }
+    }
+}

@@ -28,6 +28,9 @@ struct Dim3 {
 struct alignas(16) uint4 {
     uint32_t x, y, z, w;
 };
+struct alignas(8) uint2 {
+    uint32_t x, y;
+};
 struct alignas(16) float4 {
     float x, y, z, w;
 };
@@ -162,6 +165,22 @@ template <class D, class A, class B> void mma_sync(D& d, const A& a, const B& b,
     __syncwarp();
 }
 }  // namespace nvcuda::wmma
+
+// PTX's ldmatrix.x4: thread i gives row i % 8 of matrix i / 8 and gets two values of each, of a row or, transposed, of a
+// column.
+inline void load_matrices(uint32_t (&to)[4], const __nv_bfloat16* row) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulator::fail("a row of a matrix is not aligned to 16 bytes");
+    int g = int(threadIdx.x % 32) / 4, q = int(threadIdx.x % 32) % 4;
+    for (int i = 0; i < 4; i++) std::memcpy(&to[i], emulator::exchanged(row, 8 * i + g) + 2 * q, 4);
+}
+inline void load_transposed(uint32_t (&to)[4], const __nv_bfloat16* row) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulator::fail("a row of a matrix is not aligned to 16 bytes");
+    int g = int(threadIdx.x % 32) / 4, q = int(threadIdx.x % 32) % 4;
+    for (int i = 0; i < 4; i++) {
+        uint32_t low = emulator::exchanged(row, 8 * i + 2 * q)[g].bits, high = emulator::exchanged(row, 8 * i + 2 * q + 1)[g].bits;
+        to[i] = low | high << 16;
+    }
+}
 
 // PTX's mma.m16n8k16: thread 4 g + q of a warp holds of a rows g and g + 8, of b column g, in columns and rows 2 q, 2 q + 1
 // and those eight further on; of the sums rows g and g + 8, columns 2 q and 2 q + 1.

@@ -87,8 +87,8 @@ pub struct RotatedRows<'a> {
     pub raw: View<'a>,
     /// The same behind it, or their gradient. May be `raw`.
     pub rotated: View<'a>,
-    /// The position of each row (i32).
-    pub positions: View<'a>,
+    /// The angles of each row, as [`embed`](Device::embed) writes them.
+    pub angles: View<'a>,
     /// How many there are.
     pub rows: usize,
 }
@@ -106,8 +106,6 @@ pub struct Rotation<'a> {
     pub query_norm: Option<View<'a>>,
     /// The same of key heads.
     pub key_norm: Option<View<'a>>,
-    /// Radians a position (f64), one for each pair of values of a head.
-    pub frequencies: View<'a>,
     /// The epsilon of the norms.
     pub eps: f64,
 }
@@ -143,11 +141,11 @@ impl Device {
 
     /// Checks the operands of both directions, and puts them into their order.
     fn rotation(&self, op: &'static str, how: &Rotation<'_>, rows: RotatedRows<'_>) -> Result<Vec<Argument>> {
-        let RotatedRows { raw, rotated, positions, rows } = rows;
+        let RotatedRows { raw, rotated, angles, rows } = rows;
         let (dim, bytes) = (how.heads.dim as usize, rows * how.heads.width() * how.format.bytes());
         let norms = [how.query_norm, how.key_norm].map(|norm| (norm, 4 * dim));
         let optional = norms.into_iter().chain([(how.bias, 4 * how.heads.width())]);
-        let needed = [(raw, bytes), (rotated, bytes), (positions, 4 * rows), (how.frequencies, 8 * (dim / 2))];
+        let needed = [(raw, bytes), (rotated, bytes), (angles, 4 * rows * dim)];
         for (view, bytes) in optional.filter_map(|(view, bytes)| Some((view?, bytes))).chain(needed) {
             self.need(op, view, bytes)?;
         }
@@ -157,8 +155,7 @@ impl Device {
             address(how.bias),
             address(how.query_norm),
             address(how.key_norm),
-            positions.into(),
-            how.frequencies.into(),
+            angles.into(),
             Argument::Heads(how.heads),
             Argument::Float(how.eps as f32),
         ])

@@ -32,7 +32,7 @@ impl Format {
     pub fn tile(self) -> usize {
         match self {
             Self::F32 => 16,
-            Self::Bf16 => 32,
+            Self::Bf16 => 64,
         }
     }
 }

@@ -57,8 +57,42 @@ pub struct Angles<'a> {
     pub out: View<'a>,
 }
 
-/// Values that one thread block of a value-by-value kernel takes.
+/// Threads of a block of a value-by-value kernel.
 pub(super) const BLOCK: usize = 256;
+
+/// Rows that a block normalises (`NORM_ROWS` in `cuda/rows.cuh`), a warp each.
+const NORM_ROWS: usize = 4;
+
+/// How many values a thread of a kernel takes at once, as its argument: four, where the sizes are multiples of that and the
+/// addresses of sixteen bytes, else one.
+fn each(columns: usize, strides: &[usize], views: &[View<'_>]) -> Result<Argument> {
+    let four = columns.is_multiple_of(4)
+        && strides.iter().all(|stride| stride.is_multiple_of(4))
+        && views.iter().all(|view| view.address.is_multiple_of(16));
+    int(if four { 4 } else { 1 })
+}
+
+/// How a value-by-value kernel covers a matrix (`Place` in `cuda/rows.cuh`).
+struct Four {
+    each: Argument,
+    grid: (usize, usize),
+}
+
+impl Four {
+    fn of(rows: usize, columns: usize, strides: &[usize], views: &[View<'_>]) -> Result<Self> {
+        // The kernel counts in 32 bits.
+        if u32::try_from(rows * columns).is_err() {
+            return Err(Error::bug("a value-by-value kernel", format!("{rows} rows of {columns} values")));
+        }
+        let each = each(columns, strides, views)?;
+        let threads = if matches!(each, Argument::Int(4)) { rows * columns / 4 } else { rows * columns };
+        Ok(Self { each, grid: (threads.div_ceil(BLOCK), 1) })
+    }
+
+    fn each(&self) -> Argument {
+        self.each
+    }
+}
 
 /// A size as kernels take it.
 pub(super) fn int(value: usize) -> Result<Argument> {
@@ -128,8 +162,7 @@ impl Device {
         })
     }
 
-    /// `x` (rows, width) in single precision: the rows of `table` that `tokens` (u32) name. Writes the rows' angles, too,
-    /// where they are asked for.
+    /// `x` (rows, width) in single precision: the rows of `table` that `tokens` (u32) name. Writes the rows' angles, too.
     ///
     /// # Errors
     /// Operands that are too small. Tokens must lie inside the table; the caller has checked them.
@@ -139,27 +172,25 @@ impl Device {
         tokens: View<'_>,
         x: View<'_>,
         rows: usize,
-        angles: Option<Angles<'_>>,
+        angles: Angles<'_>,
     ) -> Result<()> {
         let (width, op) = (table.columns, "embed");
         self.need(op, table.view, table.bytes())?;
         self.need(op, tokens, 4 * rows)?;
         self.need(op, x, 4 * rows * width)?;
-        let half = angles.map_or(0, |a| a.half);
-        if let Some(Angles { positions, frequencies, half, out }) = angles {
-            self.need(op, positions, 4 * rows)?;
-            self.need(op, frequencies, 8 * half)?;
-            self.need(op, out, 8 * rows * half)?;
-        }
+        let Angles { positions, frequencies, half, out } = angles;
+        self.need(op, positions, 4 * rows)?;
+        self.need(op, frequencies, 8 * half)?;
+        self.need(op, out, 8 * rows * half)?;
         let arguments = [
             table.view.into(),
             tokens.into(),
             x.into(),
             int(width)?,
-            address(angles.map(|a| a.positions)),
-            address(angles.map(|a| a.frequencies)),
+            positions.into(),
+            frequencies.into(),
             int(half)?,
-            address(angles.map(|a| a.out)),
+            out.into(),
         ];
         self.run_early(&named(op, table.format), (rows, 1), threads(width), &arguments)
     }
@@ -191,11 +222,14 @@ impl Device {
             int(width)?,
             int(out.stride)?,
             Argument::Float(eps as f32),
+            int(rows)?,
+            each(width, &[out.stride], &[x, weight, out.view])?,
         ];
-        self.run_early(&named(op, out.format), (rows, 1), threads(width), &arguments)
+        self.run_early(&named(op, out.format), (rows.div_ceil(NORM_ROWS), 1), 32 * NORM_ROWS, &arguments)
     }
 
-    /// `dx` += the gradient of `x`, given that of the result.
+    /// `dx` += the gradient of `x`, given that of the result. What `dx` then is also goes to `rounded`, where it is given, in
+    /// the format of `dy`.
     ///
     /// # Errors
     /// Operands that are too small.
@@ -204,17 +238,28 @@ impl Device {
         x: View<'_>,
         weight: View<'_>,
         dy: Matrix<'_>,
-        dx: View<'_>,
+        (dx, rounded): (View<'_>, Option<View<'_>>),
         eps: f64,
     ) -> Result<()> {
         let (op, rows, width) = ("rms_norm_backward", dy.rows, dy.columns);
+        rounded.map_or(Ok(()), |r| self.need(op, r, dy.format.bytes() * rows * width))?;
         self.need(op, x, 4 * rows * width)?;
         self.need(op, dx, 4 * rows * width)?;
         self.need(op, weight, 4 * width)?;
         self.need(op, dy.view, dy.bytes())?;
-        let eps = Argument::Float(eps as f32);
-        let arguments = [x.into(), weight.into(), dy.view.into(), dx.into(), int(width)?, int(dy.stride)?, eps];
-        self.run(&named(op, dy.format), (rows, 1), threads(width), &arguments)
+        let arguments = [
+            x.into(),
+            weight.into(),
+            dy.view.into(),
+            dx.into(),
+            int(width)?,
+            int(dy.stride)?,
+            Argument::Float(eps as f32),
+            address(rounded),
+            int(rows)?,
+            each(width, &[dy.stride], &[x, weight, dy.view, dx])?,
+        ];
+        self.run(&named(op, dy.format), (rows.div_ceil(NORM_ROWS), 1), 32 * NORM_ROWS, &arguments)
     }
 
     /// `out = silu(gate) · up`, where `gate_up` has all gates of a row before all ups.
@@ -225,8 +270,9 @@ impl Device {
         let (op, rows, wide) = ("swiglu", out.rows, out.columns);
         self.need(op, gate_up, rows * 2 * wide * out.format.bytes())?;
         self.need(op, out.view, out.bytes())?;
-        let arguments = [gate_up.into(), out.view.into(), int(wide)?, int(out.stride)?, int(rows)?];
-        self.run(&named(op, out.format), ((rows * wide).div_ceil(BLOCK), 1), BLOCK, &arguments)
+        let four = Four::of(rows, wide, &[out.stride], &[gate_up, out.view])?;
+        let arguments = [gate_up.into(), out.view.into(), int(wide)?, int(out.stride)?, int(rows)?, four.each()];
+        self.run(&named(op, out.format), four.grid, BLOCK, &arguments)
     }
 
     /// The gradients of gates and ups, given that of [`swiglu`](Self::swiglu)'s result.
@@ -238,8 +284,10 @@ impl Device {
         self.need(op, gate_up, rows * 2 * wide * dout.format.bytes())?;
         self.need(op, dgate_up, rows * 2 * wide * dout.format.bytes())?;
         self.need(op, dout.view, dout.bytes())?;
-        let arguments = [gate_up.into(), dout.view.into(), dgate_up.into(), int(wide)?, int(dout.stride)?, int(rows)?];
-        self.run(&named(op, dout.format), ((rows * wide).div_ceil(BLOCK), 1), BLOCK, &arguments)
+        let four = Four::of(rows, wide, &[dout.stride], &[gate_up, dout.view, dgate_up])?;
+        let arguments =
+            [gate_up.into(), dout.view.into(), dgate_up.into(), int(wide)?, int(dout.stride)?, int(rows)?, four.each()];
+        self.run(&named(op, dout.format), four.grid, BLOCK, &arguments)
     }
 
     /// `to = factor · from`, from single precision to the format of `to`.
@@ -254,6 +302,7 @@ impl Device {
         }
         self.need(op, from.view, from.bytes())?;
         self.need(op, to.view, to.bytes())?;
+        let four = Four::of(rows, columns, &[from.stride, to.stride], &[from.view, to.view])?;
         let arguments = [
             from.view.into(),
             to.view.into(),
@@ -262,8 +311,9 @@ impl Device {
             int(from.stride)?,
             int(to.stride)?,
             Argument::Float(factor),
+            four.each(),
         ];
-        self.run(&named(op, to.format), ((rows * columns).div_ceil(BLOCK), 1), BLOCK, &arguments)
+        self.run(&named(op, to.format), four.grid, BLOCK, &arguments)
     }
 
     /// Copies a matrix to another of its shape and format.
@@ -278,9 +328,17 @@ impl Device {
         }
         self.need(op, from.view, from.bytes())?;
         self.need(op, to.view, to.bytes())?;
-        let arguments =
-            [from.view.into(), to.view.into(), int(rows)?, int(columns)?, int(from.stride)?, int(to.stride)?];
-        self.run(&named(op, to.format), ((rows * columns).div_ceil(BLOCK), 1), BLOCK, &arguments)
+        let four = Four::of(rows, columns, &[from.stride, to.stride], &[from.view, to.view])?;
+        let arguments = [
+            from.view.into(),
+            to.view.into(),
+            int(rows)?,
+            int(columns)?,
+            int(from.stride)?,
+            int(to.stride)?,
+            four.each(),
+        ];
+        self.run(&named(op, to.format), four.grid, BLOCK, &arguments)
     }
 
     /// Row `targets[i]` of `to` becomes the sum of rows `order[offsets[i]..offsets[i + 1]]` of `from`; single precision,

@@ -31,7 +31,7 @@ struct Forward {
     last: Buffer,
     /// What each block computed, or room for one.
     kept: Vec<Activations>,
-    positions: Buffer,
+    angles: Buffer,
     ends: (Buffer, Buffer),
     rows: usize,
 }
@@ -173,7 +173,8 @@ impl CudaDecoder {
         let (tokens, positions) = (device.upload(&layout.tokens)?, device.upload(&layout.positions)?);
         let residual = || device.allocate(4 * rows * hidden);
         let mut last = residual()?;
-        device.embed(self.embedding(), tokens.view(), last.view(), rows, None)?;
+        let angles = self.angles(rows)?;
+        self.embed((tokens.view(), positions.view()), last.view(), angles.view(), rows)?;
         let count = state.blocks.len();
         let keep = learn && {
             let free = device.available()?;
@@ -184,7 +185,7 @@ impl CudaDecoder {
         let mut a = self.activations(&state.blocks, rows)?;
         for (index, block) in state.blocks.iter().enumerate() {
             let context = Context::Tree(tree(&ends, rows));
-            let at = (rows, positions.view());
+            let at = (rows, angles.view());
             if learn {
                 let output = residual()?;
                 if keep && index > 0 {
@@ -199,7 +200,7 @@ impl CudaDecoder {
             }
         }
         kept.push(a);
-        Ok(Forward { inputs, last, kept, positions, ends, rows })
+        Ok(Forward { inputs, last, kept, angles, ends, rows })
     }
 
     fn buffers(&self, state: &State, rows: usize) -> Result<Buffers> {
@@ -281,12 +282,15 @@ impl CudaDecoder {
         device.gather_sums(dhidden.view(), lists, dnormed.view(), of_row.len(), hidden)?;
         let dnormed = Matrix::new(dnormed.view(), Format::F32, forward.rows, hidden);
         let (x, dx) = (forward.last.view(), buffers.dx.view());
-        device.rms_norm_backward(x, self.norm.view(), dnormed, dx, self.config.rms_norm_eps)
+        device.rms_norm_backward(x, self.norm.view(), dnormed, (dx, None), self.config.rms_norm_eps)?;
+        let dx = Matrix::new(dx, Format::F32, forward.rows, hidden);
+        device.place(dx, Matrix::new(buffers.dy.view(), self.format, forward.rows, hidden), 1.0)
     }
 }
 
 impl Pass<'_> {
-    /// One block: `buffers.dx` is the gradient of its output and becomes that of its input (not in the lowest one).
+    /// One block: `buffers.dx` is the gradient of its output, `buffers.dy` the same as products read it; both become that of
+    /// its input (not in the lowest one).
     fn block(&self, index: usize) -> Result<()> {
         let Self { decoder, state, forward, buffers, .. } = *self;
         let CudaDecoder { device, config, format, heads, .. } = decoder;
@@ -301,32 +305,24 @@ impl Pass<'_> {
                     // The gradient of the output is in `dx`; what the block gave is not needed a second time.
                     let output = forward.inputs.get(index + 1).unwrap_or(&forward.last);
                     let stream = Stream { input: input.view(), middle: room.middle.view(), output: output.view() };
-                    decoder.block(
-                        (index, block),
-                        room,
-                        stream,
-                        (rows, forward.positions.view()),
-                        Context::Tree(tree),
-                    )?;
+                    decoder.block((index, block), room, stream, (rows, forward.angles.view()), Context::Tree(tree))?;
                 }
                 room
             }
             kept => &kept[index],
         };
         let [qkv_group, output_group, gate_up_group, down] = &block.groups;
-        let dx = Matrix::new(buffers.dx.view(), Format::F32, rows, hidden);
         let dy = Matrix::new(buffers.dy.view(), format, rows, hidden);
 
-        device.place(dx, dy, 1.0)?;
         let dactivated = decoder.input(down, &buffers.dactivated, rows);
         self.group(down, index, decoder.input(down, &a.activated, rows), dy, dactivated)?;
         device.swiglu_backward(a.gate_up.view(), dactivated, buffers.dgate_up.view())?;
         let dgate_up = Matrix::new(buffers.dgate_up.view(), format, rows, 2 * wide);
         let dwide = decoder.input(gate_up_group, &buffers.dh, rows);
         self.group(gate_up_group, index, decoder.input(gate_up_group, &a.wide_h, rows), dgate_up, dwide)?;
-        device.rms_norm_backward(a.middle.view(), block.mlp_norm.view(), dwide, dx.view, eps)?;
+        let both = (buffers.dx.view(), Some(dy.view));
+        device.rms_norm_backward(a.middle.view(), block.mlp_norm.view(), dwide, both, eps)?;
 
-        device.place(dx, dy, 1.0)?;
         let attended = decoder.input(output_group, &a.attended, rows);
         let dattended = decoder.input(output_group, &buffers.dattended, rows);
         self.group(output_group, index, attended, dy, dattended)?;
@@ -335,13 +331,13 @@ impl Pass<'_> {
         let dqkv = buffers.dqkv.view();
         let (out, dout) = (attended, dattended);
         device.attend_backward(AttentionGradient { qkv, tree, heads, out, dout, log_sums, delta, dqkv })?;
-        let (raw, positions) = (a.raw.as_ref().unwrap_or(&a.qkv).view(), forward.positions.view());
-        device.rotate_backward(&decoder.rotation(block), RotatedRows { raw, rotated: dqkv, positions, rows })?;
+        let (raw, angles) = (a.raw.as_ref().unwrap_or(&a.qkv).view(), forward.angles.view());
+        device.rotate_backward(&decoder.rotation(block), RotatedRows { raw, rotated: dqkv, angles, rows })?;
         let dqkv = Matrix::new(dqkv, format, rows, heads.width());
         let dh = decoder.input(qkv_group, &buffers.dh, rows);
         self.group(qkv_group, index, decoder.input(qkv_group, &a.h, rows), dqkv, dh)?;
         if index != self.lowest {
-            device.rms_norm_backward(input.view(), block.attention_norm.view(), dh, dx.view, eps)?;
+            device.rms_norm_backward(input.view(), block.attention_norm.view(), dh, both, eps)?;
         }
         Ok(())
     }

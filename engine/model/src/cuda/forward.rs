@@ -2,7 +2,9 @@
 
 use super::{Block, CudaDecoder, Group, widest};
 use querywright_kernels::TokenStatistics;
-use querywright_kernels::device::{Buffer, Format, Matrix, PackedTree, RotatedRows, Rotation, TreeAttention, View};
+use querywright_kernels::device::{
+    Angles, Buffer, Format, Matrix, PackedTree, RotatedRows, Rotation, TreeAttention, View,
+};
 use querywright_types::{Error, Result};
 
 /// What a block computes, each a matrix with a row for each token.
@@ -62,6 +64,24 @@ impl CudaDecoder {
         })
     }
 
+    /// `x`: the embeddings of tokens (u32). `angles`: those of their positions (i32).
+    pub(super) fn embed(
+        &self,
+        (tokens, positions): (View<'_>, View<'_>),
+        x: View<'_>,
+        angles: View<'_>,
+        rows: usize,
+    ) -> Result<()> {
+        let half = self.config.head_dim / 2;
+        let angles = Angles { positions, frequencies: self.frequencies.view(), half, out: angles };
+        self.device.embed(self.embedding(), tokens, x, rows, angles)
+    }
+
+    /// Room for the angles of rows: cosine and sine for each pair of values of a head.
+    pub(super) fn angles(&self, rows: usize) -> Result<Buffer> {
+        self.device.allocate(4 * rows * self.config.head_dim)
+    }
+
     /// Bytes of a row of these.
     pub(super) fn activation_bytes(&self, blocks: &[Block]) -> usize {
         let wide: usize = (0..4).map(|group| widest(blocks, group)).sum();
@@ -82,7 +102,6 @@ impl CudaDecoder {
             bias: block.groups[0].bias.as_ref().map(Buffer::view),
             query_norm: block.query_norm.as_ref().map(Buffer::view),
             key_norm: block.key_norm.as_ref().map(Buffer::view),
-            frequencies: self.frequencies.view(),
             eps: self.config.rms_norm_eps,
         }
     }
@@ -105,7 +124,7 @@ impl CudaDecoder {
         (index, block): (usize, &Block),
         a: &Activations,
         stream: Stream<'_>,
-        (rows, positions): (usize, View<'_>),
+        (rows, angles): (usize, View<'_>),
         context: Context<'_>,
     ) -> Result<()> {
         let (device, format, heads, eps) = (&self.device, self.format, self.heads, self.config.rms_norm_eps);
@@ -126,7 +145,7 @@ impl CudaDecoder {
                 Some((of_block.view(), rows))
             }
         };
-        let rotated = RotatedRows { raw, rotated: qkv.view, positions, rows };
+        let rotated = RotatedRows { raw, rotated: qkv.view, angles, rows };
         device.rotate(&self.rotation(block), rotated, cached)?;
         self.attend(qkv, context, cached.map(|(cache, _)| cache), attended, a.log_sums.view())?;
         device.copy(stream.middle, stream.input, 4 * rows * hidden)?;

@@ -17,7 +17,7 @@ use crate::completion::{Completion, Completions, GenerateOptions};
 use crate::sampling::SampledToken;
 use crate::sequence::{Active, Call, Results};
 use querywright_kernels::Cache;
-use querywright_kernels::device::{Angles, Buffer, Slot, View};
+use querywright_kernels::device::{Buffer, Slot, View};
 use querywright_types::{Error, Result};
 
 /// What is kept of a sequence in flight: where its own cache rows begin.
@@ -208,13 +208,13 @@ impl CudaDecoder {
         let positions = device.upload(&layout.positions[range.clone()])?;
         let cache_rows: Vec<i32> = range.clone().map(|row| row as i32).collect();
         let cache_rows = device.upload(&cache_rows)?;
-        let x = device.allocate(4 * rows * self.config.hidden_size)?;
+        let (x, angles) = (device.allocate(4 * rows * self.config.hidden_size)?, self.angles(rows)?);
         let a = self.activations(blocks, rows)?;
-        device.embed(self.embedding(), tokens.view(), x.view(), rows, None)?;
+        self.embed((tokens.view(), positions.view()), x.view(), angles.view(), rows)?;
         for (index, block) in blocks.iter().enumerate() {
             let stream = Stream { input: x.view(), middle: x.view(), output: x.view() };
             let context = Context::Cached { tree: tree(ends, range.end), first, cache, rows: cache_rows.view() };
-            self.block((index, block), &a, stream, (rows, positions.view()), context)?;
+            self.block((index, block), &a, stream, (rows, angles.view()), context)?;
         }
         Ok(x)
     }
@@ -235,12 +235,10 @@ impl CudaDecoder {
         let launch = || -> Result<()> {
             let word = |at: usize| control.view().from(4 * at * rows);
             let (uniforms, tokens, positions, cache_rows, slots) = (word(0), word(2), word(3), word(4), word(5));
-            let half = self.config.head_dim / 2;
-            let turned = Angles { positions, frequencies: self.frequencies.view(), half, out: angles.view() };
-            self.device.embed(self.embedding(), tokens, x.view(), rows, Some(turned))?;
+            self.embed((tokens, positions), x.view(), angles.view(), rows)?;
             let context = Slots { slots, angles: angles.view(), cache: &workspace.cache, rows: cache_rows };
             for (index, block) in blocks.iter().enumerate() {
-                self.step_block((index, block), activations, x.view(), (rows, positions), context)?;
+                self.step_block((index, block), activations, x.view(), rows, context)?;
             }
             self.step_logits(x.view(), hidden.view(), logits.view(), rows)?;
             self.sample(batch.how, logits.view(), uniforms, sampled.view(), rows)

@@ -26,7 +26,7 @@ impl CudaDecoder {
         (index, block): (usize, &Block),
         a: &Activations,
         x: View<'_>,
-        (rows, positions): (usize, View<'_>),
+        rows: usize,
         context: Slots<'_>,
     ) -> Result<()> {
         let (device, format, hidden) = (&self.device, self.format, self.config.hidden_size);
@@ -45,7 +45,7 @@ impl CudaDecoder {
             self.project(qkv_group, h, projected, false)?;
         }
         let attended = self.input(output, &a.attended, rows);
-        self.step_attention((index, block), (raw, a.qkv.view()), positions, context, attended)?;
+        self.step_attention((index, block), (raw, a.qkv.view()), context, attended)?;
         if few {
             self.project_few(output, None, attended, residual, Then::Add)?;
             let wide_h = self.input(gate_up, &a.wide_h, rows);
@@ -63,7 +63,6 @@ impl CudaDecoder {
         &self,
         (index, block): (usize, &Block),
         (raw, qkv): (View<'_>, View<'_>),
-        positions: View<'_>,
         context: Slots<'_>,
         out: Matrix<'_>,
     ) -> Result<()> {
@@ -74,7 +73,7 @@ impl CudaDecoder {
         if device.takes_step(&rotation) {
             return device.attend_step(&rotation, StepAttention { raw, angles, cache, cache_rows, slots, out });
         }
-        device.rotate(&rotation, RotatedRows { raw, rotated: qkv, positions, rows }, Some((cache, cache_rows)))?;
+        device.rotate(&rotation, RotatedRows { raw, rotated: qkv, angles, rows }, Some((cache, cache_rows)))?;
         let qkv = Matrix::new(qkv, self.format, rows, self.heads.width());
         device.attend_one(qkv, (cache, 2 * self.heads.key_width()), slots, self.heads, out)
     }

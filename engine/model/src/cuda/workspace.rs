@@ -129,7 +129,7 @@ impl CudaDecoder {
         let step = Step {
             control: self.device.allocate(4 * CONTROL * batch)?,
             x: self.device.allocate(4 * batch * hidden)?,
-            angles: self.device.allocate(4 * batch * self.config.head_dim)?,
+            angles: self.angles(batch)?,
             activations: self.activations(&state.blocks, batch)?,
             hidden: self.device.allocate(batch * hidden * self.format.bytes())?,
             logits: self.device.allocate(4 * batch * vocabulary)?,

@@ -1,4 +1,5 @@
-// Attention over packed trees of tokens, and its backward pass, in tiles (arXiv 2205.14135), deterministic.
+// Attention over packed trees of tokens, and its backward pass, in tiles (arXiv 2205.14135), deterministic: in single
+// precision, to check what flash.cuh does in bf16, and of a decoding step whose heads step.cuh does not take.
 //
 // Rows lie in depth-first order: a prefix, a prompt that continues it, the prompt's completions, the next prompt. All
 // that continues row k then lies in k..ends[k], so row q may see row k exactly where k <= q < ends[k].
@@ -13,7 +14,7 @@ constexpr int THREADS = 128, WARPS = 4;
 // Rows of queries and keys in a tile, by format. The host has the same numbers (`Format::tile`).
 template <class T> struct TileOf;
 template <> struct TileOf<float> { static constexpr int ROWS = 16; };
-template <> struct TileOf<bf16> { static constexpr int ROWS = 32; };
+template <> struct TileOf<bf16> { static constexpr int ROWS = 64; };
 
 template <bool FLIPPED> struct Layout { typedef wmma::row_major type; };
 template <> struct Layout<true> { typedef wmma::col_major type; };
@@ -243,7 +244,7 @@ struct Slot {
 template <class T, int D>
 __device__ void attend_one(const T* qkv, int qkv_stride, const T* k, const T* v, int kv_stride, const Slot* slots, Shape heads, float scale,
                            T* out, int out_stride) {
-    constexpr int TILE = TileOf<T>::ROWS * 2;
+    constexpr int TILE = 128 / int(sizeof(T));
     int group = heads.queries / heads.keys;
     Slot slot = slots[blockIdx.x];
     SequenceKeys keys = {slot.prefix, slot.prompt_from, slot.prompt, slot.own_from, slot.own, TILE};

@@ -68,6 +68,27 @@ __device__ inline float block_max(float v) {
     return warp_max(lane() < int(blockDim.x / 32) ? parts[lane()] : NOTHING);
 }
 
+// Two numbers in bf16, the first in the low bits.
+__device__ inline uint32_t pair(float low, float high) {
+    bf16 both[2] = {rounded<bf16>(low), rounded<bf16>(high)};
+    uint32_t bits;
+    memcpy(&bits, both, 4);
+    return bits;
+}
+
+// Four numbers that lie one behind the other, in one access.
+__device__ inline void unpacked(const float* from, float (&v)[4]) {
+    float4 four = *reinterpret_cast<const float4*>(from);
+    v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
+}
+__device__ inline void unpacked(const bf16* from, float (&v)[4]) {
+    uint2 four = *reinterpret_cast<const uint2*>(from);
+    v[0] = float_of(four.x << 16), v[1] = float_of(four.x & 0xffff0000u);
+    v[2] = float_of(four.y << 16), v[3] = float_of(four.y & 0xffff0000u);
+}
+__device__ inline void packed(float* to, const float (&v)[4]) { *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]}; }
+__device__ inline void packed(bf16* to, const float (&v)[4]) { *reinterpret_cast<uint2*>(to) = {pair(v[0], v[1]), pair(v[2], v[3])}; }
+
 // A kernel may begin while the one before it ends (programmatic dependent launch): it waits here before it reads what that
 // one wrote, or writes what it reads. Nothing on devices, and in launches, that do not have this.
 __device__ inline void wait_for_earlier() {
@@ -89,6 +110,19 @@ __device__ inline uint4 streamed(const uint4* from) {
     uint4 v;
     asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
     return v;
+}
+
+// Four 8 x 8 matrices of bf16 in shared memory: thread i gives the address of row i % 8 of matrix i / 8. Thread 4 g + q gets
+// columns 2 q and 2 q + 1 of row g of each.
+__device__ inline void load_matrices(uint32_t (&to)[4], const bf16* row) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+}
+
+// The same of the transposed matrices.
+__device__ inline void load_transposed(uint32_t (&to)[4], const bf16* row) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
 }
 
 // sums += a b for a (16 x 16) and b (16 x 8) in bf16, spread over a warp as PTX's mma.m16n8k16 has them.

@@ -10,19 +10,73 @@ struct Partition {
     __device__ float entropy() const { return log_sum() - mean; }
 };
 
-__device__ inline Partition partition(const float* logits, int vocabulary, float scale) {
-    float max = NOTHING, sum = 0, moment = 0;
-    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) max = fmaxf(max, logits[i] * scale);
-    max = block_max(max);
-    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-        // Relative to the maximum, so that nothing cancels.
-        float z = logits[i] * scale - max, e = expf(z);
-        sum += e;
-        moment += e * z;
+// The partition of a part of a distribution, relative to its own maximum, and where that is first reached.
+struct Share {
+    float max, sum, moment;
+    int best;
+
+    // Adds values up to which `most` is the maximum: what was summed is scaled to it (arXiv 1805.02867).
+    __device__ void raise(float most) {
+        float apart = max - most, factor = expf(apart);
+        moment = factor * (moment + apart * sum);
+        sum *= factor;
+        max = most;
     }
-    sum = block_sum(sum);
-    moment = block_sum(moment);
-    return {max, sum, max + moment / sum};
+};
+
+__device__ inline Share joined(Share a, Share b) {
+    int best = b.max > a.max || (b.max == a.max && b.best < a.best) ? b.best : a.best;
+    float most = fmaxf(a.max, b.max);
+    // What holds nothing keeps its sum of zero.
+    if (a.max > NOTHING) a.raise(most);
+    if (b.max > NOTHING) b.raise(most);
+    return {most, a.sum + b.sum, a.moment + b.moment, best};
+}
+
+__device__ inline Share shared_by_warp(Share mine) {
+    for (int offset = 16; offset > 0; offset /= 2) {
+        Share other = {__shfl_xor_sync(ALL, mine.max, offset), __shfl_xor_sync(ALL, mine.sum, offset),
+                       __shfl_xor_sync(ALL, mine.moment, offset), __shfl_xor_sync(ALL, mine.best, offset)};
+        mine = joined(mine, other);
+    }
+    return mine;
+}
+
+// Adds the logits i, i + apart, ... of UNROLL that lie before `end`.
+template <int UNROLL> __device__ inline void take(Share& mine, const float* logits, int i, int apart, int end, float scale) {
+    float value[UNROLL], most = mine.max;
+#pragma unroll
+    for (int u = 0; u < UNROLL; u++) value[u] = i + apart * u < end ? logits[i + apart * u] * scale : NOTHING;
+#pragma unroll
+    for (int u = 0; u < UNROLL; u++)
+        if (value[u] > most) {
+            most = value[u];
+            mine.best = i + apart * u;
+        }
+    if (most == NOTHING) return;
+    mine.raise(most);
+#pragma unroll
+    for (int u = 0; u < UNROLL; u++) {
+        // Not `!(value > NOTHING)`: what is not a number has to be seen in the sum.
+        if (value[u] <= NOTHING) continue;
+        float z = value[u] - most, e = expf(z);
+        mine.sum += e;
+        mine.moment += e * z;
+    }
+}
+
+// Of a row, by all threads of a block, which reads it once.
+__device__ inline Partition partition(const float* logits, int vocabulary, float scale) {
+    constexpr int UNROLL = 8;
+    __shared__ Share parts[32];
+    Share mine = {NOTHING, 0, 0, 0};
+    for (int i = threadIdx.x; i < vocabulary; i += UNROLL * blockDim.x) take<UNROLL>(mine, logits, i, blockDim.x, vocabulary, scale);
+    mine = shared_by_warp(mine);
+    __syncthreads();
+    if (lane() == 0) parts[warp()] = mine;
+    __syncthreads();
+    Share nothing = {NOTHING, 0, 0, 0}, all = shared_by_warp(lane() < int(blockDim.x / 32) ? parts[lane()] : nothing);
+    return {all.max, all.sum, all.max + all.moment / all.sum};
 }
 
 // Log-probability and entropy of each row's target: (rows, 2). One block a row.
@@ -61,38 +115,6 @@ struct Drawn {
     float log_probability, entropy;
 };
 
-// The partition of a part of a distribution, relative to its own maximum, and where that is first reached.
-struct Share {
-    float max, sum, moment;
-    int best;
-
-    // Adds values up to which `most` is the maximum: what was summed is scaled to it (arXiv 1805.02867).
-    __device__ void raise(float most) {
-        float apart = max - most, factor = expf(apart);
-        moment = factor * (moment + apart * sum);
-        sum *= factor;
-        max = most;
-    }
-};
-
-__device__ inline Share joined(Share a, Share b) {
-    int best = b.max > a.max || (b.max == a.max && b.best < a.best) ? b.best : a.best;
-    float most = fmaxf(a.max, b.max);
-    // What holds nothing keeps its sum of zero.
-    if (a.max > NOTHING) a.raise(most);
-    if (b.max > NOTHING) b.raise(most);
-    return {most, a.sum + b.sum, a.moment + b.moment, best};
-}
-
-__device__ inline Share shared_by_warp(Share mine) {
-    for (int offset = 16; offset > 0; offset /= 2) {
-        Share other = {__shfl_xor_sync(ALL, mine.max, offset), __shfl_xor_sync(ALL, mine.sum, offset),
-                       __shfl_xor_sync(ALL, mine.moment, offset), __shfl_xor_sync(ALL, mine.best, offset)};
-        mine = joined(mine, other);
-    }
-    return mine;
-}
-
 constexpr int DRAW_THREADS = 1024, DRAW_WARPS = 32;
 
 // The first of these sums, in their order, that `left` does not pass, and what is left in it; else the last that is
@@ -120,27 +142,7 @@ __device__ inline void draw(const float* logits, const double* uniforms, Drawn* 
     logits += size_t(blockIdx.x) * vocabulary;
     int each = (vocabulary + DRAW_WARPS - 1) / DRAW_WARPS, from = min(warp() * each, vocabulary), to = min(from + each, vocabulary);
     Share mine = {NOTHING, 0, 0, from};
-    for (int i = from + lane(); i - lane() < to; i += 32 * UNROLL) {
-        float value[UNROLL], most = mine.max;
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++) value[u] = i + 32 * u < to ? logits[i + 32 * u] * scale : NOTHING;
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++)
-            if (value[u] > most) {
-                most = value[u];
-                mine.best = i + 32 * u;
-            }
-        if (most == NOTHING) continue;
-        mine.raise(most);
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
-            // Not `!(value > NOTHING)`: what is not a number has to be seen in the sum.
-            if (value[u] <= NOTHING) continue;
-            float z = value[u] - most, e = expf(z);
-            mine.sum += e;
-            mine.moment += e * z;
-        }
-    }
+    for (int i = from + lane(); i - lane() < to; i += 32 * UNROLL) take<UNROLL>(mine, logits, i, 32, to, scale);
     launch_later();
     mine = shared_by_warp(mine);
     if (lane() == 0) stretches[warp()] = mine;

@@ -3,6 +3,7 @@
 #include "head.cuh"
 #include "optimizer.cuh"
 #include "attention.cuh"
+#include "flash.cuh"
 #include "products.cuh"
 #include "step.cuh"
 
@@ -12,36 +13,38 @@
         embed<T>(table, tokens, x, width, positions, frequencies, half, angles);                                       \
     }                                                                                                                  \
     extern "C" __global__ void rms_norm_##F(const float* x, const int* rows, const float* weight, T* out, int width,   \
-                                            int stride, float eps) {                                                   \
-        rms_norm<T>(x, rows, weight, out, width, stride, eps);                                                         \
+                                            int stride, float eps, int count, int each) {                              \
+        rms_norm<T>(x, rows, weight, out, width, stride, eps, count, each);                                            \
     }                                                                                                                  \
     extern "C" __global__ void rms_norm_backward_##F(const float* x, const float* weight, const T* dy, float* dx,      \
-                                                     int width, int stride, float eps) {                               \
-        rms_norm_backward<T>(x, weight, dy, dx, width, stride, eps);                                                   \
+                                                     int width, int stride, float eps, T* as_read, int count,          \
+                                                     int each) {                                                       \
+        rms_norm_backward<T>(x, weight, dy, dx, width, stride, eps, as_read, count, each);                             \
     }                                                                                                                  \
     extern "C" __global__ void rotate_##F(const T* raw, T* qkv, const float* bias, const float* query_norm,            \
-                                          const float* key_norm, const int* positions, const double* frequencies,      \
-                                          Shape heads, float eps, T* cache, const int* cache_rows) {                   \
-        rotate<T>(raw, qkv, bias, query_norm, key_norm, positions, frequencies, heads, eps, cache, cache_rows);        \
+                                          const float* key_norm, const float2* angles, Shape heads, float eps,         \
+                                          T* cache, const int* cache_rows) {                                           \
+        rotate<T>(raw, qkv, bias, query_norm, key_norm, angles, heads, eps, cache, cache_rows);                        \
     }                                                                                                                  \
     extern "C" __global__ void rotate_backward_##F(const T* raw, T* dqkv, const float* bias, const float* query_norm,  \
-                                                   const float* key_norm, const int* positions,                       \
-                                                   const double* frequencies, Shape heads, float eps) {                \
-        rotate_backward<T>(raw, dqkv, bias, query_norm, key_norm, positions, frequencies, heads, eps);                 \
+                                                   const float* key_norm, const float2* angles, Shape heads,           \
+                                                   float eps) {                                                        \
+        rotate_backward<T>(raw, dqkv, bias, query_norm, key_norm, angles, heads, eps);                                 \
     }                                                                                                                  \
-    extern "C" __global__ void swiglu_##F(const T* gate_up, T* out, int wide, int stride, int rows) {                  \
-        swiglu<T>(gate_up, out, wide, stride, rows);                                                                   \
+    extern "C" __global__ void swiglu_##F(const T* gate_up, T* out, int wide, int stride, int rows, int each) {        \
+        swiglu<T>(gate_up, out, wide, stride, rows, each);                                                             \
     }                                                                                                                  \
     extern "C" __global__ void swiglu_backward_##F(const T* gate_up, const T* dout, T* dgate_up, int wide, int stride, \
-                                                   int rows) {                                                         \
-        swiglu_backward<T>(gate_up, dout, dgate_up, wide, stride, rows);                                               \
+                                                   int rows, int each) {                                               \
+        swiglu_backward<T>(gate_up, dout, dgate_up, wide, stride, rows, each);                                         \
     }                                                                                                                  \
     extern "C" __global__ void place_##F(const float* from, T* to, int rows, int columns, int from_stride,             \
-                                         int to_stride, float factor) {                                                \
-        place<T>(from, to, rows, columns, from_stride, to_stride, factor);                                             \
+                                         int to_stride, float factor, int each) {                                      \
+        place<T>(from, to, rows, columns, from_stride, to_stride, factor, each);                                       \
     }                                                                                                                  \
-    extern "C" __global__ void move_##F(const T* from, T* to, int rows, int columns, int from_stride, int to_stride) { \
-        move<T>(from, to, rows, columns, from_stride, to_stride);                                                      \
+    extern "C" __global__ void move_##F(const T* from, T* to, int rows, int columns, int from_stride, int to_stride,   \
+                                        int each) {                                                                    \
+        move<T>(from, to, rows, columns, from_stride, to_stride, each);                                                \
     }                                                                                                                  \
     extern "C" __global__ void slopes_##F(const float* logits, const uint32_t* targets, const float* weights,          \
                                           float* out, T* dlogits, int vocabulary, float scale) {                       \
@@ -52,31 +55,37 @@
     }
 FOR_BOTH(ROWS)
 
-#define ATTENTION(T, F, D)                                                                                             \
+// What attention over trees is made of, by format and width of heads: in single precision, and in bf16.
+#define TREES(T, F, D, TREE, QUERIES, KEYS)                                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS) attend_tree_##D##_##F(                                       \
         const T* qkv, int qkv_stride, const T* k, const T* v, int kv_stride, const int* ends, const int* tile_ends,    \
         int first, int rows, Shape heads, float scale, T* out, int out_stride, float* log_sums) {                      \
-        attend_tree<T, D>(qkv, qkv_stride, k, v, kv_stride, ends, tile_ends, first, rows, heads, scale, out,           \
-                          out_stride, log_sums);                                                                       \
-    }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) attend_one_##D##_##F(                                        \
-        const T* qkv, int qkv_stride, const T* k, const T* v, int kv_stride, const Slot* slots, Shape heads,           \
-        float scale, T* out, int out_stride) {                                                                         \
-        attend_one<T, D>(qkv, qkv_stride, k, v, kv_stride, slots, heads, scale, out, out_stride);                      \
+        TREE(qkv, qkv_stride, k, v, kv_stride, ends, tile_ends, first, rows, heads, scale, out, out_stride, log_sums); \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attend_backward_queries_##D##_##F(                           \
         const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,           \
         const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {                          \
-        attend_backward_queries<T, D>(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads,   \
-                                      scale, dqkv);                                                                    \
+        QUERIES(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads, scale, dqkv);           \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attend_backward_keys_##D##_##F(                              \
         const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,           \
         const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {                          \
-        attend_backward_keys<T, D>(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads,      \
-                                   scale, dqkv);                                                                       \
+        KEYS(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads, scale, dqkv);              \
     }
-#define BOTH_WIDTHS(T, F) ATTENTION(T, F, 64) ATTENTION(T, F, 128)
+#define SINGLE(D)                                                                                                      \
+    TREES(float, f32, D, (attend_tree<float, D>), (attend_backward_queries<float, D>), (attend_backward_keys<float, D>))
+SINGLE(64)
+SINGLE(128)
+TREES(bf16, bf16, 64, flash_tree<64>, flash_backward_queries<64>, (flash_backward_keys<64, 64, 32>))
+TREES(bf16, bf16, 128, flash_tree<128>, flash_backward_queries<128>, (flash_backward_keys<128, 32, 16>))
+
+#define ONE(T, F, D)                                                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS) attend_one_##D##_##F(                                        \
+        const T* qkv, int qkv_stride, const T* k, const T* v, int kv_stride, const Slot* slots, Shape heads,           \
+        float scale, T* out, int out_stride) {                                                                         \
+        attend_one<T, D>(qkv, qkv_stride, k, v, kv_stride, slots, heads, scale, out, out_stride);                      \
+    }
+#define BOTH_WIDTHS(T, F) ONE(T, F, 64) ONE(T, F, 128)
 FOR_BOTH(BOTH_WIDTHS)
 
 extern "C" __global__ void gather_sums_f32(const float* from, const int* order, const int* offsets, const int* targets,

@@ -23,13 +23,6 @@ struct FewRows {
     float eps;
 };
 
-__device__ inline uint32_t pair(float low, float high) {
-    bf16 both[2] = {rounded<bf16>(low), rounded<bf16>(high)};
-    uint32_t bits;
-    memcpy(&bits, both, 4);
-    return bits;
-}
-
 // Eight values of a row from column k on; none where there is no such row or column. Adds up the squares of x.
 __device__ inline uint4 few_values(const FewRows& from, int row, int k, float& squares) {
     uint4 nothing = {0, 0, 0, 0};

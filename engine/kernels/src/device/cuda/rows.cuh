@@ -2,50 +2,107 @@
 #pragma once
 #include "common.cuh"
 
-// x[row] = table[token of row], and where they are asked for the cosines and sines of the row's position, `half` of them.
-// One block a row.
+// x[row] = table[token of row], and the cosines and sines of the row's position, `half` of them. One block a row.
 template <class T>
 __device__ void embed(const T* table, const uint32_t* tokens, float* x, int width, const int* positions, const double* frequencies,
                       int half, float2* angles) {
     wait_for_earlier();
     launch_later();
-    if (angles)
-        for (int i = threadIdx.x; i < half; i += blockDim.x) {
-            double angle = double(positions[blockIdx.x]) * frequencies[i];
-            angles[size_t(blockIdx.x) * half + i] = {float(cos(angle)), float(sin(angle))};
-        }
+    for (int i = threadIdx.x; i < half; i += blockDim.x) {
+        double angle = double(positions[blockIdx.x]) * frequencies[i];
+        angles[size_t(blockIdx.x) * half + i] = {float(cos(angle)), float(sin(angle))};
+    }
     const T* from = table + size_t(tokens[blockIdx.x]) * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) x[size_t(blockIdx.x) * width + i] = number(from[i]);
 }
 
-// out = x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467). One block a row; `rows` names the rows of x to
-// normalise, or is null for all.
-template <class T>
-__device__ void rms_norm(const float* x, const int* rows, const float* weight, T* out, int width, int stride, float eps) {
-    wait_for_earlier();
-    launch_later();
-    x += size_t(rows ? rows[blockIdx.x] : int(blockIdx.x)) * width;
-    out += size_t(blockIdx.x) * stride;
-    float squares = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) squares += x[i] * x[i];
-    float inverse = 1.0f / sqrtf(block_sum(squares) / width + eps);
-    for (int i = threadIdx.x; i < width; i += blockDim.x) out[i] = rounded<T>(x[i] * inverse * weight[i]);
+// `count` values that lie one behind the other, four or one: four in one access.
+template <class T> __device__ inline void get(const T* from, float (&v)[4], int count) {
+    if (count == 4) unpacked(from, v);
+    else v[0] = number(from[0]);
 }
 
-// dx += the gradient of x, given that of the result. One block a row.
-template <class T>
-__device__ void rms_norm_backward(const float* x, const float* weight, const T* dy, float* dx, int width, int stride, float eps) {
-    x += size_t(blockIdx.x) * width;
-    dx += size_t(blockIdx.x) * width;
-    dy += size_t(blockIdx.x) * stride;
-    float squares = 0, along = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        squares += x[i] * x[i];
-        along += number(dy[i]) * weight[i] * x[i];
+template <class T> __device__ inline void put(T* to, const float (&v)[4], int count) {
+    if (count == 4) packed(to, v);
+    else to[0] = rounded<T>(v[0]);
+}
+
+// Values that a thread of a value-by-value kernel has: `each` of them, four or one, in rows of `columns`.
+struct Place {
+    unsigned row, column;
+    __device__ Place(int columns, int each) {
+        // 32 bits: a division of 64 takes longer than all the rest.
+        unsigned i = blockIdx.x * blockDim.x + threadIdx.x, of_row = unsigned(columns) / each;
+        row = i / of_row;
+        column = i % of_row * each;
     }
-    float inverse = 1.0f / sqrtf(block_sum(squares) / width + eps);
-    float back = block_sum(along) * inverse * inverse * inverse / width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) dx[i] += number(dy[i]) * weight[i] * inverse - x[i] * back;
+};
+
+constexpr int NORM_ROWS = 4;
+
+// out = x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467). A warp a row; `rows` names the rows of x to normalise, or is
+// null for all.
+template <class T>
+__device__ void rms_norm(const float* x, const int* rows, const float* weight, T* out, int width, int stride, float eps, int count, int each) {
+    int row = blockIdx.x * NORM_ROWS + warp();
+    wait_for_earlier();
+    launch_later();
+    if (row >= count) return;
+    x += size_t(rows ? rows[row] : row) * width;
+    out += size_t(row) * stride;
+    float squares = 0;
+#pragma unroll 4
+    for (int i = lane() * each; i < width; i += 32 * each) {
+        float v[4];
+        get(x + i, v, each);
+        for (int j = 0; j < each; j++) squares += v[j] * v[j];
+    }
+    float inverse = 1.0f / sqrtf(warp_sum(squares) / width + eps);
+#pragma unroll 4
+    for (int i = lane() * each; i < width; i += 32 * each) {
+        float v[4], w[4];
+        get(x + i, v, each);
+        get(weight + i, w, each);
+        for (int j = 0; j < each; j++) v[j] *= inverse * w[j];
+        put(out + i, v, each);
+    }
+}
+
+// dx += the gradient of x, given that of the result; `rounded`, where it is not null, takes what dx then is. A warp a row.
+template <class T>
+__device__ void rms_norm_backward(const float* x, const float* weight, const T* dy, float* dx, int width, int stride, float eps, T* as_read,
+                                  int count, int each) {
+    int row = blockIdx.x * NORM_ROWS + warp();
+    if (row >= count) return;
+    x += size_t(row) * width;
+    dx += size_t(row) * width;
+    dy += size_t(row) * stride;
+    if (as_read) as_read += size_t(row) * width;
+    float squares = 0, along = 0;
+#pragma unroll 4
+    for (int i = lane() * each; i < width; i += 32 * each) {
+        float v[4], w[4], d[4];
+        get(x + i, v, each);
+        get(weight + i, w, each);
+        get(dy + i, d, each);
+        for (int j = 0; j < each; j++) {
+            squares += v[j] * v[j];
+            along += d[j] * w[j] * v[j];
+        }
+    }
+    float inverse = 1.0f / sqrtf(warp_sum(squares) / width + eps);
+    float back = warp_sum(along) * inverse * inverse * inverse / width;
+#pragma unroll 4
+    for (int i = lane() * each; i < width; i += 32 * each) {
+        float v[4], w[4], d[4], sum[4];
+        get(x + i, v, each);
+        get(weight + i, w, each);
+        get(dy + i, d, each);
+        get(dx + i, sum, each);
+        for (int j = 0; j < each; j++) sum[j] += d[j] * w[j] * inverse - v[j] * back;
+        put(dx + i, sum, each);
+        if (as_read) put(as_read + i, sum, each);
+    }
 }
 
 // The heads of a row: queries, then keys, then values.
@@ -53,20 +110,14 @@ struct Shape {
     int queries, keys, dim;
 };
 
-// Adds the bias, normalises heads where the model does (norms of width dim), and rotates queries and keys by their
-// position: value i with value i + dim/2 (arXiv 2104.09864). `raw` and `qkv` may be the same. Where a cache is given,
+// Adds the bias, normalises heads where the model does (norms of width dim), and rotates queries and keys by the
+// angles of their position: value i with value i + dim/2 (arXiv 2104.09864). `raw` and `qkv` may be the same. Where a cache is given,
 // keys and values also go to row `cache_rows[row]` of it, keys first. One block of 128 threads a row, a warp a head.
 template <class T>
 __device__ void rotate(const T* raw, T* qkv, const float* bias, const float* query_norm, const float* key_norm,
-                       const int* positions, const double* frequencies, Shape heads, float eps, T* cache, const int* cache_rows) {
-    __shared__ float cosines[128], sines[128];
+                       const float2* angles, Shape heads, float eps, T* cache, const int* cache_rows) {
     int dim = heads.dim, half = dim / 2, all = heads.queries + 2 * heads.keys;
-    for (int i = threadIdx.x; i < half; i += blockDim.x) {
-        double angle = double(positions[blockIdx.x]) * frequencies[i];
-        cosines[i] = float(cos(angle));
-        sines[i] = float(sin(angle));
-    }
-    __syncthreads();
+    angles += size_t(blockIdx.x) * half;
     for (int head = warp(); head < all; head += blockDim.x / 32) {
         size_t at = size_t(blockIdx.x) * all * dim + size_t(head) * dim;
         bool value = head >= heads.queries + heads.keys;
@@ -90,8 +141,8 @@ __device__ void rotate(const T* raw, T* qkv, const float* bias, const float* que
                 low *= inverse * norm[i];
                 high *= inverse * norm[half + i];
             }
-            float a = value ? low : low * cosines[i] - high * sines[i];
-            float b = value ? high : high * cosines[i] + low * sines[i];
+            float a = value ? low : low * angles[i].x - high * angles[i].y;
+            float b = value ? high : high * angles[i].x + low * angles[i].y;
             qkv[at + i] = rounded<T>(a);
             qkv[at + half + i] = rounded<T>(b);
             if (kept) {
@@ -105,13 +156,13 @@ __device__ void rotate(const T* raw, T* qkv, const float* bias, const float* que
 // The gradient through `rotate`, in place. One block of 128 threads a row, a warp a head.
 template <class T>
 __device__ void rotate_backward(const T* raw, T* dqkv, const float* bias, const float* query_norm, const float* key_norm,
-                                const int* positions, const double* frequencies, Shape heads, float eps) {
+                                const float2* angles, Shape heads, float eps) {
     int dim = heads.dim, half = dim / 2, all = heads.queries + 2 * heads.keys;
+    angles += size_t(blockIdx.x) * half;
     for (int head = warp(); head < heads.queries + heads.keys; head += blockDim.x / 32) {
         size_t at = size_t(blockIdx.x) * all * dim + size_t(head) * dim;
         for (int i = lane(); i < half; i += 32) {
-            double angle = double(positions[blockIdx.x]) * frequencies[i];
-            float c = float(cos(angle)), s = float(sin(angle));
+            float c = angles[i].x, s = angles[i].y;
             float low = number(dqkv[at + i]), high = number(dqkv[at + half + i]);
             dqkv[at + i] = rounded<T>(low * c + high * s);
             dqkv[at + half + i] = rounded<T>(high * c - low * s);
@@ -135,42 +186,55 @@ __device__ void rotate_backward(const T* raw, T* dqkv, const float* bias, const 
     }
 }
 
-// out = silu(gate) * up (arXiv 2002.05202), where a row of `gate_up` has all gates before all ups. One thread a value.
-template <class T> __device__ void swiglu(const T* gate_up, T* out, int wide, int stride, int rows) {
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= size_t(rows) * wide) return;
-    size_t row = i / wide, column = i % wide;
-    float gate = number(gate_up[row * 2 * wide + column]), up = number(gate_up[row * 2 * wide + wide + column]);
-    out[row * stride + column] = rounded<T>(gate / (1.0f + expf(-gate)) * up);
+// out = silu(gate) * up (arXiv 2002.05202), where a row of `gate_up` has all gates before all ups.
+template <class T> __device__ void swiglu(const T* gate_up, T* out, int wide, int stride, int rows, int each) {
+    Place at(wide, each);
+    if (at.row >= unsigned(rows)) return;
+    gate_up += size_t(at.row) * 2 * wide + at.column;
+    float gate[4], up[4];
+    get(gate_up, gate, each);
+    get(gate_up + wide, up, each);
+    for (int j = 0; j < each; j++) gate[j] = gate[j] / (1.0f + expf(-gate[j])) * up[j];
+    put(out + size_t(at.row) * stride + at.column, gate, each);
 }
 
-// The gradients of gates and ups. One thread a value.
+// The gradients of gates and ups.
 template <class T>
-__device__ void swiglu_backward(const T* gate_up, const T* dout, T* dgate_up, int wide, int stride, int rows) {
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= size_t(rows) * wide) return;
-    size_t row = i / wide, column = i % wide, at = row * 2 * wide + column;
-    float gate = number(gate_up[at]), up = number(gate_up[at + wide]), d = number(dout[row * stride + column]);
-    float sigmoid = 1.0f / (1.0f + expf(-gate));
-    dgate_up[at] = rounded<T>(d * up * sigmoid * (1.0f + gate * (1.0f - sigmoid)));
-    dgate_up[at + wide] = rounded<T>(d * gate * sigmoid);
+__device__ void swiglu_backward(const T* gate_up, const T* dout, T* dgate_up, int wide, int stride, int rows, int each) {
+    Place at(wide, each);
+    if (at.row >= unsigned(rows)) return;
+    size_t place = size_t(at.row) * 2 * wide + at.column;
+    float gate[4], up[4], d[4];
+    get(gate_up + place, gate, each);
+    get(gate_up + place + wide, up, each);
+    get(dout + size_t(at.row) * stride + at.column, d, each);
+    for (int j = 0; j < each; j++) {
+        float sigmoid = 1.0f / (1.0f + expf(-gate[j])), of_up = d[j] * gate[j] * sigmoid;
+        gate[j] = d[j] * up[j] * sigmoid * (1.0f + gate[j] * (1.0f - sigmoid));
+        up[j] = of_up;
+    }
+    put(dgate_up + place, gate, each);
+    put(dgate_up + place + wide, up, each);
 }
 
-// to[row][column] = factor * from[row][column], rows of different strides. One thread a value.
+// to[row][column] = factor * from[row][column], rows of different strides.
 template <class T>
-__device__ void place(const float* from, T* to, int rows, int columns, int from_stride, int to_stride, float factor) {
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= size_t(rows) * columns) return;
-    size_t row = i / columns, column = i % columns;
-    to[row * to_stride + column] = rounded<T>(factor * from[row * from_stride + column]);
+__device__ void place(const float* from, T* to, int rows, int columns, int from_stride, int to_stride, float factor, int each) {
+    Place at(columns, each);
+    if (at.row >= unsigned(rows)) return;
+    float v[4];
+    get(from + size_t(at.row) * from_stride + at.column, v, each);
+    for (int j = 0; j < each; j++) v[j] *= factor;
+    put(to + size_t(at.row) * to_stride + at.column, v, each);
 }
 
-// to[row][column] = from[row][column], rows of different strides. One thread a value.
-template <class T> __device__ void move(const T* from, T* to, int rows, int columns, int from_stride, int to_stride) {
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= size_t(rows) * columns) return;
-    size_t row = i / columns, column = i % columns;
-    to[row * to_stride + column] = from[row * from_stride + column];
+// to[row][column] = from[row][column], rows of different strides.
+template <class T> __device__ void move(const T* from, T* to, int rows, int columns, int from_stride, int to_stride, int each) {
+    Place at(columns, each);
+    if (at.row >= unsigned(rows)) return;
+    float v[4];
+    get(from + size_t(at.row) * from_stride + at.column, v, each);
+    put(to + size_t(at.row) * to_stride + at.column, v, each);
 }
 
 // to[targets[i]] = the sum of rows order[offsets[i]..offsets[i + 1]] of `from`, in that order. One block a target.

@@ -192,6 +192,10 @@ fn attention_takes_heads_of_every_width_and_sharing() {
             let what = format!("{queries} heads of {dim} over {keys}, {precision:?}");
             assert!(distance(&logp_on_device, &logp) < tolerance, "{what}: {}", distance(&logp_on_device, &logp));
             let off = distance(&gradients_on_device.concat(), &gradients.concat());
+            println!(
+                "{what}: log-probabilities within {:.1e}, gradients within {off:.1e}",
+                distance(&logp_on_device, &logp)
+            );
             // A device keeps gradients of activations in bf16, too, not the factors of products alone as the processor does.
             assert!(off < 3.0 * tolerance, "{what}: gradients are off by {off}");
             // A decoding step reads its keys by another kernel: a sampled token has the probability that a pass gives it.

@@ -286,6 +286,9 @@ API cuEventCreate(void** event, unsigned) { return *event = &used, SUCCESS; }
 API cuEventRecord(void*, void*) { return SUCCESS; }
 API cuEventElapsedTime_v2(float* milliseconds, void*, void*) { return *milliseconds = 1, SUCCESS; }
 API cuEventDestroy_v2(void*) { return SUCCESS; }
+API cuEventSynchronize(void*) { return SUCCESS; }
+API cuMemHostAlloc(void** at, size_t bytes, unsigned) { return *at = std::malloc(bytes), *at ? SUCCESS : OUT_OF_MEMORY; }
+API cuMemFreeHost(void* at) { return std::free(at), SUCCESS; }
 API cuStreamBeginCapture_v2(void*, int) { return emulator::capturing = new emulator::Graph, SUCCESS; }
 API cuStreamEndCapture(void*, void** graph) { return *graph = emulator::capturing, emulator::capturing = nullptr, SUCCESS; }
 API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {

@@ -8,6 +8,8 @@ pub(super) enum Driver {}
 
 pub(super) enum Captured {}
 
+pub(super) enum Pinned {}
+
 impl Driver {
     pub(super) fn open(ordinal: usize) -> Result<Self> {
         let remedy = "build with `cargo build --release --features cuda`, or use --device cpu";
@@ -63,6 +65,18 @@ impl Driver {
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
+        match *self {}
+    }
+
+    pub(super) fn pinned(&self, _: usize) -> Result<Pinned> {
+        match *self {}
+    }
+
+    pub(super) fn post(&self, _: &mut Pinned, _: u64, _: usize) -> Result<()> {
+        match *self {}
+    }
+
+    pub(super) fn wait<'a>(&self, _: &'a Pinned) -> Result<&'a [u8]> {
         match *self {}
     }
 

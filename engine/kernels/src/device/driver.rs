@@ -72,6 +72,29 @@ impl Drop for Event {
     }
 }
 
+/// Host memory that a device copies to, and the event behind the last copy.
+pub(super) struct Pinned {
+    address: *mut u8,
+    bytes: usize,
+    copied: Event,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: host memory that only its owner reads, behind the event.
+unsafe impl Send for Pinned {}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: allocated by `pinned`, freed once, when no copy is under way.
+            unsafe {
+                let _ = result::event::synchronize(self.copied.0);
+                let _ = result::free_host(self.address.cast());
+            }
+        }
+    }
+}
+
 // SAFETY: events may be used from any thread; these lie under a lock.
 unsafe impl Send for Event {}
 
@@ -213,6 +236,43 @@ impl Driver {
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .and_then(|()| self.stream.synchronize())
             .map_err(|e| self.lost("copying from it", &e))
+    }
+
+    /// So many bytes of host memory that the device copies to by itself.
+    pub(super) fn pinned(&self, bytes: usize) -> Result<Pinned> {
+        let _entered = self.enter()?;
+        let failed = |e| self.lost("taking host memory for copies", &e);
+        let copied = Event::new().map_err(failed)?;
+        // SAFETY: the context is current.
+        let address = unsafe { result::malloc_host(bytes, 0) }.map_err(failed)?.cast::<u8>();
+        // SAFETY: just allocated, with this size.
+        unsafe { address.write_bytes(0, bytes) };
+        Ok(Pinned { address, bytes, copied, context: self.context.clone() })
+    }
+
+    /// Copies to pinned memory, behind everything that was launched so far; [`wait`](Self::wait) waits for it alone.
+    pub(super) fn post(&self, to: &mut Pinned, from: u64, bytes: usize) -> Result<()> {
+        let _entered = self.enter()?;
+        if bytes > to.bytes {
+            return Err(Error::bug("a copy from a device", format!("{bytes} bytes into {}", to.bytes)));
+        }
+        let stream = self.stream.cu_stream();
+        // SAFETY: the caller checked the source's size, that of `to` was checked above; `to` waits for the event before it
+        // is read or freed.
+        unsafe {
+            let place = std::slice::from_raw_parts_mut(to.address, bytes);
+            result::memcpy_dtoh_async(place, from, stream).and_then(|()| result::event::record(to.copied.0, stream))
+        }
+        .map_err(|e| self.lost("copying from it", &e))
+    }
+
+    /// The pinned memory, once its last copy has ended.
+    pub(super) fn wait<'a>(&self, pinned: &'a Pinned) -> Result<&'a [u8]> {
+        let _entered = self.enter()?;
+        // SAFETY: an event that lives; one that was never recorded counts as passed.
+        unsafe { result::event::synchronize(pinned.copied.0) }.map_err(|e| self.lost("copying from it", &e))?;
+        // SAFETY: written in whole when it was allocated, and no copy is under way.
+        Ok(unsafe { std::slice::from_raw_parts(pinned.address, pinned.bytes) })
     }
 
     pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {

@@ -2,9 +2,26 @@
 
 use super::handle::Device;
 use super::interface::{AdamWConstants, Argument};
-use super::operations::{BLOCK, Matrix, int, named, threads};
+use super::operations::{BLOCK, Matrix, address, int, named, threads};
 use super::pool::View;
 use querywright_types::Result;
+
+/// What rows of a decoding step read, for the kernel that samples to write (`Next` in `cuda/head.cuh`).
+#[derive(Debug, Clone, Copy)]
+pub struct NextStep<'a> {
+    /// The token of each row (u32).
+    pub tokens: View<'a>,
+    /// Its position (i32).
+    pub positions: View<'a>,
+    /// Where its key and value go (i32).
+    pub cache_rows: View<'a>,
+    /// What it sees ([`Slot`](super::Slot)).
+    pub slots: View<'a>,
+    /// The end of the cache rows that a sequence may write (i32). One that has come there goes on in the row `spare`.
+    pub ends: View<'a>,
+    /// A cache row that no sequence sees.
+    pub spare: usize,
+}
 
 /// Threads of a block that samples (`DRAW_THREADS` in `cuda/head.cuh`).
 const DRAW: usize = 1024;
@@ -63,7 +80,8 @@ impl Device {
 
     /// Samples a token a row: where the running sum of probabilities at `scale` passes the row's uniform number (f64).
     /// Without a scale it takes the most probable one. `out` takes three words a row: the token (u32), its
-    /// log-probability and its distribution's entropy (f32), at the scale, or at 1 where there is none.
+    /// log-probability and its distribution's entropy (f32), at the scale, or at 1 where there is none. With `next`, it
+    /// also writes what the next step reads.
     ///
     /// # Errors
     /// Operands that are too small.
@@ -74,11 +92,18 @@ impl Device {
         out: View<'_>,
         (rows, vocabulary): (usize, usize),
         scale: Option<f32>,
+        next: Option<NextStep<'_>>,
     ) -> Result<()> {
         let op = "sample";
         self.need(op, logits, 4 * rows * vocabulary)?;
         self.need(op, uniforms, 8 * rows)?;
         self.need(op, out, 12 * rows)?;
+        if let Some(next) = next {
+            for view in [next.tokens, next.positions, next.cache_rows, next.ends] {
+                self.need(op, view, 4 * rows)?;
+            }
+            self.need(op, next.slots, 20 * rows)?;
+        }
         let arguments = [
             logits.into(),
             uniforms.into(),
@@ -86,6 +111,12 @@ impl Device {
             int(vocabulary)?,
             Argument::Float(scale.unwrap_or(1.0)),
             Argument::Int(i32::from(scale.is_none())),
+            address(next.map(|n| n.tokens)),
+            address(next.map(|n| n.positions)),
+            address(next.map(|n| n.cache_rows)),
+            address(next.map(|n| n.slots)),
+            address(next.map(|n| n.ends)),
+            int(next.map_or(0, |n| n.spare))?,
         ];
         self.run_early("draw_f32", (rows, 1), DRAW, &arguments)
     }

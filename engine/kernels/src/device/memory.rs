@@ -1,8 +1,18 @@
 //! Allocating a device's memory, and copying to, from and within it.
 
+use super::driver::Pinned;
 use super::handle::Device;
 use super::pool::{Buffer, Plain, Pool, View, bytes_of, bytes_of_mut};
 use querywright_types::{Error, Result};
+
+/// Words of 32 bits that a device copies to the host by itself, while the host goes on.
+pub struct Mailbox(Pinned);
+
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Mailbox")
+    }
+}
 
 impl Device {
     /// Bytes that can still be allocated: what is free on the device, and what the pool keeps for reuse.
@@ -89,6 +99,33 @@ impl Device {
             return Ok(());
         }
         self.driver().copy_out(bytes_of_mut(to), from.address)
+    }
+
+    /// A mailbox for so many words.
+    ///
+    /// # Errors
+    /// Too little host memory.
+    pub fn mailbox(&self, words: usize) -> Result<Mailbox> {
+        Ok(Mailbox(self.driver().pinned(4 * words)?))
+    }
+
+    /// Has the first `words` words of a view copied to a mailbox, behind everything that was launched so far.
+    ///
+    /// # Errors
+    /// A view or a mailbox that is too small.
+    pub fn post(&self, from: View<'_>, words: usize, to: &mut Mailbox) -> Result<()> {
+        self.need("a copy", from, 4 * words)?;
+        self.driver().post(&mut to.0, from.address, 4 * words)
+    }
+
+    /// Waits for what was last posted to a mailbox, and no longer.
+    ///
+    /// # Errors
+    /// What failed before.
+    pub fn receive(&self, from: &Mailbox, words: usize) -> Result<Vec<u32>> {
+        let bytes = self.driver().wait(&from.0)?;
+        let (all, _) = bytes.as_chunks::<4>();
+        Ok(all.iter().take(words).map(|word| u32::from_ne_bytes(*word)).collect())
     }
 
     /// Copies the first bytes of a view to another.

@@ -27,7 +27,9 @@ pub use attention::{AttentionGradient, PackedTree, RotatedRows, Rotation, Slot, 
 pub use few::{FEW, FewRows, Normed, StepAttention, Then};
 pub use handle::Device;
 pub use handle::Graph;
+pub use head::NextStep;
 pub use interface::{AdamWConstants, DeviceInfo, Format, HeadShape};
+pub use memory::Mailbox;
 pub use operations::{Angles, Matrix};
 pub use pool::{Buffer, Plain, View};
 pub use profile::Profiled;

@@ -17,7 +17,7 @@ use crate::completion::{Completion, Completions, GenerateOptions};
 use crate::sampling::SampledToken;
 use crate::sequence::{Active, Call, Results};
 use querywright_kernels::Cache;
-use querywright_kernels::device::{Buffer, Slot, View};
+use querywright_kernels::device::{Buffer, NextStep, Slot, View};
 use querywright_types::{Error, Result};
 
 /// What is kept of a sequence in flight: where its own cache rows begin.
@@ -119,8 +119,10 @@ impl CudaDecoder {
         let mut active = self.prefill(blocks, workspace, batch)?;
         results.collect(&mut active, |_, _, _| {});
         while !active.is_empty() {
-            let sampled = self.step(blocks, workspace, batch, &mut active)?;
-            push(&batch.call, &mut active, sampled)?;
+            match batch.how {
+                How::Host => self.step_by_host(blocks, workspace, batch, &mut active)?,
+                How::Greedy | How::Plain(_) => self.run(blocks, workspace, batch, &mut active)?,
+            }
             results.collect(&mut active, |_, _, _| {});
         }
         results.complete()
@@ -187,8 +189,15 @@ impl CudaDecoder {
             self.logits(x.view(), Some(wanted.view()), normed.view(), logits.view(), fresh.len())?;
             let uniforms: Vec<f64> = fresh.iter_mut().map(|a| uniform(a, batch.how)).collect();
             let (uniforms, sampled) = (device.upload(&uniforms)?, device.allocate(12 * fresh.len())?);
-            self.sample(batch.how, logits.view(), uniforms.view(), sampled.view(), fresh.len())?;
-            let sampled = self.read_sampled(batch, logits.view(), sampled.view(), fresh)?;
+            self.sample(batch.how, logits.view(), uniforms.view(), sampled.view(), fresh.len(), None)?;
+            let sampled = match batch.how {
+                How::Host => self.sample_by_host(batch, logits.view(), fresh)?,
+                How::Greedy | How::Plain(_) => {
+                    let mut words = vec![0u32; 3 * fresh.len()];
+                    self.device.read(sampled.view(), &mut words)?;
+                    tokens(&words)?
+                }
+            };
             push(&batch.call, fresh, sampled)?;
         }
         Ok(fresh)
@@ -219,76 +228,137 @@ impl CudaDecoder {
         Ok(x)
     }
 
-    /// The next token of every sequence.
-    fn step(
+    /// Steps until fewer rows will do, or all sequences have ended. The host works one step behind the device, which
+    /// writes itself what its next step reads: the host reads a step's tokens while the next one runs, in vain for a
+    /// sequence that has just ended.
+    fn run(
         &self,
         blocks: &[Block],
         workspace: &mut Workspace,
         batch: &Batch<'_>,
         active: &mut [Active<Own>],
-    ) -> Result<Vec<SampledToken>> {
+    ) -> Result<()> {
         let rows = batch_of(active.len()).min(workspace.batch);
-        let words = control(batch, active, rows, workspace.rows - 1);
-        let Step { control, x, angles, activations, hidden, logits, sampled } = &workspace.step;
-        self.device.write(control.view(), &words)?;
-        let key = GraphKey { rows, how: batch.how };
+        self.device.write(workspace.step.control.view(), &control(batch, active, rows, workspace.rows - 1))?;
+        let most = batch.call.options.sampling.max_completion_length;
+        let (mut sent, mut read) = (0, 0);
+        loop {
+            let going = || active.iter().filter(|a| a.ended.is_none());
+            let left = going().map(|a| most.saturating_sub(a.tokens.len())).max().unwrap_or_default();
+            let ahead = sent - read;
+            if ahead < 2 && ahead < left && batch_of(going().count()) >= rows {
+                if sent > 0 {
+                    let uniforms: Vec<f64> = active.iter_mut().map(|a| uniform(a, batch.how)).collect();
+                    self.device.write(workspace.step.control.view(), &uniforms)?;
+                }
+                self.launch(blocks, workspace, batch.how, rows)?;
+                let Step { sampled, mailboxes, .. } = &mut workspace.step;
+                self.device.post(sampled.view(), 3 * active.len(), &mut mailboxes[sent % 2])?;
+                sent += 1;
+                if ahead == 0 {
+                    continue;
+                }
+            }
+            if read == sent {
+                return Ok(());
+            }
+            let words = self.device.receive(&workspace.step.mailboxes[read % 2], 3 * active.len())?;
+            push(&batch.call, active, tokens(&words)?)?;
+            read += 1;
+        }
+    }
+
+    /// One step whose tokens are sampled on the host.
+    fn step_by_host(
+        &self,
+        blocks: &[Block],
+        workspace: &mut Workspace,
+        batch: &Batch<'_>,
+        active: &mut [Active<Own>],
+    ) -> Result<()> {
+        let rows = batch_of(active.len()).min(workspace.batch);
+        self.device.write(workspace.step.control.view(), &control(batch, active, rows, workspace.rows - 1))?;
+        self.launch(blocks, workspace, batch.how, rows)?;
+        let sampled = self.sample_by_host(batch, workspace.step.logits.view(), active)?;
+        push(&batch.call, active, sampled)
+    }
+
+    /// Launches a step of so many rows, as one graph.
+    fn launch(&self, blocks: &[Block], workspace: &mut Workspace, how: How, rows: usize) -> Result<()> {
+        let Step { control, x, angles, activations, hidden, logits, sampled, .. } = &workspace.step;
+        let word = |at: usize| control.view().from(4 * at * rows);
+        let (uniforms, tokens, positions) = (word(0), word(2), word(3));
+        let (cache_rows, slots, ends) = (word(4), word(5), word(10));
         let launch = || -> Result<()> {
-            let word = |at: usize| control.view().from(4 * at * rows);
-            let (uniforms, tokens, positions, cache_rows, slots) = (word(0), word(2), word(3), word(4), word(5));
             self.embed((tokens, positions), x.view(), angles.view(), rows)?;
             let context = Slots { slots, angles: angles.view(), cache: &workspace.cache, rows: cache_rows };
             for (index, block) in blocks.iter().enumerate() {
                 self.step_block((index, block), activations, x.view(), rows, context)?;
             }
             self.step_logits(x.view(), hidden.view(), logits.view(), rows)?;
-            self.sample(batch.how, logits.view(), uniforms, sampled.view(), rows)
+            let next = NextStep { tokens, positions, cache_rows, slots, ends, spare: workspace.rows - 1 };
+            self.sample(how, logits.view(), uniforms, sampled.view(), rows, Some(next))
         };
+        let key = GraphKey { rows, how };
         match workspace.graphs.get(&key) {
             // What a graph launches cannot be told apart from outside.
-            _ if self.device.profiles() => launch()?,
-            Some(graph) => self.device.send(graph)?,
+            _ if self.device.profiles() => launch(),
+            Some(graph) => self.device.send(graph),
+            None if workspace.launched.contains(&key) => {
+                let graph = self.device.capture(launch)?;
+                self.device.send(&graph)?;
+                workspace.graphs.insert(key, graph);
+                Ok(())
+            }
             None => {
                 // Kernels and cuBLAS load what they need at their first launch, which a capture does not allow.
                 launch()?;
-                let graph = self.device.capture(launch)?;
-                workspace.graphs.insert(key, graph);
+                workspace.launched.insert(key);
+                Ok(())
             }
         }
-        self.read_sampled(batch, logits.view(), sampled.view(), active)
     }
 
-    fn sample(&self, how: How, logits: View<'_>, uniforms: View<'_>, sampled: View<'_>, rows: usize) -> Result<()> {
+    fn sample(
+        &self,
+        how: How,
+        logits: View<'_>,
+        uniforms: View<'_>,
+        sampled: View<'_>,
+        rows: usize,
+        next: Option<NextStep<'_>>,
+    ) -> Result<()> {
         let shape = (rows, self.config.vocab_size);
-        match how {
-            How::Greedy => self.device.sample(logits, uniforms, sampled, shape, None),
-            How::Plain(scale) => self.device.sample(logits, uniforms, sampled, shape, Some(f32::from_bits(scale))),
-            How::Host => Ok(()),
-        }
+        let scale = match how {
+            How::Greedy => None,
+            How::Plain(scale) => Some(f32::from_bits(scale)),
+            How::Host => return Ok(()),
+        };
+        self.device.sample(logits, uniforms, sampled, shape, scale, next)
     }
 
-    /// The tokens that the device sampled, or that are sampled from its logits now, one for each sequence.
-    fn read_sampled(
+    /// The tokens that are sampled from the device's logits, one for each sequence.
+    fn sample_by_host(
         &self,
         batch: &Batch<'_>,
         logits: View<'_>,
-        sampled: View<'_>,
         active: &mut [Active<Own>],
     ) -> Result<Vec<SampledToken>> {
-        if batch.how == How::Host {
-            let vocabulary = self.config.vocab_size;
-            let mut rows = vec![0f32; active.len() * vocabulary];
-            self.device.read(logits, &mut rows)?;
-            let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| a.sample(&batch.call, logits, None);
-            return active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect();
-        }
-        let mut words = vec![0u32; 3 * active.len()];
-        self.device.read(sampled, &mut words)?;
-        let (words, _) = words.as_chunks::<3>();
-        let read = |[token, log_probability, entropy]: &[u32; 3]| {
-            SampledToken::new(*token, f32::from_bits(*log_probability), f32::from_bits(*entropy))
-        };
-        words.iter().map(read).collect()
+        let vocabulary = self.config.vocab_size;
+        let mut rows = vec![0f32; active.len() * vocabulary];
+        self.device.read(logits, &mut rows)?;
+        let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| a.sample(&batch.call, logits, None);
+        active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect()
     }
+}
+
+/// Tokens as the device samples them.
+fn tokens(words: &[u32]) -> Result<Vec<SampledToken>> {
+    let (words, _) = words.as_chunks::<3>();
+    let read = |[token, log_probability, entropy]: &[u32; 3]| {
+        SampledToken::new(*token, f32::from_bits(*log_probability), f32::from_bits(*entropy))
+    };
+    words.iter().map(read).collect()
 }
 
 /// The kernels that sample and learn know no masks.
@@ -337,11 +407,13 @@ fn control(batch: &Batch<'_>, active: &mut [Active<Own>], rows: usize, spare: us
             }
         };
         slot.values().into_iter().enumerate().for_each(|(i, value)| put(5 * rows + 5 * row + i, value as u32));
+        let end = active.get(row).map_or(0, |a| a.state.from + own_rows(batch.call.options));
+        words[10 * rows + row] = end as u32;
     }
     words
 }
 
-/// Gives every sequence its token. To find out which ones end, their texts are read, on all of the host's threads: the device
+/// Gives every sequence that has not ended its token. To find out which ones end, their texts are read, on all of the host's threads: the device
 /// waits.
 fn push(call: &Call<'_>, active: &mut [Active<Own>], sampled: Vec<SampledToken>) -> Result<()> {
     static READERS: OnceLock<Option<rayon::ThreadPool>> = OnceLock::new();
@@ -350,10 +422,12 @@ fn push(call: &Call<'_>, active: &mut [Active<Own>], sampled: Vec<SampledToken>)
         None => READERS.get_or_init(|| rayon::ThreadPoolBuilder::new().build().ok()).as_ref(),
         Some(_) => None,
     };
+    let give = |(a, token): (&mut Active<Own>, SampledToken)| match a.ended {
+        Some(_) => Ok(()),
+        None => a.push(call, token),
+    };
     match readers {
-        Some(readers) => {
-            readers.install(|| active.par_iter_mut().zip(sampled).try_for_each(|(a, token)| a.push(call, token)))
-        }
-        None => active.iter_mut().zip(sampled).try_for_each(|(a, token)| a.push(call, token)),
+        Some(readers) => readers.install(|| active.par_iter_mut().zip(sampled).try_for_each(give)),
+        None => active.iter_mut().zip(sampled).try_for_each(give),
     }
 }

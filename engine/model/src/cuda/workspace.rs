@@ -1,11 +1,11 @@
 //! Buffers that generation keeps from call to call, and how large they may become.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::forward::Activations;
 use super::{CudaDecoder, State};
 use crate::completion::GenerateOptions;
-use querywright_kernels::device::{Buffer, Graph};
+use querywright_kernels::device::{Buffer, Graph, Mailbox};
 use querywright_types::Result;
 
 /// Prompt tokens that one pass takes at most.
@@ -14,9 +14,9 @@ pub(super) const PREFILL: usize = 8192;
 /// The share of free memory that a call may take; buffers are up to an eighth larger than what they are asked to hold.
 pub(super) const USED: (usize, usize) = (4, 5);
 
-/// Words of 32 bits that a row of a decoding step reads: its number in 0..1 (two of them), token, position, cache row and
-/// slot.
-pub(super) const CONTROL: usize = 10;
+/// Words of 32 bits that a row of a decoding step reads: its number in 0..1 (two of them), token, position, cache row, slot,
+/// and the end of its cache rows.
+pub(super) const CONTROL: usize = 11;
 
 /// Rows of a step of so many sequences: a graph is captured for each such number.
 pub(super) fn batch_of(sequences: usize) -> usize {
@@ -30,6 +30,8 @@ pub(super) fn batch_of(sequences: usize) -> usize {
 pub(super) struct Workspace {
     /// First, so that they are dropped before what they refer to.
     pub(super) graphs: HashMap<GraphKey, Graph>,
+    /// Steps that were launched before, so that they can be captured.
+    pub(super) launched: HashSet<GraphKey>,
     /// Keys and values of each layer: (rows, 2 · key width).
     pub(super) cache: Vec<Buffer>,
     pub(super) rows: usize,
@@ -57,6 +59,8 @@ pub(super) struct Step {
     pub(super) logits: Buffer,
     /// Token, log-probability and entropy of each sequence.
     pub(super) sampled: Buffer,
+    /// What was sampled in this step and in the one before it, on the host.
+    pub(super) mailboxes: [Mailbox; 2],
 }
 
 /// What a captured step depends on besides its buffers.
@@ -134,8 +138,17 @@ impl CudaDecoder {
             hidden: self.device.allocate(batch * hidden * self.format.bytes())?,
             logits: self.device.allocate(4 * batch * vocabulary)?,
             sampled: self.device.allocate(12 * batch)?,
+            mailboxes: [self.device.mailbox(3 * batch)?, self.device.mailbox(3 * batch)?],
         };
-        state.workspace = Some(Workspace { cache, rows, prefix: Vec::new(), batch, step, graphs: HashMap::new() });
+        state.workspace = Some(Workspace {
+            cache,
+            rows,
+            prefix: Vec::new(),
+            batch,
+            step,
+            graphs: HashMap::new(),
+            launched: HashSet::new(),
+        });
         Ok(())
     }
 }

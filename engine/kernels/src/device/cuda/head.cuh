@@ -1,6 +1,6 @@
 // From logits: statistics of tokens, their gradient, and sampling.
 #pragma once
-#include "common.cuh"
+#include "attention.cuh"
 
 // The maximum of scale * logits, the sum of exponentials relative to it, and the mean of scale * logits under the
 // distribution. Every thread of the block gets them.
@@ -131,10 +131,35 @@ __device__ inline int passed(double sum, double& left) {
     return at;
 }
 
+// What a row of a decoding step reads, written for the next step by the thread that sampled its token; `tokens` is null where
+// the host writes it. A sequence that has its last row (`ends`) goes on in a row that no other one sees, until the host takes
+// it away.
+struct Next {
+    uint32_t* tokens;
+    int* positions;
+    int* cache_rows;
+    Slot* slots;
+    const int* ends;
+    int spare;
+
+    __device__ void go(int row, uint32_t token) const {
+        if (!tokens) return;
+        tokens[row] = token;
+        if (cache_rows[row] + 1 < ends[row]) {
+            positions[row] += 1;
+            cache_rows[row] += 1;
+            slots[row].own += 1;
+        } else {
+            cache_rows[row] = spare;
+            slots[row] = {0, 0, 0, spare, 1};
+        }
+    }
+};
+
 // Samples a token a row: where the running sum of probabilities, in the order of the vocabulary, passes uniforms[row];
 // the first of the most probable ones where `greedy`. The statistics are those at `scale`. One block of 1,024 threads a
 // row: each warp reads a stretch of the vocabulary, once; the stretch that is passed is then looked for by all of them.
-__device__ inline void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy) {
+__device__ inline void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, Next next) {
     __shared__ Share stretches[DRAW_WARPS];
     __shared__ double sums[DRAW_WARPS];
     constexpr int UNROLL = 8;
@@ -180,5 +205,8 @@ __device__ inline void draw(const float* logits, const double* uniforms, Drawn* 
             }
         }
     }
-    if (threadIdx.x == 0) out[blockIdx.x] = {uint32_t(chosen), logits[chosen] * scale - log_sum, entropy};
+    if (threadIdx.x == 0) {
+        out[blockIdx.x] = {uint32_t(chosen), logits[chosen] * scale - log_sum, entropy};
+        next.go(blockIdx.x, chosen);
+    }
 }

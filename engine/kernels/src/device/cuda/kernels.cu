@@ -98,9 +98,10 @@ extern "C" __global__ void statistics_f32(const float* logits, const uint32_t* t
     statistics(logits, targets, out, vocabulary, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_f32(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale,
-                                    int greedy) {
-    draw(logits, uniforms, out, vocabulary, scale, greedy);
+extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_f32(
+    const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, uint32_t* tokens,
+    int* positions, int* cache_rows, Slot* slots, const int* ends, int spare) {
+    draw(logits, uniforms, out, vocabulary, scale, greedy, {tokens, positions, cache_rows, slots, ends, spare});
 }
 
 extern "C" __global__ void squares_f32(const float* values, double* partial, long long count) {

@@ -57,6 +57,7 @@ size_t running;
 const std::function<void()>* body;
 const char* kernel = "";
 unsigned launches;
+size_t firsts;  // how many threads the barrier of the first ones is for
 
 void enter() {
     (*body)();
@@ -87,7 +88,7 @@ void run_block(size_t threads, const std::vector<size_t>& order) {
     for (;;) {
         for (size_t i : order)
             if (!fibers[i].ended && fibers[i].waits == Waits::NOTHING) resume(i);
-        size_t alive = 0, at_block = 0;
+        size_t alive = 0, at_block = 0, at_first = 0;
         bool released = false;
         for (size_t first = 0; first < threads; first += 32) {
             size_t count = 0, at_warp = 0;
@@ -95,11 +96,19 @@ void run_block(size_t threads, const std::vector<size_t>& order) {
                 count += !fibers[i].ended;
                 at_warp += !fibers[i].ended && fibers[i].waits == Waits::WARP;
                 at_block += !fibers[i].ended && fibers[i].waits == Waits::BLOCK;
+                at_first += !fibers[i].ended && fibers[i].waits == Waits::FIRST;
             }
             alive += count;
             if (at_warp == 0 || at_warp != count) continue;
             if (count != 32) fail("a warp operation that some of its threads never reach");
             for (size_t i = first; i < first + 32; i++) fibers[i].waits = Waits::NOTHING;
+            released = true;
+        }
+        if (at_first > 0 && at_first == firsts) {
+            for (size_t i = 0; i < firsts; i++) {
+                if (fibers[i].waits != Waits::FIRST) fail("a barrier of other threads than the first");
+                fibers[i].waits = Waits::NOTHING;
+            }
             released = true;
         }
         if (alive == 0) return;
@@ -114,6 +123,10 @@ void wait(Waits waits) {
     Fiber& f = fibers[running];
     f.waits = waits;
     emulator_switch(&f.stack, scheduler);
+}
+void wait_for_first(unsigned count) {
+    firsts = count;
+    wait(Waits::FIRST);
 }
 // The box stays untouched until the operation after the next one, by when everybody has read it.
 char* outbox() {
@@ -193,7 +206,7 @@ const std::map<std::string, Launcher>& kernels() {
                                                             KERNEL(draw_f32) KERNEL(squares_f32) KERNEL(adamw_f32)
                                                                 OF_KIND(round) OF_KIND(store) OF_KIND(add)
                                                                     KERNEL(few_swiglu_2_1) KERNEL(few_swiglu_2_2)
-                                                                        KERNEL(attend_step_64_4) KERNEL(attend_step_64_8)
+                                                                        KERNEL(attend_chunk_64_4) KERNEL(attend_chunk_64_8) KERNEL(attend_chunk_128_4) KERNEL(attend_chunk_128_8) KERNEL(sum_keys_64_bf16) KERNEL(sum_keys_128_bf16) KERNEL(attend_step_64_4) KERNEL(attend_step_64_8)
                                                                             KERNEL(attend_step_128_4) KERNEL(attend_step_128_8)};
     return all;
 }
@@ -215,8 +228,8 @@ API cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal ==
 API cuDeviceGetName(char* name, int length, int) { return std::snprintf(name, size_t(length), "emulator"), SUCCESS; }
 API cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = limit, SUCCESS; }
 API cuDeviceGetAttribute(int* value, int attribute, int) {
-    // Compute capability 9.0; no memory pools.
-    return *value = attribute == 75 ? 9 : 0, SUCCESS;
+    // Compute capability 9.0; few multiprocessors, so that blocks go on to further work; no memory pools.
+    return *value = attribute == 75 ? 9 : attribute == 16 ? 2 : 0, SUCCESS;
 }
 API cuDevicePrimaryCtxRetain(void** context, int) { return *context = &used, SUCCESS; }
 API cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }

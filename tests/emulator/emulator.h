@@ -20,7 +20,7 @@
 #define __global__
 #define __shared__ static
 #define __align__(N) __attribute__((aligned(N)))
-#define __launch_bounds__(N)
+#define __launch_bounds__(...)
 
 struct Dim3 {
     unsigned x, y, z;
@@ -45,7 +45,7 @@ using std::min;
 extern Dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
-enum class Waits { NOTHING, WARP, BLOCK };
+enum class Waits { NOTHING, WARP, FIRST, BLOCK };
 // Leaves this thread until all of its warp, or its block, have come as far.
 void wait(Waits waits);
 // 64 bytes for each thread of a warp that travel in its next collective operation.
@@ -54,6 +54,8 @@ const char* inbox(int lane);
 // Scratch of the warp, for matrix products.
 float* scratch();
 [[noreturn]] void fail(const char* what);
+// Leaves this thread until the first `count` of its block have come as far.
+void wait_for_first(unsigned count);
 
 template <class V> V exchanged(V v, int from) {
     static_assert(sizeof(V) <= 8);
@@ -66,6 +68,7 @@ template <class V> V exchanged(V v, int from) {
 
 inline void __syncthreads() { emulator::wait(emulator::Waits::BLOCK); }
 inline void __syncwarp() { emulator::wait(emulator::Waits::WARP); }
+template <int COUNT> void wait_for_first() { emulator::wait_for_first(COUNT); }
 template <class V> V __shfl_xor_sync(unsigned, V v, int mask) { return emulator::exchanged(v, int(threadIdx.x % 32) ^ mask); }
 template <class V> V __shfl_sync(unsigned, V v, int from) { return emulator::exchanged(v, from & 31); }
 template <class V> V __shfl_up_sync(unsigned, V v, int by) {

@@ -80,6 +80,10 @@ impl Driver {
         match *self {}
     }
 
+    pub(super) fn multiprocessors(&self) -> usize {
+        match *self {}
+    }
+
     pub(super) fn profiles(&self) -> bool {
         match *self {}
     }

@@ -3,7 +3,7 @@
 use super::handle::Device;
 use super::interface::{Argument, Format, HeadShape};
 use super::operations::{Matrix, address, int, named};
-use super::pool::View;
+use super::pool::{Buffer, View};
 use querywright_types::{Error, Result};
 
 /// The keys that a row of a decoding step sees: three ranges of the cache's rows (`Slot` in `cuda/attention.cuh`).
@@ -40,6 +40,55 @@ pub struct PackedTree<'a> {
     pub rows: usize,
 }
 
+/// How the gradient of keys is divided among a device's multiprocessors (`KeyWork` and `KeySum` in `cuda/attention.cuh`). What
+/// is long comes first, and the keys that most queries see are divided among several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPlan {
+    /// Tile of keys, from and to which query row, and place among the partial sums or -1.
+    pub work: Vec<[i32; 4]>,
+    /// Tile, first place and number of places.
+    pub sums: Vec<[i32; 3]>,
+    /// Places of partial sums.
+    pub slots: usize,
+}
+
+impl KeyPlan {
+    /// For tiles that queries up to `tile_ends` see. In single precision nothing is divided.
+    pub fn new(tile_ends: &[i32], format: Format) -> Self {
+        let tile = format.tile() as i32;
+        let most = match format {
+            Format::F32 => i32::MAX / 2,
+            Format::Bf16 => DIVIDED,
+        };
+        let (mut work, mut sums, mut slots) = (Vec::new(), Vec::new(), 0);
+        for (index, end) in tile_ends.iter().enumerate() {
+            let (index, from) = (index as i32, index as i32 * tile);
+            let parts = ((end - from - 1).max(0) / most) + 1;
+            if parts == 1 {
+                work.push([index, from, *end, -1]);
+                continue;
+            }
+            sums.push([index, slots, parts]);
+            work.extend((0..parts).map(|p| [index, from + p * most, (from + (p + 1) * most).min(*end), slots + p]));
+            slots += parts;
+        }
+        work.sort_by_key(|[_, from, to, _]| from - to);
+        Self { work, sums, slots: slots as usize }
+    }
+}
+
+/// A [`KeyPlan`] on a device.
+#[derive(Debug)]
+pub struct PlannedKeys {
+    work: Buffer,
+    sums: Buffer,
+    partial: Buffer,
+    counts: (usize, usize),
+}
+
+/// Query rows that one block of the gradient of keys goes through at most, before they are divided.
+const DIVIDED: i32 = 2048;
+
 /// What the rows of [`attend_tree`](Device::attend_tree) see, and where their results go.
 #[derive(Debug, Clone, Copy)]
 pub struct TreeAttention<'a> {
@@ -66,6 +115,8 @@ pub struct AttentionGradient<'a> {
     pub qkv: Matrix<'a>,
     /// How the rows are related.
     pub tree: PackedTree<'a>,
+    /// How the work on keys is divided.
+    pub plan: &'a PlannedKeys,
     /// The heads of all.
     pub heads: HeadShape,
     /// The results of the forward pass.
@@ -235,7 +286,7 @@ impl Device {
     /// # Errors
     /// Heads that are too wide, operands that are too small.
     pub fn attend_backward(&self, operands: AttentionGradient<'_>) -> Result<()> {
-        let AttentionGradient { qkv, tree, heads, out, dout, log_sums, delta, dqkv } = operands;
+        let AttentionGradient { qkv, tree, plan, heads, out, dout, log_sums, delta, dqkv } = operands;
         let (op, rows, format) = ("attend_backward", qkv.rows, qkv.format);
         self.check_tree(op, &tree, format)?;
         for matrix in [&qkv, &out, &dout] {
@@ -267,11 +318,53 @@ impl Device {
             Argument::Float(heads.scale),
             dqkv.into(),
         ];
-        let tiles = rows.div_ceil(format.tile());
         let queries = self.wide("attend_backward_queries", heads, format)?;
-        self.run(&queries, (tiles, heads.queries as usize), ATTENTION, &arguments)?;
+        self.run(&queries, (rows.div_ceil(format.tile()), heads.queries as usize), ATTENTION, &arguments)?;
+        let arguments = [
+            qkv.view.into(),
+            int(qkv.stride)?,
+            dout.view.into(),
+            int(dout.stride)?,
+            log_sums.into(),
+            delta.into(),
+            tree.ends.into(),
+            plan.work.view().into(),
+            int(rows)?,
+            Argument::Heads(heads),
+            Argument::Float(heads.scale),
+            dqkv.into(),
+            plan.partial.view().into(),
+        ];
         let keys = self.wide("attend_backward_keys", heads, format)?;
-        self.run(&keys, (tiles, heads.keys as usize), ATTENTION, &arguments)
+        self.run(&keys, (plan.counts.0, heads.keys as usize), ATTENTION, &arguments)?;
+        if plan.counts.1 == 0 {
+            return Ok(());
+        }
+        let arguments = [
+            plan.partial.view().into(),
+            plan.sums.view().into(),
+            int(rows)?,
+            int(qkv.stride)?,
+            Argument::Heads(heads),
+            dqkv.into(),
+        ];
+        let sums = self.wide("sum_keys", heads, format)?;
+        self.run(&sums, (plan.counts.1, heads.keys as usize), ATTENTION, &arguments)
+    }
+
+    /// Brings a plan to the device, with room for its partial sums.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn plan_keys(&self, plan: &KeyPlan, heads: HeadShape) -> Result<PlannedKeys> {
+        let wide = if heads.dim <= 64 { 64 } else { 128 };
+        let partial = plan.slots * heads.keys as usize * 2 * Format::Bf16.tile() * wide;
+        Ok(PlannedKeys {
+            work: self.upload(plan.work.as_flattened())?,
+            sums: self.upload(plan.sums.as_flattened())?,
+            partial: self.allocate(4 * partial)?,
+            counts: (plan.work.len(), plan.sums.len()),
+        })
     }
 
     fn check_tree(&self, op: &'static str, tree: &PackedTree<'_>, format: Format) -> Result<()> {

@@ -52,6 +52,7 @@ pub(super) struct Driver {
     captures: RwLock<()>,
     /// Whether kernels that wait for the one before them may begin before it has ended.
     early: bool,
+    multiprocessors: usize,
     /// The operations since a profile began, each with the events around it; none while there is no profile.
     profile: Mutex<Option<Vec<(Operation, Event, Event)>>>,
 }
@@ -156,6 +157,8 @@ impl Driver {
         // SAFETY: there is one stream, so no event has to be waited for.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(opened)?;
+        let asked = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = size(context.attribute(asked).map_err(opened)?)?;
         let early = capability >= EARLY;
         let module = load_kernels(&name, if early { NEWER_KERNELS } else { KERNELS })?;
         let refused = |e: blas::CublasError| {
@@ -182,6 +185,7 @@ impl Driver {
             workspace,
             captures: RwLock::default(),
             early,
+            multiprocessors,
             profile: Mutex::default(),
         })
     }
@@ -363,6 +367,11 @@ impl Driver {
         Ok(done)
     }
 
+    /// How many multiprocessors it has.
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
     /// Whether a profile has begun.
     pub(super) fn profiles(&self) -> bool {
         self.profile.lock().unwrap_or_else(PoisonError::into_inner).is_some()
@@ -523,7 +532,7 @@ fn load_kernels(name: &str, kernels: &[u8]) -> Result<sys::CUmodule> {
 }
 
 /// A size as the driver takes it.
-fn size<T: TryFrom<usize>>(value: usize) -> Result<T> {
+fn size<V: Copy + std::fmt::Display, T: TryFrom<V>>(value: V) -> Result<T> {
     T::try_from(value).map_err(|_| Error::bug("launch of a kernel", format!("a size of {value}")))
 }
 

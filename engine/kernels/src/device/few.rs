@@ -3,7 +3,7 @@
 
 use super::attention::Rotation;
 use super::handle::Device;
-use super::interface::{Argument, Format};
+use super::interface::{Argument, Format, HeadShape};
 use super::operations::{Matrix, address, int};
 use super::pool::View;
 use querywright_types::{Error, Result};
@@ -19,6 +19,43 @@ const THREADS: usize = 256;
 
 /// From so many columns on, a block takes sixteen and not eight: there are enough blocks for all multiprocessors.
 const WIDE: usize = 8192;
+
+/// Blocks of a product that a multiprocessor runs at once: each goes on to further columns, whose weights are then under way
+/// already.
+const RESIDENT: usize = 2;
+
+/// Query heads of all rows of a chunk at most (`CHUNK_QUERIES` in `cuda/step.cuh`).
+const CHUNK: usize = 32;
+
+/// Rows that lie one behind the other and see the same prefix and prompt (`Chunk` in `cuda/step.cuh`).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Chunk {
+    /// The first of them.
+    pub first: i32,
+    /// How many: as many as [`HeadShape::chunk`] says at most. 0 is none.
+    pub count: i32,
+    /// Rows of the prefix, at the cache's beginning.
+    pub prefix: i32,
+    /// Where the prompt's rows begin.
+    pub prompt_from: i32,
+    /// How many there are.
+    pub prompt: i32,
+}
+
+impl Chunk {
+    /// As the kernel reads it.
+    pub fn values(self) -> [i32; 5] {
+        [self.first, self.count, self.prefix, self.prompt_from, self.prompt]
+    }
+}
+
+impl HeadShape {
+    /// The most rows of a [`Chunk`].
+    pub fn chunk(self) -> usize {
+        (CHUNK / (self.queries / self.keys.max(1)).max(1) as usize).max(1)
+    }
+}
 
 /// Rows that are yet to be normalised.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +106,8 @@ pub struct StepAttention<'a> {
     pub cache_rows: View<'a>,
     /// What each row sees ([`Slot`](super::Slot)), its own row included.
     pub slots: View<'a>,
+    /// The rows in [`Chunk`]s, and how many there are: what a chunk shares is then read once for all its rows.
+    pub chunks: Option<(View<'a>, usize)>,
     /// Takes the results.
     pub out: Matrix<'a>,
 }
@@ -147,7 +186,8 @@ impl Device {
             int(out.stride)?,
         ];
         let kernel = format!("few_{kind}_{tiles}_{}", rows.rows.div_ceil(8));
-        self.run_early(&kernel, (kept.div_ceil(each), 1), THREADS, &arguments)
+        let blocks = kept.div_ceil(each).min(RESIDENT * self.driver().multiprocessors().max(1));
+        self.run_early(&kernel, (blocks, 1), THREADS, &arguments)
     }
 
     /// One new row of each sequence: bias, norms and rotation, its key and value into the cache, and attention over what it
@@ -156,7 +196,7 @@ impl Device {
     /// # Errors
     /// Heads that [`takes_step`](Self::takes_step) refuses, operands that are too small.
     pub fn attend_step(&self, how: &Rotation<'_>, operands: StepAttention<'_>) -> Result<()> {
-        let StepAttention { raw, angles, cache, cache_rows, slots, out } = operands;
+        let StepAttention { raw, angles, cache, cache_rows, slots, chunks, out } = operands;
         let (op, rows, heads) = ("attend_step", out.rows, how.heads);
         if !self.takes_step(how) || out.format != Format::Bf16 || out.columns != heads.query_width() {
             return Err(Error::bug(op, format!("{heads:?} into {out:?}")));
@@ -171,7 +211,7 @@ impl Device {
         for norm in [how.query_norm, how.key_norm].into_iter().flatten() {
             self.need(op, norm, 4 * dim)?;
         }
-        let arguments = [
+        let mut arguments = vec![
             raw.into(),
             address(how.bias),
             address(how.query_norm),
@@ -183,10 +223,14 @@ impl Device {
             cache.into(),
             cache_rows.into(),
             slots.into(),
-            out.view.into(),
-            int(out.stride)?,
         ];
+        if let Some((chunks, count)) = chunks {
+            self.need(op, chunks, 20 * count)?;
+            arguments.push(chunks.into());
+        }
+        arguments.extend([out.view.into(), int(out.stride)?]);
         let (wide, group) = (if dim <= 64 { 64 } else { 128 }, if heads.queries / heads.keys <= 4 { 4 } else { 8 });
-        self.run_early(&format!("attend_step_{wide}_{group}"), (rows, heads.keys as usize), THREADS, &arguments)
+        let (kind, blocks) = chunks.map_or(("step", rows), |(_, count)| ("chunk", count));
+        self.run_early(&format!("attend_{kind}_{wide}_{group}"), (blocks, heads.keys as usize), THREADS, &arguments)
     }
 }

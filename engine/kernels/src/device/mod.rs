@@ -23,8 +23,8 @@ mod operations;
 mod pool;
 mod profile;
 
-pub use attention::{AttentionGradient, PackedTree, RotatedRows, Rotation, Slot, TreeAttention};
-pub use few::{FEW, FewRows, Normed, StepAttention, Then};
+pub use attention::{AttentionGradient, KeyPlan, PackedTree, PlannedKeys, RotatedRows, Rotation, Slot, TreeAttention};
+pub use few::{Chunk, FEW, FewRows, Normed, StepAttention, Then};
 pub use handle::Device;
 pub use handle::Graph;
 pub use head::NextStep;

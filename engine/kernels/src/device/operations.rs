@@ -60,8 +60,8 @@ pub struct Angles<'a> {
 /// Threads of a block of a value-by-value kernel.
 pub(super) const BLOCK: usize = 256;
 
-/// Rows that a block normalises (`NORM_ROWS` in `cuda/rows.cuh`), a warp each.
-const NORM_ROWS: usize = 4;
+/// Warps of a block that normalises (`NORM_WARPS` in `cuda/rows.cuh`): a row each, or all of them one row.
+const NORM_WARPS: usize = 4;
 
 /// How many values a thread of a kernel takes at once, as its argument: four, where the sizes are multiples of that and the
 /// addresses of sixteen bytes, else one.
@@ -214,6 +214,8 @@ impl Device {
         }
         self.need(op, weight, 4 * width)?;
         self.need(op, out.view, out.bytes())?;
+        // A warp each would leave most of the device idle.
+        let together = rows < 32 * self.driver().multiprocessors();
         let arguments = [
             x.into(),
             address(selected),
@@ -224,8 +226,10 @@ impl Device {
             Argument::Float(eps as f32),
             int(rows)?,
             each(width, &[out.stride], &[x, weight, out.view])?,
+            Argument::Int(i32::from(together)),
         ];
-        self.run_early(&named(op, out.format), (rows.div_ceil(NORM_ROWS), 1), 32 * NORM_ROWS, &arguments)
+        let blocks = if together { rows } else { rows.div_ceil(NORM_WARPS) };
+        self.run_early(&named(op, out.format), (blocks, 1), 32 * NORM_WARPS, &arguments)
     }
 
     /// `dx` += the gradient of `x`, given that of the result. What `dx` then is also goes to `rounded`, where it is given, in
@@ -259,7 +263,7 @@ impl Device {
             int(rows)?,
             each(width, &[dy.stride], &[x, weight, dy.view, dx])?,
         ];
-        self.run(&named(op, dy.format), (rows.div_ceil(NORM_ROWS), 1), 32 * NORM_ROWS, &arguments)
+        self.run(&named(op, dy.format), (rows.div_ceil(NORM_WARPS), 1), 32 * NORM_WARPS, &arguments)
     }
 
     /// `out = silu(gate) · up`, where `gate_up` has all gates of a row before all ups.

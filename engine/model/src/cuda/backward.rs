@@ -3,8 +3,6 @@
 //! A pass keeps the input of every block. Where memory allows, it keeps what the blocks computed, too; else each block is
 //! computed again in the backward pass (gradient checkpointing), which costs a third more.
 
-use std::collections::BTreeMap;
-
 use super::forward::{Activations, Context, Stream, pairs};
 use super::generate::unrestricted;
 use super::tape::{Layout, tree};
@@ -13,7 +11,7 @@ use crate::adapter::Deltas;
 use crate::backend::{self, BackendTape, Learn};
 use crate::objective::{Objective, Predictions};
 use querywright_kernels::TokenStatistics;
-use querywright_kernels::device::{AttentionGradient, Buffer, Format, Matrix, PackedTree, RotatedRows};
+use querywright_kernels::device::{AttentionGradient, Buffer, Format, Matrix, PackedTree, PlannedKeys, RotatedRows};
 use querywright_types::{Error, Result};
 
 /// The share of free memory that kept activations may take.
@@ -33,6 +31,8 @@ struct Forward {
     kept: Vec<Activations>,
     angles: Buffer,
     ends: (Buffer, Buffer),
+    /// How the gradient of keys is divided; of a pass that is learned from.
+    plan: Option<PlannedKeys>,
     rows: usize,
 }
 
@@ -169,7 +169,8 @@ impl CudaDecoder {
         let (device, hidden) = (&self.device, self.config.hidden_size);
         let layout: Layout = tape.layout();
         let rows = layout.tokens.len();
-        let ends = layout.upload_ends(device, tape.tile())?;
+        let ends = layout.upload_ends(device, self.format)?;
+        let plan = learn.then(|| device.plan_keys(&layout.plan(self.format), self.heads)).transpose()?;
         let (tokens, positions) = (device.upload(&layout.tokens)?, device.upload(&layout.positions)?);
         let residual = || device.allocate(4 * rows * hidden);
         let mut last = residual()?;
@@ -200,7 +201,7 @@ impl CudaDecoder {
             }
         }
         kept.push(a);
-        Ok(Forward { inputs, last, kept, angles, ends, rows })
+        Ok(Forward { inputs, last, kept, angles, ends, plan, rows })
     }
 
     fn buffers(&self, state: &State, rows: usize) -> Result<Buffers> {
@@ -267,15 +268,16 @@ impl CudaDecoder {
     ) -> Result<()> {
         let (device, hidden) = (&self.device, self.config.hidden_size);
         // A row may predict several tokens: the end of a prompt predicts the first one of every completion.
-        let mut of_row: BTreeMap<usize, Vec<i32>> = BTreeMap::new();
-        rows.enumerate().for_each(|(place, row)| of_row.entry(row).or_default().push(place as i32));
-        let targets: Vec<i32> = of_row.keys().map(|row| *row as i32).collect();
+        let mut places: Vec<(i32, i32)> = rows.enumerate().map(|(place, row)| (row as i32, place as i32)).collect();
+        places.sort_unstable();
+        let of_row: Vec<&[(i32, i32)]> = places.chunk_by(|a, b| a.0 == b.0).collect();
+        let targets: Vec<i32> = of_row.iter().map(|places| places[0].0).collect();
         let mut offsets = vec![0i32];
-        offsets.extend(of_row.values().scan(0, |end, places| {
+        offsets.extend(of_row.iter().scan(0, |end, places| {
             *end += places.len() as i32;
             Some(*end)
         }));
-        let order: Vec<i32> = of_row.values().flatten().copied().collect();
+        let order: Vec<i32> = places.iter().map(|(_, place)| *place).collect();
         let dnormed = device.zeros(4 * forward.rows * hidden)?;
         let (order, offsets, targets) = (device.upload(&order)?, device.upload(&offsets)?, device.upload(&targets)?);
         let lists = (order.view(), offsets.view(), targets.view());
@@ -330,7 +332,8 @@ impl Pass<'_> {
         let (log_sums, delta) = (a.log_sums.view(), buffers.delta.view());
         let dqkv = buffers.dqkv.view();
         let (out, dout) = (attended, dattended);
-        device.attend_backward(AttentionGradient { qkv, tree, heads, out, dout, log_sums, delta, dqkv })?;
+        let plan = forward.plan.as_ref().ok_or_else(|| Error::bug("backward pass on a GPU", "no plan of its keys"))?;
+        device.attend_backward(AttentionGradient { qkv, tree, plan, heads, out, dout, log_sums, delta, dqkv })?;
         let (raw, angles) = (a.raw.as_ref().unwrap_or(&a.qkv).view(), forward.angles.view());
         device.rotate_backward(&decoder.rotation(block), RotatedRows { raw, rotated: dqkv, angles, rows })?;
         let dqkv = Matrix::new(dqkv, format, rows, heads.width());

@@ -17,7 +17,7 @@ use crate::completion::{Completion, Completions, GenerateOptions};
 use crate::sampling::SampledToken;
 use crate::sequence::{Active, Call, Results};
 use querywright_kernels::Cache;
-use querywright_kernels::device::{Buffer, NextStep, Slot, View};
+use querywright_kernels::device::{Buffer, Chunk, NextStep, Slot, View};
 use querywright_types::{Error, Result};
 
 /// What is kept of a sequence in flight: where its own cache rows begin.
@@ -141,7 +141,7 @@ impl CudaDecoder {
         for (index, prompt) in call.prompts.iter().enumerate() {
             layout.push(&prompt.tokens, call.prefix.len(), batch.end(index));
         }
-        let ends = layout.upload_ends(&self.device, self.format.tile())?;
+        let ends = layout.upload_ends(&self.device, self.format)?;
         if !known && !call.prefix.is_empty() {
             // In a pass of its own: the passes over prompts then have the same shapes, and sums the same order, whether
             // the prefix was there or not.
@@ -239,7 +239,10 @@ impl CudaDecoder {
         active: &mut [Active<Own>],
     ) -> Result<()> {
         let rows = batch_of(active.len()).min(workspace.batch);
-        self.device.write(workspace.step.control.view(), &control(batch, active, rows, workspace.rows - 1))?;
+        let chunks = self.chunks(batch, active);
+        let words = control(batch, active, rows, workspace.rows - 1, &chunks);
+        self.device.write(workspace.step.control.view(), &words)?;
+        let key = GraphKey { rows, how: batch.how, chunks: (!chunks.is_empty()).then_some(chunks.len()) };
         let most = batch.call.options.sampling.max_completion_length;
         let (mut sent, mut read) = (0, 0);
         loop {
@@ -251,7 +254,7 @@ impl CudaDecoder {
                     let uniforms: Vec<f64> = active.iter_mut().map(|a| uniform(a, batch.how)).collect();
                     self.device.write(workspace.step.control.view(), &uniforms)?;
                 }
-                self.launch(blocks, workspace, batch.how, rows)?;
+                self.launch(blocks, workspace, key)?;
                 let Step { sampled, mailboxes, .. } = &mut workspace.step;
                 self.device.post(sampled.view(), 3 * active.len(), &mut mailboxes[sent % 2])?;
                 sent += 1;
@@ -277,21 +280,53 @@ impl CudaDecoder {
         active: &mut [Active<Own>],
     ) -> Result<()> {
         let rows = batch_of(active.len()).min(workspace.batch);
-        self.device.write(workspace.step.control.view(), &control(batch, active, rows, workspace.rows - 1))?;
-        self.launch(blocks, workspace, batch.how, rows)?;
+        let words = control(batch, active, rows, workspace.rows - 1, &[]);
+        self.device.write(workspace.step.control.view(), &words)?;
+        self.launch(blocks, workspace, GraphKey { rows, how: batch.how, chunks: None })?;
         let sampled = self.sample_by_host(batch, workspace.step.logits.view(), active)?;
         push(&batch.call, active, sampled)
     }
 
+    /// The rows of a step in chunks that share a prompt, where that is less work than a block for each: padded, so that there
+    /// are few numbers of chunks. Else none.
+    fn chunks(&self, batch: &Batch<'_>, active: &[Active<Own>]) -> Vec<Chunk> {
+        /// Rows of a prompt on average, from which on its keys are read for all of them together.
+        const SHARED: usize = 3;
+        let of_prompt = |a: &Active<Own>, b: &Active<Own>| a.prompt == b.prompt;
+        let groups: Vec<&[Active<Own>]> = active.chunk_by(of_prompt).collect();
+        if active.len() < SHARED * groups.len() || active.len() < 16 {
+            return Vec::new();
+        }
+        let (mut chunks, mut first) = (Vec::new(), 0);
+        for group in groups {
+            // Chunks of about the same size.
+            let each = group.len().div_ceil(group.len().div_ceil(self.heads.chunk()));
+            for part in group.chunks(each) {
+                chunks.push(Chunk {
+                    first,
+                    count: part.len() as i32,
+                    prefix: batch.call.prefix.len() as i32,
+                    prompt_from: batch.starts[group[0].prompt] as i32,
+                    prompt: batch.call.prompts[group[0].prompt].tokens.len() as i32,
+                });
+                first += part.len() as i32;
+            }
+        }
+        chunks.resize(chunks.len().next_multiple_of(16).min(batch_of(active.len())), Chunk::default());
+        chunks
+    }
+
     /// Launches a step of so many rows, as one graph.
-    fn launch(&self, blocks: &[Block], workspace: &mut Workspace, how: How, rows: usize) -> Result<()> {
+    fn launch(&self, blocks: &[Block], workspace: &mut Workspace, key: GraphKey) -> Result<()> {
+        let GraphKey { rows, how, chunks } = key;
         let Step { control, x, angles, activations, hidden, logits, sampled, .. } = &workspace.step;
         let word = |at: usize| control.view().from(4 * at * rows);
         let (uniforms, tokens, positions) = (word(0), word(2), word(3));
         let (cache_rows, slots, ends) = (word(4), word(5), word(10));
         let launch = || -> Result<()> {
             self.embed((tokens, positions), x.view(), angles.view(), rows)?;
-            let context = Slots { slots, angles: angles.view(), cache: &workspace.cache, rows: cache_rows };
+            let chunks = chunks.map(|count| (word(11), count));
+            let context = Slots { slots, chunks, angles: angles.view(), cache: &workspace.cache, rows: cache_rows };
             for (index, block) in blocks.iter().enumerate() {
                 self.step_block((index, block), activations, x.view(), rows, context)?;
             }
@@ -299,7 +334,6 @@ impl CudaDecoder {
             let next = NextStep { tokens, positions, cache_rows, slots, ends, spare: workspace.rows - 1 };
             self.sample(how, logits.view(), uniforms, sampled.view(), rows, Some(next))
         };
-        let key = GraphKey { rows, how };
         match workspace.graphs.get(&key) {
             // What a graph launches cannot be told apart from outside.
             _ if self.device.profiles() => launch(),
@@ -378,7 +412,7 @@ fn uniform(a: &mut Active<Own>, how: How) -> f64 {
 }
 
 /// What a step's rows read. Rows beyond the sequences see one row that no sequence sees.
-fn control(batch: &Batch<'_>, active: &mut [Active<Own>], rows: usize, spare: usize) -> Vec<u32> {
+fn control(batch: &Batch<'_>, active: &mut [Active<Own>], rows: usize, spare: usize, chunks: &[Chunk]) -> Vec<u32> {
     let mut words = vec![0u32; CONTROL * rows];
     let padding = Slot { own_from: spare as i32, own: 1, ..Slot::default() };
     for row in 0..rows {
@@ -409,6 +443,9 @@ fn control(batch: &Batch<'_>, active: &mut [Active<Own>], rows: usize, spare: us
         slot.values().into_iter().enumerate().for_each(|(i, value)| put(5 * rows + 5 * row + i, value as u32));
         let end = active.get(row).map_or(0, |a| a.state.from + own_rows(batch.call.options));
         words[10 * rows + row] = end as u32;
+    }
+    for (word, value) in words[11 * rows..].iter_mut().zip(chunks.iter().flat_map(|chunk| chunk.values())) {
+        *word = value as u32;
     }
     words
 }

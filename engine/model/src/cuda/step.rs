@@ -12,6 +12,8 @@ use querywright_types::{Error, Result};
 #[derive(Clone, Copy)]
 pub(super) struct Slots<'a> {
     pub(super) slots: View<'a>,
+    /// The rows in chunks that share a prompt, and how many there are.
+    pub(super) chunks: Option<(View<'a>, usize)>,
     pub(super) angles: View<'a>,
     /// Of each block.
     pub(super) cache: &'a [Buffer],
@@ -67,11 +69,11 @@ impl CudaDecoder {
         out: Matrix<'_>,
     ) -> Result<()> {
         let (device, rows, rotation) = (&self.device, out.rows, self.rotation(block));
-        let Slots { slots, angles, cache, rows: cache_rows } = context;
+        let Slots { slots, chunks, angles, cache, rows: cache_rows } = context;
         let missing = || Error::bug("decoding on a GPU", format!("block {index} has none of {} caches", cache.len()));
         let cache = cache.get(index).ok_or_else(missing)?.view();
         if device.takes_step(&rotation) {
-            return device.attend_step(&rotation, StepAttention { raw, angles, cache, cache_rows, slots, out });
+            return device.attend_step(&rotation, StepAttention { raw, angles, cache, cache_rows, slots, chunks, out });
         }
         device.rotate(&rotation, RotatedRows { raw, rotated: qkv, angles, rows }, Some((cache, cache_rows)))?;
         let qkv = Matrix::new(qkv, self.format, rows, self.heads.width());

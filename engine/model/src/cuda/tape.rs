@@ -4,7 +4,7 @@ use super::CudaDecoder;
 use crate::adapter::{BlockDeltas, Deltas};
 use crate::backend::{BackendTape, Group};
 use crate::completion::inputs_of;
-use querywright_kernels::device::{Buffer, Device, PackedTree};
+use querywright_kernels::device::{Buffer, Device, Format, KeyPlan, PackedTree};
 use querywright_types::{Error, Result};
 
 /// Tokens, and the deltas that apply to them. The pass over them is made when its numbers are asked for.
@@ -13,8 +13,6 @@ pub(crate) struct CudaTape {
     prefix: Vec<u32>,
     prompts: Vec<Prompt>,
     pub(super) deltas: Vec<BlockDeltas>,
-    /// Rows of a tile of attention.
-    tile: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -48,9 +46,17 @@ impl Layout {
     }
 
     /// Ends on a device, and the largest of each tile.
-    pub(super) fn upload_ends(&self, device: &Device, tile: usize) -> Result<(Buffer, Buffer)> {
-        let tiles: Vec<i32> = self.ends.chunks(tile).map(|t| t.iter().copied().max().unwrap_or_default()).collect();
-        Ok((device.upload(&self.ends)?, device.upload(&tiles)?))
+    pub(super) fn upload_ends(&self, device: &Device, format: Format) -> Result<(Buffer, Buffer)> {
+        Ok((device.upload(&self.ends)?, device.upload(&self.tile_ends(format))?))
+    }
+
+    /// How the gradient of its keys is divided.
+    pub(super) fn plan(&self, format: Format) -> KeyPlan {
+        KeyPlan::new(&self.tile_ends(format), format)
+    }
+
+    fn tile_ends(&self, format: Format) -> Vec<i32> {
+        self.ends.chunks(format.tile()).map(|tile| tile.iter().copied().max().unwrap_or_default()).collect()
     }
 }
 
@@ -65,12 +71,7 @@ impl CudaTape {
             tokens: prompt.to_vec(),
             completions: completions.iter().map(|c| inputs_of(c).to_vec()).collect(),
         });
-        let tape = Self {
-            prefix: prefix.to_vec(),
-            prompts: prompts.collect(),
-            deltas: deltas.to_vec(),
-            tile: decoder.format.tile(),
-        };
+        let tape = Self { prefix: prefix.to_vec(), prompts: prompts.collect(), deltas: deltas.to_vec() };
         let layout = tape.layout();
         decoder.config.check_tokens(&layout.tokens)?;
         decoder.config.check_positions(layout.positions.iter().map(|p| *p as usize))?;
@@ -92,10 +93,6 @@ impl CudaTape {
         self.prompts =
             kept.ok_or_else(|| Error::bug("tape on a GPU", format!("{prompts:?} of {} prompts", self.prompts.len())))?;
         Ok(())
-    }
-
-    pub(super) fn tile(&self) -> usize {
-        self.tile
     }
 
     pub(super) fn layout(&self) -> Layout {

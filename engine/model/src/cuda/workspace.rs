@@ -15,8 +15,8 @@ pub(super) const PREFILL: usize = 8192;
 pub(super) const USED: (usize, usize) = (4, 5);
 
 /// Words of 32 bits that a row of a decoding step reads: its number in 0..1 (two of them), token, position, cache row, slot,
-/// and the end of its cache rows.
-pub(super) const CONTROL: usize = 11;
+/// the end of its cache rows, and a chunk, of which there are no more than rows.
+pub(super) const CONTROL: usize = 16;
 
 /// Rows of a step of so many sequences: a graph is captured for each such number.
 pub(super) fn batch_of(sequences: usize) -> usize {
@@ -68,6 +68,8 @@ pub(super) struct Step {
 pub(super) struct GraphKey {
     pub(super) rows: usize,
     pub(super) how: How,
+    /// How many chunks the rows are in, where they are in chunks.
+    pub(super) chunks: Option<usize>,
 }
 
 /// How tokens are sampled.

@@ -94,18 +94,18 @@ template <class T, int ROWS, int D> struct Block {
     static constexpr int SIZE = ROWS * STRIDE;
 };
 
-// Copies rows into a tile; row(i) is the address of row i, or null for one of zeros. Columns beyond `dim` are zero.
-template <class T, int ROWS, int D, class Row> __device__ void load_rows(T* tile, int dim, Row row) {
+// Copies rows into a tile, by the block's first COUNT threads; row(i) is the address of row i, or null for one of zeros. Columns beyond `dim` are zero.
+template <class T, int ROWS, int D, int COUNT = THREADS, class Row> __device__ void load_rows(T* tile, int dim, Row row) {
     constexpr int PACK = 16 / sizeof(T), STRIDE = Block<T, ROWS, D>::STRIDE;
     if (dim % PACK == 0) {
-        for (int i = threadIdx.x; i < ROWS * (D / PACK); i += THREADS) {
+        for (int i = threadIdx.x; i < ROWS * (D / PACK); i += COUNT) {
             int r = i / (D / PACK), c = i % (D / PACK) * PACK;
             const T* from = row(r);
             uint4 nothing = {0, 0, 0, 0};
             *reinterpret_cast<uint4*>(tile + r * STRIDE + c) = from && c < dim ? *reinterpret_cast<const uint4*>(from + c) : nothing;
         }
     } else {
-        for (int i = threadIdx.x; i < ROWS * D; i += THREADS) {
+        for (int i = threadIdx.x; i < ROWS * D; i += COUNT) {
             int r = i / D, c = i % D;
             const T* from = row(r);
             tile[r * STRIDE + c] = from && c < dim ? from[c] : rounded<T>(0.0f);
@@ -134,6 +134,17 @@ struct TreeKeys {
         int key = tile * tile_rows + i;
         return key <= query && query <= last && query < ends[key];
     }
+};
+
+// The queries that a block of the gradient of keys goes through: rows from..to of those that see the keys of `tile`. What it
+// finds is the whole gradient where `slot` is negative, else it goes to that place of the partial sums.
+struct KeyWork {
+    int tile, from, to, slot;
+};
+
+// A tile of keys whose gradient is the sum of `count` places of the partial sums.
+struct KeySum {
+    int tile, first, count;
 };
 
 // The keys of one sequence: three ranges of the cache's rows, its prefix, its prompt and its own.
@@ -333,10 +344,10 @@ __device__ void attend_backward_queries(const T* qkv, int stride, const T* dout,
 }
 
 // The gradients of keys and values. A block is (tile of keys, key head): it goes through all queries that see its keys,
-// head by head among those that share them.
+// head by head among those that share them. There are no partial sums.
 template <class T, int D>
 __device__ void attend_backward_keys(const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,
-                                     const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {
+                                     const int* ends, const KeyWork* all, int rows, Shape heads, float scale, T* dqkv) {
     constexpr int TILE = TileOf<T>::ROWS, S = TILE + 4, P = TILE + 16 / int(sizeof(T)), SHARE = THREADS / TILE, O = D + 4;
     typedef Block<T, TILE, D> Rows;
     __shared__ __align__(32) T keys_values[2 * Rows::SIZE];
@@ -347,7 +358,8 @@ __device__ void attend_backward_keys(const T* qkv, int stride, const T* dout, in
     __shared__ __align__(32) T slope[TILE * P];
     T *key = keys_values, *value = keys_values + Rows::SIZE;
 
-    int from = blockIdx.x * TILE, mine = min(TILE, rows - from), key_head = blockIdx.y, group = heads.queries / heads.keys;
+    KeyWork work = all[blockIdx.x];
+    int from = work.tile * TILE, mine = min(TILE, rows - from), key_head = blockIdx.y, group = heads.queries / heads.keys;
     const T* k = qkv + size_t(from) * stride + (heads.queries + key_head) * heads.dim;
     const T* v = k + heads.keys * heads.dim;
     load_rows<T, TILE, D>(key, heads.dim, [&](int r) { return r < mine ? k + size_t(r) * stride : nullptr; });
@@ -356,7 +368,7 @@ __device__ void attend_backward_keys(const T* qkv, int stride, const T* dout, in
     Sums<T, TILE, D> dkey, dvalue;
     dkey.clear();
     dvalue.clear();
-    for (int start = from; start < tile_ends[blockIdx.x]; start += TILE) {
+    for (int start = work.from; start < work.to; start += TILE) {
         for (int head = key_head * group; head < (key_head + 1) * group; head++) {
             const T* q = qkv + size_t(start) * stride + head * heads.dim;
             const T* d = dout + size_t(start) * dout_stride + head * heads.dim;

@@ -105,6 +105,9 @@ __device__ inline void launch_later() {
 }
 
 #ifndef EMULATED
+// Waits for the first COUNT threads of the block alone.
+template <int COUNT> __device__ inline void wait_for_first() { asm volatile("bar.sync 1, %0;" ::"n"(COUNT) : "memory"); }
+
 // A load of what is read once: it takes no room in the caches of multiprocessors.
 __device__ inline uint4 streamed(const uint4* from) {
     uint4 v;

@@ -66,6 +66,15 @@ template <int N> struct Scores {
         }
     }
 
+    // Writes all sums to rows first.. of 8 N values.
+    __device__ void write_sums(float* to, int first) const {
+        int group = lane() / 4, quarter = lane() % 4;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) to[(first + group + i / 2 * 8) * 8 * N + 8 * n + 2 * quarter + i % 2] = sums[n][i];
+    }
+
     // Writes row g times factor[0] and row g + 8 times factor[1] to rows first + g.. of `to`, of which `rows` exist.
     __device__ void write(bf16* to, size_t stride, int first, int rows, int dim, const float (&factor)[2]) const {
         int group = lane() / 4, quarter = lane() % 4;
@@ -82,6 +91,21 @@ template <int N> struct Scores {
         }
     }
 };
+
+// Adds up partial sums, in their order. A block is (tile of keys, key head).
+template <int D>
+__device__ void flash_sum_keys(const float* partial, const KeySum* all, int rows, int stride, Shape heads, bf16* dqkv) {
+    constexpr int TILE = TileOf<bf16>::ROWS;
+    KeySum sum = all[blockIdx.x];
+    int from = sum.tile * TILE, count = min(TILE, rows - from), dim = heads.dim, key_head = blockIdx.y;
+    for (int i = threadIdx.x; i < 2 * count * dim; i += THREADS) {
+        int half = i / (count * dim), row = i / dim % count, column = i % dim;
+        float v = 0;
+        for (int slot = sum.first; slot < sum.first + sum.count; slot++)
+            v += partial[((size_t(slot) * heads.keys + key_head) * 2 + half) * TILE * D + row * D + column];
+        dqkv[size_t(from + row) * stride + (heads.queries + half * heads.keys + key_head) * dim + column] = rounded<bf16>(v);
+    }
+}
 
 __device__ inline float quarter_sum(float v) {
     v += __shfl_xor_sync(ALL, v, 1);
@@ -232,18 +256,20 @@ __device__ void flash_backward_queries(const bf16* qkv, int stride, const bf16* 
     result.write(dqkv + size_t(from) * stride + head * dim, stride, mine, queries, dim, {1.0f, 1.0f});
 }
 
-// The gradients of keys and values. A block is (tile of keys, key head): it goes through all queries that see its keys,
-// head by head among those that share them, QUERIES of them in a tile and PART of those at a time.
+// The gradients of keys and values. A block is (tile of keys, key head): it goes through queries that see its keys, head by
+// head among those that share them, QUERIES of them in a tile and PART of those at a time. Partial sums are
+// (slot, key head, keys and values, TILE, D).
 template <int D, int QUERIES, int PART>
 __device__ void flash_backward_keys(const bf16* qkv, int stride, const bf16* dout, int dout_stride, const float* log_sums, const float* delta,
-                                    const int* ends, const int* tile_ends, int rows, Shape heads, float scale, bf16* dqkv) {
+                                    const int* ends, const KeyWork* all, int rows, Shape heads, float scale, bf16* dqkv, float* partial) {
     constexpr int TILE = TileOf<bf16>::ROWS, COLUMNS = PART / 8;
     typedef Block<bf16, QUERIES, D> Tile;
     static_assert(2 * QUERIES >= TILE, "keys and values pass through the room of queries and gradients");
     __shared__ __align__(32) bf16 both[2 * Tile::SIZE];
     __shared__ float log_sum[QUERIES], along[QUERIES];
     bf16 *query = both, *grad = both + Tile::SIZE;
-    int from = blockIdx.x * TILE, count = min(TILE, rows - from), key_head = blockIdx.y, shared = heads.queries / heads.keys;
+    KeyWork work = all[blockIdx.x];
+    int from = work.tile * TILE, count = min(TILE, rows - from), key_head = blockIdx.y, shared = heads.queries / heads.keys;
     int dim = heads.dim, mine = warp() * 16, group = lane() / 4, quarter = lane() % 4;
     const bf16* k = qkv + size_t(from) * stride + (heads.queries + key_head) * dim;
     const bf16* v = k + heads.keys * dim;
@@ -267,7 +293,7 @@ __device__ void flash_backward_keys(const bf16* qkv, int stride, const bf16* dou
     Scores<D / 8> dkey, dvalue;
     dkey.clear();
     dvalue.clear();
-    for (int start = from; start < tile_ends[blockIdx.x]; start += QUERIES) {
+    for (int start = work.from; start < work.to; start += QUERIES) {
         for (int head = key_head * shared; head < (key_head + 1) * shared; head++) {
             const bf16* q = qkv + size_t(start) * stride + head * dim;
             const bf16* d = dout + size_t(start) * dout_stride + head * dim;
@@ -302,6 +328,12 @@ __device__ void flash_backward_keys(const bf16* qkv, int stride, const bf16* dou
                 dkey.add_product(slope, query + part * Tile::STRIDE);
             }
         }
+    }
+    if (work.slot >= 0) {
+        float* to = partial + (size_t(work.slot) * heads.keys + key_head) * 2 * TILE * D;
+        dkey.write_sums(to, mine);
+        dvalue.write_sums(to + TILE * D, mine);
+        return;
     }
     bf16* to = dqkv + size_t(from) * stride + (heads.queries + key_head) * dim;
     dkey.write(to, stride, mine, count, dim, {1.0f, 1.0f});

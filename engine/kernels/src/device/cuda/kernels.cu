@@ -13,13 +13,15 @@
         embed<T>(table, tokens, x, width, positions, frequencies, half, angles);                                       \
     }                                                                                                                  \
     extern "C" __global__ void rms_norm_##F(const float* x, const int* rows, const float* weight, T* out, int width,   \
-                                            int stride, float eps, int count, int each) {                              \
-        rms_norm<T>(x, rows, weight, out, width, stride, eps, count, each);                                            \
+                                            int stride, float eps, int count, int each, int together) {                \
+        if (each == 4) rms_norm<4, T>(x, rows, weight, out, width, stride, eps, count, together);                      \
+        else rms_norm<1, T>(x, rows, weight, out, width, stride, eps, count, together);                                \
     }                                                                                                                  \
     extern "C" __global__ void rms_norm_backward_##F(const float* x, const float* weight, const T* dy, float* dx,      \
                                                      int width, int stride, float eps, T* as_read, int count,          \
                                                      int each) {                                                       \
-        rms_norm_backward<T>(x, weight, dy, dx, width, stride, eps, as_read, count, each);                             \
+        if (each == 4) rms_norm_backward<4, T>(x, weight, dy, dx, width, stride, eps, as_read, count);                 \
+        else rms_norm_backward<1, T>(x, weight, dy, dx, width, stride, eps, as_read, count);                           \
     }                                                                                                                  \
     extern "C" __global__ void rotate_##F(const T* raw, T* qkv, const float* bias, const float* query_norm,            \
                                           const float* key_norm, const float2* angles, Shape heads, float eps,         \
@@ -32,19 +34,23 @@
         rotate_backward<T>(raw, dqkv, bias, query_norm, key_norm, angles, heads, eps);                                 \
     }                                                                                                                  \
     extern "C" __global__ void swiglu_##F(const T* gate_up, T* out, int wide, int stride, int rows, int each) {        \
-        swiglu<T>(gate_up, out, wide, stride, rows, each);                                                             \
+        if (each == 4) swiglu<4, T>(gate_up, out, wide, stride, rows);                                                 \
+        else swiglu<1, T>(gate_up, out, wide, stride, rows);                                                           \
     }                                                                                                                  \
     extern "C" __global__ void swiglu_backward_##F(const T* gate_up, const T* dout, T* dgate_up, int wide, int stride, \
                                                    int rows, int each) {                                               \
-        swiglu_backward<T>(gate_up, dout, dgate_up, wide, stride, rows, each);                                         \
+        if (each == 4) swiglu_backward<4, T>(gate_up, dout, dgate_up, wide, stride, rows);                             \
+        else swiglu_backward<1, T>(gate_up, dout, dgate_up, wide, stride, rows);                                       \
     }                                                                                                                  \
     extern "C" __global__ void place_##F(const float* from, T* to, int rows, int columns, int from_stride,             \
                                          int to_stride, float factor, int each) {                                      \
-        place<T>(from, to, rows, columns, from_stride, to_stride, factor, each);                                       \
+        if (each == 4) place<4, T>(from, to, rows, columns, from_stride, to_stride, factor);                           \
+        else place<1, T>(from, to, rows, columns, from_stride, to_stride, factor);                                     \
     }                                                                                                                  \
     extern "C" __global__ void move_##F(const T* from, T* to, int rows, int columns, int from_stride, int to_stride,   \
                                         int each) {                                                                    \
-        move<T>(from, to, rows, columns, from_stride, to_stride, each);                                                \
+        if (each == 4) move<4, T>(from, to, rows, columns, from_stride, to_stride);                                    \
+        else move<1, T>(from, to, rows, columns, from_stride, to_stride);                                              \
     }                                                                                                                  \
     extern "C" __global__ void slopes_##F(const float* logits, const uint32_t* targets, const float* weights,          \
                                           float* out, T* dlogits, int vocabulary, float scale) {                       \
@@ -69,15 +75,25 @@ FOR_BOTH(ROWS)
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attend_backward_keys_##D##_##F(                              \
         const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,           \
-        const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {                          \
-        KEYS(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads, scale, dqkv);              \
+        const int* ends, const KeyWork* work, int rows, Shape heads, float scale, T* dqkv, float* partial) {           \
+        KEYS;                                                                                                          \
     }
 #define SINGLE(D)                                                                                                      \
-    TREES(float, f32, D, (attend_tree<float, D>), (attend_backward_queries<float, D>), (attend_backward_keys<float, D>))
+    TREES(float, f32, D, (attend_tree<float, D>), (attend_backward_queries<float, D>), (attend_backward_keys<float, D>(qkv, stride, dout, dout_stride, log_sums, delta, ends, work, rows, heads, scale, dqkv)))
 SINGLE(64)
 SINGLE(128)
-TREES(bf16, bf16, 64, flash_tree<64>, flash_backward_queries<64>, (flash_backward_keys<64, 64, 32>))
-TREES(bf16, bf16, 128, flash_tree<128>, flash_backward_queries<128>, (flash_backward_keys<128, 32, 16>))
+TREES(bf16, bf16, 64, flash_tree<64>, flash_backward_queries<64>, 
+      (flash_backward_keys<64, 64, 32>(qkv, stride, dout, dout_stride, log_sums, delta, ends, work, rows, heads, scale, dqkv, partial)))
+TREES(bf16, bf16, 128, flash_tree<128>, flash_backward_queries<128>, 
+      (flash_backward_keys<128, 32, 16>(qkv, stride, dout, dout_stride, log_sums, delta, ends, work, rows, heads, scale, dqkv, partial)))
+
+#define SUM_KEYS(D)                                                                                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS) sum_keys_##D##_bf16(                                         \
+        const float* partial, const KeySum* sums, int rows, int stride, Shape heads, bf16* dqkv) {                     \
+        flash_sum_keys<D>(partial, sums, rows, stride, heads, dqkv);                                                   \
+    }
+SUM_KEYS(64)
+SUM_KEYS(128)
 
 #define ONE(T, F, D)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS) attend_one_##D##_##F(                                        \
@@ -134,6 +150,18 @@ FEW(swiglu, SWIGLU, 2, 2)
         attend_step<D, G>(raw, bias, query_norm, key_norm, angles, heads, eps, scale, cache, cache_rows, slots, out,   \
                           out_stride);                                                                                 \
     }
+#define CHUNKS(D, G, KEYS, BLOCKS)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(STEP_THREADS, BLOCKS) attend_chunk_##D##_##G(                                 \
+        const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,      \
+        Shape heads, float eps, float scale, bf16* cache, const int* cache_rows, const Slot* slots,                    \
+        const Chunk* chunks, bf16* out, int out_stride) {                                                              \
+        attend_chunk<D, G, KEYS>(raw, bias, query_norm, key_norm, angles, heads, eps, scale, cache, cache_rows, slots, \
+                                 chunks, out, out_stride);                                                             \
+    }
+CHUNKS(64, 4, 64, 2)
+CHUNKS(64, 8, 64, 1)
+CHUNKS(128, 4, 32, 1)
+CHUNKS(128, 8, 32, 1)
 STEP(64, 4)
 STEP(64, 8)
 STEP(128, 4)

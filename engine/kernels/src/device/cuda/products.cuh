@@ -35,105 +35,109 @@ __device__ inline uint4 few_values(const FewRows& from, int row, int k, float& s
     return {pair(a.x * u.x, a.y * u.y), pair(a.z * u.z, a.w * u.w), pair(b.x * v.x, b.y * v.y), pair(b.z * v.z, b.w * v.w)};
 }
 
-// out = rows W^T. A block takes eight columns (SWIGLU: eight gates and their ups; with TILES = 2 otherwise: sixteen), its
-// warps take turns at the inner dimension. HALVES of eight rows, two at most. `columns` are those of W, its rows.
+// out = rows W^T. A block takes eight columns at a time (SWIGLU: eight gates and their ups; with TILES = 2 otherwise: sixteen),
+// then those `gridDim.x` further on, whose weights are on their way meanwhile; its warps take turns at the inner dimension.
+// HALVES of eight rows, two at most. `columns` are those of the result before the activation, the rows of W.
 template <int TILES, int HALVES, Few KIND>
 __device__ void few(FewRows from, const bf16* weights, int weight_stride, int columns, void* out, int out_stride) {
-    constexpr int UNROLL = 4, STRIDE = FEW_WARPS * 32;
+    constexpr bool GATED = KIND == Few::SWIGLU;
+    constexpr int UNROLL = 4, STRIDE = FEW_WARPS * 32, OUT = GATED ? 1 : TILES, WIDTH = 8 * OUT;
     __shared__ float parts[FEW_WARPS][TILES][16][8];
     __shared__ float row_squares[FEW_WARPS][16];
-    int group = lane() / 4, quarter = lane() % 4;
-    const bf16* mine[TILES];
-#pragma unroll
-    for (int t = 0; t < TILES; t++) {
-        int apart = KIND == Few::SWIGLU ? columns / 2 : 8;
-        int column = blockIdx.x * (KIND == Few::SWIGLU ? 8 : 8 * TILES) + group + t * apart;
-        int end = KIND == Few::SWIGLU ? (t + 1) * apart : columns;
-        mine[t] = column < end ? weights + size_t(column) * weight_stride : nullptr;
-    }
-    float sums[TILES][4], squares[2] = {0, 0};
+    int group = lane() / 4, quarter = lane() % 4, kept = GATED ? columns / 2 : columns, start = warp() * 32 + quarter * 8;
+    int tile = blockIdx.x, tiles = (kept + WIDTH - 1) / WIDTH;
     uint4 next[UNROLL][TILES];
+    auto fetch = [&](int tile, int at) {
 #pragma unroll
-    for (int t = 0; t < TILES; t++)
+        for (int t = 0; t < TILES; t++) {
+            int column = tile * WIDTH + group + (GATED ? 0 : 8 * t);
+            const bf16* mine = weights + size_t(GATED ? t * kept + column : column) * weight_stride;
+            bool there = tile < tiles && column < kept;
 #pragma unroll
-        for (int i = 0; i < 4; i++) sums[t][i] = 0;
-    auto fetch = [&](int at) {
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++)
-#pragma unroll
-            for (int t = 0; t < TILES; t++) {
+            for (int u = 0; u < UNROLL; u++) {
                 int k = at + u * STRIDE;
                 uint4 nothing = {0, 0, 0, 0};
-                next[u][t] = mine[t] && k < from.inner ? streamed(reinterpret_cast<const uint4*>(mine[t] + k)) : nothing;
+                next[u][t] = there && k < from.inner ? streamed(reinterpret_cast<const uint4*>(mine + k)) : nothing;
             }
+        }
     };
-    int start = warp() * 32 + quarter * 8;
     // Weights do not depend on what was launched before.
-    fetch(start);
+    fetch(tile, start);
     wait_for_earlier();
-    for (int at = start; at - quarter * 8 < from.inner; at += UNROLL * STRIDE) {
-        uint4 now[UNROLL][TILES], rows[UNROLL][HALVES];
+    for (; tile < tiles; tile += gridDim.x) {
+        float sums[TILES][4], squares[2] = {0, 0};
 #pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
+        for (int t = 0; t < TILES; t++)
 #pragma unroll
-            for (int t = 0; t < TILES; t++) now[u][t] = next[u][t];
+            for (int i = 0; i < 4; i++) sums[t][i] = 0;
+        // What is added to is on its way, too, while the products are made.
+        float added = 0;
+        int of_row = threadIdx.x / WIDTH, of_column = tile * WIDTH + threadIdx.x % WIDTH;
+        bool writes = threadIdx.x < 16 * WIDTH && of_row < from.count && of_column < kept;
+        if (KIND == Few::ADD && writes) added = static_cast<const float*>(out)[size_t(of_row) * out_stride + of_column];
+        for (int at = start; at - quarter * 8 < from.inner; at += UNROLL * STRIDE) {
+            uint4 now[UNROLL][TILES], rows[UNROLL][HALVES];
 #pragma unroll
-            for (int h = 0; h < HALVES; h++) rows[u][h] = few_values(from, group + 8 * h, at + u * STRIDE, squares[h]);
-        }
-        fetch(at + UNROLL * STRIDE);
+            for (int u = 0; u < UNROLL; u++) {
 #pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
-            uint4 low = rows[u][0], high = {0, 0, 0, 0};
-            if (HALVES == 2) high = rows[u][HALVES - 1];
+                for (int t = 0; t < TILES; t++) now[u][t] = next[u][t];
 #pragma unroll
-            for (int t = 0; t < TILES; t++) {
-                mma(sums[t], low.x, high.x, low.y, high.y, now[u][t].x, now[u][t].y);
-                mma(sums[t], low.z, high.z, low.w, high.w, now[u][t].z, now[u][t].w);
+                for (int h = 0; h < HALVES; h++) rows[u][h] = few_values(from, group + 8 * h, at + u * STRIDE, squares[h]);
+            }
+            bool last = at - quarter * 8 + UNROLL * STRIDE >= from.inner;
+            fetch(last ? tile + gridDim.x : tile, last ? start : at + UNROLL * STRIDE);
+#pragma unroll
+            for (int u = 0; u < UNROLL; u++) {
+                uint4 low = rows[u][0], high = {0, 0, 0, 0};
+                if (HALVES == 2) high = rows[u][HALVES - 1];
+#pragma unroll
+                for (int t = 0; t < TILES; t++) {
+                    mma(sums[t], low.x, high.x, low.y, high.y, now[u][t].x, now[u][t].y);
+                    mma(sums[t], low.z, high.z, low.w, high.w, now[u][t].z, now[u][t].w);
+                }
             }
         }
-    }
-    launch_later();
+        if (tile + int(gridDim.x) >= tiles) launch_later();
 #pragma unroll
-    for (int t = 0; t < TILES; t++) {
-        parts[warp()][t][group][2 * quarter] = sums[t][0];
-        parts[warp()][t][group][2 * quarter + 1] = sums[t][1];
-        parts[warp()][t][group + 8][2 * quarter] = sums[t][2];
-        parts[warp()][t][group + 8][2 * quarter + 1] = sums[t][3];
-    }
+        for (int t = 0; t < TILES; t++) {
+            parts[warp()][t][group][2 * quarter] = sums[t][0];
+            parts[warp()][t][group][2 * quarter + 1] = sums[t][1];
+            parts[warp()][t][group + 8][2 * quarter] = sums[t][2];
+            parts[warp()][t][group + 8][2 * quarter + 1] = sums[t][3];
+        }
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float sum = squares[h];
-        sum += __shfl_xor_sync(ALL, sum, 1);
-        sum += __shfl_xor_sync(ALL, sum, 2);
-        if (quarter == 0) row_squares[warp()][group + 8 * h] = sum;
-    }
-    __syncthreads();
-    constexpr int OUT = KIND == Few::SWIGLU ? 1 : TILES;
-    int kept = KIND == Few::SWIGLU ? columns / 2 : columns;
-    for (int i = threadIdx.x; i < OUT * 128; i += FEW_THREADS) {
-        int row = i / (OUT * 8), place = i % (OUT * 8), column = blockIdx.x * OUT * 8 + place;
-        if (row >= from.count || column >= kept) continue;
-        float factor = 1;
-        if (from.scaled) {
-            float sum = 0;
-            for (int w = 0; w < FEW_WARPS; w++) sum += row_squares[w][row];
-            factor = 1.0f / sqrtf(sum / from.normed + from.eps);
+        for (int h = 0; h < 2; h++) {
+            float sum = squares[h];
+            sum += __shfl_xor_sync(ALL, sum, 1);
+            sum += __shfl_xor_sync(ALL, sum, 2);
+            if (quarter == 0) row_squares[warp()][group + 8 * h] = sum;
         }
-        float value = 0, up = 0;
-        for (int w = 0; w < FEW_WARPS; w++) {
-            value += parts[w][KIND == Few::SWIGLU ? 0 : place / 8][row][place % 8];
-            if (KIND == Few::SWIGLU) up += parts[w][TILES - 1][row][place];
+        __syncthreads();
+        if (writes) {
+            int place = threadIdx.x % WIDTH;
+            float factor = 1, value = 0, up = 0;
+            if (from.scaled) {
+                float sum = 0;
+                for (int w = 0; w < FEW_WARPS; w++) sum += row_squares[w][of_row];
+                factor = 1.0f / sqrtf(sum / from.normed + from.eps);
+            }
+            for (int w = 0; w < FEW_WARPS; w++) {
+                value += parts[w][GATED ? 0 : place / 8][of_row][place % 8];
+                if (GATED) up += parts[w][TILES - 1][of_row][place % 8];
+            }
+            value *= factor;
+            size_t at = size_t(of_row) * out_stride + of_column;
+            if (KIND == Few::ROUND) static_cast<bf16*>(out)[at] = rounded<bf16>(value);
+            if (KIND == Few::STORE) static_cast<float*>(out)[at] = value;
+            if (KIND == Few::ADD) static_cast<float*>(out)[at] = added + value;
+            // As where the two are products of their own, which round.
+            if (GATED) {
+                float gate = number(rounded<bf16>(value));
+                up = number(rounded<bf16>(up * factor));
+                static_cast<bf16*>(out)[at] = rounded<bf16>(gate / (1.0f + expf(-gate)) * up);
+            }
         }
-        value *= factor;
-        size_t at = size_t(row) * out_stride + column;
-        if (KIND == Few::ROUND) static_cast<bf16*>(out)[at] = rounded<bf16>(value);
-        if (KIND == Few::STORE) static_cast<float*>(out)[at] = value;
-        if (KIND == Few::ADD) static_cast<float*>(out)[at] += value;
-        // As where the two are products of their own, which round.
-        if (KIND == Few::SWIGLU) {
-            float gate = number(rounded<bf16>(value));
-            up = number(rounded<bf16>(up * factor));
-            static_cast<bf16*>(out)[at] = rounded<bf16>(gate / (1.0f + expf(-gate)) * up);
-        }
+        // The next round writes to what is read here.
+        __syncthreads();
     }
 }

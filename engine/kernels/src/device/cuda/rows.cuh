@@ -16,14 +16,14 @@ __device__ void embed(const T* table, const uint32_t* tokens, float* x, int widt
     for (int i = threadIdx.x; i < width; i += blockDim.x) x[size_t(blockIdx.x) * width + i] = number(from[i]);
 }
 
-// `count` values that lie one behind the other, four or one: four in one access.
-template <class T> __device__ inline void get(const T* from, float (&v)[4], int count) {
-    if (count == 4) unpacked(from, v);
+// EACH values that lie one behind the other, four or one: four in one access.
+template <int EACH, class T> __device__ inline void get(const T* from, float (&v)[EACH]) {
+    if constexpr (EACH == 4) unpacked(from, v);
     else v[0] = number(from[0]);
 }
 
-template <class T> __device__ inline void put(T* to, const float (&v)[4], int count) {
-    if (count == 4) packed(to, v);
+template <int EACH, class T> __device__ inline void put(T* to, const float (&v)[EACH]) {
+    if constexpr (EACH == 4) packed(to, v);
     else to[0] = rounded<T>(v[0]);
 }
 
@@ -38,54 +38,66 @@ struct Place {
     }
 };
 
-constexpr int NORM_ROWS = 4;
+constexpr int NORM_WARPS = 4;
 
-// out = x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467). A warp a row; `rows` names the rows of x to normalise, or is
-// null for all.
-template <class T>
-__device__ void rms_norm(const float* x, const int* rows, const float* weight, T* out, int width, int stride, float eps, int count, int each) {
-    int row = blockIdx.x * NORM_ROWS + warp();
+// The row that a warp or a block of NORM_WARPS warps normalises, and how its threads go through it: a block, where there are
+// too few rows to keep a device busy with a warp each.
+struct NormRow {
+    int row, first, apart;
+    bool together;
+    __device__ NormRow(int together, int each)
+        : row(together ? blockIdx.x : blockIdx.x * NORM_WARPS + warp()), first((together ? threadIdx.x : lane()) * each),
+          apart((together ? 32 * NORM_WARPS : 32) * each), together(together) {}
+    __device__ float sum(float v) const { return together ? block_sum(v) : warp_sum(v); }
+};
+
+// out = x / sqrt(mean(x^2) + eps) * weight (arXiv 1910.07467). `rows` names the rows of x to normalise, or is null for all.
+template <int EACH, class T>
+__device__ void rms_norm(const float* x, const int* rows, const float* weight, T* out, int width, int stride, float eps, int count, int together) {
+    NormRow at(together, EACH);
     wait_for_earlier();
     launch_later();
-    if (row >= count) return;
-    x += size_t(rows ? rows[row] : row) * width;
-    out += size_t(row) * stride;
+    if (at.row >= count) return;
+    x += size_t(rows ? rows[at.row] : at.row) * width;
+    out += size_t(at.row) * stride;
     float squares = 0;
 #pragma unroll 4
-    for (int i = lane() * each; i < width; i += 32 * each) {
-        float v[4];
-        get(x + i, v, each);
-        for (int j = 0; j < each; j++) squares += v[j] * v[j];
+    for (int i = at.first; i < width; i += at.apart) {
+        float v[EACH];
+        get(x + i, v);
+#pragma unroll
+        for (int j = 0; j < EACH; j++) squares += v[j] * v[j];
     }
-    float inverse = 1.0f / sqrtf(warp_sum(squares) / width + eps);
+    float inverse = 1.0f / sqrtf(at.sum(squares) / width + eps);
 #pragma unroll 4
-    for (int i = lane() * each; i < width; i += 32 * each) {
-        float v[4], w[4];
-        get(x + i, v, each);
-        get(weight + i, w, each);
-        for (int j = 0; j < each; j++) v[j] *= inverse * w[j];
-        put(out + i, v, each);
+    for (int i = at.first; i < width; i += at.apart) {
+        float v[EACH], w[EACH];
+        get(x + i, v);
+        get(weight + i, w);
+#pragma unroll
+        for (int j = 0; j < EACH; j++) v[j] *= inverse * w[j];
+        put(out + i, v);
     }
 }
 
-// dx += the gradient of x, given that of the result; `rounded`, where it is not null, takes what dx then is. A warp a row.
-template <class T>
+// dx += the gradient of x, given that of the result; `as_read`, where it is not null, takes what dx then is. A warp a row.
+template <int EACH, class T>
 __device__ void rms_norm_backward(const float* x, const float* weight, const T* dy, float* dx, int width, int stride, float eps, T* as_read,
-                                  int count, int each) {
-    int row = blockIdx.x * NORM_ROWS + warp();
-    if (row >= count) return;
-    x += size_t(row) * width;
-    dx += size_t(row) * width;
-    dy += size_t(row) * stride;
-    if (as_read) as_read += size_t(row) * width;
+                                  int count) {
+    NormRow at(0, EACH);
+    if (at.row >= count) return;
+    x += size_t(at.row) * width;
+    dx += size_t(at.row) * width;
+    dy += size_t(at.row) * stride;
     float squares = 0, along = 0;
 #pragma unroll 4
-    for (int i = lane() * each; i < width; i += 32 * each) {
-        float v[4], w[4], d[4];
-        get(x + i, v, each);
-        get(weight + i, w, each);
-        get(dy + i, d, each);
-        for (int j = 0; j < each; j++) {
+    for (int i = at.first; i < width; i += at.apart) {
+        float v[EACH], w[EACH], d[EACH];
+        get(x + i, v);
+        get(weight + i, w);
+        get(dy + i, d);
+#pragma unroll
+        for (int j = 0; j < EACH; j++) {
             squares += v[j] * v[j];
             along += d[j] * w[j] * v[j];
         }
@@ -93,15 +105,16 @@ __device__ void rms_norm_backward(const float* x, const float* weight, const T* 
     float inverse = 1.0f / sqrtf(warp_sum(squares) / width + eps);
     float back = warp_sum(along) * inverse * inverse * inverse / width;
 #pragma unroll 4
-    for (int i = lane() * each; i < width; i += 32 * each) {
-        float v[4], w[4], d[4], sum[4];
-        get(x + i, v, each);
-        get(weight + i, w, each);
-        get(dy + i, d, each);
-        get(dx + i, sum, each);
-        for (int j = 0; j < each; j++) sum[j] += d[j] * w[j] * inverse - v[j] * back;
-        put(dx + i, sum, each);
-        if (as_read) put(as_read + i, sum, each);
+    for (int i = at.first; i < width; i += at.apart) {
+        float v[EACH], w[EACH], d[EACH], sum[EACH];
+        get(x + i, v);
+        get(weight + i, w);
+        get(dy + i, d);
+        get(dx + i, sum);
+#pragma unroll
+        for (int j = 0; j < EACH; j++) sum[j] += d[j] * w[j] * inverse - v[j] * back;
+        put(dx + i, sum);
+        if (as_read) put(as_read + size_t(at.row) * width + i, sum);
     }
 }
 
@@ -187,54 +200,57 @@ __device__ void rotate_backward(const T* raw, T* dqkv, const float* bias, const 
 }
 
 // out = silu(gate) * up (arXiv 2002.05202), where a row of `gate_up` has all gates before all ups.
-template <class T> __device__ void swiglu(const T* gate_up, T* out, int wide, int stride, int rows, int each) {
-    Place at(wide, each);
+template <int EACH, class T> __device__ void swiglu(const T* gate_up, T* out, int wide, int stride, int rows) {
+    Place at(wide, EACH);
     if (at.row >= unsigned(rows)) return;
     gate_up += size_t(at.row) * 2 * wide + at.column;
-    float gate[4], up[4];
-    get(gate_up, gate, each);
-    get(gate_up + wide, up, each);
-    for (int j = 0; j < each; j++) gate[j] = gate[j] / (1.0f + expf(-gate[j])) * up[j];
-    put(out + size_t(at.row) * stride + at.column, gate, each);
+    float gate[EACH], up[EACH];
+    get(gate_up, gate);
+    get(gate_up + wide, up);
+#pragma unroll
+    for (int j = 0; j < EACH; j++) gate[j] = gate[j] / (1.0f + expf(-gate[j])) * up[j];
+    put(out + size_t(at.row) * stride + at.column, gate);
 }
 
 // The gradients of gates and ups.
-template <class T>
-__device__ void swiglu_backward(const T* gate_up, const T* dout, T* dgate_up, int wide, int stride, int rows, int each) {
-    Place at(wide, each);
+template <int EACH, class T>
+__device__ void swiglu_backward(const T* gate_up, const T* dout, T* dgate_up, int wide, int stride, int rows) {
+    Place at(wide, EACH);
     if (at.row >= unsigned(rows)) return;
     size_t place = size_t(at.row) * 2 * wide + at.column;
-    float gate[4], up[4], d[4];
-    get(gate_up + place, gate, each);
-    get(gate_up + place + wide, up, each);
-    get(dout + size_t(at.row) * stride + at.column, d, each);
-    for (int j = 0; j < each; j++) {
+    float gate[EACH], up[EACH], d[EACH];
+    get(gate_up + place, gate);
+    get(gate_up + place + wide, up);
+    get(dout + size_t(at.row) * stride + at.column, d);
+#pragma unroll
+    for (int j = 0; j < EACH; j++) {
         float sigmoid = 1.0f / (1.0f + expf(-gate[j])), of_up = d[j] * gate[j] * sigmoid;
         gate[j] = d[j] * up[j] * sigmoid * (1.0f + gate[j] * (1.0f - sigmoid));
         up[j] = of_up;
     }
-    put(dgate_up + place, gate, each);
-    put(dgate_up + place + wide, up, each);
+    put(dgate_up + place, gate);
+    put(dgate_up + place + wide, up);
 }
 
 // to[row][column] = factor * from[row][column], rows of different strides.
-template <class T>
-__device__ void place(const float* from, T* to, int rows, int columns, int from_stride, int to_stride, float factor, int each) {
-    Place at(columns, each);
+template <int EACH, class T>
+__device__ void place(const float* from, T* to, int rows, int columns, int from_stride, int to_stride, float factor) {
+    Place at(columns, EACH);
     if (at.row >= unsigned(rows)) return;
-    float v[4];
-    get(from + size_t(at.row) * from_stride + at.column, v, each);
-    for (int j = 0; j < each; j++) v[j] *= factor;
-    put(to + size_t(at.row) * to_stride + at.column, v, each);
+    float v[EACH];
+    get(from + size_t(at.row) * from_stride + at.column, v);
+#pragma unroll
+    for (int j = 0; j < EACH; j++) v[j] *= factor;
+    put(to + size_t(at.row) * to_stride + at.column, v);
 }
 
 // to[row][column] = from[row][column], rows of different strides.
-template <class T> __device__ void move(const T* from, T* to, int rows, int columns, int from_stride, int to_stride, int each) {
-    Place at(columns, each);
+template <int EACH, class T> __device__ void move(const T* from, T* to, int rows, int columns, int from_stride, int to_stride) {
+    Place at(columns, EACH);
     if (at.row >= unsigned(rows)) return;
-    float v[4];
-    get(from + size_t(at.row) * from_stride + at.column, v, each);
-    put(to + size_t(at.row) * to_stride + at.column, v, each);
+    float v[EACH];
+    get(from + size_t(at.row) * from_stride + at.column, v);
+    put(to + size_t(at.row) * to_stride + at.column, v);
 }
 
 // to[targets[i]] = the sum of rows order[offsets[i]..offsets[i + 1]] of `from`, in that order. One block a target.

@@ -1,6 +1,6 @@
 // Attention of a decoding step, for bf16: one new row of each sequence. Rotation, the cache and attention in one kernel.
 #pragma once
-#include "attention.cuh"
+#include "flash.cuh"
 #include "rows.cuh"
 
 constexpr int STEP_THREADS = 256, STEP_WARPS = 8;
@@ -40,67 +40,28 @@ __device__ void rotate_head(const bf16* raw, const float* bias, const float* nor
     }
 }
 
-// A block is (sequence, key head): up to G query heads share the key head. Its warps take turns at the keys, in which D / 8
-// threads read a key, eight values each. Every thread keeps the running maxima, sums and results (arXiv 1805.02867) of the
-// keys that it saw; they come together at the end.
-template <int D, int G>
-__device__ void attend_step(const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,
-                            Shape heads, float eps, float scale, bf16* cache, const int* cache_rows, const Slot* slots, bf16* out,
-                            int out_stride) {
-    constexpr int LANES = D / 8, KEYS = 32 / LANES, UNROLL = 2, TURN = STEP_WARPS * KEYS * UNROLL;
-    __shared__ float query[G][D];
-    __shared__ float results[STEP_WARPS][G][D];
-    __shared__ float maxima[STEP_WARPS][G], sums[STEP_WARPS][G];
-    int dim = heads.dim, group = heads.queries / heads.keys, row = blockIdx.x, key_head = blockIdx.y;
-    size_t width = size_t(heads.queries + 2 * heads.keys) * dim, stride = 2 * size_t(heads.keys) * dim;
-    wait_for_earlier();
-    Slot slot = slots[row];
-    raw += row * width;
-    angles += size_t(row) * (dim / 2);
-    for (int i = threadIdx.x; i < G * D; i += STEP_THREADS) query[i / D][i % D] = 0;
-    __syncthreads();
-    bf16* kept = cache + cache_rows[row] * stride + size_t(key_head) * dim;
-    for (int head = warp(); head < group + 2; head += STEP_WARPS) {
-        if (head < group) {
-            int at = (key_head * group + head) * dim;
-            rotate_head(raw + at, bias ? bias + at : nullptr, query_norm, angles, dim, eps, [&](int i, bf16 v) { query[head][i] = number(v) * scale; });
-        } else {
-            bool value = head > group;
-            int at = (heads.queries + (value ? heads.keys : 0) + key_head) * dim;
-            bf16* to = kept + (value ? size_t(heads.keys) * dim : 0);
-            rotate_head(raw + at, bias ? bias + at : nullptr, value ? nullptr : key_norm, value ? nullptr : angles, dim, eps, [&](int i, bf16 v) { to[i] = v; });
-        }
-    }
-    // The new row of the cache is this block's own, so its threads see it behind this.
-    __syncthreads();
-    launch_later();
-    int part = lane() % LANES, first = lane() / LANES;
-    SequenceKeys keys = {slot.prefix, slot.prompt_from, slot.prompt, slot.own_from, slot.own, 1};
+// What a thread found of the keys that it saw, for up to G query heads: running maxima, sums, and results of eight of D values
+// (arXiv 1805.02867).
+template <int D, int G> struct Seen {
+    static constexpr int LANES = D / 8, KEYS = 32 / LANES;
     float asked[G][8], result[G][8], max[G], sum[G];
+
+    // Of heads whose values, times the scale, `query` gives.
+    template <class Query> __device__ void start(Query query) {
 #pragma unroll
-    for (int h = 0; h < G; h++) {
-        max[h] = NOTHING;
-        sum[h] = 0;
+        for (int h = 0; h < G; h++) {
+            max[h] = NOTHING;
+            sum[h] = 0;
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            asked[h][i] = query[h][part * 8 + i];
-            result[h][i] = 0;
+            for (int i = 0; i < 8; i++) {
+                asked[h][i] = query(h, lane() % LANES * 8 + i);
+                result[h][i] = 0;
+            }
         }
     }
-    const bf16* of_head = cache + size_t(key_head) * dim + part * 8;
-    bool inside = part * 8 < dim;
-    for (int from = warp() * KEYS * UNROLL; from < keys.count(); from += TURN) {
-        uint4 key[UNROLL], value[UNROLL];
-        bool seen[UNROLL];
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++) {
-            int at = from + u * KEYS + first;
-            uint4 nothing = {0, 0, 0, 0};
-            seen[u] = at < keys.count();
-            const bf16* place = of_head + (seen[u] ? keys.row(at, 0) * stride : 0);
-            key[u] = seen[u] && inside ? *reinterpret_cast<const uint4*>(place) : nothing;
-            value[u] = seen[u] && inside ? *reinterpret_cast<const uint4*>(place + size_t(heads.keys) * dim) : nothing;
-        }
+
+    // Takes the keys and values of UNROLL places; `key` is the thread's eight values of one, `seen` whether it is there.
+    template <int UNROLL> __device__ void take(const uint4 (&key)[UNROLL], const uint4 (&value)[UNROLL], const bool (&seen)[UNROLL]) {
         float score[UNROLL][G];
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
@@ -116,9 +77,6 @@ __device__ void attend_step(const bf16* raw, const float* bias, const float* que
                 score[u][h] = seen[u] ? s : NOTHING;
             }
         }
-        float v[UNROLL][8];
-#pragma unroll
-        for (int u = 0; u < UNROLL; u++) unpack(value[u], v[u]);
 #pragma unroll
         for (int h = 0; h < G; h++) {
             float most = max[h];
@@ -132,33 +90,125 @@ __device__ void attend_step(const bf16* raw, const float* bias, const float* que
 #pragma unroll
             for (int u = 0; u < UNROLL; u++) {
                 // As the pass over whole sequences: what values are weighed by is in bf16, the sum is not.
-                float p = score[u][h] > NOTHING ? expf(score[u][h] - most) : 0.0f, weight = number(rounded<bf16>(p));
+                float p = score[u][h] > NOTHING ? expf(score[u][h] - most) : 0.0f;
                 sum[h] += p;
+                score[u][h] = number(rounded<bf16>(p));
+            }
+        }
 #pragma unroll
-                for (int i = 0; i < 8; i++) result[h][i] += weight * v[u][i];
+        for (int u = 0; u < UNROLL; u++) {
+            float v[8];
+            unpack(value[u], v);
+#pragma unroll
+            for (int h = 0; h < G; h++)
+#pragma unroll
+                for (int i = 0; i < 8; i++) result[h][i] += score[u][h] * v[i];
+        }
+    }
+
+    // Brings together what the threads of a warp found; the first LANES of them then have it.
+    __device__ void join() {
+#pragma unroll
+        for (int h = 0; h < G; h++) {
+            float most = max[h];
+#pragma unroll
+            for (int offset = LANES; offset < 32; offset *= 2) most = fmaxf(most, __shfl_xor_sync(ALL, most, offset));
+            float factor = expf(max[h] - most);
+            max[h] = most;
+            sum[h] *= factor;
+#pragma unroll
+            for (int offset = LANES; offset < 32; offset *= 2) sum[h] += __shfl_xor_sync(ALL, sum[h], offset);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                result[h][i] *= factor;
+#pragma unroll
+                for (int offset = LANES; offset < 32; offset *= 2) result[h][i] += __shfl_xor_sync(ALL, result[h][i], offset);
             }
         }
     }
+};
+
+// Loads eight values each of UNROLL keys and their values, from `first` on: `row` gives the cache row of one. What is not
+// there is zero.
+template <int D, int UNROLL, class Row>
+__device__ void load_keys(const bf16* cache, size_t stride, size_t apart, int dim, int first, int count, Row row, uint4 (&key)[UNROLL],
+                          uint4 (&value)[UNROLL], bool (&seen)[UNROLL]) {
+    constexpr int LANES = D / 8, KEYS = 32 / LANES;
+    int part = lane() % LANES;
+#pragma unroll
+    for (int u = 0; u < UNROLL; u++) {
+        int at = first + u * KEYS + lane() / LANES;
+        uint4 nothing = {0, 0, 0, 0};
+        seen[u] = at < count;
+        const bf16* place = cache + (seen[u] ? row(at) * stride : 0) + part * 8;
+        bool there = seen[u] && part * 8 < dim;
+        key[u] = there ? *reinterpret_cast<const uint4*>(place) : nothing;
+        value[u] = there ? *reinterpret_cast<const uint4*>(place + apart) : nothing;
+    }
+}
+
+// A block is (sequence, key head): up to G query heads share the key head. Its warps take turns at the keys, in which D / 8
+// threads read a key, eight values each.
+template <int D, int G>
+__device__ void attend_step(const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,
+                            Shape heads, float eps, float scale, bf16* cache, const int* cache_rows, const Slot* slots, bf16* out,
+                            int out_stride) {
+    constexpr int UNROLL = 2, EACH = Seen<D, G>::KEYS * UNROLL, TURN = STEP_WARPS * EACH;
+    __shared__ float query[G][D];
+    __shared__ float results[STEP_WARPS][G][D];
+    __shared__ float maxima[STEP_WARPS][G], sums[STEP_WARPS][G];
+    int dim = heads.dim, group = heads.queries / heads.keys, row = blockIdx.x, key_head = blockIdx.y;
+    size_t width = size_t(heads.queries + 2 * heads.keys) * dim, stride = 2 * size_t(heads.keys) * dim;
+    // What was written two kernels ago is there: the one before this has waited for it. All keys but the new one are that old.
+    Slot slot = slots[row];
+    SequenceKeys keys = {slot.prefix, slot.prompt_from, slot.prompt, slot.own_from, slot.own, 1};
+    auto cache_row = [&](int at) { return keys.row(at, 0); };
+    bf16* of_head = cache + size_t(key_head) * dim;
+    size_t apart = size_t(heads.keys) * dim;
+    uint4 key[UNROLL], value[UNROLL];
+    bool seen[UNROLL];
+    int from = warp() * EACH;
+    load_keys<D>(of_head, stride, apart, dim, from, keys.count() - 1, cache_row, key, value, seen);
+    for (int i = threadIdx.x; i < G * D; i += STEP_THREADS) query[i / D][i % D] = 0;
+    __syncthreads();
+    wait_for_earlier();
+    raw += row * width;
+    angles += size_t(row) * (dim / 2);
+    bf16* kept = of_head + cache_rows[row] * stride;
+    for (int head = warp(); head < group + 2; head += STEP_WARPS) {
+        if (head < group) {
+            int at = (key_head * group + head) * dim;
+            rotate_head(raw + at, bias ? bias + at : nullptr, query_norm, angles, dim, eps, [&](int i, bf16 v) { query[head][i] = number(v) * scale; });
+        } else {
+            bool value = head > group;
+            int at = (heads.queries + (value ? heads.keys : 0) + key_head) * dim;
+            bf16* to = kept + (value ? apart : 0);
+            rotate_head(raw + at, bias ? bias + at : nullptr, value ? nullptr : key_norm, value ? nullptr : angles, dim, eps, [&](int i, bf16 v) { to[i] = v; });
+        }
+    }
+    // The new row of the cache is this block's own, so its threads see it behind this.
+    __syncthreads();
+    launch_later();
+    Seen<D, G> found;
+    found.start([&](int h, int i) { return query[h][i]; });
+    for (; from < keys.count() - 1; from += TURN) {
+        found.take(key, value, seen);
+        load_keys<D>(of_head, stride, apart, dim, from + TURN, keys.count() - 1, cache_row, key, value, seen);
+    }
+    if (warp() == STEP_WARPS - 1) {
+        load_keys<D>(of_head, stride, apart, dim, keys.count() - 1, keys.count(), cache_row, key, value, seen);
+        found.take(key, value, seen);
+    }
+    found.join();
 #pragma unroll
     for (int h = 0; h < G; h++) {
-        float most = max[h];
-#pragma unroll
-        for (int offset = LANES; offset < 32; offset *= 2) most = fmaxf(most, __shfl_xor_sync(ALL, most, offset));
-        float factor = expf(max[h] - most);
-        sum[h] *= factor;
-#pragma unroll
-        for (int offset = LANES; offset < 32; offset *= 2) sum[h] += __shfl_xor_sync(ALL, sum[h], offset);
         if (lane() == 0) {
-            maxima[warp()][h] = most;
-            sums[warp()][h] = sum[h];
+            maxima[warp()][h] = found.max[h];
+            sums[warp()][h] = found.sum[h];
         }
+        if (lane() < D / 8)
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            float v = result[h][i] * factor;
-#pragma unroll
-            for (int offset = LANES; offset < 32; offset *= 2) v += __shfl_xor_sync(ALL, v, offset);
-            if (first == 0) results[warp()][h][part * 8 + i] = v;
-        }
+            for (int i = 0; i < 8; i++) results[warp()][h][lane() * 8 + i] = found.result[h][i];
     }
     __syncthreads();
     for (int i = threadIdx.x; i < group * dim; i += STEP_THREADS) {
@@ -171,5 +221,144 @@ __device__ void attend_step(const bf16* raw, const float* bias, const float* que
             v += factor * results[w][h][at];
         }
         out[size_t(row) * out_stride + (key_head * group + h) * dim + at] = rounded<bf16>(v / sum);
+    }
+}
+
+// Rows that lie one behind the other and see the same prefix and prompt; none where `count` is 0.
+struct Chunk {
+    int first, count, prefix, prompt_from, prompt;
+};
+
+// Query heads of a chunk's rows, all together.
+constexpr int CHUNK_QUERIES = 32;
+
+// As `attend_step`, for rows that share a prompt. A block is (chunk, key head). Its first warps go through what the rows
+// share, as tiles of queries over tiles of keys; the others through each row's own keys meanwhile; both come together at the
+// end.
+template <int D, int G, int KEYS>
+__device__ void attend_chunk(const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,
+                             Shape heads, float eps, float scale, bf16* cache, const int* cache_rows, const Slot* slots,
+                             const Chunk* chunks, bf16* out, int out_stride) {
+    constexpr int TILERS = CHUNK_QUERIES / 16, COUNT = 32 * TILERS, COLUMNS = KEYS / 8, WIDE = D / 8, UNROLL = 4;
+    typedef Block<bf16, CHUNK_QUERIES, D> Queries;
+    typedef Block<bf16, KEYS, D> Tile;
+    __shared__ __align__(32) bf16 query[Queries::SIZE];
+    __shared__ __align__(32) bf16 key[Tile::SIZE];
+    __shared__ __align__(32) bf16 value[Tile::SIZE];
+    __shared__ float results[CHUNK_QUERIES][D];
+    __shared__ float maxima[CHUNK_QUERIES], sums[CHUNK_QUERIES];
+    int dim = heads.dim, group = heads.queries / heads.keys, key_head = blockIdx.y;
+    size_t width = size_t(heads.queries + 2 * heads.keys) * dim, stride = 2 * size_t(heads.keys) * dim, apart = size_t(heads.keys) * dim;
+    Chunk chunk = chunks[blockIdx.x];
+    for (int i = threadIdx.x; i < Queries::SIZE; i += STEP_THREADS) query[i] = rounded<bf16>(0.0f);
+    __syncthreads();
+    wait_for_earlier();
+    bf16* of_head = cache + size_t(key_head) * dim;
+    for (int task = warp(); task < chunk.count * (group + 2); task += STEP_WARPS) {
+        int place = task / (group + 2), head = task % (group + 2), row = chunk.first + place;
+        const bf16* of_row = raw + row * width;
+        const float2* turned = angles + size_t(row) * (dim / 2);
+        if (head < group) {
+            int at = (key_head * group + head) * dim;
+            bf16* to = query + (place * group + head) * Queries::STRIDE;
+            rotate_head(of_row + at, bias ? bias + at : nullptr, query_norm, turned, dim, eps, [&](int i, bf16 v) { to[i] = v; });
+        } else {
+            bool of_value = head > group;
+            int at = (heads.queries + (of_value ? heads.keys : 0) + key_head) * dim;
+            bf16* to = of_head + cache_rows[row] * stride + (of_value ? apart : 0);
+            rotate_head(of_row + at, bias ? bias + at : nullptr, of_value ? nullptr : key_norm, of_value ? nullptr : turned, dim, eps, [&](int i, bf16 v) { to[i] = v; });
+        }
+    }
+    __syncthreads();
+    launch_later();
+    int mine = warp() * 16, lanes = lane() / 4, quarter = lane() % 4;
+    Scores<WIDE> result;
+    float max[2] = {NOTHING, NOTHING}, sum[2] = {0, 0}, turn = scale * LOG2_E;
+    if (warp() < TILERS) {
+        result.clear();
+        Left<D> left;
+        left.load(query, mine);
+        int shared = chunk.prefix + chunk.prompt;
+        auto row = [&](int at) { return at < chunk.prefix ? at : chunk.prompt_from + at - chunk.prefix; };
+        for (int from = 0; from < shared; from += KEYS) {
+            wait_for_first<COUNT>();
+            load_rows<bf16, KEYS, D, COUNT>(key, dim, [&](int r) { return from + r < shared ? of_head + row(from + r) * stride : nullptr; });
+            load_rows<bf16, KEYS, D, COUNT>(value, dim, [&](int r) { return from + r < shared ? of_head + row(from + r) * stride + apart : nullptr; });
+            wait_for_first<COUNT>();
+            Scores<COLUMNS> score;
+            score.clear();
+            score.template add_rows<D>(left, key);
+            float most[2] = {max[0], max[1]};
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    if (from + 8 * n + 2 * quarter + i % 2 >= shared) score.sums[n][i] = NOTHING;
+                    most[i / 2] = fmaxf(most[i / 2], score.sums[n][i]);
+                }
+            float factor[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                most[half] = quarter_max(most[half]);
+                factor[half] = exp2f((max[half] - most[half]) * turn);
+                max[half] = most[half];
+                sum[half] *= factor[half];
+            }
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float s = score.sums[n][i], p = s > NOTHING ? exp2f((s - max[i / 2]) * turn) : 0.0f;
+                    score.sums[n][i] = p;
+                    sum[i / 2] += p;
+                }
+#pragma unroll
+            for (int n = 0; n < WIDE; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) result.sums[n][i] *= factor[i / 2];
+            result.add_product(score, value);
+        }
+        for (int half = 0; half < 2; half++) sum[half] = quarter_sum(sum[half]);
+    } else {
+        for (int place = warp() - TILERS; place < chunk.count; place += STEP_WARPS - TILERS) {
+            Slot slot = slots[chunk.first + place];
+            Seen<D, G> found;
+            found.start([&](int h, int i) { return h < group ? number(query[(place * group + h) * Queries::STRIDE + i]) * scale : 0.0f; });
+            for (int from = 0; from < slot.own; from += Seen<D, G>::KEYS * UNROLL) {
+                uint4 keys[UNROLL], values[UNROLL];
+                bool seen[UNROLL];
+                load_keys<D>(of_head, stride, apart, dim, from, slot.own, [&](int at) { return slot.own_from + at; }, keys, values, seen);
+                found.take(keys, values, seen);
+            }
+            found.join();
+#pragma unroll
+            for (int h = 0; h < G; h++) {
+                if (h >= group) continue;
+                if (lane() == 0) {
+                    maxima[place * group + h] = found.max[h];
+                    sums[place * group + h] = found.sum[h];
+                }
+                if (lane() < D / 8)
+#pragma unroll
+                    for (int i = 0; i < 8; i++) results[place * group + h][lane() * 8 + i] = found.result[h][i];
+            }
+        }
+    }
+    __syncthreads();
+    if (warp() >= TILERS) return;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int asks = mine + lanes + 8 * half;
+        if (asks >= chunk.count * group) continue;
+        float of_shared = max[half] > NOTHING ? max[half] * scale : NOTHING, most = fmaxf(of_shared, maxima[asks]);
+        float a = expf(of_shared - most), b = expf(maxima[asks] - most), whole = 1.0f / (a * sum[half] + b * sums[asks]);
+        bf16* to = out + size_t(chunk.first + asks / group) * out_stride + (key_head * group + asks % group) * dim;
+#pragma unroll
+        for (int n = 0; n < WIDE; n++) {
+            int column = 8 * n + 2 * quarter;
+            if (column >= dim) continue;
+            float low = a * result.sums[n][2 * half] + b * results[asks][column], high = a * result.sums[n][2 * half + 1] + b * results[asks][column + 1];
+            *reinterpret_cast<uint32_t*>(to + column) = pair(low * whole, high * whole);
+        }
     }
 }

@@ -90,6 +90,14 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 inline int __ffs(unsigned v) { return __builtin_ffs(int(v)); }
 inline int __clz(unsigned v) { return v == 0 ? 32 : __builtin_clz(v); }
 
+// Copied at once: that somebody reads before the wait is not found here.
+inline void copy_later(void* to, const void* from) {
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0) emulator::fail("a copy of 16 bytes is not aligned to them");
+    std::memcpy(to, from, 16);
+}
+inline void end_of_copies() {}
+template <int N> void wait_for_copies() {}
+
 inline uint4 streamed(const uint4* from) {
     if (reinterpret_cast<uintptr_t>(from) % 16 != 0) emulator::fail("a load of 16 bytes is not aligned to them");
     return *from;

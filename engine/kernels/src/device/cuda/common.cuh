@@ -97,7 +97,8 @@ __device__ inline void wait_for_earlier() {
 #endif
 }
 
-// From here on the next kernel may begin.
+// From here on the next kernel may begin. It stands behind the wait: a kernel that runs then knows that all but the one
+// before it have ended.
 __device__ inline void launch_later() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
@@ -114,6 +115,18 @@ __device__ inline uint4 streamed(const uint4* from) {
     asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
     return v;
 }
+
+// A copy of sixteen bytes to shared memory, which goes on while the thread does.
+__device__ inline void copy_later(void* to, const void* from) {
+    uint32_t at = uint32_t(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+}
+
+// Ends a group of such copies.
+__device__ inline void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits for the thread's own copies, of all groups but the last N.
+template <int N> __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
 // Four 8 x 8 matrices of bf16 in shared memory: thread i gives the address of row i % 8 of matrix i / 8. Thread 4 g + q gets
 // columns 2 q and 2 q + 1 of row g of each.

@@ -122,36 +122,97 @@ __device__ inline void load_ends(int* to, const int* ends, int from, int count) 
     for (int i = threadIdx.x; i < TileOf<bf16>::ROWS; i += THREADS) to[i] = i < count ? ends[from + i] : 0;
 }
 
+// As `load_rows`, by copies that go on while the thread does, where rows are multiples of sixteen bytes.
+template <int ROWS, int D, class Row> __device__ void load_rows_later(bf16* tile, int dim, Row row) {
+    constexpr int PACK = 8, STRIDE = Block<bf16, ROWS, D>::STRIDE;
+    if (dim % PACK != 0) {
+        load_rows<bf16, ROWS, D>(tile, dim, row);
+        return;
+    }
+    for (int i = threadIdx.x; i < ROWS * (D / PACK); i += THREADS) {
+        int r = i / (D / PACK), c = i % (D / PACK) * PACK;
+        const bf16* from = row(r);
+        uint4 nothing = {0, 0, 0, 0};
+        if (from && c < dim) copy_later(tile + r * STRIDE + c, from + c);
+        else *reinterpret_cast<uint4*>(tile + r * STRIDE + c) = nothing;
+    }
+}
+
+// Tiles of keys, their values and ends in shared memory: the next ones are on their way while these are read, where there is
+// room for both.
+template <int D> struct KeyTiles {
+    static constexpr int TILE = TileOf<bf16>::ROWS, STAGES = D <= 64 ? 2 : 1, SIZE = Block<bf16, TILE, D>::SIZE;
+    bf16* room;
+    int* room_ends;
+    int stage;
+
+    __device__ bf16* key() const { return room + stage * 2 * SIZE; }
+    __device__ bf16* value() const { return key() + SIZE; }
+    __device__ int* ends() const { return room_ends + stage * TILE; }
+
+    __device__ void load(int tile, const TreeKeys& keys, const bf16* k, const bf16* v, size_t stride, int dim) const {
+        load_rows_later<TILE, D>(key(), dim, [&](int r) { int at = keys.row(tile, r); return at < 0 ? nullptr : k + at * stride; });
+        load_rows_later<TILE, D>(value(), dim, [&](int r) { int at = keys.row(tile, r); return at < 0 ? nullptr : v + at * stride; });
+        load_ends(ends(), keys.ends, tile * TILE, keys.last + 1 - tile * TILE);
+    }
+
+    // Calls work(tile) for every tile that queries see, when it is there.
+    template <class Work> __device__ void each(const TreeKeys& keys, const bf16* k, const bf16* v, size_t stride, int dim, Work work) {
+        int tile = keys.next(0);
+        // Who still reads what is in the room is done behind this.
+        __syncthreads();
+        if (STAGES == 2) {
+            if (tile < keys.tiles()) load(tile, keys, k, v, stride, dim);
+            end_of_copies();
+        }
+        while (tile < keys.tiles()) {
+            int following = keys.next(tile + 1);
+            if (STAGES == 2) {
+                stage ^= 1;
+                if (following < keys.tiles()) load(following, keys, k, v, stride, dim);
+                end_of_copies();
+                stage ^= 1;
+                wait_for_copies<STAGES - 1>();
+            } else {
+                load(tile, keys, k, v, stride, dim);
+                end_of_copies();
+                wait_for_copies<0>();
+            }
+            __syncthreads();
+            work(tile);
+            __syncthreads();
+            stage = STAGES == 2 ? stage ^ 1 : 0;
+            tile = following;
+        }
+    }
+};
+
 template <int D>
 __device__ void flash_tree(const bf16* qkv, int qkv_stride, const bf16* k, const bf16* v, int kv_stride, const int* ends, const int* tile_ends,
                            int first, int rows, Shape heads, float scale, bf16* out, int out_stride, float* log_sums) {
     constexpr int TILE = TileOf<bf16>::ROWS, COLUMNS = TILE / 8, WIDE = D / 8;
-    typedef Block<bf16, TILE, D> Tile;
-    __shared__ __align__(32) bf16 key[Tile::SIZE];
-    __shared__ __align__(32) bf16 value[Tile::SIZE];
-    __shared__ int key_ends[TILE];
+    typedef KeyTiles<D> Tiles;
+    __shared__ __align__(32) bf16 room[Tiles::STAGES * 2 * Tiles::SIZE];
+    __shared__ int room_ends[Tiles::STAGES * TILE];
+    Tiles tiles = {room, room_ends, 0};
     int from = blockIdx.x * TILE, queries = min(TILE, rows - from), head = blockIdx.y, key_head = head / (heads.queries / heads.keys);
     int dim = heads.dim, mine = warp() * 16, group = lane() / 4, quarter = lane() % 4;
     TreeKeys keys = {ends, tile_ends, TILE, first + from, first + from + queries - 1};
     const bf16* q = qkv + size_t(from) * qkv_stride + head * dim;
     k += key_head * dim;
     v += key_head * dim;
-    load_rows<bf16, TILE, D>(key, dim, [&](int r) { return r < queries ? q + size_t(r) * qkv_stride : nullptr; });
+    load_rows<bf16, TILE, D>(room, dim, [&](int r) { return r < queries ? q + size_t(r) * qkv_stride : nullptr; });
     __syncthreads();
     Left<D> query;
-    query.load(key, mine);
+    query.load(room, mine);
     Scores<WIDE> result;
     result.clear();
     float max[2] = {NOTHING, NOTHING}, sum[2] = {0, 0}, turn = scale * LOG2_E;
-    for (int tile = keys.next(0); tile < keys.tiles(); tile = keys.next(tile + 1)) {
-        __syncthreads();
-        load_rows<bf16, TILE, D>(key, dim, [&](int r) { int at = keys.row(tile, r); return at < 0 ? nullptr : k + size_t(at) * kv_stride; });
-        load_rows<bf16, TILE, D>(value, dim, [&](int r) { int at = keys.row(tile, r); return at < 0 ? nullptr : v + size_t(at) * kv_stride; });
-        load_ends(key_ends, ends, tile * TILE, keys.last + 1 - tile * TILE);
-        __syncthreads();
+    tiles.each(keys, k, v, kv_stride, dim, [&](int tile) {
+        const int* key_ends = tiles.ends();
         Scores<COLUMNS> score;
         score.clear();
-        score.template add_rows<D>(query, key);
+        score.template add_rows<D>(query, tiles.key());
         float most[2] = {max[0], max[1]};
 #pragma unroll
         for (int n = 0; n < COLUMNS; n++)
@@ -182,8 +243,8 @@ __device__ void flash_tree(const bf16* qkv, int qkv_stride, const bf16* k, const
         for (int n = 0; n < WIDE; n++)
 #pragma unroll
             for (int i = 0; i < 4; i++) result.sums[n][i] *= factor[i / 2];
-        result.add_product(score, value);
-    }
+        result.add_product(score, tiles.value());
+    });
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -203,9 +264,10 @@ __device__ void flash_backward_queries(const bf16* qkv, int stride, const bf16* 
     // Half a tile of keys at a time: the registers hold no more.
     constexpr int TILE = TileOf<bf16>::ROWS, PART = TILE / 2, COLUMNS = PART / 8;
     typedef Block<bf16, TILE, D> Tile;
-    __shared__ __align__(32) bf16 key[Tile::SIZE];
-    __shared__ __align__(32) bf16 value[Tile::SIZE];
-    __shared__ int key_ends[TILE];
+    typedef KeyTiles<D> Tiles;
+    __shared__ __align__(32) bf16 room[Tiles::STAGES * 2 * Tiles::SIZE];
+    __shared__ int room_ends[Tiles::STAGES * TILE];
+    Tiles tiles = {room, room_ends, 0};
     int from = blockIdx.x * TILE, queries = min(TILE, rows - from), head = blockIdx.y, key_head = head / (heads.queries / heads.keys);
     int dim = heads.dim, mine = warp() * 16, group = lane() / 4, quarter = lane() % 4;
     TreeKeys keys = {ends, tile_ends, TILE, from, from + queries - 1};
@@ -213,12 +275,12 @@ __device__ void flash_backward_queries(const bf16* qkv, int stride, const bf16* 
     const bf16* d = dout + size_t(from) * dout_stride + head * dim;
     const bf16* k = qkv + (heads.queries + key_head) * dim;
     const bf16* v = k + heads.keys * dim;
-    load_rows<bf16, TILE, D>(key, dim, [&](int r) { return r < queries ? q + size_t(r) * stride : nullptr; });
-    load_rows<bf16, TILE, D>(value, dim, [&](int r) { return r < queries ? d + size_t(r) * dout_stride : nullptr; });
+    load_rows<bf16, TILE, D>(tiles.key(), dim, [&](int r) { return r < queries ? q + size_t(r) * stride : nullptr; });
+    load_rows<bf16, TILE, D>(tiles.value(), dim, [&](int r) { return r < queries ? d + size_t(r) * dout_stride : nullptr; });
     __syncthreads();
     Left<D> query, grad;
-    query.load(key, mine);
-    grad.load(value, mine);
+    query.load(tiles.key(), mine);
+    grad.load(tiles.value(), mine);
     float log_sum[2], along[2], turn = scale * LOG2_E;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -228,19 +290,15 @@ __device__ void flash_backward_queries(const bf16* qkv, int stride, const bf16* 
     }
     Scores<D / 8> result;
     result.clear();
-    for (int tile = keys.next(0); tile < keys.tiles(); tile = keys.next(tile + 1)) {
-        __syncthreads();
-        load_rows<bf16, TILE, D>(key, dim, [&](int r) { int at = keys.row(tile, r); return at < 0 ? nullptr : k + size_t(at) * stride; });
-        load_rows<bf16, TILE, D>(value, dim, [&](int r) { int at = keys.row(tile, r); return at < 0 ? nullptr : v + size_t(at) * stride; });
-        load_ends(key_ends, ends, tile * TILE, keys.last + 1 - tile * TILE);
-        __syncthreads();
+    tiles.each(keys, k, v, stride, dim, [&](int tile) {
+        const int* key_ends = tiles.ends();
 #pragma unroll 1
         for (int part = 0; part < TILE; part += PART) {
             Scores<COLUMNS> score, slope;
             score.clear();
             slope.clear();
-            score.template add_rows<D>(query, key + part * Tile::STRIDE);
-            slope.template add_rows<D>(grad, value + part * Tile::STRIDE);
+            score.template add_rows<D>(query, tiles.key() + part * Tile::STRIDE);
+            slope.template add_rows<D>(grad, tiles.value() + part * Tile::STRIDE);
 #pragma unroll
             for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
@@ -250,9 +308,9 @@ __device__ void flash_backward_queries(const bf16* qkv, int stride, const bf16* 
                     float p = seen ? exp2f(score.sums[n][i] * turn - log_sum[i / 2]) : 0.0f;
                     slope.sums[n][i] = p * (slope.sums[n][i] - along[i / 2]) * scale;
                 }
-            result.add_product(slope, key + part * Tile::STRIDE);
+            result.add_product(slope, tiles.key() + part * Tile::STRIDE);
         }
-    }
+    });
     result.write(dqkv + size_t(from) * stride + head * dim, stride, mine, queries, dim, {1.0f, 1.0f});
 }
 
@@ -265,9 +323,10 @@ __device__ void flash_backward_keys(const bf16* qkv, int stride, const bf16* dou
     constexpr int TILE = TileOf<bf16>::ROWS, COLUMNS = PART / 8;
     typedef Block<bf16, QUERIES, D> Tile;
     static_assert(2 * QUERIES >= TILE, "keys and values pass through the room of queries and gradients");
-    __shared__ __align__(32) bf16 both[2 * Tile::SIZE];
-    __shared__ float log_sum[QUERIES], along[QUERIES];
-    bf16 *query = both, *grad = both + Tile::SIZE;
+    // Queries and gradients; the next ones are on their way while these are read.
+    __shared__ __align__(32) bf16 room[2][2 * Tile::SIZE];
+    __shared__ float log_sums_of[2][QUERIES], deltas_of[2][QUERIES];
+    bf16* both = room[0];
     KeyWork work = all[blockIdx.x];
     int from = work.tile * TILE, count = min(TILE, rows - from), key_head = blockIdx.y, shared = heads.queries / heads.keys;
     int dim = heads.dim, mine = warp() * 16, group = lane() / 4, quarter = lane() % 4;
@@ -293,41 +352,52 @@ __device__ void flash_backward_keys(const bf16* qkv, int stride, const bf16* dou
     Scores<D / 8> dkey, dvalue;
     dkey.clear();
     dvalue.clear();
-    for (int start = work.from; start < work.to; start += QUERIES) {
-        for (int head = key_head * shared; head < (key_head + 1) * shared; head++) {
-            const bf16* q = qkv + size_t(start) * stride + head * dim;
-            const bf16* d = dout + size_t(start) * dout_stride + head * dim;
-            int queries = min(QUERIES, rows - start);
-            __syncthreads();
-            load_rows<bf16, QUERIES, D>(query, dim, [&](int r) { return r < queries ? q + size_t(r) * stride : nullptr; });
-            load_rows<bf16, QUERIES, D>(grad, dim, [&](int r) { return r < queries ? d + size_t(r) * dout_stride : nullptr; });
-            for (int i = threadIdx.x; i < QUERIES; i += THREADS) {
-                size_t at = size_t(start + min(i, queries - 1)) * heads.queries + head;
-                log_sum[i] = log_sums[at] * LOG2_E;
-                along[i] = delta[at];
-            }
-            __syncthreads();
-#pragma unroll 1
-            for (int part = 0; part < QUERIES; part += PART) {
-                Scores<COLUMNS> score, slope;
-                score.clear();
-                slope.clear();
-                score.template add_rows<D>(key, query + part * Tile::STRIDE);
-                slope.template add_rows<D>(value, grad + part * Tile::STRIDE);
-#pragma unroll
-                for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        int column = part + 8 * n + 2 * quarter + i % 2, asks = start + column;
-                        bool seen = column < queries && asked[i / 2] <= asks && asks < end[i / 2];
-                        float p = seen ? exp2f(score.sums[n][i] * turn - log_sum[column]) : 0.0f;
-                        score.sums[n][i] = p;
-                        slope.sums[n][i] = p * (slope.sums[n][i] - along[column]) * scale;
-                    }
-                dvalue.add_product(score, grad + part * Tile::STRIDE);
-                dkey.add_product(slope, query + part * Tile::STRIDE);
-            }
+    auto load = [&](int turn, int stage) {
+        int start = work.from + turn / shared * QUERIES, head = key_head * shared + turn % shared, queries = min(QUERIES, rows - start);
+        const bf16* q = qkv + size_t(start) * stride + head * dim;
+        const bf16* d = dout + size_t(start) * dout_stride + head * dim;
+        load_rows_later<QUERIES, D>(room[stage], dim, [&](int r) { return r < queries ? q + size_t(r) * stride : nullptr; });
+        load_rows_later<QUERIES, D>(room[stage] + Tile::SIZE, dim, [&](int r) { return r < queries ? d + size_t(r) * dout_stride : nullptr; });
+        for (int i = threadIdx.x; i < QUERIES; i += THREADS) {
+            size_t at = size_t(start + min(i, queries - 1)) * heads.queries + head;
+            log_sums_of[stage][i] = log_sums[at] * LOG2_E;
+            deltas_of[stage][i] = delta[at];
         }
+        end_of_copies();
+    };
+    // Keys and values have been read from the room behind this.
+    __syncthreads();
+    int turns = (work.to - work.from + QUERIES - 1) / QUERIES * shared;
+    if (turns > 0) load(0, 0);
+    for (int round = 0; round < turns; round++) {
+        if (round + 1 < turns) load(round + 1, (round + 1) % 2);
+        else end_of_copies();
+        wait_for_copies<1>();
+        __syncthreads();
+        const bf16 *query = room[round % 2], *grad = query + Tile::SIZE;
+        const float *log_sum = log_sums_of[round % 2], *along = deltas_of[round % 2];
+        int start = work.from + round / shared * QUERIES, queries = min(QUERIES, rows - start);
+#pragma unroll 1
+        for (int part = 0; part < QUERIES; part += PART) {
+            Scores<COLUMNS> score, slope;
+            score.clear();
+            slope.clear();
+            score.template add_rows<D>(key, query + part * Tile::STRIDE);
+            slope.template add_rows<D>(value, grad + part * Tile::STRIDE);
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int column = part + 8 * n + 2 * quarter + i % 2, asks = start + column;
+                    bool seen = column < queries && asked[i / 2] <= asks && asks < end[i / 2];
+                    float p = seen ? exp2f(score.sums[n][i] * turn - log_sum[column]) : 0.0f;
+                    score.sums[n][i] = p;
+                    slope.sums[n][i] = p * (slope.sums[n][i] - along[column]) * scale;
+                }
+            dvalue.add_product(score, grad + part * Tile::STRIDE);
+            dkey.add_product(slope, query + part * Tile::STRIDE);
+        }
+        __syncthreads();
     }
     if (work.slot >= 0) {
         float* to = partial + (size_t(work.slot) * heads.keys + key_head) * 2 * TILE * D;

@@ -164,11 +164,11 @@ __device__ inline void draw(const float* logits, const double* uniforms, Drawn* 
     __shared__ double sums[DRAW_WARPS];
     constexpr int UNROLL = 8;
     wait_for_earlier();
+    launch_later();
     logits += size_t(blockIdx.x) * vocabulary;
     int each = (vocabulary + DRAW_WARPS - 1) / DRAW_WARPS, from = min(warp() * each, vocabulary), to = min(from + each, vocabulary);
     Share mine = {NOTHING, 0, 0, from};
     for (int i = from + lane(); i - lane() < to; i += 32 * UNROLL) take<UNROLL>(mine, logits, i, 32, to, scale);
-    launch_later();
     mine = shared_by_warp(mine);
     if (lane() == 0) stretches[warp()] = mine;
     __syncthreads();

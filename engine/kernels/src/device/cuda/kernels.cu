@@ -62,7 +62,7 @@
 FOR_BOTH(ROWS)
 
 // What attention over trees is made of, by format and width of heads: in single precision, and in bf16.
-#define TREES(T, F, D, TREE, QUERIES, KEYS)                                                                            \
+#define TREES(T, F, D, BLOCKS, TREE, QUERIES, KEYS)                                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS) attend_tree_##D##_##F(                                       \
         const T* qkv, int qkv_stride, const T* k, const T* v, int kv_stride, const int* ends, const int* tile_ends,    \
         int first, int rows, Shape heads, float scale, T* out, int out_stride, float* log_sums) {                      \
@@ -73,18 +73,18 @@ FOR_BOTH(ROWS)
         const int* ends, const int* tile_ends, int rows, Shape heads, float scale, T* dqkv) {                          \
         QUERIES(qkv, stride, dout, dout_stride, log_sums, delta, ends, tile_ends, rows, heads, scale, dqkv);           \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) attend_backward_keys_##D##_##F(                              \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) attend_backward_keys_##D##_##F(                              \
         const T* qkv, int stride, const T* dout, int dout_stride, const float* log_sums, const float* delta,           \
         const int* ends, const KeyWork* work, int rows, Shape heads, float scale, T* dqkv, float* partial) {           \
         KEYS;                                                                                                          \
     }
 #define SINGLE(D)                                                                                                      \
-    TREES(float, f32, D, (attend_tree<float, D>), (attend_backward_queries<float, D>), (attend_backward_keys<float, D>(qkv, stride, dout, dout_stride, log_sums, delta, ends, work, rows, heads, scale, dqkv)))
+    TREES(float, f32, D, 1, (attend_tree<float, D>), (attend_backward_queries<float, D>), (attend_backward_keys<float, D>(qkv, stride, dout, dout_stride, log_sums, delta, ends, work, rows, heads, scale, dqkv)))
 SINGLE(64)
 SINGLE(128)
-TREES(bf16, bf16, 64, flash_tree<64>, flash_backward_queries<64>, 
+TREES(bf16, bf16, 64, 3, flash_tree<64>, flash_backward_queries<64>, 
       (flash_backward_keys<64, 64, 32>(qkv, stride, dout, dout_stride, log_sums, delta, ends, work, rows, heads, scale, dqkv, partial)))
-TREES(bf16, bf16, 128, flash_tree<128>, flash_backward_queries<128>, 
+TREES(bf16, bf16, 128, 1, flash_tree<128>, flash_backward_queries<128>, 
       (flash_backward_keys<128, 32, 16>(qkv, stride, dout, dout_stride, log_sums, delta, ends, work, rows, heads, scale, dqkv, partial)))
 
 #define SUM_KEYS(D)                                                                                                    \

@@ -64,6 +64,7 @@ __device__ void few(FewRows from, const bf16* weights, int weight_stride, int co
     // Weights do not depend on what was launched before.
     fetch(tile, start);
     wait_for_earlier();
+    launch_later();
     for (; tile < tiles; tile += gridDim.x) {
         float sums[TILES][4], squares[2] = {0, 0};
 #pragma unroll
@@ -97,7 +98,6 @@ __device__ void few(FewRows from, const bf16* weights, int weight_stride, int co
                 }
             }
         }
-        if (tile + int(gridDim.x) >= tiles) launch_later();
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
             parts[warp()][t][group][2 * quarter] = sums[t][0];

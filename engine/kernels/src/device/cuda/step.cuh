@@ -172,6 +172,7 @@ __device__ void attend_step(const bf16* raw, const float* bias, const float* que
     for (int i = threadIdx.x; i < G * D; i += STEP_THREADS) query[i / D][i % D] = 0;
     __syncthreads();
     wait_for_earlier();
+    launch_later();
     raw += row * width;
     angles += size_t(row) * (dim / 2);
     bf16* kept = of_head + cache_rows[row] * stride;
@@ -188,7 +189,6 @@ __device__ void attend_step(const bf16* raw, const float* bias, const float* que
     }
     // The new row of the cache is this block's own, so its threads see it behind this.
     __syncthreads();
-    launch_later();
     Seen<D, G> found;
     found.start([&](int h, int i) { return query[h][i]; });
     for (; from < keys.count() - 1; from += TURN) {
@@ -253,6 +253,7 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
     for (int i = threadIdx.x; i < Queries::SIZE; i += STEP_THREADS) query[i] = rounded<bf16>(0.0f);
     __syncthreads();
     wait_for_earlier();
+    launch_later();
     bf16* of_head = cache + size_t(key_head) * dim;
     for (int task = warp(); task < chunk.count * (group + 2); task += STEP_WARPS) {
         int place = task / (group + 2), head = task % (group + 2), row = chunk.first + place;
@@ -270,7 +271,6 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
         }
     }
     __syncthreads();
-    launch_later();
     int mine = warp() * 16, lanes = lane() / 4, quarter = lane() % 4;
     Scores<WIDE> result;
     float max[2] = {NOTHING, NOTHING}, sum[2] = {0, 0}, turn = scale * LOG2_E;

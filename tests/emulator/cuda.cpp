@@ -200,12 +200,13 @@ template <class... A> Launcher launcher(const char* name, void (*kernel)(A...)) 
 #define OF_WIDTH(F, D)                                                                                                 \
     KERNEL(attend_tree_##D##_##F) KERNEL(attend_one_##D##_##F) KERNEL(attend_backward_queries_##D##_##F)               \
     KERNEL(attend_backward_keys_##D##_##F)
+#define OF_ROWS(K) KERNEL(row_##K##_1) KERNEL(row_##K##_2) KERNEL(row_##K##_4)
 #define OF_KIND(K) KERNEL(few_##K##_1_1) KERNEL(few_##K##_1_2) KERNEL(few_##K##_2_1) KERNEL(few_##K##_2_2)
 const std::map<std::string, Launcher>& kernels() {
     static const std::map<std::string, Launcher> all = {FOR_BOTH(OF_FORMAT) KERNEL(gather_sums_f32) KERNEL(statistics_f32)
                                                             KERNEL(draw_f32) KERNEL(squares_f32) KERNEL(adamw_f32)
                                                                 OF_KIND(round) OF_KIND(store) OF_KIND(add)
-                                                                    KERNEL(few_swiglu_2_1) KERNEL(few_swiglu_2_2)
+                                                                    OF_ROWS(round) OF_ROWS(store) OF_ROWS(add) OF_ROWS(swiglu) KERNEL(few_swiglu_2_1) KERNEL(few_swiglu_2_2)
                                                                         KERNEL(attend_chunk_64_4) KERNEL(attend_chunk_64_8) KERNEL(attend_chunk_128_4) KERNEL(attend_chunk_128_8) KERNEL(sum_keys_64_bf16) KERNEL(sum_keys_128_bf16) KERNEL(attend_step_64_4) KERNEL(attend_step_64_8)
                                                                             KERNEL(attend_step_128_4) KERNEL(attend_step_128_8)};
     return all;

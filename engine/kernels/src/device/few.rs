@@ -24,6 +24,13 @@ const WIDE: usize = 8192;
 /// already.
 const RESIDENT: usize = 2;
 
+/// The most rows that plain arithmetic multiplies, where a block holds them in so many bytes (`row` in `cuda/products.cuh`),
+/// the warps of a block, and the blocks that a multiprocessor runs at once.
+const ROWS: usize = 4;
+const ROW_BYTES: usize = 40 << 10;
+const ROW_WARPS: usize = 4;
+const ROW_RESIDENT: usize = 5;
+
 /// Query heads of all rows of a chunk at most (`CHUNK_QUERIES` in `cuda/step.cuh`).
 const CHUNK: usize = 32;
 
@@ -161,8 +168,6 @@ impl Device {
             self.need(op, x, 4 * rows.rows * width)?;
             self.need(op, weight, 4 * width)?;
         }
-        let tiles = if then == Then::Swiglu || kept >= WIDE { 2 } else { 1 };
-        let each = if then == Then::Swiglu { 8 } else { 8 * tiles };
         let kind = match then {
             Then::Store if out.format == Format::F32 => "store",
             Then::Store => "round",
@@ -185,9 +190,17 @@ impl Device {
             out.view.into(),
             int(out.stride)?,
         ];
-        let kernel = format!("few_{kind}_{tiles}_{}", rows.rows.div_ceil(8));
-        let blocks = kept.div_ceil(each).min(RESIDENT * self.driver().multiprocessors().max(1));
-        self.run_early(&kernel, (blocks, 1), THREADS, &arguments)
+        let multiprocessors = self.driver().multiprocessors().max(1);
+        let held = rows.rows.next_power_of_two();
+        if rows.rows <= ROWS && 2 * held * rows.columns <= ROW_BYTES {
+            let each = if then == Then::Swiglu { ROW_WARPS } else { 2 * ROW_WARPS };
+            let blocks = kept.div_ceil(each).min(ROW_RESIDENT * multiprocessors);
+            return self.run_early(&format!("row_{kind}_{held}"), (blocks, 1), 32 * ROW_WARPS, &arguments);
+        }
+        let tiles = if then == Then::Swiglu || kept >= WIDE { 2 } else { 1 };
+        let each = if then == Then::Swiglu { 8 } else { 8 * tiles };
+        let blocks = kept.div_ceil(each).min(RESIDENT * multiprocessors);
+        self.run_early(&format!("few_{kind}_{tiles}_{}", rows.rows.div_ceil(8)), (blocks, 1), THREADS, &arguments)
     }
 
     /// One new row of each sequence: bias, norms and rotation, its key and value into the cache, and attention over what it

@@ -89,6 +89,16 @@ __device__ inline void unpacked(const bf16* from, float (&v)[4]) {
 __device__ inline void packed(float* to, const float (&v)[4]) { *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]}; }
 __device__ inline void packed(bf16* to, const float (&v)[4]) { *reinterpret_cast<uint2*>(to) = {pair(v[0], v[1]), pair(v[2], v[3])}; }
 
+// Eight values of bf16 that lie one behind the other.
+__device__ inline void unpack(const uint4& packed, float (&values)[8]) {
+    const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        values[2 * i] = float_of(words[i] << 16);
+        values[2 * i + 1] = float_of(words[i] & 0xffff0000u);
+    }
+}
+
 // A kernel may begin while the one before it ends (programmatic dependent launch): it waits here before it reads what that
 // one wrote, or writes what it reads. Nothing on devices, and in launches, that do not have this.
 __device__ inline void wait_for_earlier() {

@@ -123,13 +123,13 @@ __device__ inline void load_ends(int* to, const int* ends, int from, int count) 
 }
 
 // As `load_rows`, by copies that go on while the thread does, where rows are multiples of sixteen bytes.
-template <int ROWS, int D, class Row> __device__ void load_rows_later(bf16* tile, int dim, Row row) {
+template <int ROWS, int D, int COUNT = THREADS, class Row> __device__ void load_rows_later(bf16* tile, int dim, Row row) {
     constexpr int PACK = 8, STRIDE = Block<bf16, ROWS, D>::STRIDE;
     if (dim % PACK != 0) {
-        load_rows<bf16, ROWS, D>(tile, dim, row);
+        load_rows<bf16, ROWS, D, COUNT>(tile, dim, row);
         return;
     }
-    for (int i = threadIdx.x; i < ROWS * (D / PACK); i += THREADS) {
+    for (int i = threadIdx.x; i < ROWS * (D / PACK); i += COUNT) {
         int r = i / (D / PACK), c = i % (D / PACK) * PACK;
         const bf16* from = row(r);
         uint4 nothing = {0, 0, 0, 0};

@@ -142,6 +142,19 @@ FEW_OF(add, ADD)
 FEW(swiglu, SWIGLU, 2, 1)
 FEW(swiglu, SWIGLU, 2, 2)
 
+#define ROW(NAME, KIND, R)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(ROW_THREADS) row_##NAME##_##R(                                        \
+        const float* x, const float* norm, const bf16* rows, int normed, int inner, int stride, int count, int scaled, \
+        float eps, const bf16* weights, int weight_stride, int columns, void* out, int out_stride) {                   \
+        row<R, Few::KIND>({x, norm, rows, normed, inner, stride, count, scaled, eps}, weights, weight_stride, columns, \
+                          out, out_stride);                                                                            \
+    }
+#define ROWS_OF(NAME, KIND) ROW(NAME, KIND, 1) ROW(NAME, KIND, 2) ROW(NAME, KIND, 4)
+ROWS_OF(round, ROUND)
+ROWS_OF(store, STORE)
+ROWS_OF(add, ADD)
+ROWS_OF(swiglu, SWIGLU)
+
 #define STEP(D, G)                                                                                                     \
     extern "C" __global__ void __launch_bounds__(STEP_THREADS) attend_step_##D##_##G(                                  \
         const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,      \
@@ -150,18 +163,18 @@ FEW(swiglu, SWIGLU, 2, 2)
         attend_step<D, G>(raw, bias, query_norm, key_norm, angles, heads, eps, scale, cache, cache_rows, slots, out,   \
                           out_stride);                                                                                 \
     }
-#define CHUNKS(D, G, KEYS, BLOCKS)                                                                                             \
+#define CHUNKS(D, G, KEYS, STAGES, BLOCKS)                                                                                             \
     extern "C" __global__ void __launch_bounds__(STEP_THREADS, BLOCKS) attend_chunk_##D##_##G(                                 \
         const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,      \
         Shape heads, float eps, float scale, bf16* cache, const int* cache_rows, const Slot* slots,                    \
         const Chunk* chunks, bf16* out, int out_stride) {                                                              \
-        attend_chunk<D, G, KEYS>(raw, bias, query_norm, key_norm, angles, heads, eps, scale, cache, cache_rows, slots, \
+        attend_chunk<D, G, KEYS, STAGES>(raw, bias, query_norm, key_norm, angles, heads, eps, scale, cache, cache_rows, slots, \
                                  chunks, out, out_stride);                                                             \
     }
-CHUNKS(64, 4, 64, 2)
-CHUNKS(64, 8, 64, 1)
-CHUNKS(128, 4, 32, 1)
-CHUNKS(128, 8, 32, 1)
+CHUNKS(64, 4, 32, 3, 2)
+CHUNKS(64, 8, 32, 3, 1)
+CHUNKS(128, 4, 16, 2, 1)
+CHUNKS(128, 8, 16, 2, 1)
 STEP(64, 4)
 STEP(64, 8)
 STEP(128, 4)

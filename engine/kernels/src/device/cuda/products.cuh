@@ -141,3 +141,93 @@ __device__ void few(FewRows from, const bf16* weights, int weight_stride, int co
         __syncthreads();
     }
 }
+
+constexpr int ROW_THREADS = 128, ROW_WARPS = 4, ROW_BYTES = 40 << 10;
+
+// As `few`, for so few rows that plain arithmetic keeps up with memory: R at most, which a block holds in shared memory. A
+// warp takes two columns at a time (SWIGLU: a gate and its up), so that no warp waits for another one behind the beginning.
+template <int R, Few KIND> __device__ void row(FewRows from, const bf16* weights, int weight_stride, int columns, void* out, int out_stride) {
+    constexpr bool GATED = KIND == Few::SWIGLU;
+    constexpr int UNROLL = 4, APART = 32 * 8;
+    __shared__ __align__(16) bf16 rows[ROW_BYTES / sizeof(bf16)];
+    int kept = GATED ? columns / 2 : columns, step = GATED ? 1 : 2, inner = from.inner, start = lane() * 8;
+    int column = (blockIdx.x * ROW_WARPS + warp()) * step, apart = gridDim.x * ROW_WARPS * step;
+    uint4 next[2][UNROLL];
+    auto fetch = [&](int column, int at) {
+#pragma unroll
+        for (int t = 0; t < 2; t++) {
+            int place = GATED ? t * kept + column : column + t;
+            bool there = column < kept && (GATED || column + t < kept);
+            const bf16* mine = weights + size_t(place) * weight_stride;
+#pragma unroll
+            for (int u = 0; u < UNROLL; u++) {
+                int k = at + u * APART;
+                uint4 nothing = {0, 0, 0, 0};
+                next[t][u] = there && k < inner ? streamed(reinterpret_cast<const uint4*>(mine + k)) : nothing;
+            }
+        }
+    };
+    // Weights do not depend on what was launched before.
+    fetch(column, start);
+    wait_for_earlier();
+    launch_later();
+    float factor[R];
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+        float squares = 0;
+        for (int k = threadIdx.x * 8; k < inner; k += ROW_THREADS * 8)
+            *reinterpret_cast<uint4*>(rows + r * inner + k) = few_values(from, r, k, squares);
+        factor[r] = from.scaled ? 1.0f / sqrtf(block_sum(squares) / from.normed + from.eps) : 1.0f;
+    }
+    __syncthreads();
+    for (; column < kept; column += apart) {
+        float sums[2][R];
+#pragma unroll
+        for (int t = 0; t < 2; t++)
+#pragma unroll
+            for (int r = 0; r < R; r++) sums[t][r] = 0;
+        for (int at = start; at - start < inner; at += UNROLL * APART) {
+            uint4 now[2][UNROLL];
+#pragma unroll
+            for (int t = 0; t < 2; t++)
+#pragma unroll
+                for (int u = 0; u < UNROLL; u++) now[t][u] = next[t][u];
+            bool last = at - start + UNROLL * APART >= inner;
+            fetch(last ? column + apart : column, last ? start : at + UNROLL * APART);
+#pragma unroll
+            for (int u = 0; u < UNROLL; u++) {
+                int k = at + u * APART;
+                if (k >= inner) continue;
+                float w[2][8];
+                unpack(now[0][u], w[0]);
+                unpack(now[1][u], w[1]);
+#pragma unroll
+                for (int r = 0; r < R; r++) {
+                    float x[8];
+                    unpack(*reinterpret_cast<const uint4*>(rows + r * inner + k), x);
+#pragma unroll
+                    for (int i = 0; i < 8; i++) {
+                        sums[0][r] += x[i] * w[0][i];
+                        sums[1][r] += x[i] * w[1][i];
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            float first = warp_sum(sums[0][r]) * factor[r], second = warp_sum(sums[1][r]) * factor[r];
+            if (r >= from.count) continue;
+            int mine = lane() % 2;
+            float value = mine ? second : first;
+            if (lane() >= (GATED ? 1 : 2) || column + mine >= kept) continue;
+            size_t at = size_t(r) * out_stride + column + mine;
+            if (KIND == Few::ROUND) static_cast<bf16*>(out)[at] = rounded<bf16>(value);
+            if (KIND == Few::STORE) static_cast<float*>(out)[at] = value;
+            if (KIND == Few::ADD) static_cast<float*>(out)[at] += value;
+            if (GATED) {
+                float gate = number(rounded<bf16>(first)), up = number(rounded<bf16>(second));
+                static_cast<bf16*>(out)[at] = rounded<bf16>(gate / (1.0f + expf(-gate)) * up);
+            }
+        }
+    }
+}

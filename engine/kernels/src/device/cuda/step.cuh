@@ -5,39 +5,54 @@
 
 constexpr int STEP_THREADS = 256, STEP_WARPS = 8;
 
-// Eight values of bf16 that lie one behind the other.
-__device__ inline void unpack(const uint4& packed, float (&values)[8]) {
-    const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+constexpr int HEAD_LANES = 16;
+
+// Bias, norm and rotation of one head of at most 128 values by HEAD_LANES threads, as `rotate` does it; put(i, v) takes value
+// i of the head. All threads of a warp call it, with `there` where they have a head.
+template <class Put>
+__device__ void rotate_head(bool there, const bf16* raw, const float* bias, const float* norm, const float2* angles, int dim, float eps, Put put) {
+    constexpr int MOST = 128 / 2 / HEAD_LANES;
+    int half = dim / 2, first = lane() % HEAD_LANES;
+    float low[MOST], high[MOST], squares = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        values[2 * i] = float_of(words[i] << 16);
-        values[2 * i + 1] = float_of(words[i] & 0xffff0000u);
+    for (int n = 0; n < MOST; n++) {
+        int i = first + n * HEAD_LANES;
+        bool mine = there && i < half;
+        low[n] = mine ? number(raw[i]) + (bias ? bias[i] : 0.0f) : 0.0f;
+        high[n] = mine ? number(raw[half + i]) + (bias ? bias[half + i] : 0.0f) : 0.0f;
+        squares += low[n] * low[n] + high[n] * high[n];
+    }
+#pragma unroll
+    for (int offset = HEAD_LANES / 2; offset > 0; offset /= 2) squares += __shfl_xor_sync(ALL, squares, offset);
+    float inverse = 1.0f / sqrtf(squares / dim + eps);
+#pragma unroll
+    for (int n = 0; n < MOST; n++) {
+        int i = first + n * HEAD_LANES;
+        if (!there || i >= half) continue;
+        if (norm) {
+            low[n] *= inverse * norm[i];
+            high[n] *= inverse * norm[half + i];
+        }
+        float cosine = angles ? angles[i].x : 1.0f, sine = angles ? angles[i].y : 0.0f;
+        put(i, rounded<bf16>(low[n] * cosine - high[n] * sine));
+        put(half + i, rounded<bf16>(high[n] * cosine + low[n] * sine));
     }
 }
 
-// Bias, norm and rotation of one head by a warp, as `rotate` does it; put(i, v) takes value i of the head.
-template <class Put>
-__device__ void rotate_head(const bf16* raw, const float* bias, const float* norm, const float2* angles, int dim, float eps, Put put) {
-    int half = dim / 2;
-    float inverse = 1;
-    if (norm) {
-        float squares = 0;
-        for (int i = lane(); i < dim; i += 32) {
-            float v = number(raw[i]) + (bias ? bias[i] : 0.0f);
-            squares += v * v;
-        }
-        inverse = 1.0f / sqrtf(warp_sum(squares) / dim + eps);
-    }
-    for (int i = lane(); i < half; i += 32) {
-        float low = number(raw[i]) + (bias ? bias[i] : 0.0f), high = number(raw[half + i]) + (bias ? bias[half + i] : 0.0f);
-        if (norm) {
-            low *= inverse * norm[i];
-            high *= inverse * norm[half + i];
-        }
-        float cosine = angles ? angles[i].x : 1.0f, sine = angles ? angles[i].y : 0.0f;
-        put(i, rounded<bf16>(low * cosine - high * sine));
-        put(half + i, rounded<bf16>(high * cosine + low * sine));
-    }
+// A head of a new row: a query, or where `head` is their number or one more, the key or the value that they share. `query`
+// takes values of the former, the cache's row `kept` those of the latter.
+template <class Query>
+__device__ void rotate_new(bool there, int head, const bf16* raw, const float* bias, const float* query_norm, const float* key_norm,
+                           const float2* angles, Shape heads, int key_head, float eps, bf16* kept, Query query) {
+    int group = heads.queries / heads.keys, dim = heads.dim;
+    bool asks = head < group, of_value = head > group;
+    int at = asks ? (key_head * group + head) * dim : (heads.queries + (of_value ? heads.keys : 0) + key_head) * dim;
+    bf16* to = kept + (of_value ? size_t(heads.keys) * dim : 0);
+    rotate_head(there, raw + at, bias ? bias + at : nullptr, asks ? query_norm : of_value ? nullptr : key_norm, of_value ? nullptr : angles, dim, eps,
+                [&](int i, bf16 v) {
+                    if (asks) query(head, i, v);
+                    else to[i] = v;
+                });
 }
 
 // What a thread found of the keys that it saw, for up to G query heads: running maxima, sums, and results of eight of D values
@@ -176,17 +191,10 @@ __device__ void attend_step(const bf16* raw, const float* bias, const float* que
     raw += row * width;
     angles += size_t(row) * (dim / 2);
     bf16* kept = of_head + cache_rows[row] * stride;
-    for (int head = warp(); head < group + 2; head += STEP_WARPS) {
-        if (head < group) {
-            int at = (key_head * group + head) * dim;
-            rotate_head(raw + at, bias ? bias + at : nullptr, query_norm, angles, dim, eps, [&](int i, bf16 v) { query[head][i] = number(v) * scale; });
-        } else {
-            bool value = head > group;
-            int at = (heads.queries + (value ? heads.keys : 0) + key_head) * dim;
-            bf16* to = kept + (value ? apart : 0);
-            rotate_head(raw + at, bias ? bias + at : nullptr, value ? nullptr : key_norm, value ? nullptr : angles, dim, eps, [&](int i, bf16 v) { to[i] = v; });
-        }
-    }
+    // Two heads a warp; there are no more than twice as many as warps.
+    int head = warp() * 2 + lane() / HEAD_LANES;
+    rotate_new(head < group + 2, head, raw, bias, query_norm, key_norm, angles, heads, key_head, eps, kept,
+               [&](int h, int i, bf16 v) { query[h][i] = number(v) * scale; });
     // The new row of the cache is this block's own, so its threads see it behind this.
     __syncthreads();
     Seen<D, G> found;
@@ -235,7 +243,7 @@ constexpr int CHUNK_QUERIES = 32;
 // As `attend_step`, for rows that share a prompt. A block is (chunk, key head). Its first warps go through what the rows
 // share, as tiles of queries over tiles of keys; the others through each row's own keys meanwhile; both come together at the
 // end.
-template <int D, int G, int KEYS>
+template <int D, int G, int KEYS, int STAGES>
 __device__ void attend_chunk(const bf16* raw, const float* bias, const float* query_norm, const float* key_norm, const float2* angles,
                              Shape heads, float eps, float scale, bf16* cache, const int* cache_rows, const Slot* slots,
                              const Chunk* chunks, bf16* out, int out_stride) {
@@ -243,32 +251,40 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
     typedef Block<bf16, CHUNK_QUERIES, D> Queries;
     typedef Block<bf16, KEYS, D> Tile;
     __shared__ __align__(32) bf16 query[Queries::SIZE];
-    __shared__ __align__(32) bf16 key[Tile::SIZE];
-    __shared__ __align__(32) bf16 value[Tile::SIZE];
+    __shared__ __align__(32) bf16 tiles[STAGES][2 * Tile::SIZE];
     __shared__ float results[CHUNK_QUERIES][D];
     __shared__ float maxima[CHUNK_QUERIES], sums[CHUNK_QUERIES];
     int dim = heads.dim, group = heads.queries / heads.keys, key_head = blockIdx.y;
     size_t width = size_t(heads.queries + 2 * heads.keys) * dim, stride = 2 * size_t(heads.keys) * dim, apart = size_t(heads.keys) * dim;
     Chunk chunk = chunks[blockIdx.x];
+    bf16* of_head = cache + size_t(key_head) * dim;
+    int shared = chunk.prefix + chunk.prompt, rounds = (shared + KEYS - 1) / KEYS;
+    // Keys and values of prefix and prompt were there before the first step.
+    auto load = [&](int round) {
+        auto place = [&](int r) {
+            int at = round * KEYS + r, row = at < chunk.prefix ? at : chunk.prompt_from + at - chunk.prefix;
+            return at < shared ? of_head + row * stride : nullptr;
+        };
+        bf16* to = tiles[round % STAGES];
+        load_rows_later<KEYS, D, COUNT>(to, dim, place);
+        load_rows_later<KEYS, D, COUNT>(to + Tile::SIZE, dim, [&](int r) { bf16* key = place(r); return key ? key + apart : nullptr; });
+    };
+    if (warp() < TILERS)
+        for (int round = 0; round < STAGES - 1; round++) {
+            if (round < rounds && chunk.count > 0) load(round);
+            end_of_copies();
+        }
     for (int i = threadIdx.x; i < Queries::SIZE; i += STEP_THREADS) query[i] = rounded<bf16>(0.0f);
     __syncthreads();
     wait_for_earlier();
     launch_later();
-    bf16* of_head = cache + size_t(key_head) * dim;
-    for (int task = warp(); task < chunk.count * (group + 2); task += STEP_WARPS) {
-        int place = task / (group + 2), head = task % (group + 2), row = chunk.first + place;
-        const bf16* of_row = raw + row * width;
-        const float2* turned = angles + size_t(row) * (dim / 2);
-        if (head < group) {
-            int at = (key_head * group + head) * dim;
-            bf16* to = query + (place * group + head) * Queries::STRIDE;
-            rotate_head(of_row + at, bias ? bias + at : nullptr, query_norm, turned, dim, eps, [&](int i, bf16 v) { to[i] = v; });
-        } else {
-            bool of_value = head > group;
-            int at = (heads.queries + (of_value ? heads.keys : 0) + key_head) * dim;
-            bf16* to = of_head + cache_rows[row] * stride + (of_value ? apart : 0);
-            rotate_head(of_row + at, bias ? bias + at : nullptr, of_value ? nullptr : key_norm, of_value ? nullptr : turned, dim, eps, [&](int i, bf16 v) { to[i] = v; });
-        }
+    for (int first = warp() * 2; first < chunk.count * (group + 2); first += STEP_WARPS * 2) {
+        int task = first + lane() / HEAD_LANES, place = task / (group + 2), row = chunk.first + place;
+        bool there = task < chunk.count * (group + 2);
+        if (!there) row = chunk.first;
+        rotate_new(there, task % (group + 2), raw + row * width, bias, query_norm, key_norm, angles + size_t(row) * (dim / 2), heads, key_head, eps,
+                   of_head + cache_rows[row] * stride,
+                   [&](int h, int i, bf16 v) { query[(place * group + h) * Queries::STRIDE + i] = v; });
     }
     __syncthreads();
     int mine = warp() * 16, lanes = lane() / 4, quarter = lane() % 4;
@@ -278,13 +294,13 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
         result.clear();
         Left<D> left;
         left.load(query, mine);
-        int shared = chunk.prefix + chunk.prompt;
-        auto row = [&](int at) { return at < chunk.prefix ? at : chunk.prompt_from + at - chunk.prefix; };
-        for (int from = 0; from < shared; from += KEYS) {
+        for (int round = 0; round < rounds && chunk.count > 0; round++) {
+            if (round + STAGES - 1 < rounds) load(round + STAGES - 1);
+            end_of_copies();
+            wait_for_copies<STAGES - 1>();
             wait_for_first<COUNT>();
-            load_rows<bf16, KEYS, D, COUNT>(key, dim, [&](int r) { return from + r < shared ? of_head + row(from + r) * stride : nullptr; });
-            load_rows<bf16, KEYS, D, COUNT>(value, dim, [&](int r) { return from + r < shared ? of_head + row(from + r) * stride + apart : nullptr; });
-            wait_for_first<COUNT>();
+            const bf16 *key = tiles[round % STAGES], *value = key + Tile::SIZE;
+            int from = round * KEYS;
             Scores<COLUMNS> score;
             score.clear();
             score.template add_rows<D>(left, key);
@@ -317,6 +333,8 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
 #pragma unroll
                 for (int i = 0; i < 4; i++) result.sums[n][i] *= factor[i / 2];
             result.add_product(score, value);
+            // The next round's copies overwrite what is read here.
+            wait_for_first<COUNT>();
         }
         for (int half = 0; half < 2; half++) sum[half] = quarter_sum(sum[half]);
     } else {

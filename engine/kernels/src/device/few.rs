@@ -134,6 +134,12 @@ impl Device {
             && heads.queries / heads.keys.max(1) <= GROUP
     }
 
+    /// Whether there are so many rows that reading what they share once ([`Chunk`]) is worth a longer way through a kernel: a
+    /// block for each row and key head would keep the device busy several times over.
+    pub fn shares_keys(&self, heads: HeadShape, rows: usize) -> bool {
+        rows * heads.keys.max(1) as usize > 4 * self.driver().multiprocessors()
+    }
+
     /// `out = rows Wᵀ` for at most [`FEW`] rows in bf16, with a norm before and an addition or an activation behind it.
     ///
     /// # Errors

@@ -294,7 +294,7 @@ impl CudaDecoder {
         const SHARED: usize = 3;
         let of_prompt = |a: &Active<Own>, b: &Active<Own>| a.prompt == b.prompt;
         let groups: Vec<&[Active<Own>]> = active.chunk_by(of_prompt).collect();
-        if active.len() < SHARED * groups.len() || active.len() < 16 {
+        if active.len() < SHARED * groups.len() || !self.device.shares_keys(self.heads, active.len()) {
             return Vec::new();
         }
         let (mut chunks, mut first) = (Vec::new(), 0);

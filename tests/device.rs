@@ -5,6 +5,8 @@
 mod emulator;
 #[path = "device/products.rs"]
 mod products;
+#[path = "device/restricted.rs"]
+mod restricted;
 mod tiny;
 #[path = "device/training.rs"]
 mod training;

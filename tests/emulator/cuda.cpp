@@ -195,7 +195,7 @@ template <class... A> Launcher launcher(const char* name, void (*kernel)(A...)) 
 #define KERNEL(NAME) {#NAME, launcher(#NAME, NAME)},
 #define OF_FORMAT(T, F)                                                                                                \
     KERNEL(embed_##F) KERNEL(rms_norm_##F) KERNEL(rms_norm_backward_##F) KERNEL(rotate_##F)                            \
-    KERNEL(rotate_backward_##F) KERNEL(swiglu_##F) KERNEL(swiglu_backward_##F) KERNEL(place_##F) KERNEL(move_##F) KERNEL(slopes_##F)     \
+    KERNEL(rotate_backward_##F) KERNEL(swiglu_##F) KERNEL(swiglu_backward_##F) KERNEL(place_##F) KERNEL(move_##F) KERNEL(slopes_##F) KERNEL(slopes_within_##F)     \
     KERNEL(attend_delta_##F) OF_WIDTH(F, 64) OF_WIDTH(F, 128)
 #define OF_WIDTH(F, D)                                                                                                 \
     KERNEL(attend_tree_##D##_##F) KERNEL(attend_one_##D##_##F) KERNEL(attend_backward_queries_##D##_##F)               \
@@ -204,7 +204,7 @@ template <class... A> Launcher launcher(const char* name, void (*kernel)(A...)) 
 #define OF_KIND(K) KERNEL(few_##K##_1_1) KERNEL(few_##K##_1_2) KERNEL(few_##K##_2_1) KERNEL(few_##K##_2_2)
 const std::map<std::string, Launcher>& kernels() {
     static const std::map<std::string, Launcher> all = {FOR_BOTH(OF_FORMAT) KERNEL(gather_sums_f32) KERNEL(statistics_f32)
-                                                            KERNEL(draw_f32) KERNEL(squares_f32) KERNEL(adamw_f32)
+                                                            KERNEL(statistics_within_f32) KERNEL(draw_f32) KERNEL(draw_within_f32) KERNEL(squares_f32) KERNEL(adamw_f32)
                                                                 OF_KIND(round) OF_KIND(store) OF_KIND(add)
                                                                     OF_ROWS(round) OF_ROWS(store) OF_ROWS(add) OF_ROWS(swiglu) KERNEL(few_swiglu_2_1) KERNEL(few_swiglu_2_2)
                                                                         KERNEL(attend_chunk_64_4) KERNEL(attend_chunk_64_8) KERNEL(attend_chunk_128_4) KERNEL(attend_chunk_128_8) KERNEL(sum_keys_64_bf16) KERNEL(sum_keys_128_bf16) KERNEL(attend_step_64_4) KERNEL(attend_step_64_8)

@@ -7,7 +7,7 @@ use super::adapter::{Adapter, Deltas};
 use super::backend::{Backend, BackendGradients, BackendTape, Generate, Group, Learn, Optimize};
 use super::completion::{Completion, Completions, GenerateOptions, PromptTokens, rows_of};
 use super::config::ModelConfig;
-use super::cuda::{CudaDecoder, CudaGradients, CudaTape, unrestricted};
+use super::cuda::{CudaDecoder, CudaGradients, CudaTape};
 use super::device::{DeviceChoice, DeviceInfo};
 use super::host::{HostDecoder, HostGradients, HostTape};
 use super::objective::{Objective, Predictions};
@@ -108,17 +108,6 @@ impl Decoder {
     /// A device that is lost.
     pub fn device(&self) -> Result<Option<DeviceInfo>> {
         on_each!(&self.0, decoder => decoder.device())
-    }
-
-    /// Refuses a decoder that cannot restrict what is written to a [`Grammar`](super::Grammar).
-    ///
-    /// # Errors
-    /// [`Error::Device`] on a GPU.
-    pub fn require_masks(&self) -> Result<()> {
-        match &self.0 {
-            On::Host(_) => Ok(()),
-            On::Cuda(_) => Err(unrestricted()),
-        }
     }
 
     /// Runs work that calls the decoder often, on the threads that suit it.

@@ -51,9 +51,6 @@ impl LanguageModel {
         sampling: SamplingConfig,
     ) -> Result<Self> {
         sampling.validate()?;
-        if encoder.is_restricted() {
-            decoder.require_masks()?;
-        }
         let name = name.into();
         let prefix = OnceLock::new();
         Ok(Self { name, decoder, tokenizer, encoder, adapter, sampling, least_confidence: None, prefix })

@@ -85,7 +85,7 @@ impl Materials {
         self.train.par_iter().map(|(query, _)| self.encoder.prompter().original(query)).collect()
     }
 
-    /// Refuses a split without a query to train on or to choose by, and restricted answers on a device that has no masks.
+    /// Refuses a split without a query to train on or to choose by.
     pub(super) fn require_usable(&self) -> Result<()> {
         for (key, queries) in [("data.train", &self.train), ("data.dev", &self.dev)] {
             if queries.is_empty() {
@@ -93,10 +93,7 @@ impl Materials {
                 return Err(Error::argument(key, found, "choose another split"));
             }
         }
-        match self.encoder.is_restricted() {
-            true => self.decoder.require_masks(),
-            false => Ok(()),
-        }
+        Ok(())
     }
 }
 

@@ -1,10 +1,21 @@
 //! From logits to statistics, gradients and sampled tokens (`cuda/head.cuh`), and the optimizer (`cuda/optimizer.cuh`).
 
+use std::collections::HashMap;
+
 use super::handle::Device;
 use super::interface::{AdamWConstants, Argument};
 use super::operations::{BLOCK, Matrix, address, int, named, threads};
-use super::pool::View;
-use querywright_types::Result;
+use super::pool::{Buffer, View};
+use querywright_types::{Error, Result};
+
+/// The tokens that may stand in the place of each row, on a device.
+#[derive(Debug)]
+pub struct Within {
+    /// Where each row's list begins, and how long it is: 0 where all tokens may stand there.
+    listed: Buffer,
+    tokens: Buffer,
+    rows: usize,
+}
 
 /// What rows of a decoding step read, for the kernel that samples to write (`Next` in `cuda/head.cuh`).
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +38,42 @@ pub struct NextStep<'a> {
 const DRAW: usize = 1024;
 
 impl Device {
-    /// Log-probability and entropy (two f32 a row) of `targets` (u32) given `logits` (rows, vocabulary) in f32.
+    /// Brings the tokens that may stand in the place of each row to the device, each list in rising order; none: all of them.
+    /// A list that many rows share is brought once.
+    ///
+    /// # Errors
+    /// A list without a token, too little memory.
+    pub fn within<'a>(&self, rows: impl Iterator<Item = Option<&'a [u32]>>) -> Result<Within> {
+        let (mut listed, mut tokens) = (Vec::new(), Vec::new());
+        let mut known: HashMap<*const u32, i32> = HashMap::new();
+        for list in rows {
+            let Some(list) = list else {
+                listed.extend([0, 0]);
+                continue;
+            };
+            if list.is_empty() {
+                return Err(Error::bug("restricted answers on a GPU", "a place where no token may stand"));
+            }
+            let from = *known.entry(list.as_ptr()).or_insert_with(|| {
+                tokens.extend_from_slice(list);
+                (tokens.len() - list.len()) as i32
+            });
+            listed.extend([from, list.len() as i32]);
+        }
+        Ok(Within { rows: listed.len() / 2, listed: self.upload(&listed)?, tokens: self.upload(&tokens)? })
+    }
+
+    /// The arguments of a kernel that restricts tokens, where there is something to restrict.
+    fn restricted(&self, op: &'static str, within: Option<&Within>, rows: usize) -> Result<Vec<Argument>> {
+        let Some(within) = within else { return Ok(Vec::new()) };
+        if within.rows != rows {
+            return Err(Error::bug(op, format!("lists of tokens for {} of {rows} rows", within.rows)));
+        }
+        Ok(vec![within.listed.view().into(), within.tokens.view().into()])
+    }
+
+    /// Log-probability and entropy (two f32 a row) of `targets` (u32) given `logits` (rows, vocabulary) in f32, among the
+    /// tokens `within`.
     ///
     /// # Errors
     /// Operands that are too small.
@@ -38,13 +84,16 @@ impl Device {
         out: View<'_>,
         (rows, vocabulary): (usize, usize),
         scale: f32,
+        within: Option<&Within>,
     ) -> Result<()> {
         let op = "statistics";
         self.need(op, logits, 4 * rows * vocabulary)?;
         self.need(op, targets, 4 * rows)?;
         self.need(op, out, 8 * rows)?;
-        let arguments = [logits.into(), targets.into(), out.into(), int(vocabulary)?, Argument::Float(scale)];
-        self.run("statistics_f32", (rows, 1), threads(vocabulary), &arguments)
+        let mut arguments = vec![logits.into(), targets.into(), out.into(), int(vocabulary)?, Argument::Float(scale)];
+        arguments.extend(self.restricted(op, within, rows)?);
+        let kernel = if within.is_some() { "statistics_within_f32" } else { "statistics_f32" };
+        self.run(kernel, (rows, 1), threads(vocabulary), &arguments)
     }
 
     /// As [`statistics`](Self::statistics), and the gradient of `Σ weights.0 · log p + weights.1 · entropy` with respect
@@ -59,6 +108,7 @@ impl Device {
         out: View<'_>,
         dlogits: Matrix<'_>,
         scale: f32,
+        within: Option<&Within>,
     ) -> Result<()> {
         let (op, rows, vocabulary) = ("statistics_backward", dlogits.rows, dlogits.columns);
         self.need(op, logits, 4 * rows * vocabulary)?;
@@ -66,7 +116,7 @@ impl Device {
         self.need(op, weights, 8 * rows)?;
         self.need(op, out, 8 * rows)?;
         self.need(op, dlogits.view, dlogits.bytes())?;
-        let arguments = [
+        let mut arguments = vec![
             logits.into(),
             targets.into(),
             weights.into(),
@@ -75,7 +125,9 @@ impl Device {
             int(vocabulary)?,
             Argument::Float(scale),
         ];
-        self.run(&named("slopes", dlogits.format), (rows, 1), threads(vocabulary), &arguments)
+        arguments.extend(self.restricted(op, within, rows)?);
+        let kernel = if within.is_some() { "slopes_within" } else { "slopes" };
+        self.run(&named(kernel, dlogits.format), (rows, 1), threads(vocabulary), &arguments)
     }
 
     /// Samples a token a row: where the running sum of probabilities at `scale` passes the row's uniform number (f64).
@@ -119,6 +171,35 @@ impl Device {
             int(next.map_or(0, |n| n.spare))?,
         ];
         self.run_early("draw_f32", (rows, 1), DRAW, &arguments)
+    }
+
+    /// As [`sample`](Self::sample), among the tokens `within`: in their order, with log-probabilities and entropies among them.
+    ///
+    /// # Errors
+    /// Operands that are too small.
+    pub fn sample_within(
+        &self,
+        logits: View<'_>,
+        uniforms: View<'_>,
+        out: View<'_>,
+        (rows, vocabulary): (usize, usize),
+        scale: Option<f32>,
+        within: &Within,
+    ) -> Result<()> {
+        let op = "sample_within";
+        self.need(op, logits, 4 * rows * vocabulary)?;
+        self.need(op, uniforms, 8 * rows)?;
+        self.need(op, out, 12 * rows)?;
+        let mut arguments = vec![
+            logits.into(),
+            uniforms.into(),
+            out.into(),
+            int(vocabulary)?,
+            Argument::Float(scale.unwrap_or(1.0)),
+            Argument::Int(i32::from(scale.is_none())),
+        ];
+        arguments.extend(self.restricted(op, Some(within), rows)?);
+        self.run_early("draw_within_f32", (rows, 1), DRAW, &arguments)
     }
 
     /// The sum of squares of `count` values in single precision, summed in double; not finite where one of them is not.

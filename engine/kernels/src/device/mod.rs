@@ -27,7 +27,7 @@ pub use attention::{AttentionGradient, KeyPlan, PackedTree, PlannedKeys, Rotated
 pub use few::{Chunk, FEW, FewRows, Normed, StepAttention, Then};
 pub use handle::Device;
 pub use handle::Graph;
-pub use head::NextStep;
+pub use head::{NextStep, Within};
 pub use interface::{AdamWConstants, DeviceInfo, Format, HeadShape};
 pub use memory::Mailbox;
 pub use operations::{Angles, Matrix};

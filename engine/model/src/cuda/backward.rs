@@ -4,7 +4,6 @@
 //! computed again in the backward pass (gradient checkpointing), which costs a third more.
 
 use super::forward::{Activations, Context, Stream, pairs};
-use super::generate::unrestricted;
 use super::tape::{Layout, tree};
 use super::{Block, CudaDecoder, CudaGradients, CudaTape, Group, State, widest};
 use crate::adapter::Deltas;
@@ -62,11 +61,8 @@ struct Pass<'a> {
     lowest: usize,
 }
 
-/// Refuses predictions by rows that the tape does not have, and masks.
+/// Refuses predictions by rows that the tape does not have.
 fn check(tape: &CudaTape, predictions: &Predictions) -> Result<()> {
-    if !predictions.allowed.is_empty() {
-        return Err(unrestricted());
-    }
     let (rows, wrong) = (tape.rows(), predictions.rows.iter().find(|row| **row >= tape.rows()));
     if wrong.is_none() && predictions.rows.len() == predictions.targets.len() {
         return Ok(());
@@ -112,7 +108,7 @@ impl Learn for CudaDecoder {
         self.place(&mut state, &tape.deltas)?;
         self.make_room(&mut state, tape.rows(), false)?;
         let forward = self.forward(&state, tape, false)?;
-        self.statistics(forward.last.view(), &predictions.rows, &predictions.targets, temperature)
+        self.statistics(forward.last.view(), predictions, temperature)
     }
 
     fn zero_gradients(&self, deltas: &Deltas) -> Result<CudaGradients> {
@@ -247,7 +243,9 @@ impl CudaDecoder {
             let out = device.allocate(8 * count)?;
             let derivatives = Matrix::new(dlogits.view(), self.format, count, vocabulary);
             let asks = (named.view(), weights.view());
-            device.statistics_backward(logits.view(), asks, out.view(), derivatives, 1.0 / objective.temperature)?;
+            let within = self.within(objective.predictions, part.iter().copied())?;
+            let scale = 1.0 / objective.temperature;
+            device.statistics_backward(logits.view(), asks, out.view(), derivatives, scale, within.as_ref())?;
             let to = Matrix::new(dhidden.view().from(4 * nth * chunk * hidden), Format::F32, count, hidden);
             device.multiply((derivatives, false), (self.head(), false), to, 1.0, 0.0)?;
             let mut numbers = vec![0f32; 2 * count];

@@ -1,9 +1,10 @@
 //! The forward pass: rows of tokens through all blocks.
 
 use super::{Block, CudaDecoder, Group, widest};
+use crate::objective::Predictions;
 use querywright_kernels::TokenStatistics;
 use querywright_kernels::device::{
-    Angles, Buffer, Format, Matrix, PackedTree, RotatedRows, Rotation, TreeAttention, View,
+    Angles, Buffer, Format, Matrix, PackedTree, RotatedRows, Rotation, TreeAttention, View, Within,
 };
 use querywright_types::{Error, Result};
 
@@ -223,26 +224,38 @@ impl CudaDecoder {
         self.device.multiply((hidden, false), (self.head(), true), logits, 1.0, 0.0)
     }
 
-    /// Log-probability and entropy of each of `targets` behind rows of the residual stream.
+    /// The tokens that may stand in the places of some predictions, where these are restricted.
+    pub(super) fn within(
+        &self,
+        predictions: &Predictions,
+        indices: impl IntoIterator<Item = usize>,
+    ) -> Result<Option<Within>> {
+        let lists = indices.into_iter().map(|i| predictions.allowed.get(i)?.as_deref());
+        (!predictions.allowed.is_empty()).then(|| self.device.within(lists)).transpose()
+    }
+
+    /// Log-probability and entropy of each prediction behind rows of the residual stream.
     pub(super) fn statistics(
         &self,
         x: View<'_>,
-        rows: &[usize],
-        targets: &[u32],
+        predictions: &Predictions,
         temperature: f32,
     ) -> Result<Vec<TokenStatistics>> {
+        let Predictions { rows, targets, .. } = predictions;
         self.config.check_tokens(targets)?;
         let (device, vocabulary, chunk) = (&self.device, self.config.vocab_size, self.head_rows().min(rows.len()));
         let hidden = device.allocate(chunk * self.config.hidden_size * self.format.bytes())?;
         let logits = device.allocate(4 * chunk * vocabulary)?;
         let mut all = Vec::with_capacity(rows.len());
-        for (rows, targets) in rows.chunks(chunk.max(1)).zip(targets.chunks(chunk.max(1))) {
+        let chunk = chunk.max(1);
+        for (nth, (rows, targets)) in rows.chunks(chunk).zip(targets.chunks(chunk)).enumerate() {
+            let within = self.within(predictions, nth * chunk..nth * chunk + rows.len())?;
             let wanted: Vec<i32> = rows.iter().map(|row| *row as i32).collect();
             let (wanted, targets) = (device.upload(&wanted)?, device.upload(targets)?);
             self.logits(x, Some(wanted.view()), hidden.view(), logits.view(), rows.len())?;
             let out = device.allocate(8 * rows.len())?;
             let shape = (rows.len(), vocabulary);
-            device.statistics(logits.view(), targets.view(), out.view(), shape, 1.0 / temperature)?;
+            device.statistics(logits.view(), targets.view(), out.view(), shape, 1.0 / temperature, within.as_ref())?;
             let mut numbers = vec![0f32; 2 * rows.len()];
             device.read(out.view(), &mut numbers)?;
             all.extend(pairs(&numbers));

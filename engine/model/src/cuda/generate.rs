@@ -47,6 +47,11 @@ impl<'a> Batch<'a> {
         Self { call, starts, prompt_rows: end, how: How::of(call.options) }
     }
 
+    /// Whether a grammar says what a completion may consist of.
+    fn restricted(&self) -> bool {
+        self.call.prompts.iter().any(|prompt| prompt.grammar.is_some())
+    }
+
     /// The cache row behind a prompt.
     fn end(&self, prompt: usize) -> usize {
         self.starts[prompt] + self.call.prompts[prompt].tokens.len()
@@ -73,9 +78,6 @@ impl Generate for CudaDecoder {
     }
 
     fn generate(&self, call: &Call<'_>, _: Option<&Arc<Cache>>) -> Result<Vec<Vec<Completion>>> {
-        if call.prompts.iter().any(|prompt| prompt.grammar.is_some()) {
-            return Err(unrestricted());
-        }
         self.config.check_tokens(call.prefix)?;
         call.prompts.iter().try_for_each(|p| self.config.check_tokens(&p.tokens))?;
         let mut state = self.lock();
@@ -119,9 +121,12 @@ impl CudaDecoder {
         let mut active = self.prefill(blocks, workspace, batch)?;
         results.collect(&mut active, |_, _, _| {});
         while !active.is_empty() {
+            // What may come next is known when a token is.
             match batch.how {
-                How::Host => self.step_by_host(blocks, workspace, batch, &mut active)?,
-                How::Greedy | How::Plain(_) => self.run(blocks, workspace, batch, &mut active)?,
+                How::Greedy | How::Plain(_) if !batch.restricted() => {
+                    self.run(blocks, workspace, batch, &mut active)?
+                }
+                _ => self.step(blocks, workspace, batch, &mut active)?,
             }
             results.collect(&mut active, |_, _, _| {});
         }
@@ -189,15 +194,7 @@ impl CudaDecoder {
             self.logits(x.view(), Some(wanted.view()), normed.view(), logits.view(), fresh.len())?;
             let uniforms: Vec<f64> = fresh.iter_mut().map(|a| uniform(a, batch.how)).collect();
             let (uniforms, sampled) = (device.upload(&uniforms)?, device.allocate(12 * fresh.len())?);
-            self.sample(batch.how, logits.view(), uniforms.view(), sampled.view(), fresh.len(), None)?;
-            let sampled = match batch.how {
-                How::Host => self.sample_by_host(batch, logits.view(), fresh)?,
-                How::Greedy | How::Plain(_) => {
-                    let mut words = vec![0u32; 3 * fresh.len()];
-                    self.device.read(sampled.view(), &mut words)?;
-                    tokens(&words)?
-                }
-            };
+            let sampled = self.sample_each(batch, logits.view(), uniforms.view(), sampled.view(), fresh)?;
             push(&batch.call, fresh, sampled)?;
         }
         Ok(fresh)
@@ -271,8 +268,8 @@ impl CudaDecoder {
         }
     }
 
-    /// One step whose tokens are sampled on the host.
-    fn step_by_host(
+    /// One step whose tokens are sampled on the host, or among those that a grammar allows.
+    fn step(
         &self,
         blocks: &[Block],
         workspace: &mut Workspace,
@@ -282,8 +279,9 @@ impl CudaDecoder {
         let rows = batch_of(active.len()).min(workspace.batch);
         let words = control(batch, active, rows, workspace.rows - 1, &[]);
         self.device.write(workspace.step.control.view(), &words)?;
-        self.launch(blocks, workspace, GraphKey { rows, how: batch.how, chunks: None })?;
-        let sampled = self.sample_by_host(batch, workspace.step.logits.view(), active)?;
+        self.launch(blocks, workspace, GraphKey { rows, how: How::Host, chunks: None })?;
+        let Step { control, logits, sampled, .. } = &workspace.step;
+        let sampled = self.sample_each(batch, logits.view(), control.view(), sampled.view(), active)?;
         push(&batch.call, active, sampled)
     }
 
@@ -331,8 +329,14 @@ impl CudaDecoder {
                 self.step_block((index, block), activations, x.view(), rows, context)?;
             }
             self.step_logits(x.view(), hidden.view(), logits.view(), rows)?;
+            let scale = match how {
+                How::Greedy => None,
+                How::Plain(scale) => Some(f32::from_bits(scale)),
+                How::Host => return Ok(()),
+            };
             let next = NextStep { tokens, positions, cache_rows, slots, ends, spare: workspace.rows - 1 };
-            self.sample(how, logits.view(), uniforms, sampled.view(), rows, Some(next))
+            let shape = (rows, self.config.vocab_size);
+            self.device.sample(logits.view(), uniforms, sampled.view(), shape, scale, Some(next))
         };
         match workspace.graphs.get(&key) {
             // What a graph launches cannot be told apart from outside.
@@ -353,36 +357,40 @@ impl CudaDecoder {
         }
     }
 
-    fn sample(
-        &self,
-        how: How,
-        logits: View<'_>,
-        uniforms: View<'_>,
-        sampled: View<'_>,
-        rows: usize,
-        next: Option<NextStep<'_>>,
-    ) -> Result<()> {
-        let shape = (rows, self.config.vocab_size);
-        let scale = match how {
-            How::Greedy => None,
-            How::Plain(scale) => Some(f32::from_bits(scale)),
-            How::Host => return Ok(()),
-        };
-        self.device.sample(logits, uniforms, sampled, shape, scale, next)
-    }
-
-    /// The tokens that are sampled from the device's logits, one for each sequence.
-    fn sample_by_host(
+    /// A token for each sequence from the logits of its row; `out` takes what the device samples.
+    fn sample_each(
         &self,
         batch: &Batch<'_>,
         logits: View<'_>,
+        uniforms: View<'_>,
+        out: View<'_>,
         active: &mut [Active<Own>],
     ) -> Result<Vec<SampledToken>> {
-        let vocabulary = self.config.vocab_size;
-        let mut rows = vec![0f32; active.len() * vocabulary];
-        self.device.read(logits, &mut rows)?;
-        let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| a.sample(&batch.call, logits, None);
-        active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect()
+        let (vocabulary, count) = (self.config.vocab_size, active.len());
+        let scale = match batch.how {
+            How::Greedy => None,
+            How::Plain(scale) => Some(f32::from_bits(scale)),
+            How::Host => {
+                let mut rows = vec![0f32; count * vocabulary];
+                self.device.read(logits, &mut rows)?;
+                let sample = |(a, logits): (&mut Active<Own>, &mut [f32])| {
+                    let allowed = a.allowed();
+                    a.sample(&batch.call, logits, allowed.as_deref())
+                };
+                return active.iter_mut().zip(rows.chunks_exact_mut(vocabulary)).map(sample).collect();
+            }
+        };
+        let shape = (count, vocabulary);
+        if batch.restricted() {
+            let allowed: Vec<Option<Arc<[u32]>>> = active.iter().map(Active::allowed).collect();
+            let within = self.device.within(allowed.iter().map(Option::as_deref))?;
+            self.device.sample_within(logits, uniforms, out, shape, scale, &within)?;
+        } else {
+            self.device.sample(logits, uniforms, out, shape, scale, None)?;
+        }
+        let mut words = vec![0u32; 3 * count];
+        self.device.read(out, &mut words)?;
+        tokens(&words)
     }
 }
 
@@ -393,12 +401,6 @@ fn tokens(words: &[u32]) -> Result<Vec<SampledToken>> {
         SampledToken::new(*token, f32::from_bits(*log_probability), f32::from_bits(*entropy))
     };
     words.iter().map(read).collect()
-}
-
-/// The kernels that sample and learn know no masks.
-pub(crate) fn unrestricted() -> Error {
-    let remedy = "run on the processor (--device cpu), or set prompt.vocabulary = \"free\"";
-    Error::device("cuda", "restricted decoding does not run on a GPU yet", remedy)
 }
 
 /// Cache rows of a completion: its last token is no input.

@@ -20,7 +20,6 @@ mod workspace;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub(super) use generate::unrestricted;
 pub(super) use gradients::CudaGradients;
 pub(super) use tape::CudaTape;
 

@@ -78,7 +78,8 @@ pub(super) enum How {
     Greedy,
     /// At a scale of the logits (the bits of an f32).
     Plain(u32),
-    /// On the host: distributions that are truncated or penalised.
+    /// Not in the step itself: on the host, where distributions are truncated or penalised, or among the tokens that a
+    /// grammar allows.
     Host,
 }
 

@@ -178,11 +178,9 @@ fn prompt(
         config.retriever.tune_covisitation = true;
         reasons.add("retriever.covisitation", "what followed the items of others' histories, beside the titles");
         reasons.add("retriever.tune_covisitation", "the best weight depends on how much the histories share");
-        if machine.arithmetic != Arithmetic::Gpu {
-            prompt.vocabulary = Vocabulary::Feedback;
-            let why = "words of the history's titles and of what followed in others': free words are noise";
-            reasons.add("prompt.vocabulary", why);
-        }
+        prompt.vocabulary = Vocabulary::Feedback;
+        let why = "words of the history's titles and of what followed in others': free words are noise";
+        reasons.add("prompt.vocabulary", why);
         prompt.max_history = HISTORY;
         reasons.add("prompt.max_history", "the last items say most");
         prompt.max_title_chars = rounded(data.titles.p95, 10).clamp(30, 60);

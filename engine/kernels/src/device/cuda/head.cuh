@@ -2,6 +2,28 @@
 #pragma once
 #include "attention.cuh"
 
+// The tokens that may stand in a row's place, in rising order: all of the vocabulary, or with LISTED those of a list, where
+// that is not empty.
+template <bool LISTED> struct Choice;
+
+template <> struct Choice<false> {
+    int count;
+    __device__ uint32_t token(int i) const { return i; }
+};
+
+// Where a row's list begins, and how long it is.
+struct Listed {
+    int from, count;
+};
+
+template <> struct Choice<true> {
+    int count;
+    const uint32_t* list;
+    __device__ Choice(Listed listed, const uint32_t* tokens, int vocabulary)
+        : count(listed.count ? listed.count : vocabulary), list(listed.count ? tokens + listed.from : nullptr) {}
+    __device__ uint32_t token(int i) const { return list ? list[i] : i; }
+};
+
 // The maximum of scale * logits, the sum of exponentials relative to it, and the mean of scale * logits under the
 // distribution. Every thread of the block gets them.
 struct Partition {
@@ -42,11 +64,11 @@ __device__ inline Share shared_by_warp(Share mine) {
     return mine;
 }
 
-// Adds the logits i, i + apart, ... of UNROLL that lie before `end`.
-template <int UNROLL> __device__ inline void take(Share& mine, const float* logits, int i, int apart, int end, float scale) {
+// Adds the logits of places i, i + apart, ... of UNROLL that lie before `end`.
+template <int UNROLL, class Tokens> __device__ inline void take(Share& mine, const float* logits, Tokens of, int i, int apart, int end, float scale) {
     float value[UNROLL], most = mine.max;
 #pragma unroll
-    for (int u = 0; u < UNROLL; u++) value[u] = i + apart * u < end ? logits[i + apart * u] * scale : NOTHING;
+    for (int u = 0; u < UNROLL; u++) value[u] = i + apart * u < end ? logits[of.token(i + apart * u)] * scale : NOTHING;
 #pragma unroll
     for (int u = 0; u < UNROLL; u++)
         if (value[u] > most) {
@@ -66,11 +88,11 @@ template <int UNROLL> __device__ inline void take(Share& mine, const float* logi
 }
 
 // Of a row, by all threads of a block, which reads it once.
-__device__ inline Partition partition(const float* logits, int vocabulary, float scale) {
+template <class Tokens> __device__ inline Partition partition(const float* logits, Tokens of, float scale) {
     constexpr int UNROLL = 8;
     __shared__ Share parts[32];
     Share mine = {NOTHING, 0, 0, 0};
-    for (int i = threadIdx.x; i < vocabulary; i += UNROLL * blockDim.x) take<UNROLL>(mine, logits, i, blockDim.x, vocabulary, scale);
+    for (int i = threadIdx.x; i < of.count; i += UNROLL * blockDim.x) take<UNROLL>(mine, logits, of, i, blockDim.x, of.count, scale);
     mine = shared_by_warp(mine);
     __syncthreads();
     if (lane() == 0) parts[warp()] = mine;
@@ -79,34 +101,41 @@ __device__ inline Partition partition(const float* logits, int vocabulary, float
     return {all.max, all.sum, all.max + all.moment / all.sum};
 }
 
-// Log-probability and entropy of each row's target: (rows, 2). One block a row.
-__device__ inline void statistics(const float* logits, const uint32_t* targets, float* out, int vocabulary, float scale) {
+// Log-probability and entropy of each row's target among the tokens that may stand there: (rows, 2). One block a row.
+template <class Tokens>
+__device__ void statistics(const float* logits, const uint32_t* targets, float* out, int vocabulary, float scale, Tokens of) {
     logits += size_t(blockIdx.x) * vocabulary;
-    Partition p = partition(logits, vocabulary, scale);
+    Partition p = partition(logits, of, scale);
     if (threadIdx.x == 0) {
         out[2 * blockIdx.x] = logits[targets[blockIdx.x]] * scale - p.log_sum();
         out[2 * blockIdx.x + 1] = p.entropy();
     }
 }
 
-// As `statistics`, and the gradient of weights[0] * log p(target) + weights[1] * entropy with respect to the logits.
-// One block a row.
-template <class T>
-__device__ void slopes(const float* logits, const uint32_t* targets, const float* weights, float* out, T* dlogits, int vocabulary, float scale) {
+// As `statistics`, and the gradient of weights[0] * log p(target) + weights[1] * entropy with respect to the logits, which is
+// zero for tokens that may not stand there. One block a row.
+template <class T, bool LISTED>
+__device__ void slopes(const float* logits, const uint32_t* targets, const float* weights, float* out, T* dlogits, int vocabulary, float scale,
+                       Choice<LISTED> of) {
     size_t row = blockIdx.x;
     logits += row * vocabulary;
     dlogits += row * vocabulary;
-    Partition p = partition(logits, vocabulary, scale);
+    Partition p = partition(logits, of, scale);
     float log_sum = p.log_sum(), entropy = p.entropy(), of_log = weights[2 * row], of_entropy = weights[2 * row + 1];
     if (threadIdx.x == 0) {
         out[2 * row] = logits[targets[row]] * scale - log_sum;
         out[2 * row + 1] = entropy;
     }
-    for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) {
-        float log_p = logits[i] * scale - log_sum, probability = expf(log_p);
-        float slope = of_log * ((uint32_t(i) == targets[row] ? 1.0f : 0.0f) - probability);
+    if (LISTED && of.count < vocabulary) {
+        for (int i = threadIdx.x; i < vocabulary; i += blockDim.x) dlogits[i] = rounded<T>(0.0f);
+        __syncthreads();
+    }
+    for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
+        uint32_t token = of.token(i);
+        float log_p = logits[token] * scale - log_sum, probability = expf(log_p);
+        float slope = of_log * ((token == targets[row] ? 1.0f : 0.0f) - probability);
         slope -= of_entropy * probability * (log_p + entropy);
-        dlogits[i] = rounded<T>(scale * slope);
+        dlogits[token] = rounded<T>(scale * slope);
     }
 }
 
@@ -156,19 +185,21 @@ struct Next {
     }
 };
 
-// Samples a token a row: where the running sum of probabilities, in the order of the vocabulary, passes uniforms[row];
+// Samples a token a row among those that may stand there: where the running sum of probabilities, in their order, passes
+// uniforms[row];
 // the first of the most probable ones where `greedy`. The statistics are those at `scale`. One block of 1,024 threads a
-// row: each warp reads a stretch of the vocabulary, once; the stretch that is passed is then looked for by all of them.
-__device__ inline void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, Next next) {
+// row: each warp reads a stretch of them, once; the stretch that is passed is then looked for by all of them.
+template <class Tokens>
+__device__ void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, Next next, Tokens of) {
     __shared__ Share stretches[DRAW_WARPS];
     __shared__ double sums[DRAW_WARPS];
     constexpr int UNROLL = 8;
     wait_for_earlier();
     launch_later();
     logits += size_t(blockIdx.x) * vocabulary;
-    int each = (vocabulary + DRAW_WARPS - 1) / DRAW_WARPS, from = min(warp() * each, vocabulary), to = min(from + each, vocabulary);
+    int each = (of.count + DRAW_WARPS - 1) / DRAW_WARPS, from = min(warp() * each, of.count), to = min(from + each, of.count);
     Share mine = {NOTHING, 0, 0, from};
-    for (int i = from + lane(); i - lane() < to; i += 32 * UNROLL) take<UNROLL>(mine, logits, i, 32, to, scale);
+    for (int i = from + lane(); i - lane() < to; i += 32 * UNROLL) take<UNROLL>(mine, logits, of, i, 32, to, scale);
     mine = shared_by_warp(mine);
     if (lane() == 0) stretches[warp()] = mine;
     __syncthreads();
@@ -182,9 +213,9 @@ __device__ inline void draw(const float* logits, const double* uniforms, Drawn* 
         left = uniforms[blockIdx.x] * total;
         int stretch = passed(weight, left);
         // The same again in that stretch, and then in the part of it that a warp had.
-        int start = min(stretch * each, vocabulary), end = min(start + each, vocabulary), part = (each + DRAW_WARPS - 1) / DRAW_WARPS;
+        int start = min(stretch * each, of.count), end = min(start + each, of.count), part = (each + DRAW_WARPS - 1) / DRAW_WARPS;
         double sum = 0;
-        for (int i = start + warp() * part + lane(); i < min(start + (warp() + 1) * part, end); i += 32) sum += expf(logits[i] * scale - all.max);
+        for (int i = start + warp() * part + lane(); i < min(start + (warp() + 1) * part, end); i += 32) sum += expf(logits[of.token(i)] * scale - all.max);
         for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL, sum, offset);
         if (lane() == 0) sums[warp()] = sum;
         __syncthreads();
@@ -193,7 +224,7 @@ __device__ inline void draw(const float* logits, const double* uniforms, Drawn* 
         int first = start + place * part, last = min(first + part, end);
         chosen = first;
         for (int i = first; i < last; i += 32) {
-            double p = i + lane() < last ? expf(logits[i + lane()] * scale - all.max) : 0;
+            double p = i + lane() < last ? expf(logits[of.token(i + lane())] * scale - all.max) : 0;
             double some = p;
             for (int offset = 16; offset > 0; offset /= 2) some += __shfl_xor_sync(ALL, some, offset);
             if (some > 0) {
@@ -206,7 +237,8 @@ __device__ inline void draw(const float* logits, const double* uniforms, Drawn* 
         }
     }
     if (threadIdx.x == 0) {
-        out[blockIdx.x] = {uint32_t(chosen), logits[chosen] * scale - log_sum, entropy};
-        next.go(blockIdx.x, chosen);
+        uint32_t token = of.token(chosen);
+        out[blockIdx.x] = {token, logits[token] * scale - log_sum, entropy};
+        next.go(blockIdx.x, token);
     }
 }

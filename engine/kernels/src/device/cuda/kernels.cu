@@ -54,7 +54,13 @@
     }                                                                                                                  \
     extern "C" __global__ void slopes_##F(const float* logits, const uint32_t* targets, const float* weights,          \
                                           float* out, T* dlogits, int vocabulary, float scale) {                       \
-        slopes<T>(logits, targets, weights, out, dlogits, vocabulary, scale);                                          \
+        slopes<T>(logits, targets, weights, out, dlogits, vocabulary, scale, Choice<false>{vocabulary});               \
+    }                                                                                                                  \
+    extern "C" __global__ void slopes_within_##F(const float* logits, const uint32_t* targets, const float* weights,   \
+                                                 float* out, T* dlogits, int vocabulary, float scale,                  \
+                                                 const Listed* listed, const uint32_t* tokens) {                       \
+        slopes<T>(logits, targets, weights, out, dlogits, vocabulary, scale,                                           \
+                  Choice<true>(listed[blockIdx.x], tokens, vocabulary));                                               \
     }                                                                                                                  \
     extern "C" __global__ void attend_delta_##F(const T* out, const T* dout, int stride, Shape heads, float* delta) {  \
         attend_delta<T>(out, dout, stride, heads, delta);                                                              \
@@ -111,13 +117,25 @@ extern "C" __global__ void gather_sums_f32(const float* from, const int* order, 
 
 extern "C" __global__ void statistics_f32(const float* logits, const uint32_t* targets, float* out, int vocabulary,
                                           float scale) {
-    statistics(logits, targets, out, vocabulary, scale);
+    statistics(logits, targets, out, vocabulary, scale, Choice<false>{vocabulary});
+}
+
+extern "C" __global__ void statistics_within_f32(const float* logits, const uint32_t* targets, float* out, int vocabulary,
+                                                 float scale, const Listed* listed, const uint32_t* tokens) {
+    statistics(logits, targets, out, vocabulary, scale, Choice<true>(listed[blockIdx.x], tokens, vocabulary));
 }
 
 extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_f32(
     const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, uint32_t* tokens,
     int* positions, int* cache_rows, Slot* slots, const int* ends, int spare) {
-    draw(logits, uniforms, out, vocabulary, scale, greedy, {tokens, positions, cache_rows, slots, ends, spare});
+    draw(logits, uniforms, out, vocabulary, scale, greedy, {tokens, positions, cache_rows, slots, ends, spare},
+         Choice<false>{vocabulary});
+}
+
+extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_within_f32(
+    const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, const Listed* listed,
+    const uint32_t* tokens) {
+    draw(logits, uniforms, out, vocabulary, scale, greedy, {}, Choice<true>(listed[blockIdx.x], tokens, vocabulary));
 }
 
 extern "C" __global__ void squares_f32(const float* values, double* partial, long long count) {

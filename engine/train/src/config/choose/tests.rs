@@ -102,7 +102,8 @@ fn requests_are_expanded_and_histories_are_recommended_for() {
     assert!(config.train.inject_feedback && config.prompt.vocabulary == Vocabulary::Feedback);
     assert!(config.retriever.covisitation.is_some() && config.retriever.tune_covisitation);
     let gpu = choose(&histories(), &machine(1, Arithmetic::Gpu)).unwrap().config;
-    assert!(gpu.prompt.vocabulary.is_free() && !gpu.train.inject_feedback, "no restricted decoding there");
+    assert_eq!(gpu.prompt.vocabulary, Vocabulary::Feedback, "as on a processor");
+    assert!(gpu.train.inject_feedback);
 
     let talks = chosen(&DataProfile { conversations: 0.8, ..articles() });
     assert_eq!(talks.prompt.task, Task::Conversation);

@@ -1,11 +1,11 @@
 //! `eval`: one rewriter in front of one retriever.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use querywright::catalog::{Output, Run};
+use querywright::catalog::{Dataset, Output, Run};
 use querywright::evaluate::{Evaluated, Evaluation, Probes, Summary};
-use querywright::types::Rewriter;
+use querywright::types::{Judgements, Query, Rewriter};
 
 use crate::grant::Grants;
 use crate::progress::Bar;
@@ -66,12 +66,7 @@ pub fn run(args: Args) -> Result<()> {
     let dataset = crate::dataset::open(&args.data, args.strict)?;
     let queries = dataset.judged(&args.split)?;
     // What cannot be written later is said before the work.
-    let output = args.run_out.as_deref().map(|path| -> Result<Output> {
-        let asked = queries.iter().map(|(query, _)| query.id.as_str());
-        Run::check_ids(path, asked.chain(dataset.catalog.documents().map(|document| document.id)))?;
-        Ok(Output::open(path)?)
-    });
-    let output = output.transpose()?;
+    let output = args.run_out.as_deref().map(|path| opened(path, &dataset, &queries)).transpose()?;
     let ranker = open::retriever(&args.retriever, &args.rewriter, &dataset, args.index.as_deref(), &args.grants)?;
     let rewriter = open::rewriter(&args.rewriter, &ranker, None, &args.weights)?;
     let evaluation = Evaluation { catalog: &dataset.catalog, queries: &queries, measures: &measures, batch: BATCH };
@@ -121,6 +116,13 @@ pub fn run(args: Args) -> Result<()> {
         terminal::lines(&probes.text())?;
     }
     end()
+}
+
+/// Opens the file of a run, whose format has to hold the names of these queries and documents.
+fn opened(path: &Path, dataset: &Dataset, queries: &[(&Query, &Judgements)]) -> Result<Output> {
+    let asked = queries.iter().map(|(query, _)| query.id.as_str());
+    Run::check_ids(path, asked.chain(dataset.catalog.documents().map(|document| document.id)))?;
+    Ok(Output::open(path)?)
 }
 
 /// Prints the figures of a rewriter on the queries of `place`.

@@ -73,6 +73,8 @@ pub(super) fn without_place(config: &TrainConfig) -> TrainConfig {
         config.retriever.sequence = None;
     }
     config.cost = Default::default();
+    // What the default was on all devices, and still is on a processor.
+    config.train.micro_batch_tokens.get_or_insert(4096);
     config
 }
 

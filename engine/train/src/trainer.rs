@@ -167,19 +167,7 @@ impl<'a> Trainer<'a> {
         if self.state.step == 0 && self.state.best.is_none() {
             self.evaluate(observer)?;
         }
-        if self.warm_start.as_ref().is_some_and(WarmStart::is_empty) {
-            if self.config.warm_start.steps >= run.max_steps {
-                let found = format!("all {} steps, and no better rewrite was found that holds", run.max_steps);
-                return Err(Error::argument("warm_start.steps", found, "give fewer, so that the method has some"));
-            }
-            let left = run.max_steps - self.config.warm_start.steps;
-            observer.note(&format!(
-                "no better rewrite was found that holds for more than one: there is no warm start, and the other {left} of \
-                 {} steps are made",
-                run.max_steps
-            ));
-            self.state.step = self.state.step.max(self.config.warm_start.steps);
-        }
+        self.skip_empty_warm_start(observer)?;
         while self.state.step < run.max_steps {
             let start = Instant::now();
             let mut metrics = match self.warm_start.take().filter(|_| self.state.step < self.config.warm_start.steps) {
@@ -224,6 +212,25 @@ impl<'a> Trainer<'a> {
             num_tokens: self.state.num_tokens,
             cost,
         })
+    }
+
+    /// Leaves out a warm start for which no rewrite was found, with its steps, and says so.
+    fn skip_empty_warm_start(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if !self.warm_start.as_ref().is_some_and(WarmStart::is_empty) {
+            return Ok(());
+        }
+        let (steps, all) = (self.config.warm_start.steps, self.config.train.max_steps);
+        if steps >= all {
+            let found = format!("all {all} steps, and no better rewrite was found that holds");
+            return Err(Error::argument("warm_start.steps", found, "give fewer, so that the method has some"));
+        }
+        observer.note(&format!(
+            "no better rewrite was found that holds for more than one: there is no warm start, and the other {} of {all} \
+             steps are made",
+            all - steps
+        ));
+        self.state.step = self.state.step.max(steps);
+        Ok(())
     }
 
     /// One step; its metrics under TRL's names.

@@ -304,39 +304,41 @@ impl Device {
         }
         let arguments = [out.view.into(), dout.view.into(), int(out.stride)?, Argument::Heads(heads), delta.into()];
         self.run(&named("attend_delta", format), (rows, 1), ATTENTION, &arguments)?;
-        let arguments = [
-            qkv.view.into(),
-            int(qkv.stride)?,
-            dout.view.into(),
-            int(dout.stride)?,
-            log_sums.into(),
-            delta.into(),
-            tree.ends.into(),
-            tree.tile_ends.into(),
-            int(rows)?,
-            Argument::Heads(heads),
-            Argument::Float(heads.scale),
-            dqkv.into(),
-        ];
+        // What both kernels read differs in how they find tiles: by the ends of tiles of keys, or by the plan.
+        let operands = |found_by: View<'_>| -> Result<Vec<Argument>> {
+            Ok(vec![
+                qkv.view.into(),
+                int(qkv.stride)?,
+                dout.view.into(),
+                int(dout.stride)?,
+                log_sums.into(),
+                delta.into(),
+                tree.ends.into(),
+                found_by.into(),
+                int(rows)?,
+                Argument::Heads(heads),
+                Argument::Float(heads.scale),
+                dqkv.into(),
+            ])
+        };
         let queries = self.wide("attend_backward_queries", heads, format)?;
-        self.run(&queries, (rows.div_ceil(format.tile()), heads.queries as usize), ATTENTION, &arguments)?;
-        let arguments = [
-            qkv.view.into(),
-            int(qkv.stride)?,
-            dout.view.into(),
-            int(dout.stride)?,
-            log_sums.into(),
-            delta.into(),
-            tree.ends.into(),
-            plan.work.view().into(),
-            int(rows)?,
-            Argument::Heads(heads),
-            Argument::Float(heads.scale),
-            dqkv.into(),
-            plan.partial.view().into(),
-        ];
+        let grid = (rows.div_ceil(format.tile()), heads.queries as usize);
+        self.run(&queries, grid, ATTENTION, &operands(tree.tile_ends)?)?;
+        let mut arguments = operands(plan.work.view())?;
+        arguments.push(plan.partial.view().into());
         let keys = self.wide("attend_backward_keys", heads, format)?;
         self.run(&keys, (plan.counts.0, heads.keys as usize), ATTENTION, &arguments)?;
+        self.sum_keys(plan, (rows, qkv.stride), heads, dqkv)
+    }
+
+    /// Adds up the partial sums of a plan, where it has some.
+    fn sum_keys(
+        &self,
+        plan: &PlannedKeys,
+        (rows, stride): (usize, usize),
+        heads: HeadShape,
+        dqkv: View<'_>,
+    ) -> Result<()> {
         if plan.counts.1 == 0 {
             return Ok(());
         }
@@ -344,11 +346,11 @@ impl Device {
             plan.partial.view().into(),
             plan.sums.view().into(),
             int(rows)?,
-            int(qkv.stride)?,
+            int(stride)?,
             Argument::Heads(heads),
             dqkv.into(),
         ];
-        let sums = self.wide("sum_keys", heads, format)?;
+        let sums = self.wide("sum_keys", heads, Format::Bf16)?;
         self.run(&sums, (plan.counts.1, heads.keys as usize), ATTENTION, &arguments)
     }
 

@@ -8,6 +8,9 @@
 //! operation needs: `Device::need` checks it before each launch, in release builds too. Row numbers inside operands are
 //! not checked here: the decoder, which makes them, keeps them in range.
 
+mod timing;
+mod transfer;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
@@ -19,7 +22,10 @@ use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result, sy
 
 use super::interface::{Argument, Begins, DeviceInfo, Format, Gemm};
 use super::profile::Operation;
+pub(super) use transfer::Pinned;
+
 use querywright_types::{Error, Result};
+use timing::Event;
 
 /// The kernels in PTX, which the driver compiles for its device. Made by `cargo xtask cuda` from `cuda/kernels.cu`.
 const KERNELS: &[u8] = include_bytes!("cuda/kernels.ptx.gz");
@@ -56,48 +62,6 @@ pub(super) struct Driver {
     /// The operations since a profile began, each with the events around it; none while there is no profile.
     profile: Mutex<Option<Vec<(Operation, Event, Event)>>>,
 }
-
-/// An event, destroyed when it is dropped.
-struct Event(sys::CUevent);
-
-impl Event {
-    fn new() -> std::result::Result<Self, DriverError> {
-        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Self)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, destroyed once; the driver keeps what is under way.
-        let _ = unsafe { result::event::destroy(self.0) };
-    }
-}
-
-/// Host memory that a device copies to, and the event behind the last copy.
-pub(super) struct Pinned {
-    address: *mut u8,
-    bytes: usize,
-    copied: Event,
-    context: Arc<CudaContext>,
-}
-
-// SAFETY: host memory that only its owner reads, behind the event.
-unsafe impl Send for Pinned {}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
-            // SAFETY: allocated by `pinned`, freed once, when no copy is under way.
-            unsafe {
-                let _ = result::event::synchronize(self.copied.0);
-                let _ = result::free_host(self.address.cast());
-            }
-        }
-    }
-}
-
-// SAFETY: events may be used from any thread; these lie under a lock.
-unsafe impl Send for Event {}
 
 thread_local! {
     /// Whether this thread captures a graph.
@@ -206,93 +170,6 @@ impl Driver {
         })
     }
 
-    /// So many bytes, or none where they are not there.
-    pub(super) fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
-        let _entered = self.enter()?;
-        // SAFETY: the context is current.
-        match unsafe { result::malloc_sync(bytes) } {
-            Ok(address) => Ok(Some(address)),
-            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Ok(None),
-            Err(e) => Err(self.lost("allocating", &e)),
-        }
-    }
-
-    /// Gives an allocation back. Nothing that uses it may come after this.
-    pub(super) fn free(&self, address: u64) {
-        // What cannot be freed is lost anyway, as is the device.
-        if let Ok(_entered) = self.enter() {
-            // SAFETY: from `allocate`, given back once; the driver waits for what is under way.
-            let _ = unsafe { result::free_sync(address) };
-        }
-    }
-
-    pub(super) fn copy_in(&self, to: u64, from: &[u8]) -> Result<()> {
-        let _entered = self.enter()?;
-        // SAFETY: the caller checked the size; pageable memory has been read when the call returns.
-        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
-            .map_err(|e| self.lost("copying to it", &e))
-    }
-
-    /// Waits for everything before it.
-    pub(super) fn copy_out(&self, to: &mut [u8], from: u64) -> Result<()> {
-        let _entered = self.enter()?;
-        // SAFETY: the caller checked the size, and `to` is not read before the stream has finished.
-        unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
-            .and_then(|()| self.stream.synchronize())
-            .map_err(|e| self.lost("copying from it", &e))
-    }
-
-    /// So many bytes of host memory that the device copies to by itself.
-    pub(super) fn pinned(&self, bytes: usize) -> Result<Pinned> {
-        let _entered = self.enter()?;
-        let failed = |e| self.lost("taking host memory for copies", &e);
-        let copied = Event::new().map_err(failed)?;
-        // SAFETY: the context is current.
-        let address = unsafe { result::malloc_host(bytes, 0) }.map_err(failed)?.cast::<u8>();
-        // SAFETY: just allocated, with this size.
-        unsafe { address.write_bytes(0, bytes) };
-        Ok(Pinned { address, bytes, copied, context: self.context.clone() })
-    }
-
-    /// Copies to pinned memory, behind everything that was launched so far; [`wait`](Self::wait) waits for it alone.
-    pub(super) fn post(&self, to: &mut Pinned, from: u64, bytes: usize) -> Result<()> {
-        let _entered = self.enter()?;
-        if bytes > to.bytes {
-            return Err(Error::bug("a copy from a device", format!("{bytes} bytes into {}", to.bytes)));
-        }
-        let stream = self.stream.cu_stream();
-        // SAFETY: the caller checked the source's size, that of `to` was checked above; `to` waits for the event before it
-        // is read or freed.
-        unsafe {
-            let place = std::slice::from_raw_parts_mut(to.address, bytes);
-            result::memcpy_dtoh_async(place, from, stream).and_then(|()| result::event::record(to.copied.0, stream))
-        }
-        .map_err(|e| self.lost("copying from it", &e))
-    }
-
-    /// The pinned memory, once its last copy has ended.
-    pub(super) fn wait<'a>(&self, pinned: &'a Pinned) -> Result<&'a [u8]> {
-        let _entered = self.enter()?;
-        // SAFETY: an event that lives; one that was never recorded counts as passed.
-        unsafe { result::event::synchronize(pinned.copied.0) }.map_err(|e| self.lost("copying from it", &e))?;
-        // SAFETY: written in whole when it was allocated, and no copy is under way.
-        Ok(unsafe { std::slice::from_raw_parts(pinned.address, pinned.bytes) })
-    }
-
-    pub(super) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
-        let _entered = self.enter()?;
-        // SAFETY: the caller checked the sizes of both.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
-            .map_err(|e| self.lost("copying on it", &e))
-    }
-
-    pub(super) fn clear(&self, at: u64, bytes: usize) -> Result<()> {
-        let _entered = self.enter()?;
-        // SAFETY: the caller checked the size.
-        unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }
-            .map_err(|e| self.lost("clearing memory", &e))
-    }
-
     pub(super) fn launch(
         &self,
         kernel: &str,
@@ -351,48 +228,9 @@ impl Driver {
         Ok(function)
     }
 
-    /// Runs `work`, which launches something, between two events where there is a profile.
-    fn timed<R>(&self, operation: impl FnOnce() -> Operation, work: impl FnOnce() -> R) -> Result<R> {
-        let mut profile = self.profile.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(operations) = profile.as_mut() else { return Ok(work()) };
-        let failed = |e| self.lost("an event of a profile", &e);
-        let (before, after) = (Event::new().map_err(failed)?, Event::new().map_err(failed)?);
-        let stream = self.stream.cu_stream();
-        // SAFETY: events that were made just now, and the stream of the same context.
-        unsafe { result::event::record(before.0, stream) }.map_err(failed)?;
-        let done = work();
-        // SAFETY: as above.
-        unsafe { result::event::record(after.0, stream) }.map_err(failed)?;
-        operations.push((operation(), before, after));
-        Ok(done)
-    }
-
     /// How many multiprocessors it has.
     pub(super) fn multiprocessors(&self) -> usize {
         self.multiprocessors
-    }
-
-    /// Whether a profile has begun.
-    pub(super) fn profiles(&self) -> bool {
-        self.profile.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    /// From now on, operations are timed.
-    pub(super) fn begin_profile(&self) {
-        *self.profile.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
-    }
-
-    /// Ends a profile: its operations with their seconds, in their order.
-    pub(super) fn end_profile(&self) -> Result<Vec<(Operation, f64)>> {
-        self.synchronize()?;
-        let _entered = self.enter()?;
-        let operations = self.profile.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
-        let seconds = |(operation, before, after): (Operation, Event, Event)| {
-            // SAFETY: both were recorded on the one stream, which has come past them.
-            let milliseconds = unsafe { result::event::elapsed(before.0, after.0) };
-            Ok((operation, f64::from(milliseconds.map_err(|e| self.lost("an event of a profile", &e))?) / 1e3))
-        };
-        operations.into_iter().map(seconds).collect()
     }
 
     /// `c = alpha · op(a) op(b) + beta · c` for matrices by rows; `op` transposes a factor if its flag is set.

@@ -145,35 +145,9 @@ impl Device {
     /// # Errors
     /// Shapes that do not fit, operands that are too small or not aligned.
     pub fn multiply_few(&self, from: FewRows<'_>, weights: Matrix<'_>, out: Matrix<'_>, then: Then) -> Result<()> {
-        let op = "a product of few rows";
+        self.check_few(&from, &weights, &out, then)?;
         let FewRows { normed, rows, scaled } = from;
-        let kept = if then == Then::Swiglu { weights.rows / 2 } else { weights.rows };
-        let width = normed.map_or(0, |n| n.width);
-        let formats = match then {
-            Then::Store => rows.format == Format::Bf16,
-            Then::Add => out.format == Format::F32,
-            Then::Swiglu => out.format == Format::Bf16 && weights.rows.is_multiple_of(2),
-        };
-        // Loads of sixteen bytes.
-        let aligned = [rows.columns, rows.stride, weights.stride, width].iter().all(|n| n.is_multiple_of(8))
-            && [rows.view, weights.view].iter().all(|v| v.address.is_multiple_of(16));
-        let fits = (out.rows, out.columns) == (rows.rows, kept) && weights.columns == rows.columns;
-        let both = rows.format == Format::Bf16 && weights.format == Format::Bf16;
-        if !(formats && aligned && fits && both && width <= rows.columns && rows.rows <= FEW) {
-            return Err(Error::bug(
-                op,
-                format!("{rows:?} and {weights:?} into {out:?} ({width} columns normalised, {then:?})"),
-            ));
-        }
-        if width < rows.columns {
-            self.need(op, rows.view, rows.bytes())?;
-        }
-        self.need(op, weights.view, weights.bytes())?;
-        self.need(op, out.view, out.bytes())?;
-        if let Some(Normed { x, weight, width, .. }) = normed {
-            self.need(op, x, 4 * rows.rows * width)?;
-            self.need(op, weight, 4 * width)?;
-        }
+        let (kept, width) = (out.columns, normed.map_or(0, |n| n.width));
         let kind = match then {
             Then::Store if out.format == Format::F32 => "store",
             Then::Store => "round",
@@ -207,6 +181,35 @@ impl Device {
         let each = if then == Then::Swiglu { 8 } else { 8 * tiles };
         let blocks = kept.div_ceil(each).min(RESIDENT * multiprocessors);
         self.run_early(&format!("few_{kind}_{tiles}_{}", rows.rows.div_ceil(8)), (blocks, 1), THREADS, &arguments)
+    }
+
+    /// Refuses operands that do not fit, and those that loads of sixteen bytes cannot take.
+    fn check_few(&self, from: &FewRows<'_>, weights: &Matrix<'_>, out: &Matrix<'_>, then: Then) -> Result<()> {
+        let op = "a product of few rows";
+        let FewRows { normed, rows, .. } = from;
+        let kept = if then == Then::Swiglu { weights.rows / 2 } else { weights.rows };
+        let width = normed.map_or(0, |n| n.width);
+        let formats = match then {
+            Then::Store => true,
+            Then::Add => out.format == Format::F32,
+            Then::Swiglu => out.format == Format::Bf16 && weights.rows.is_multiple_of(2),
+        } && (rows.format, weights.format) == (Format::Bf16, Format::Bf16);
+        let single = normed.iter().flat_map(|n| [n.x, n.weight]);
+        let aligned = [rows.columns, rows.stride, weights.stride, width].iter().all(|n| n.is_multiple_of(8))
+            && single.chain([rows.view, weights.view]).all(|v| v.address.is_multiple_of(16));
+        let fits = (out.rows, out.columns) == (rows.rows, kept) && weights.columns == rows.columns;
+        if !(formats && aligned && fits && width <= rows.columns && rows.rows <= FEW) {
+            let found = format!("{rows:?} and {weights:?} into {out:?} ({width} columns normalised, {then:?})");
+            return Err(Error::bug(op, found));
+        }
+        if width < rows.columns {
+            self.need(op, rows.view, rows.bytes())?;
+        }
+        self.need(op, weights.view, weights.bytes())?;
+        self.need(op, out.view, out.bytes())?;
+        let Some(Normed { x, weight, width, .. }) = normed else { return Ok(()) };
+        self.need(op, *x, 4 * rows.rows * width)?;
+        self.need(op, *weight, 4 * width)
     }
 
     /// One new row of each sequence: bias, norms and rotation, its key and value into the cache, and attention over what it

@@ -9,7 +9,7 @@ use crate::learner::{Rollout, RolloutBatch, Sample};
 use crate::materials::Materials;
 use crate::warm_start::{places, sample};
 use querywright_data::catalog::{GivenPreference, GivenQuery, GivenRewrite};
-use querywright_types::{Error, Observe, QueryLanguage, Result};
+use querywright_types::{Error, Observe, Query, QueryLanguage, Result};
 
 /// The examples of a file, and their order.
 #[derive(Debug)]
@@ -43,6 +43,36 @@ struct Given {
 
 /// What is raised, and what is lowered.
 const WEIGHTS: [f32; 2] = [1.0, -1.0];
+
+/// Where the training query is that a line is for: by its id, else by its words.
+fn places_of(materials: &Materials) -> impl Fn(&GivenQuery) -> Option<usize> + '_ {
+    let (mut by_id, mut by_text) = (HashMap::new(), HashMap::new());
+    for (place, (query, _)) in materials.train.iter().enumerate() {
+        by_id.insert(query.id.as_str(), place);
+        by_text.entry(query.text.trim()).or_insert(place);
+    }
+    move |query: &GivenQuery| {
+        let known = query.id.as_deref().and_then(|id| by_id.get(id));
+        known.or_else(|| by_text.get(query.text.as_deref()?)).copied()
+    }
+}
+
+/// Refuses a line that names a query by its id and gives other words for it.
+fn check_words(path: &Path, line: u64, query: &GivenQuery, asked: &Query) -> Result<()> {
+    // Rows that somebody numbered are no ids of ours.
+    let own = query.id.as_deref() == Some(asked.id.as_str()) && query.id != query.text;
+    if own && query.text.as_deref().is_some_and(|text| text != asked.text.trim()) {
+        let found = format!("the query {} has other words in the data set", asked.id);
+        let remedy = "name the query by its words or by its id alone, or correct the id";
+        return Err(Error::data(path, Some(line), found, remedy));
+    }
+    Ok(())
+}
+
+/// What became of the lines that are not learned from, as the end of a sentence.
+fn left_out<const N: usize>(reasons: [(usize, String); N]) -> String {
+    reasons.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("; {count} {why}")).collect()
+}
 
 impl Examples {
     /// Those of the file that the run's method learns from; none where it learns from no file.
@@ -92,15 +122,7 @@ impl Examples {
         longest: usize,
         observer: &dyn Observe,
     ) -> Result<Self> {
-        let (mut by_id, mut by_text) = (HashMap::new(), HashMap::new());
-        for (place, (query, _)) in materials.train.iter().enumerate() {
-            by_id.insert(query.id.as_str(), place);
-            by_text.entry(query.text.trim()).or_insert(place);
-        }
-        let place = |query: &GivenQuery| {
-            let known = query.id.as_deref().and_then(|id| by_id.get(id));
-            known.or_else(|| by_text.get(query.text.as_deref()?)).copied()
-        };
+        let place = places_of(materials);
         let (mut elsewhere, mut long, mut forbidden) = (0usize, 0usize, 0usize);
         let first = given.first().and_then(|given| given.query.names().next().map(str::to_owned)).unwrap_or_default();
         let mut queries = std::collections::HashSet::new();
@@ -112,13 +134,7 @@ impl Examples {
             let Some((asked, _)) = materials.train.get(place) else {
                 return Err(Error::bug("train::method::examples", format!("no training query {place}")));
             };
-            // Rows that somebody numbered are no ids of ours.
-            let own = query.id.as_deref() == Some(asked.id.as_str()) && query.id != query.text;
-            if own && query.text.as_deref().is_some_and(|text| text != asked.text.trim()) {
-                let found = format!("the query {} has other words in the data set", asked.id);
-                let remedy = "name the query by its words or by its id alone, or correct the id";
-                return Err(Error::data(path, Some(line), found, remedy));
-            }
+            check_words(path, line, &query, asked)?;
             let grammar = match materials.encoder.is_restricted().then(|| materials.encoder.prompt_tokens(asked, 0)) {
                 None => None,
                 // It is asked again when it is learned from, and then counted.
@@ -142,13 +158,11 @@ impl Examples {
                 }
             }
         }
-        let left = [
+        let what = left_out([
             (elsewhere, "lines are for other queries".to_owned()),
             (long, format!("are longer than sampling.max_completion_length = {longest} and are left out")),
             (forbidden, "have words that prompt.vocabulary does not allow and are left out".to_owned()),
-        ];
-        let left = left.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!("{count} {why}"));
-        let what = left.map(|said| format!("; {said}")).collect::<String>();
+        ]);
         if self.examples.is_empty() {
             let found = format!("nothing in it can be learned from (the first line is for \"{first}\"){what}");
             let remedy =

@@ -65,6 +65,9 @@ fn gradients_among_the_tokens_that_were_allowed_are_those_of_the_processor() {
         assert!(logp.iter().filter(|p| **p == 0.0).count() > 1, "there are tokens without a choice");
         let off = distance(&logp_on_device, &logp);
         assert!(off < tolerance, "{precision:?}: log-probabilities are off by {off}");
+        for (on_device, p) in logp_on_device.iter().zip(&logp) {
+            assert_eq!(*on_device == 0.0, *p == 0.0, "what is forced has exactly the probability 1: {on_device}, {p}");
+        }
         let off = distance(&gradients_on_device, &gradients);
         assert!(off < 3.0 * tolerance, "{precision:?}: gradients are off by {off}");
     }

@@ -88,7 +88,7 @@ impl Driver {
         match *self {}
     }
 
-    pub(super) fn begin_profile(&self) {
+    pub(super) fn begin_profile(&self) -> Result<()> {
         match *self {}
     }
 

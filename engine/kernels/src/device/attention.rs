@@ -75,6 +75,12 @@ impl KeyPlan {
         work.sort_by_key(|[_, from, to, _]| from - to);
         Self { work, sums, slots: slots as usize }
     }
+
+    /// Bytes of its partial sums.
+    pub fn bytes(&self, heads: HeadShape) -> usize {
+        let wide = if heads.dim <= 64 { 64 } else { 128 };
+        4 * self.slots * heads.keys as usize * 2 * Format::Bf16.tile() * wide
+    }
 }
 
 /// A [`KeyPlan`] on a device.
@@ -359,12 +365,10 @@ impl Device {
     /// # Errors
     /// Too little memory.
     pub fn plan_keys(&self, plan: &KeyPlan, heads: HeadShape) -> Result<PlannedKeys> {
-        let wide = if heads.dim <= 64 { 64 } else { 128 };
-        let partial = plan.slots * heads.keys as usize * 2 * Format::Bf16.tile() * wide;
         Ok(PlannedKeys {
             work: self.upload(plan.work.as_flattened())?,
             sums: self.upload(plan.sums.as_flattened())?,
-            partial: self.allocate(4 * partial)?,
+            partial: self.allocate(plan.bytes(heads))?,
             counts: (plan.work.len(), plan.sums.len()),
         })
     }

@@ -220,7 +220,9 @@ impl Device {
     pub fn attend_step(&self, how: &Rotation<'_>, operands: StepAttention<'_>) -> Result<()> {
         let StepAttention { raw, angles, cache, cache_rows, slots, chunks, out } = operands;
         let (op, rows, heads) = ("attend_step", out.rows, how.heads);
-        if !self.takes_step(how) || out.format != Format::Bf16 || out.columns != heads.query_width() {
+        let aligned = cache.address.is_multiple_of(16) && out.stride.is_multiple_of(2);
+        let fits = out.format == Format::Bf16 && out.columns == heads.query_width();
+        if !(self.takes_step(how) && aligned && fits) {
             return Err(Error::bug(op, format!("{heads:?} into {out:?}")));
         }
         let dim = heads.dim as usize;

@@ -45,7 +45,13 @@ impl Device {
     /// A list without a token, too little memory.
     pub fn within<'a>(&self, rows: impl Iterator<Item = Option<&'a [u32]>>) -> Result<Within> {
         let (mut listed, mut tokens) = (Vec::new(), Vec::new());
-        let mut known: HashMap<*const u32, i32> = HashMap::new();
+        // Most lists are made anew for a sequence, and equal to another one's.
+        let mut known: HashMap<&[u32], usize> = HashMap::new();
+        let mut seen: HashMap<*const u32, usize> = HashMap::new();
+        let number = |value: usize| {
+            let bug = |_| Error::bug("restricted answers on a GPU", format!("a list at {value}"));
+            i32::try_from(value).map_err(bug)
+        };
         for list in rows {
             let Some(list) = list else {
                 listed.extend([0, 0]);
@@ -54,11 +60,13 @@ impl Device {
             if list.is_empty() {
                 return Err(Error::bug("restricted answers on a GPU", "a place where no token may stand"));
             }
-            let from = *known.entry(list.as_ptr()).or_insert_with(|| {
-                tokens.extend_from_slice(list);
-                (tokens.len() - list.len()) as i32
+            let from = *seen.entry(list.as_ptr()).or_insert_with(|| {
+                *known.entry(list).or_insert_with(|| {
+                    tokens.extend_from_slice(list);
+                    tokens.len() - list.len()
+                })
             });
-            listed.extend([from, list.len() as i32]);
+            listed.extend([number(from)?, number(list.len())?]);
         }
         Ok(Within { rows: listed.len() / 2, listed: self.upload(&listed)?, tokens: self.upload(&tokens)? })
     }

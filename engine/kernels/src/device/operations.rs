@@ -261,7 +261,7 @@ impl Device {
             Argument::Float(eps as f32),
             address(rounded),
             int(rows)?,
-            each(width, &[dy.stride], &[x, weight, dy.view, dx])?,
+            each(width, &[dy.stride], &[x, weight, dy.view, dx, rounded.unwrap_or(dx)])?,
         ];
         self.run(&named(op, dy.format), (rows.div_ceil(NORM_WARPS), 1), 32 * NORM_WARPS, &arguments)
     }

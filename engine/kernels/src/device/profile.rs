@@ -61,7 +61,7 @@ impl Device {
     /// # Errors
     /// Those of `work`, and a device that is lost.
     pub fn profile<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<(R, Vec<Profiled>)> {
-        self.driver().begin_profile();
+        self.driver().begin_profile()?;
         let worked = work();
         let launched = self.driver().end_profile()?;
         let worked = worked?;

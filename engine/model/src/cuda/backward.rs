@@ -106,7 +106,7 @@ impl Learn for CudaDecoder {
         check(tape, predictions)?;
         let mut state = self.lock();
         self.place(&mut state, &tape.deltas)?;
-        self.make_room(&mut state, tape.rows(), false)?;
+        self.make_room(&mut state, tape, false)?;
         let forward = self.forward(&state, tape, false)?;
         self.statistics(forward.last.view(), predictions, temperature)
     }
@@ -133,7 +133,7 @@ impl Learn for CudaDecoder {
         check(tape, objective.predictions)?;
         let mut state = self.lock();
         self.place(&mut state, deltas)?;
-        self.make_room(&mut state, tape.rows(), true)?;
+        self.make_room(&mut state, tape, true)?;
         let forward = self.forward(&state, tape, true)?;
         let buffers = self.buffers(&state, forward.rows)?;
         let found = self.head_backward(&forward, &buffers, &asked, objective)?;
@@ -147,14 +147,20 @@ impl Learn for CudaDecoder {
 
 impl CudaDecoder {
     /// Frees what generation keeps for its next call where a pass over so many rows would not fit beside it.
-    fn make_room(&self, state: &mut State, rows: usize, learn: bool) -> Result<()> {
-        let streams = if learn { state.blocks.len() + 1 } else { 1 };
+    fn make_room(&self, state: &mut State, tape: &CudaTape, learn: bool) -> Result<()> {
+        if state.workspace.is_none() {
+            return Ok(());
+        }
+        let rows = tape.rows();
+        // Inputs of blocks, and the gradients around the last norm.
+        let streams = if learn { state.blocks.len() + 3 } else { 1 };
         let passes = if learn { 2 } else { 1 };
         let row = passes * self.activation_bytes(&state.blocks) + 4 * streams * self.config.hidden_size;
+        let partial = if learn { tape.layout().plan(self.format).bytes(self.heads) } else { 0 };
         let logits = self.head_rows() * self.config.vocab_size * 8;
         // Buffers are up to an eighth larger than what they are asked to hold.
-        let needed = (rows * row + logits) / 8 * 9;
-        if state.workspace.is_some() && needed > self.device.available()? {
+        let needed = (rows * row + logits + partial) / 8 * 9;
+        if needed > self.device.available()? {
             state.workspace = None;
         }
         Ok(())

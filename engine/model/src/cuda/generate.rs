@@ -88,11 +88,11 @@ impl Generate for CudaDecoder {
         let mut rest = call.prompts;
         while !rest.is_empty() {
             let (mut prompt_rows, mut sequences) = (call.prefix.len(), 0);
-            let fits = rest.iter().take_while(|p| {
+            let fits = rest.iter().enumerate().take_while(|(place, p)| {
                 prompt_rows += p.tokens.len();
                 sequences += call.options.completions;
                 let rows = prompt_rows + sequences * own_rows(call.options) + 1;
-                let passing = self.prefill_bytes(&state, prompt_rows, sequences);
+                let passing = self.prefill_bytes(&state, call, &rest[..=*place]);
                 self.workspace_bytes(&state, rows, batch_of(sequences)) + passing <= limit
             });
             // A prompt that does not fit by itself is tried, for the error that says by how much.
@@ -113,7 +113,8 @@ impl CudaDecoder {
         let sequences = batch.call.prompts.len() * batch.call.options.completions;
         // One row more, where padding writes.
         let rows = batch.prompt_rows + sequences * own_rows(batch.call.options) + 1;
-        self.make_workspace(state, rows, sequences)?;
+        let passing = self.prefill_bytes(state, &batch.call, batch.call.prompts);
+        self.make_workspace(state, rows, sequences, passing)?;
         let State { blocks, workspace: Some(workspace), .. } = state else {
             return Err(Error::bug("generation on a GPU", "no workspace where one was made"));
         };
@@ -263,7 +264,8 @@ impl CudaDecoder {
                 return Ok(());
             }
             let words = self.device.receive(&workspace.step.mailboxes[read % 2], 3 * active.len())?;
-            push(&batch.call, active, tokens(&words)?)?;
+            let sampled = tokens(&words, active)?;
+            push(&batch.call, active, sampled)?;
             read += 1;
         }
     }
@@ -310,7 +312,8 @@ impl CudaDecoder {
                 first += part.len() as i32;
             }
         }
-        chunks.resize(chunks.len().next_multiple_of(16).min(batch_of(active.len())), Chunk::default());
+        let few = chunks.len().next_power_of_two().max(16).min(batch_of(active.len()));
+        chunks.resize(few.max(chunks.len()), Chunk::default());
         chunks
     }
 
@@ -390,17 +393,18 @@ impl CudaDecoder {
         }
         let mut words = vec![0u32; 3 * count];
         self.device.read(out, &mut words)?;
-        tokens(&words)
+        tokens(&words, active)
     }
 }
 
-/// Tokens as the device samples them.
-fn tokens(words: &[u32]) -> Result<Vec<SampledToken>> {
+/// Tokens as the device samples them, one for each sequence. What it sampled for one that has ended says nothing.
+fn tokens(words: &[u32], active: &[Active<Own>]) -> Result<Vec<SampledToken>> {
     let (words, _) = words.as_chunks::<3>();
-    let read = |[token, log_probability, entropy]: &[u32; 3]| {
-        SampledToken::new(*token, f32::from_bits(*log_probability), f32::from_bits(*entropy))
+    let read = |([token, log_probability, entropy], a): (&[u32; 3], &Active<Own>)| match a.ended {
+        Some(_) => SampledToken::new(*token, 0.0, 0.0),
+        None => SampledToken::new(*token, f32::from_bits(*log_probability), f32::from_bits(*entropy)),
     };
-    words.iter().map(read).collect()
+    words.iter().zip(active).map(read).collect()
 }
 
 /// Cache rows of a completion: its last token is no input.

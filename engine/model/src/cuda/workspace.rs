@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::forward::Activations;
 use super::{CudaDecoder, State};
-use crate::completion::GenerateOptions;
+use crate::completion::{GenerateOptions, PromptTokens};
+use crate::sequence::Call;
 use querywright_kernels::device::{Buffer, Graph, Mailbox};
 use querywright_types::Result;
 
@@ -104,25 +105,35 @@ impl CudaDecoder {
         rows * cached + batch * (step + 4 * CONTROL + 12)
     }
 
-    /// Bytes of a pass over prompts, and of sampling the first tokens.
-    pub(super) fn prefill_bytes(&self, state: &State, rows: usize, sequences: usize) -> usize {
+    /// Bytes of the passes over a prefix and prompts, and of sampling tokens of so many sequences.
+    pub(super) fn prefill_bytes(&self, state: &State, call: &Call<'_>, prompts: &[PromptTokens]) -> usize {
         let (hidden, vocabulary) = (self.config.hidden_size, self.config.vocab_size);
+        let sequences = prompts.len() * call.options.completions;
+        let lengths = || prompts.iter().map(|p| p.tokens.len());
+        // The prefix and every prompt are passed over in one piece.
+        let longest = lengths().max().unwrap_or_default().max(call.prefix.len());
+        let rows = (call.prefix.len() + lengths().sum::<usize>()).min(PREFILL.max(longest));
         let logits = 4 * vocabulary + hidden * self.format.bytes();
-        rows.min(PREFILL) * (self.activation_bytes(&state.blocks) + 4 * hidden)
-            + sequences.min(self.head_rows()) * logits
+        // The tokens that grammars allow: no more than all, for each sequence.
+        let lists = if prompts.iter().any(|p| p.grammar.is_some()) { 4 * vocabulary * sequences } else { 0 };
+        rows * (self.activation_bytes(&state.blocks) + 4 * hidden) + sequences.min(self.head_rows()) * logits + lists
     }
 
-    /// Makes sure that there is a workspace of so many cache rows and sequences at least.
-    pub(super) fn make_workspace(&self, state: &mut State, rows: usize, batch: usize) -> Result<()> {
+    /// Makes sure that there is a workspace of so many cache rows and sequences at least, and room for `passing` bytes
+    /// beside it.
+    pub(super) fn make_workspace(&self, state: &mut State, rows: usize, batch: usize, passing: usize) -> Result<()> {
         let batch = batch_of(batch);
-        if state.workspace.as_ref().is_some_and(|w| w.rows >= rows && w.batch >= batch) {
+        if state.workspace.as_ref().is_some_and(|w| w.rows >= rows && w.batch >= batch)
+            && passing / 8 * 9 <= self.device.available()?
+        {
             return Ok(());
         }
         // What there is goes first: both at once may not fit. It grows in both sizes, where that fits.
         if let Some(old) = state.workspace.take() {
             let (most_rows, most_batch) = (rows.max(old.rows), batch.max(old.batch));
             drop(old);
-            if self.workspace_bytes(state, most_rows, most_batch) <= self.device.available()? / USED.1 * USED.0 {
+            let grown = self.workspace_bytes(state, most_rows, most_batch) + passing;
+            if grown <= self.device.available()? / USED.1 * USED.0 {
                 return self.new_workspace(state, most_rows, most_batch);
             }
         }

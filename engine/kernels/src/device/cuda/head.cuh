@@ -2,6 +2,15 @@
 #pragma once
 #include "attention.cuh"
 
+// A logit at a scale, rounded: where a sum holds it, taking it off again leaves nothing.
+__device__ inline float scaled(float logit, float scale) {
+#ifdef EMULATED
+    return logit * scale;
+#else
+    return __fmul_rn(logit, scale);
+#endif
+}
+
 // The tokens that may stand in a row's place, in rising order: all of the vocabulary, or with LISTED those of a list, where
 // that is not empty.
 template <bool LISTED> struct Choice;
@@ -22,6 +31,19 @@ template <> struct Choice<true> {
     __device__ Choice(Listed listed, const uint32_t* tokens, int vocabulary)
         : count(listed.count ? listed.count : vocabulary), list(listed.count ? tokens + listed.from : nullptr) {}
     __device__ uint32_t token(int i) const { return list ? list[i] : i; }
+};
+
+// The same of all rows: made for one when its list may be read.
+struct AllTokens {
+    int count;
+    __device__ Choice<false> of(int) const { return {count}; }
+};
+
+struct ListedTokens {
+    const Listed* listed;
+    const uint32_t* tokens;
+    int vocabulary;
+    __device__ Choice<true> of(int row) const { return Choice<true>(listed[row], tokens, vocabulary); }
 };
 
 // The maximum of scale * logits, the sum of exponentials relative to it, and the mean of scale * logits under the
@@ -68,18 +90,24 @@ __device__ inline Share shared_by_warp(Share mine) {
 template <int UNROLL, class Tokens> __device__ inline void take(Share& mine, const float* logits, Tokens of, int i, int apart, int end, float scale) {
     float value[UNROLL], most = mine.max;
 #pragma unroll
-    for (int u = 0; u < UNROLL; u++) value[u] = i + apart * u < end ? logits[of.token(i + apart * u)] * scale : NOTHING;
+    for (int u = 0; u < UNROLL; u++) value[u] = i + apart * u < end ? scaled(logits[of.token(i + apart * u)], scale) : NOTHING;
 #pragma unroll
     for (int u = 0; u < UNROLL; u++)
         if (value[u] > most) {
             most = value[u];
             mine.best = i + apart * u;
         }
-    if (most == NOTHING) return;
+    if (most == NOTHING) {
+        // What is not a number has to be seen in the sum.
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++)
+            if (!(value[u] <= NOTHING)) mine.sum = value[u];
+        return;
+    }
     mine.raise(most);
 #pragma unroll
     for (int u = 0; u < UNROLL; u++) {
-        // Not `!(value > NOTHING)`: what is not a number has to be seen in the sum.
+        // Not `!(value > NOTHING)`, as above.
         if (value[u] <= NOTHING) continue;
         float z = value[u] - most, e = expf(z);
         mine.sum += e;
@@ -107,7 +135,7 @@ __device__ void statistics(const float* logits, const uint32_t* targets, float* 
     logits += size_t(blockIdx.x) * vocabulary;
     Partition p = partition(logits, of, scale);
     if (threadIdx.x == 0) {
-        out[2 * blockIdx.x] = logits[targets[blockIdx.x]] * scale - p.log_sum();
+        out[2 * blockIdx.x] = scaled(logits[targets[blockIdx.x]], scale) - p.log_sum();
         out[2 * blockIdx.x + 1] = p.entropy();
     }
 }
@@ -123,7 +151,7 @@ __device__ void slopes(const float* logits, const uint32_t* targets, const float
     Partition p = partition(logits, of, scale);
     float log_sum = p.log_sum(), entropy = p.entropy(), of_log = weights[2 * row], of_entropy = weights[2 * row + 1];
     if (threadIdx.x == 0) {
-        out[2 * row] = logits[targets[row]] * scale - log_sum;
+        out[2 * row] = scaled(logits[targets[row]], scale) - log_sum;
         out[2 * row + 1] = entropy;
     }
     if (LISTED && of.count < vocabulary) {
@@ -132,7 +160,7 @@ __device__ void slopes(const float* logits, const uint32_t* targets, const float
     }
     for (int i = threadIdx.x; i < of.count; i += blockDim.x) {
         uint32_t token = of.token(i);
-        float log_p = logits[token] * scale - log_sum, probability = expf(log_p);
+        float log_p = scaled(logits[token], scale) - log_sum, probability = expf(log_p);
         float slope = of_log * ((token == targets[row] ? 1.0f : 0.0f) - probability);
         slope -= of_entropy * probability * (log_p + entropy);
         dlogits[token] = rounded<T>(scale * slope);
@@ -190,12 +218,13 @@ struct Next {
 // the first of the most probable ones where `greedy`. The statistics are those at `scale`. One block of 1,024 threads a
 // row: each warp reads a stretch of them, once; the stretch that is passed is then looked for by all of them.
 template <class Tokens>
-__device__ void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, Next next, Tokens of) {
+__device__ void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, Next next, Tokens tokens) {
     __shared__ Share stretches[DRAW_WARPS];
     __shared__ double sums[DRAW_WARPS];
     constexpr int UNROLL = 8;
     wait_for_earlier();
     launch_later();
+    auto of = tokens.of(blockIdx.x);
     logits += size_t(blockIdx.x) * vocabulary;
     int each = (of.count + DRAW_WARPS - 1) / DRAW_WARPS, from = min(warp() * each, of.count), to = min(from + each, of.count);
     Share mine = {NOTHING, 0, 0, from};
@@ -215,7 +244,7 @@ __device__ void draw(const float* logits, const double* uniforms, Drawn* out, in
         // The same again in that stretch, and then in the part of it that a warp had.
         int start = min(stretch * each, of.count), end = min(start + each, of.count), part = (each + DRAW_WARPS - 1) / DRAW_WARPS;
         double sum = 0;
-        for (int i = start + warp() * part + lane(); i < min(start + (warp() + 1) * part, end); i += 32) sum += expf(logits[of.token(i)] * scale - all.max);
+        for (int i = start + warp() * part + lane(); i < min(start + (warp() + 1) * part, end); i += 32) sum += expf(scaled(logits[of.token(i)], scale) - all.max);
         for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL, sum, offset);
         if (lane() == 0) sums[warp()] = sum;
         __syncthreads();
@@ -224,7 +253,7 @@ __device__ void draw(const float* logits, const double* uniforms, Drawn* out, in
         int first = start + place * part, last = min(first + part, end);
         chosen = first;
         for (int i = first; i < last; i += 32) {
-            double p = i + lane() < last ? expf(logits[of.token(i + lane())] * scale - all.max) : 0;
+            double p = i + lane() < last ? expf(scaled(logits[of.token(i + lane())], scale) - all.max) : 0;
             double some = p;
             for (int offset = 16; offset > 0; offset /= 2) some += __shfl_xor_sync(ALL, some, offset);
             if (some > 0) {
@@ -238,7 +267,7 @@ __device__ void draw(const float* logits, const double* uniforms, Drawn* out, in
     }
     if (threadIdx.x == 0) {
         uint32_t token = of.token(chosen);
-        out[blockIdx.x] = {token, logits[token] * scale - log_sum, entropy};
+        out[blockIdx.x] = {token, scaled(logits[token], scale) - log_sum, entropy};
         next.go(blockIdx.x, token);
     }
 }

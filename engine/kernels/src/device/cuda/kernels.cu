@@ -129,13 +129,13 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_f32(
     const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, uint32_t* tokens,
     int* positions, int* cache_rows, Slot* slots, const int* ends, int spare) {
     draw(logits, uniforms, out, vocabulary, scale, greedy, {tokens, positions, cache_rows, slots, ends, spare},
-         Choice<false>{vocabulary});
+         AllTokens{vocabulary});
 }
 
 extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_within_f32(
     const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, const Listed* listed,
     const uint32_t* tokens) {
-    draw(logits, uniforms, out, vocabulary, scale, greedy, {}, Choice<true>(listed[blockIdx.x], tokens, vocabulary));
+    draw(logits, uniforms, out, vocabulary, scale, greedy, {}, ListedTokens{listed, tokens, vocabulary});
 }
 
 extern "C" __global__ void squares_f32(const float* values, double* partial, long long count) {

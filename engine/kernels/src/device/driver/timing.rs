@@ -50,8 +50,11 @@ impl Driver {
     }
 
     /// From now on, operations are timed.
-    pub(in crate::device) fn begin_profile(&self) {
+    pub(in crate::device) fn begin_profile(&self) -> Result<()> {
+        // Not into a graph that another thread captures.
+        let _entered = self.enter()?;
         *self.profile.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        Ok(())
     }
 
     /// Ends a profile: its operations with their seconds, in their order.

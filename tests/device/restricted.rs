@@ -59,7 +59,7 @@ fn restricted_completions_are_those_of_the_processor() {
 fn gradients_among_the_tokens_that_were_allowed_are_those_of_the_processor() {
     let Some(_turn) = turn() else { return };
     for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 3e-2)] {
-        let pair = pair("tiny-llama", precision);
+        let pair = pair("tiny-qwen3", precision);
         let (logp, gradients) = learned(&pair, &pair.host);
         let (logp_on_device, gradients_on_device) = learned(&pair, &pair.device);
         assert!(logp.iter().filter(|p| **p == 0.0).count() > 1, "there are tokens without a choice");

@@ -137,8 +137,7 @@ impl<'a> Trainer<'a> {
         let metrics = MetricsLog::open(folder, from)?;
         let warm = state.step < config.warm_start.steps;
         let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&materials.catalog));
-        let search =
-            |words| WarmStart::of(config, (materials, &originals), words, measure, from.is_some(), &mut *observer);
+        let search = |words| WarmStart::of(config, (materials, &originals), words, measure, from.is_some(), &*observer);
         let warm_start = feedback.as_ref().filter(|_| warm).map(search).transpose()?;
         Ok(Self {
             config,

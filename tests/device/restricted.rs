@@ -11,13 +11,16 @@ use querywright_model::{
 
 use super::{PREFIX, Pair, adapter, distance, groups, pair, turn};
 
-/// Prompts of which the second is free, and words of one, two and three tokens and more.
+/// Prompts of which the second is free: the first is answered by one word, behind which there is no choice, the third by
+/// any number of words.
 fn prompts(tokenizer: &Tokenizer) -> Vec<PromptTokens> {
     let words = ["a", "ab", "abc", "be", "kettle", "tea", "teapot", "cosy", "q", "quilt", "wool", "x"];
     let trie = Arc::new(Trie::new(tokenizer, &words).unwrap());
-    let grammar = Arc::new(Grammar::new(tokenizer, vec![trie], "\n").unwrap());
+    let one = Arc::new(Grammar::one_of(tokenizer, trie.clone(), "\n").unwrap());
+    let many = Arc::new(Grammar::new(tokenizer, vec![trie], "\n").unwrap());
+    let grammars = [Some(one), None, Some(many)];
     let prompt = |(i, (tokens, _)): (usize, (Vec<u32>, Vec<Vec<u32>>))| {
-        let grammar = (i != 1).then(|| grammar.clone());
+        let grammar = grammars.get(i).cloned().flatten();
         PromptTokens { grammar, ..PromptTokens::free(30 + i as u64, tokens) }
     };
     groups().into_iter().enumerate().map(prompt).collect()

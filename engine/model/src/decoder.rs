@@ -115,8 +115,8 @@ impl Decoder {
         on_each!(&self.0, decoder => decoder.scope(work))
     }
 
-    /// Rows of a tape that are learned from at once, where nobody says how many: 4096 on a processor, what half of the free
-    /// memory holds on a GPU.
+    /// Rows of a tape that are learned from at once, where nobody says how many: 4096 on a processor, what half of the
+    /// memory that weights leave holds on a GPU.
     ///
     /// # Errors
     /// A device that is lost.

@@ -245,7 +245,7 @@ pub struct RunConfig {
     /// of sampling that needs more is teacher-forced in micro-batches instead. Default 4096.
     pub tape_mib: usize,
     /// Tokens of a teacher-forced micro-batch at most; bounds memory. Default: 4096 on a processor, on a GPU as many as
-    /// half of its free memory holds.
+    /// half of the memory that weights leave holds; 4096 for `bnpo`, whose value depends on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch_tokens: Option<usize>,
     /// The seed of everything random. Default 0.

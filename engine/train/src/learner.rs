@@ -6,7 +6,7 @@ mod pass;
 use std::sync::Arc;
 
 use super::advantage::{AdvantageConfig, Counterfactual};
-use super::loss::{LossConfig, LossOutput, PreferenceMetrics, Totals};
+use super::loss::{LossConfig, LossOutput, LossType, PreferenceMetrics, Totals};
 use super::optimizer::AdamW;
 use micro_batch::{MicroBatch, TokenSignal, micro_batches};
 use pass::Pass;
@@ -90,7 +90,7 @@ pub struct LearnerConfig {
     /// that end before each term. None: there are none.
     pub rank_credit: Option<AdvantageConfig>,
     /// Tokens of a micro-batch at most (one prompt's group is never split). None: as many as
-    /// [`Decoder::rows_at_once`] says.
+    /// [`Decoder::rows_at_once`] says; 4096 for the loss `bnpo`, whose value depends on them.
     pub micro_batch_tokens: Option<usize>,
 }
 
@@ -155,7 +155,12 @@ impl Learner<'_> {
         let config = self.config;
         let signal = TokenSignal::of(&batches, config)?;
         let tapes = batches.iter_mut().map(|b| b.tape.take()).collect();
-        let limit = config.micro_batch_tokens.map_or_else(|| self.decoder.rows_at_once(), Ok)?;
+        let limit = match config.micro_batch_tokens {
+            Some(tokens) => tokens,
+            // This loss is a mean over each micro-batch: it must not depend on the machine.
+            None if config.loss.loss_type == LossType::Bnpo => 4096,
+            None => self.decoder.rows_at_once()?,
+        };
         let mut micros = micro_batches(&batches, tapes, &signal, limit);
         if config.loss.beta != 0.0 {
             micros.iter_mut().try_for_each(|micro| self.compute_reference(micro))?;

@@ -87,12 +87,21 @@ impl Learn for CudaDecoder {
         tape.retain(prompts)
     }
 
-    /// So many that their activations need not be computed again, where that is enough to keep the device busy.
+    /// So many that their activations need not be computed again, where that is enough to keep the device busy. It follows
+    /// from the device's size and not from what is free, so that a run that goes on has the micro-batches that it had;
+    /// unless others take so much that not even these rows would fit.
     fn rows_at_once(&self) -> Result<usize> {
         let state = self.lock();
-        let row = state.blocks.len() * (self.activation_bytes(&state.blocks) + 4 * self.config.hidden_size);
-        let free = self.device.available()? / KEPT.1 * KEPT.0;
-        Ok((free / row.max(1)).clamp(LEAST_ROWS, MOST_ROWS))
+        let (blocks, hidden) = (state.blocks.len(), self.config.hidden_size);
+        let activations = self.activation_bytes(&state.blocks);
+        let kept = blocks * (activations + 4 * hidden);
+        let again = 2 * activations + 4 * hidden * (blocks + 3);
+        let held = state.workspace.as_ref().map_or(0, |w| self.workspace_bytes(&state, w.rows, w.batch));
+        let info = self.device.info()?;
+        let weights = self.config.parameters() as usize * self.format.bytes();
+        let room = info.total.saturating_sub(weights) / KEPT.1 * KEPT.0;
+        let fits = (info.free + held) / 9 * 8 / again.max(1);
+        Ok((room / kept.max(1)).clamp(LEAST_ROWS, MOST_ROWS).min(fits.max(LEAST_ROWS)))
     }
 
     fn bytes(&self, _: &CudaTape) -> usize {

@@ -389,7 +389,9 @@ fn memory(
     reasons.add("train.tape_mib", why);
     let need = step.rows();
     let why = match memory.recorded {
-        _ if memory.micro_batch_tokens.is_none() => "as many as half of the GPU's free memory holds".to_owned(),
+        _ if memory.micro_batch_tokens.is_none() => {
+            "as many as half of the GPU's memory beside the weights holds".to_owned()
+        }
         true => format!("a step has at most {need} tokens and is recorded whole; what is not, is cut so"),
         false => format!("a step has up to {need} tokens, too many to record at once"),
     };

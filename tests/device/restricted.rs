@@ -9,7 +9,7 @@ use querywright_model::{
     generate, prefix,
 };
 
-use super::{PREFIX, Pair, adapter, distance, groups, pair, turn};
+use super::{PREFIX, Pair, adapter, assert_alike, distance, groups, pair, turn};
 
 /// Prompts of which the second is free: the first is answered by one word, behind which there is no choice, the third by
 /// any number of words.
@@ -46,15 +46,7 @@ fn restricted_completions_are_those_of_the_processor() {
             generate(decoder, &tokenizer, &shared, &prompts, adapter.deltas(), &options).unwrap()
         };
         let (host, device) = (run(&pair.host), run(&pair.device));
-        for (host, device) in host.iter().flatten().zip(device.iter().flatten()) {
-            assert_eq!((&device.tokens, &device.text, device.finish), (&host.tokens, &host.text, host.finish));
-            for (a, b) in device.log_probabilities.iter().zip(&host.log_probabilities) {
-                assert!((a - b).abs() < 1e-3, "{a} is not {b}");
-            }
-            for (a, b) in device.entropies.iter().zip(&host.entropies) {
-                assert!((a - b).abs() < 1e-3, "{a} is not {b}");
-            }
-        }
+        assert_alike(&host, &device);
     }
 }
 

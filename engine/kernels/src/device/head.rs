@@ -155,29 +155,21 @@ impl Device {
         next: Option<NextStep<'_>>,
     ) -> Result<()> {
         let op = "sample";
-        self.need(op, logits, 4 * rows * vocabulary)?;
-        self.need(op, uniforms, 8 * rows)?;
-        self.need(op, out, 12 * rows)?;
         if let Some(next) = next {
             for view in [next.tokens, next.positions, next.cache_rows, next.ends] {
                 self.need(op, view, 4 * rows)?;
             }
             self.need(op, next.slots, 20 * rows)?;
         }
-        let arguments = [
-            logits.into(),
-            uniforms.into(),
-            out.into(),
-            int(vocabulary)?,
-            Argument::Float(scale.unwrap_or(1.0)),
-            Argument::Int(i32::from(scale.is_none())),
+        let mut arguments = self.drawn(op, (logits, uniforms, out), (rows, vocabulary), scale)?;
+        arguments.extend([
             address(next.map(|n| n.tokens)),
             address(next.map(|n| n.positions)),
             address(next.map(|n| n.cache_rows)),
             address(next.map(|n| n.slots)),
             address(next.map(|n| n.ends)),
             int(next.map_or(0, |n| n.spare))?,
-        ];
+        ]);
         self.run_early("draw_f32", (rows, 1), DRAW, &arguments)
     }
 
@@ -195,19 +187,30 @@ impl Device {
         within: &Within,
     ) -> Result<()> {
         let op = "sample_within";
+        let mut arguments = self.drawn(op, (logits, uniforms, out), (rows, vocabulary), scale)?;
+        arguments.extend(self.restricted(op, Some(within), rows)?);
+        self.run_early("draw_within_f32", (rows, 1), DRAW, &arguments)
+    }
+
+    /// Checks the operands of sampling, and puts them into their order.
+    fn drawn(
+        &self,
+        op: &'static str,
+        (logits, uniforms, out): (View<'_>, View<'_>, View<'_>),
+        (rows, vocabulary): (usize, usize),
+        scale: Option<f32>,
+    ) -> Result<Vec<Argument>> {
         self.need(op, logits, 4 * rows * vocabulary)?;
         self.need(op, uniforms, 8 * rows)?;
         self.need(op, out, 12 * rows)?;
-        let mut arguments = vec![
+        Ok(vec![
             logits.into(),
             uniforms.into(),
             out.into(),
             int(vocabulary)?,
             Argument::Float(scale.unwrap_or(1.0)),
             Argument::Int(i32::from(scale.is_none())),
-        ];
-        arguments.extend(self.restricted(op, Some(within), rows)?);
-        self.run_early("draw_within_f32", (rows, 1), DRAW, &arguments)
+        ])
     }
 
     /// The sum of squares of `count` values in single precision, summed in double; not finite where one of them is not.

@@ -88,10 +88,6 @@ impl Four {
         let threads = if matches!(each, Argument::Int(4)) { rows * columns / 4 } else { rows * columns };
         Ok(Self { each, grid: (threads.div_ceil(BLOCK), 1) })
     }
-
-    fn each(&self) -> Argument {
-        self.each
-    }
 }
 
 /// A size as kernels take it.
@@ -275,7 +271,7 @@ impl Device {
         self.need(op, gate_up, rows * 2 * wide * out.format.bytes())?;
         self.need(op, out.view, out.bytes())?;
         let four = Four::of(rows, wide, &[out.stride], &[gate_up, out.view])?;
-        let arguments = [gate_up.into(), out.view.into(), int(wide)?, int(out.stride)?, int(rows)?, four.each()];
+        let arguments = [gate_up.into(), out.view.into(), int(wide)?, int(out.stride)?, int(rows)?, four.each];
         self.run(&named(op, out.format), four.grid, BLOCK, &arguments)
     }
 
@@ -290,7 +286,7 @@ impl Device {
         self.need(op, dout.view, dout.bytes())?;
         let four = Four::of(rows, wide, &[dout.stride], &[gate_up, dout.view, dgate_up])?;
         let arguments =
-            [gate_up.into(), dout.view.into(), dgate_up.into(), int(wide)?, int(dout.stride)?, int(rows)?, four.each()];
+            [gate_up.into(), dout.view.into(), dgate_up.into(), int(wide)?, int(dout.stride)?, int(rows)?, four.each];
         self.run(&named(op, dout.format), four.grid, BLOCK, &arguments)
     }
 
@@ -299,25 +295,10 @@ impl Device {
     /// # Errors
     /// Shapes that differ, operands that are too small.
     pub fn place(&self, from: Matrix<'_>, to: Matrix<'_>, factor: f32) -> Result<()> {
-        let (op, rows, columns) = ("place", to.rows, to.columns);
-        if (from.rows, from.columns, from.format) != (rows, columns, Format::F32) {
-            let found = format!("{} x {} placed on {rows} x {columns}", from.rows, from.columns);
-            return Err(Error::bug(op, found));
-        }
-        self.need(op, from.view, from.bytes())?;
-        self.need(op, to.view, to.bytes())?;
-        let four = Four::of(rows, columns, &[from.stride, to.stride], &[from.view, to.view])?;
-        let arguments = [
-            from.view.into(),
-            to.view.into(),
-            int(rows)?,
-            int(columns)?,
-            int(from.stride)?,
-            int(to.stride)?,
-            Argument::Float(factor),
-            four.each(),
-        ];
-        self.run(&named(op, to.format), four.grid, BLOCK, &arguments)
+        let (mut arguments, grid) = self.placed("place", from, (to, Format::F32))?;
+        // Before the number of values that a thread takes.
+        arguments.insert(arguments.len() - 1, Argument::Float(factor));
+        self.run(&named("place", to.format), grid, BLOCK, &arguments)
     }
 
     /// Copies a matrix to another of its shape and format.
@@ -325,24 +306,34 @@ impl Device {
     /// # Errors
     /// Shapes that differ, operands that are too small.
     pub fn move_rows(&self, from: Matrix<'_>, to: Matrix<'_>) -> Result<()> {
-        let (op, rows, columns) = ("move", to.rows, to.columns);
-        if (from.rows, from.columns, from.format) != (rows, columns, to.format) {
-            let found = format!("{} x {} moved to {rows} x {columns}", from.rows, from.columns);
-            return Err(Error::bug(op, found));
+        let (arguments, grid) = self.placed("move", from, (to, to.format))?;
+        self.run(&named("move", to.format), grid, BLOCK, &arguments)
+    }
+
+    /// Checks a matrix of a format that goes to another one of its shape, and puts the operands into their order.
+    fn placed(
+        &self,
+        op: &'static str,
+        from: Matrix<'_>,
+        (to, format): (Matrix<'_>, Format),
+    ) -> Result<(Vec<Argument>, (usize, usize))> {
+        let (rows, columns) = (to.rows, to.columns);
+        if (from.rows, from.columns, from.format) != (rows, columns, format) {
+            return Err(Error::bug(op, format!("{} x {} to {rows} x {columns}", from.rows, from.columns)));
         }
         self.need(op, from.view, from.bytes())?;
         self.need(op, to.view, to.bytes())?;
         let four = Four::of(rows, columns, &[from.stride, to.stride], &[from.view, to.view])?;
-        let arguments = [
+        let arguments = vec![
             from.view.into(),
             to.view.into(),
             int(rows)?,
             int(columns)?,
             int(from.stride)?,
             int(to.stride)?,
-            four.each(),
+            four.each,
         ];
-        self.run(&named(op, to.format), four.grid, BLOCK, &arguments)
+        Ok((arguments, four.grid))
     }
 
     /// Row `targets[i]` of `to` becomes the sum of rows `order[offsets[i]..offsets[i + 1]]` of `from`; single precision,

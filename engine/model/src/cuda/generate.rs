@@ -236,10 +236,8 @@ impl CudaDecoder {
         batch: &Batch<'_>,
         active: &mut [Active<Own>],
     ) -> Result<()> {
-        let rows = batch_of(active.len()).min(workspace.batch);
         let chunks = self.chunks(batch, active);
-        let words = control(batch, active, rows, workspace.rows - 1, &chunks);
-        self.device.write(workspace.step.control.view(), &words)?;
+        let rows = self.write_control(workspace, batch, active, &chunks)?;
         let key = GraphKey { rows, how: batch.how, chunks: (!chunks.is_empty()).then_some(chunks.len()) };
         let most = batch.call.options.sampling.max_completion_length;
         let (mut sent, mut read) = (0, 0);
@@ -278,13 +276,25 @@ impl CudaDecoder {
         batch: &Batch<'_>,
         active: &mut [Active<Own>],
     ) -> Result<()> {
-        let rows = batch_of(active.len()).min(workspace.batch);
-        let words = control(batch, active, rows, workspace.rows - 1, &[]);
-        self.device.write(workspace.step.control.view(), &words)?;
+        let rows = self.write_control(workspace, batch, active, &[])?;
         self.launch(blocks, workspace, GraphKey { rows, how: How::Host, chunks: None })?;
         let Step { control, logits, sampled, .. } = &workspace.step;
         let sampled = self.sample_each(batch, logits.view(), control.view(), sampled.view(), active)?;
         push(&batch.call, active, sampled)
+    }
+
+    /// Writes what a step of these sequences reads, and says how many rows it has.
+    fn write_control(
+        &self,
+        workspace: &Workspace,
+        batch: &Batch<'_>,
+        active: &mut [Active<Own>],
+        chunks: &[Chunk],
+    ) -> Result<usize> {
+        let rows = batch_of(active.len()).min(workspace.batch);
+        let words = control(batch, active, rows, workspace.rows - 1, chunks);
+        self.device.write(workspace.step.control.view(), &words)?;
+        Ok(rows)
     }
 
     /// The rows of a step in chunks that share a prompt, where that is less work than a block for each: padded, so that there

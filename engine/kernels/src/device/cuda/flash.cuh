@@ -117,6 +117,46 @@ __device__ inline float quarter_max(float v) {
     return fmaxf(v, __shfl_xor_sync(ALL, v, 2));
 }
 
+// Of rows g and g + 8: the largest score so far, unscaled, and the sum of exponentials relative to it (arXiv 1805.02867).
+struct Running {
+    float max[2] = {NOTHING, NOTHING}, sum[2] = {0, 0};
+
+    // Takes the scores of some keys, NOTHING where a key is not seen, and adds their values to the results, which it scales to
+    // the new maximum. `turn` is what scores are multiplied by, for powers of two.
+    template <int N, int WIDE> __device__ void take(Scores<N>& score, Scores<WIDE>& result, const bf16* values, float turn) {
+        float most[2] = {max[0], max[1]}, factor[2];
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) most[i / 2] = fmaxf(most[i / 2], score.sums[n][i]);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            most[half] = quarter_max(most[half]);
+            factor[half] = exp2f((max[half] - most[half]) * turn);
+            max[half] = most[half];
+            sum[half] *= factor[half];
+        }
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float s = score.sums[n][i], p = s > NOTHING ? exp2f((s - max[i / 2]) * turn) : 0.0f;
+                score.sums[n][i] = p;
+                sum[i / 2] += p;
+            }
+#pragma unroll
+        for (int n = 0; n < WIDE; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) result.sums[n][i] *= factor[i / 2];
+        result.add_product(score, values);
+    }
+
+    // Each thread has the sum of its own columns until here.
+    __device__ void end() {
+        for (int half = 0; half < 2; half++) sum[half] = quarter_sum(sum[half]);
+    }
+};
+
 // What a tile's rows continue into; none behind the last one.
 __device__ inline void load_ends(int* to, const int* ends, int from, int count) {
     for (int i = threadIdx.x; i < TileOf<bf16>::ROWS; i += THREADS) to[i] = i < count ? ends[from + i] : 0;
@@ -207,13 +247,13 @@ __device__ void flash_tree(const bf16* qkv, int qkv_stride, const bf16* k, const
     query.load(room, mine);
     Scores<WIDE> result;
     result.clear();
-    float max[2] = {NOTHING, NOTHING}, sum[2] = {0, 0}, turn = scale * LOG2_E;
+    Running running;
+    float turn = scale * LOG2_E;
     tiles.each(keys, k, v, kv_stride, dim, [&](int tile) {
         const int* key_ends = tiles.ends();
         Scores<COLUMNS> score;
         score.clear();
         score.template add_rows<D>(query, tiles.key());
-        float most[2] = {max[0], max[1]};
 #pragma unroll
         for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
@@ -221,38 +261,17 @@ __device__ void flash_tree(const bf16* qkv, int qkv_stride, const bf16* k, const
                 int column = 8 * n + 2 * quarter + i % 2, asks = keys.first + mine + group + i / 2 * 8;
                 bool seen = tile * TILE + column <= asks && asks <= keys.last && asks < key_ends[column];
                 score.sums[n][i] = seen ? score.sums[n][i] : NOTHING;
-                most[i / 2] = fmaxf(most[i / 2], score.sums[n][i]);
             }
-        float factor[2];
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            most[half] = quarter_max(most[half]);
-            factor[half] = exp2f((max[half] - most[half]) * turn);
-            max[half] = most[half];
-            sum[half] *= factor[half];
-        }
-#pragma unroll
-        for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float s = score.sums[n][i], p = s > NOTHING ? exp2f((s - max[i / 2]) * turn) : 0.0f;
-                score.sums[n][i] = p;
-                sum[i / 2] += p;
-            }
-#pragma unroll
-        for (int n = 0; n < WIDE; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) result.sums[n][i] *= factor[i / 2];
-        result.add_product(score, tiles.value());
+        running.take(score, result, tiles.value(), turn);
     });
+    running.end();
     float factor[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        sum[half] = quarter_sum(sum[half]);
-        factor[half] = 1.0f / sum[half];
+        factor[half] = 1.0f / running.sum[half];
         int row = mine + group + 8 * half;
         if (log_sums && quarter == 0 && row < queries)
-            log_sums[size_t(from + row) * heads.queries + head] = max[half] * scale + logf(sum[half]);
+            log_sums[size_t(from + row) * heads.queries + head] = running.max[half] * scale + logf(running.sum[half]);
     }
     result.write(out + size_t(from) * out_stride + head * dim, out_stride, mine, queries, dim, factor);
 }

@@ -289,7 +289,8 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
     __syncthreads();
     int mine = warp() * 16, lanes = lane() / 4, quarter = lane() % 4;
     Scores<WIDE> result;
-    float max[2] = {NOTHING, NOTHING}, sum[2] = {0, 0}, turn = scale * LOG2_E;
+    Running running;
+    float turn = scale * LOG2_E;
     if (warp() < TILERS) {
         result.clear();
         Left<D> left;
@@ -304,39 +305,16 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
             Scores<COLUMNS> score;
             score.clear();
             score.template add_rows<D>(left, key);
-            float most[2] = {max[0], max[1]};
 #pragma unroll
             for (int n = 0; n < COLUMNS; n++)
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
+                for (int i = 0; i < 4; i++)
                     if (from + 8 * n + 2 * quarter + i % 2 >= shared) score.sums[n][i] = NOTHING;
-                    most[i / 2] = fmaxf(most[i / 2], score.sums[n][i]);
-                }
-            float factor[2];
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                most[half] = quarter_max(most[half]);
-                factor[half] = exp2f((max[half] - most[half]) * turn);
-                max[half] = most[half];
-                sum[half] *= factor[half];
-            }
-#pragma unroll
-            for (int n = 0; n < COLUMNS; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    float s = score.sums[n][i], p = s > NOTHING ? exp2f((s - max[i / 2]) * turn) : 0.0f;
-                    score.sums[n][i] = p;
-                    sum[i / 2] += p;
-                }
-#pragma unroll
-            for (int n = 0; n < WIDE; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) result.sums[n][i] *= factor[i / 2];
-            result.add_product(score, value);
+            running.take(score, result, value, turn);
             // The next round's copies overwrite what is read here.
             wait_for_first<COUNT>();
         }
-        for (int half = 0; half < 2; half++) sum[half] = quarter_sum(sum[half]);
+        running.end();
     } else {
         for (int place = warp() - TILERS; place < chunk.count; place += STEP_WARPS - TILERS) {
             Slot slot = slots[chunk.first + place];
@@ -368,8 +346,8 @@ __device__ void attend_chunk(const bf16* raw, const float* bias, const float* qu
     for (int half = 0; half < 2; half++) {
         int asks = mine + lanes + 8 * half;
         if (asks >= chunk.count * group) continue;
-        float of_shared = max[half] > NOTHING ? max[half] * scale : NOTHING, most = fmaxf(of_shared, maxima[asks]);
-        float a = expf(of_shared - most), b = expf(maxima[asks] - most), whole = 1.0f / (a * sum[half] + b * sums[asks]);
+        float of_shared = running.max[half] > NOTHING ? running.max[half] * scale : NOTHING, most = fmaxf(of_shared, maxima[asks]);
+        float a = expf(of_shared - most), b = expf(maxima[asks] - most), whole = 1.0f / (a * running.sum[half] + b * sums[asks]);
         bf16* to = out + size_t(chunk.first + asks / group) * out_stride + (key_head * group + asks % group) * dim;
 #pragma unroll
         for (int n = 0; n < WIDE; n++) {

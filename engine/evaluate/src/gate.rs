@@ -108,10 +108,11 @@ impl Gate<'_> {
     /// Decides. The simplest system stands, and the next one replaces it where it is better and not by chance
     /// ([`Challenge`]): raw, tuned, trained, and trained with a least confidence.
     ///
-    /// Raw and tuned meet on all queries, or where some of them chose the base, on those that did not. The model is tested on [those that did not choose it](Self::for_the_model). A least
-    /// confidence is chosen on every other one of these, and must pass on the ones between, so that noise does not choose
-    /// it. `on_base` says whether the model's words are added to the tuned base, which is then what a query is without the
-    /// model. `observer` is asked for at each measurement, by the system's name and the number of queries.
+    /// Raw and tuned meet on all queries, or where some of them chose the base, on those that did not. The model is tested
+    /// on [those that did not choose it](Self::for_the_model). A least confidence is chosen on every other one of these, and
+    /// must pass on the ones between, so that noise does not choose it. `on_base` says whether the model's words are added
+    /// to the tuned base, which is then what a query is without the model. `observer` is asked for at each measurement, by
+    /// the system's name and the number of queries.
     ///
     /// Where the retriever fails, raw is shipped: a fault counts 0 in a mean, so that no test of such figures holds.
     ///

@@ -196,11 +196,9 @@ impl BaseConfig {
     /// # Errors
     /// [`Error::Io`], and [`Error::Argument`] where it was never read.
     pub fn write_files(&self, folder: &Path) -> Result<()> {
-        match &self.neighbours.known {
-            _ if self.neighbours.is_off() => Ok(()),
+        match self.neighbours.read()? {
             Some(known) => Output::open(folder.join(known.file_name()))?.write(known.file()),
-            // Says that it was never read: nothing may name a file that is not there.
-            None => self.neighbours.words(&Query::default()).map(drop),
+            None => Ok(()),
         }
     }
 

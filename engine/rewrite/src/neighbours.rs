@@ -100,9 +100,17 @@ impl NeighboursConfig {
     /// # Errors
     /// [`Error::Argument`] where there is a weight, and the file was never read.
     pub fn words(&self, query: &Query) -> Result<Vec<(String, f64)>> {
+        Ok(self.read()?.map_or_else(Vec::new, |known| known.words(query, self.terms)))
+    }
+
+    /// What was read; none without a weight.
+    ///
+    /// # Errors
+    /// As for [`words`](Self::words).
+    pub(crate) fn read(&self) -> Result<Option<&Neighbours>> {
         match &self.known {
-            _ if self.is_off() => Ok(Vec::new()),
-            Some(known) => Ok(known.words(query, self.terms)),
+            _ if self.is_off() => Ok(None),
+            Some(known) => Ok(Some(known)),
             None => {
                 let remedy = "read the settings from their file, or set `known`";
                 Err(Error::argument("base.neighbours.file", format!("\"{}\" is not read", self.file), remedy))

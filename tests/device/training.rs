@@ -1,6 +1,6 @@
 //! Runs and updates on a device against those on the processor.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use querywright::model::{Decoder, LoraConfig, ModelSource, Precision};
 use querywright_train::learner::{Learner, LearnerConfig, Rollout, RolloutBatch, Sample};
@@ -39,26 +39,25 @@ fn steps(run: &Path) -> Vec<serde_json::Value> {
     lines.filter(|line| line.get("loss").is_some()).collect()
 }
 
-#[test]
-fn a_run_learns_on_a_gpu_as_on_the_processor_and_resumes_without_one() {
-    let Some(_turn) = turn() else { return };
-    let home = tempfile::tempdir().unwrap();
-    let (data, config) = (home.path().join("shop"), home.path().join("run.toml"));
+/// Trains the tiny model on a device, three steps.
+fn trained(home: &Path, device: &str, further: &[&str]) -> PathBuf {
+    let (data, config, folder) = (home.join("shop"), home.join("run.toml"), home.join(device.replace(':', "-")));
     tiny::write_shop(&data);
-    let run = |device: &str, further: &[&str]| {
-        let folder = home.path().join(device.replace(':', "-"));
-        std::fs::write(&config, tiny::config_text(&data, &folder, 3)).unwrap();
-        let output = program(home.path())
-            .args(["train", config.to_str().unwrap(), "--no-eval", "--device", device])
-            .args(further)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{said}");
-        assert_eq!(said.contains("the model runs on a GPU"), device != "cpu", "{said}");
-        folder
-    };
-    let (host_run, device_run) = (run("cpu", &[]), run("cuda:0", &[]));
+    std::fs::write(&config, tiny::config_text(&data, &folder, 3)).unwrap();
+    let output = program(home)
+        .args(["train", config.to_str().unwrap(), "--no-eval", "--device", device])
+        .args(further)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.contains("the model runs on a GPU"), device != "cpu", "{said}");
+    folder
+}
+
+/// The steps of a run on the processor and of one on a device, which say the same.
+fn compared(home: &Path, further: &[&str]) -> (Vec<serde_json::Value>, PathBuf) {
+    let (host_run, device_run) = (trained(home, "cpu", further), trained(home, "cuda:0", further));
     let (host_steps, device_steps) = (steps(&host_run), steps(&device_run));
     assert_eq!((host_steps.len(), device_steps.len()), (3, 3));
     for (host, device) in host_steps.iter().zip(&device_steps) {
@@ -70,6 +69,26 @@ fn a_run_learns_on_a_gpu_as_on_the_processor_and_resumes_without_one() {
         let gap = device["sampling/sampling_logp_difference/mean"].as_f64().unwrap();
         assert!(gap < 1e-4, "sampler and trainer differ by {gap}");
     }
+    (device_steps, device_run)
+}
+
+#[test]
+fn a_run_whose_answers_are_restricted_learns_on_a_gpu_as_on_the_processor() {
+    let Some(_turn) = turn() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let settings = ["prompt.style=few-shot", "prompt.mode=expand", "prompt.vocabulary=feedback"];
+    let further: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let (steps, _) = compared(home.path(), &further);
+    // Free answers have an entropy of about 5 nats a token here.
+    assert!(steps.iter().all(|step| step["entropy"].as_f64().unwrap() < 3.0), "answers were restricted: {steps:?}");
+}
+
+#[test]
+fn a_run_learns_on_a_gpu_as_on_the_processor_and_resumes_without_one() {
+    let Some(_turn) = turn() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let (device_steps, device_run) = compared(home.path(), &[]);
+    let (data, config) = (home.path().join("shop"), home.path().join("run.toml"));
     // A run that began on a device continues without it: the last step again, from the checkpoint before it.
     std::fs::remove_dir_all(device_run.join("checkpoints/step-00000003")).unwrap();
     std::fs::write(&config, tiny::config_text(&data, &device_run, 3)).unwrap();

@@ -41,6 +41,8 @@ pub enum FaultKind {
     Resting,
     /// The index itself failed.
     Index,
+    /// More was asked at once than may wait.
+    Overloaded,
 }
 
 impl FaultKind {
@@ -55,6 +57,7 @@ impl FaultKind {
             Self::Refused => "refused",
             Self::Resting => "resting",
             Self::Index => "index",
+            Self::Overloaded => "overloaded",
         }
     }
 
@@ -69,6 +72,7 @@ impl FaultKind {
             Self::Refused => "the retriever refused the request",
             Self::Resting => "the retriever failed too often and rests",
             Self::Index => "the index failed",
+            Self::Overloaded => "the retriever has more to do than may wait",
         }
     }
 }
@@ -84,6 +88,7 @@ impl std::fmt::Display for FaultKind {
             Self::Refused => "refused",
             Self::Resting => "resting",
             Self::Index => "index failure",
+            Self::Overloaded => "overloaded",
         })
     }
 }

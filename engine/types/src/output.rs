@@ -1,7 +1,7 @@
 //! Files that are written whole or not at all.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{ErrorKind, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -39,22 +39,23 @@ impl Output {
         // What a process has open already (/dev/stdout) is not exchanged under it.
         let special = known.as_ref().is_some_and(|known| !known.is_file())
             || ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
-        let in_place = || OpenOptions::new().write(true).open(path).map_err(fail);
+        // What is written over is read first.
+        let in_place = |file: bool| OpenOptions::new().write(true).read(file).open(path).map_err(fail);
         let output = |target| Self { path: path.to_path_buf(), target };
         if special {
-            return Ok(output(Target::Place(in_place()?)));
+            return Ok(output(Target::Place(in_place(false)?)));
         }
         if known.is_some() {
             // A file that may not be written is not replaced either.
             OpenOptions::new().append(true).open(path).map_err(fail)?;
         }
         // Through a link, so that the link stays one.
-        let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let place = behind(path).map_err(fail)?;
         match Temporary::beside(&place) {
             // Gone at once: a process that is killed at its work leaves nothing behind.
             Ok((temporary, _)) => drop(temporary),
             Err(error) if error.kind() == ErrorKind::PermissionDenied && known.is_some() => {
-                return Ok(output(Target::Place(in_place()?)));
+                return Ok(output(Target::Place(in_place(true)?)));
             }
             Err(error) => return Err(fail(error)),
         }
@@ -126,6 +127,19 @@ fn beside_in_full(place: &Path, permissions: Option<Permissions>, content: &[u8]
     Ok(temporary)
 }
 
+/// Writes a file beside its place, with `write`, and moves it there once all of it is on disk. What was there stays until
+/// then. The name beside a place `FOLDER/NAME` begins with `.NAME.` and ends with `.part`.
+///
+/// # Errors
+/// Those of the system, and of `write`; the file beside is then removed.
+pub fn write_beside(place: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> std::io::Result<()> {
+    let (temporary, mut file) = Temporary::beside(place)?;
+    write(&mut file)?;
+    file.sync_all()?;
+    fs::rename(&temporary.0, place)?;
+    place.parent().map_or(Ok(()), sync_folder)
+}
+
 /// Makes renames in a folder last through a power cut. Only Unix can sync folders; on other systems renames are durable in
 /// the order in which they were made.
 ///
@@ -135,14 +149,24 @@ pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Writes a file from its beginning. Only a file has an end to cut off; devices and pipes refuse.
+/// Writes a file from its beginning. Only a file has an end to cut off; devices and pipes refuse. Where a file cannot be
+/// written to the end, what was in it is put back: that needs no more room than it had.
 fn overwrite(mut file: File, content: &[u8]) -> std::io::Result<()> {
-    file.write_all(content)?;
-    file.flush()?;
-    match file.metadata()?.is_file() {
-        true => file.stream_position().and_then(|end| file.set_len(end)),
-        false => Ok(()),
+    let known = file.metadata()?;
+    if !known.is_file() {
+        file.write_all(content)?;
+        return file.flush();
     }
+    let mut before = Vec::new();
+    (&file).take(content.len() as u64).read_to_end(&mut before)?;
+    file.rewind()?;
+    let written = file.write_all(content).and_then(|()| file.set_len(content.len() as u64));
+    if written.is_err() {
+        file.rewind()?;
+        file.write_all(&before)?;
+        file.set_len(known.len())?;
+    }
+    written
 }
 
 /// A file under a name of its own, removed when it is dropped; after a move there is nothing left under the name.
@@ -162,10 +186,31 @@ impl Drop for Temporary {
     }
 }
 
+/// Where a path leads through links, also where nothing is there yet.
+fn behind(path: &Path) -> std::io::Result<PathBuf> {
+    let mut place = path.to_path_buf();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        match fs::canonicalize(&place) {
+            Err(error) if error.kind() == ErrorKind::NotFound && place.is_symlink() => {
+                let target = fs::read_link(&place)?;
+                place = place.parent().unwrap_or(Path::new("")).join(target);
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(place),
+            found => return found,
+        }
+    }
+    Err(std::io::Error::other("too many links"))
+}
+
+/// Bytes of a name that are kept in the name beside it, which is longer.
+const MOST_OF_A_NAME: usize = 200;
+
 /// A name beside a file that no other thread or process uses.
 fn beside(place: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = place.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.get(..name.floor_char_boundary(MOST_OF_A_NAME)).unwrap_or_default();
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     place.with_file_name(format!(".{name}.{}-{count}.part", std::process::id()))
 }
@@ -231,5 +276,43 @@ mod tests {
         Output::open(&link).unwrap().write(b"new").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_stays_one_and_its_file_is_made_and_a_loop_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let [link, further, place, around] =
+            ["link", "further", "place", "around"].map(|name| folder.path().join(name));
+        std::os::unix::fs::symlink("further", &link).unwrap();
+        std::os::unix::fs::symlink(&place, &further).unwrap();
+        std::os::unix::fs::symlink("around", &around).unwrap();
+        Output::open(&link).unwrap().write(b"new").unwrap();
+        assert_eq!(fs::read_to_string(&place).unwrap(), "new");
+        assert!(link.is_symlink() && further.is_symlink() && !place.is_symlink());
+        assert!(Output::open(&around).is_err() && around.is_symlink());
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_the_system_allows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("é".repeat(127));
+        Output::open(&path).unwrap().write(b"new").unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), "new");
+    }
+
+    #[test]
+    fn what_is_written_in_place_is_as_long_as_its_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let opened = || OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        fs::write(&path, "much longer").unwrap();
+        overwrite(opened(), b"new").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        overwrite(opened(), b"longer again").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "longer again");
+        // A file that cannot be written keeps what it had.
+        assert!(overwrite(File::open(&path).unwrap(), b"x").is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "longer again");
     }
 }

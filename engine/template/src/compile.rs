@@ -26,6 +26,8 @@ pub(crate) mod filter {
     pub(crate) const CONCATENATE: &str = "~";
     pub(crate) const WEIGH: &str = "=";
     pub(crate) const STORE: &str = ".=";
+    pub(crate) const READ: &str = "()";
+    pub(crate) const READ_FOR_EACH: &str = "(*)";
 }
 
 /// minijinja's marker of a filter without a place in its cache.
@@ -175,6 +177,33 @@ fn replacement<'s>(instruction: &Instruction<'s>, next: Option<&Instruction<'s>>
         Instruction::Lookup(_) if matches!(next, Some(Instruction::SetAttr(_))) => {
             vec![apply(filter::STORE, 1), instruction.clone()]
         }
+        Instruction::Eq
+        | Instruction::Ne
+        | Instruction::Lt
+        | Instruction::Lte
+        | Instruction::Gt
+        | Instruction::Gte
+        | Instruction::In => {
+            let mut charged = read(filter::READ, Some(2));
+            charged.extend([Instruction::DiscardTop, instruction.clone()]);
+            charged
+        }
+        Instruction::PerformTest(name, count, _) if walks(name, *count) => {
+            let mut charged = read(filter::READ, *count);
+            charged.push(Instruction::PerformTest(name, None, UNCACHED));
+            charged
+        }
+        Instruction::ApplyFilter(name, count, _) if !GLANCES.contains(name) => {
+            let each = ["select", "reject", "selectattr", "rejectattr", "map"].contains(name);
+            let mut charged = read(if each { filter::READ_FOR_EACH } else { filter::READ }, *count);
+            charged.extend([Instruction::ApplyFilter(name, None, UNCACHED), apply(filter::WEIGH, 1)]);
+            charged
+        }
+        Instruction::CallMethod(name, count) if *name != "get" => {
+            let mut charged = read(filter::READ, *count);
+            charged.extend([Instruction::CallMethod(name, None), apply(filter::WEIGH, 1)]);
+            charged
+        }
         Instruction::BuildList(_)
         | Instruction::BuildMap(_)
         | Instruction::Slice
@@ -185,6 +214,19 @@ fn replacement<'s>(instruction: &Instruction<'s>, next: Option<&Instruction<'s>>
         | Instruction::EndCapture => vec![instruction.clone(), apply(filter::WEIGH, 1)],
         other => vec![other.clone()],
     }
+}
+
+/// Filters that do not walk what they are given.
+const GLANCES: [&str; 8] = ["default", "d", "attr", "first", "last", "length", "count", "safe"];
+
+/// Whether a test walks what it is given: those that compare, and two that read a text.
+fn walks(name: &str, count: Option<u16>) -> bool {
+    count != Some(1) || matches!(name, "lower" | "upper")
+}
+
+/// Charges for the operands on the stack. They are then on it again, with their number on top.
+fn read<'s>(charge: &'s str, count: Option<u16>) -> Vec<Instruction<'s>> {
+    vec![Instruction::ApplyFilter(charge, count, UNCACHED), Instruction::UnpackLists(1)]
 }
 
 fn retargeted<'s>(instruction: Instruction<'s>, moved: &impl Fn(u32) -> u32) -> Instruction<'s> {

@@ -13,7 +13,7 @@ use minijinja::{Error, ErrorKind, Value};
 use crate::python;
 
 /// Limits of a template whose values weigh nothing; each grows with the weight of what is given.
-const STEPS: u64 = 200_000;
+const STEPS: u64 = 400_000;
 const ONE_VALUE: u64 = 256 << 10;
 const ALL_VALUES: u64 = 16 << 20;
 /// How much a value, and all values, may outweigh what is given.
@@ -73,6 +73,18 @@ impl Budget {
         weigh(&value, 0, &mut room)?;
         self.charge(self.one_value - room)?;
         Ok(value)
+    }
+
+    /// Charges for the weight of values that are walked.
+    pub(crate) fn read(&self, values: &[Value]) -> Result<u64, Error> {
+        let mut room = u64::MAX;
+        values.iter().try_for_each(|value| match value.kind() {
+            // One that may have no end was made a list before it is walked.
+            ValueKind::Iterable => Ok(()),
+            _ => weigh(value, 0, &mut room),
+        })?;
+        let weight = u64::MAX - room;
+        self.charge(weight).map(|()| weight)
     }
 
     /// The items of a sequence, at most as many as one value may weigh.

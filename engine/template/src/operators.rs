@@ -29,6 +29,16 @@ pub(crate) fn install(environment: &mut Environment<'static>, budget: &Arc<Budge
     let b = with();
     environment.add_filter(filter::STORE, move |value: Value| b.storable(value));
     let b = with();
+    environment.add_filter(filter::READ, move |operands: Rest<Value>| b.read(&operands).map(|_| operands.0));
+    let b = with();
+    // What is walked anew for each item of the first.
+    environment.add_filter(filter::READ_FOR_EACH, move |operands: Rest<Value>| {
+        let (first, others) = operands.split_at(operands.len().min(1));
+        let items = first.first().and_then(Value::len).unwrap_or_default() as u64;
+        let weight = b.read(first)?.saturating_add(items.saturating_mul(b.read(others)?));
+        b.charge(weight).map(|()| operands.0.clone())
+    });
+    let b = with();
     environment.add_filter(filter::ADD, move |left: Value, right: Value| add(&b, &left, &right));
     let b = with();
     environment.add_filter(filter::MULTIPLY, move |left: Value, right: Value| multiply(&b, &left, &right));

@@ -62,6 +62,42 @@ fn what_is_wide_or_long_at_once_is_refused() {
 }
 
 #[test]
+fn what_walks_long_values_again_and_again_is_stopped() {
+    for step in [
+        "{% if -1 in l %}{% endif %}",
+        "{% if 'b' in t %}{% endif %}",
+        "{% if l == k %}{% endif %}",
+        "{% if l != k %}{% endif %}",
+        "{% if l < k %}{% endif %}",
+        "{% if l >= k %}{% endif %}",
+        "{% if l is eq(k) %}{% endif %}",
+        "{% if -1 is in(l) %}{% endif %}",
+        "{% if t is lower %}{% endif %}",
+        "{% if l is eq(*[k]) %}{% endif %}",
+        "{% set x = l | sum %}",
+        "{% set x = l | max %}",
+        "{% set x = l | unique | first %}",
+        "{% set x = l | select('in', [-1]) | first %}",
+        "{% set x = l | sort | first %}",
+        "{% set x = l.count(-1) %}",
+        "{% set x = t.count('b') %}",
+        "{% set x = t.startswith(t) %}",
+        "{% set x = t | trim | length %}",
+        "{% set x = t | int(default=0) %}",
+    ] {
+        let text = format!(
+            "{{% set l = range(99999) | list %}}{{% set k = range(99999) | list %}}{{% set t = 'a' * 200000 %}}\
+             {{% for i in range(9999) %}}{step}{{% endfor %}}"
+        );
+        assert!(said(&text).contains("too large"), "{step}: {}", said(&text));
+    }
+    for at_once in ["l | select('in', l)", "l | rejectattr('x', 'in', l)", "l | map('default', l)"] {
+        let text = format!("{{% set l = range(99999) | list %}}{{{{ {at_once} | first }}}}");
+        assert!(said(&text).contains("too large"), "{at_once}: {}", said(&text));
+    }
+}
+
+#[test]
 fn endless_loops_and_recursion_end_in_an_error() {
     let loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% set x = i %}{% endfor %}{% endfor %}";
     assert!(said(loops).contains("too many steps"), "{}", said(loops));

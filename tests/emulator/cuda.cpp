@@ -204,7 +204,7 @@ template <class... A> Launcher launcher(const char* name, void (*kernel)(A...)) 
 #define OF_KIND(K) KERNEL(few_##K##_1_1) KERNEL(few_##K##_1_2) KERNEL(few_##K##_2_1) KERNEL(few_##K##_2_2)
 const std::map<std::string, Launcher>& kernels() {
     static const std::map<std::string, Launcher> all = {FOR_BOTH(OF_FORMAT) KERNEL(gather_sums_f32) KERNEL(statistics_f32)
-                                                            KERNEL(statistics_within_f32) KERNEL(draw_f32) KERNEL(draw_within_f32) KERNEL(squares_f32) KERNEL(adamw_f32)
+                                                            KERNEL(statistics_within_f32) KERNEL(sample_f32) KERNEL(sample_within_f32) KERNEL(squares_f32) KERNEL(adamw_f32)
                                                                 OF_KIND(round) OF_KIND(store) OF_KIND(add)
                                                                     OF_ROWS(round) OF_ROWS(store) OF_ROWS(add) OF_ROWS(swiglu) KERNEL(few_swiglu_2_1) KERNEL(few_swiglu_2_2)
                                                                         KERNEL(attend_chunk_64_4) KERNEL(attend_chunk_64_8) KERNEL(attend_chunk_128_4) KERNEL(attend_chunk_128_8) KERNEL(sum_keys_64_bf16) KERNEL(sum_keys_128_bf16) KERNEL(attend_step_64_4) KERNEL(attend_step_64_8)

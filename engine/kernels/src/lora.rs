@@ -60,7 +60,7 @@ impl LoraGradient {
 
 impl LoraDelta {
     /// From A of shape (rank, input) and B of shape (output, rank). The values are copied: a new delta is made after
-    /// each step of the optimizer.
+    /// each step of the optimiser.
     ///
     /// # Errors
     /// A rank of 0, factors that are no matrices of this rank.

@@ -60,16 +60,16 @@ fn attend(heads: Heads, qkv: &[f32], head: usize, reach: Option<usize>) -> Vec<f
         let to = rows.min(from + CHUNK);
         // What some row of these sees; without a reach it is everything, and packed once.
         let seen = reach.map_or(0..rows, |reach| from.saturating_sub(reach)..rows.min(to + reach));
-        if packed.as_ref().is_none_or(|(range, ..)| *range != seen) {
+        packed = packed.take().filter(|(range, ..)| *range == seen);
+        let (_, keys, values) = packed.get_or_insert_with(|| {
             let (mut keys, mut values) =
                 (GrowingMatrix::columns(dim, heads.bf16), GrowingMatrix::rows(dim, seen.len(), heads.bf16));
             for row in qkv[seen.start * width..seen.end * width].chunks_exact(width) {
                 keys.push_column(&row[heads.key(head)..][..dim]);
                 values.push_row(&row[heads.value(head)..][..dim]);
             }
-            packed = Some((seen.clone(), keys, values));
-        }
-        let Some((_, keys, values)) = &packed else { continue };
+            (seen.clone(), keys, values)
+        });
         let stride = seen.len();
         scores.clear();
         scores.resize((to - from) * stride, 0.0);

@@ -1,4 +1,4 @@
-//! From logits to statistics, gradients and sampled tokens (`cuda/head.cuh`), and the optimizer (`cuda/optimizer.cuh`).
+//! From logits to statistics, gradients and sampled tokens (`cuda/head.cuh`), and the optimiser (`cuda/optimizer.cuh`).
 
 use std::collections::HashMap;
 
@@ -34,8 +34,8 @@ pub struct NextStep<'a> {
     pub spare: usize,
 }
 
-/// Threads of a block that samples (`DRAW_THREADS` in `cuda/head.cuh`).
-const DRAW: usize = 1024;
+/// Threads of a block that samples (`SAMPLE_THREADS` in `cuda/head.cuh`).
+const SAMPLE_THREADS: usize = 1024;
 
 impl Device {
     /// Brings the tokens that may stand in the place of each row to the device, each list in rising order; none: all of them.
@@ -161,7 +161,7 @@ impl Device {
             }
             self.need(op, next.slots, 20 * rows)?;
         }
-        let mut arguments = self.drawn(op, (logits, uniforms, out), (rows, vocabulary), scale)?;
+        let mut arguments = self.sampled(op, (logits, uniforms, out), (rows, vocabulary), scale)?;
         arguments.extend([
             address(next.map(|n| n.tokens)),
             address(next.map(|n| n.positions)),
@@ -170,7 +170,7 @@ impl Device {
             address(next.map(|n| n.ends)),
             int(next.map_or(0, |n| n.spare))?,
         ]);
-        self.run_early("draw_f32", (rows, 1), DRAW, &arguments)
+        self.run_early("sample_f32", (rows, 1), SAMPLE_THREADS, &arguments)
     }
 
     /// As [`sample`](Self::sample), among the tokens `within`: in their order, with log-probabilities and entropies among them.
@@ -187,13 +187,13 @@ impl Device {
         within: &Within,
     ) -> Result<()> {
         let op = "sample_within";
-        let mut arguments = self.drawn(op, (logits, uniforms, out), (rows, vocabulary), scale)?;
+        let mut arguments = self.sampled(op, (logits, uniforms, out), (rows, vocabulary), scale)?;
         arguments.extend(self.restricted(op, Some(within), rows)?);
-        self.run_early("draw_within_f32", (rows, 1), DRAW, &arguments)
+        self.run_early("sample_within_f32", (rows, 1), SAMPLE_THREADS, &arguments)
     }
 
     /// Checks the operands of sampling, and puts them into their order.
-    fn drawn(
+    fn sampled(
         &self,
         op: &'static str,
         (logits, uniforms, out): (View<'_>, View<'_>, View<'_>),

@@ -1,7 +1,7 @@
 //! Kernels on a GPU: the same operations as beside this module, on buffers in a device's memory.
 //!
 //! `cuda/` holds the kernels in CUDA C++; matrix products are cuBLAS's. Activations are in bf16 (or, for checking, in
-//! single precision). Sums, norms, the residual stream, log-probabilities and the optimizer are computed in single
+//! single precision). Sums, norms, the residual stream, log-probabilities and the optimiser are computed in single
 //! precision. No operation's result depends on timing: nothing is added up by atomics.
 //!
 //! `unsafe` is confined to `driver`, and to `pool` where numbers are read as bytes. Everything is launched on one stream

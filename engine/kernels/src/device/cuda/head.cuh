@@ -167,12 +167,12 @@ __device__ void slopes(const float* logits, const uint32_t* targets, const float
     }
 }
 
-struct Drawn {
+struct Sampled {
     uint32_t token;
     float log_probability, entropy;
 };
 
-constexpr int DRAW_THREADS = 1024, DRAW_WARPS = 32;
+constexpr int SAMPLE_THREADS = 1024, SAMPLE_WARPS = 32;
 
 // The first of these sums, in their order, that `left` does not pass, and what is left in it; else the last that is
 // more than zero. Every warp takes its own. The same for all threads of a warp.
@@ -218,15 +218,15 @@ struct Next {
 // the first of the most probable ones where `greedy`. The statistics are those at `scale`. One block of 1,024 threads a
 // row: each warp reads a stretch of them, once; the stretch that is passed is then looked for by all of them.
 template <class Tokens>
-__device__ void draw(const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, Next next, Tokens tokens) {
-    __shared__ Share stretches[DRAW_WARPS];
-    __shared__ double sums[DRAW_WARPS];
+__device__ void sample_row(const float* logits, const double* uniforms, Sampled* out, int vocabulary, float scale, int greedy, Next next, Tokens tokens) {
+    __shared__ Share stretches[SAMPLE_WARPS];
+    __shared__ double sums[SAMPLE_WARPS];
     constexpr int UNROLL = 8;
     wait_for_earlier();
     launch_later();
     auto of = tokens.of(blockIdx.x);
     logits += size_t(blockIdx.x) * vocabulary;
-    int each = (of.count + DRAW_WARPS - 1) / DRAW_WARPS, from = min(warp() * each, of.count), to = min(from + each, of.count);
+    int each = (of.count + SAMPLE_WARPS - 1) / SAMPLE_WARPS, from = min(warp() * each, of.count), to = min(from + each, of.count);
     Share mine = {NOTHING, 0, 0, from};
     for (int i = from + lane(); i - lane() < to; i += 32 * UNROLL) take<UNROLL>(mine, logits, of, i, 32, to, scale);
     mine = shared_by_warp(mine);
@@ -242,7 +242,7 @@ __device__ void draw(const float* logits, const double* uniforms, Drawn* out, in
         left = uniforms[blockIdx.x] * total;
         int stretch = passed(weight, left);
         // The same again in that stretch, and then in the part of it that a warp had.
-        int start = min(stretch * each, of.count), end = min(start + each, of.count), part = (each + DRAW_WARPS - 1) / DRAW_WARPS;
+        int start = min(stretch * each, of.count), end = min(start + each, of.count), part = (each + SAMPLE_WARPS - 1) / SAMPLE_WARPS;
         double sum = 0;
         for (int i = start + warp() * part + lane(); i < min(start + (warp() + 1) * part, end); i += 32) sum += expf(scaled(logits[of.token(i)], scale) - all.max);
         for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL, sum, offset);

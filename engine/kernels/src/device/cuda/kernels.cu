@@ -125,17 +125,17 @@ extern "C" __global__ void statistics_within_f32(const float* logits, const uint
     statistics(logits, targets, out, vocabulary, scale, Choice<true>(listed[blockIdx.x], tokens, vocabulary));
 }
 
-extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_f32(
-    const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, uint32_t* tokens,
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS) sample_f32(
+    const float* logits, const double* uniforms, Sampled* out, int vocabulary, float scale, int greedy, uint32_t* tokens,
     int* positions, int* cache_rows, Slot* slots, const int* ends, int spare) {
-    draw(logits, uniforms, out, vocabulary, scale, greedy, {tokens, positions, cache_rows, slots, ends, spare},
+    sample_row(logits, uniforms, out, vocabulary, scale, greedy, {tokens, positions, cache_rows, slots, ends, spare},
          AllTokens{vocabulary});
 }
 
-extern "C" __global__ void __launch_bounds__(DRAW_THREADS) draw_within_f32(
-    const float* logits, const double* uniforms, Drawn* out, int vocabulary, float scale, int greedy, const Listed* listed,
+extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS) sample_within_f32(
+    const float* logits, const double* uniforms, Sampled* out, int vocabulary, float scale, int greedy, const Listed* listed,
     const uint32_t* tokens) {
-    draw(logits, uniforms, out, vocabulary, scale, greedy, {}, ListedTokens{listed, tokens, vocabulary});
+    sample_row(logits, uniforms, out, vocabulary, scale, greedy, {}, ListedTokens{listed, tokens, vocabulary});
 }
 
 extern "C" __global__ void squares_f32(const float* values, double* partial, long long count) {

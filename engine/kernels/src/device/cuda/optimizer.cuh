@@ -1,4 +1,4 @@
-// The optimizer: the gradient's norm, and AdamW (Loshchilov and Hutter 2019).
+// The optimiser: the gradient's norm, and AdamW (Loshchilov and Hutter 2019).
 #pragma once
 #include "common.cuh"
 

@@ -11,7 +11,7 @@ pub use projection::Projection;
 
 use super::config::ModelConfig;
 use querywright_kernels::LoraDelta;
-use querywright_types::{Error, Result, nearest};
+use querywright_types::{Error, Result, did_you_mean};
 
 /// The deltas of one block, by [`Projection`].
 pub(super) type BlockDeltas = [Option<LoraDelta>; Projection::COUNT];
@@ -52,7 +52,7 @@ impl LoraConfig {
         let named = |module: &String| {
             Projection::ALL.into_iter().find(|p| p.name() == module).ok_or_else(|| {
                 let names = Projection::ALL.map(Projection::name);
-                let hint = nearest(module, names).map_or(String::new(), |n| format!("did you mean {n}? "));
+                let hint = did_you_mean(module, names);
                 let remedy = format!("{hint}the modules are {}, or all-linear", names.join(", "));
                 Error::argument("lora.target_modules", format!("unknown module \"{module}\""), remedy)
             })

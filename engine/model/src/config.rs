@@ -9,6 +9,7 @@ mod rope;
 
 use std::path::Path;
 
+pub use keys::asks_for_another_family;
 pub use rope::RopeScaling;
 
 use querywright_types::{Error, Result};
@@ -131,13 +132,16 @@ impl ModelConfig {
         if matches!(scaling, Some(RopeScaling::Yarn { .. })) && self.rope_theta <= 1.0 {
             return bad(format!("rope_theta is {}", self.rope_theta), "YaRN needs one above 1");
         }
-        let possible = scaling.is_none_or(RopeScaling::is_possible) && self.attention_scale().is_finite();
-        if !(positive(self.rms_norm_eps) && positive(self.rope_theta) && possible) {
-            let found =
-                format!("rms_norm_eps {}, rope_theta {}, scaling {scaling:?}", self.rms_norm_eps, self.rope_theta);
+        for (name, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
+            if !positive(value) {
+                return bad(format!("{name} is {value}"), "it must be above 0");
+            }
+        }
+        if !(scaling.is_none_or(RopeScaling::is_possible) && self.attention_scale().is_finite()) {
+            let found = format!("rope_scaling is {}", scaling.map_or_else(String::new, RopeScaling::shown));
             return bad(
                 found,
-                "they must be above 0, and high_freq_factor above low_freq_factor, beta_fast above beta_slow",
+                "its numbers must be above 0, and high_freq_factor above low_freq_factor, beta_fast above beta_slow",
             );
         }
         Ok(self)

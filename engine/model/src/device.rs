@@ -2,6 +2,7 @@
 
 pub use querywright_kernels::device::DeviceInfo;
 
+use querywright_kernels::device::Device;
 use querywright_types::{Error, Result};
 
 /// Where a model runs, as the user writes it: `auto`, `cpu`, or `cuda:0`.
@@ -15,6 +16,18 @@ pub enum DeviceChoice {
     Cpu,
     /// This GPU.
     Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// Whether it comes to a GPU that this program and this machine can use.
+    pub fn is_gpu(self) -> bool {
+        let ordinal = match self {
+            Self::Cpu => return false,
+            Self::Cuda(ordinal) => ordinal,
+            Self::Auto => 0,
+        };
+        Device::open(ordinal).is_ok()
+    }
 }
 
 impl std::str::FromStr for DeviceChoice {

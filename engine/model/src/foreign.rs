@@ -11,7 +11,7 @@ const CONVERT: &str =
 pub(super) fn by_first_bytes(start: &[u8]) -> Option<(&'static str, &'static str)> {
     let gguf = "fetch the model as GGUF, or convert it with llama.cpp of 2023";
     let fetch = "this is what a server sent in place of the file; fetch it again";
-    let table: [(&[u8], &str, &str); 15] = [
+    let table: [(&[u8], &str, &str); 17] = [
         (b"PK\x03\x04", "PyTorch's weights (a zip archive)", CONVERT),
         (b"\x80\x02", "PyTorch's weights (a pickle)", CONVERT),
         (b"\x80\x03", "PyTorch's weights (a pickle)", CONVERT),
@@ -27,6 +27,8 @@ pub(super) fn by_first_bytes(start: &[u8]) -> Option<(&'static str, &'static str
         (b"version ", "a pointer of Git LFS in place of the file", "run git lfs pull, or fetch the file itself"),
         (b"<!DO", "a web page", fetch),
         (b"<htm", "a web page", fetch),
+        (b"<HTM", "a web page", fetch),
+        (b"<!do", "a web page", fetch),
     ];
     table.iter().find(|(magic, _, _)| start.starts_with(magic)).map(|(_, what, remedy)| (*what, *remedy))
 }
@@ -143,6 +145,9 @@ pub(super) fn adapter_config(folder: &Path) -> Result<PathBuf> {
     }
     let give = "give MODEL+DIR with a folder that training wrote, as runs/demo/best, or one of PEFT";
     let refuse = |found: &str, remedy: &str| Err(Error::model(folder, found, remedy));
+    if !folder.exists() {
+        return refuse("there is no such folder", give);
+    }
     if folder.is_file() {
         let name = folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         return match () {
@@ -186,4 +191,17 @@ pub(super) fn adapter_weights(folder: &Path) -> Result<PathBuf> {
     let found = format!("weights in a format that is not read ({}) and no adapter_model.safetensors", listed(&other));
     let remedy = "load the adapter with PEFT and save it again with save_pretrained, which writes safetensors";
     Err(Error::model(folder, found, remedy))
+}
+
+/// A file of JSON without its byte order mark.
+pub(crate) fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// The refusal of a file that should have been JSON: what it is instead.
+pub(crate) fn not_json(path: &Path, bytes: &[u8], error: impl std::fmt::Display) -> Error {
+    match by_first_bytes(bytes.trim_ascii_start()) {
+        Some((what, remedy)) => Error::model(path, what, remedy),
+        None => Error::model(path, format!("not valid JSON ({error})"), "fetch the file again"),
+    }
 }

@@ -34,6 +34,7 @@ mod weights;
 
 /// The files of models of other kinds: what reads sentence encoders stands on the same code.
 pub mod files {
+    pub use super::config::asks_for_another_family;
     pub use super::folder::Folder;
     pub use super::tensor::Tensor;
 }

@@ -17,7 +17,7 @@ pub struct Moments {
     pub v: Vec<f32>,
 }
 
-/// The state of the optimizer. Two equal states give equal updates.
+/// The state of the optimiser. Two equal states give equal updates.
 #[derive(Debug, Default)]
 pub struct AdamWState {
     /// Updates made so far; skipped ones do not count.

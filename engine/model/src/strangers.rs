@@ -18,7 +18,13 @@ pub(super) fn check_kinds(path: &Path, names: &[&str], config: &ModelConfig) -> 
         (
             &[".bias"],
             format!("biases, which are not supported in a {} model", config.architecture.name()),
-            "choose another model of the family, or set attention_bias or mlp_bias in config.json where that forgot them",
+            match path.extension().is_some_and(|extension| extension == "gguf") {
+                true => "choose another model of the family",
+                false => {
+                    "choose another model of the family, or set attention_bias or mlp_bias in config.json where that forgot \
+                     them"
+                }
+            },
         ),
         (
             &["lora_A", "lora_B", "lora_a", "lora_b", "lora_embedding", "base_layer"],
@@ -42,6 +48,13 @@ pub(super) fn check_kinds(path: &Path, names: &[&str], config: &ModelConfig) -> 
         ),
         (&["norm"], "norms that this architecture does not have".to_owned(), "choose another model of the family"),
     ];
+    if let Some((found, right)) = other_beginning(names, config) {
+        let found =
+            format!("its tensors begin with \"{found}\" where a {} model has \"{right}\"", config.architecture.name());
+        let remedy = "save the model again without what it was wrapped in (DistributedDataParallel, torch.compile), or rename \
+                      its tensors";
+        return Err(Error::model(path, found, remedy));
+    }
     let within: Vec<&str> = names.iter().copied().filter(|name| layer(name) < config.num_hidden_layers).collect();
     for (parts, what, remedy) in kinds {
         let of_kind = |name: &&str| parts.iter().any(|part| name.contains(part));
@@ -51,6 +64,15 @@ pub(super) fn check_kinds(path: &Path, names: &[&str], config: &ModelConfig) -> 
         }
     }
     Ok(())
+}
+
+/// What tensors of the first layer begin with, where that is all that keeps them from being read, and what is right.
+fn other_beginning<'n>(names: &[&'n str], config: &ModelConfig) -> Option<(&'n str, &'static str)> {
+    let right = "model.";
+    names.iter().find_map(|name| {
+        let (found, rest) = name.split_at(name.find("layers.0.")?);
+        (found != right && config.tensor_shape(&format!("{right}{rest}")).is_some()).then_some((found, right))
+    })
 }
 
 /// The refusal of tensors that nobody would read.

@@ -9,12 +9,13 @@ use serde_json::Value;
 
 use super::keys;
 use super::{Architecture, ModelConfig, RopeScaling};
+use crate::foreign::{not_json, without_mark};
 use querywright_types::{Error, Result};
 
 /// Reads a `config.json`, and names the keys in it that neither this program nor transformers knows.
 pub(crate) fn read(path: &Path, text: &str) -> Result<(ModelConfig, Vec<String>)> {
-    let json: Value = serde_json::from_str(text)
-        .map_err(|e| Error::model(path, format!("not valid JSON ({e})"), "fetch the model again"))?;
+    let bytes = without_mark(text.as_bytes());
+    let json: Value = serde_json::from_slice(bytes).map_err(|e| not_json(path, bytes, e))?;
     let fields = Fields { path, json: &json };
     let Some(object) = json.as_object() else {
         return Err(Error::model(path, "no JSON object", "fetch the model again"));

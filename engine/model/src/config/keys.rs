@@ -27,7 +27,7 @@ enum Neutral {
 
 /// Keys of families that are computed in another way. Models that were derived from those carry them under the
 /// `model_type` of the families here.
-const OTHERS: [(&str, Neutral); 72] = [
+const OTHERS: [(&str, Neutral); 73] = [
     // Granite, MiniCPM, Cohere, Gemma: factors of the residual stream, the logits, the attention.
     ("embedding_multiplier", Neutral::One),
     ("residual_multiplier", Neutral::One),
@@ -43,6 +43,7 @@ const OTHERS: [(&str, Neutral); 72] = [
     ("scale_depth", Neutral::Off),
     ("dim_model_base", Neutral::Off),
     ("scale_embeddings", Neutral::Off),
+    ("scale_embedding", Neutral::Off),
     ("normalize_embedding", Neutral::Off),
     ("query_pre_attn_scalar", Neutral::Off),
     ("attention_scale", Neutral::Off),
@@ -123,6 +124,11 @@ pub(super) fn changes_the_result(key: &str, value: &Value, config: &ModelConfig)
         };
         return !value.is_null() && value.as_u64() != Some(own as u64);
     }
+    asks_for_another_family(key, value)
+}
+
+/// Whether a key asks for what models of other families compute.
+pub fn asks_for_another_family(key: &str, value: &Value) -> bool {
     let Some((_, neutral)) = OTHERS.iter().find(|(name, _)| *name == key) else { return false };
     match neutral {
         Neutral::True => !(value.is_null() || *value == Value::Bool(true)),

@@ -84,6 +84,23 @@ impl RopeScaling {
         }
     }
 
+    /// Its numbers, as messages show them.
+    pub(super) fn shown(&self) -> String {
+        match *self {
+            Self::Linear { factor } => format!("linear with the factor {factor}"),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => format!(
+                "llama3 with the factor {factor}, low_freq_factor {low_freq_factor}, high_freq_factor {high_freq_factor}, \
+                 original_max_position_embeddings {original_max_position_embeddings}"
+            ),
+            Self::Yarn { factor, original_max_position_embeddings, beta_fast, beta_slow, attention_factor, .. } => {
+                format!(
+                    "yarn with the factor {factor}, beta_fast {beta_fast}, beta_slow {beta_slow}, attention_factor \
+                 {attention_factor}, original_max_position_embeddings {original_max_position_embeddings}"
+                )
+            }
+        }
+    }
+
     /// Scales the frequencies of a model (radians a position), `theta^(-2i / head_dim)` before.
     pub(super) fn apply(&self, frequencies: impl ExactSizeIterator<Item = f64>, theta: f64) -> Vec<f64> {
         match *self {

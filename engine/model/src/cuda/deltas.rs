@@ -38,7 +38,7 @@ impl CudaDecoder {
         Ok(())
     }
 
-    /// Writes the factors of deltas that the optimizer has on the device. `values` are those of all, one behind the other in
+    /// Writes the factors of deltas that the optimiser has on the device. `values` are those of all, one behind the other in
     /// the order of [`Adapter::parameters`](crate::Adapter::parameters), in single precision. Where deltas of
     /// another shape are in the blocks, nothing is written: the next pass takes these from the host.
     pub(super) fn place_resident(&self, deltas: &Deltas, values: View<'_>) -> Result<()> {

@@ -40,7 +40,8 @@ pub(super) fn write(export: &Export<'_>, folder: &Path, observer: &dyn Observe) 
         let Some(own) = gguf_name(&name) else {
             return Err(Error::bug("model::export", format!("GGUF has no name for {name}")));
         };
-        let shape = config.tensor_shape(&name).unwrap_or_default();
+        let bug = || Error::bug("model::export", format!("no shape is known of {name}"));
+        let shape = config.tensor_shape(&name).ok_or_else(bug)?;
         // llama.cpp multiplies and adds vectors in single precision alone.
         let dtype = if shape.len() < 2 { ExportType::F32 } else { export.dtype };
         let bytes = shape.iter().product::<usize>() * dtype.bytes();

@@ -34,7 +34,8 @@ pub(super) fn write(export: &Export<'_>, folder: &Path, observer: &dyn Observe) 
     header.insert("__metadata__".into(), json!({ "format": "pt" }));
     let mut at = 0;
     for name in config.tensor_names() {
-        let shape = config.tensor_shape(&name).unwrap_or_default();
+        let bug = || Error::bug("model::export", format!("no shape is known of {name}"));
+        let shape = config.tensor_shape(&name).ok_or_else(bug)?;
         let bytes = shape.iter().product::<usize>() * export.dtype.bytes();
         let entry = json!({ "dtype": type_name(export.dtype), "shape": shape, "data_offsets": [at, at + bytes] });
         header.insert(name.clone(), entry);

@@ -264,7 +264,7 @@ fn every_key_that_changes_the_result_is_refused_by_name() {
     ];
     for (key, value) in table {
         let message = with(key, value);
-        assert!(message.contains(key) || message.contains("factor: -4"), "{key}: {message}");
+        assert!(message.contains(key) || message.contains("the factor -4"), "{key}: {message}");
     }
     let neutral = rewritten(|m, _| {
         for (key, value) in [

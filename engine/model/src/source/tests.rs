@@ -318,6 +318,20 @@ fn a_tensor_that_nobody_reads_is_refused_when_the_model_is_opened() {
 }
 
 #[test]
+fn tensors_of_a_model_that_was_wrapped_are_said_to_have_another_beginning() {
+    for (beginning, found) in [("module.model.", "module.model."), ("_orig_mod.model.", "_orig_mod.model."), ("", "")] {
+        let folder = changed(&[], |tensors| {
+            for (name, _) in tensors.iter_mut() {
+                *name = name.replacen("model.", beginning, 1);
+            }
+        });
+        let refused = refusal(folder.path());
+        let expected = format!("its tensors begin with \"{found}\" where a llama model has \"model.\"");
+        assert!(refused.contains(&expected), "{refused}");
+    }
+}
+
+#[test]
 fn number_types_that_are_not_read_are_refused_when_the_model_is_opened() {
     let folder = changed(&[], |_| {});
     let tensors = all_tensors(&ModelSource::open(&golden("tiny-llama")).unwrap());

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::load::bounded;
+use crate::foreign::{not_json, without_mark};
 use querywright_types::{Error, Result};
 
 /// Bytes of a configuration or of a chat template, at most. A configuration with a template of its own has 60 KB, and
@@ -79,6 +80,7 @@ fn read_json(path: &Path) -> Result<Value> {
     if !path.exists() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&bounded(path, MAX_BYTES)?)
-        .map_err(|e| Error::model(path, format!("not valid JSON ({e})"), "fetch the file again"))
+    let bytes = bounded(path, MAX_BYTES)?;
+    let bytes = without_mark(&bytes);
+    serde_json::from_slice(bytes).map_err(|e| not_json(path, bytes, e))
 }

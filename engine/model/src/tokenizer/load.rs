@@ -7,12 +7,15 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokenizers::ModelWrapper;
 
+use crate::foreign::{by_first_bytes, without_mark};
 use querywright_types::{Error, Result, quietly};
 
 /// Bytes of a file, at most. The largest of well-known models have 35 MB.
 pub(super) const MAX_BYTES: u64 = 256 << 20;
 /// How much longer the stages of a tokenizer may make a text, together. Real ones reach 3.
 const MAX_GROWTH: f64 = 256.0;
+/// Tokens that may be put around a text. Real ones have up to four.
+const MAX_ADDED: usize = 1024;
 /// Stages within stages.
 const MAX_DEPTH: usize = 16;
 
@@ -36,13 +39,17 @@ pub(super) fn bounded(path: &Path, most: u64) -> Result<Vec<u8>> {
 /// Reads a tokenizer.
 pub(super) fn tokenizer(path: &Path) -> Result<tokenizers::Tokenizer> {
     let bytes = bounded(path, MAX_BYTES)?;
+    let bytes = without_mark(&bytes);
+    if let Some((what, remedy)) = by_first_bytes(bytes) {
+        return Err(Error::model(path, what, remedy));
+    }
     let unusable = |e: String| Error::model(path, format!("not a tokenizer ({e})"), "fetch tokenizer.json again");
-    check(&bytes).map_err(unusable)?;
+    check(bytes).map_err(unusable)?;
     let read = |bytes: &[u8]| {
         quietly(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())).unwrap_or_else(Err)
     };
     // Sections that are not used must not keep a file from being read.
-    let tokenizer = read(&bytes).or_else(|why| without_lengths(&bytes).and_then(|rest| read(&rest)).map_err(|_| why));
+    let tokenizer = read(bytes).or_else(|why| without_lengths(bytes).and_then(|rest| read(&rest)).map_err(|_| why));
     let tokenizer = tokenizer.map_err(unusable)?;
     if tokenizer.get_vocab_size(true) == 0 {
         return Err(unusable("its vocabulary is empty".to_owned()));
@@ -51,7 +58,7 @@ pub(super) fn tokenizer(path: &Path) -> Result<tokenizers::Tokenizer> {
 }
 
 /// Takes out what would change results without a word: the lengths of a training run, which cut and fill texts, and its
-/// dropout, which draws lots.
+/// dropout, which is random.
 pub(super) fn neutralise(tokenizer: &mut tokenizers::Tokenizer) -> std::result::Result<(), String> {
     tokenizer.with_truncation(None).map(drop).map_err(|e| e.to_string())?;
     tokenizer.with_padding(None);
@@ -75,6 +82,8 @@ struct Stages {
     #[serde(default)]
     decoder: Value,
     #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
     model: Option<IgnoredAny>,
 }
 
@@ -91,7 +100,30 @@ fn check(bytes: &[u8]) -> std::result::Result<(), String> {
             return Err(format!("`{name}` would make texts more than {MAX_GROWTH} times as long"));
         }
     }
-    Ok(())
+    match added(&stages.post_processor, 0) {
+        Some(tokens) if tokens <= MAX_ADDED => Ok(()),
+        _ => Err(format!("`post_processor` would add more than {MAX_ADDED} tokens to a text")),
+    }
+}
+
+/// Tokens that a post-processor adds to a text, at most: the items of templates, each as long as the longest list of ids.
+/// None where it nests too deep.
+fn added(stage: &Value, depth: usize) -> Option<usize> {
+    if depth > MAX_DEPTH {
+        return None;
+    }
+    match stage {
+        Value::Array(parts) => parts.iter().map(|part| added(part, depth + 1)).sum(),
+        Value::Object(parts) => {
+            let items = |name: &str| parts.get(name).and_then(Value::as_array).map_or(0, Vec::len);
+            let ids = parts.get("special_tokens").and_then(Value::as_object).into_iter().flat_map(|all| all.values());
+            let ids = ids.filter_map(|token| token.get("ids")?.as_array()).map(Vec::len).max().unwrap_or(0);
+            let own = (items("single") + items("pair")).saturating_mul(ids.max(1));
+            let within = parts.get("processors").map_or(Some(0), |parts| added(parts, depth + 1))?;
+            Some(own.saturating_add(within))
+        }
+        _ => Some(0),
+    }
 }
 
 /// The factor by which a stage may lengthen a text, in characters. None where stages nest too deep.
@@ -110,6 +142,7 @@ fn growth(stage: &Value, depth: usize) -> Option<f64> {
             let pattern = parts.get("pattern").and_then(|pattern| pattern.get("String"));
             (size(parts.get("content")) as f64 / size(pattern) as f64).max(1.0)
         }
+        Some("Prepend") => 1.0 + size(parts.get("prepend")) as f64,
         // Bytes as characters of their own.
         Some("ByteLevel") => 2.0,
         Some("Precompiled") => 3.0,

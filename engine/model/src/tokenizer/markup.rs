@@ -22,12 +22,17 @@ pub(super) struct Markup {
 
 impl Markup {
     /// All special tokens, the tokens that begin and end texts, and of the other added tokens those that are no words:
-    /// models mark tools, roles and reasoning with them (`<tool_call>`, `<think>`). A token of one character is text.
+    /// models mark tools, roles and reasoning with them (`<tool_call>`, `<think>`). A token of one character that is not
+    /// declared special is text; and so is one that is declared so and is a piece of the model's own, since such pieces are
+    /// the bytes of texts.
     pub(super) fn of(tokenizer: &Tokenizer, declared: impl Iterator<Item = u32>) -> Self {
         let added = tokenizer.get_added_tokens_decoder();
-        let added = added.iter().filter(|(_, token)| token.special || !is_word(&token.content)).map(|(id, _)| *id);
         let is_long = |id: &u32| tokenizer.id_to_token(*id).is_some_and(|text| text.chars().nth(1).is_some());
-        Self { ids: added.chain(declared).filter(is_long).collect() }
+        let is_piece = |id: &u32| tokenizer.get_model().id_to_token(*id).is_some();
+        let special = added.iter().filter(|(id, token)| token.special && (is_long(id) || !is_piece(id)));
+        let special = special.map(|(id, _)| *id);
+        let others = added.iter().filter(|(_, token)| !token.special && !is_word(&token.content)).map(|(id, _)| *id);
+        Self { ids: special.chain(others.chain(declared).filter(is_long)).collect() }
     }
 
     /// Whether a token is one of them.

@@ -59,6 +59,7 @@ fn no_text_of_a_user_becomes_a_special_token_whatever_the_model_s_are() {
         ("THE END", true),
         ("🛑", false),
         ("🛑🛑", true),
+        ("☃", true),
     ] {
         let t = with_token(added(token, special, false));
         let text = format!("<|im_start|>tea {token} pot{token}<|im_end|>\n");
@@ -198,6 +199,22 @@ fn files_that_make_the_crate_panic_or_grow_without_end_are_refused_with_their_na
     refused("not a tokenizer", &|json| {
         json["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
     });
+    refused("times as long", &|json| json["normalizer"] = json!({"type": "Prepend", "prepend": "a".repeat(9999)}));
+    let around = |items: usize, ids: usize| {
+        let piece = json!({"SpecialToken": {"id": "x", "type_id": 0}});
+        let special = json!({"x": {"id": "x", "ids": vec![257; ids], "tokens": vec!["<|im_start|>"; ids]}});
+        let sequence = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let single = [vec![piece; items], vec![sequence.clone()]].concat();
+        json!({
+            "type": "TemplateProcessing", "single": single,
+            "pair": [sequence], "special_tokens": special,
+        })
+    };
+    refused("tokens to a text", &|json| json["post_processor"] = around(40, 40));
+    refused("tokens to a text", &|json| {
+        json["post_processor"] = json!({"type": "Sequence", "processors": [around(3, 1), around(1, 2000)]});
+    });
+    changed(|json| json["post_processor"] = around(2, 3)).unwrap();
     refused("no `model`", &|json| drop(json.as_object_mut().unwrap().remove("model")));
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::patterns::Patterns;
 use crate::adapter::Projection;
 use crate::config::keys::says_nothing;
+use crate::foreign::{not_json, without_mark};
 use querywright_types::{Error, Result};
 
 /// Keys that say where the adapter comes from or how it was trained, and do not change what it computes.
@@ -67,10 +68,8 @@ struct Targets {
 impl PeftConfig {
     /// Reads a configuration; `path` is its place, for messages.
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self> {
-        let json: Value = serde_json::from_str(text).map_err(|e| {
-            let found = format!("is not a PEFT configuration: {e}");
-            Error::model(path, found, "give a folder that PEFT or this program wrote")
-        })?;
+        let bytes = without_mark(text.as_bytes());
+        let json: Value = serde_json::from_slice(bytes).map_err(|e| not_json(path, bytes, e))?;
         let keys = Keys { path, json: &json };
         let object = json.as_object().ok_or_else(|| keys.refused("it is no JSON object"))?;
         match keys.text("peft_type")? {

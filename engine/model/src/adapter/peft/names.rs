@@ -105,7 +105,7 @@ fn foreign(file: &Shard, names: &[&str], model: &ModelConfig) -> Error {
     let whole = "train it without modules_to_save, or merge it into the model (merge_and_unload) and give that";
     let plain = "plain LoRA adapters of the layers are supported; train it without, or merge it into the model \
                  (merge_and_unload) and give that";
-    let kinds: [(&[&str], &str, &str); 9] = [
+    let kinds: [(&[&str], &str, &str); 11] = [
         (&["lora_magnitude_vector"], "magnitudes of DoRA", plain),
         (&["lora_diag"], "singular values of KaSA", plain),
         (&["token_adapter", "trainable_tokens"], "single rows of the embedding (trainable_token_indices)", plain),
@@ -113,6 +113,12 @@ fn foreign(file: &Shard, names: &[&str], model: &ModelConfig) -> Error {
         (&["lora_embedding", "embed_tokens.lora"], "an adapter of the embedding (embed_tokens)", plain),
         (&["lm_head.lora"], "an adapter of the output layer (lm_head)", plain),
         (&[".bias"], "biases", plain),
+        (
+            &["lora_down", "lora_up", "lora.down", "lora.up"],
+            "weights as other programs than PEFT name them (lora_down, lora_up)",
+            "rename them to lora_A.weight and lora_B.weight, or convert the adapter to PEFT's format",
+        ),
+        (&["layernorm", "q_norm", "k_norm", "model.norm."], "norms that were trained beside it", whole),
         (&["embed_tokens", "lm_head", "base_layer"], "whole layers that were trained or resized beside it", whole),
         (
             &["prompt_embeddings", "prompt_encoder", "adaption_", "ia3_", "vera_", "hada_", "lokr_", "oft_"],

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use querywright_encode::{Encoder, EncoderConfig, EncoderPrecision, Role};
+use querywright_encode::{Encoder, EncoderConfig, EncoderPrecision, InputType};
 use querywright_types::{Deadline, Error, Result};
 
 /// Queries that are encoded one after the other.
@@ -29,15 +29,15 @@ fn main() -> Result<()> {
     let config = EncoderConfig { precision, ..EncoderConfig::default() };
     let encoder = Encoder::open(Path::new(folder), &config)?;
     let queries = &texts[..texts.len().min(QUERIES)];
-    encoder.encode(queries, Role::Document, Deadline::NONE, &())?;
+    encoder.encode(queries, InputType::Document, Deadline::NONE, &())?;
     let (mut documents, mut alone) = (Vec::new(), Vec::new());
     for _ in 0..repetitions {
         let start = Instant::now();
-        encoder.encode(&texts, Role::Document, Deadline::NONE, &())?;
+        encoder.encode(&texts, InputType::Document, Deadline::NONE, &())?;
         documents.push(start.elapsed().as_secs_f64());
         let start = Instant::now();
         for query in queries {
-            encoder.encode(&[query], Role::Query, Deadline::NONE, &())?;
+            encoder.encode(&[query], InputType::Query, Deadline::NONE, &())?;
         }
         alone.push(start.elapsed().as_secs_f64());
     }

@@ -1,7 +1,7 @@
 //! BERT (arXiv 1810.04805), and with other tables of positions or names RoBERTa (arXiv 1907.11692), XLM-R, CamemBERT and
 //! DistilBERT (arXiv 1910.01108), which has no token types.
 
-use crate::backbone::{Table, add_product, heads, products};
+use crate::layers::{Table, add_product, heads, products};
 use crate::shape::{Architecture, Shape};
 use crate::weights::Weights;
 use querywright_kernels::{Activation, FrozenLinear, Heads, LayerNorm, attend_both_ways};

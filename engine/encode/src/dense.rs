@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::encoder::{Encoder, EncoderConfig, Role};
+use crate::encoder::{Encoder, EncoderConfig, InputType};
 use crate::hnsw::{HnswConfig, Vectors};
 use crate::store::{self, Kept};
 use crate::words::words;
@@ -220,7 +220,8 @@ impl Dense {
 
     fn new(catalog: Arc<Catalog>, encoder: Arc<Encoder>, content: &str, vectors: Vec<f32>) -> Self {
         let version = store::FORMAT_VERSION.to_string();
-        let digest = sha256_of(&["dense", &version, catalog.digest(), encoder.digest(), encoder.prefix(Role::Query)]);
+        let digest =
+            sha256_of(&["dense", &version, catalog.digest(), encoder.digest(), encoder.prefix(InputType::Query)]);
         let card = RetrieverCard::new("dense", digest)
             .with_version(env!("CARGO_PKG_VERSION"))
             .with_languages([QueryLanguage::Natural, QueryLanguage::Plain])
@@ -278,7 +279,7 @@ impl Dense {
 
     fn answered(&self, requests: &[Request], deadline: Deadline) -> Result<Vec<Result<Ranking, Fault>>> {
         let texts: Vec<Cow<'_, str>> = requests.iter().map(|request| self.text(request)).collect();
-        let queries = self.encoder.encode(&texts, Role::Query, deadline, &())?;
+        let queries = self.encoder.encode(&texts, InputType::Query, deadline, &())?;
         Ok(self.nearest(&queries, requests, deadline))
     }
 
@@ -336,7 +337,7 @@ fn encoded(catalog: &Catalog, encoder: &Encoder, observer: &(dyn Observe + Sync)
             let now = done as u64 + more.done;
             observer.progress(querywright_types::Progress::new("encoding documents", now, catalog.len() as u64));
         };
-        vectors.extend(encoder.encode(&texts, Role::Document, Deadline::NONE, &tell)?);
+        vectors.extend(encoder.encode(&texts, InputType::Document, Deadline::NONE, &tell)?);
     }
 }
 

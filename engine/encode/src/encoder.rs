@@ -29,7 +29,7 @@ const TEXTS_AT_ONCE: usize = 8192;
 
 /// What a text is: models know them apart by what stands before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum InputType {
     /// What is searched for.
     Query,
     /// What is found.
@@ -185,10 +185,10 @@ impl Encoder {
     }
 
     /// What is put before a text of this role.
-    pub fn prefix(&self, role: Role) -> &str {
+    pub fn prefix(&self, role: InputType) -> &str {
         match role {
-            Role::Query => &self.settings.query_prefix,
-            Role::Document => &self.settings.document_prefix,
+            InputType::Query => &self.settings.query_prefix,
+            InputType::Document => &self.settings.document_prefix,
         }
     }
 
@@ -208,7 +208,7 @@ impl Encoder {
     pub fn encode<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
-        role: Role,
+        role: InputType,
         deadline: Deadline,
         observer: &(dyn Observe + Sync),
     ) -> Result<Vec<f32>> {
@@ -226,7 +226,7 @@ impl Encoder {
     fn encode_part<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],
-        role: Role,
+        role: InputType,
         deadline: Deadline,
         tell: &(dyn Fn(usize) + Sync),
     ) -> Result<Vec<f32>> {
@@ -284,7 +284,7 @@ impl Encoder {
     }
 
     /// The tokens of a text, with its prefix before it and the model's own around it, cut to what is read.
-    fn tokens(&self, text: &str, role: Role) -> Result<Vec<u32>> {
+    fn tokens(&self, text: &str, role: InputType) -> Result<Vec<u32>> {
         let mut text = format!("{}{text}", self.prefix(role));
         if self.settings.lower_case {
             text = text.to_lowercase();

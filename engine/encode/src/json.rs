@@ -32,7 +32,15 @@ impl Json {
 
     /// Reads a file that must be there.
     pub(crate) fn required(path: &Path) -> Result<Self> {
-        Self::optional(path)?.ok_or_else(|| Error::model(path, "it is missing", "fetch it into the model's folder"))
+        let missing = || match path.with_file_name("adapter_config.json").is_file() {
+            true => {
+                let folder = path.parent().unwrap_or(path);
+                let remedy = "name an encoder, as all-minilm-l6-v2, or a sentence encoder's folder";
+                Error::model(folder, "an adapter of a language model, not an encoder", remedy)
+            }
+            false => Error::model(path, "it is missing", "fetch it into the model's folder"),
+        };
+        Self::optional(path)?.ok_or_else(missing)
     }
 
     /// Reads a file that holds a list of objects; none where there is no such file.
@@ -54,6 +62,11 @@ impl Json {
     /// The value of a key; none where it is absent or null.
     pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    /// All keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.object.keys()
     }
 
     /// Whether a key is there and null.
@@ -141,7 +154,8 @@ fn text_of(path: &Path) -> Result<Option<String>> {
 }
 
 fn parsed(path: &Path, text: &str) -> Result<Value> {
-    serde_json::from_str(text).map_err(|e| Error::model(path, format!("not valid JSON ({e})"), "fetch the model again"))
+    serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|e| Error::model(path, format!("not valid JSON ({e})"), "fetch the model again"))
 }
 
 /// A value as messages show it; a long one is cut.

@@ -19,7 +19,7 @@ mod host {
     use querywright_plugin_host::{TextEncoder, TextRole};
     use querywright_types::{Deadline, Result};
 
-    use crate::encoder::{Encoder, Role};
+    use crate::encoder::{Encoder, InputType};
     use crate::modules::Similarity;
     use crate::pooling::normalize;
 
@@ -33,13 +33,13 @@ mod host {
         fn digest(&self) -> Option<String> {
             // What a vector is may change with a version.
             let version = crate::store::FORMAT_VERSION.to_string();
-            Some(sha256_of(&[&version, Encoder::digest(self), self.prefix(Role::Query)]))
+            Some(sha256_of(&[&version, Encoder::digest(self), self.prefix(InputType::Query)]))
         }
 
         fn encode(&self, texts: &[String], role: TextRole, deadline: Deadline) -> Result<Vec<Vec<f32>>> {
             let role = match role {
-                TextRole::Document => Role::Document,
-                TextRole::Query => Role::Query,
+                TextRole::Document => InputType::Document,
+                TextRole::Query => InputType::Query,
             };
             let vectors = Encoder::encode(self, texts, role, deadline, &())?;
             let mut vectors: Vec<Vec<f32>> = vectors.chunks_exact(self.width().max(1)).map(<[f32]>::to_vec).collect();

@@ -13,6 +13,7 @@ mod dense;
 mod encoder;
 mod hnsw;
 mod json;
+mod layers;
 mod lent;
 mod modernbert;
 mod modules;
@@ -23,7 +24,7 @@ mod weights;
 mod words;
 
 pub use dense::{Dense, DenseConfig, HybridFusion, Recall, VectorIndex, VectorPrecision};
-pub use encoder::{Encoder, EncoderConfig, EncoderPrecision, Role};
+pub use encoder::{Encoder, EncoderConfig, EncoderPrecision, InputType};
 pub use hnsw::HnswConfig;
 pub use lent::EmbedConfig;
 pub use modules::Similarity;

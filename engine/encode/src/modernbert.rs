@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::backbone::{Table, add_product, heads, kind, products};
+use crate::layers::{Table, add_product, heads, products};
 use crate::shape::{Shape, Window};
 use crate::weights::Weights;
 use querywright_kernels::{Angles, FrozenLinear, Heads, LayerNorm, RopeTable, attend_both_ways, geglu};
@@ -120,4 +120,13 @@ fn rope(theta: f64, dim: usize) -> RopeTable {
 fn norm(weights: &mut Weights<'_>, name: &str, shape: &Shape) -> Result<LayerNorm> {
     let weight = weights.tensor(&format!("{name}.weight"), &[shape.hidden_size])?;
     Ok(LayerNorm::new(weight, None, shape.norm_eps))
+}
+
+/// The kind of a ModernBERT's layer: how far a row sees, none for everything, and the base of its rotary positions.
+fn kind(window: &Window, layer: usize) -> (Option<usize>, f64) {
+    if layer.is_multiple_of(window.global_every) {
+        (None, window.global_theta)
+    } else {
+        (Some(window.tokens / 2), window.local_theta)
+    }
 }

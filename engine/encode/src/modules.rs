@@ -286,16 +286,24 @@ fn flags(json: &Json) -> Result<Vec<Pooling>> {
         ("pooling_mode_weightedmean_tokens", Pooling::WeightedMean),
         ("pooling_mode_lasttoken", Pooling::LastToken),
     ];
+    if let Some(key) =
+        json.keys().find(|key| key.starts_with("pooling_mode_") && keys.iter().all(|(own, _)| own != key))
+    {
+        if json.says(key) {
+            return Err(json.refused(key, "that is not computed; choose another model"));
+        }
+    }
     let mut modes = Vec::new();
     for (key, mode) in keys {
-        if json.flag(key)? == Some(true) {
+        // That of the mean alone is on where it is not said.
+        if json.flag(key)?.unwrap_or(mode == Pooling::Mean) {
             modes.push(mode);
         }
     }
-    if modes.is_empty() {
-        modes.push(Pooling::Mean);
+    match modes.is_empty() {
+        true => Err(json.refused("pooling_mode_mean_tokens", "no mode is on; fetch the model again")),
+        false => Ok(modes),
     }
-    Ok(modes)
 }
 
 /// Refuses a module that reads or writes anything but the vector of the text.

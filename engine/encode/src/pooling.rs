@@ -53,28 +53,27 @@ impl Pooling {
     fn of(self, tokens: &[f32], width: usize, pooled: &mut Vec<f32>) {
         let rows = tokens.chunks_exact(width);
         let count = rows.len();
-        let start = pooled.len();
-        pooled.resize(start + width, 0.0);
-        let Some(pooled) = pooled.get_mut(start..) else { return };
-        let mut add = |row: &[f32], weight: f32| pooled.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * x);
+        let mut sums = vec![0.0; width];
+        let mut add = |row: &[f32], weight: f32| sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * x);
         match self {
             Self::Cls => rows.take(1).for_each(|row| add(row, 1.0)),
             Self::LastToken => rows.rev().take(1).for_each(|row| add(row, 1.0)),
             Self::Mean | Self::MeanSqrtLen => {
                 rows.for_each(|row| add(row, 1.0));
                 let parts = if self == Self::Mean { count as f32 } else { (count as f32).sqrt() };
-                pooled.iter_mut().for_each(|sum| *sum /= parts.max(1e-9));
+                sums.iter_mut().for_each(|sum| *sum /= parts.max(1e-9));
             }
             Self::WeightedMean => {
                 rows.zip(1_u32..).for_each(|(row, position)| add(row, position as f32));
                 let parts = (count * (count + 1) / 2) as f32;
-                pooled.iter_mut().for_each(|sum| *sum /= parts.max(1e-9));
+                sums.iter_mut().for_each(|sum| *sum /= parts.max(1e-9));
             }
             Self::Max => {
-                pooled.fill(if count == 0 { 0.0 } else { f32::NEG_INFINITY });
-                rows.for_each(|row| pooled.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x)));
+                sums.fill(if count == 0 { 0.0 } else { f32::NEG_INFINITY });
+                rows.for_each(|row| sums.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x)));
             }
         }
+        pooled.extend(sums);
     }
 }
 

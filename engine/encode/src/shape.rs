@@ -3,6 +3,7 @@
 
 use crate::json::Json;
 use querywright_kernels::Activation;
+use querywright_model::files::asks_for_another_family;
 use querywright_types::{Error, Result};
 
 /// What `model_type` may be.
@@ -65,6 +66,7 @@ impl Shape {
             _ => return Err(json.refused("model_type", SUPPORTED)),
         };
         refuse_unsupported(json)?;
+        refuse_nulls(json)?;
         let shape = match architecture {
             Architecture::Bert | Architecture::Roberta => bert(json, architecture)?,
             Architecture::DistilBert => distilbert(json)?,
@@ -249,6 +251,28 @@ fn activation(json: &Json, key: &str) -> Result<Activation> {
     }
 }
 
+/// Refuses null where transformers has a number or a name by default: it would compute with nothing.
+fn refuse_nulls(json: &Json) -> Result<()> {
+    let keys = [
+        "max_position_embeddings",
+        "type_vocab_size",
+        "layer_norm_eps",
+        "norm_eps",
+        "hidden_act",
+        "activation",
+        "hidden_activation",
+        "local_attention",
+        "global_attn_every_n_layers",
+        "global_rope_theta",
+    ];
+    match keys.into_iter().find(|key| json.is_null(key)) {
+        // Newer files say it in rope_parameters.
+        Some("global_rope_theta") if json.says("rope_parameters") => Ok(()),
+        Some(key) => Err(json.refused(key, "leave the key out for its default, or fetch the model again")),
+        None => Ok(()),
+    }
+}
+
 /// Refuses what would be computed wrongly.
 fn refuse_unsupported(json: &Json) -> Result<()> {
     if !matches!(json.text("position_embedding_type")?, None | Some("absolute")) {
@@ -258,6 +282,9 @@ fn refuse_unsupported(json: &Json) -> Result<()> {
         if json.says(key) {
             return Err(json.refused(key, "that is not computed; choose another model of the family"));
         }
+    }
+    if let Some(key) = json.keys().find(|key| json.get(key).is_some_and(|value| asks_for_another_family(key, value))) {
+        return Err(json.refused(key, "that is not computed; choose another model of the family"));
     }
     if json.says("quantization_config") {
         return Err(json.refused("quantization_config", "choose the weights in F32, BF16 or F16"));

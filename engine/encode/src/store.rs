@@ -1,23 +1,22 @@
-//! The vectors of a catalogue, and the graph between them, on disk: written beside their place, published by one rename,
-//! checked when they are read.
+//! The vectors of a catalogue, and the graph between them, on disk: [made once](querywright_data::made_once), checked when
+//! they are read.
 //!
 //! ```text
-//! FOLDER/dense-KEY.vectors           KEY is the digest of all that shapes them
-//! FOLDER/dense-KEY.hnsw              the graph; KEY is the digest of the vectors' own and of the settings
-//! FOLDER/.building-dense-KEY-RANDOM  one that is being written, or was when its process died
-//! FOLDER/.lock-dense-KEY             locked by who builds; empty, and stays
+//! FOLDER/dense-KEY.vectors  KEY is the digest of all that shapes them
+//! FOLDER/dense-KEY.hnsw     the graph; KEY is the digest of the vectors' own and of the settings
 //! ```
 //!
 //! A file is a line of JSON (the whole key, rows, width, SHA-256 of what follows) and words of 4 bytes, the lowest byte
 //! first: values in single precision, or numbers of nodes.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use querywright_types::{Error, Result, hex, sync_folder};
+use querywright_data::made_once::{Place, read_or_make};
+use querywright_types::{Error, Result, hex};
 
 /// A change of what is written, or of what a vector is, is a new version: files of older ones are not read.
 pub(crate) const FORMAT_VERSION: u32 = 2;
@@ -84,53 +83,20 @@ pub(crate) fn open_or_make<W: Word>(
 ) -> Result<Vec<W>> {
     let Kept { kind, key, width, rows } = kept;
     let name = format!("dense-{}", key.get(..16).unwrap_or(key));
-    let place = folder.join(format!("{name}.{kind}"));
-    if let Some(words) = read_whole(&place, kept)? {
-        return Ok(words);
-    }
-    fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    let lock = folder.join(format!(".lock-{name}"));
-    let (_file, alone) = locked(&lock).map_err(|e| Error::write(&lock, e))?;
-    // Somebody else may have made them in the meantime.
-    if let Some(words) = read_whole(&place, kept)? {
-        return Ok(words);
-    }
-    let prefix = format!(".building-{name}-");
-    if alone {
-        remove_dead(folder, &prefix);
-    }
-    let words = make()?;
-    if !words.len().is_multiple_of(width.max(1)) || rows.is_some_and(|rows| words.len() != rows * width) {
-        return Err(Error::bug("dense store", format!("{} words for rows of {width}", words.len())));
-    }
-    write(folder, &prefix, &place, kept, &words).map_err(|e| Error::write(&place, e))?;
-    Ok(words)
-}
-
-/// Waits until no other thread or process makes these vectors. Some file systems have no locks; there several may.
-fn locked(path: &Path) -> io::Result<(File, bool)> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
-    loop {
-        match file.lock() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            locked => return Ok((file, locked.is_ok())),
+    let make = || {
+        let words = make()?;
+        if !words.len().is_multiple_of(width.max(1)) || rows.is_some_and(|rows| words.len() != rows * width) {
+            return Err(Error::bug("dense store", format!("{} words for rows of {width}", words.len())));
         }
-    }
+        Ok(words)
+    };
+    let read = |path: &Path| read_whole(path, kept);
+    read_or_make(Place { folder, name: &name, kind }, read, make, |words, file| write(file, kept, words))
 }
 
-/// Removes what processes left behind that died while they wrote. Best effort: the work at hand does not depend on it.
-fn remove_dead(folder: &Path, prefix: &str) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(prefix) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-/// The words, where the file is whole and of this key. All of it is read anyway: a damaged one would give wrong rankings
-/// without a word.
-/// The words; none where the file is missing, or is cut off, altered or of another key, and is to be made anew. One that
-/// cannot be read is an error: hours of work are not done again for a permission.
+/// The words; none where the file is missing, or is cut off, altered or of another key, and is to be made anew: a damaged one
+/// would give wrong rankings without a word. One that cannot be read is an error: hours of work are not done again for a
+/// permission.
 fn read_whole<W: Word>(place: &Path, kept: Kept<'_>) -> Result<Option<Vec<W>>> {
     use io::ErrorKind::{InvalidData, NotFound, Other, UnexpectedEof};
     match read(place, kept) {
@@ -170,26 +136,22 @@ fn read<W: Word>(place: &Path, kept: Kept<'_>) -> io::Result<Vec<W>> {
     if hex(hasher.finalize()) != header.sha256 { Err(wrong("damaged")) } else { Ok(words) }
 }
 
-fn write<W: Word>(folder: &Path, prefix: &str, place: &Path, kept: Kept<'_>, words: &[W]) -> io::Result<()> {
+fn write<W: Word>(file: &mut File, kept: Kept<'_>, words: &[W]) -> io::Result<()> {
     let bytes = |piece: &[W]| piece.iter().flat_map(|word| word.bytes()).collect::<Vec<u8>>();
     let mut hasher = Sha256::new();
     words.chunks(PIECE).for_each(|piece| hasher.update(bytes(piece)));
     let (rows, width) = (words.len() / kept.width.max(1), kept.width);
     let header = Header { key: kept.key.to_owned(), rows, width, sha256: hex(hasher.finalize()) };
-    let mut file = BufWriter::new(tempfile::Builder::new().prefix(prefix).tempfile_in(folder)?);
-    serde_json::to_writer(&mut file, &header)?;
-    file.write_all(b"\n")?;
-    for piece in words.chunks(PIECE) {
-        file.write_all(&bytes(piece))?;
-    }
-    let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.as_file().sync_all()?;
-    file.persist(place).map_err(|e| e.error)?;
-    sync_folder(folder)
+    let mut line = serde_json::to_vec(&header)?;
+    line.push(b'\n');
+    file.write_all(&line)?;
+    words.chunks(PIECE).try_for_each(|piece| file.write_all(&bytes(piece)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const KEY: &str = "0123456789abcdef0123";
@@ -241,20 +203,6 @@ mod tests {
             assert_eq!(made, at + 2, "damage {at} was seen");
             assert_eq!(fs::read(&place).unwrap(), whole, "and mended");
         }
-    }
-
-    #[test]
-    fn what_a_dead_process_left_is_removed_and_a_failure_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let dead = folder.path().join(format!(".building-dense-{}-x", &KEY[..16]));
-        fs::write(&dead, b"half").unwrap();
-        let failed = open_or_make::<f32>(folder.path(), vectors(KEY), || Err(Error::bug("test", "no")));
-        let failed = failed.unwrap_err();
-        assert!(failed.to_string().contains("no"));
-        assert!(!dead.exists());
-        let mut made = 0;
-        opened(folder.path(), KEY, &mut made);
-        assert_eq!(made, 1);
     }
 
     #[test]

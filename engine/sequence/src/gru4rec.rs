@@ -15,7 +15,7 @@ use candle_nn::{Linear, Module};
 
 use crate::config::Gru4recConfig;
 use crate::dropout::Dropout;
-use crate::network::{ITEMS, Start, Weight, Weights, embedded, linear, weight};
+use crate::layers::{ITEMS, Start, Weight, Weights, embedded, linear, weight};
 
 const DENSE: &str = "dense";
 

@@ -16,6 +16,7 @@ mod config;
 mod dropout;
 mod examples;
 mod gru4rec;
+mod layers;
 mod network;
 mod recommender;
 mod sasrec;

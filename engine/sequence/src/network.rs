@@ -1,35 +1,15 @@
-//! What both networks share: weights by name, the loss, layer norm, and how weights begin.
+//! The networks: how their weights begin, their scores and their loss.
 
 use std::collections::BTreeMap;
 
-use candle_core::{D, DType, Device, Result, Tensor, Var};
-use candle_nn::Linear;
+use candle_core::{D, Device, Result, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::{SequenceConfig, SequenceModel};
 use crate::dropout::Dropout;
+use crate::layers::{Start, Weight, Weights};
 use crate::{gru4rec::Gru4rec, sasrec::Sasrec};
-
-/// Weights under the names that RecBole's models give them.
-pub(crate) type Weights = BTreeMap<String, Tensor>;
-
-/// The vectors of the items, one a row. RecBole's have one row more, the first, for padding; there is none here.
-pub(crate) const ITEMS: &str = "item_embedding.weight";
-
-/// How a weight begins.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Start {
-    /// All the same.
-    Constant(f64),
-    /// From a normal distribution of this deviation.
-    Normal(f64),
-    /// Evenly from minus this to this.
-    Uniform(f64),
-}
-
-/// The name, the shape and the beginning of a weight.
-pub(crate) type Weight = (String, Vec<usize>, Start);
 
 /// All weights of a model over so many items, in the order in which they begin.
 pub(crate) fn weights(model: SequenceModel, config: &SequenceConfig, items: usize) -> Vec<Weight> {
@@ -94,53 +74,10 @@ impl Network {
     }
 }
 
-pub(crate) fn weight(weights: &Weights, name: &str) -> Result<Tensor> {
-    let missing = || candle_core::Error::CannotFindTensor { path: name.to_owned() };
-    weights.get(name).cloned().ok_or_else(missing)
-}
-
-pub(crate) fn linear(weights: &Weights, name: &str) -> Result<Linear> {
-    Ok(Linear::new(weight(weights, &format!("{name}.weight"))?, Some(weight(weights, &format!("{name}.bias"))?)))
-}
-
-/// The vectors of items, in their shape with a width behind it.
-pub(crate) fn embedded(items: &Tensor, numbers: &Tensor) -> Result<Tensor> {
-    let mut shape = numbers.dims().to_vec();
-    shape.push(items.dim(1)?);
-    items.index_select(&numbers.flatten_all()?, 0)?.reshape(shape)
-}
-
-/// Layer norm out of parts that candle differentiates; its own is fused and has no backward pass.
-pub(crate) struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl LayerNorm {
-    /// What is added to the variance. RecBole's `layer_norm_eps`.
-    const EPSILON: f64 = 1e-12;
-
-    pub(crate) fn new(weights: &Weights, name: &str) -> Result<Self> {
-        let of = |part: &str| weight(weights, &format!("{name}.{part}"));
-        Ok(Self { weight: of("weight")?, bias: of("bias")? })
-    }
-
-    pub(crate) fn forward(&self, values: &Tensor) -> Result<Tensor> {
-        let centred = values.broadcast_sub(&values.mean_keepdim(D::Minus1)?)?;
-        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + Self::EPSILON)?.sqrt()?;
-        centred.broadcast_div(&deviation)?.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
-    }
-}
-
 /// Histories of one length, one behind the other, as rows.
 pub(crate) fn rows(histories: &[&[u32]]) -> Result<Tensor> {
     let length = histories.first().map_or(0, |history| history.len());
     Tensor::from_vec(histories.concat(), (histories.len(), length), &Device::Cpu)
-}
-
-/// The values of a tensor, row by row.
-pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
 
 #[cfg(test)]

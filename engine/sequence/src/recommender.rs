@@ -8,7 +8,8 @@ use crate::broken;
 use crate::config::{SequenceConfig, SequenceModel};
 use crate::dropout::Dropout;
 use crate::examples::{Items, examples, questions};
-use crate::network::{self, Network, Weights};
+use crate::layers::{Weight, Weights, values};
+use crate::network::{self, Network};
 use crate::store;
 use crate::training::{Material, train};
 use querywright_data::catalog::Catalog;
@@ -96,7 +97,7 @@ impl Recommender {
         sequences: Sequences<'_>,
         model: SequenceModel,
         config: &SequenceConfig,
-        weights: impl FnOnce(&str, &[network::Weight], &dyn Fn(&dyn Observe) -> Result<Weights>) -> Result<Weights>,
+        weights: impl FnOnce(&str, &[Weight], &dyn Fn(&dyn Observe) -> Result<Weights>) -> Result<Weights>,
     ) -> Result<Self> {
         config.check()?;
         let Sequences { training, development } = sequences;
@@ -136,7 +137,7 @@ impl Recommender {
         }
         let scores = network::rows(&[&history])
             .and_then(|rows| self.network.scores(&rows, &mut Dropout::none()))
-            .and_then(|scores| network::values(&scores))
+            .and_then(|scores| values(&scores))
             .map_err(|error| Fault::new(&self.card.name, FaultKind::Index, error.to_string()))?;
         Ok(self.items.ranking(&scores, request))
     }

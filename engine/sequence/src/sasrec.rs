@@ -15,7 +15,7 @@ use candle_nn::{Linear, Module};
 
 use crate::config::SasrecConfig;
 use crate::dropout::Dropout;
-use crate::network::{ITEMS, LayerNorm, Start, Weight, Weights, embedded, linear, weight};
+use crate::layers::{ITEMS, LayerNorm, Start, Weight, Weights, embedded, linear, weight};
 
 /// The deviation of the weights in the beginning. RecBole's `initializer_range`.
 const RANGE: f64 = 0.02;

@@ -1,15 +1,10 @@
-//! A trained model on disk: written beside its place, published by one rename, checked when it is read.
-//!
-//! ```text
-//! FOLDER/sasrec-KEY.safetensors        KEY is the digest of all that shapes it
-//! FOLDER/.building-sasrec-KEY-RANDOM   one that is being written, or was when its process died
-//! FOLDER/.lock-sasrec-KEY              locked by who trains; empty, and stays
-//! ```
+//! A trained model on disk, `FOLDER/sasrec-KEY.safetensors`: [made once](querywright_data::made_once), checked when it is read.
+//! KEY is the digest of all that shapes it.
 //!
 //! The weights have RecBole's names. The metadata of the file hold the whole key and a SHA-256 of the weights.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -17,9 +12,10 @@ use candle_core::{Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::broken;
-use crate::network::{Weight, Weights, values};
+use crate::layers::{Weight, Weights, values};
 use querywright_data::digest::sha256_of;
-use querywright_types::{Error, Result, sync_folder};
+use querywright_data::made_once::{Place, read_or_make};
+use querywright_types::{Error, Result};
 
 /// A change of the networks, of training or of the file is a new version: models of older ones are trained anew.
 pub(crate) const FORMAT_VERSION: u32 = 2;
@@ -37,28 +33,14 @@ pub(crate) fn open_or_make(
     make: impl FnOnce() -> Result<Weights>,
 ) -> Result<Weights> {
     let name = format!("{name}-{}", key.get(..16).unwrap_or(key));
-    let place = folder.join(format!("{name}.safetensors"));
-    if let Some(weights) = read(&place, key, shapes)? {
-        return Ok(weights);
-    }
-    fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    let lock = folder.join(format!(".lock-{name}"));
-    let (_file, alone) = locked(&lock).map_err(|e| Error::write(&lock, e))?;
-    // Somebody else may have made them in the meantime.
-    if let Some(weights) = read(&place, key, shapes)? {
-        return Ok(weights);
-    }
-    let prefix = format!(".building-{name}-");
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten().filter(|_| alone) {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            // Best effort: the work at hand does not depend on it.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    let weights = make()?;
-    let bytes = written(key, &weights)?;
-    publish(folder, &prefix, &place, &bytes).map_err(|e| Error::write(&place, e))?;
-    Ok(weights)
+    let make = || {
+        let weights = make()?;
+        let bytes = written(key, &weights)?;
+        Ok((weights, bytes))
+    };
+    let read = |path: &Path| Ok(read(path, key, shapes)?.map(|weights| (weights, Vec::new())));
+    let place = Place { folder, name: &name, kind: "safetensors" };
+    Ok(read_or_make(place, read, make, |(_, bytes), file| file.write_all(bytes))?.0)
 }
 
 /// A digest of the values, by name and shape.
@@ -97,25 +79,6 @@ fn written(key: &str, weights: &Weights) -> Result<Vec<u8>> {
     safetensors::serialize(views, Some(metadata)).map_err(bug)
 }
 
-/// Waits until no other thread or process trains this model. Some file systems have no locks; there several may.
-fn locked(path: &Path) -> io::Result<(File, bool)> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
-    loop {
-        match file.lock() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            locked => return Ok((file, locked.is_ok())),
-        }
-    }
-}
-
-fn publish(folder: &Path, prefix: &str, place: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new().prefix(prefix).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(place).map_err(|e| e.error)?;
-    sync_folder(folder)
-}
-
 /// The weights, where the file is whole, of this key, and holds exactly these shapes. Nothing is taken of a damaged one: it
 /// would give wrong rankings without a word.
 ///
@@ -149,7 +112,7 @@ fn whole(file: &[u8], key: &str, shapes: &[Weight]) -> Option<Weights> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::Start;
+    use crate::layers::Start;
 
     const LONG: &str = "0123456789abcdef0123";
 
@@ -178,9 +141,6 @@ mod tests {
         // Another key whose file has the same name is of other sequences.
         opened(folder.path(), "0123456789abcdef9999", &mut made);
         assert_eq!(made, 2);
-        let half =
-            |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().to_string_lossy().starts_with(".building");
-        assert!(!fs::read_dir(folder.path()).unwrap().any(half));
     }
 
     #[test]
@@ -198,10 +158,5 @@ mod tests {
             assert_eq!(digest(&opened(folder.path(), LONG, &mut made)).unwrap(), right);
             assert_eq!(made, at + 2, "damage {at} was seen and mended");
         }
-        let dead = folder.path().join(format!(".building-sasrec-{}-x", &LONG[..16]));
-        fs::write(&dead, b"half").unwrap();
-        fs::remove_file(&place).unwrap();
-        opened(folder.path(), LONG, &mut made);
-        assert!(!dead.exists());
     }
 }

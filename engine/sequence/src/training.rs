@@ -19,7 +19,8 @@ use crate::broken;
 use crate::config::{SequenceConfig, SequenceModel};
 use crate::dropout::Dropout;
 use crate::examples::{Example, Items, MEASURE, Question};
-use crate::network::{self, Network, Weights};
+use crate::layers::{Weights, values};
+use crate::network::{self, Network};
 use querywright_types::{Error, Observe, Progress, Result};
 
 /// Values of the largest tensor of a piece, at most, and its rows: a thread has about ten such tensors at once.
@@ -221,7 +222,7 @@ impl<'a> Trainer<'a> {
             equal.flat_map(|same| same.chunks(self.rows(same.first().map_or(1, |one| one.history.len())))).collect();
         let scored = |piece: &&[Question<'_>]| -> candle_core::Result<Vec<f64>> {
             let histories: Vec<&[u32]> = piece.iter().map(|question| question.history.as_slice()).collect();
-            let scores = network::values(&self.reader.scores(&network::rows(&histories)?, &mut Dropout::none())?)?;
+            let scores = values(&self.reader.scores(&network::rows(&histories)?, &mut Dropout::none())?)?;
             let rows = scores.chunks(self.material.items.len());
             Ok(piece.iter().zip(rows).map(|(question, row)| question.score(self.material.items, row)).collect())
         };

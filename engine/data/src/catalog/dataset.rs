@@ -9,7 +9,7 @@ use super::lines::quoted;
 use super::qrels::Qrels;
 use super::warning::{Warning, WarningKind, Warnings};
 use crate::digest::sha256;
-use querywright_types::{Error, Judgements, Query, Result, nearest};
+use querywright_types::{Error, Judgements, Query, Result, did_you_mean};
 
 /// What a rewriter is trained and measured on.
 #[derive(Debug, Clone)]
@@ -128,7 +128,7 @@ impl Dataset {
     pub fn split(&self, name: &str) -> Result<Vec<&Query>> {
         let Some(positions) = self.splits.get(name) else {
             let known: Vec<&str> = self.split_names().collect();
-            let near = nearest(name, known.iter().copied()).map_or(String::new(), |n| format!("did you mean {n}? "));
+            let near = did_you_mean(name, known.iter().copied());
             let remedy = match known.is_empty() {
                 true => "the data set has no splits: write one query id a line into a file such as test.txt".to_owned(),
                 false => format!("{near}the splits of {} are {}", self.name, known.join(", ")),

@@ -8,12 +8,15 @@ pub(super) const GZIP: &[u8] = b"\x1f\x8b";
 pub(super) const LFS: &[u8] = b"version https://git-lfs.github.com";
 
 /// Beginnings of files that hold no lines, what they are, and what to do.
-const FORMATS: [(&[u8], &str, &str); 7] = [
+const FORMATS: [(&[u8], &str, &str); 10] = [
     (GZIP, "the file is compressed by gzip twice", "unpack it once: gunzip FILE.gz"),
     (b"\x28\xb5\x2f\xfd", "the file is compressed by zstd", "unpack it: zstd -d FILE"),
     (b"\xfd7zXZ", "the file is compressed by xz", "unpack it: xz -d FILE"),
     (b"BZh", "the file is compressed by bzip2", "unpack it: bzip2 -d FILE"),
     (b"PK\x03\x04", "the file is a zip archive", "unpack it: unzip FILE"),
+    (b"7z\xbc\xaf\x27\x1c", "the file is a 7z archive", "unpack it: 7z x FILE"),
+    (b"\x1f\x9d", "the file is compressed by compress", "unpack it: uncompress FILE"),
+    (b"\x04\x22\x4d\x18", "the file is compressed by lz4", "unpack it: lz4 -d FILE"),
     (LFS, "the file is a pointer of git-lfs, not the file itself", "fetch it: git lfs pull"),
     (b"PAR1", "the file is in Parquet", "convert it to JSON lines: one JSON object a line"),
 ];

@@ -261,6 +261,10 @@ fn columns<'a>(line: &Line<'a>, layout: Layout) -> Result<Option<(&'a str, &'a s
         },
         Layout::Beir => match line.text.split('\t').map(str::trim).collect::<Vec<_>>()[..] {
             ["query-id", _, _] if line.number == 1 => Ok(None),
+            ["", _, _] | [_, "", _] => {
+                let found = format!("found an empty id in {}", quoted(line.text));
+                Err(line.refuse(found, format!("expected {BEIR_LINE}")))
+            }
             [query, document, grade] => Ok(Some((query, document, grade))),
             ref other => Err(wrong(BEIR_LINE, other.len())),
         },

@@ -1,5 +1,7 @@
 //! `querywright.toml` in a folder of data: how the folder is read, where its layout leaves a choice.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -8,6 +10,8 @@ use querywright_types::{Error, Result};
 
 /// The name of the file.
 pub(super) const FILE: &str = "querywright.toml";
+/// Bytes of it, at most.
+const MOST_BYTES: usize = 64 << 10;
 
 /// How a folder is read.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
@@ -75,12 +79,25 @@ pub(super) enum Grades {
 impl Settings {
     /// Those of a folder; the defaults where it has no such file.
     pub(super) fn of(folder: &Path) -> Result<Self> {
+        if folder.is_file() {
+            return Err(Error::data(
+                folder,
+                None,
+                "a file where a data set's folder belongs",
+                "give the folder that it is in",
+            ));
+        }
         let path = folder.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
+        let mut text = String::new();
+        match File::open(&path).and_then(|file| file.take(MOST_BYTES as u64 + 1).read_to_string(&mut text)) {
+            Ok(read) if read > MOST_BYTES => {
+                let found = format!("it has more than {MOST_BYTES} bytes");
+                return Err(Error::data(&path, None, found, "this is another file under that name"));
+            }
+            Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(e) => return Err(Error::read(&path, e)),
-        };
+        }
         let settings: Self = toml::from_str(&text).map_err(|e| {
             let line = e.span().map(|span| text[..span.start].matches('\n').count() as u64 + 1);
             let remedy = "keys are layout, locale, version, grades, items and least_rating (docs/data-formats.md)";

@@ -45,7 +45,7 @@ fn the_ranking_is_that_of_a_scan_over_all_documents() {
         let answers = retrieve(&dense, &requests, Deadline::NONE);
         for (request, answer) in requests.iter().zip(answers) {
             let encoder = dense.encoder();
-            let query = encoder.encode(&[&request.text], Role::Query, Deadline::NONE, &()).unwrap();
+            let query = encoder.encode(&[&request.text], InputType::Query, Deadline::NONE, &()).unwrap();
             let score = |doc: u32| dense.rows().score(doc, &query);
             let mut right: Vec<(u32, f32)> =
                 (0..count as u32).filter(|doc| ![3, 0].contains(doc)).map(|doc| (doc, score(doc))).collect();

@@ -13,7 +13,7 @@ fn open(folder: &Path) -> Result<Encoder> {
     Encoder::open(folder, &EncoderConfig::default())
 }
 
-fn encode<T: AsRef<str> + Sync>(encoder: &Encoder, texts: &[T], role: Role) -> Vec<Vec<f32>> {
+fn encode<T: AsRef<str> + Sync>(encoder: &Encoder, texts: &[T], role: InputType) -> Vec<Vec<f32>> {
     let vectors = encoder.encode(texts, role, Deadline::NONE, &()).unwrap();
     vectors.chunks_exact(encoder.width()).map(<[f32]>::to_vec).collect()
 }
@@ -38,7 +38,7 @@ fn gap(encoder: &Encoder, ours: &[f32], theirs: &[f32]) -> f32 {
 fn assert_golden(encoder: &Encoder, path: &Path) {
     let (texts, vectors) = expected(path);
     for (role, theirs) in vectors {
-        let of = if role == "query" { Role::Query } else { Role::Document };
+        let of = if role == "query" { InputType::Query } else { InputType::Document };
         let ours = encode(encoder, &texts, of);
         for (at, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
             let gap = gap(encoder, ours, theirs);
@@ -71,7 +71,7 @@ fn vectors_in_bf16_are_near_those_in_single_precision_and_are_other_vectors() {
         let (rounded, exact) = (Encoder::open(&golden(name), &config).unwrap(), open(&golden(name)).unwrap());
         assert_ne!(rounded.digest(), exact.digest());
         let texts = ["cold air creeps in", "the front door", "warm"];
-        let [ours, right] = [&rounded, &exact].map(|encoder| encode(encoder, &texts, Role::Document));
+        let [ours, right] = [&rounded, &exact].map(|encoder| encode(encoder, &texts, InputType::Document));
         for (ours, right) in ours.iter().zip(&right) {
             let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
             let cosine = product(ours, right) / (product(ours, ours) * product(right, right)).sqrt();
@@ -85,7 +85,7 @@ fn a_vector_does_not_depend_on_what_is_encoded_beside_it() {
     for name in TINY {
         let encoder = open(&golden(name)).unwrap();
         let texts: Vec<String> = (0..90).map(|n| format!("{} door {n}", "warm ".repeat(n % 11))).collect();
-        for role in [Role::Query, Role::Document] {
+        for role in [InputType::Query, InputType::Document] {
             let together = encode(&encoder, &texts, role);
             for (at, text) in texts.iter().enumerate() {
                 assert_eq!(encode(&encoder, &[text], role)[0], together[at], "bit for bit: {name}: {text}");
@@ -97,12 +97,12 @@ fn a_vector_does_not_depend_on_what_is_encoded_beside_it() {
 #[test]
 fn texts_beyond_the_longest_are_cut_at_their_end_and_keep_what_stands_around_them() {
     let encoder = open(&golden("tiny-bert")).unwrap();
-    let whole = encoder.tokens(&"the door ".repeat(50), Role::Document).unwrap();
+    let whole = encoder.tokens(&"the door ".repeat(50), InputType::Document).unwrap();
     assert_eq!(whole.len(), 40);
     assert_eq!((whole[0], whole[39]), (2, 3), "[CLS] and [SEP]");
     let config = EncoderConfig { max_tokens: Some(10), ..EncoderConfig::default() };
     let shorter = Encoder::open(&golden("tiny-bert"), &config).unwrap();
-    assert_eq!(shorter.tokens(&"the door ".repeat(50), Role::Document).unwrap()[..9], whole[..9]);
+    assert_eq!(shorter.tokens(&"the door ".repeat(50), InputType::Document).unwrap()[..9], whole[..9]);
     assert_ne!(shorter.digest(), encoder.digest());
     // RoBERTa's positions begin behind that of its padding token.
     assert_eq!(open(&golden("tiny-roberta")).unwrap().max_tokens(), 64);
@@ -117,15 +117,15 @@ fn texts_beyond_the_longest_are_cut_at_their_end_and_keep_what_stands_around_the
 fn settings_take_the_place_of_what_the_folder_says() {
     let path = golden("tiny-bert");
     let own = open(&path).unwrap();
-    assert_eq!((own.prefix(Role::Query), own.prefix(Role::Document)), ("query: ", "passage: "));
+    assert_eq!((own.prefix(InputType::Query), own.prefix(InputType::Document)), ("query: ", "passage: "));
     let bare = EncoderConfig { query_prefix: Some(String::new()), ..EncoderConfig::default() };
     let bare = Encoder::open(&path, &bare).unwrap();
-    assert_eq!(encode(&bare, &["query: warm"], Role::Query), encode(&own, &["warm"], Role::Query));
+    assert_eq!(encode(&bare, &["query: warm"], InputType::Query), encode(&own, &["warm"], InputType::Query));
     assert_eq!(bare.digest(), own.digest(), "documents are the same");
     let cls =
         EncoderConfig { pooling: Some(Pooling::Cls), similarity: Some(Similarity::Dot), ..EncoderConfig::default() };
     let cls = Encoder::open(&path, &cls).unwrap();
-    assert_ne!(encode(&cls, &["warm"], Role::Document), encode(&own, &["warm"], Role::Document));
+    assert_ne!(encode(&cls, &["warm"], InputType::Document), encode(&own, &["warm"], InputType::Document));
     assert!(cls.digest() != own.digest() && cls.similarity() == Similarity::Dot);
 }
 
@@ -145,7 +145,11 @@ fn prompts_go_before_the_texts_of_their_role() {
         set(folder.path(), "config_sentence_transformers.json", "prompts", prompts);
         set(folder.path(), "config_sentence_transformers.json", "default_prompt_name", default);
         let encoder = open(folder.path()).unwrap();
-        assert_eq!((encoder.prefix(Role::Query), encoder.prefix(Role::Document)), (query, document), "{prompts}");
+        assert_eq!(
+            (encoder.prefix(InputType::Query), encoder.prefix(InputType::Document)),
+            (query, document),
+            "{prompts}"
+        );
     }
 }
 
@@ -191,7 +195,7 @@ fn the_weights_of_a_linear_layer_in_shards_are_part_of_the_digest() {
 fn a_deadline_that_passed_ends_the_work() {
     let encoder = open(&golden("tiny-bert")).unwrap();
     let late = Deadline::after(std::time::Duration::ZERO);
-    assert!(encoder.encode(&["warm"], Role::Query, late, &()).unwrap_err().is_deadline());
+    assert!(encoder.encode(&["warm"], InputType::Query, late, &()).unwrap_err().is_deadline());
 }
 
 /// A copy of a tiny encoder, to be broken.
@@ -236,6 +240,13 @@ fn a_key_that_asks_for_what_is_not_computed_is_refused_by_its_name() {
         ("tiny-bert", config, "hidden_size", "\"32\""),
         ("tiny-bert", config, "max_position_embeddings", "4294967296"),
         ("tiny-bert", config, "num_hidden_layers", "0"),
+        ("tiny-bert", config, "layer_norm_eps", "null"),
+        ("tiny-bert", config, "hidden_act", "null"),
+        ("tiny-bert", config, "num_experts", "4"),
+        ("tiny-bert", config, "scale_embedding", "true"),
+        ("tiny-bert", config, "attn_logit_softcapping", "30.0"),
+        ("tiny-modernbert", config, "local_attention", "null"),
+        ("tiny-modernbert", config, "norm_eps", "null"),
         ("tiny-bert", config, "num_hidden_layers", "1025"),
         ("tiny-roberta", config, "type_vocab_size", "0"),
         ("tiny-distilbert", config, "activation", "\"mish\""),
@@ -274,6 +285,27 @@ fn a_key_that_asks_for_what_is_not_computed_is_refused_by_its_name() {
 }
 
 #[test]
+fn the_flags_of_older_pooling_files_mean_what_they_mean_in_sentence_transformers() {
+    let pooled = |flags: &str| {
+        let folder = copied("tiny-bert");
+        std::fs::write(folder.path().join("1_Pooling/config.json"), flags).unwrap();
+        open(folder.path()).map(|encoder| encode(&encoder, &["warm feet"], InputType::Document).remove(0))
+    };
+    let mean = pooled("{\"pooling_mode_mean_tokens\": true}").unwrap();
+    assert_eq!(pooled("{\"pooling_mode_cls_token\": false}").unwrap(), mean, "that of the mean is on by default");
+    let both = pooled("{\"pooling_mode_cls_token\": true}").unwrap();
+    assert_eq!(both.len(), 2 * mean.len());
+    for (flags, part) in [
+        ("{\"pooling_mode_mean_tokens\": false, \"pooling_mode_cls_token\": false}", "no mode is on"),
+        ("{\"pooling_mode_first_last_avg\": true}", "pooling_mode_first_last_avg"),
+    ] {
+        let refused = pooled(flags).unwrap_err().to_string();
+        assert!(refused.contains(part), "{flags}: {refused}");
+    }
+    assert_eq!(pooled("{\"pooling_mode_first_last_avg\": false}").unwrap(), mean);
+}
+
+#[test]
 fn modules_that_are_not_computed_are_refused_by_their_type() {
     let modules = |kinds: &[(&str, &str)]| {
         let list: Vec<Value> = kinds
@@ -309,7 +341,7 @@ fn a_folder_without_modules_is_pooled_by_the_mean_and_says_so() {
     assert!(encoder.warnings()[0].contains("modules.json"), "{:?}", encoder.warnings());
     // Normalised once where the modules did it twice.
     let own = open(&golden("tiny-bert")).unwrap();
-    let [ours, theirs] = [&encoder, &own].map(|encoder| encode(encoder, &["warm"], Role::Query).remove(0));
+    let [ours, theirs] = [&encoder, &own].map(|encoder| encode(encoder, &["warm"], InputType::Query).remove(0));
     assert!(gap(&own, &ours, &theirs) < 1e-6);
     let config = EncoderConfig { pooling: Some(Pooling::Cls), ..EncoderConfig::default() };
     assert!(Encoder::open(folder.path(), &config).unwrap().warnings().is_empty(), "it was said");
@@ -395,7 +427,7 @@ fn a_checkpoint_of_a_model_with_a_head_gives_the_same_vectors() {
             tensors.insert(head.to_owned(), (vec![2], vec![0.0; 2]));
         });
         let (with, without) = (open(folder.path()).unwrap(), open(&golden(name)).unwrap());
-        assert_eq!(encode(&with, &["warm door"], Role::Query), encode(&without, &["warm door"], Role::Query));
+        assert_eq!(encode(&with, &["warm door"], InputType::Query), encode(&without, &["warm door"], InputType::Query));
     }
     // Norms under the names of the first checkpoints.
     let folder = copied("tiny-bert");
@@ -416,7 +448,7 @@ fn what_is_no_encoder_is_refused_with_what_it_is() {
     };
     refused(&golden("tiny-llama"), "model_type");
     refused(&golden("tiny-llama.gguf"), "folder");
-    refused(&golden("peft-llama"), "config.json");
+    refused(&golden("peft-llama"), "an adapter of a language model, not an encoder");
     let folder = copied("tiny-bert");
     std::fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
     refused(folder.path(), "tokenizer.json");

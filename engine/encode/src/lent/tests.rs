@@ -6,7 +6,7 @@ use querywright_testing::golden;
 use querywright_types::Deadline;
 
 use super::*;
-use crate::{Encoder, Role, Similarity};
+use crate::{Encoder, InputType, Similarity};
 
 fn tiny(config: &EncoderConfig) -> Encoder {
     Encoder::open(&golden("tiny-bert"), config).unwrap()
@@ -23,7 +23,7 @@ fn a_plugin_gets_the_vectors_of_dense_retrieval_with_the_prefix_of_the_role() {
     let own = |role| encoder.encode(&["a steel kettle", "tea"], role, Deadline::NONE, &()).unwrap();
     let [documents, queries] =
         [TextRole::Document, TextRole::Query].map(|role| lent(&encoder, role, Deadline::NONE).unwrap());
-    assert_eq!((documents.concat(), queries.concat()), (own(Role::Document), own(Role::Query)));
+    assert_eq!((documents.concat(), queries.concat()), (own(InputType::Document), own(InputType::Query)));
     assert!(documents != queries && documents[0].len() == TextEncoder::dimensions(&encoder));
 }
 

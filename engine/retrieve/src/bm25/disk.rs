@@ -23,6 +23,7 @@ use tantivy::{Index, TantivyError};
 use super::index::{self, FORMAT_VERSION, TextIndex};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
+use querywright_data::made_once::Maker;
 use querywright_text::analysis::{ANALYSIS_VERSION, Analyzer};
 use querywright_types::{Error, Result, hex, sync_folder};
 
@@ -63,7 +64,7 @@ pub(super) fn open_or_build(
     }
     fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     let lock = folder.join(format!("{LOCK}{name}"));
-    let builder = builder(&lock).map_err(|e| Error::write(&lock, e))?;
+    let maker = Maker::wait(&lock).map_err(|e| Error::write(&lock, e))?;
     let mut first = None;
     // Under a lock the first attempt counts. Without one another process may move an index away as soon as it is there.
     for _ in 0..ATTEMPTS {
@@ -71,7 +72,7 @@ pub(super) fn open_or_build(
         if let Some(index) = opened() {
             return Ok(index);
         }
-        remove_dead(folder, name, &builder);
+        remove_dead(folder, name, &maker);
         let prefix = format!("{BUILDING}{name}-");
         let built = tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).and_then(|temporary| {
             build_in(&temporary.path().join(FRESH), &key, catalog, analyzer)?;
@@ -83,26 +84,6 @@ pub(super) fn open_or_build(
         Some(e) => Error::write(&place, e),
         None => Error::read(&place, io::Error::other("the index does not open although it was just built")),
     })
-}
-
-/// The right to build an index.
-struct Builder {
-    /// Holds the lock until it is closed.
-    _file: File,
-    /// Whether nobody else builds it at the same time.
-    alone: bool,
-}
-
-/// Waits until no other thread or process builds this index. The system releases the lock when the file is closed,
-/// however its process ends. Some file systems have no locks; there several processes may build at once.
-fn builder(path: &Path) -> io::Result<Builder> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
-    loop {
-        match file.lock() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            locked => return Ok(Builder { _file: file, alone: locked.is_ok() }),
-        }
-    }
 }
 
 fn open_at(place: &Path, open: impl Fn(&Index) -> tantivy::Result<TextIndex>) -> io::Result<TextIndex> {
@@ -167,7 +148,7 @@ fn publish(temporary: &Path, place: &Path) -> io::Result<()> {
 }
 
 /// Removes what processes left behind that died while they built. The index at hand does not depend on it.
-fn remove_dead(folder: &Path, name: &str, builder: &Builder) {
+fn remove_dead(folder: &Path, name: &str, maker: &Maker) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let ours = format!("{BUILDING}{name}-");
     for entry in entries.flatten() {
@@ -176,7 +157,7 @@ fn remove_dead(folder: &Path, name: &str, builder: &Builder) {
         let abandoned = found.starts_with(BUILDING) && age.is_ok_and(|age| age > ABANDONED_AFTER);
         // The holder of the lock knows that earlier builders of this index are dead. Those of other indexes may still
         // be running.
-        if abandoned || (builder.alone && found.starts_with(&ours)) {
+        if abandoned || (maker.is_alone() && found.starts_with(&ours)) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{Gru4recConfig, SasrecConfig};
+use crate::layers::{ITEMS, values};
 
 const MODELS: [SequenceModel; 2] = SequenceModel::ALL;
 
@@ -140,12 +141,12 @@ fn weights_begin_as_those_of_recbole_and_the_seed_decides_them() {
     let config = SequenceConfig::default();
     for model in MODELS {
         let weights = weights(model, &config, 500);
-        let drawn = |seed| -> BTreeMap<String, Vec<f32>> {
+        let made = |seed| -> BTreeMap<String, Vec<f32>> {
             let vars = begin(&weights, seed).unwrap();
             vars.iter().map(|(name, var)| (name.clone(), values(var).unwrap())).collect()
         };
-        let (one, other) = (drawn(1), drawn(2));
-        assert!(one == drawn(1) && one != other);
+        let (one, other) = (made(1), made(2));
+        assert!(one == made(1) && one != other);
         for (name, _, start) in &weights {
             let values = &one[name];
             let mean_square = values.iter().map(|v| f64::from(v * v)).sum::<f64>() / values.len() as f64;

@@ -3,7 +3,7 @@
 Run from the project's root:
     uv run --with bm25s==0.3.16 --with PyStemmer==3.1.0 xtask/golden/bm25.py > tests/golden/bm25.json
 
-Method "lucene", Lucene's 33 English stop words, Porter's stemmer. Documents are drawn by a seeded generator from a list
+Method "lucene", Lucene's 33 English stop words, Porter's stemmer. Documents are made by a seeded generator from a list
 of inflected words, with lengths from 1 to some 60 words and one document of stop words aside, because bm25s counts empty
 documents and Lucene does not.
 """

@@ -24,7 +24,7 @@ HISTORIES = [[3], [0, 6], [5, 1], [2, 4, 2], [6, 5, 4, 3, 1]]
 NEXT = [5, 1, 0, 6, 2]
 
 
-def drawn(generator, *shape, around=0.0):
+def generated(generator, *shape, around=0.0):
     """Values that single precision holds, as double precision with a gradient."""
     values = around + 0.5 * torch.randn(*shape, generator=generator)
     return values.to(torch.float32).to(torch.float64).requires_grad_()
@@ -44,24 +44,24 @@ def at_newest(output, lengths):
 def sasrec_weights(generator):
     width, inner = SASREC["hidden_size"], SASREC["inner_size"]
     weights = {
-        "item_embedding.weight": drawn(generator, ITEMS, width),
-        "position_embedding.weight": drawn(generator, LENGTH, width),
-        "LayerNorm.weight": drawn(generator, width, around=1.0),
-        "LayerNorm.bias": drawn(generator, width),
+        "item_embedding.weight": generated(generator, ITEMS, width),
+        "position_embedding.weight": generated(generator, LENGTH, width),
+        "LayerNorm.weight": generated(generator, width, around=1.0),
+        "LayerNorm.bias": generated(generator, width),
     }
     for layer in range(SASREC["n_layers"]):
         attention = f"trm_encoder.layer.{layer}.multi_head_attention."
         forward = f"trm_encoder.layer.{layer}.feed_forward."
         for name in ["query", "key", "value", "dense"]:
-            weights[f"{attention}{name}.weight"] = drawn(generator, width, width)
-            weights[f"{attention}{name}.bias"] = drawn(generator, width)
-        weights[f"{forward}dense_1.weight"] = drawn(generator, inner, width)
-        weights[f"{forward}dense_1.bias"] = drawn(generator, inner)
-        weights[f"{forward}dense_2.weight"] = drawn(generator, width, inner)
-        weights[f"{forward}dense_2.bias"] = drawn(generator, width)
+            weights[f"{attention}{name}.weight"] = generated(generator, width, width)
+            weights[f"{attention}{name}.bias"] = generated(generator, width)
+        weights[f"{forward}dense_1.weight"] = generated(generator, inner, width)
+        weights[f"{forward}dense_1.bias"] = generated(generator, inner)
+        weights[f"{forward}dense_2.weight"] = generated(generator, width, inner)
+        weights[f"{forward}dense_2.bias"] = generated(generator, width)
         for name in [attention, forward]:
-            weights[f"{name}LayerNorm.weight"] = drawn(generator, width, around=1.0)
-            weights[f"{name}LayerNorm.bias"] = drawn(generator, width)
+            weights[f"{name}LayerNorm.weight"] = generated(generator, width, around=1.0)
+            weights[f"{name}LayerNorm.bias"] = generated(generator, width)
     return weights
 
 
@@ -100,12 +100,12 @@ def sasrec(weights):
 
 def gru4rec_weights(generator):
     width, hidden = GRU4REC["embedding_size"], GRU4REC["hidden_size"]
-    weights = {"item_embedding.weight": drawn(generator, ITEMS, width)}
+    weights = {"item_embedding.weight": generated(generator, ITEMS, width)}
     for layer in range(GRU4REC["num_layers"]):
-        weights[f"gru_layers.weight_ih_l{layer}"] = drawn(generator, 3 * hidden, width if layer == 0 else hidden)
-        weights[f"gru_layers.weight_hh_l{layer}"] = drawn(generator, 3 * hidden, hidden)
-    weights["dense.weight"] = drawn(generator, width, hidden)
-    weights["dense.bias"] = drawn(generator, width)
+        weights[f"gru_layers.weight_ih_l{layer}"] = generated(generator, 3 * hidden, width if layer == 0 else hidden)
+        weights[f"gru_layers.weight_hh_l{layer}"] = generated(generator, 3 * hidden, hidden)
+    weights["dense.weight"] = generated(generator, width, hidden)
+    weights["dense.bias"] = generated(generator, width)
     return weights
 
 

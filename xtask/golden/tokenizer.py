@@ -4,7 +4,7 @@
     python tokenizer.py splits OUT.json                      # tokenizer-splits.json: a small vocabulary, every splitter
 
 The pre-tokenisers are those that GGUF names in `tokenizer.ggml.pre`. The strings mix some thirty scripts, digits,
-punctuation, white space, emoji, combining marks and special tokens; they are drawn from a seeded generator and hold
+punctuation, white space, emoji, combining marks and special tokens; a seeded generator makes them and hold
 only characters that Unicode 14 assigns, since categories of newer ones differ between libraries. The SmolLM2 ids are
 compared with Python's `tokenizers` too before they are written.
 """
@@ -183,7 +183,7 @@ def splits(out):
     texts = strings(400, seed=1)
     trainer = Reference([], [], [], "gpt-2")
     words = Counter(tuple(BYTES[b] for b in piece.encode()) for t in texts[:100] for piece in trainer.pieces(t))
-    # Words that cross the splitters' borders, so that a wrong split shows in the ids.
+    # Words that cross the splitters' edges, so that a wrong split shows in the ids.
     for extra in ["123", "1234", "12", "!!!", "\n\n", ".\n", " the", "'S", "'s", "(a", "$1", "e\u0301", "\u00e9"]:
         words[tuple(BYTES[b] for b in extra.encode())] += 30
     tokens, merges = [BYTES[b] for b in range(256)], []

@@ -59,7 +59,7 @@ def numbers(vocabulary):
 
 
 def decoding(name, model):
-    """Tokens a second after the first one, drawn from the whole distribution, without an adapter."""
+    """Tokens a second after the first one, sampled from the whole distribution, without an adapter."""
     model.eval()
 
     def seconds(ids, length):

@@ -52,23 +52,7 @@ pub fn compare(root: &Path, json: bool) -> Result<()> {
     collect(script("llama_decode.py", &[&model]), &mut theirs, &mut versions)?;
     collect(own(&["prefill_512", "decode_1", "decode_64"]), &mut ours, &mut versions)?;
 
-    let mut report = serde_json::Map::new();
-    for name in ["grpo_step", "decode_64", "prefill_512", "decode_1"] {
-        let (Some(our), Some(their)) = (ours.get(name), theirs.get(name)) else { bail!("{name} was not measured") };
-        let (our, their): (&Side, &Side) = (our, their);
-        let (a, b) = (median(&our.readings), median(&their.readings));
-        report.insert(
-            name.into(),
-            json!({
-                "unit": if name == "grpo_step" { "seconds" } else { "seconds a token" },
-                "ours": a, "peer": b, "ratio": b / a,
-                "our_readings": our.readings, "peer_readings": their.readings,
-            }),
-        );
-    }
-    let peak = |sides: &BTreeMap<String, Side>| sides.get("grpo_step").map_or(0, |s| s.peak_kib) as f64 / 1024.0;
-    let (a, b) = (peak(&ours), peak(&theirs));
-    report.insert("memory".into(), json!({ "unit": "MiB", "ours": a, "peer": b, "ratio": b / a }));
+    let mut report = side_by_side(&ours, &theirs)?;
     report.insert("machine".into(), json!(machine()));
     report.insert("versions".into(), Value::Object(versions));
     if json {
@@ -87,6 +71,31 @@ pub fn compare(root: &Path, json: bool) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The rows of both sides, and how many times ours is ahead.
+fn side_by_side(
+    ours: &BTreeMap<String, Side>,
+    theirs: &BTreeMap<String, Side>,
+) -> Result<serde_json::Map<String, Value>> {
+    let mut report = serde_json::Map::new();
+    for name in ["grpo_step", "decode_64", "prefill_512", "decode_1"] {
+        let (Some(our), Some(their)) = (ours.get(name), theirs.get(name)) else { bail!("{name} was not measured") };
+        let (our, their): (&Side, &Side) = (our, their);
+        let (a, b) = (median(&our.readings), median(&their.readings));
+        report.insert(
+            name.into(),
+            json!({
+                "unit": if name == "grpo_step" { "seconds" } else { "seconds a token" },
+                "ours": a, "peer": b, "ratio": b / a,
+                "our_readings": our.readings, "peer_readings": their.readings,
+            }),
+        );
+    }
+    let peak = |sides: &BTreeMap<String, Side>| sides.get("grpo_step").map_or(0, |s| s.peak_kib) as f64 / 1024.0;
+    let (a, b) = (peak(ours), peak(theirs));
+    report.insert("memory".into(), json!({ "unit": "MiB", "ours": a, "peer": b, "ratio": b / a }));
+    Ok(report)
 }
 
 /// Runs a side and takes up its lines of JSON.

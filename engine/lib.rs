@@ -44,7 +44,7 @@
 //!
 //! # Features
 //!
-//! All but `cuda`, `dense` and `sequence` are on by default. They are additive. Without any of them there are the values, the
+//! All but `cuda`, `dense`, `parquet` and `sequence` are on by default. They are additive. Without any of them there are the values, the
 //! two contracts and the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
 //!
 //! | feature | brings | in |
@@ -52,6 +52,7 @@
 //! | `data` | catalogues, queries, judgements, runs; measures and significance tests | [`catalog`], [`metrics`] |
 //! | `bm25` | BM25 over a Tantivy index, in memory and on disk, and RM3; covisitation and popularity; with `data` | [`retrieve`] |
 //! | `dense` | sentence encoders and dense retrieval; with `data`. With `plugins` an encoder can be lent to a plugin. Not on by default | [`encode`] |
+//! | `parquet` | data sets in Parquet (ESCI); with `data`. Not on by default | [`catalog`] |
 //! | `sequence` | SASRec and GRU4Rec over histories, trained here; with `bm25`. Not on by default | [`sequence`] |
 //! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
@@ -106,8 +107,8 @@
 //!
 //! - Models other than Llama (SmolLM2 included), Qwen2, Qwen2.5 and Qwen3; full fine-tuning (adapters alone are trained).
 //! - Several GPUs, GPUs of other makers than NVIDIA, and weights of 8 bits on a GPU.
-//! - Nearest-neighbour indexes, and encoders on a GPU: dense retrieval looks at every document, on the processor. Another
-//!   retriever is a type of yours that implements [`types::Retriever`], or a plugin.
+//! - Encoders on a GPU: dense retrieval runs on the processor, over all documents or a graph of neighbours. Another retriever
+//!   is a type of yours that implements [`types::Retriever`], or a plugin.
 //! - Off-policy correction for top-p, top-k and repetition penalty: log-probabilities are those of the whole
 //!   distribution at the sampling temperature, whatever was cut off while sampling.
 //! - Several turns of search for one query: a rewrite is one step.
@@ -173,7 +174,7 @@ pub mod train {
     /// The checkpoints of a run, and whether a folder can be a run's.
     pub mod checkpoint {
         pub use querywright_train::checkpoint::{list, write_folder};
-        pub use querywright_train::run_folder::{require_own, require_usable};
+        pub use querywright_train::run_folder::{mark, require_own, require_usable, require_writable};
     }
 
     /// What a run writes: metrics under TRL's names, and completions.

@@ -142,7 +142,7 @@ fn an_adapter_that_does_not_fit_is_refused() {
         path,
         &[
             case("eval --data shop --rewriter MODEL+foreign", &["foreign", "proj", "this model", "trained on"]),
-            case("eval --data shop --rewriter MODEL+absent", &["absent", "holds no adapter_config.json", "MODEL+DIR"]),
+            case("eval --data shop --rewriter MODEL+absent", &["absent", "there is no such folder", "MODEL+DIR"]),
             case(
                 "eval --data shop --rewriter MODEL+made",
                 &["made holds no adapter_config.json", "it is a run", "made/best"],

@@ -317,14 +317,11 @@ fn wasi_handles_are_bounded_and_do_not_outlive_the_snapshot() {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let sink = lines.clone();
     let log: LogSink = Arc::new(move |_, _, line| sink.lock().unwrap().push(line.to_owned()));
+    let sha256 = Inspection::of("forged", &honest.bytes()).unwrap().sha256;
+    let mut manifest = Manifest::new("forged", "1.0.0", sha256);
+    (manifest.capabilities, manifest.limits) = (Wanted { log: true, ..Wanted::default() }, limits());
     let options = |log_granted| PluginOptions {
-        manifest: Some(Manifest {
-            id: "forged".into(),
-            version: "1.0.0".into(),
-            sha256: Inspection::of("forged", &honest.bytes()).unwrap().sha256,
-            capabilities: Wanted { log: true, ..Wanted::default() },
-            limits: limits(),
-        }),
+        manifest: Some(manifest.clone()),
         grant: Grant { log: log_granted, limits: limits(), ..Grant::default() },
         services: Services { log: Some(log.clone()), ..Services::default() },
         ..PluginOptions::default()

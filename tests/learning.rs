@@ -249,3 +249,31 @@ fn a_request_that_succeeds_when_sent_again_is_rewarded() {
     assert!(steps.iter().all(|m| m.get(name::FAULTS) == Some(0.0)));
     assert!(records(&run).iter().all(|r| r.reward.is_some()));
 }
+
+#[test]
+fn an_adapter_of_several_retrievers_is_measured_and_shipped_in_front_of_each() {
+    let home = tempfile::tempdir().unwrap();
+    tiny::write_shop(&home.path().join("shop"));
+    let text = tiny::config_text(&home.path().join("shop"), &home.path().join("run"), 2);
+    std::fs::write(home.path().join("run.toml"), text).unwrap();
+    let also = "retriever.also=[{bm25={language=\"boolean\"}}]";
+    let told = tiny::json(home.path(), &["train", "run.toml", "--set", also, "--json"]);
+    assert_eq!(told["also"].as_array().map(Vec::len), Some(1));
+    for (told, folder) in [(&told, "run"), (&told["also"][0], "run/retriever-2")] {
+        let folder = home.path().join(folder);
+        let names = tiny::names(&folder.join("best"));
+        for file in ["adapter_config.json", "adapter_model.safetensors", "prompt.toml", "rewriter.toml"] {
+            assert!(names.iter().any(|name| name == file), "{file} in {names:?}");
+        }
+        assert!(folder.join("report/index.html").is_file());
+        assert!(told["shipped"]["sentence"].is_string() && told["comparison"]["measures"].is_array(), "{told}");
+    }
+    // What was tuned for each stands in the run's configuration, which gives the same run again.
+    let config = TrainConfig::read(&home.path().join("run/config.toml"), &[]).unwrap();
+    assert_eq!(config.retriever.also.len(), 1);
+    let eval = ["eval", "--data", "shop", "--retriever", "bm25:language=boolean", "--json", "--rewriter"];
+    let served = tiny::json(home.path(), &[&eval[..], &["run/retriever-2/best"]].concat());
+    assert!(served["measures"]["nDCG@10"].is_number(), "{served}");
+    let printed = tiny::ok(home.path(), &["train", "run.toml", "--set", also, "--output-dir", "again"]);
+    assert_eq!(printed.matches("report: ").count(), 2, "{printed}");
+}

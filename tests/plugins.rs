@@ -290,13 +290,9 @@ fn a_check_finds_plugins_that_remember_break_the_contract_or_fail() {
 fn excess_log_lines_are_dropped_and_have_no_control_characters() {
     let lines: Arc<Mutex<Vec<String>>> = Arc::default();
     let sink = lines.clone();
-    let manifest = Manifest {
-        id: "flood".into(),
-        version: "1.0.0".into(),
-        sha256: digest("hostile"),
-        capabilities: Wanted { log: true, ..Wanted::default() },
-        limits: Limits { call_ms: 5_000, ..Limits::default() },
-    };
+    let mut manifest = Manifest::new("flood", "1.0.0", digest("hostile"));
+    manifest.capabilities = Wanted { log: true, ..Wanted::default() };
+    manifest.limits.call_ms = 5_000;
     let options = PluginOptions {
         manifest: Some(manifest),
         grant: Grant { log: true, limits: Limits { call_ms: 5_000, ..Limits::default() }, ..Grant::default() },

@@ -9,7 +9,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use querywright::model::{Adapter, ModelSource};
+use querywright::train::log::name;
 use querywright::train::{Materials, SchedulerType, TrainConfig, Trainer};
+use querywright::types::QueryLanguage;
 use querywright_train::checkpoint::{self, RunState};
 use rand::{Rng, SeedableRng};
 use tiny::Watched;
@@ -75,7 +77,7 @@ fn a_run_interrupted_after_any_step_and_resumed_equals_one_that_was_not() {
     let whole = RunFiles::of(&config.train.output_dir);
 
     let sum = |name: &str| watched.steps.iter().filter_map(|m| m.get(name)).sum::<f64>();
-    for switched_on in ["curriculum/repaired_groups", "kl", "entropy_coef", "grad_norm"] {
+    for switched_on in ["curriculum/injected_groups", "kl", "entropy_coef", "grad_norm"] {
         assert!(sum(switched_on) > 0.0, "the test must exercise {switched_on}");
     }
     assert!(whole.state.entropy.is_some() && whole.state.step == STEPS);
@@ -96,6 +98,60 @@ fn a_run_interrupted_after_any_step_and_resumed_equals_one_that_was_not() {
         }
         RunFiles::of(&config.train.output_dir).must_equal(&whole, &format!("interrupted in step {interrupted_at}"));
     }
+}
+
+#[test]
+fn a_run_over_two_retrievers_takes_turns_and_an_interrupted_one_equals_one_that_was_not() {
+    const STEPS: u64 = 6;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("shop");
+    tiny::write_shop(&data);
+    let mut config = tiny::config(&data, &home.path().join("whole"), STEPS);
+    config.train.replay = 2;
+    let mut further = config.clone();
+    further.retriever.bm25.language = QueryLanguage::Boolean;
+    further.retriever.bm25.content = "household goods".into();
+    let plain = tiny::materials(&config, &data);
+    let boolean = Materials { decoder: plain.decoder.clone(), ..tiny::materials(&further, &data) };
+    assert_ne!(plain.encoder.prefix(), boolean.encoder.prefix(), "each retriever has its own prompt");
+    let materials = [plain, boolean];
+    let train = |config: &TrainConfig, resume: bool, watched: &mut Watched| {
+        Trainer::of_several(config, &materials, resume, watched)?.run(watched).map(drop)
+    };
+    let mut watched = Watched::default();
+    train(&config, false, &mut watched).unwrap();
+    let whole = RunFiles::of(&config.train.output_dir);
+    let turns: Vec<_> = watched.steps.iter().map(|step| step.get(name::RETRIEVER).unwrap()).collect();
+    assert_eq!(turns, [1.0, 2.0, 1.0, 2.0, 1.0, 2.0]);
+    assert!(watched.steps.iter().all(|step| step.get(name::GRAD_NORM).unwrap() > 0.0));
+    assert_eq!(whole.state.also.len(), 1);
+    let evaluated = whole.metrics.iter().rfind(|line| line.get("eval_nDCG@10").is_some()).unwrap();
+    let score = |name: &str| evaluated[name].as_f64().unwrap();
+    let each = [score("eval_nDCG@10/retriever-1"), score("eval_nDCG@10/retriever-2")];
+    assert!((score("eval_nDCG@10") - each.iter().sum::<f64>() / 2.0).abs() < 1e-12);
+    let prompt = |folder: &str| {
+        let best = config.train.output_dir.join(folder).join("best");
+        Adapter::load(&best, materials[0].decoder.config()).unwrap();
+        fs::read(best.join("adapter_model.safetensors")).unwrap()
+    };
+    assert!(prompt("") == prompt("retriever-2"), "one adapter");
+
+    for interrupted_at in [1, 4] {
+        config.train.output_dir = home.path().join(format!("interrupted-{interrupted_at}"));
+        let mut watched = Watched { crash_at: Some(interrupted_at), ..Watched::default() };
+        assert!(catch_unwind(AssertUnwindSafe(|| train(&config, true, &mut watched))).is_err());
+        train(&config, true, &mut Watched::default()).unwrap();
+        RunFiles::of(&config.train.output_dir).must_equal(&whole, &format!("interrupted in step {interrupted_at}"));
+    }
+    let [plain, boolean] = materials;
+    let refused = |config: &TrainConfig, materials: &[Materials]| {
+        Trainer::of_several(config, materials, true, &mut Watched::default()).unwrap_err().to_string()
+    };
+    assert!(refused(&config, &[]).starts_with("materials: there are none"));
+    let other = refused(&config, &[boolean, plain]);
+    assert!(other.contains("was written under other settings"), "{other}");
+    let apart = [tiny::materials(&config, &data), tiny::materials(&further, &data)];
+    assert!(refused(&config, &apart).starts_with("materials: those of retriever 2 have another model"));
 }
 
 #[test]
@@ -325,4 +381,30 @@ fn a_folder_with_a_run_is_refused_without_resume_and_with_another_configuration(
     let changed = refused(&["train", "run.toml", "--no-eval", "--resume"]);
     assert!(changed.contains("the retriever or its catalogue changed"), "{changed}");
     RunFiles::of(&home.path().join("run")).must_equal(&before, "refused");
+}
+
+#[test]
+fn a_best_adapter_that_was_removed_is_put_back_where_it_is_the_last_and_else_missed_aloud() {
+    let home = tempfile::tempdir().unwrap();
+    tiny::write_shop(&home.path().join("shop"));
+    let text = tiny::config_text(&home.path().join("shop"), &home.path().join("run"), 2);
+    fs::write(home.path().join("run.toml"), text).unwrap();
+    let resume = ["train", "run.toml", "--no-eval", "--resume"];
+    tiny::ok(home.path(), &resume);
+    let run = home.path().join("run");
+    let state = || -> RunState {
+        let (_, last) = checkpoint::list(&run).unwrap().pop().unwrap();
+        serde_json::from_slice(&fs::read(last.join("state.json")).unwrap()).unwrap()
+    };
+    let best = fs::read(run.join("best/adapter_model.safetensors")).unwrap();
+    let step = state().best.unwrap().1;
+    fs::remove_dir_all(run.join("best")).unwrap();
+    let output = tiny::run(home.path(), &resume);
+    let said = String::from_utf8_lossy(&output.stderr);
+    if step == 2 {
+        assert!(output.status.success(), "{said}");
+        assert!(fs::read(run.join("best/adapter_model.safetensors")).unwrap() == best);
+    } else {
+        assert!(!output.status.success() && said.contains(&format!("the adapter after step {step} of 2")), "{said}");
+    }
 }

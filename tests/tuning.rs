@@ -299,3 +299,23 @@ fn a_run_for_next_items_takes_what_followed_by_the_name_of_its_retriever() {
     let refused = tiny::run(home.path(), &["train", "--data", "shop", "--retriever", "bm25+covisitation=much"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("give a number"));
 }
+
+#[cfg(unix)]
+#[test]
+fn what_tuning_found_is_told_although_its_file_cannot_be_written() {
+    let home = tempfile::tempdir().unwrap();
+    tiny::write_shop(&home.path().join("shop"));
+    for (json, part) in [(&[][..], "tuning: "), (&["--json"], "\"searched\"")] {
+        let output = std::process::Command::new("sh")
+            .current_dir(home.path())
+            // Without the signal writing beyond the limit is an error, as on a full disk. Pipes have no limit.
+            .args(["-c", "trap '' XFSZ; ulimit -f 0; \"$0\" \"$@\"", env!("CARGO_BIN_EXE_querywright")])
+            .args(["tune", "--data", "shop"])
+            .args(json)
+            .output()
+            .unwrap();
+        let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!output.status.success() && said.contains("cannot write"), "{said}");
+        assert!(told.contains(part), "{told}");
+    }
+}

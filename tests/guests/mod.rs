@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use querywright::catalog::{Catalog, CatalogBuilder};
-use querywright::plugin::{Inspection, Limits, Manifest, Wanted};
+use querywright::plugin::{Inspection, Manifest, Wanted};
 use querywright::types::Request;
 
 /// A file of a built plugin. `QUERYWRIGHT_PLUGINS` names the folder of another build than the committed one.
@@ -27,7 +27,9 @@ pub fn digest(name: &str) -> String {
 
 /// A manifest that pins a plugin and asks for `capabilities`.
 pub fn manifest(name: &str, capabilities: Wanted) -> Manifest {
-    Manifest { id: name.into(), version: "0.1.0".into(), sha256: digest(name), capabilities, limits: Limits::default() }
+    let mut manifest = Manifest::new(name, "0.1.0", digest(name));
+    manifest.capabilities = capabilities;
+    manifest
 }
 
 /// A catalogue of three documents. The first has this text.

@@ -1,6 +1,6 @@
 //! What a run came to: raw, RM3, tuned, zero-shot, trained and what is shipped side by side, and the report.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use querywright::Error;
@@ -35,12 +35,15 @@ const SAMPLES: usize = 24;
 
 /// A finished run and what it is measured on.
 pub struct Finished<'a> {
+    /// The run as if this retriever were the only one.
     pub config: &'a TrainConfig,
+    /// Where what belongs to the retriever alone is kept.
+    pub folder: PathBuf,
     pub dataset: &'a Dataset,
     pub split: &'a str,
     pub ranker: &'a Ranker,
     pub model: &'a Model,
-    pub adapter: &'a Path,
+    pub adapter: PathBuf,
     /// What training it cost.
     pub cost: &'a RunCost,
     /// How a request becomes a query without a model.
@@ -49,6 +52,8 @@ pub struct Finished<'a> {
 
 /// The table, what is shipped, what it changes, and where the report lies, or why it could not be written.
 pub struct Compared {
+    /// What ranked.
+    pub retriever: String,
     pub shipped: Shipped,
     pub changes: Option<Changes>,
     pub headroom: Option<Headroom>,
@@ -117,8 +122,9 @@ impl Finished<'_> {
             samples,
             ..self.report(&shipped, queries.len())?
         };
-        let report = told.write(&self.config.train.output_dir.join("report"));
-        Ok(Compared { shipped, changes, headroom, probes, cost, comparison, report })
+        let report = told.write(&self.folder.join("report"));
+        let retriever = self.ranker.retriever.card().name.clone();
+        Ok(Compared { retriever, shipped, changes, headroom, probes, cost, comparison, report })
     }
 
     /// The report of the run, before what was measured.
@@ -151,12 +157,12 @@ impl Finished<'_> {
 
     /// The adapter after the warm start, where GRPO went on from it.
     fn warm_start(&self) -> PathBuf {
-        self.config.train.output_dir.join(WarmStartConfig::FOLDER)
+        self.folder.join(WarmStartConfig::FOLDER)
     }
 
     /// The model with its adapter.
     pub fn trained(&self) -> Result<LanguageModel> {
-        self.model.rewriter("trained", &self.config.serving_prompt(), self.ranker, Some(self.adapter))
+        self.model.rewriter("trained", &self.config.serving_prompt(), self.ranker, Some(&self.adapter))
     }
 
     /// What needs no language for next items: the last title, the last five, what is popular, what followed, and the models

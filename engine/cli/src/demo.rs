@@ -69,9 +69,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     config.validate()?;
     let measures = open::measures("nDCG@10")?;
-    let (outcome, compared) =
-        train::train(&config, true, train::Read::default(), Some("test"), &measures, &args.grants)?;
-    train::report(&outcome, compared, None, args.json)
+    let trained = train::train(&config, true, train::Read::default(), Some("test"), &measures, &args.grants)?;
+    train::report(trained, None, args.json)
 }
 
 /// The plugin as a file of the run.

@@ -10,7 +10,7 @@ use querywright::encode::{Dense, DenseConfig, Encoder, EncoderConfig, EncoderPre
 use querywright::encode::{VectorIndex, VectorPrecision};
 use querywright::retrieve::Bm25Config;
 use querywright::sources;
-use querywright::{Error, error::nearest};
+use querywright::{Error, error::did_you_mean};
 
 use crate::first_pass::FirstPass;
 use crate::hybrid::{self, Hybrid};
@@ -128,7 +128,7 @@ fn set(config: &mut DenseConfig, setting: &str) -> Result<()> {
             };
         }
         _ => {
-            let hint = nearest(key, SETTINGS).map_or(String::new(), |known| format!("did you mean {known}? "));
+            let hint = did_you_mean(key, SETTINGS);
             let remedy = format!("{hint}the settings are {}", SETTINGS.join(", "));
             return Err(Error::argument("--retriever", format!("unknown setting \"{key}\""), remedy).into());
         }

@@ -101,6 +101,10 @@ pub fn run(args: Args) -> Result<()> {
     if summary.kept == summary.queries && args.rewriter.starts_with("file:") {
         tell!("warning: {} has a rewrite for none of these queries: are they named as here?", args.rewriter);
     }
+    if let Some(error) = &found.first_fallback {
+        let count = found.system.fallbacks;
+        tell!("warning: {count} queries were searched for as they came; the first of them: {error}");
+    }
     if args.json {
         let mut object = serde_json::to_value(&summary)?;
         object["probes"] = serde_json::to_value(&probes)?;

@@ -11,6 +11,7 @@ mod data;
 mod dataset;
 mod demo;
 mod dense;
+mod environment;
 mod eval;
 mod first_pass;
 mod followed;

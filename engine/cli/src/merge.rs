@@ -109,6 +109,11 @@ fn require_free(out: &Path) -> Result<()> {
         Err(Error::argument("--out", format!("{} {found}", out.display()), "give a folder that is not there yet")
             .into())
     };
+    if out.is_symlink() {
+        return refuse("is a link");
+    }
+    // What cannot be written is said before the work.
+    checkpoint::require_writable(out)?;
     match std::fs::read_dir(out) {
         Ok(mut entries) => {
             if entries.next().is_some() {

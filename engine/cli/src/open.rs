@@ -20,7 +20,7 @@ use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
 use querywright::train::{Labelled, RetrieverConfig};
 use querywright::types::{QueryLanguage, Retriever, RetrieverCard, Rewriter};
-use querywright::{Error, error::nearest};
+use querywright::{Error, error::did_you_mean};
 
 use crate::first_pass::{self, FirstPass};
 use crate::followed::{self, Followed};
@@ -87,11 +87,9 @@ impl Ranker {
 
     /// A file that serves this to what ranks here, and says nothing else.
     pub fn rewriter_file(&self, serve: Serve) -> RewriterFile {
-        let mut file = RewriterFile {
-            retriever: Some(self.retriever.card().name.clone()),
-            covisitation: self.followed.as_ref().map(|followed| followed.weight),
-            ..RewriterFile::new(serve)
-        };
+        let mut file = RewriterFile::new(serve);
+        file.retriever = Some(self.retriever.card().name.clone());
+        file.covisitation = self.followed.as_ref().map(|followed| followed.weight);
         self.hybrid.iter().for_each(|hybrid| hybrid.write(&mut file));
         file
     }
@@ -263,7 +261,7 @@ pub fn retriever_config(text: &str) -> Result<Bm25Config> {
                 };
             }
             _ => {
-                let hint = nearest(key, known).map_or(String::new(), |k| format!("did you mean {k}? "));
+                let hint = did_you_mean(key, known);
                 let remedy = format!("{hint}the settings are {}", known.join(", "));
                 return Err(Error::argument("--retriever", format!("unknown setting \"{key}\""), remedy).into());
             }
@@ -403,6 +401,11 @@ pub fn rewriter(
     {
         let found = format!("{} holds no adapter_config.json", folder.display());
         return Err(Error::argument("--rewriter", found, format!("it is a run: give {name}+{}", best.display())).into());
+    }
+    let best = Path::new(text).join("best");
+    if adapter.is_none() && best.join("adapter_config.json").is_file() {
+        let found = format!("{text} is the folder of a run");
+        return Err(Error::argument("--rewriter", found, format!("give {}", best.display())).into());
     }
     adapter.as_deref().map_or(Ok(()), Adapter::find)?;
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();

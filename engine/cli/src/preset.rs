@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use querywright::Error;
-use querywright::error::nearest;
+use querywright::error::did_you_mean;
 use querywright::train::TrainConfig;
 
 /// The paper's run for product search; `docs/rec-r1.md` says what in it is the paper's.
@@ -35,7 +35,7 @@ const PRESETS: [(&str, &[&str]); 4] = [
 pub fn config(name: &str, data: &str, settings: &[String]) -> Result<TrainConfig> {
     let Some((_, own)) = PRESETS.iter().find(|(known, _)| *known == name) else {
         let names = PRESETS.map(|(known, _)| known);
-        let hint = nearest(name, names).map_or(String::new(), |near| format!("did you mean {near}? "));
+        let hint = did_you_mean(name, names);
         let remedy = format!("{hint}the presets are {}", names.join(", "));
         return Err(Error::argument("--preset", format!("\"{name}\" is unknown"), remedy).into());
     };

@@ -9,7 +9,7 @@ use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity};
 use querywright::sequence::{Recommender, SequenceConfig, SequenceModel, Sequences};
 use querywright::sources;
 use querywright::types::{Judgements, Observe, Progress, Query, Retriever};
-use querywright::{Error, error::nearest};
+use querywright::{Error, error::did_you_mean};
 
 use crate::followed::sequences;
 use crate::open::Ranker;
@@ -84,8 +84,7 @@ fn configured(model: SequenceModel, settings: &str) -> Result<SequenceConfig> {
             }
         } else {
             let known: Vec<&str> = own.iter().chain(&shared).map(String::as_str).collect();
-            let hint =
-                nearest(&key, known.iter().copied()).map_or(String::new(), |known| format!("did you mean {known}? "));
+            let hint = did_you_mean(&key, known.iter().copied());
             let remedy = format!("{hint}the settings are {}", known.join(", "));
             return Err(Error::argument(name, format!("unknown setting \"{key}\""), remedy).into());
         }

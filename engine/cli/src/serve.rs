@@ -8,7 +8,7 @@ use querywright::types::{Query, printable_json};
 use querywright::{Error, Result, Stack};
 
 use crate::history::Histories;
-use crate::lines::Lines;
+use crate::lines::{self, Lines};
 use crate::stack::StackArgs;
 use crate::terminal::OUTPUT;
 
@@ -88,7 +88,11 @@ fn request(histories: &Histories, k: usize, line: &[u8]) -> Result<(Query, usize
         let remedy = "send {\"query\": \"…\", \"k\": 10} on one line, for next items with \"history\": [\"id\", …]";
         Error::argument("request", found, remedy)
     };
-    let Line { query, history, turns, k: wanted } = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
+    // Types of this program say nothing to a client.
+    let plain =
+        |e: serde_json::Error| e.to_string().replace("struct Line", "an object").replace("usize", "a whole number");
+    let line = lines::text(line)?;
+    let Line { query, history, turns, k: wanted } = serde_json::from_str(line).map_err(|e| bad(plain(e)))?;
     if query.is_none() && history.is_none() {
         return Err(bad("found neither a query nor a history".to_owned()));
     }

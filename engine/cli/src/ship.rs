@@ -35,12 +35,10 @@ pub fn ship(run: &Finished<'_>) -> Result<(Shipped, Option<Headroom>)> {
         "tuned" => Serve::Tuned,
         _ => Serve::Trained,
     };
-    let file = RewriterFile {
-        model: Some(run.config.model.name.clone()),
-        confidence: shipped.confidence,
-        base: Some(run.tuned.clone()).filter(|base| !base.is_raw()),
-        ..run.ranker.rewriter_file(serve)
-    };
+    let mut file = run.ranker.rewriter_file(serve);
+    file.model = Some(run.config.model.name.clone());
+    file.confidence = shipped.confidence;
+    file.base = Some(run.tuned.clone()).filter(|base| !base.is_raw());
     file.write(Output::open(run.adapter.join(RewriterFile::NAME))?)?;
     // What is only told must not cost the report.
     let headroom = headroom(run, &gate, &trained).unwrap_or_else(|error| {

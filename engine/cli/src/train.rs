@@ -1,28 +1,24 @@
 //! `train`: GRPO against a retriever.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use querywright::Error;
-use querywright::catalog::{Dataset, Output};
+use querywright::catalog::Dataset;
 use querywright::evaluate::Evaluation;
 use querywright::metrics::Measure;
 use querywright::model::DeviceChoice;
-use querywright::plugin::{Metering, PluginOptions};
-use querywright::rewrite::{BaseConfig, Prompter, RewriterFile, Serve};
-use querywright::train::{
-    Chosen, Labelled, Materials, Outcome, RetrieverConfig, TrainConfig, Trainer, checkpoint, learnable,
-};
+use querywright::train::{Chosen, Materials, Outcome, TrainConfig, Trainer, checkpoint};
 use querywright::types::{Judgements, Query};
 
 use crate::choose::{self, Wanted};
 use crate::compare::{Compared, Finished};
-use crate::grant::{self, Grants};
-use crate::open::{self, Ranker};
+use crate::environment::{self, Environment};
+use crate::grant::Grants;
+use crate::open;
 use crate::progress::{Goal, Watcher};
 use crate::ship::WithoutModel;
-use crate::{dense, followed, hybrid, preset, remote, terminal, tune};
+use crate::{preset, remote, terminal};
 
 /// Train a rewriter by GRPO against a retriever.
 ///
@@ -100,8 +96,8 @@ pub fn run(args: Args) -> Result<()> {
     let measures = open::measures(&args.measures)?;
     let split = (!args.no_eval).then_some(args.split.as_str());
     let read = Read { dataset, strict: args.strict };
-    let (outcome, compared) = train(&config, args.resume, read, split, &measures, &args.grants)?;
-    report(&outcome, compared, chosen.as_ref(), args.json)
+    let trained = train(&config, args.resume, read, split, &measures, &args.grants)?;
+    report(trained, chosen.as_ref(), args.json)
 }
 
 impl Args {
@@ -173,6 +169,9 @@ impl Read {
     }
 }
 
+/// What came of training, and what was measured in front of each retriever.
+pub type Trained = (Outcome, Option<Result<Vec<Compared>>>);
+
 /// Trains and, where a split is given, measures. What came of training is told although measuring failed.
 pub fn train(
     config: &TrainConfig,
@@ -181,7 +180,7 @@ pub fn train(
     split: Option<&str>,
     measures: &[Measure],
     grants: &Grants,
-) -> Result<(Outcome, Option<Result<Compared>>)> {
+) -> Result<Trained> {
     // All that can be refused is refused here, before a model is fetched and loaded.
     checkpoint::require_usable(&config.train.output_dir, resume)?;
     let dataset = config.data.with_splits(read.open(&config.data.name)?)?;
@@ -196,185 +195,100 @@ pub fn train(
         // What cannot be measured later must be said before the hours of training, not after.
         dataset.judged(split)?;
     }
-    let ranker = ranker(config, &dataset, grants)?;
-    let mut config = config.clone();
-    let (tuned, ranker) = base(&mut config, resume, &dataset, (&train, &dev), ranker)?;
-    // What was not tuned by now is not: a run that was begun before weights were resumes.
-    config.retriever.dense.iter_mut().for_each(|dense| dense.tune_hybrid = false);
-    let config = &config;
-    let prompter = open::prompter(&config.prompt, &ranker)?;
-    let train = learnable(train, &prompter)?;
-    remote::prepare(config, resume, &ranker, &train)?;
+    let environments = environment::all(config, resume, &dataset, (&train, &dev), grants)?;
+    let config = &environment::run_config(config, &environments)?;
+    if let [only] = environments.as_slice() {
+        remote::prepare(config, resume, &only.ranker, &only.train)?;
+    }
     let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
-    let materials = Materials {
-        model_name: model.name.clone(),
-        decoder: model.decoder.clone(),
-        tokenizer: model.tokenizer.clone(),
-        encoder: model.encoder(prompter.clone(), &ranker)?,
-        retriever: ranker.retriever.clone(),
-        catalog: dataset.catalog.clone(),
-        train,
-        dev,
-        model_digest: model.source.digest()?,
+    let model_digest = model.source.digest()?;
+    let materials = |here: &Environment| -> Result<Materials> {
+        Ok(Materials {
+            model_name: model.name.clone(),
+            decoder: model.decoder.clone(),
+            tokenizer: model.tokenizer.clone(),
+            encoder: model.encoder(here.prompter.clone(), &here.ranker)?,
+            retriever: here.ranker.retriever.clone(),
+            catalog: dataset.catalog.clone(),
+            train: here.train.clone(),
+            dev: dev.clone(),
+            model_digest: model_digest.clone(),
+        })
     };
-    let mut watcher = Watcher::new(config.train.max_steps, goal(config, prompter, &materials)?);
-    let outcome = Trainer::new(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
+    let materials = environments.iter().map(materials).collect::<Result<Vec<_>>>()?;
+    let mut watcher = Watcher::new(config.train.max_steps, goal(config, &environments, &materials)?);
+    let outcome = Trainer::of_several(config, &materials, resume, &mut watcher)?.run(&mut watcher)?;
     let Some(split) = split else { return Ok((outcome, None)) };
-    let (adapter, cost) = (outcome.adapter.as_path(), &outcome.cost);
-    let finished = Finished { config, dataset: &dataset, split, ranker: &ranker, model: &model, adapter, cost, tuned };
-    let compared = finished.compare(measures).context("training is done and saved, measuring failed");
+    let compared = environments.iter().enumerate().map(|(number, here)| {
+        let folder = config.folder_of(number);
+        let Environment { config, ranker, tuned, .. } = here;
+        let adapter = folder.join("best");
+        let (dataset, model, cost) = (&dataset, &model, &outcome.cost);
+        let run = Finished { config, folder, dataset, split, ranker, model, adapter, cost, tuned: tuned.clone() };
+        run.compare(measures).context("training is done and saved, measuring failed")
+    });
+    let compared = compared.collect();
     Ok((outcome, Some(compared)))
 }
 
 /// What is learned, and from where: the mean of the development queries without the model.
-fn goal(config: &TrainConfig, prompter: Prompter, materials: &Materials) -> Result<Goal> {
+fn goal(config: &TrainConfig, environments: &[Environment], materials: &[Materials]) -> Result<Goal> {
     let measure = config.reward.main_measure()?;
     let base = match &config.prompt.base {
         Some(base) if !base.is_raw() => "the tuned base",
         _ => "the raw query",
     };
-    let queries: Vec<(&Query, &Judgements)> = materials.dev.iter().map(|(query, j)| (query, j)).collect();
-    let evaluation =
-        Evaluation { catalog: &materials.catalog, queries: &queries, measures: &[measure], batch: queries.len() };
-    let found = evaluation.run(&WithoutModel(prompter), materials.retriever.as_ref(), &())?.system;
-    let on_dev = found.mean(measure).filter(|_| found.faults == 0);
-    if let Some(mean) = on_dev {
-        tell!("learning to gain {measure} over {base}, which has {mean:.4} on {} development queries", queries.len());
+    let mut means = Vec::with_capacity(materials.len());
+    for (here, materials) in environments.iter().zip(materials) {
+        let queries: Vec<(&Query, &Judgements)> = materials.dev.iter().map(|(query, j)| (query, j)).collect();
+        let evaluation =
+            Evaluation { catalog: &materials.catalog, queries: &queries, measures: &[measure], batch: queries.len() };
+        let without = WithoutModel(here.prompter.clone());
+        let found = evaluation.run(&without, materials.retriever.as_ref(), &())?.system;
+        let mean = found.mean(measure).filter(|_| found.faults == 0);
+        if let Some(mean) = mean {
+            let on = match materials.retriever.card().name.as_str() {
+                name if environments.len() > 1 => format!(" on {name}"),
+                _ => String::new(),
+            };
+            let count = queries.len();
+            tell!("learning to gain {measure} over {base}, which has {mean:.4} on {count} development queries{on}");
+        }
+        means.push(mean);
     }
+    let on_dev = means.iter().copied().sum::<Option<f64>>().map(|sum| sum / means.len() as f64);
     Ok(Goal { measure, base, on_dev })
 }
 
-/// What gives the reward.
-fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ranker> {
-    let ranker = match (&config.retriever.plugin, &config.retriever.dense) {
-        (Some(path), _) => {
-            let content = config.retriever.bm25.content.clone();
-            let mut options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
-            if let Some(encoder) = config.retriever.embed.as_ref().filter(|_| !options.grant.embed) {
-                grant::lend(&mut options, encoder)?;
-            }
-            open::plugin(path, &dataset.catalog, options)?
-        }
-        (None, Some(dense)) => {
-            grants.nobody()?;
-            dense::ranker(dense, &config.retriever.bm25, &dataset.catalog, None)?
-        }
-        (None, None) => {
-            grants.nobody()?;
-            let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
-            Ranker::new(dataset.catalog.clone(), index.clone(), Some(index))
-        }
-    };
-    // What was learned from a training query must not answer it, neither while tuning nor for a reward.
-    match config.retriever.covisitation {
-        Some(weight) => ranker.cross_fitted(dataset, &config.data.train, weight, config.retriever.tune_covisitation),
-        None => Ok(ranker),
-    }
-}
-
-/// The base that a run stands on: what its configuration says, what it was begun with, or what tuning finds, with what
-/// ranks by the weight that was found. What the model writes is added to the base, but in the mode `rewrite`.
-fn base(
-    config: &mut TrainConfig,
-    resume: bool,
-    dataset: &Dataset,
-    (train, dev): (&[Labelled], &[Labelled]),
-    ranker: Ranker,
-) -> Result<(BaseConfig, Ranker)> {
-    if let Some(base) = &config.prompt.base {
-        return Ok((base.clone(), ranker));
-    }
-    if !config.train.tune {
-        return Ok((BaseConfig::default(), ranker));
-    }
-    let folder = config.train.output_dir.clone();
-    let begun = resume && !checkpoint::list(&folder)?.is_empty();
-    let (found, ranker) = match RewriterFile::at(&folder.join(BASE).display().to_string()) {
-        Some(path) if begun => {
-            let file = RewriterFile::read(&path)?;
-            let hybrid = config.retriever.dense.as_ref().and_then(|dense| hybrid::in_file(&file, dense.fusion));
-            let found = [(followed::KEY, file.covisitation), (hybrid::KEY, hybrid)];
-            let found = found.into_iter().filter_map(|(key, weight)| Some((key.to_owned(), weight?))).collect();
-            (file.base.unwrap_or_default(), weighed(config, ranker, &found)?)
-        }
-        // It was begun without a base.
-        None if begun => return Ok((BaseConfig::default(), ranker)),
-        _ => {
-            let measure = config.reward.main_measure()?;
-            let tuned = match tune::tune(dataset, (train, dev), &ranker, measure) {
-                Ok(tuned) => tuned,
-                // Training outlasts faults of the retriever, one request at a time; a search over means cannot.
-                Err(error) if error.downcast_ref::<Error>().is_some_and(Error::is_fault) => {
-                    tell!("warning: the base is not tuned: {error}");
-                    return Ok((BaseConfig::default(), ranker));
-                }
-                Err(error) => return Err(error),
-            };
-            tell!("{}", tune::summary(&tuned, measure));
-            std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-            let ranker = weighed(config, ranker, &tuned.fusion_weights)?;
-            let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
-            file.write(Output::open(folder.join(BASE))?)?;
-            (tuned.base, ranker)
-        }
-    };
-    if config.prompt.mode.keeps_query() && !found.is_raw() {
-        config.prompt.base = Some(found.clone());
-    }
-    Ok((found, ranker))
-}
-
-/// What ranks by the weights that were tuned, which then stand in the configuration. Those that were not to be tuned stay.
-fn weighed(config: &mut TrainConfig, ranker: Ranker, found: &BTreeMap<String, f64>) -> Result<Ranker> {
-    let RetrieverConfig { covisitation, tune_covisitation, dense, .. } = &mut config.retriever;
-    let mut tuned = BTreeMap::new();
-    let mut take = |key: &str, weight: &mut Option<f64>, tune: &mut bool| {
-        if let Some(found) = found.get(key).filter(|_| *tune) {
-            (*weight, *tune) = (Some(*found), false);
-            tuned.insert(key.to_owned(), *found);
-        }
-    };
-    take(followed::KEY, covisitation, tune_covisitation);
-    if let Some(dense) = dense {
-        take(hybrid::KEY, &mut dense.hybrid, &mut dense.tune_hybrid);
-    }
-    Ok(ranker.with_weights(&tuned)?)
-}
-
-/// What tuning found, in the run's folder.
-const BASE: &str = "tuned.toml";
-
-/// Prints what came of a run, then fails where the report could not be made or written.
-pub fn report(
-    outcome: &Outcome,
-    compared: Option<Result<Compared>>,
-    chosen: Option<&Chosen>,
-    json: bool,
-) -> Result<()> {
+/// Prints what came of a run, then fails where a report could not be made or written.
+pub fn report((outcome, compared): Trained, chosen: Option<&Chosen>, json: bool) -> Result<()> {
     let (compared, failed) = match compared.transpose() {
-        Ok(compared) => (compared, None),
-        Err(error) => (None, Some(error)),
+        Ok(compared) => (compared.unwrap_or_default(), None),
+        Err(error) => (Vec::new(), Some(error)),
     };
-    let page = compared.as_ref().and_then(|compared| compared.report.as_ref().ok());
     if json {
-        let told = compared.as_ref();
-        let mut object = serde_json::json!({
-            "outcome": outcome,
-            "comparison": told.map(|told| &told.comparison),
-            "shipped": told.map(|told| &told.shipped),
-            "report": page,
-            "changes": told.and_then(|told| told.changes.as_ref()),
-            "headroom": told.and_then(|told| told.headroom.as_ref()),
-            "probes": told.map(|told| &told.probes),
-            "cost": told.map(|told| &told.cost),
-        });
+        let mut object = serde_json::json!({ "outcome": outcome });
+        told(&mut object, compared.first());
+        if compared.len() > 1 {
+            let also = compared.iter().skip(1).map(|further| {
+                let mut object = serde_json::json!({ "retriever": further.retriever });
+                told(&mut object, Some(further));
+                object
+            });
+            object["also"] = also.collect();
+        }
         if let Some(chosen) = chosen {
             object["choices"] = serde_json::to_value(chosen.choices()?)?;
         }
         terminal::json(&object)?;
     } else {
         // The first sentence is what came of it.
-        compared.as_ref().map_or(Ok(()), measured)?;
+        for here in &compared {
+            if compared.len() > 1 {
+                say!("{}", here.retriever);
+            }
+            measured(here)?;
+        }
         say!(
             "{} steps in {:.0} s; best on the development queries: {:.4} after step {}",
             outcome.steps,
@@ -383,18 +297,29 @@ pub fn report(
             outcome.best_step
         );
         say!("adapter: {}", outcome.adapter.display());
-        if compared.is_none() {
+        if compared.is_empty() {
             say!("cost: {}", outcome.cost.spent.sentence(&outcome.cost.prices));
         }
-        if let Some(page) = page {
+        for page in compared.iter().filter_map(|compared| compared.report.as_ref().ok()) {
             say!("report: {}", page.display());
         }
     }
-    match (failed, compared.map(|compared| compared.report)) {
+    match (failed, compared.into_iter().find_map(|compared| compared.report.err())) {
         (Some(error), _) => Err(error),
-        (None, Some(Err(error))) => Err(error.into()),
-        (None, _) => Ok(()),
+        (None, Some(error)) => Err(error.into()),
+        (None, None) => Ok(()),
     }
+}
+
+/// Puts what was measured into an object.
+fn told(object: &mut serde_json::Value, compared: Option<&Compared>) {
+    object["comparison"] = serde_json::json!(compared.map(|told| &told.comparison));
+    object["shipped"] = serde_json::json!(compared.map(|told| &told.shipped));
+    object["report"] = serde_json::json!(compared.and_then(|told| told.report.as_ref().ok()));
+    object["changes"] = serde_json::json!(compared.and_then(|told| told.changes.as_ref()));
+    object["headroom"] = serde_json::json!(compared.and_then(|told| told.headroom.as_ref()));
+    object["probes"] = serde_json::json!(compared.map(|told| &told.probes));
+    object["cost"] = serde_json::json!(compared.map(|told| &told.cost));
 }
 
 /// Prints what was measured: what is shipped and why, the table, and what changed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use querywright::catalog::{Dataset, Output};
-use querywright::evaluate::{FEWEST_TO_TUNE, FusionWeights, Tuned, Tuning, learn_neighbours};
+use querywright::evaluate::{FEWEST_TO_TUNE, FusionWeights, TunedBase, Tuning, learn_neighbours};
 use querywright::metrics::Measure;
 use querywright::rewrite::{RewriterFile, Serve};
 use querywright::train::Labelled;
@@ -64,10 +64,13 @@ pub fn run(args: Args) -> Result<()> {
     let dev = dev.filter(|_| args.split == "train").unwrap_or_default();
     let tuned = tune(&dataset, (&queries, &dev), &ranker, args.measure)?;
     let ranker = ranker.with_weights(&tuned.fusion_weights)?;
-    let file = RewriterFile { base: Some(tuned.base.clone()), ..ranker.rewriter_file(Serve::Tuned) };
-    file.write(output)?;
+    let mut file = ranker.rewriter_file(Serve::Tuned);
+    file.base = Some(tuned.base.clone());
+    // The figures are shown even where the file cannot be written.
+    let written = file.write(output);
     if args.json {
-        return terminal::json(&tuned);
+        terminal::json(&tuned)?;
+        return Ok(written?);
     }
     say!("{}", summary(&tuned, args.measure));
     for (key, weight) in &tuned.fusion_weights {
@@ -75,12 +78,13 @@ pub fn run(args: Args) -> Result<()> {
     }
     let base = toml::to_string(&tuned.base)?;
     terminal::lines(&base)?;
+    written?;
     say!("written: {}", args.output.display());
     Ok(())
 }
 
 /// One sentence on what tuning came to.
-pub fn summary(tuned: &Tuned, measure: Measure) -> String {
+pub fn summary(tuned: &TunedBase, measure: Measure) -> String {
     let ((raw, raw_unseen), (found, unseen)) = (tuned.raw, tuned.tuned);
     let queries = tuned.searched + tuned.confirmed;
     if queries < FEWEST_TO_TUNE {
@@ -101,7 +105,7 @@ pub fn tune(
     (queries, elsewhere): (&[Labelled], &[Labelled]),
     ranker: &Ranker,
     measure: Measure,
-) -> Result<Tuned> {
+) -> Result<TunedBase> {
     let (queries, elsewhere) = (borrowed(queries), borrowed(elsewhere));
     let bar = Bar::new(0, "tuning", "settings");
     // Feedback needs an index, and its words a weight each.

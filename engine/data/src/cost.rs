@@ -15,7 +15,7 @@ use querywright_types::{Error, Result};
 /// What the user pays. All prices in one currency; what is absent costs nothing and is not counted.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Prices {
+pub struct CostConfig {
     /// The currency's name, for tables: "USD". Needed with a price.
     pub currency: Option<String>,
     /// An hour of the machine where the model runs on the processor.
@@ -30,7 +30,7 @@ pub struct Prices {
     pub kilowatt_hour: Option<f64>,
 }
 
-impl Prices {
+impl CostConfig {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -94,6 +94,7 @@ impl Prices {
 /// What was spent so far. Sums of several sessions add up.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Spent {
     /// Tokens of prompts, once for each completion.
     pub prompt_tokens: u64,
@@ -114,7 +115,7 @@ pub struct Spent {
 
 impl Spent {
     /// As a sentence, with money where there is a price for it.
-    pub fn sentence(&self, prices: &Prices) -> String {
+    pub fn sentence(&self, prices: &CostConfig) -> String {
         let tokens = format!("{} tokens of prompts, {} of completions", self.prompt_tokens, self.completion_tokens);
         let memory = self.peak_memory.map_or_else(
             || "memory not known".to_owned(),
@@ -187,8 +188,8 @@ fn high_water(status: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn prices() -> Prices {
-        Prices { currency: Some("USD".into()), cpu_hour: Some(0.5), gpu_hour: Some(4.0), ..Prices::default() }
+    fn prices() -> CostConfig {
+        CostConfig { currency: Some("USD".into()), cpu_hour: Some(0.5), gpu_hour: Some(4.0), ..CostConfig::default() }
     }
 
     #[test]
@@ -197,29 +198,31 @@ mod tests {
         assert_eq!(prices().of(&spent), Some(0.25));
         assert_eq!(prices().of(&Spent { gpu_seconds: 1800.0, ..spent }), Some(2.0));
         assert_eq!(prices().of(&Spent { gpu_seconds: 900.0, ..spent }), Some(0.125 + 1.0), "half of it elsewhere");
-        let tokens = Prices { million_prompt_tokens: Some(1.0), million_completion_tokens: Some(4.0), ..prices() };
+        let tokens = CostConfig { million_prompt_tokens: Some(1.0), million_completion_tokens: Some(4.0), ..prices() };
         assert_eq!(tokens.of(&spent), Some(0.25 + 2.0 + 2.0));
-        let energy = Prices { currency: Some("EUR".into()), kilowatt_hour: Some(0.3), ..Prices::default() };
+        let energy = CostConfig { currency: Some("EUR".into()), kilowatt_hour: Some(0.3), ..CostConfig::default() };
         assert_eq!(energy.of(&spent), None, "no energy was measured");
         let measured = Spent { joules: Some(7.2e6), ..spent };
         assert!((energy.of(&measured).unwrap() - 0.6).abs() < 1e-12);
-        assert_eq!(Prices::default().of(&measured), None, "there are no prices of ours");
+        assert_eq!(CostConfig::default().of(&measured), None, "there are no prices of ours");
         let said = spent.sentence(&prices());
         assert!(said.contains("1800 s, 2000000 tokens") && said.ends_with("energy not readable, 0.2500 USD"), "{said}");
-        assert!(measured.sentence(&Prices::default()).ends_with("7200000 J, no price given"));
+        assert!(measured.sentence(&CostConfig::default()).ends_with("7200000 J, no price given"));
     }
 
     #[test]
     fn prices_without_a_currency_and_below_nothing_are_refused_by_key() {
         prices().validate().unwrap();
-        Prices::default().validate().unwrap();
-        let refused = |prices: Prices| prices.validate().unwrap_err().to_string();
-        assert!(refused(Prices { currency: None, ..prices() }).contains("cost.currency: cost.cpu_hour has a price"));
-        assert!(refused(Prices { gpu_hour: Some(-1.0), ..prices() }).contains("cost.gpu_hour: found -1"));
-        assert!(refused(Prices { cpu_hour: Some(f64::NAN), ..prices() }).contains("cost.cpu_hour"));
-        let idle = Prices { currency: Some("USD".into()), ..Prices::default() };
+        CostConfig::default().validate().unwrap();
+        let refused = |prices: CostConfig| prices.validate().unwrap_err().to_string();
+        assert!(
+            refused(CostConfig { currency: None, ..prices() }).contains("cost.currency: cost.cpu_hour has a price")
+        );
+        assert!(refused(CostConfig { gpu_hour: Some(-1.0), ..prices() }).contains("cost.gpu_hour: found -1"));
+        assert!(refused(CostConfig { cpu_hour: Some(f64::NAN), ..prices() }).contains("cost.cpu_hour"));
+        let idle = CostConfig { currency: Some("USD".into()), ..CostConfig::default() };
         assert!(refused(idle).contains("a currency without any price"));
-        let unknown = serde_json::from_str::<Prices>(r#"{"gpu": 1}"#).unwrap_err().to_string();
+        let unknown = serde_json::from_str::<CostConfig>(r#"{"gpu": 1}"#).unwrap_err().to_string();
         assert!(unknown.contains("unknown field `gpu`"), "{unknown}");
     }
 

@@ -228,7 +228,8 @@ pub(super) mod tests {
     pub(crate) fn evaluated(name: &str, values: &[f64]) -> crate::Evaluated {
         let shown: Vec<String> = (0..values.len()).map(|i| format!("{name} {i}")).collect();
         let rewrites = shown.iter().map(|text| querywright_types::Rewrite::plain(text.as_str())).collect();
-        crate::Evaluated { system: made_up(name, values), run: Default::default(), rewrites, shown }
+        let system = made_up(name, values);
+        crate::Evaluated { system, run: Default::default(), rewrites, shown, first_fallback: None }
     }
 
     #[test]

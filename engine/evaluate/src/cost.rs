@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use querywright_data::cost::{Prices, Spent};
+use querywright_data::cost::{CostConfig, Spent};
 
 /// A run's cost as a table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -41,7 +41,7 @@ pub(super) const COLUMNS: [&str; 7] = ["run", "reached", "time", "tokens", "memo
 
 impl CostTable {
     /// The cost of a run that reached `quality`, by the user's prices, and the claim of Rec-R1's paper.
-    pub fn of(run: &str, quality: &str, spent: &Spent, prices: &Prices, without_energy: Option<&str>) -> Self {
+    pub fn of(run: &str, quality: &str, spent: &Spent, prices: &CostConfig, without_energy: Option<&str>) -> Self {
         let own = CostRow {
             run: run.to_owned(),
             quality: quality.to_owned(),
@@ -123,15 +123,16 @@ mod tests {
 
     #[test]
     fn a_run_stands_beside_the_paper_s_claim_which_is_called_theirs_and_what_is_unknown_is_said_to_be() {
-        let spent = Spent { seconds: 90.0, prompt_tokens: 3000, completion_tokens: 40, ..Spent::default() };
-        let table = CostTable::of("trained", "nDCG@10 0.4", &spent, &Prices::default(), Some("no counters"));
+        let mut spent = Spent::default();
+        (spent.seconds, spent.prompt_tokens, spent.completion_tokens) = (90.0, 3000, 40);
+        let table = CostTable::of("trained", "nDCG@10 0.4", &spent, &CostConfig::default(), Some("no counters"));
         let text = table.text();
         assert!(text.contains("trained") && text.contains("90 s") && text.contains("3000 + 40"), "{text}");
         assert!(text.contains("energy is not known: no counters") && text.contains("no price was given"), "{text}");
         assert_eq!(text.matches("(its paper's claim)").count(), 2);
         assert!(text.contains("nothing of them was measured here"), "{text}");
-        let prices = Prices { currency: Some("EUR".into()), cpu_hour: Some(4.0), ..Prices::default() };
-        let spent = Spent { joules: Some(12.0), peak_memory: Some(1 << 30), ..spent };
+        let prices = CostConfig { currency: Some("EUR".into()), cpu_hour: Some(4.0), ..CostConfig::default() };
+        (spent.joules, spent.peak_memory) = (Some(12.0), Some(1 << 30));
         let table = CostTable::of("trained", "", &spent, &prices, None);
         assert_eq!(table.rows[0].cells(), ["trained", "", "90 s", "3000 + 40", "1.00 GiB", "12 J", "0.1000 EUR"]);
         assert_eq!(table.notes.len(), 1);

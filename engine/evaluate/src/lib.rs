@@ -33,4 +33,6 @@ pub use report::Report;
 pub use samples::{Sample, SampleRewrite, samples};
 pub use skills::{LostSkill, Skills, SkillsAgainst, SkillsConfig, SystemSkills};
 pub use system::{Evaluated, Evaluation, Summary, System};
-pub use tune::{FEWEST as FEWEST_TO_TUNE, Fused, FusionWeight, FusionWeights, Trial, Tuned, Tuning, learn_neighbours};
+pub use tune::{
+    FEWEST as FEWEST_TO_TUNE, Fused, FusionWeight, FusionWeights, Trial, TunedBase, Tuning, learn_neighbours,
+};

@@ -48,6 +48,8 @@ pub struct Evaluated {
     pub rewrites: Vec<Rewrite>,
     /// What is shown of each rewrite: its text, and the ids of the documents that it puts first.
     pub shown: Vec<String>,
+    /// Why the first query that fell back did; none where none did.
+    pub first_fallback: Option<Error>,
 }
 
 /// The means of a system: what `eval --json` prints.
@@ -121,7 +123,7 @@ impl Evaluation<'_> {
         let mut scores: Vec<(Measure, Vec<f64>)> =
             self.measures.iter().map(|m| (*m, Vec::with_capacity(self.queries.len()))).collect();
         let mut rewrites = Vec::with_capacity(self.queries.len());
-        let (mut fallbacks, mut faults) = (0, 0);
+        let (mut fallbacks, mut faults, mut first_fallback) = (0, 0, None);
         for ((query, judgements), ranked) in self.queries.iter().zip(ranked) {
             fallbacks += usize::from(ranked.fallback.is_some());
             if let Some(error @ Error::Device { .. }) = ranked.fallback {
@@ -130,6 +132,7 @@ impl Evaluation<'_> {
             }
             // What is ranked then is the raw query, not the rewriter's.
             faults += usize::from(ranked.ranking.is_ok() && ranked.fallback.as_ref().is_some_and(Error::is_fault));
+            first_fallback = first_fallback.or(ranked.fallback);
             rewrites.push(ranked.rewrite);
             let order = match ranked.ranking {
                 Ok(ranking) => {
@@ -158,7 +161,7 @@ impl Evaluation<'_> {
             faults,
             mean_query_words: mean_words(&rewrites),
         };
-        Ok(Evaluated { system, run, rewrites, shown })
+        Ok(Evaluated { system, run, rewrites, shown, first_fallback })
     }
 
     fn shown(&self, rewrite: &Rewrite) -> String {
@@ -211,7 +214,7 @@ impl Evaluation<'_> {
             ..trained.system.clone()
         };
         let shown = rewrites.iter().map(|rewrite| self.shown(rewrite)).collect();
-        Ok(Evaluated { system, run, rewrites, shown })
+        Ok(Evaluated { system, run, rewrites, shown, first_fallback: trained.first_fallback.clone() })
     }
 }
 

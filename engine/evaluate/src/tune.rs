@@ -98,7 +98,7 @@ pub struct Trial {
 /// What came of tuning.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
-pub struct Tuned {
+pub struct TunedBase {
     /// The best settings; the raw query where nothing was better.
     pub base: BaseConfig,
     /// The best [weights](Tuning::fusion) by their keys, where some were tuned: those of the start where no others were
@@ -247,7 +247,7 @@ impl Tuning<'_> {
     ///
     /// # Errors
     /// [`Error::Argument`] without a query, [`Error::Fault`] when the retriever fails: no score is made of a fault.
-    pub fn run(&self, observer: &dyn Observe) -> Result<Tuned> {
+    pub fn run(&self, observer: &dyn Observe) -> Result<TunedBase> {
         let (searched, confirming) = self.split()?;
         let (seen, unseen) = (Scorer::new(self, &searched), Scorer::new(self, &confirming));
         let enough = self.queries.len() >= FEWEST;
@@ -286,7 +286,7 @@ impl Tuning<'_> {
         let Point { base, weights } = without_zeros(point);
         let fusion_weights = self.weights().map(|weight| weight.key.clone()).zip(weights).collect();
         let (searched, confirmed) = (searched.len(), confirming.len());
-        Ok(Tuned { base, fusion_weights, trials, searched, confirmed, raw: raw_means, tuned })
+        Ok(TunedBase { base, fusion_weights, trials, searched, confirmed, raw: raw_means, tuned })
     }
 
     /// A base with the weights of the start.

@@ -39,6 +39,7 @@ pub enum Finish {
 
 /// One completion.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Completion {
     /// All tokens sampled, those of the stop string or the end-of-text token included: what the policy chose.
     pub tokens: Vec<u32>,
@@ -51,6 +52,15 @@ pub struct Completion {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
+}
+
+impl Completion {
+    /// A completion that ended, each of whose tokens has this log-probability and this entropy; not a number where nobody
+    /// sampled it.
+    pub fn of(tokens: Vec<u32>, text: String, number: f32) -> Self {
+        let numbers = vec![number; tokens.len()];
+        Self { tokens, log_probabilities: numbers.clone(), entropies: numbers, text, finish: Finish::Stop }
+    }
 }
 
 /// What to generate, and how.

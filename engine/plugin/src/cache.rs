@@ -54,7 +54,13 @@ impl Cache {
         own::check_file(&path)?;
         let mut secret = [0; WORD];
         let read = File::open(&path).and_then(|mut file| file.read_exact(&mut secret));
-        read.map_err(|e| Error::read(&path, e))?;
+        read.map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                let found = format!("{} is shorter than a secret", path.display());
+                Error::argument("cache", found, "remove it: a new one is made, and plugins are compiled again")
+            }
+            _ => Error::read(&path, e),
+        })?;
         Ok(Self { folder: folder.to_owned(), secret, most_bytes: MOST_BYTES })
     }
 

@@ -12,6 +12,7 @@ use querywright_types::{Error, Result};
 /// What a plugin declares before any of its code runs. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Manifest {
     /// Its id: lower-case letters, digits and dashes, with at most one slash: `attributes`, `acme/attributes`.
     pub id: String,
@@ -28,6 +29,17 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// That of a component with this SHA-256, in lower-case hexadecimal, which asks for nothing.
+    pub fn new(id: impl Into<String>, version: impl Into<String>, sha256: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            version: version.into(),
+            sha256: sha256.into(),
+            capabilities: Default::default(),
+            limits: Limits::default(),
+        }
+    }
+
     /// Reads a manifest file.
     ///
     /// # Errors

@@ -151,7 +151,7 @@ impl Plugin {
         let patience = Duration::from_millis(limits.call_ms);
         let _permit =
             self.pool.acquire(deadline.left().map_or(patience, |left| left.min(patience))).ok_or_else(|| {
-                Failure::new(FaultKind::Timeout, format!("all of limits.instances = {} were busy", limits.instances))
+                Failure::new(FaultKind::Overloaded, format!("all of limits.instances = {} were busy", limits.instances))
             })?;
         let mut instance = match self.pool.take_idle() {
             Some(instance) => instance,

@@ -39,7 +39,7 @@ pub use mode::{DocumentConfig, Mode, RerankConfig, SAME};
 pub use neighbours::{JudgedWords, Neighbours, NeighboursConfig};
 pub use parse::{FormatFault, ParsedCompletion};
 pub use prompt::{ChatMessage, ConversationConfig, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
-pub use prompter::{Prompter, Titles};
+pub use prompter::Prompter;
 pub use query_terms::QueryTerm;
 pub use reading::{Reading, TermReading};
 #[cfg(feature = "remote")]
@@ -47,7 +47,7 @@ pub use remote::{Remote, RemoteConfig};
 #[cfg(feature = "model")]
 pub use rewriter_file::Resolver;
 pub use rewriter_file::{RewriterFile, Serve};
-pub use shortlist::Shortlist;
+pub use shortlist::{Shortlist, Titles};
 #[cfg(feature = "remote")]
 pub use teacher::{Fetched, fetch_answers};
 #[cfg(feature = "model")]

@@ -13,11 +13,8 @@ use super::prompt::{Example, marked};
 use super::prompt::{sanitised, shown_candidates, shown_turns};
 use super::query_terms::QueryTerm;
 use super::reading::Reading;
-use super::shortlist::Shortlist;
+use super::shortlist::{Shortlist, Titles};
 use querywright_types::{Deadline, Error, Kept, Order, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
-
-/// Gives the title of an item of the catalogue.
-pub type Titles = Arc<dyn Fn(Ordinal) -> String + Send + Sync>;
 
 /// Renders the prompts of one configuration for one retriever, and reads the completions.
 #[derive(Clone)]

@@ -29,6 +29,7 @@ pub enum Serve {
 /// The content of the file. Unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct RewriterFile {
     /// What is served.
     pub serve: Serve,

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::prompter::Titles;
 use querywright_types::{Deadline, Ordinal, Query, QueryLanguage, Request, Result, Retriever, Rewrite, retrieve};
+
+/// Gives the title of an item of the catalogue.
+pub type Titles = Arc<dyn Fn(Ordinal) -> String + Send + Sync>;
 
 /// Lists that are kept: more than a step of training asks for, so that an answer is read by the list of its prompt.
 const KEPT: usize = 8192;

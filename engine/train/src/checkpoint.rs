@@ -41,12 +41,50 @@ pub struct RunState {
     /// Completions of earlier steps; absent where none is kept, as in checkpoints of before there were any.
     #[serde(default, skip_serializing_if = "Replay::is_empty")]
     pub replay: Replay,
+    /// The same for each further retriever of the run; absent where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<QueryState>,
     /// Tokens of prompts and completions seen so far.
     pub num_tokens: u64,
     /// Seconds spent so far.
     pub seconds: f64,
     /// The best score on the development queries and its step.
     pub best: Option<(f64, u64)>,
+}
+
+/// What a run knows of the training queries in front of one of its retrievers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueryState {
+    /// Headroom and signal.
+    pub curriculum: Curriculum,
+    /// Completions of earlier steps.
+    #[serde(default, skip_serializing_if = "Replay::is_empty")]
+    pub replay: Replay,
+}
+
+impl RunState {
+    /// Those of the retriever with this number.
+    pub(super) fn queries(&self, number: usize) -> Result<(&Curriculum, &Replay)> {
+        match number.checked_sub(1) {
+            None => Ok((&self.curriculum, &self.replay)),
+            Some(at) => self.also.get(at).map(|own| (&own.curriculum, &own.replay)).ok_or_else(|| no_retriever(number)),
+        }
+    }
+
+    /// See [`Self::queries`].
+    pub(super) fn queries_mut(&mut self, number: usize) -> Result<(&mut Curriculum, &mut Replay)> {
+        match number.checked_sub(1) {
+            None => Ok((&mut self.curriculum, &mut self.replay)),
+            Some(at) => {
+                let own = self.also.get_mut(at).ok_or_else(|| no_retriever(number))?;
+                Ok((&mut own.curriculum, &mut own.replay))
+            }
+        }
+    }
+}
+
+fn no_retriever(number: usize) -> Error {
+    Error::bug("train::checkpoint", format!("nothing is known of retriever {}", number + 1))
 }
 
 /// A checkpoint that was read.

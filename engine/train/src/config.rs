@@ -1,12 +1,16 @@
 //! The configuration of a run: one TOML file, every key with a default but the model and the data.
 
 mod choose;
+mod method;
 mod read;
 mod resplit;
 mod validate;
+mod warm_start;
 
 pub use choose::{Arithmetic, Choice, Chosen, DataProfile, Lengths, MachineProfile, SplitPlan, choose};
+pub use method::{DpoConfig, Method, RejectionConfig, SftConfig, TeacherConfig};
 pub use resplit::ResplitConfig;
+pub use warm_start::WarmStartConfig;
 
 use std::path::PathBuf;
 
@@ -15,12 +19,10 @@ use serde::{Deserialize, Serialize};
 use super::advantage::{AdvantageConfig, Aggregation, Baseline, ScaleRewards};
 use super::curriculum::CurriculumConfig;
 use super::loss::LossConfig;
-use super::method::{DpoConfig, Method, RejectionConfig, SftConfig};
 use super::optimizer::AdamWConfig;
 use super::reward::RewardConfig;
 use super::schedule::{EntropyControlConfig, ScheduleConfig};
-use super::warm_start::WarmStartConfig;
-use querywright_data::cost::Prices;
+use querywright_data::cost::CostConfig;
 #[cfg(feature = "dense")]
 use querywright_encode::{DenseConfig, EmbedConfig};
 use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
@@ -83,8 +85,8 @@ pub struct TrainConfig {
     #[serde(default)]
     pub train: RunConfig,
     /// What the user pays, for the cost of the run in money. Default: no prices, and no money.
-    #[serde(default, skip_serializing_if = "Prices::is_empty")]
-    pub cost: Prices,
+    #[serde(default, skip_serializing_if = "CostConfig::is_empty")]
+    pub cost: CostConfig,
 }
 
 /// `[model]`
@@ -151,6 +153,10 @@ pub struct RetrieverConfig {
     #[cfg(feature = "sequence")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<SequenceConfig>,
+    /// Further retrievers that the same adapter learns from, each with what this table has: steps take turns among all of
+    /// them. With `train.method = "grpo"`. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<RetrieverConfig>,
 }
 
 /// Keys under an old name, and what they are called now. Files and `--set` may use either. The digest of a
@@ -327,6 +333,14 @@ impl TrainConfig {
     /// The prompt as the trained adapter is to be asked: answers as long as they were in training.
     pub fn serving_prompt(&self) -> PromptConfig {
         PromptConfig { max_answer_tokens: self.sampling.max_completion_length, ..self.prompt.clone() }
+    }
+
+    /// Where a run keeps what belongs to one of its retrievers alone, counted from 0.
+    pub fn folder_of(&self, retriever: usize) -> PathBuf {
+        match retriever {
+            0 => self.train.output_dir.clone(),
+            further => self.train.output_dir.join(format!("retriever-{}", further + 1)),
+        }
     }
 
     /// How a step's rewards become advantages.

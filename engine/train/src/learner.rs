@@ -1,4 +1,4 @@
-//! One optimizer step: log-probabilities, loss, gradient, update.
+//! One optimiser step: log-probabilities, loss, gradient, update.
 
 mod micro_batch;
 mod pass;
@@ -34,6 +34,21 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// A completion that the policy did not sample, of this weight: at an importance ratio of 1 the gradient is that of its
+    /// log-likelihood.
+    pub(crate) fn given(tokens: Vec<u32>, weight: f32) -> Self {
+        let unknown = vec![f32::NAN; tokens.len()];
+        Self {
+            tokens,
+            sampled_logp: unknown.clone(),
+            sampled_entropy: unknown,
+            advantage: weight,
+            counterfactual: Counterfactual::default(),
+            truncated: false,
+            dropped: false,
+        }
+    }
+
     /// Whether the policy did not sample it.
     pub fn is_off_policy(&self) -> bool {
         self.sampled_logp.iter().any(|logp| logp.is_nan())

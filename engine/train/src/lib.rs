@@ -8,11 +8,12 @@ pub mod advantage;
 pub mod checkpoint;
 mod config;
 pub mod curriculum;
+mod epochs;
+mod examples;
 pub mod learner;
 pub mod log;
 pub mod loss;
 mod materials;
-mod method;
 pub mod optimizer;
 mod provenance;
 pub mod replay;
@@ -26,11 +27,10 @@ mod trainer;
 mod warm_start;
 
 pub use config::{
-    Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, Lengths, MachineProfile, ResplitConfig,
-    RetrieverConfig, RunConfig, SplitPlan, TrainConfig, choose,
+    Arithmetic, BaseModelConfig, Choice, Chosen, DataConfig, DataProfile, DpoConfig, Lengths, MachineProfile, Method,
+    RejectionConfig, ResplitConfig, RetrieverConfig, RunConfig, SftConfig, SplitPlan, TeacherConfig, TrainConfig,
+    WarmStartConfig, choose,
 };
 pub use materials::{Labelled, Materials, learnable};
-pub use method::{DpoConfig, Method, RejectionConfig, SftConfig, TeacherConfig};
 pub use spending::RunCost;
 pub use trainer::{Observer, Outcome, Trainer};
-pub use warm_start::WarmStartConfig;

@@ -1,4 +1,4 @@
-//! The optimizer of a run: AdamW's settings and its state.
+//! The optimiser of a run: AdamW's settings and its state.
 
 use querywright_model::{AdamWState, AdamWStep};
 use querywright_types::{Error, Result};
@@ -43,7 +43,7 @@ impl AdamWConfig {
     }
 }
 
-/// The optimizer and all of its state. Two equal ones give equal updates.
+/// The optimiser and all of its state. Two equal ones give equal updates.
 #[derive(Debug)]
 pub struct AdamW {
     /// The settings.
@@ -53,7 +53,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// An optimizer that has seen nothing yet.
+    /// An optimiser that has seen nothing yet.
     pub fn new(config: AdamWConfig) -> Self {
         Self { config, state: AdamWState::default() }
     }

@@ -11,14 +11,23 @@ use querywright_data::catalog::Output;
 use querywright_model::DeviceChoice;
 use querywright_types::{Error, Result, hex};
 
-/// A digest of all that decides the numbers of a run: configuration, model, retriever, queries and judgements.
-pub(super) fn digest(config: &TrainConfig, materials: &Materials) -> Result<String> {
+/// A digest of all that decides the numbers of a run: configuration, model, retrievers, queries and judgements.
+pub(super) fn digest(config: &TrainConfig, materials: &[Materials]) -> Result<String> {
     let mut hash = Sha256::new();
-    for part in [&deciding(config)?, &materials.model_digest, &materials.retriever.card().digest] {
+    let part = |hash: &mut Sha256, part: &str| {
         hash.update(part.as_bytes());
         hash.update([0]);
+    };
+    part(&mut hash, &deciding(config)?);
+    for (number, here) in materials.iter().enumerate() {
+        match number {
+            0 => part(&mut hash, &here.model_digest),
+            // The first one's prompts stand in the configuration.
+            _ => part(&mut hash, &prompts(here)?),
+        }
+        part(&mut hash, &here.retriever.card().digest);
+        hash_queries(&mut hash, here);
     }
-    hash_queries(&mut hash, materials);
     if let Some(pairs) = pairs_digest(config)? {
         hash.update(pairs.as_bytes());
     }
@@ -89,10 +98,19 @@ fn to_toml(config: &TrainConfig) -> Result<String> {
     toml::to_string(config).map_err(|e| Error::bug("train::provenance", e.to_string()))
 }
 
+/// How a retriever's queries become prompts, as TOML.
+fn prompts(materials: &Materials) -> Result<String> {
+    let config = materials.encoder.prompter().config();
+    toml::to_string(config).map_err(|e| Error::bug("train::provenance", e.to_string()))
+}
+
 /// Writes what explains the run: versions and digests (`run.json`), its configuration (`config.toml`). Each is whole, or what
 /// was there before.
-pub(super) fn describe(folder: &Path, config: &TrainConfig, materials: &Materials) -> Result<()> {
-    let about = serde_json::json!({
+pub(super) fn describe(folder: &Path, config: &TrainConfig, materials: &[Materials]) -> Result<()> {
+    let [materials, also @ ..] = materials else {
+        return Err(Error::bug("train::provenance", "a run without a retriever"));
+    };
+    let mut about = serde_json::json!({
         "querywright": env!("CARGO_PKG_VERSION"),
         "model": materials.model_name,
         "model_digest": materials.model_digest,
@@ -105,6 +123,9 @@ pub(super) fn describe(folder: &Path, config: &TrainConfig, materials: &Material
         "architecture": std::env::consts::ARCH,
         "device": materials.decoder.device()?,
     });
+    if !also.is_empty() {
+        about["also"] = also.iter().map(|here| serde_json::json!(here.retriever.card())).collect();
+    }
     let path = folder.join(MARK);
     let text = serde_json::to_string_pretty(&about).map_err(|e| Error::write(&path, e.into()))?;
     Output::open(path)?.write((text + "\n").as_bytes())?;

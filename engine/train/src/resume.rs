@@ -21,22 +21,23 @@ const LONGEST_VALUE: usize = 60;
 ///
 /// # Errors
 /// When it was written under other settings, naming what differs, or cannot be read.
-pub(super) fn latest(config: &TrainConfig, materials: &Materials, digest: &str) -> Result<Option<Checkpoint>> {
+pub(super) fn latest(config: &TrainConfig, materials: &[Materials], digest: &str) -> Result<Option<Checkpoint>> {
     let run = &config.train.output_dir;
     let Some((folder, mut state)) = checkpoint::latest(run)? else { return Ok(None) };
+    let Some(first) = materials.first() else { return Err(Error::bug("train::resume", "a run without a retriever")) };
     if state.digest != digest {
         match planned_steps(config, materials, &state)? {
             Some(planned) => require_same_steps(config, planned, &state)?,
-            None => return Err(difference(config, materials, &folder)?),
+            None => return Err(difference(config, first, &folder)?),
         }
         state.digest = digest.to_owned();
     }
     state.max_steps = Some(config.train.max_steps);
-    Ok(Some(checkpoint::load(&folder, state, materials.decoder.config())?))
+    Ok(Some(checkpoint::load(&folder, state, first.decoder.config())?))
 }
 
 /// How many steps the run was planned for, where that is all that differs.
-fn planned_steps(config: &TrainConfig, materials: &Materials, state: &RunState) -> Result<Option<u64>> {
+fn planned_steps(config: &TrainConfig, materials: &[Materials], state: &RunState) -> Result<Option<u64>> {
     let written = written(config).map(|config| config.train.max_steps);
     // A checkpoint of before this was kept is mostly that of a finished run.
     for planned in [state.max_steps, written, Some(state.step)].into_iter().flatten() {
@@ -110,7 +111,7 @@ fn difference(config: &TrainConfig, materials: &Materials, checkpoint: &Path) ->
         said.push("the configuration, the model, the data set or the retriever was another".into());
     }
     let found = format!("was written under other settings: {}", said.join(", "));
-    let settable = !keys.is_empty() && keys.len() <= NAMED && keys.iter().all(|(_, then, _)| then != ABSENT);
+    let settable = !keys.is_empty() && keys.len() <= NAMED && keys.iter().all(|(_, then, _)| can_be_given(then));
     let remedy = match settable {
         true => {
             let back: Vec<String> = keys.iter().map(|(key, then, _)| format!("--set {key}={then}")).collect();
@@ -122,6 +123,13 @@ fn difference(config: &TrainConfig, materials: &Materials, checkpoint: &Path) ->
 }
 
 const ABSENT: &str = "absent";
+/// What stands for the rest of a long value.
+const CUT: char = '…';
+
+/// Whether a value as it is shown can stand in `--set`.
+fn can_be_given(shown: &str) -> bool {
+    shown != ABSENT && !shown.ends_with(CUT) && !shown.contains(char::is_control)
+}
 
 /// The keys that two configurations disagree on, with both values.
 fn different_keys(then: &TrainConfig, now: &TrainConfig) -> Result<Vec<(String, String, String)>> {
@@ -154,10 +162,13 @@ fn compare(
     }
     let show = |value: Option<&toml::Value>| match value.map(ToString::to_string) {
         None => ABSENT.to_owned(),
-        Some(text) => match text.char_indices().nth(LONGEST_VALUE) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text,
-        },
+        Some(text) => {
+            let text = text.replace(char::is_control, " ");
+            match text.char_indices().nth(LONGEST_VALUE) {
+                Some((end, _)) => format!("{}{CUT}", &text[..end]),
+                None => text,
+            }
+        }
     };
     found.push((key.to_owned(), show(then), show(now)));
 }
@@ -183,6 +194,7 @@ mod tests {
             entropy: None,
             curriculum,
             replay: Default::default(),
+            also: Vec::new(),
             num_tokens: 0,
             seconds: 0.0,
             best: None,
@@ -226,5 +238,9 @@ mod tests {
         assert!(keys.contains(&("prompt.style", "\"chat\"", "\"few-shot\"")), "{keys:?}");
         let entropy = keys.iter().find(|(key, ..)| *key == "entropy").unwrap();
         assert!(entropy.1 == ABSENT && entropy.2.contains("entropy_coef_delta"), "{keys:?}");
+        let long = config(&[&format!("prompt.content={}", "tools ".repeat(20))]);
+        let found = different_keys(&long, &config(&[])).unwrap();
+        assert!(found.iter().any(|(key, then, _)| key == "prompt.content" && !can_be_given(then)), "{found:?}");
+        assert!(can_be_given("3") && !can_be_given(ABSENT));
     }
 }

@@ -234,18 +234,18 @@ impl RewardFunction {
 
     /// The reward of a rewrite with `generated` terms of the model's whose ranking scored `scores`, where the raw query's
     /// ranking scored `raw` (both in the order of [`RewardFunction::measures`]; `raw` may be empty unless
-    /// [`RewardFunction::needs_raw`]).
-    pub fn reward(&self, rewrite: &Rewrite, generated: usize, scores: &[f64], raw: &[f64]) -> Reward {
+    /// [`RewardFunction::needs_raw`]). None where one of them is missing.
+    pub fn reward(&self, rewrite: &Rewrite, generated: usize, scores: &[f64], raw: &[f64]) -> Option<Reward> {
         let mut parts = Vec::new();
         let mut relevant = false;
         for (i, term) in self.terms.iter().enumerate() {
-            let score = scores.get(i).copied().unwrap_or(0.0);
+            let score = *scores.get(i)?;
             relevant |= score > 0.0;
             if term.weight != 0.0 {
                 parts.push((term.name.clone(), term.weight * score));
             }
             if term.gain_weight != 0.0 {
-                let gain = score - raw.get(i).copied().unwrap_or(0.0);
+                let gain = score - raw.get(i)?;
                 parts.push((format!("gain:{}", term.name), term.gain_weight * gain));
             }
         }
@@ -260,7 +260,7 @@ impl RewardFunction {
         if self.term_cost != 0.0 {
             parts.push(("terms".to_owned(), 0.0 - self.term_cost * generated as f64));
         }
-        Reward::of(parts)
+        Some(Reward::of(parts))
     }
 }
 

@@ -25,7 +25,7 @@ use super::config::TrainConfig;
 use super::materials::{Labelled, Materials};
 use super::replay::Replay;
 use super::reward::{Candidate, Reward, RewardCache, RewardFunction};
-use querywright_model::{Adapter, Completion, Finish, PromptTokens};
+use querywright_model::{Adapter, Completion, PromptTokens};
 use querywright_rewrite::Reading;
 use querywright_types::{Result, Rewrite};
 
@@ -86,9 +86,7 @@ impl ScoredCompletion {
     /// A completion that the policy of this step did not sample: NaN in place of the sampler's numbers tells the learner
     /// to compute its own.
     fn foreign(origin: Origin, (text, tokens): (String, Vec<u32>), reading: Reading, reward: Reward) -> Self {
-        let unknown = vec![f32::NAN; tokens.len()];
-        let completion =
-            Completion { tokens, log_probabilities: unknown.clone(), entropies: unknown, text, finish: Finish::Stop };
+        let completion = Completion::of(tokens, text, f32::NAN);
         Self { origin, completion, reading, reward: Some(reward), counterfactual: Counterfactual::default() }
     }
 

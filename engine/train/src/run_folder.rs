@@ -13,7 +13,20 @@ const LOCK: &str = "run.lock";
 /// What a run is known by: it is written before anything else of [`OWN`].
 pub(super) const MARK: &str = "run.json";
 /// What a trainer writes over.
-const OWN: [&str; 7] = [MARK, "config.toml", "metrics.jsonl", "completions.jsonl", spending::FILE, "best", "report"];
+const OWN: [&str; 12] = [
+    MARK,
+    LOCK,
+    "config.toml",
+    "metrics.jsonl",
+    "completions.jsonl",
+    spending::FILE,
+    "best",
+    "report",
+    "tuned.toml",
+    "warm_start.jsonl",
+    "warm_start",
+    "retriever-2",
+];
 
 /// Refuses a folder that a run could not be kept in, without changing anything: another trainer is at work there, it holds
 /// a run and is not to be resumed, it holds files that no run wrote, or it cannot be written. Costs nothing: call it before
@@ -59,14 +72,31 @@ fn nearest_folder(run: &Path) -> &Path {
     there.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Makes the folder of a run where it is missing, and marks it: what is written from then on is the run's own.
+///
+/// # Errors
+/// Those of [`require_usable`], and what cannot be written.
+pub fn mark(run: &Path, resume: bool) -> Result<()> {
+    require_usable(run, resume)?;
+    fs::create_dir_all(run).map_err(|e| Error::write(run, e))?;
+    if is_marked(run) {
+        return Ok(());
+    }
+    let about = serde_json::json!({ "querywright": env!("CARGO_PKG_VERSION") });
+    Output::open(run.join(MARK))?.write(format!("{about}\n").as_bytes())
+}
+
 /// Whether a run of this program wrote the folder's `run.json`.
 fn is_marked(run: &Path) -> bool {
     let about = fs::read(run.join(MARK)).ok().and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
     about.is_some_and(|about| about.get("querywright").is_some())
 }
 
-/// Tries what a run writes to: its files, or the nearest folder that is there.
-fn require_writable(run: &Path) -> Result<()> {
+/// Tries what is written to: the files of a run, or the nearest folder that is there.
+///
+/// # Errors
+/// What cannot be written.
+pub fn require_writable(run: &Path) -> Result<()> {
     if !run.exists() {
         return Output::open(nearest_folder(run).join(".querywright")).map(drop).map_err(|error| match error {
             Error::Io { source, .. } => Error::write(run, std::io::Error::from(source.kind())),
@@ -97,8 +127,7 @@ impl RunFolder {
     /// # Errors
     /// Those of [`require_usable`].
     pub(super) fn claim(run: &Path, resume: bool) -> Result<Self> {
-        require_usable(run, resume)?;
-        fs::create_dir_all(run).map_err(|e| Error::write(run, e))?;
+        mark(run, resume)?;
         let path = run.join(LOCK);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(|e| Error::write(&path, e))?;
@@ -163,7 +192,7 @@ mod tests {
                 assert!(error.contains(&format!("holds {name}, which no run wrote")), "{error}");
             }
             assert_eq!(fs::read_to_string(run.join(name)).unwrap(), "mine");
-            assert!(!run.join(LOCK).exists(), "refused before anything is written");
+            assert_eq!(fs::read_dir(&run).unwrap().count(), 2, "refused before anything is written");
         }
         // What an earlier run left is its own.
         let run = home.path().join("config.toml");

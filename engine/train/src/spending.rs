@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::log::{StepMetrics, name};
 use querywright_data::catalog::Output;
-use querywright_data::cost::{Meter, Prices, Spent};
+use querywright_data::cost::{CostConfig, Meter, Spent};
 use querywright_types::{Error, Result};
 
 /// The file.
@@ -24,7 +24,7 @@ pub struct RunCost {
     /// That in money, by these prices; none where there are none.
     pub money: Option<f64>,
     /// The prices of the configuration.
-    pub prices: Prices,
+    pub prices: CostConfig,
     /// Why no energy was measured; none where it was.
     pub without_energy: Option<String>,
 }
@@ -33,7 +33,7 @@ pub struct RunCost {
 #[derive(Debug)]
 pub(super) struct Spending {
     path: PathBuf,
-    prices: Prices,
+    prices: CostConfig,
     meter: Meter,
     spent: Spent,
 }
@@ -43,9 +43,9 @@ impl Spending {
     ///
     /// # Errors
     /// A file of a resumed run that cannot be read: a total must not begin anew in silence.
-    pub(super) fn open(folder: &Path, resumed: bool, prices: &Prices, on_gpu: bool) -> Result<Self> {
+    pub(super) fn open(folder: &Path, resumed: bool, prices: &CostConfig, on_gpu: bool) -> Result<Self> {
         let path = folder.join(FILE);
-        let spent = match std::fs::read(&path) {
+        let mut spent = match std::fs::read(&path) {
             _ if !resumed => Spent::default(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Spent::default(),
             text => {
@@ -56,7 +56,8 @@ impl Spending {
                 kept.spent
             }
         };
-        Ok(Self { path, prices: prices.clone(), meter: Meter::start(), spent: Spent { on_gpu, ..spent } })
+        spent.on_gpu = on_gpu;
+        Ok(Self { path, prices: prices.clone(), meter: Meter::start(), spent })
     }
 
     /// Counts a step, with all that happened since the last one.
@@ -90,7 +91,8 @@ mod tests {
     #[test]
     fn a_resumed_run_goes_on_with_what_it_spent_and_a_new_one_begins_at_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let prices = Prices { currency: Some("USD".into()), million_prompt_tokens: Some(2.0), ..Prices::default() };
+        let prices =
+            CostConfig { currency: Some("USD".into()), million_prompt_tokens: Some(2.0), ..CostConfig::default() };
         let mut metrics = StepMetrics::new(1);
         metrics.set(name::PROMPT_TOKENS, 500_000.0).set(name::COMPLETION_TOKENS, 7.0);
         let open = |resumed, on_gpu| Spending::open(folder.path(), resumed, &prices, on_gpu);
@@ -104,7 +106,9 @@ mod tests {
         let kept: RunCost = serde_json::from_slice(&std::fs::read(folder.path().join(FILE)).unwrap()).unwrap();
         assert_eq!((kept.money, kept.spent.prompt_tokens), (Some(2.0), 1_000_000));
         assert_eq!(kept.without_energy.is_none(), kept.spent.joules.is_some());
-        assert_eq!(open(false, true).unwrap().spent, Spent { on_gpu: true, ..Spent::default() });
+        let mut on_gpu = Spent::default();
+        on_gpu.on_gpu = true;
+        assert_eq!(open(false, true).unwrap().spent, on_gpu);
         std::fs::write(folder.path().join(FILE), "{").unwrap();
         assert!(open(true, false).unwrap_err().to_string().contains("cost.json"), "no total begins anew in silence");
         std::fs::remove_file(folder.path().join(FILE)).unwrap();

@@ -1,35 +1,32 @@
 //! The loop: choose queries, sample rewrites, retrieve, reward, learn; evaluate, log, save.
 
+mod environment;
 mod steps;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::checkpoint::{self, Checkpoint, RunState};
-use super::config::TrainConfig;
-use super::curriculum::Curriculum;
+use super::config::{Method, TrainConfig, WarmStartConfig};
+use super::examples::Examples;
 use super::learner::{Learner, LearnerConfig, RolloutBatch, StepReport};
 use super::log::{CompletionsLog, MetricsLog, StepMetrics, name};
 use super::loss::LossType;
-use super::materials::{Labelled, Materials};
-use super::method::Method;
-use super::method::examples::Examples;
+use super::materials::Materials;
 use super::optimizer::AdamW;
 use super::provenance;
-use super::replay::Replay;
 use super::resume;
 use super::reward::{RewardCache, RewardFunction};
 use super::rollout::{RelevanceFeedback, Sampler, StepRollouts};
 use super::run_folder::RunFolder;
-use super::schedule::EntropyControl;
 use super::spending::{RunCost, Spending};
-use super::warm_start::{Rates, WarmStart, WarmStartConfig};
-use querywright_data::metrics::{Measure, trec_order};
+use super::warm_start::Rates;
+use environment::Environment;
+use querywright_data::metrics::Measure;
 use querywright_model::{Adapter, SamplingConfig};
-use querywright_rewrite::LanguageModel;
-use querywright_stack::rank_all;
-use querywright_types::{Deadline, Error, Observe, Query, Request, Result, Rewrite, retrieve};
+use querywright_types::{Error, Observe, Result};
 
 /// Is told about a run while it goes on; sentences for a person come by [`Observe::note`].
 pub trait Observer: Observe {
@@ -63,21 +60,17 @@ pub struct Outcome {
 
 /// Rankings whose scores are cached.
 const CACHE: usize = 1 << 18;
-/// Development queries that are rewritten at once.
-const DEV_BATCH: usize = 64;
 
 /// A run in progress.
 pub struct Trainer<'a> {
     config: &'a TrainConfig,
-    materials: &'a Materials,
+    /// The retrievers that it learns from, at least one.
+    environments: Vec<Arc<Environment<'a>>>,
     reward: RewardFunction,
     cache: RewardCache,
-    originals: Vec<Rewrite>,
     feedback: Option<RelevanceFeedback>,
     dev_measure: Measure,
     rates: Rates,
-    /// The examples of the supervised steps; none where these are over.
-    warm_start: Option<WarmStart>,
     /// What the file of the method gives; none where it learns from no file.
     examples: Option<Examples>,
     adapter: Adapter,
@@ -93,7 +86,7 @@ pub struct Trainer<'a> {
 impl std::fmt::Debug for Trainer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Trainer")
-            .field("materials", self.materials)
+            .field("materials", &self.environments.iter().map(|here| here.materials).collect::<Vec<_>>())
             .field("step", &self.state.step)
             .finish_non_exhaustive()
     }
@@ -109,8 +102,22 @@ impl<'a> Trainer<'a> {
         resume: bool,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
+        Self::of_several(config, std::slice::from_ref(materials), resume, observer)
+    }
+
+    /// As [`Self::new`], for one adapter that learns from several retrievers, with the prompts of each: steps take turns
+    /// among them. They have one model and one catalogue. The adapter is chosen by the mean over them on the development
+    /// queries. What belongs to one alone lies in the folder of the run for the first, in `retriever-2` there for the
+    /// second, and so on.
+    pub fn of_several(
+        config: &'a TrainConfig,
+        materials: &'a [Materials],
+        resume: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
         config.validate()?;
-        materials.require_usable()?;
+        let mut environments = Environment::all(config, materials)?;
+        let first = environment::first(materials)?;
         let folder = &config.train.output_dir;
         let reward = RewardFunction::new(&config.reward)?;
         let Some(dev_measure) = reward.main_measure() else {
@@ -118,37 +125,38 @@ impl<'a> Trainer<'a> {
         };
         let measure = (dev_measure, reward.depth());
         let digest = provenance::digest(config, materials)?;
-        let examples = Examples::of(config, materials, observer)?;
+        let examples = Examples::of(config, first, observer)?;
         let claimed = RunFolder::claim(folder, resume)?;
         let rates = Rates::new(&config.warm_start, &config.schedule, config.train.max_steps)?;
-        let originals = materials.originals()?;
+        environments.iter_mut().try_for_each(Environment::find_originals)?;
         let found = if resume { resume::latest(config, materials, &digest)? } else { None };
         let from = found.as_ref().map(|found| found.state.step);
-        let on_gpu = materials.decoder.device()?.is_some();
+        let on_gpu = first.decoder.device()?.is_some();
         let spending = Spending::open(folder, from.is_some(), &config.cost, on_gpu)?;
         let Checkpoint { state, adapter, optimizer } = match found {
             Some(found) => {
                 observer.resumed(found.state.step);
                 found
             }
-            None => start(config, (materials, &originals), measure, digest, observer)?,
+            None => environment::start(config, &environments, measure, digest, observer)?,
         };
         provenance::describe(folder, config, materials)?;
         let metrics = MetricsLog::open(folder, from)?;
         let warm = state.step < config.warm_start.steps;
-        let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&materials.catalog));
-        let search = |words| WarmStart::of(config, (materials, &originals), words, measure, from.is_some(), &*observer);
-        let warm_start = feedback.as_ref().filter(|_| warm).map(search).transpose()?;
+        let feedback = (warm || config.train.inject_feedback).then(|| RelevanceFeedback::new(&first.catalog));
+        if let Some(words) = feedback.as_ref().filter(|_| warm) {
+            let mut search =
+                |here: &mut Environment<'_>| here.warm_up(config, words, measure, from.is_some(), &*observer);
+            environments.iter_mut().try_for_each(&mut search)?;
+        }
         Ok(Self {
             config,
-            materials,
+            environments: environments.into_iter().map(Arc::new).collect(),
             reward,
             cache: RewardCache::new(CACHE),
-            originals,
             feedback: feedback.filter(|_| config.train.inject_feedback),
             dev_measure,
             rates,
-            warm_start,
             examples,
             adapter,
             optimizer,
@@ -169,14 +177,17 @@ impl<'a> Trainer<'a> {
         self.skip_empty_warm_start(observer)?;
         while self.state.step < run.max_steps {
             let start = Instant::now();
-            let mut metrics = match self.warm_start.take().filter(|_| self.state.step < self.config.warm_start.steps) {
+            let (here, turn) = self.turn()?;
+            let mut metrics = match here.warm_start.as_ref().filter(|_| self.is_warming_up()) {
                 Some(examples) => {
-                    let (batch, faults) = examples.batch(self.materials, self.state.step)?;
-                    self.warm_start = Some(examples);
-                    self.supervised_step(batch, faults)?
+                    let (batch, faults) = examples.batch(here.materials, turn)?;
+                    self.supervised_step(&here, batch, faults)?
                 }
-                None => self.method_step()?,
+                None => self.method_step(&here)?,
             };
+            if self.environments.len() > 1 {
+                metrics.set(name::RETRIEVER, (here.number + 1) as f64);
+            }
             let seconds = start.elapsed().as_secs_f64();
             self.state.seconds += seconds;
             metrics.set(name::STEP_TIME, seconds);
@@ -200,6 +211,7 @@ impl<'a> Trainer<'a> {
             // The development queries never gave a score: the last adapter stands in.
             self.keep("best")?;
         }
+        self.require_best()?;
         let cost = self.spending.write()?;
         let (best_dev, best_step) = self.state.best.unwrap_or((f64::NAN, self.state.step));
         Ok(Outcome {
@@ -213,9 +225,41 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// Puts the best adapter where it was, where somebody removed it and it is the last one.
+    fn require_best(&self) -> Result<()> {
+        let best = self.config.train.output_dir.join("best");
+        match self.state.best {
+            _ if best.is_dir() => Ok(()),
+            Some((_, step)) if step != self.state.step => {
+                let found = format!("it is gone; it was the adapter after step {step} of {}", self.state.step);
+                let remedy =
+                    "restore it, take the newest of checkpoints in its place, or train anew in another output_dir";
+                Err(Error::model(best, found, remedy))
+            }
+            _ => self.keep("best"),
+        }
+    }
+
+    /// Whether the next step is a supervised one before the method's own.
+    fn is_warming_up(&self) -> bool {
+        self.state.step < self.config.warm_start.steps
+    }
+
+    /// The environment of the next step, and how many steps it has had before in this phase. Those for which the warm start
+    /// found nothing have no turn in it.
+    fn turn(&self) -> Result<(Arc<Environment<'a>>, u64)> {
+        let warm = self.is_warming_up();
+        let able: Vec<_> = self.environments.iter().filter(|here| !warm || here.has_examples()).collect();
+        let (step, count) = (self.state.step, able.len().max(1) as u64);
+        match able.get((step % count) as usize) {
+            Some(here) => Ok((Arc::clone(here), step / count)),
+            None => Err(Error::bug("train::trainer", "a step without a retriever to learn from")),
+        }
+    }
+
     /// Leaves out a warm start for which no rewrite was found, with its steps, and says so.
     fn skip_empty_warm_start(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if !self.warm_start.as_ref().is_some_and(WarmStart::is_empty) {
+        if !self.is_warming_up() || self.environments.iter().any(|here| here.has_examples()) {
             return Ok(());
         }
         let (steps, all) = (self.config.warm_start.steps, self.config.train.max_steps);
@@ -233,9 +277,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// One step; its metrics under TRL's names.
-    fn step(&mut self) -> Result<StepMetrics> {
+    fn step(&mut self, here: &Environment<'_>) -> Result<StepMetrics> {
         let step = self.state.step + 1;
-        let mut rollouts = self.sample(step)?;
+        let mut rollouts = self.sample(here, step)?;
         let mut loss = self.config.loss.clone();
         // One length rules both: what is sampled is what the loss of `dr_grpo` divides by.
         loss.max_completion_length = self.config.sampling.max_completion_length;
@@ -252,61 +296,69 @@ impl<'a> Trainer<'a> {
             ..self.plain(loss)
         };
         let rate = self.rates.rate(step - 1);
-        let report = self.learn(&learner, rate, rollouts.batches(&self.materials.decoder)?)?;
+        let report = self.learn(here, &learner, rate, rollouts.batches(&here.materials.decoder)?)?;
         // A step without a token in the loss measured no entropy.
         if let Some(control) = self.state.entropy.as_mut().filter(|_| report.loss.tokens > 0) {
             control.observe(report.loss.bonus_entropy);
         }
-        self.account(step, &rollouts)?;
-        let mut metrics = self.step_metrics(step, rate, &rollouts, &report);
+        self.account(here, step, &rollouts)?;
+        let mut metrics = self.step_metrics(here, (step, rate), &rollouts, &report)?;
         metrics.set(name::ENTROPY_COEF, entropy_coef);
         Ok(metrics)
     }
 
     /// Takes in what a step's groups say of their queries, and keeps their completions.
-    fn account(&mut self, step: u64, rollouts: &StepRollouts) -> Result<()> {
+    fn account(&mut self, here: &Environment<'_>, step: u64, rollouts: &StepRollouts) -> Result<()> {
+        let (curriculum, replay) = self.state.queries_mut(here.number)?;
         for group in &rollouts.groups {
-            self.state.curriculum.observe(group.query, group.informative);
+            curriculum.observe(group.query, group.informative);
             let run = &self.config.train;
             if run.replay > 0 {
                 let kept = group.to_replay(run.replay_margin);
-                kept.for_each(|kept| self.state.replay.keep(group.query, kept, run.replay));
+                kept.for_each(|kept| replay.keep(group.query, kept, run.replay));
             }
         }
         for query in &rollouts.replaced {
-            self.state.curriculum.observe(*query, false);
+            curriculum.observe(*query, false);
         }
         self.state.step = step;
-        self.state.num_tokens += rollouts.tokens(self.materials.encoder.prefix().len()) as u64;
-        self.completions.append(&rollouts.records(step, &self.materials.train)?)
+        self.state.num_tokens += rollouts.tokens(here.prefix().len()) as u64;
+        self.completions.append(&rollouts.records(step, &here.materials.train)?)
     }
 
     /// An update of the adapter.
-    fn learn(&mut self, config: &LearnerConfig, rate: f64, batches: Vec<RolloutBatch>) -> Result<StepReport> {
-        let (decoder, prefix) = (&self.materials.decoder, self.materials.encoder.prefix());
+    fn learn(
+        &mut self,
+        here: &Environment<'_>,
+        config: &LearnerConfig,
+        rate: f64,
+        batches: Vec<RolloutBatch>,
+    ) -> Result<StepReport> {
+        let (decoder, prefix) = (&here.materials.decoder, here.prefix());
         let report =
             Learner { decoder, prefix, config }.learn(&mut self.adapter, &mut self.optimizer, rate, batches)?;
         self.state.updates = self.optimizer.state.step;
         Ok(report)
     }
 
-    fn sampler(&self) -> Sampler<'_> {
-        Sampler {
+    fn sampler<'s>(&'s self, here: &'s Environment<'_>) -> Result<Sampler<'s>> {
+        Ok(Sampler {
             config: self.config,
-            materials: self.materials,
+            materials: here.materials,
             reward: &self.reward,
             cache: &self.cache,
-            originals: &self.originals,
+            originals: &here.originals,
             feedback: self.feedback.as_ref(),
-            replay: &self.state.replay,
-        }
+            replay: self.state.queries(here.number)?.1,
+        })
     }
 
     /// A step's groups; zero-variance groups are replaced for some rounds.
-    fn sample(&self, step: u64) -> Result<StepRollouts> {
-        let sampler = self.sampler();
+    fn sample(&self, here: &Environment<'_>, step: u64) -> Result<StepRollouts> {
+        let sampler = self.sampler(here)?;
         let wanted = self.config.prompts_per_step();
         let seed = self.config.train.seed;
+        let (curriculum, _) = self.state.queries(here.number)?;
         let mut taken = HashSet::new();
         let mut rollouts = StepRollouts::default();
         for round in 0..=self.config.curriculum.resample_rounds as u64 {
@@ -314,7 +366,7 @@ impl<'a> Trainer<'a> {
             if missing == 0 {
                 break;
             }
-            let queries = self.state.curriculum.sample(missing, &taken, seed, step, round);
+            let queries = curriculum.sample(missing, &taken, seed, step, round);
             if queries.is_empty() {
                 break;
             }
@@ -322,20 +374,25 @@ impl<'a> Trainer<'a> {
             // Preferences have passes of their own, so there is nothing to record.
             let recorded = match self.config.train.method {
                 Method::Dpo => usize::MAX,
-                _ => rollouts.recorded(&self.materials.decoder),
+                _ => rollouts.recorded(&here.materials.decoder),
             };
             rollouts.join(sampler.sample(&queries, &self.adapter, step, recorded)?, wanted, self.config)?;
         }
         Ok(rollouts)
     }
 
-    fn step_metrics(&self, step: u64, rate: f64, rollouts: &StepRollouts, report: &StepReport) -> StepMetrics {
+    fn step_metrics(
+        &self,
+        here: &Environment<'_>,
+        (step, rate): (u64, f64),
+        rollouts: &StepRollouts,
+        report: &StepReport,
+    ) -> Result<StepMetrics> {
         let mut metrics = StepMetrics::new(step);
         let lengths: Vec<f64> = rollouts.samples().map(|s| s.tokens.len() as f64).collect();
         let truncated = rollouts.samples().filter(|s| s.truncated).count() as f64;
         let count = lengths.len().max(1) as f64;
-        let (tokens, written) =
-            (rollouts.tokens(self.materials.encoder.prefix().len()) as f64, lengths.iter().sum::<f64>());
+        let (tokens, written) = (rollouts.tokens(here.prefix().len()) as f64, lengths.iter().sum::<f64>());
         metrics
             .set(name::REWARD, rollouts.signal.reward)
             .set(name::REWARD_STD, rollouts.signal.reward_std)
@@ -362,7 +419,7 @@ impl<'a> Trainer<'a> {
             .set(name::RECORDED_ROWS, report.recorded_rows as f64)
             .set(name::FAULTS, rollouts.faults as f64)
             .set("completions/broken_format_ratio", rollouts.broken() as f64 / count)
-            .set("curriculum/repaired_groups", rollouts.injected as f64)
+            .set("curriculum/injected_groups", rollouts.injected as f64)
             .set(name::REPLAYED_GROUPS, rollouts.replayed as f64)
             .set("curriculum/replaced_groups", rollouts.replaced.len() as f64)
             .set(name::SKIPPED_UPDATES, report.skipped_updates as f64);
@@ -374,56 +431,41 @@ impl<'a> Trainer<'a> {
             LossType::Vespo => drop(metrics.set("vespo/phi_seq_mean", report.loss.phi_mean)),
             _ => {}
         }
-        if let Some(gain) = self.gain(rollouts) {
+        if let Some(gain) = self.gain(here, rollouts)? {
             metrics.set(name::GAIN, gain);
         }
-        metrics
+        Ok(metrics)
     }
 
     /// The mean of the main measure over what the same queries score without the model.
-    fn gain(&self, rollouts: &StepRollouts) -> Option<f64> {
-        let without = |query: usize| Some(1.0 - self.state.curriculum.headroom(query)?);
-        rollouts.mean(|query, reward| self.reward.gain(reward, without(query)?))
+    fn gain(&self, here: &Environment<'_>, rollouts: &StepRollouts) -> Result<Option<f64>> {
+        let (curriculum, _) = self.state.queries(here.number)?;
+        let without = |query: usize| Some(1.0 - curriculum.headroom(query)?);
+        Ok(rollouts.mean(|query, reward| self.reward.gain(reward, without(query)?)))
     }
 
-    /// Measures the development queries, greedily rewritten; keeps the adapter when it is the best so far.
+    /// Measures the development queries, greedily rewritten; keeps the adapter when it is the best so far, by the mean over
+    /// the retrievers.
     fn evaluate(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let greedy = SamplingConfig::greedy(self.config.sampling.max_completion_length);
-        let m = self.materials;
-        let model = LanguageModel::new(
-            m.model_name.clone(),
-            m.decoder.clone(),
-            m.tokenizer.clone(),
-            m.encoder.clone(),
-            Some(self.adapter.clone()),
-            greedy,
-        )?;
-        let queries: Vec<&Query> = m.dev.iter().map(|(q, _)| q).collect();
-        let ranked = rank_all(&model, m.retriever.as_ref(), &queries, self.reward.depth(), DEV_BATCH, &());
-        let mut scores = Vec::with_capacity(ranked.len());
-        for (ranked, (_, judgements)) in ranked.into_iter().zip(&m.dev) {
-            if let Some(error @ Error::Device { .. }) = ranked.fallback {
-                // The raw queries' score is not the adapter's.
-                return Err(error);
-            }
-            // A fault of the model's own first search is no score of the model either.
-            let faulty = ranked.fallback.as_ref().is_some_and(Error::is_fault);
-            if let Some(ranking) = ranked.ranking.as_ref().ok().filter(|_| !faulty) {
-                let docs = trec_order(ranking, |doc| m.catalog.id(doc));
-                scores.push(self.dev_measure.score(&docs, judgements));
+        let measure = (self.dev_measure, self.reward.depth());
+        let mut scores = Vec::with_capacity(self.environments.len());
+        for here in &self.environments {
+            match here.dev_score(&self.adapter, greedy.clone(), measure, observer)? {
+                Some(score) => scores.push(score),
+                None => return Ok(()),
             }
         }
         let step = self.state.step;
-        let failed = m.dev.len() - scores.len();
-        if failed > 0 {
-            // A mean over other queries than last time would not compare.
-            observer.note(&format!("the retriever failed for {failed} development queries; no score this time"));
-            return Ok(());
-        }
         let score = scores.iter().sum::<f64>() / scores.len() as f64;
         let best = self.state.best.is_none_or(|(old, _)| score > old);
         let mut metrics = StepMetrics::new(step);
         metrics.set(format!("eval_{}", self.dev_measure), score);
+        if scores.len() > 1 {
+            for (here, score) in self.environments.iter().zip(&scores) {
+                metrics.set(format!("eval_{}/retriever-{}", self.dev_measure, here.number + 1), *score);
+            }
+        }
         self.metrics.record(&metrics)?;
         if best {
             self.state.best = Some((score, step));
@@ -433,61 +475,24 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Writes the adapter, with the prompt that belongs to it, into a folder of the run.
+    /// Writes the adapter, with the prompt that belongs to it, into a folder of the run, and of each further retriever.
     fn keep(&self, name: &str) -> Result<()> {
-        checkpoint::write_folder(&self.config.train.output_dir.join(name), |folder| {
-            self.adapter.save(folder, &self.materials.model_name)?;
-            self.config.serving_prompt().write(folder)
+        self.environments.iter().try_for_each(|here| {
+            checkpoint::write_folder(&here.folder.join(name), |folder| {
+                self.adapter.save(folder, &here.materials.model_name)?;
+                here.serving_prompt(self.config).write(folder)
+            })
         })
     }
 
     fn save(&mut self) -> Result<()> {
         self.optimizer.fetch()?;
         let run = &self.config.train;
-        let base = &self.materials.model_name;
+        let Some(first) = self.environments.first() else {
+            return Err(Error::bug("train::trainer", "a run without a retriever"));
+        };
+        let base = &first.materials.model_name;
         checkpoint::save(&run.output_dir, &self.state, &self.adapter, &self.optimizer, base, run.save_total_limit)?;
         self.spending.write().map(drop)
     }
-}
-
-/// Where a run without a checkpoint starts. `measure` is what the adapter is chosen by, with the retrieval depth.
-fn start(
-    config: &TrainConfig,
-    (materials, originals): (&Materials, &[Rewrite]),
-    measure: (Measure, usize),
-    digest: String,
-    observer: &mut dyn Observer,
-) -> Result<Checkpoint> {
-    let adapter = Adapter::new(materials.decoder.config(), config.lora.clone(), config.train.seed)?;
-    let curriculum = Curriculum::new(config.curriculum.clone(), &original_scores(materials, originals, measure))?;
-    let (queries, headroom) = (curriculum.len(), curriculum.mean_headroom());
-    observer.note(&format!("{queries} training queries, mean headroom {headroom:.3} {}", measure.0));
-    let entropy = config.entropy.map(|e| EntropyControl::new(e, config.loss.entropy_coef)).transpose()?;
-    let state = RunState {
-        version: env!("CARGO_PKG_VERSION").into(),
-        digest,
-        max_steps: Some(config.train.max_steps),
-        step: 0,
-        updates: 0,
-        optimizer: config.optimizer,
-        entropy,
-        curriculum,
-        replay: Replay::default(),
-        num_tokens: 0,
-        seconds: 0.0,
-        best: None,
-    };
-    Ok(Checkpoint { state, adapter, optimizer: AdamW::new(config.optimizer) })
-}
-
-/// The measure of each training query without a model; none where the retriever failed.
-fn original_scores(materials: &Materials, originals: &[Rewrite], (measure, k): (Measure, usize)) -> Vec<Option<f64>> {
-    let request = |((query, _), original): (&Labelled, &Rewrite)| Request::new(query, original, k);
-    let requests: Vec<Request> = materials.train.iter().zip(originals).map(request).collect();
-    let rankings = retrieve(materials.retriever.as_ref(), &requests, Deadline::NONE);
-    let score = |(ranking, (_, judgements)): (Result<querywright_types::Ranking, _>, &Labelled)| {
-        let docs: Vec<u32> = ranking.ok()?.hits.iter().map(|h| h.doc).collect();
-        Some(measure.score(&docs, judgements))
-    };
-    rankings.into_iter().zip(&materials.train).map(score).collect()
 }

@@ -10,102 +10,18 @@ mod search;
 use std::collections::HashMap;
 use std::path::Path;
 
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::config::TrainConfig;
+use super::config::{TrainConfig, WarmStartConfig};
+use super::epochs::places;
 use super::learner::{Rollout, RolloutBatch, Sample};
 use super::materials::{Labelled, Materials};
 use super::rollout::RelevanceFeedback;
-use super::schedule::{Schedule, ScheduleConfig, SchedulerType};
+use super::schedule::{Schedule, ScheduleConfig};
 use querywright_data::catalog::Output;
 use querywright_data::metrics::Measure;
 use querywright_types::{Error, Observe, Result, Rewrite};
 use search::Search;
-
-/// `[warm_start]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WarmStartConfig {
-    /// Supervised steps; they are the first ones of `train.max_steps`. Default 0: none.
-    pub steps: u64,
-    /// Examples of a step. Default 16.
-    pub batch_size: usize,
-    /// The highest learning rate: reached after a tenth of the steps; it falls linearly to 0. Default 1e-3.
-    pub learning_rate: f64,
-    /// Words of a rewrite that is searched for, at most. Default 6.
-    pub max_words: usize,
-    /// How much a word must add to the measure. Default 0.02.
-    pub margin: f64,
-    /// Words that are tried for a query: its own and those of its relevant documents. Default 24.
-    pub candidates: usize,
-    /// Training queries that are searched for, at most. Default 4096.
-    pub max_queries: usize,
-    /// Examples of "nothing" for each other one, at most, where no word is an answer: with `prompt.vocabulary`. From
-    /// 0 to 1. Default 0.25.
-    pub nothing: f64,
-}
-
-impl Default for WarmStartConfig {
-    fn default() -> Self {
-        Self {
-            steps: 0,
-            batch_size: 16,
-            learning_rate: 1e-3,
-            max_words: 6,
-            margin: 0.02,
-            candidates: 24,
-            max_queries: 4096,
-            nothing: 0.25,
-        }
-    }
-}
-
-impl WarmStartConfig {
-    /// The folder of a run with the adapter after the warm start, where GRPO went on from it.
-    pub const FOLDER: &str = "warm_start";
-
-    /// Whether there is none: then nothing is written of it.
-    pub(super) fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
-    pub(super) fn validate(&self, max_steps: u64) -> Result<()> {
-        let refuse = |key: &str, found: String, remedy: &str| {
-            Err(Error::argument(format!("warm_start.{key}"), format!("found {found}"), remedy))
-        };
-        if self.steps > max_steps {
-            let found = format!("{} of {max_steps} steps", self.steps);
-            return refuse("steps", found, "they are among train.max_steps: give no more than these");
-        }
-        let counts = [
-            ("batch_size", self.batch_size),
-            ("max_words", self.max_words),
-            ("candidates", self.candidates),
-            ("max_queries", self.max_queries),
-        ];
-        if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
-            return refuse(key, "0".into(), "give at least 1; warm_start.steps = 0 switches it off");
-        }
-        if !(self.margin.is_finite() && self.margin >= 0.0) {
-            return refuse("margin", self.margin.to_string(), "give 0 or a number such as 0.02");
-        }
-        if !(0.0..=1.0).contains(&self.nothing) {
-            return refuse("nothing", self.nothing.to_string(), "give a share from 0 to 1");
-        }
-        Schedule::new(&self.schedule(), self.steps.max(1)).map(drop)
-    }
-
-    fn schedule(&self) -> ScheduleConfig {
-        ScheduleConfig {
-            learning_rate: self.learning_rate,
-            lr_scheduler_type: SchedulerType::Linear,
-            warmup_steps: 0,
-            warmup_ratio: 0.1,
-        }
-    }
-}
 
 /// The learning rates of a run: those of the warm start, then those of GRPO.
 #[derive(Debug, Clone, Copy)]
@@ -166,8 +82,8 @@ impl WarmStart {
     /// The file of the examples in the folder of a run.
     const FILE: &str = "warm_start.jsonl";
 
-    /// What a run learns from: what its file says, which is written when the run begins and read when it is resumed. So
-    /// the examples stay although the retriever may fail for others then. `measure` has the retrieval depth with it.
+    /// What a run learns from: what the file in `folder` says, which is written when the run begins and read when it is resumed.
+    /// So the examples stay although the retriever may fail for others then. `measure` has the retrieval depth with it.
     ///
     /// # Errors
     /// A prompt that cannot be made, or a file that cannot be written.
@@ -176,11 +92,11 @@ impl WarmStart {
         (materials, originals): (&Materials, &[Rewrite]),
         feedback: &RelevanceFeedback,
         (measure, depth): (Measure, usize),
-        resumed: bool,
+        (folder, resumed): (&Path, bool),
         observer: &dyn Observe,
     ) -> Result<Self> {
         let (run, seed) = (&config.train, config.train.seed);
-        let read = || Self::read(&run.output_dir, &materials.train, config.warm_start.batch_size, seed);
+        let read = || Self::read(folder, &materials.train, config.warm_start.batch_size, seed);
         if resumed {
             return read();
         }
@@ -198,7 +114,7 @@ impl WarmStart {
             seed,
         };
         let found = Self::new(search.run(observer)?, config.warm_start.batch_size, seed);
-        found.write(&run.output_dir)?;
+        found.write(folder)?;
         let (count, gain) = found.summary();
         observer.note(&format!("{count} rewrites found that hold, by {gain:+.3} {measure} on average"));
         read()
@@ -222,6 +138,7 @@ impl WarmStart {
 
     /// Writes the examples into the folder of a run, one JSON object a line.
     fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
         let path = folder.join(Self::FILE);
         let mut text = String::new();
         for target in &self.targets {
@@ -282,13 +199,13 @@ impl WarmStart {
             let Some(tokens) = materials.encoder.encode_answer(&target.target, prompt.grammar.as_ref())? else {
                 continue;
             };
-            let mut samples = vec![sample(tokens, 1.0)];
+            let mut samples = vec![Sample::given(tokens, 1.0)];
             let total: f64 = target.singles.iter().map(|(_, gain)| gain).sum();
             for (word, gain) in &target.singles {
                 if let Some(mut tokens) = materials.encoder.encode_answer(word, prompt.grammar.as_ref())? {
                     // What comes after it is left open.
                     tokens.pop();
-                    samples.push(sample(tokens, (SINGLES * gain / total) as f32));
+                    samples.push(Sample::given(tokens, (SINGLES * gain / total) as f32));
                 }
             }
             rollouts.push(Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples });
@@ -299,46 +216,6 @@ impl WarmStart {
 
 /// The weight of all words that help by themselves, beside the rewrite.
 const SINGLES: f64 = 2.0;
-
-/// Which of `count` examples a step has, counted from 0: the next ones of a permutation, which is another one each time
-/// around.
-pub(super) fn places(step: u64, count: usize, batch_size: usize, seed: u64) -> Vec<usize> {
-    let batch = batch_size.min(count);
-    let first = step as usize * batch;
-    let mut chosen = Vec::with_capacity(batch);
-    let mut order: (usize, Vec<usize>) = (usize::MAX, Vec::new());
-    for place in first..first + batch {
-        let around = place / count;
-        if order.0 != around {
-            order = (around, permutation(count, seed, around as u64));
-        }
-        chosen.extend(order.1.get(place % count).copied());
-    }
-    chosen
-}
-
-/// A completion that was not sampled.
-pub(super) fn sample(tokens: Vec<u32>, weight: f32) -> Sample {
-    let unknown = vec![f32::NAN; tokens.len()];
-    Sample {
-        tokens,
-        sampled_logp: unknown.clone(),
-        sampled_entropy: unknown,
-        advantage: weight,
-        counterfactual: Default::default(),
-        truncated: false,
-        dropped: false,
-    }
-}
-
-/// The numbers below `count` in an order that seed and stream decide.
-fn permutation(count: usize, seed: u64, stream: u64) -> Vec<usize> {
-    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(stream);
-    let mut order: Vec<usize> = (0..count).collect();
-    order.shuffle(&mut rng);
-    order
-}
 
 #[cfg(test)]
 mod tests {

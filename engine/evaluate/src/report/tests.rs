@@ -1,7 +1,7 @@
 use super::*;
 use crate::comparison::tests::made_up;
 use crate::{Change, Probe, ProbeExample, ProbeRate, RateAgainst, SampleRewrite, SystemProbes};
-use querywright_data::cost::{Prices, Spent};
+use querywright_data::cost::{CostConfig, Spent};
 use querywright_data::metrics::rates::wilson;
 
 /// Text that would break out of every place it is put, were it not escaped.
@@ -75,7 +75,7 @@ fn report(folder: &Path) -> Report {
         }),
         headroom: None,
         probes: Some(probes()),
-        cost: Some(CostTable::of("trained <1>", NASTY, &Spent::default(), &Prices::default(), None)),
+        cost: Some(CostTable::of("trained <1>", NASTY, &Spent::default(), &CostConfig::default(), None)),
         samples: vec![
             sample(
                 "something to keep my coffee warm on the train",

@@ -44,7 +44,7 @@ impl Retriever for Taste {
     }
 }
 
-fn tuned(retriever: &Taste, queries: usize, feedback: Option<Feedback>) -> Result<Tuned> {
+fn tuned(retriever: &Taste, queries: usize, feedback: Option<Feedback>) -> Result<TunedBase> {
     fused(retriever, queries, feedback, None)
 }
 
@@ -53,7 +53,7 @@ fn fused(
     queries: usize,
     feedback: Option<Feedback>,
     fusion: Option<FusionWeights<'_>>,
-) -> Result<Tuned> {
+) -> Result<TunedBase> {
     let mut builder = CatalogBuilder::new();
     for number in 0..60 {
         builder.push(&format!("d{number}"), [("title", "x"), ("tags", "y")]).unwrap();
@@ -142,7 +142,7 @@ fn a_retriever_of_plain_words_has_nothing_to_tune_and_one_that_fails_gives_no_fi
 type Taken = fn(&str) -> bool;
 
 /// A weight of covisitation, of which one value ranks as `taste` says, and all others as `start` does.
-fn weighed(start: Taken, liked: f64, taste: Taken, card: &RetrieverCard) -> Result<Tuned> {
+fn weighed(start: Taken, liked: f64, taste: Taken, card: &RetrieverCard) -> Result<TunedBase> {
     let ranks = |weights: &[f64]| -> Result<Arc<dyn Retriever>> {
         let liked = if weights == [liked] { taste } else { start };
         Ok(Arc::new(Taste { card: card.clone(), liked, fails: false }))
@@ -153,7 +153,7 @@ fn weighed(start: Taken, liked: f64, taste: Taken, card: &RetrieverCard) -> Resu
     fused(&taste, 60, None, Some(FusionWeights { weights: vec![weight], fused: &ranks }))
 }
 
-fn weight(found: &Tuned) -> Option<f64> {
+fn weight(found: &TunedBase) -> Option<f64> {
     found.fusion_weights.get("retriever.covisitation").copied()
 }
 
@@ -197,7 +197,7 @@ fn kinds() -> (querywright_data::catalog::Catalog, Vec<(Query, Judgements)>) {
     (builder.finish(), (0..60).map(query).collect())
 }
 
-fn with_neighbours(liked: fn(&str) -> bool, elsewhere: &[(Query, Judgements)]) -> Tuned {
+fn with_neighbours(liked: fn(&str) -> bool, elsewhere: &[(Query, Judgements)]) -> TunedBase {
     let (catalog, labelled) = kinds();
     let borrow = |of: &'static [(Query, Judgements)]| of.iter().map(|(q, j)| (q, j)).collect::<Vec<_>>();
     let queries = borrow(labelled.leak());

@@ -247,6 +247,10 @@ impl PromptConfig {
         }
         let remedy = "correct it, or remove the file for the defaults";
         let refused = |found: String| Error::model(&path, found, remedy);
+        // A pipe might never end.
+        if !path.is_file() {
+            return Err(refused("it is no file".to_owned()));
+        }
         let mut text = String::new();
         let file = fs::File::open(&path).map_err(|e| Error::read(&path, e))?;
         file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|e| Error::read(&path, e))?;
@@ -313,7 +317,10 @@ impl PromptConfig {
             return Err(Error::argument("prompt.candidates", self.candidates.to_string(), remedy));
         }
         if let Some(base) = &self.base {
-            base.validate(card)?;
+            base.validate(card).map_err(|error| match error {
+                Error::Argument { name, found, remedy, .. } => Error::argument(format!("prompt.{name}"), found, remedy),
+                error => error,
+            })?;
         }
         mode::validate(self, card)?;
         conversation::validate(self)?;

@@ -5,7 +5,7 @@ use super::super::loss::ImportanceLevel;
 use super::super::replay::Replay;
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
-use super::{DataConfig, ResplitConfig, RunConfig, TrainConfig};
+use super::{DataConfig, Method, ResplitConfig, RunConfig, TrainConfig};
 #[cfg(feature = "dense")]
 use super::{DenseConfig, RetrieverConfig};
 use querywright_rewrite::{Mode, PromptStyle};
@@ -32,17 +32,8 @@ impl TrainConfig {
             let remedy = "greedy completions of a prompt are all equal and have no learning signal; give 1.0";
             return refuse("sampling.temperature", format!("found {}", self.sampling.temperature), remedy);
         }
-        if self.retriever.tune_covisitation && self.retriever.covisitation.is_none() {
-            let remedy = "set retriever.covisitation = 0.6, where the search begins, or leave this out";
-            return refuse("retriever.tune_covisitation", "there is no covisitation to tune", remedy);
-        }
-        if self.retriever.plugin.is_none() {
-            within("retriever.bm25", self.retriever.bm25.validate())?;
-        }
-        #[cfg(feature = "dense")]
-        self.retriever.validate_dense().and_then(|()| self.retriever.validate_embed())?;
-        #[cfg(feature = "sequence")]
-        self.retriever.sequence.as_ref().map_or(Ok(()), |sequence| sequence.check())?;
+        self.retriever.validate()?;
+        self.validate_also()?;
         within("lora", self.lora.projections())?;
         within("reward", RewardFunction::new(&self.reward))?;
         within("sampling", self.sampling.validate())?;
@@ -118,6 +109,17 @@ impl TrainConfig {
         }
     }
 
+    /// Several retrievers are for steps that take turns among them.
+    fn validate_also(&self) -> Result<()> {
+        match self.retriever.also.is_empty() || self.train.method == Method::Grpo {
+            true => Ok(()),
+            false => {
+                let found = format!("{} further retrievers, and train.method is not grpo", self.retriever.also.len());
+                refuse("retriever.also", found, "only grpo learns from several: leave them out")
+            }
+        }
+    }
+
     /// What the mode of the prompt leaves no sense.
     fn validate_mode(&self) -> Result<()> {
         let (mode, coef) = (self.prompt.mode, self.train.term_credit_coef);
@@ -138,6 +140,44 @@ impl TrainConfig {
             return refuse("warm_start.steps", found, "set it to 0, or prompt.mode = \"expand\" or \"keywords\"");
         }
         Ok(())
+    }
+}
+
+impl RetrieverConfig {
+    /// Itself, and the further ones.
+    fn validate(&self) -> Result<()> {
+        if self.tune_covisitation && self.covisitation.is_none() {
+            let remedy = "set retriever.covisitation = 0.6, where the search begins, or leave this out";
+            return refuse("retriever.tune_covisitation", "there is no covisitation to tune", remedy);
+        }
+        if self.plugin.is_none() {
+            within("retriever.bm25", self.bm25.validate())?;
+        }
+        #[cfg(feature = "dense")]
+        self.validate_dense().and_then(|()| self.validate_embed())?;
+        #[cfg(feature = "sequence")]
+        self.sequence.as_ref().map_or(Ok(()), |sequence| sequence.check())?;
+        self.also.iter().enumerate().try_for_each(|(place, further)| {
+            further.validate_further().map_err(|error| match error {
+                Error::Argument { name, found, remedy, .. } => {
+                    let key = name.strip_prefix("retriever.").unwrap_or(&name);
+                    Error::argument(format!("retriever.also[{place}].{key}"), found, remedy)
+                }
+                error => error,
+            })
+        })
+    }
+
+    fn validate_further(&self) -> Result<()> {
+        if !self.also.is_empty() {
+            return refuse("also", "a further retriever has further ones", "list all of them in retriever.also");
+        }
+        #[cfg(feature = "sequence")]
+        if self.sequence.is_some() {
+            let remedy = "set it in [retriever], where it stands beside the run";
+            return refuse("sequence", "models over sequences decide no reward", remedy);
+        }
+        self.validate()
     }
 }
 
@@ -343,6 +383,28 @@ mod tests {
         ] {
             let refused = parse(setting).unwrap_err().to_string();
             assert!(refused.contains(key), "{setting}: {refused}");
+        }
+    }
+
+    #[test]
+    fn further_retrievers_are_refused_by_their_place_and_for_other_methods() {
+        let parse = |settings: &[&str]| {
+            let text = "[model]\nname = \"m\"\n[data]\nname = \"d\"\n";
+            let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+            TrainConfig::parse(text, &settings, "test").and_then(|config| config.validate().map(|()| config))
+        };
+        let config = parse(&["retriever.also=[{}, {bm25={k1=0.9}}]"]).unwrap();
+        assert_eq!(config.retriever.also.iter().map(|also| also.bm25.k1).collect::<Vec<_>>(), [1.2, 0.9]);
+        assert_eq!(config.folder_of(0), config.train.output_dir);
+        assert_eq!(config.folder_of(2), config.train.output_dir.join("retriever-3"));
+        for (settings, start) in [
+            (&["retriever.also=[{}, {bm25={b=2.0}}]"][..], "retriever.also[1].bm25"),
+            (&["retriever.also=[{tune_covisitation=true}]"], "retriever.also[0].tune_covisitation: "),
+            (&["retriever.also=[{also=[{}]}]"], "retriever.also[0].also: "),
+            (&["retriever.also=[{}]", "train.method=rejection"], "retriever.also: "),
+        ] {
+            let error = parse(settings).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{error}");
         }
     }
 

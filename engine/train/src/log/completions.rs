@@ -6,6 +6,7 @@ use super::JsonLines;
 
 /// One completion: one line of `completions.jsonl`.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
 pub struct CompletionRecord {
     /// The step, counted from 1.
     pub step: u64,

@@ -58,6 +58,8 @@ pub mod name {
     pub const COMPLETION_TOKENS: &str = "cost/completion_tokens";
     /// Seconds that the step took.
     pub const STEP_TIME: &str = "step_time";
+    /// The retriever that the step learned from, counted from 1; only where a run has several. Not in TRL.
+    pub const RETRIEVER: &str = "environment/retriever";
     /// Requests that the environment failed for good; their samples are dropped. Not in TRL.
     pub const FAULTS: &str = "environment/faults";
     /// Updates skipped because a gradient was not finite. Not in TRL.

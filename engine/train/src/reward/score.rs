@@ -86,7 +86,7 @@ impl RewardFunction {
                         Some(raw) => known(&raw)?,
                         None => Scores::default(),
                     };
-                    Some(self.reward(rewrite, candidate.generated, &known(&own)?, &raw))
+                    self.reward(rewrite, candidate.generated, &known(&own)?, &raw)
                 }
                 _ => Some(self.broken_format()),
             })

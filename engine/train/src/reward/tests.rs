@@ -103,10 +103,10 @@ fn a_generated_term_that_changes_nothing_is_worse_than_none_and_one_that_helps_p
     let function =
         function(RewardConfig { measures: measures(&[("RR@10", 1.0)]), term_cost: 0.01, ..RewardConfig::default() });
     // The query finds the right document at the second place.
-    let value = |generated, score| function.reward(&Rewrite::plain("2 1"), generated, &[score], &[]).value;
+    let value = |generated, score| function.reward(&Rewrite::plain("2 1"), generated, &[score], &[]).unwrap().value;
     assert!(value(0, 0.5) > value(1, 0.5) && value(1, 0.5) > value(3, 0.5));
     assert!(value(3, 1.0) > value(0, 0.5));
-    let reward = function.reward(&Rewrite::plain("2 1"), 3, &[0.5], &[]);
+    let reward = function.reward(&Rewrite::plain("2 1"), 3, &[0.5], &[]).unwrap();
     assert_eq!((reward.value, reward.parts["terms"]), (0.47, -0.03));
     let query = Query::new("q", "2 1");
     let (rewrite, judgements) = (Rewrite::plain("2 1"), Judgements::new(vec![(1, 1)]));
@@ -324,7 +324,7 @@ fn the_gain_of_a_reward_is_its_main_measure_less_what_there_was_whatever_the_wei
         let function = RewardFunction::new(&config).unwrap();
         let scores: Vec<f64> = function.measures().map(|m| if m == Measure::NDCG_10 { 0.75 } else { 1.0 }).collect();
         let raw: Vec<f64> = function.measures().map(|_| 0.25).collect();
-        let reward = function.reward(&Rewrite::plain("tea"), 1, &scores, &raw);
+        let reward = function.reward(&Rewrite::plain("tea"), 1, &scores, &raw).unwrap();
         let gain = function.gain(&reward, 0.25).unwrap();
         assert!((gain - 0.5).abs() < 1e-6, "{config:?}: {gain}");
         assert_eq!(function.gain(&function.broken_format(), 0.25), None);

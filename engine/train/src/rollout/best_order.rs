@@ -27,15 +27,14 @@ pub(crate) fn best_order(prompter: &Prompter, labelled: &Labelled, original: &Re
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::log::StepMetrics;
-    use super::super::super::trainer::{Observer, Trainer};
-    use super::super::fixture::Fixture;
+    use super::super::super::trainer::Trainer;
+    use super::super::fixture::{Fixture, Unobserved};
     use super::super::{Origin, ScoredCompletion};
     use super::*;
     use querywright_model::{Adapter, SamplingConfig};
     use querywright_rewrite::{LanguageModel, Mode, PromptConfig};
     use querywright_stack::rank_all;
-    use querywright_types::{Judgements, Observe, Query};
+    use querywright_types::{Judgements, Query};
 
     /// The nDCG of documents 0, 1 and 2 in the order of these labels, the others behind: 2 has grade 2, 1 has grade 1.
     fn by_hand(labels: &str) -> f32 {
@@ -44,16 +43,6 @@ mod tests {
         let places = named.iter().copied().chain(others).enumerate();
         let dcg: f64 = places.map(|(place, doc)| doc as f64 / (place as f64 + 2.0).log2()).sum();
         (dcg / (2.0 + 1.0 / 3.0_f64.log2())) as f32
-    }
-
-    struct Silent;
-
-    impl Observe for Silent {}
-
-    impl Observer for Silent {
-        fn step(&mut self, _: &StepMetrics, _: u64) {}
-        fn evaluated(&mut self, _: u64, _: f64, _: bool) {}
-        fn resumed(&mut self, _: u64) {}
     }
 
     #[test]
@@ -117,7 +106,7 @@ mod tests {
         settings.sampling.max_completion_length = 8;
         settings.train.output_dir = home.path().join("run");
         let m = &fixture.materials;
-        let outcome = Trainer::new(&fixture.config, m, false, &mut Silent).unwrap().run(&mut Silent).unwrap();
+        let outcome = Trainer::new(&fixture.config, m, false, &mut Unobserved).unwrap().run(&mut Unobserved).unwrap();
         let examples = std::fs::read_to_string(home.path().join("run/warm_start.jsonl")).unwrap();
         assert!(examples.contains("\"target\":\"C B\""), "{examples}");
         assert!((outcome.best_dev - 1.0).abs() < 1e-6, "{outcome:?}, and the first order has {}", by_hand(""));

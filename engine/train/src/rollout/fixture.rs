@@ -14,7 +14,7 @@ use super::super::reward::{Reward, RewardCache, RewardFunction};
 use super::super::trainer::Observer;
 use super::{Origin, RelevanceFeedback, Sampler, ScoredCompletion, ScoredGroup};
 use querywright_data::catalog::CatalogBuilder;
-use querywright_model::{Adapter, Completion, Decoder, Finish, ModelSource, Precision};
+use querywright_model::{Adapter, Completion, Decoder, ModelSource, Precision};
 use querywright_retrieve::{Bm25, Bm25Config};
 use querywright_rewrite::{
     BaseConfig, Candidates, Mode, PromptConfig, PromptEncoder, Prompter, Shortlist, Vocabulary, Words,
@@ -24,11 +24,11 @@ use querywright_types::{
 };
 
 /// Watches a run and says nothing.
-pub(crate) struct Silent;
+pub(crate) struct Unobserved;
 
-impl Observe for Silent {}
+impl Observe for Unobserved {}
 
-impl Observer for Silent {
+impl Observer for Unobserved {
     fn step(&mut self, _: &StepMetrics, _: u64) {}
     fn evaluated(&mut self, _: u64, _: f64, _: bool) {}
     fn resumed(&mut self, _: u64) {}
@@ -233,18 +233,11 @@ impl Fixture {
         let prompt = encoder.prompt_tokens(&labelled.0, query as u64).unwrap();
         let completion = |(text, value): &(&str, f32)| {
             let tokens = encoder.encode_answer(text, prompt.grammar.as_ref()).unwrap().unwrap();
-            let numbers = vec![-1.0; tokens.len()];
             let text = format!(" {text}");
             ScoredCompletion {
                 origin: Origin::Sampled,
                 reading: encoder.read(&labelled.0, original, &text).unwrap(),
-                completion: Completion {
-                    tokens,
-                    log_probabilities: numbers.clone(),
-                    entropies: numbers,
-                    text,
-                    finish: Finish::Stop,
-                },
+                completion: Completion::of(tokens, text, -1.0),
                 reward: Some(Reward { value: *value, parts: Default::default() }),
                 counterfactual: Counterfactual::default(),
             }

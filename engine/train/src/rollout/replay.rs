@@ -55,7 +55,7 @@ mod tests {
     use super::super::super::replay::Replayed;
     use super::super::super::schedule::SchedulerType;
     use super::super::super::trainer::Trainer;
-    use super::super::fixture::{Fixture, Silent, left_behind};
+    use super::super::fixture::{Fixture, Unobserved, left_behind};
     use super::*;
 
     /// A fixture whose query 0 has this completion to replay, always.
@@ -148,8 +148,8 @@ mod tests {
         let mut run = |folder: &str, steps: u64, resume: bool| {
             fixture.config.train.output_dir = home.path().join(folder);
             fixture.config.train.max_steps = steps;
-            let trainer = Trainer::new(&fixture.config, &fixture.materials, resume, &mut Silent);
-            trainer.unwrap().run(&mut Silent).unwrap();
+            let trainer = Trainer::new(&fixture.config, &fixture.materials, resume, &mut Unobserved);
+            trainer.unwrap().run(&mut Unobserved).unwrap();
             left_behind(&fixture.config.train.output_dir)
         };
         let whole = run("whole", 8, false);

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use super::Trainer;
-use crate::learner::{LearnerConfig, Rollout, RolloutBatch};
+use super::environment::Environment;
+use crate::config::Method;
+use crate::epochs::places;
+use crate::learner::{LearnerConfig, Rollout, RolloutBatch, Sample};
 use crate::log::{StepMetrics, name};
 use crate::loss::LossConfig;
-use crate::method::Method;
 use crate::replay::Replay;
-use crate::warm_start::{places, sample};
 use querywright_types::{Error, Result};
 
 /// What a round of rejection sampling came to, means weighed by groups.
@@ -27,15 +28,15 @@ struct Round {
 
 impl Trainer<'_> {
     /// One step of the run's method; its metrics under TRL's names.
-    pub(super) fn method_step(&mut self) -> Result<StepMetrics> {
+    pub(super) fn method_step(&mut self, here: &Environment<'_>) -> Result<StepMetrics> {
         match self.config.train.method {
-            Method::Grpo => self.step(),
+            Method::Grpo => self.step(here),
             Method::Sft => {
-                let (batch, faults) = self.given()?;
-                self.supervised_step(batch, faults)
+                let (batch, faults) = self.given(here)?;
+                self.supervised_step(here, batch, faults)
             }
-            Method::Rejection => self.rejection_step(),
-            Method::Dpo => self.preference_step(),
+            Method::Rejection => self.rejection_step(here),
+            Method::Dpo => self.preference_step(here),
         }
     }
 
@@ -45,9 +46,9 @@ impl Trainer<'_> {
     }
 
     /// The examples of the file that this step learns from, and how many were left out for a fault.
-    fn given(&self) -> Result<(RolloutBatch, usize)> {
+    fn given(&self, here: &Environment<'_>) -> Result<(RolloutBatch, usize)> {
         match &self.examples {
-            Some(examples) => examples.batch(self.materials, self.made()),
+            Some(examples) => examples.batch(here.materials, self.made()),
             None => Err(Error::bug("train::trainer::steps", "a method that learns from a file, without one")),
         }
     }
@@ -67,12 +68,17 @@ impl Trainer<'_> {
 
     /// A supervised step: it raises the likelihood of completions with an advantage of 1. What is logged as the loss is the
     /// mean negative log-likelihood of their tokens, all weighted alike.
-    pub(super) fn supervised_step(&mut self, batch: RolloutBatch, faults: usize) -> Result<StepMetrics> {
+    pub(super) fn supervised_step(
+        &mut self,
+        here: &Environment<'_>,
+        batch: RolloutBatch,
+        faults: usize,
+    ) -> Result<StepMetrics> {
         let step = self.state.step + 1;
         let learner = self.plain(LossConfig::default());
         let rate = self.rates.rate(step - 1);
-        let (read, written) = self.count_tokens(&batch);
-        let report = self.learn(&learner, rate, vec![batch])?;
+        let (read, written) = self.count_tokens(here, &batch);
+        let report = self.learn(here, &learner, rate, vec![batch])?;
         self.state.step = step;
         let mut metrics = StepMetrics::new(step);
         metrics
@@ -89,8 +95,8 @@ impl Trainer<'_> {
     }
 
     /// Counts the tokens of prompts, once a completion, and of completions, and gives both.
-    fn count_tokens(&mut self, batch: &RolloutBatch) -> (usize, usize) {
-        let prefix = self.materials.encoder.prefix().len();
+    fn count_tokens(&mut self, here: &Environment<'_>, batch: &RolloutBatch) -> (usize, usize) {
+        let prefix = here.prefix().len();
         let read = batch.rollouts.iter().map(|r| r.samples.len() * (prefix + r.prompt.len())).sum::<usize>();
         let written = batch.rollouts.iter().flat_map(|r| &r.samples).map(|s| s.tokens.len()).sum::<usize>();
         self.state.num_tokens += (read + written) as u64;
@@ -98,24 +104,24 @@ impl Trainer<'_> {
     }
 
     /// A supervised step on the best of the policy's own completions; where a round is over, the next one is sampled first.
-    fn rejection_step(&mut self) -> Result<StepMetrics> {
+    fn rejection_step(&mut self, here: &Environment<'_>) -> Result<StepMetrics> {
         let config = &self.config.rejection;
         let (round, of_round) = (self.made() / config.round_steps, self.made() % config.round_steps);
-        let sampled = (of_round == 0).then(|| self.sample_round(round)).transpose()?;
+        let sampled = (of_round == 0).then(|| self.sample_round(here, round)).transpose()?;
         let (mut rollouts, mut faults) = (Vec::new(), 0);
-        let kept = self.state.replay.best();
+        let kept = self.state.queries(here.number)?.1.best();
         let seed = self.config.train.seed.wrapping_add(round);
         for place in places(of_round, kept.len(), config.batch_size, seed) {
             let Some((query, best)) = kept.get(place) else { continue };
-            let Some((query, _)) = self.materials.train.get(*query) else {
+            let Some((query, _)) = here.materials.train.get(*query) else {
                 return Err(Error::bug("train::trainer::steps", format!("no training query {query}")));
             };
-            match self.materials.encoder.prompt_tokens(query, 0) {
+            match here.materials.encoder.prompt_tokens(query, 0) {
                 // A first search that fails costs its own example.
                 Err(error) if error.is_fault() => faults += 1,
                 prompt => {
                     let prompt = prompt?;
-                    let samples = vec![sample(best.tokens.clone(), 1.0)];
+                    let samples = vec![Sample::given(best.tokens.clone(), 1.0)];
                     rollouts.push(Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples });
                 }
             }
@@ -123,7 +129,7 @@ impl Trainer<'_> {
         let examples = kept.len();
         // What was sampled was read and written, too.
         let (read, written) = sampled.as_ref().map_or((0, 0), |round| round.tokens);
-        let mut metrics = self.supervised_step(RolloutBatch { rollouts, tape: None }, faults)?;
+        let mut metrics = self.supervised_step(here, RolloutBatch { rollouts, tape: None }, faults)?;
         metrics.set(name::KEPT_EXAMPLES, examples as f64);
         for (name, more) in [(name::PROMPT_TOKENS, read), (name::COMPLETION_TOKENS, written)] {
             let learned = metrics.get(name).unwrap_or(0.0);
@@ -144,16 +150,16 @@ impl Trainer<'_> {
 
     /// Samples completions for the queries of a round, and keeps of each query the best one that earns enough. A round in
     /// which none does goes on with what the one before kept.
-    fn sample_round(&mut self, round: u64) -> Result<Round> {
+    fn sample_round(&mut self, here: &Environment<'_>, round: u64) -> Result<Round> {
         let (run, config, step) = (&self.config.train, &self.config.rejection, self.state.step + 1);
         let queries: Vec<usize> = match config.queries {
-            0 => (0..self.materials.train.len()).collect(),
-            count => self.state.curriculum.sample(count, &HashSet::new(), run.seed, step, 0),
+            0 => (0..here.materials.train.len()).collect(),
+            count => self.state.queries(here.number)?.0.sample(count, &HashSet::new(), run.seed, step, 0),
         };
         let (mut replay, mut found) = (Replay::default(), Round::default());
         for part in queries.chunks(self.config.prompts_per_step().max(1)) {
             // Nothing is recorded: the supervised steps make passes of their own.
-            let rollouts = self.sampler().sample(part, &self.adapter, step, usize::MAX)?;
+            let rollouts = self.sampler(here)?.sample(part, &self.adapter, step, usize::MAX)?;
             let groups = rollouts.groups.len();
             found.groups += groups;
             found.completions += rollouts.samples().count();
@@ -164,22 +170,24 @@ impl Trainer<'_> {
             }
             found.reward += rollouts.signal.reward * groups as f64;
             found.zero_variance += rollouts.signal.frac_reward_zero_std * groups as f64;
-            if let Some(gain) = self.gain(&rollouts) {
+            if let Some(gain) = self.gain(here, &rollouts)? {
                 found.gain = (found.gain.0 + gain * groups as f64, found.gain.1 + groups);
             }
+            let (curriculum, _) = self.state.queries_mut(here.number)?;
             for group in &rollouts.groups {
-                self.state.curriculum.observe(group.query, group.informative);
+                curriculum.observe(group.query, group.informative);
                 group.to_replay(config.margin).for_each(|kept| replay.keep(group.query, kept, 1));
             }
-            let all = rollouts.tokens(self.materials.encoder.prefix().len());
+            let all = rollouts.tokens(here.prefix().len());
             let written = rollouts.samples().map(|sample| sample.tokens.len()).sum::<usize>();
             found.tokens = (found.tokens.0 + all.saturating_sub(written), found.tokens.1 + written);
             self.state.num_tokens += all as u64;
-            self.completions.append(&rollouts.records(step, &self.materials.train)?)?;
+            self.completions.append(&rollouts.records(step, &here.materials.train)?)?;
         }
+        let (_, kept) = self.state.queries_mut(here.number)?;
         if !replay.is_empty() {
-            self.state.replay = replay;
-        } else if self.state.replay.is_empty() {
+            *kept = replay;
+        } else if kept.is_empty() {
             let found = format!(
                 "none of the {} completions of round {} earned {} more than its query without a model",
                 found.completions,
@@ -193,27 +201,27 @@ impl Trainer<'_> {
     }
 
     /// A step of direct preference optimisation, on pairs of a file or of this step's groups.
-    fn preference_step(&mut self) -> Result<StepMetrics> {
+    fn preference_step(&mut self, here: &Environment<'_>) -> Result<StepMetrics> {
         let step = self.state.step + 1;
         let learner = self.plain(LossConfig { beta: self.config.dpo.beta, preference: true, ..LossConfig::default() });
         let rate = self.rates.rate(step - 1);
         let (batch, faults, rollouts) = match &self.examples {
             Some(_) => {
-                let (batch, faults) = self.given()?;
+                let (batch, faults) = self.given(here)?;
                 (batch, faults, None)
             }
             None => {
-                let rollouts = self.sample(step)?;
+                let rollouts = self.sample(here, step)?;
                 (rollouts.preferences(self.config.dpo.margin), rollouts.faults, Some(rollouts))
             }
         };
         // Those of samples are counted with them.
-        let (read, written) = if rollouts.is_none() { self.count_tokens(&batch) } else { (0, 0) };
-        let report = self.learn(&learner, rate, vec![batch])?;
+        let (read, written) = if rollouts.is_none() { self.count_tokens(here, &batch) } else { (0, 0) };
+        let report = self.learn(here, &learner, rate, vec![batch])?;
         let mut metrics = match &rollouts {
             Some(rollouts) => {
-                self.account(step, rollouts)?;
-                self.step_metrics(step, rate, rollouts, &report)
+                self.account(here, step, rollouts)?;
+                self.step_metrics(here, (step, rate), rollouts, &report)?
             }
             None => {
                 self.state.step = step;

@@ -13,7 +13,9 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use super::{Target, WarmStartConfig};
+use super::Target;
+use crate::config::WarmStartConfig;
+use crate::epochs::permutation;
 use crate::materials::{Labelled, Materials};
 use crate::rollout::{Form, RelevanceFeedback, best_order};
 use querywright_data::metrics::Measure;
@@ -86,7 +88,7 @@ impl<'a> Search<'a> {
     /// A prompt that cannot be made. Queries on which the retriever fails have no example.
     pub(crate) fn run(&self, observer: &dyn Observe) -> Result<Vec<Target>> {
         let count = self.materials.train.len();
-        let mut chosen = super::permutation(count, self.seed, u64::MAX);
+        let mut chosen = permutation(count, self.seed, u64::MAX);
         chosen.truncate(self.config.max_queries);
         chosen.sort_unstable();
         if self.mode == Mode::Rerank {
@@ -362,7 +364,7 @@ impl<'a> Search<'a> {
             states.into_iter().map(target).partition(|target| target.target.is_empty());
         if self.materials.encoder.is_restricted() {
             let most = (targets.len() as f64 * self.config.nothing) as usize;
-            let order = super::permutation(nothing.len(), self.seed, u64::MAX - 1);
+            let order = permutation(nothing.len(), self.seed, u64::MAX - 1);
             let mut places: Vec<usize> = order.into_iter().take(most).collect();
             places.sort_unstable();
             targets.extend(places.into_iter().filter_map(|place| nothing.get(place).cloned()));

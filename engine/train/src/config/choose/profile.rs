@@ -1,7 +1,6 @@
 //! What is looked at before anything is chosen: the data and the machine.
 
 use querywright_data::catalog::{Catalog, Dataset};
-use querywright_kernels::device::Device;
 use querywright_model::{DeviceChoice, ModelConfig};
 use querywright_types::{Judgements, Query, QueryLanguage, Result};
 
@@ -133,6 +132,7 @@ pub enum Arithmetic {
 
 /// What is known of the machine and the model that is to be trained on it.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct MachineProfile {
     /// The model, as `model.name`.
     pub model_name: String,
@@ -149,17 +149,11 @@ pub struct MachineProfile {
 impl MachineProfile {
     /// This machine, with a model.
     pub fn detect(model_name: &str, model: &ModelConfig, device: DeviceChoice) -> Self {
-        let gpu = match device {
-            DeviceChoice::Cpu => None,
-            DeviceChoice::Cuda(ordinal) => Some(ordinal),
-            _ => Some(0),
-        };
-        let gpu = gpu.is_some_and(|ordinal| Device::open(ordinal).is_ok());
         Self {
             model_name: model_name.to_owned(),
             model: model.clone(),
             threads: rayon::current_num_threads(),
-            arithmetic: if gpu { Arithmetic::Gpu } else { Arithmetic::detect() },
+            arithmetic: if device.is_gpu() { Arithmetic::Gpu } else { Arithmetic::detect() },
             memory: memory(),
         }
     }

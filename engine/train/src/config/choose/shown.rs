@@ -9,6 +9,7 @@ use querywright_types::{Error, Result};
 
 /// A value that was chosen.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Choice {
     /// The key, as `train.max_steps`.
     pub key: String,

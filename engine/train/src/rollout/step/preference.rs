@@ -1,9 +1,8 @@
 //! Preferences within groups: of a group's completions the one that earned most, and the one that earned least.
 
 use super::{Group, StepRollouts};
-use crate::learner::{Rollout, RolloutBatch};
+use crate::learner::{Rollout, RolloutBatch, Sample};
 use crate::rollout::Origin;
-use crate::warm_start::sample;
 
 impl StepRollouts {
     /// A pair of each group whose best completion earns `margin` more than its worst one, the best first, for the learner.
@@ -25,7 +24,7 @@ impl Group {
         differ.then(|| Rollout {
             prompt: self.rollout.prompt.clone(),
             grammar: self.rollout.grammar.clone(),
-            samples: vec![sample(chosen.tokens.clone(), 1.0), sample(rejected.tokens.clone(), -1.0)],
+            samples: vec![Sample::given(chosen.tokens.clone(), 1.0), Sample::given(rejected.tokens.clone(), -1.0)],
         })
     }
 }

@@ -2,9 +2,9 @@ use std::path::Path;
 
 use super::super::Trainer;
 use crate::checkpoint::RunState;
+use crate::config::Method;
 use crate::log::{StepMetrics, name};
-use crate::method::Method;
-use crate::rollout::fixture::{Fixture, Silent, left_behind};
+use crate::rollout::fixture::{Fixture, Unobserved, left_behind};
 use crate::schedule::SchedulerType;
 use querywright_types::Judgements;
 
@@ -30,7 +30,7 @@ fn run(
 ) -> querywright_types::Result<(RunState, Vec<StepMetrics>, String)> {
     fixture.config.train.output_dir = folder.to_path_buf();
     fixture.config.train.max_steps = steps;
-    Trainer::new(&fixture.config, &fixture.materials, resume, &mut Silent)?.run(&mut Silent)?;
+    Trainer::new(&fixture.config, &fixture.materials, resume, &mut Unobserved)?.run(&mut Unobserved)?;
     Ok(left_behind(folder))
 }
 

@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::Method;
-use crate::config::TrainConfig;
+use crate::config::{Method, TrainConfig};
+use crate::epochs::places;
 use crate::learner::{Rollout, RolloutBatch, Sample};
 use crate::materials::Materials;
-use crate::warm_start::{places, sample};
 use querywright_data::catalog::{GivenPreference, GivenQuery, GivenRewrite};
 use querywright_types::{Error, Observe, Query, QueryLanguage, Result};
 
@@ -25,11 +24,11 @@ struct Example {
     /// The query's place in the training set.
     query: usize,
     /// One, or a better and a worse one.
-    answers: Vec<Answer>,
+    answers: Vec<GivenAnswer>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Answer {
+struct GivenAnswer {
     text: String,
     thought: Option<String>,
 }
@@ -38,7 +37,7 @@ struct Answer {
 struct Given {
     line: u64,
     query: GivenQuery,
-    answers: Vec<Answer>,
+    answers: Vec<GivenAnswer>,
 }
 
 /// What is raised, and what is lowered.
@@ -81,7 +80,7 @@ impl Examples {
     /// Those of the file; [`Error::Data`] where nothing in it can be learned from.
     pub(crate) fn of(config: &TrainConfig, materials: &Materials, observer: &dyn Observe) -> Result<Option<Self>> {
         let Some(path) = config.pairs_file() else { return Ok(None) };
-        let answer = |text, thought| Answer { text, thought };
+        let answer = |text, thought| GivenAnswer { text, thought };
         let (given, batch_size): (Vec<Given>, usize) = match config.train.method {
             Method::Dpo => {
                 let given = GivenPreference::read(&path)?.into_iter().map(|pair| Given {
@@ -132,7 +131,7 @@ impl Examples {
                 continue;
             };
             let Some((asked, _)) = materials.train.get(place) else {
-                return Err(Error::bug("train::method::examples", format!("no training query {place}")));
+                return Err(Error::bug("train::examples", format!("no training query {place}")));
             };
             check_words(path, line, &query, asked)?;
             let grammar = match materials.encoder.is_restricted().then(|| materials.encoder.prompt_tokens(asked, 0)) {
@@ -141,7 +140,7 @@ impl Examples {
                 Some(Err(error)) if error.is_fault() => None,
                 Some(prompt) => prompt?.grammar,
             };
-            let encode = |answer: &Answer| {
+            let encode = |answer: &GivenAnswer| {
                 materials.encoder.encode_completion(&answer.text, answer.thought.as_deref(), grammar.as_ref())
             };
             let tokens =
@@ -182,7 +181,7 @@ impl Examples {
         for place in places(step, self.examples.len(), self.batch_size, self.seed) {
             let example = self.examples.get(place);
             let Some((example, (query, _))) = example.and_then(|e| Some((e, materials.train.get(e.query)?))) else {
-                return Err(Error::bug("train::method::examples", format!("no example {place}")));
+                return Err(Error::bug("train::examples", format!("no example {place}")));
             };
             let prompt = match materials.encoder.prompt_tokens(query, 0) {
                 // A first search that fails costs its own example.
@@ -192,7 +191,7 @@ impl Examples {
                 }
                 prompt => prompt?,
             };
-            let encode = |answer: &Answer| {
+            let encode = |answer: &GivenAnswer| {
                 let grammar = prompt.grammar.as_ref();
                 materials.encoder.encode_completion(&answer.text, answer.thought.as_deref(), grammar)
             };
@@ -202,7 +201,8 @@ impl Examples {
                 faults += 1;
                 continue;
             };
-            let samples: Vec<Sample> = tokens.into_iter().zip(WEIGHTS).map(|(t, weight)| sample(t, weight)).collect();
+            let samples: Vec<Sample> =
+                tokens.into_iter().zip(WEIGHTS).map(|(t, weight)| Sample::given(t, weight)).collect();
             rollouts.push(Rollout { prompt: prompt.tokens, grammar: prompt.grammar, samples });
         }
         Ok((RolloutBatch { rollouts, tape: None }, faults))

@@ -9,15 +9,13 @@
 //!
 //! All of them have the same prompts, schedule, evaluations, checkpoints and reports.
 
-pub(super) mod examples;
-
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::advantage::{Aggregation, Baseline, ScaleRewards};
-use super::config::TrainConfig;
-use super::loss::LossConfig;
+use super::TrainConfig;
+use crate::advantage::{Aggregation, Baseline, ScaleRewards};
+use crate::loss::LossConfig;
 use querywright_rewrite::PromptConfig;
 use querywright_types::{Error, Result};
 
@@ -174,7 +172,7 @@ impl TrainConfig {
     }
 
     /// Takes out where the method's file lies and who was asked for it: what it holds decides.
-    pub(super) fn without_pairs_file(&mut self) {
+    pub(crate) fn without_pairs_file(&mut self) {
         (self.sft.pairs, self.sft.teacher, self.dpo.pairs) = (None, None, None);
     }
 

@@ -119,11 +119,9 @@ impl Scan {
                 let one = |(query, request): (&[f32], &Request)| {
                     let found = through(graph, vectors, query, request, *ef, visits);
                     // Never fewer than there are.
-                    found.unwrap_or_else(|| {
-                        rank_all(vectors, query, std::slice::from_ref(request)).pop().unwrap_or_default()
-                    })
+                    found.map_or_else(|| rank_all(vectors, query, std::slice::from_ref(request)), |found| vec![found])
                 };
-                queries.par_chunks_exact(vectors.width.max(1)).zip(requests).map(one).collect()
+                queries.par_chunks_exact(vectors.width.max(1)).zip(requests).flat_map_iter(one).collect()
             }
         }
     }

@@ -112,7 +112,9 @@ impl Trainer<'_> {
         let kept = self.state.queries(here.number)?.1.best();
         let seed = self.config.train.seed.wrapping_add(round);
         for place in places(of_round, kept.len(), config.batch_size, seed) {
-            let Some((query, best)) = kept.get(place) else { continue };
+            let Some((query, best)) = kept.get(place) else {
+                return Err(Error::bug("train::trainer::steps", format!("no kept completion {place}")));
+            };
             let Some((query, _)) = here.materials.train.get(*query) else {
                 return Err(Error::bug("train::trainer::steps", format!("no training query {query}")));
             };

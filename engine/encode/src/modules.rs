@@ -286,12 +286,9 @@ fn flags(json: &Json) -> Result<Vec<Pooling>> {
         ("pooling_mode_weightedmean_tokens", Pooling::WeightedMean),
         ("pooling_mode_lasttoken", Pooling::LastToken),
     ];
-    if let Some(key) =
-        json.keys().find(|key| key.starts_with("pooling_mode_") && keys.iter().all(|(own, _)| own != key))
-    {
-        if json.says(key) {
-            return Err(json.refused(key, "that is not computed; choose another model"));
-        }
+    let is_other = |key: &&String| key.starts_with("pooling_mode_") && keys.iter().all(|(own, _)| own != *key);
+    if let Some(key) = json.keys().find(|key| is_other(key) && json.says(key)) {
+        return Err(json.refused(key, "that is not computed; choose another model"));
     }
     let mut modes = Vec::new();
     for (key, mode) in keys {

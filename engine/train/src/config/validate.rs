@@ -5,9 +5,9 @@ use super::super::loss::ImportanceLevel;
 use super::super::replay::Replay;
 use super::super::reward::RewardFunction;
 use super::super::schedule::{EntropyControl, Schedule};
-use super::{DataConfig, Method, ResplitConfig, RunConfig, TrainConfig};
 #[cfg(feature = "dense")]
-use super::{DenseConfig, RetrieverConfig};
+use super::DenseConfig;
+use super::{DataConfig, Method, ResplitConfig, RetrieverConfig, RunConfig, TrainConfig};
 use querywright_rewrite::{Mode, PromptStyle};
 use querywright_types::{Error, Result};
 

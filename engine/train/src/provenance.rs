@@ -98,10 +98,10 @@ fn to_toml(config: &TrainConfig) -> Result<String> {
     toml::to_string(config).map_err(|e| Error::bug("train::provenance", e.to_string()))
 }
 
-/// How a retriever's queries become prompts, as TOML.
+/// How a retriever's queries become prompts: its settings, and its card.
 fn prompts(materials: &Materials) -> Result<String> {
-    let config = materials.encoder.prompter().config();
-    toml::to_string(config).map_err(|e| Error::bug("train::provenance", e.to_string()))
+    let told = (materials.encoder.prompter().config(), materials.retriever.card());
+    serde_json::to_string(&told).map_err(|e| Error::bug("train::provenance", e.to_string()))
 }
 
 /// Writes what explains the run: versions and digests (`run.json`), its configuration (`config.toml`). Each is whole, or what

@@ -33,8 +33,6 @@ pub fn all(
     (train, dev): (&[Labelled], &[Labelled]),
     grants: &Grants,
 ) -> Result<Vec<Environment>> {
-    // What tuning finds is kept before the trainer begins.
-    checkpoint::mark(&config.train.output_dir, resume)?;
     let RetrieverConfig { also, .. } = &config.retriever;
     let first = RetrieverConfig { also: Vec::new(), ..config.retriever.clone() };
     let environment = |(number, retriever): (usize, &RetrieverConfig)| -> Result<Environment> {
@@ -128,6 +126,8 @@ fn base(
                 Err(error) => return Err(error),
             };
             tell!("{}", tune::summary(&tuned, measure));
+            // The trainer, which would mark the run's folder as its own, begins later.
+            checkpoint::mark(&config.train.output_dir, false)?;
             std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
             let ranker = weighed(config, ranker, &tuned.fusion_weights)?;
             let mut file = ranker.rewriter_file(Serve::Tuned);

@@ -24,10 +24,11 @@
 //!
 //! which weighs a token most where its probability is γ (by 1/4), and little where the policy has no idea of it.
 //!
-//! The second summand is the k3 estimator of KL(policy || reference): never negative, and *added*, so that minimising
+//! The second summand is the k3 estimator of KL(policy || reference) (`kl.rs`): never negative, and *added*, so that minimising
 //! the loss pulls towards the reference. Names, defaults and values are those of TRL's `GRPOConfig`.
 
 mod config;
+mod kl;
 mod preference;
 mod surrogate;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use std::ops::Range;
 pub use config::{ImportanceLevel, LossConfig, LossType};
 pub use preference::{PreferenceMetrics, preference_loss};
 
+use kl::k3;
 use querywright_types::{Error, Result};
 use surrogate::{Surrogate, Weight, high_entropy};
 
@@ -356,14 +358,14 @@ impl<'a> Sums<'a> {
         let (config, batch) = (self.config, self.batch);
         let (mut value, mut derivative) = (term.value, term.through_ratio);
         if let Some(reference) = batch.ref_logp {
-            let d = f64::from(reference[t]) - f64::from(batch.logp[t]);
+            let (estimate, slope) = k3(f64::from(batch.logp[t]), f64::from(reference[t]));
             let correction = if config.use_bias_correction_kl { ratio } else { 1.0 };
-            let kl = (d.exp_m1() - d) * correction;
+            let kl = estimate * correction;
             self.kl += kl;
             if config.beta != 0.0 {
                 value += config.beta * kl;
                 derivative += if config.use_bias_correction_kl { config.beta * kl } else { 0.0 };
-                self.dlogp[t] -= weight * config.beta * d.exp_m1() * correction;
+                self.dlogp[t] += weight * config.beta * slope * correction;
             }
         }
         let entropy = f64::from(batch.entropy[t]);

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Writes the first corpus of each target into fuzz/corpus: from the files of the tests, and from fuzz/kept, which holds
-# small inputs that earlier runs found to reach new code. What fuzzing adds to the corpus is not in the repository.
+# Writes the first corpus of each target into fuzz/corpus: from the files of the tests, and from kept.tar.xz, which holds
+# small inputs that earlier runs found to reach new code (keep.sh). What fuzzing adds to the corpus is not in the repository.
 set -euo pipefail
 cd "$(dirname "$0")"
 golden=../tests/golden
 for target in adapters answers catalogues components gguf models queries templates texts tokenizers; do
     mkdir -p "corpus/$target"
 done
-[ ! -d kept ] || cp -r kept/. corpus/
+tar -xJf kept.tar.xz -C corpus
 for file in "$golden"/*.gguf; do tail -c +9 "$file" >"corpus/gguf/$(basename "$file" .gguf)"; done
 for model in "$golden"/tiny-*/; do
     cp "$model/config.json" "corpus/models/$(basename "$model")-config"

@@ -271,6 +271,9 @@ fn an_adapter_of_several_retrievers_is_measured_and_shipped_in_front_of_each() {
     // What was tuned for each stands in the run's configuration, which gives the same run again.
     let config = TrainConfig::read(&home.path().join("run/config.toml"), &[]).unwrap();
     assert_eq!(config.retriever.also.len(), 1);
+    tiny::ok(home.path(), &["train", "run/config.toml", "--output-dir", "same", "--no-eval"]);
+    let completions = |run: &str| std::fs::read_to_string(home.path().join(run).join("completions.jsonl")).unwrap();
+    assert!(completions("same") == completions("run"));
     let eval = ["eval", "--data", "shop", "--retriever", "bm25:language=boolean", "--json", "--rewriter"];
     let served = tiny::json(home.path(), &[&eval[..], &["run/retriever-2/best"]].concat());
     assert!(served["measures"]["nDCG@10"].is_number(), "{served}");

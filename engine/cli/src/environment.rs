@@ -37,6 +37,9 @@ pub fn all(
     let first = RetrieverConfig { also: Vec::new(), ..config.retriever.clone() };
     let environment = |(number, retriever): (usize, &RetrieverConfig)| -> Result<Environment> {
         let mut config = TrainConfig { retriever: retriever.clone(), ..config.clone() };
+        if number > 0 {
+            config.prompt.base = config.retriever.base.take();
+        }
         let ranker = ranker(&config, dataset, grants)?;
         let begun = resume && !checkpoint::list(&config.train.output_dir)?.is_empty();
         let folder = config.folder_of(number);
@@ -57,7 +60,11 @@ pub fn run_config(config: &TrainConfig, environments: &[Environment]) -> Result<
     };
     let mut config = TrainConfig { prompt: first.config.prompt.clone(), ..config.clone() };
     config.retriever = first.config.retriever.clone();
-    config.retriever.also = also.iter().map(|here| here.config.retriever.clone()).collect();
+    let further = |here: &Environment| {
+        let Environment { config, .. } = here;
+        RetrieverConfig { base: config.prompt.base.clone(), ..config.retriever.clone() }
+    };
+    config.retriever.also = also.iter().map(further).collect();
     Ok(config)
 }
 

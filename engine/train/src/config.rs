@@ -27,7 +27,7 @@ use querywright_data::cost::CostConfig;
 use querywright_encode::{DenseConfig, EmbedConfig};
 use querywright_model::{DeviceChoice, LoraConfig, Precision, SamplingConfig};
 use querywright_retrieve::Bm25Config;
-use querywright_rewrite::PromptConfig;
+use querywright_rewrite::{BaseConfig, PromptConfig};
 #[cfg(feature = "sequence")]
 use querywright_sequence::SequenceConfig;
 
@@ -153,6 +153,10 @@ pub struct RetrieverConfig {
     #[cfg(feature = "sequence")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sequence: Option<SequenceConfig>,
+    /// Of a further retriever: what a query is in front of it without a model. `prompt.base` is that of the first. Default:
+    /// what tuning finds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseConfig>,
     /// Further retrievers that the same adapter learns from, each with what this table has: steps take turns among all of
     /// them. With `train.method = "grpo"`. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -32,6 +32,9 @@ impl TrainConfig {
             let remedy = "greedy completions of a prompt are all equal and have no learning signal; give 1.0";
             return refuse("sampling.temperature", format!("found {}", self.sampling.temperature), remedy);
         }
+        if self.retriever.base.is_some() {
+            return refuse("retriever.base", "the first retriever's stands elsewhere", "set it as prompt.base");
+        }
         self.retriever.validate()?;
         self.validate_also()?;
         within("lora", self.lora.projections())?;
@@ -401,6 +404,7 @@ mod tests {
             (&["retriever.also=[{}, {bm25={b=2.0}}]"][..], "retriever.also[1].bm25"),
             (&["retriever.also=[{tune_covisitation=true}]"], "retriever.also[0].tune_covisitation: "),
             (&["retriever.also=[{also=[{}]}]"], "retriever.also[0].also: "),
+            (&["retriever.base={history=1}"], "retriever.base: "),
             (&["retriever.also=[{}]", "train.method=rejection"], "retriever.also: "),
         ] {
             let error = parse(settings).unwrap_err().to_string();

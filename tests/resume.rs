@@ -392,19 +392,19 @@ fn a_best_adapter_that_was_removed_is_put_back_where_it_is_the_last_and_else_mis
     let resume = ["train", "run.toml", "--no-eval", "--resume"];
     tiny::ok(home.path(), &resume);
     let run = home.path().join("run");
-    let state = || -> RunState {
-        let (_, last) = checkpoint::list(&run).unwrap().pop().unwrap();
-        serde_json::from_slice(&fs::read(last.join("state.json")).unwrap()).unwrap()
-    };
-    let best = fs::read(run.join("best/adapter_model.safetensors")).unwrap();
-    let step = state().best.unwrap().1;
-    fs::remove_dir_all(run.join("best")).unwrap();
-    let output = tiny::run(home.path(), &resume);
-    let said = String::from_utf8_lossy(&output.stderr);
-    if step == 2 {
-        assert!(output.status.success(), "{said}");
-        assert!(fs::read(run.join("best/adapter_model.safetensors")).unwrap() == best);
-    } else {
-        assert!(!output.status.success() && said.contains(&format!("the adapter after step {step} of 2")), "{said}");
+    let (_, last) = checkpoint::list(&run).unwrap().pop().unwrap();
+    let adapter = fs::read(last.join("adapter_model.safetensors")).unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(&fs::read(last.join("state.json")).unwrap()).unwrap();
+    for best_step in [2, 0] {
+        state["best"][1] = best_step.into();
+        fs::write(last.join("state.json"), state.to_string()).unwrap();
+        fs::remove_dir_all(run.join("best")).unwrap();
+        let output = tiny::run(home.path(), &resume);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), best_step == 2, "{said}");
+        match best_step {
+            2 => assert!(fs::read(run.join("best/adapter_model.safetensors")).unwrap() == adapter),
+            _ => assert!(said.contains("it is gone; it was the adapter after step 0 of 2"), "{said}"),
+        }
     }
 }

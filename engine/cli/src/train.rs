@@ -234,7 +234,7 @@ pub fn train(
 /// What is learned, and from where: the mean of the development queries without the model.
 fn goal(config: &TrainConfig, environments: &[Environment], materials: &[Materials]) -> Result<Goal> {
     let measure = config.reward.main_measure()?;
-    let base = match &config.prompt.base {
+    let base_of = |here: &Environment| match &here.config.prompt.base {
         Some(base) if !base.is_raw() => "the tuned base",
         _ => "the raw query",
     };
@@ -251,12 +251,15 @@ fn goal(config: &TrainConfig, environments: &[Environment], materials: &[Materia
                 name if environments.len() > 1 => format!(" on {name}"),
                 _ => String::new(),
             };
-            let count = queries.len();
+            let (count, base) = (queries.len(), base_of(here));
             tell!("learning to gain {measure} over {base}, which has {mean:.4} on {count} development queries{on}");
         }
         means.push(mean);
     }
     let on_dev = means.iter().copied().sum::<Option<f64>>().map(|sum| sum / means.len() as f64);
+    let mut bases = environments.iter().map(base_of);
+    let first = bases.next().unwrap_or("the raw query");
+    let base = if bases.all(|other| other == first) { first } else { "the queries without the model" };
     Ok(Goal { measure, base, on_dev })
 }
 

@@ -71,7 +71,10 @@ fn other_beginning<'n>(names: &[&'n str], config: &ModelConfig) -> Option<(&'n s
     let right = "model.";
     names.iter().find_map(|name| {
         let (found, rest) = name.split_at(name.find("layers.0.")?);
-        (found != right && config.tensor_shape(&format!("{right}{rest}")).is_some()).then_some((found, right))
+        // The layers of a vision tower are called as ours, and stand beside no embedding.
+        let is_ours = names.contains(&format!("{found}embed_tokens.weight").as_str());
+        let is_read = config.tensor_shape(&format!("{right}{rest}")).is_some();
+        (found != right && is_ours && is_read).then_some((found, right))
     })
 }
 

@@ -148,7 +148,11 @@ fn exchange(_: &Path, _: &Path) -> std::io::Result<()> {
 /// Clears up after killed writers in a run's folder: an old version that was moved aside for a new one is restored
 /// where the new one never arrived, everything else temporary is removed. No other process may be writing to the run.
 pub fn recover(run: &Path) -> Result<()> {
-    for folder in [run.to_path_buf(), run.join("checkpoints")] {
+    let further = fs::read_dir(run).into_iter().flatten().flatten().map(|entry| entry.path());
+    let further = further.filter(|path| {
+        path.is_dir() && path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("retriever-"))
+    });
+    for folder in [run.to_path_buf(), run.join("checkpoints")].into_iter().chain(further) {
         let entries = match fs::read_dir(&folder) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             entries => entries.map_err(|e| Error::read(&folder, e))?,
@@ -376,11 +380,16 @@ mod tests {
         make("checkpoints/step-00000002", "2");
         make("checkpoints/.step-00000001.4711.tmp", "1");
         make("checkpoints/.step-00000003.4712.tmp", "half");
+        make("retriever-2/.best.4711.tmp", "new");
+        make("retriever-2/.best.4711.old", "old");
         // Killed while run.json was written.
         fs::write(run.path().join(".run.json.4711-0.part"), "{").unwrap();
         // Files of the user's.
         make(".notes.old", "mine");
         recover(run.path()).unwrap();
+        assert_eq!(fs::read_to_string(run.path().join("retriever-2/best/a")).unwrap(), "old");
+        assert_eq!(fs::read_dir(run.path().join("retriever-2")).unwrap().count(), 1);
+        fs::remove_dir_all(run.path().join("retriever-2")).unwrap();
         let names = |folder: &Path| {
             let mut names: Vec<String> =
                 fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

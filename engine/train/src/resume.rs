@@ -128,7 +128,7 @@ const CUT: char = '…';
 
 /// Whether a value as it is shown can stand in `--set`.
 fn can_be_given(shown: &str) -> bool {
-    shown != ABSENT && !shown.ends_with(CUT) && !shown.contains(char::is_control)
+    shown != ABSENT && !shown.ends_with(CUT)
 }
 
 /// The keys that two configurations disagree on, with both values.
@@ -162,13 +162,11 @@ fn compare(
     }
     let show = |value: Option<&toml::Value>| match value.map(ToString::to_string) {
         None => ABSENT.to_owned(),
-        Some(text) => {
-            let text = text.replace(char::is_control, " ");
-            match text.char_indices().nth(LONGEST_VALUE) {
-                Some((end, _)) => format!("{}{CUT}", &text[..end]),
-                None => text,
-            }
-        }
+        // Of a text of several lines the first one is shown.
+        Some(text) => match text.char_indices().enumerate().find(|(n, (_, c))| *n == LONGEST_VALUE || c.is_control()) {
+            Some((_, (end, _))) => format!("{}{CUT}", &text[..end]),
+            None => text,
+        },
     };
     found.push((key.to_owned(), show(then), show(now)));
 }
@@ -240,6 +238,9 @@ mod tests {
         assert!(entropy.1 == ABSENT && entropy.2.contains("entropy_coef_delta"), "{keys:?}");
         let long = config(&[&format!("prompt.content={}", "tools ".repeat(20))]);
         let found = different_keys(&long, &config(&[])).unwrap();
+        assert!(found.iter().any(|(key, then, _)| key == "prompt.content" && !can_be_given(then)), "{found:?}");
+        let lines = config(&["prompt.content=\"two\\nlines\""]);
+        let found = different_keys(&lines, &config(&[])).unwrap();
         assert!(found.iter().any(|(key, then, _)| key == "prompt.content" && !can_be_given(then)), "{found:?}");
         assert!(can_be_given("3") && !can_be_given(ABSENT));
     }

@@ -227,9 +227,9 @@ impl<'a> Trainer<'a> {
 
     /// Puts the best adapter where it was, where somebody removed it and it is the last one.
     fn require_best(&self) -> Result<()> {
-        let best = self.config.train.output_dir.join("best");
+        let mut folders = self.environments.iter().map(|here| here.folder.join("best"));
+        let Some(best) = folders.find(|best| !best.is_dir()) else { return Ok(()) };
         match self.state.best {
-            _ if best.is_dir() => Ok(()),
             Some((_, step)) if step != self.state.step => {
                 let found = format!("it is gone; it was the adapter after step {step} of {}", self.state.step);
                 let remedy =

@@ -305,6 +305,7 @@ fn a_tensor_that_nobody_reads_is_refused_when_the_model_is_opened() {
         ("model.layers.2.mlp.up_proj.weight", "a llama model of 2 layers does not read"),
         ("model.layers.00.mlp.up_proj.weight", "does not read"),
         ("model.vision.patch", "does not read"),
+        ("vision.encoder.layers.0.mlp.up_proj.weight", "does not read"),
     ] {
         let folder = changed(&[], |tensors| tensors.push((name.to_owned(), one())));
         let message = opened(folder.path());

@@ -10,7 +10,7 @@ use super::int8::tile_int8;
 use super::isa::Isa;
 use super::packed::{MatrixView, PackedMatrix, PanelsView, depth};
 use super::rows::Rows;
-use super::tile::{Factor, Output, PANEL, ROWS, Target, tile_f32};
+use super::tile::{Factor, Output, PANEL, ROWS, Target, amx, tile_f32};
 #[cfg(target_arch = "x86_64")]
 use super::tile::{Prefetch, tile_bf16};
 
@@ -75,7 +75,8 @@ pub(super) fn sum_of_products(parts: &[Part<'_>], out: &mut [f32], stride: usize
         true => (rayon::current_num_threads() * 4).div_ceil(blocks).min(panels.len()).max(1),
         false => 1,
     };
-    let product = Product { isa: Isa::detect(), target, accumulate };
+    let in_bf16 = parts.iter().all(|part| part.factors.iter().all(|(_, matrix)| matrix.is_bf16()));
+    let product = Product { isa: Isa::detect(), amx: in_bf16 && amx::detected(), target, accumulate };
     let task = |t: usize| {
         let (block, group) = (t / groups, t % groups);
         let own = &panels[group * panels.len() / groups..(group + 1) * panels.len() / groups];
@@ -121,6 +122,8 @@ fn check(parts: &[Part<'_>], rows: usize, stride: usize) -> (usize, usize) {
 /// What all tasks of a sum of products share.
 struct Product<'a> {
     isa: Isa,
+    /// Whether tiles are AMX's.
+    amx: bool,
     target: Target<'a>,
     accumulate: bool,
 }
@@ -132,8 +135,9 @@ impl Product<'_> {
     /// No other thread touches these rows of these panels' columns.
     unsafe fn add_block(&self, panels: &[(&Part<'_>, usize)], inner_block: usize, rows: Range<usize>) {
         // Tiles of equal height: 64 rows are 6 tiles of 10 or 11, not 5 of 12 and a short one.
-        let tiles = rows.len().div_ceil(ROWS);
+        let tiles = rows.len().div_ceil(if self.amx { amx::ROWS } else { ROWS });
         let edge = |n: usize| rows.start + rows.len() * n / tiles;
+        let mut unit = self.amx.then(amx::Unit::new);
         for (index, (part, panel)) in panels.iter().enumerate() {
             let (column, columns) = (part.column + panel * PANEL, PANEL.min(part.columns - panel * PANEL));
             for n in 0..tiles {
@@ -147,7 +151,7 @@ impl Product<'_> {
                     unsafe {
                         let rows = (tile.row, edge(n + 1) - tile.row);
                         let output = self.target.tile(rows, (column, columns), accumulate);
-                        tile.multiply(self.isa, factor, output, next);
+                        tile.multiply((self.isa, unit.as_mut()), factor, output, next);
                     }
                 }
             }
@@ -172,7 +176,7 @@ impl Tile {
     /// The instructions of `isa` were detected.
     unsafe fn multiply(
         &self,
-        isa: Isa,
+        (isa, unit): (Isa, Option<&mut amx::Unit>),
         (x, matrix): &(&Rows<'_>, MatrixView<'_>),
         output: Output,
         next: Option<&(&Part<'_>, usize)>,
@@ -209,9 +213,11 @@ impl Tile {
                     panel: &panels.panel(self.panel)[from * PANEL..],
                     inner,
                 };
-                let prefetch = self.prefetch(next, from, inner);
-                // SAFETY: bf16 panels exist only where the instructions were detected.
-                unsafe { tile_bf16(&factor, output, prefetch) };
+                // SAFETY: bf16 panels, and a unit, exist only where the instructions were detected.
+                match unit {
+                    Some(unit) => unsafe { amx::tile(unit, &factor, output) },
+                    None => unsafe { tile_bf16(&factor, output, self.prefetch(next, from, inner)) },
+                }
             }
         }
     }

@@ -4,6 +4,9 @@
 //! registers. The order of summation is the same for every number of rows. What a tile reads and writes without a
 //! bounds check for each element is asserted once a tile, in release builds as well: [`Target::tile`], [`Factor::check`].
 
+#[cfg_attr(not(target_arch = "x86_64"), path = "tile/no_amx.rs")]
+pub(super) mod amx;
+
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -189,8 +192,8 @@ pub(super) struct Factor<'a, T> {
 impl<T> Factor<'_, T> {
     /// Asserts what tiles of `rows` rows read unchecked: that many rows of `inner` elements, and as many lines of the
     /// panel.
-    fn check(&self, rows: usize) {
-        assert!((1..=ROWS).contains(&rows), "a tile of {rows} rows");
+    fn check(&self, rows: usize, most: usize) {
+        assert!((1..=most).contains(&rows), "a tile of {rows} rows");
         assert!(
             self.x.len() >= (rows - 1) * self.stride + self.inner && self.panel.len() >= self.inner * PANEL,
             "{rows} rows of {} elements, {} apart, in {}; a panel in {}",
@@ -229,7 +232,7 @@ macro_rules! by_rows {
 /// The instructions of `isa` were detected.
 pub(super) unsafe fn tile_f32(isa: Isa, factor: &Factor<'_, f32>, output: Output) {
     let rows = output.rows;
-    factor.check(rows);
+    factor.check(rows, ROWS);
     // SAFETY: each variant runs only where its instructions were detected, for rows that `Factor::check` asserted.
     unsafe {
         match isa {
@@ -269,7 +272,7 @@ impl Prefetch {
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn tile_bf16(factor: &Factor<'_, u32>, output: Output, prefetch: Prefetch) {
     let rows = output.rows;
-    factor.check(rows);
+    factor.check(rows, ROWS);
     // SAFETY: the instructions were detected; `Factor::check` asserted the rows and the panel.
     unsafe {
         match (output.columns <= PANEL / 2, prefetch.panel.is_null()) {

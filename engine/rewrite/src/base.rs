@@ -10,7 +10,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::compose::uncut;
+use crate::joined::uncut;
 use crate::neighbours::NeighboursConfig;
 use querywright_text::boolean::{can_name, escaped};
 use querywright_types::{Deadline, Error, Output, Query, QueryLanguage, Result, RetrieverCard, Rewrite, Rewriter};

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::mode::{Mode, compose_document, written_keywords};
+use super::config::Mode;
+use super::joined::{folded, repeated, uncut, weighted};
+use super::mode::{compose_document, written_keywords};
 use super::query_terms::{QueryTerm, terms};
-use querywright_text::analysis::Analyzer;
 use querywright_text::boolean::escaped;
-use querywright_text::query::MOST_TERMS;
 use querywright_types::{QueryLanguage, Rewrite};
 
 /// Composes rewrites in one language of a retriever.
@@ -41,12 +41,14 @@ impl Composer {
     /// can stress some of the user's words. Repeated and negated terms are left out. Where nothing was generated, the text
     /// is the original.
     ///
-    /// A query has at most [`MOST_TERMS`] terms, and what comes last is not searched for. Where there are more, what was
+    /// A query has at most [`MOST_TERMS`](querywright_text::query::MOST_TERMS) terms, and what comes last is not searched for. Where there are more, what was
     /// generated comes first, and plain originals are repeated less often.
     pub fn compose(&self, original: &Rewrite, generated: &str) -> Rewrite {
         let own = folded(&original.text);
         let listed = match self.mode {
-            Mode::Document => return compose_document(self, original, generated),
+            Mode::Document => {
+                return compose_document(self.language, self.original_weight, self.max_terms, original, generated);
+            }
             Mode::Choose | Mode::Rerank => return original.clone(),
             Mode::Keywords => Some(written_keywords(generated, self.language, self.max_terms)),
             _ => None,
@@ -113,55 +115,6 @@ fn added(generated: &str) -> Vec<QueryTerm> {
     let mut found = terms(generated);
     found.retain(|term| !term.negated && seen.insert(term.words().to_lowercase()) && !term.words().is_empty());
     found
-}
-
-/// An original with what is added to it: behind it, or before it where there are so many terms that the last ones are not
-/// searched for.
-pub(super) fn uncut(original: &str, added: &str) -> String {
-    let text = [original, added].join(" ");
-    match is_cut(&text) && !added.is_empty() {
-        true => [added, original].join(" "),
-        false => text.trim().to_owned(),
-    }
-}
-
-/// A plain original as often as its weight says, with what is added to it. Where there are too many terms, it is there as
-/// often as all of it fits, so that its words keep their weights among each other.
-pub(super) fn repeated(own: &str, weight: f32, added: &str) -> String {
-    let times = weight.round().clamp(1.0, 100.0) as usize;
-    let text = uncut(&vec![own; times].join(" "), added);
-    if !is_cut(&text) {
-        return text;
-    }
-    let left = MOST_TERMS.saturating_sub(count(added));
-    let times = (left / count(own).max(1)).clamp(1, times);
-    uncut(&vec![own; times].join(" "), added)
-}
-
-/// Whether a text has more than [`MOST_TERMS`] terms. Weights and names of fields count, too: one that has nearly as many
-/// may be said to have more.
-fn is_cut(text: &str) -> bool {
-    // A term has a character, and something between itself and the next, or more bytes.
-    text.len() >= 2 * MOST_TERMS && count(text) > MOST_TERMS
-}
-
-fn count(text: &str) -> usize {
-    Analyzer::english().tokens(text).count()
-}
-
-/// The words of a text with a boost, in the Boolean language.
-pub(super) fn weighted(own: &str, weight: f32) -> String {
-    let words = escaped(own);
-    match (words.contains(' '), weight) {
-        (_, 1.0) => words,
-        _ if words.is_empty() => words,
-        (true, weight) => format!("({words})^{weight}"),
-        (false, weight) => format!("{words}^{weight}"),
-    }
-}
-
-pub(super) fn folded(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ mod answers;
 
 use std::sync::Arc;
 
-use super::mode::Mode;
-use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, RequestValues, Task, newest_turns, unmarked};
+use super::config::{Mode, Task};
+use super::prompt::{ChatMessage, PLACEHOLDER, Prompt, RequestValues, newest_turns, unmarked};
 use super::prompter::Prompter;
 use super::reading::Reading;
 use super::words::{Words, one_of_the_choices, orders, words_of};

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::config::PromptConfig;
 use super::encoder::PromptEncoder;
-use super::prompt::PromptConfig;
 use super::prompter::Prompter;
 use querywright_model::{
     Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Precision, Prefix,

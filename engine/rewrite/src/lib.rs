@@ -8,8 +8,10 @@
 mod base;
 mod candidates;
 mod compose;
+mod config;
 #[cfg(feature = "model")]
 mod encoder;
+mod joined;
 #[cfg(feature = "model")]
 mod language_model;
 mod mode;
@@ -31,14 +33,17 @@ mod words;
 pub use base::{BaseConfig, Feedback, FeedbackConfig, Tuned};
 pub use candidates::Candidates;
 pub use compose::Composer;
+pub use config::{
+    ConversationConfig, DocumentConfig, Example, Mode, PromptConfig, PromptStyle, RerankConfig, Task, Vocabulary,
+};
 #[cfg(feature = "model")]
 pub use encoder::PromptEncoder;
 #[cfg(feature = "model")]
 pub use language_model::LanguageModel;
-pub use mode::{DocumentConfig, Mode, RerankConfig, SAME};
+pub use mode::SAME;
 pub use neighbours::{JudgedWords, Neighbours, NeighboursConfig};
 pub use parse::{FormatFault, ParsedCompletion};
-pub use prompt::{ChatMessage, ConversationConfig, Example, Prompt, PromptConfig, PromptStyle, Role, Task, Vocabulary};
+pub use prompt::{ChatMessage, Prompt, Role};
 pub use prompter::Prompter;
 pub use query_terms::QueryTerm;
 pub use reading::{Reading, TermReading};

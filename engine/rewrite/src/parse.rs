@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::mode::{Mode, keywords_of_json, labels_of_json};
-use super::prompt::PromptStyle;
+use super::config::{Mode, PromptStyle};
 use super::query_terms::{QueryTerm, terms};
 use querywright_text::boolean::is_quote;
 use querywright_types::QueryLanguage;
@@ -283,6 +282,21 @@ fn escaped_offsets(escaped: &str) -> Vec<usize> {
 
 fn hex_unit(escape: &str) -> Option<u32> {
     u32::from_str_radix(escape.get(2..6)?, 16).ok()
+}
+
+/// A list of labels from an array of JSON; none where not all of its values are texts or numbers.
+fn labels_of_json(values: &[Value]) -> Option<String> {
+    let text = |value: &Value| match value {
+        Value::Number(number) => Some(number.to_string()),
+        value => value.as_str().map(str::to_owned),
+    };
+    Some(values.iter().map(text).collect::<Option<Vec<_>>>()?.join(" "))
+}
+
+/// A list of keywords from an array of JSON; none where not all of its values are texts.
+fn keywords_of_json(values: &[Value]) -> Option<String> {
+    let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
+    Some(texts?.join(", "))
 }
 
 #[cfg(test)]

@@ -14,15 +14,13 @@
 //! before an answer, with a colon: `Search`, `Entry`). A request has `text`, `history` (titles), `turns` (of a conversation) and
 //! `candidates`. An example has `search` and `thought` as well.
 
-mod config;
 mod conversation;
 mod examples;
 mod marks;
 mod message;
 mod render;
+mod validate;
 
-pub use config::{Example, PromptConfig, PromptStyle, Task, Vocabulary};
-pub use conversation::ConversationConfig;
 #[cfg(feature = "model")]
 pub(super) use conversation::newest as newest_turns;
 pub(super) use conversation::shown as shown_turns;

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use super::base::Feedback;
 use super::candidates::Candidates;
 use super::compose::Composer;
-use super::mode::{Mode, SAME, choice_names, labels, resolved, resolved_order};
+use super::config::{Mode, PromptConfig, PromptStyle, Task};
+use super::mode::{SAME, choice_names, labels, resolved, resolved_order};
 use super::parse::{FormatFault, ParsedCompletion, parse};
-use super::prompt::{ChatMessage, Prompt, PromptConfig, PromptStyle, RequestValues, Role, Task, Template};
-#[cfg(feature = "model")]
-use super::prompt::{Example, marked};
+use super::prompt::{ChatMessage, Prompt, RequestValues, Role, Template};
 use super::prompt::{sanitised, shown_candidates, shown_turns};
 use super::query_terms::QueryTerm;
 use super::reading::Reading;
 use super::shortlist::{Shortlist, Titles};
+#[cfg(feature = "model")]
+use super::{config::Example, prompt::marked};
 use querywright_types::{Deadline, Error, Kept, Order, Ordinal, Query, QueryLanguage, Result, RetrieverCard, Rewrite};
 
 /// Renders the prompts of one configuration for one retriever, and reads the completions.

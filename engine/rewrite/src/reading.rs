@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::compose::Composer;
-use super::mode::{Mode, document_parts, keyword_count, keyword_parts};
+use super::config::Mode;
+use super::mode::{document_parts, keyword_count, keyword_parts};
 use super::parse::{FormatFault, ParsedCompletion};
 use super::query_terms::{before_term, terms, without_term};
 use querywright_types::Rewrite;

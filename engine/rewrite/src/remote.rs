@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::prompt::{ChatMessage, Prompt, PromptConfig, Role};
+use super::config::PromptConfig;
+use super::prompt::{ChatMessage, Prompt, Role};
 use super::prompter::Prompter;
 use querywright_types::{Deadline, Error, Fault, FaultKind, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
@@ -283,8 +284,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::mode::Mode;
-    use crate::prompt::PromptStyle;
+    use crate::config::{Mode, PromptStyle};
     use querywright_testing::fake_server::{FakeServer, Response};
     use std::time::Instant;
 

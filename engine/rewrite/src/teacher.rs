@@ -142,7 +142,7 @@ fn kept(teacher: &str, path: &Path) -> Result<HashMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::{PromptConfig, PromptStyle};
+    use crate::config::{PromptConfig, PromptStyle};
     use crate::remote::RemoteConfig;
     use querywright_testing::fake_server::{FakeServer, Response};
     use querywright_types::RetrieverCard;

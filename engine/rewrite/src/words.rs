@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::candidates::Candidates;
-use super::prompt::{PromptStyle, Vocabulary};
+use super::config::{PromptStyle, Vocabulary};
 use super::prompter::Prompter;
 use querywright_model::{Grammar, Labels, Tokenizer, Trie};
 use querywright_types::{Error, Result};

@@ -23,5 +23,6 @@ mod limits;
 mod operators;
 mod python;
 mod template;
+mod text;
 
 pub use template::{Style, Template, TemplateError};

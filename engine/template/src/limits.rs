@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
-use crate::python;
+use crate::text;
 
 /// Limits of a template whose values weigh nothing; each grows with the weight of what is given.
 const STEPS: u64 = 400_000;
@@ -102,7 +102,7 @@ impl Budget {
         let mut out = Bounded { text: String::new(), most: self.one_value };
         match value.as_str() {
             Some(text) => out.write_str(text),
-            None => python::write(value, &mut out),
+            None => text::write(value, &mut out),
         }
         .map_err(|_| too_large("a text"))?;
         self.charge(out.text.len() as u64)?;

@@ -49,6 +49,13 @@ pub struct TemplateError {
     pub line: Option<usize>,
 }
 
+impl TemplateError {
+    /// What is wrong with a template as a whole.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), line: None }
+    }
+}
+
 impl fmt::Display for TemplateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
@@ -155,7 +162,7 @@ impl Source {
 
 /// Does `work` on a thread with a deep stack: the parser and the code generator recurse with the template.
 fn apart<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, TemplateError> {
-    let failed = |what: String| TemplateError { message: what, line: None };
+    let failed = |what: String| TemplateError::new(what);
     std::thread::scope(|scope| {
         let quiet = || quietly(|| work().map_err(TemplateError::from));
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, quiet);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::PromptEncoder;
-use crate::prompt::{Example, PLACEHOLDER, PromptStyle, unmarked};
+use crate::config::{Example, PromptStyle};
+use crate::prompt::{PLACEHOLDER, unmarked};
 use querywright_model::{Grammar, Message};
 use querywright_types::{Error, Result};
 

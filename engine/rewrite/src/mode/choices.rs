@@ -3,8 +3,8 @@
 //! Each is a [base](crate::BaseConfig): weights of fields, phrases, feedback. What
 //! [the query is without a model](crate::Prompter::original) is always one of them, under the name [`SAME`].
 
+use crate::config::{Example, PromptConfig, Task};
 use crate::parse::{FormatFault, ParsedCompletion};
-use crate::prompt::{Example, PromptConfig, Task};
 use querywright_types::{Error, Result, RetrieverCard};
 
 /// The name that leaves the query what it is without a model.

@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
-
 use querywright_text::boolean::{escaped, is_quote};
 use querywright_types::QueryLanguage;
 
@@ -52,12 +50,6 @@ pub fn parts(list: &str, max_terms: usize, most: usize) -> Vec<(Range<usize>, St
 /// How many keywords a list has.
 pub fn count(list: &str) -> usize {
     keywords(list).len()
-}
-
-/// A list from an array of JSON; none where not all of its values are texts.
-pub fn joined(values: &[Value]) -> Option<String> {
-    let texts: Option<Vec<&str>> = values.iter().map(Value::as_str).collect();
-    Some(texts?.join(", "))
 }
 
 /// The entries of a list, in order.

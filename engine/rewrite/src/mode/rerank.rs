@@ -4,63 +4,14 @@
 //! that is best, each at most once. What is not named keeps its order behind what is, so any beginning of a permutation is an
 //! answer; no label at all leaves the first order. Listwise, with one answer a query (RankGPT, arXiv 2304.09542).
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-
-use super::Mode;
+use crate::config::{Example, Mode, PromptConfig};
 use crate::parse::{FormatFault, ParsedCompletion};
-use crate::prompt::{Example, PromptConfig};
 use querywright_types::{Error, Result};
 
 /// Letters there are; more candidates are numbered.
 const LETTERS: usize = 26;
-/// Characters of a token, where no tokenizer counts.
-const CHARS: usize = 4;
 /// What may stand between labels, beside white space: "B > A", "[2] > [1]", "C, A."
 const BETWEEN: &str = ",;.:><=[](){}|/-'\"`*";
-
-/// What is shown of a candidate, and how many are named, in [`Mode::Rerank`]. Unknown keys are refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RerankConfig {
-    /// The fields of a document that a prompt shows, one behind the other. Default: none; its title, or all its text where it
-    /// has no title.
-    pub fields: Vec<String>,
-    /// Tokens of a candidate in a prompt, at most; the first ones are kept. For a server, whose tokenizer is not known, four
-    /// characters each. Default: 24.
-    pub max_tokens: usize,
-    /// Candidates that an answer names, at most; the others keep their order behind them. Default: 0, all.
-    pub named: usize,
-}
-
-impl Default for RerankConfig {
-    fn default() -> Self {
-        Self { fields: Vec::new(), max_tokens: 24, named: 0 }
-    }
-}
-
-impl RerankConfig {
-    pub(crate) fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Characters of a candidate, at most.
-    pub(crate) fn chars(&self) -> usize {
-        self.max_tokens.saturating_mul(CHARS)
-    }
-
-    /// Labels of an answer, at most, of `candidates`.
-    pub fn most(&self, candidates: usize) -> usize {
-        if self.named == 0 { candidates } else { self.named.min(candidates) }
-    }
-}
-
-impl PromptConfig {
-    /// The zero-shot baseline of re-ranking: an untrained model orders the first ten documents.
-    pub fn rerank() -> Self {
-        Self { mode: Mode::Rerank, candidates: 10, ..Self::default() }
-    }
-}
 
 /// The labels of the candidates, the first one's first; none in another mode.
 pub fn labels(config: &PromptConfig) -> Vec<String> {
@@ -115,15 +66,6 @@ pub fn examples(config: &PromptConfig, mut examples: Vec<Example>) -> Vec<Exampl
     examples
 }
 
-/// A list of labels from an array of JSON; none where not all of its values are texts or numbers.
-pub fn joined(values: &[Value]) -> Option<String> {
-    let text = |value: &Value| match value {
-        Value::Number(number) => Some(number.to_string()),
-        value => value.as_str().map(str::to_owned),
-    };
-    Some(values.iter().map(text).collect::<Option<Vec<_>>>()?.join(" "))
-}
-
 /// A parsed answer with labels, separated by spaces, as its query. Upper and lower case are the same. One that names a label
 /// twice is no answer in the right form, but can be served; a sentence is none.
 pub fn resolved(parsed: ParsedCompletion, labels: &[String]) -> ParsedCompletion {
@@ -149,7 +91,8 @@ pub fn resolved(parsed: ParsedCompletion, labels: &[String]) -> ParsedCompletion
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prompt::{Prompt, PromptStyle};
+    use crate::config::{PromptStyle, RerankConfig};
+    use crate::prompt::Prompt;
     use crate::{Prompter, Shortlist};
     use proptest::prelude::*;
     use querywright_types::{

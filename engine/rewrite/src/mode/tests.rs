@@ -1,7 +1,8 @@
 use super::*;
 use crate::base::FeedbackConfig;
+use crate::config::{Example, PromptStyle, Vocabulary};
 use crate::parse::FormatFault;
-use crate::prompt::{Example, Prompt, PromptStyle, Vocabulary};
+use crate::prompt::Prompt;
 use crate::{BaseConfig, Composer, Prompter, Reading};
 use proptest::prelude::*;
 use querywright_types::{Query, QueryLanguage, Rewrite};

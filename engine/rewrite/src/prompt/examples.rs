@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::config::{Example, PromptConfig, Task};
-use crate::mode::{Mode, choice_examples, rerank_examples};
+use crate::config::{Example, Mode, PromptConfig, Task};
+use crate::mode::{choice_examples, rerank_examples};
 use querywright_types::{Error, QueryLanguage, Result};
 
 const BUILT_IN: &str = include_str!("../templates/examples.json");

@@ -1,23 +1,16 @@
 //! Rendering: a template's macros, called with the values of the card, the examples and a request.
 
-use std::fs;
-use std::io::Read;
-use std::path::Path;
-
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use super::config::{Example, PromptConfig, PromptStyle, Task};
 use super::conversation;
 use super::examples::examples;
 use super::marks::{is_mark, marked};
 use super::message::{ChatMessage, Prompt, Role};
-use crate::mode::{Mode, choice_names, labels};
+use crate::config::{Example, Mode, PromptConfig, PromptStyle, Task, read_template};
+use crate::mode::{choice_names, labels};
 use querywright_template::{Style, TemplateError};
 use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
-
-/// Bytes of a template's file, at most.
-pub(super) const MAX_TEMPLATE_BYTES: u64 = 256 << 10;
 
 /// The argument of a template's `request` macro.
 #[derive(Clone, Default, Serialize)]
@@ -216,17 +209,6 @@ fn name_and_source(config: &PromptConfig) -> Result<(String, String)> {
         PromptStyle::ThinkAnswer => ("think_answer.jinja", include_str!("../templates/think_answer.jinja")),
     };
     Ok((name.to_owned(), text.to_owned()))
-}
-
-/// The text of a template's file, which must not be large.
-pub(super) fn read_template(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
-    file.take(MAX_TEMPLATE_BYTES + 1).read_to_string(&mut text).map_err(|e| Error::read(path, e))?;
-    if text.len() as u64 > MAX_TEMPLATE_BYTES {
-        return Err(unusable(format!("{} has more than {MAX_TEMPLATE_BYTES} bytes", path.display())));
-    }
-    Ok(text)
 }
 
 /// Special tokens in square brackets, of Mistral's models and of GLM. They are broken up wherever they are written: a

@@ -1,6 +1,7 @@
 use super::*;
+use crate::config::{ConversationConfig, Example, Vocabulary};
 use crate::parse::FormatFault;
-use crate::prompt::{ConversationConfig, Example, Vocabulary, examples};
+use crate::prompt::examples;
 use crate::query_terms::terms;
 use proptest::prelude::*;
 

@@ -1,5 +1,10 @@
 //! The configuration of prompts: the section `prompt` of a run.
 
+mod conversation;
+mod document;
+mod mode;
+mod rerank;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -7,18 +12,20 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::conversation::{self, ConversationConfig};
-use super::render::read_template;
 use crate::base::BaseConfig;
-use crate::mode::{self, DocumentConfig, Mode, RerankConfig};
-use querywright_types::{Error, Output, QueryLanguage, Result, RetrieverCard};
+use querywright_types::{Error, Output, QueryLanguage, Result};
+
+pub use conversation::ConversationConfig;
+pub use document::DocumentConfig;
+pub use mode::Mode;
+pub use rerank::RerankConfig;
 
 /// The copy of a template in an adapter's folder.
 const TEMPLATE_FILE: &str = "prompt.jinja";
 /// Bytes of an adapter's settings, at most.
 const MAX_BYTES: u64 = 1 << 20;
-/// Candidates of a prompt, at most.
-const MOST_CANDIDATES: usize = 100;
+/// Bytes of a template's file, at most.
+pub(crate) const MAX_TEMPLATE_BYTES: u64 = 256 << 10;
 
 /// The form of prompts and answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -212,6 +219,21 @@ fn within(folder: &Path, named: &Path) -> std::result::Result<PathBuf, String> {
     Ok(path)
 }
 
+/// The text of a template's file, which must not be large.
+pub(crate) fn read_template(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(|e| Error::read(path, e))?;
+    file.take(MAX_TEMPLATE_BYTES + 1).read_to_string(&mut text).map_err(|e| Error::read(path, e))?;
+    if text.len() as u64 > MAX_TEMPLATE_BYTES {
+        return Err(Error::argument(
+            "prompt.template",
+            format!("{} has more than {MAX_TEMPLATE_BYTES} bytes", path.display()),
+            "a template defines the macros instruction(), request(query) and response(example), and nothing of this size",
+        ));
+    }
+    Ok(text)
+}
+
 impl PromptConfig {
     /// The file in an adapter's folder with the prompt configuration that the adapter was trained with.
     pub const FILE: &str = "prompt.toml";
@@ -290,90 +312,6 @@ impl PromptConfig {
         }
         let choice = self.choices.iter().find(|(_, base)| wants(base));
         choice.map(|(name, _)| format!("prompt.choices.{name}.feedback.weight"))
-    }
-
-    /// Checks every key, against the card where it matters. Returns the query language to ask for.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] names the key (`prompt.style`), its value and what would be right.
-    pub fn validate(&self, card: &RetrieverCard) -> Result<QueryLanguage> {
-        for (key, value) in [
-            ("prompt.max_request_chars", self.max_request_chars),
-            ("prompt.max_history", self.max_history),
-            ("prompt.max_title_chars", self.max_title_chars),
-            ("prompt.max_terms", self.max_terms),
-            ("prompt.max_answer_tokens", self.max_answer_tokens),
-        ] {
-            if value == 0 {
-                return Err(Error::argument(key, "0", "give at least 1"));
-            }
-        }
-        if !(self.original_weight > 0.0 && self.original_weight <= 100.0) {
-            let found = self.original_weight.to_string();
-            return Err(Error::argument("prompt.original_weight", found, "give a number above 0 and at most 100"));
-        }
-        if self.candidates > MOST_CANDIDATES {
-            let remedy = format!("give at most {MOST_CANDIDATES}, or 0 for none");
-            return Err(Error::argument("prompt.candidates", self.candidates.to_string(), remedy));
-        }
-        if let Some(base) = &self.base {
-            base.validate(card).map_err(|error| match error {
-                Error::Argument { name, found, remedy, .. } => Error::argument(format!("prompt.{name}"), found, remedy),
-                error => error,
-            })?;
-        }
-        mode::validate(self, card)?;
-        conversation::validate(self)?;
-        if !self.vocabulary.is_free() && self.style != PromptStyle::FewShot {
-            let found =
-                format!("{:?} with the style {:?}, whose answers are no lists of words", self.vocabulary, self.style);
-            return Err(Error::argument(
-                "prompt.vocabulary",
-                found,
-                "set style = \"few-shot\", or vocabulary = \"free\"",
-            ));
-        }
-        self.validate_examples()?;
-        match self.language {
-            None => Ok(card.languages.first().copied().unwrap_or_default()),
-            Some(language) if card.languages.contains(&language) => Ok(language),
-            Some(language) => Err(Error::argument(
-                "prompt.language",
-                format!("{language:?}, which the retriever {} does not read", card.name),
-                format!("it reads {:?}", card.languages),
-            )),
-        }
-    }
-
-    /// Examples look like requests: they hold what requests hold.
-    fn validate_examples(&self) -> Result<()> {
-        for (index, example) in self.examples.iter().flatten().enumerate() {
-            let refused =
-                |found: &str, remedy: &str| Err(Error::argument(format!("prompt.examples[{index}]"), found, remedy));
-            let bad = |found| {
-                let remedy = "give the tasks search and conversation a `request`, conversation also `turns`, the task recommend a \
-                              `history`, and all a `search`";
-                refused(found, remedy)
-            };
-            match self.task {
-                _ if example.search.trim().is_empty() => return bad("`search` is empty"),
-                _ if example.search.contains('\n') => return bad("`search` has more than one line"),
-                Task::Search | Task::Conversation if example.request.trim().is_empty() => {
-                    return bad("`request` is empty");
-                }
-                Task::Conversation if example.turns.iter().all(|turn| turn.trim().is_empty()) => {
-                    return bad("`turns` is empty");
-                }
-                Task::Recommend if example.history.is_empty() => return bad("`history` is empty"),
-                _ if self.candidates > 0 && example.candidates.iter().all(|one| one.trim().is_empty()) => {
-                    let remedy = "list what a first search might propose, some of which `search` picks, or set \
-                                  prompt.candidates = 0";
-                    return refused("`candidates` is empty, but requests show some", remedy);
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 }
 

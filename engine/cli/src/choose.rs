@@ -14,7 +14,7 @@ use querywright::train::{
 use querywright::types::QueryLanguage;
 
 use crate::open;
-use crate::terminal;
+use crate::{terminal, weights};
 
 /// The model that is trained where none is named: it learns on two cores.
 const MODEL: &str = "smollm2-135m";
@@ -63,7 +63,7 @@ impl Wanted<'_> {
         let candidates = self.set("prompt.candidates").and_then(|count| count.parse().ok()).unwrap_or(0);
         let data = DataProfile { candidates, ..DataProfile::of(self.data, dataset, plan, language)? };
         let model = self.model.unwrap_or(MODEL);
-        let shape = ModelSource::open(&open::model_path(model, false)?)?;
+        let shape = ModelSource::open(&weights::path(model, false)?)?;
         let machine = MachineProfile::detect(model, shape.config(), self.device.unwrap_or_default());
         // The plan has these two: a split of that name may have been dealt into others.
         let planned = |key: &str| ["data.train", "data.dev"].contains(&key.trim());

@@ -3,52 +3,25 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use querywright::Error;
-use querywright::catalog::Dataset;
 use querywright::evaluate::{
     Changes, Comparison, CostTable, Evaluated, Evaluation, GATED, Headroom, Probes, Report, Shipped, System, samples,
 };
 use querywright::metrics::Measure;
-use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity, Rm3, Rm3Config};
-use querywright::rewrite::{BaseConfig, LanguageModel, Tuned};
+use querywright::retrieve::{Covisitation, CovisitationConfig, Popularity};
+use querywright::rewrite::{BaseConfig, Tuned};
 use querywright::sequence::SequenceModel;
 use querywright::stack::Identity;
-use querywright::train::{RunCost, TrainConfig, WarmStartConfig};
+use querywright::train::RunCost;
 use querywright::types::{Retriever, Rewriter};
 
-use crate::first_pass;
-use crate::followed;
-use crate::open::{Model, Ranker};
+use crate::finished::{BATCH, Finished, WARM_START, ZERO_SHOT};
 use crate::progress::Bar;
-use crate::{sequence, ship};
+use crate::{followed, sequence, ship};
 
-/// Queries that are rewritten at once.
-pub const BATCH: usize = 64;
 /// Queries that are shown as improved most, and as hurt most.
 const EXAMPLES: usize = 5;
-/// The model before it learned: what probes are set against.
-const ZERO_SHOT: &str = "zero-shot";
-/// The model after the supervised steps.
-const WARM_START: &str = "warm start";
 /// Rewrites in the report.
 const SAMPLES: usize = 24;
-
-/// A finished run and what it is measured on.
-pub struct Finished<'a> {
-    /// The run as if this retriever were the only one.
-    pub config: &'a TrainConfig,
-    /// Where what belongs to the retriever alone is kept.
-    pub folder: PathBuf,
-    pub dataset: &'a Dataset,
-    pub split: &'a str,
-    pub ranker: &'a Ranker,
-    pub model: &'a Model,
-    pub adapter: PathBuf,
-    /// What training it cost.
-    pub cost: &'a RunCost,
-    /// How a request becomes a query without a model.
-    pub tuned: BaseConfig,
-}
 
 /// The table, what is shipped, what it changes, and where the report lies, or why it could not be written.
 pub struct Compared {
@@ -150,21 +123,6 @@ impl Finished<'_> {
         })
     }
 
-    /// The system that a query is without the model: what the model's words are added to.
-    pub fn without_model(&self) -> &'static str {
-        if self.config.prompt.base.is_some() { "tuned" } else { "raw" }
-    }
-
-    /// The adapter after the warm start, where GRPO went on from it.
-    fn warm_start(&self) -> PathBuf {
-        self.folder.join(WarmStartConfig::FOLDER)
-    }
-
-    /// The model with its adapter.
-    pub fn trained(&self) -> Result<LanguageModel> {
-        self.model.rewriter("trained", &self.config.serving_prompt(), self.ranker, Some(&self.adapter))
-    }
-
     /// What needs no language for next items: the last title, the last five, what is popular, what followed, and the models
     /// over sequences where `[retriever.sequence]` asks for them.
     fn of_sequences(&self, evaluation: &Evaluation<'_>) -> Result<Vec<Evaluated>> {
@@ -201,23 +159,5 @@ impl Finished<'_> {
             Ok(found)
         };
         systems.into_iter().chain(models).map(measure).collect()
-    }
-
-    /// A system of the table by its name.
-    pub fn rewriter(&self, name: &str) -> Result<Box<dyn Rewriter>> {
-        let prompt = &self.config.serving_prompt();
-        Ok(match name {
-            "rm3" => Box::new(Rm3::new(self.ranker.index()?, Rm3Config::default())?),
-            "tuned" => {
-                let feedback =
-                    (self.tuned.feedback.weight > 0.0).then(|| first_pass::feedback(self.ranker)).transpose()?;
-                Box::new(Tuned::new(self.tuned.clone(), self.ranker.retriever.card(), feedback)?)
-            }
-            ZERO_SHOT => Box::new(self.model.rewriter(name, prompt, self.ranker, None)?),
-            WARM_START => Box::new(self.model.rewriter(name, prompt, self.ranker, Some(&self.warm_start()))?),
-            "trained" => Box::new(self.trained()?),
-            "raw" => Box::new(Identity),
-            _ => return Err(Error::bug("cli::compare", format!("no system is called \"{name}\"")).into()),
-        })
     }
 }

@@ -14,8 +14,9 @@ use querywright::{Error, error::did_you_mean};
 
 use crate::first_pass::FirstPass;
 use crate::hybrid::{self, Hybrid};
-use crate::open::{self, Ranker};
 use crate::progress::Bar;
+use crate::ranker::Ranker;
+use crate::{bm25, weights};
 
 /// The settings of `dense` behind a colon and its model.
 const SETTINGS: [&str; 11] = [
@@ -137,19 +138,24 @@ fn set(config: &mut DenseConfig, setting: &str) -> Result<()> {
 }
 
 /// The retriever over a catalogue. The vectors are kept in `index`, or else in the cache: to make them takes minutes.
-pub fn ranker(config: &DenseConfig, bm25: &Bm25Config, catalog: &Arc<Catalog>, index: Option<&Path>) -> Result<Ranker> {
-    let dense = opened(config, &bm25.content, catalog, index)?;
+pub fn ranker(
+    config: &DenseConfig,
+    words: &Bm25Config,
+    catalog: &Arc<Catalog>,
+    index: Option<&Path>,
+) -> Result<Ranker> {
+    let dense = opened(config, &words.content, catalog, index)?;
     if config.hybrid.is_none() {
-        return Ok(Ranker { first: FirstPass::by(bm25.clone()), ..Ranker::new(catalog.clone(), dense, None) });
+        return Ok(Ranker { first: FirstPass::by(words.clone()), ..Ranker::new(catalog.clone(), dense, None) });
     }
-    let words = open::bm25(catalog, bm25.clone(), index)?;
+    let words = bm25::index(catalog, words.clone(), index)?;
     let hybrid = Hybrid::new(words.clone(), dense, config);
     Ok(Ranker { hybrid: Some(hybrid.clone()), ..Ranker::new(catalog.clone(), hybrid.fused()?, Some(words)) })
 }
 
 /// An encoder by the name of its model, fetched when it must be.
 pub fn encoder(model: &str, config: &EncoderConfig) -> Result<Encoder> {
-    let encoder = Encoder::open(&open::model_path(model, false)?, config)?;
+    let encoder = Encoder::open(&weights::path(model, false)?, config)?;
     encoder.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
     Ok(encoder)
 }

@@ -11,8 +11,8 @@ use querywright::rewrite::{BaseConfig, Prompter, RewriterFile, Serve};
 use querywright::train::{Labelled, RetrieverConfig, TrainConfig, checkpoint, learnable};
 
 use crate::grant::{self, Grants};
-use crate::open::{self, Ranker};
-use crate::{dense, followed, hybrid, tune};
+use crate::ranker::Ranker;
+use crate::{bm25, dense, followed, hybrid, open, prompts, tune};
 
 /// One of the retrievers of a run, with what a query is in front of it without a model.
 pub struct Environment {
@@ -46,7 +46,7 @@ pub fn all(
         let (tuned, ranker) = base(&mut config, (&folder, begun), dataset, (train, dev), ranker)?;
         // What was not tuned by now is not: a run that was begun before weights were resumes.
         config.retriever.dense.iter_mut().for_each(|dense| dense.tune_hybrid = false);
-        let prompter = open::prompter(&config.prompt, &ranker)?;
+        let prompter = prompts::prompter(&config.prompt, &ranker)?;
         let train = learnable(train.to_vec(), &prompter)?;
         Ok(Environment { config, ranker, tuned, prompter, train })
     };
@@ -85,7 +85,7 @@ fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ra
         }
         (None, None) => {
             grants.nobody()?;
-            let index = open::bm25(&dataset.catalog, config.retriever.bm25.clone(), None)?;
+            let index = bm25::index(&dataset.catalog, config.retriever.bm25.clone(), None)?;
             Ranker::new(dataset.catalog.clone(), index.clone(), Some(index))
         }
     };

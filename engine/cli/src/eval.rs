@@ -9,7 +9,8 @@ use querywright::types::{Judgements, Query, Rewriter};
 
 use crate::grant::Grants;
 use crate::progress::Bar;
-use crate::{compare::BATCH, open, terminal};
+use crate::weights::Weights;
+use crate::{finished::BATCH, open, terminal};
 
 /// What the probes call the rewriter of `--baseline`.
 const BASELINE: &str = "baseline";
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long, default_value = "identity")]
     rewriter: String,
     #[command(flatten)]
-    weights: open::Weights,
+    weights: Weights,
     /// A rewriter that the probes for reward hacking are set against, such as the model without its adapter
     #[arg(long, value_name = "REWRITER")]
     baseline: Option<String>,

@@ -7,11 +7,9 @@ use anyhow::Result;
 use querywright::Error;
 use querywright::catalog::Dataset;
 use querywright::evaluate::FusionWeight;
-use querywright::retrieve::{Covisitation, CovisitationConfig, CrossFit, Followers};
+use querywright::retrieve::Followers;
 use querywright::stack::{Fusion, FusionMethod};
 use querywright::types::{Judgements, Query, Retriever};
-
-use crate::open::Ranker;
 
 /// The weight of covisitation where none is given. Chosen on the development split of industrial products.
 pub const DEFAULT: f64 = 0.6;
@@ -19,8 +17,6 @@ pub const DEFAULT: f64 = 0.6;
 const TRIED: [f64; 10] = [0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0, 4.0];
 /// The key of the weight in a configuration.
 pub const KEY: &str = "retriever.covisitation";
-/// Parts of the training queries, each answered by what was learned from the others.
-const FOLDS: usize = 5;
 /// What stands behind a retriever's name.
 const SUFFIX: &str = "+covisitation";
 
@@ -49,28 +45,6 @@ impl Followed {
     pub fn tunable(&self) -> Option<FusionWeight> {
         let weight = FusionWeight { key: KEY.to_owned(), start: self.weight, values: TRIED.to_vec() };
         self.tuned.then_some(weight)
-    }
-}
-
-impl Ranker {
-    /// Fused with covisitation that was learned from the training queries: for every query but those.
-    pub fn with_covisitation(self, dataset: &Dataset, weight: f64) -> Result<Self> {
-        let queries = sequences(dataset, "train")?;
-        let learned = Covisitation::learn(&dataset.catalog, &queries, CovisitationConfig::default())?;
-        self.fused(Arc::new(learned), weight, false)
-    }
-
-    /// Fused with covisitation that answers a training query from the others. `tuned` says whether the weight may be.
-    pub fn cross_fitted(self, dataset: &Dataset, split: &str, weight: f64, tuned: bool) -> Result<Self> {
-        let queries = sequences(dataset, split)?;
-        let learned = CrossFit::learn(&dataset.catalog, &queries, CovisitationConfig::default(), FOLDS)?;
-        self.fused(Arc::new(learned), weight, tuned)
-    }
-
-    fn fused<R: Retriever + Followers + 'static>(self, learned: Arc<R>, weight: f64, tuned: bool) -> Result<Self> {
-        let followers: Arc<dyn Followers> = learned.clone();
-        let followed = Followed { text: self.retriever.clone(), learned, followers, weight, tuned };
-        Ok(Self { retriever: followed.fused()?, followed: Some(followed), ..self })
     }
 }
 

@@ -4,6 +4,8 @@
 mod terminal;
 
 mod baseline;
+mod bm25;
+mod candidates;
 mod choose;
 mod compare;
 mod completions;
@@ -13,6 +15,7 @@ mod demo;
 mod dense;
 mod environment;
 mod eval;
+mod finished;
 mod first_pass;
 mod followed;
 mod grant;
@@ -25,6 +28,8 @@ mod open;
 mod plugin;
 mod preset;
 mod progress;
+mod prompts;
+mod ranker;
 mod remote;
 mod rewrite;
 mod search;

@@ -10,7 +10,7 @@ use querywright::train::checkpoint;
 use serde_json::Value;
 
 use crate::progress::Bar;
-use crate::{open, terminal};
+use crate::{terminal, weights};
 
 /// Tasks of lm-evaluation-harness that the paper of Rec-R1 reports and that run no code of the model's.
 const TASKS: &str = "mmlu,ifeval,gsm8k";
@@ -47,7 +47,7 @@ pub fn run(args: Args) -> Result<()> {
     // What costs nothing is refused first: a model may have to be fetched.
     Adapter::find(&args.adapter)?;
     require_free(&args.out)?;
-    let source = ModelSource::open(&open::model_path(&args.model, false)?)?;
+    let source = ModelSource::open(&weights::path(&args.model, false)?)?;
     let adapter = Adapter::load(&args.adapter, source.config())?;
     require_base(&args, &source)?;
     let export = Export::new(&source, Some(&adapter), args.dtype)?;

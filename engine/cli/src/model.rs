@@ -4,7 +4,7 @@ use anyhow::Result;
 use querywright::model::ModelSource;
 use querywright::sources::{self, Kind};
 
-use crate::{data, merge, open, skills, terminal};
+use crate::{data, merge, skills, terminal, weights};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -51,9 +51,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Merge(args) => merge::run(args),
         Command::Skills(args) => skills::run(args),
         Command::List { json } => data::list(sources::list()?, Kind::Model, json),
-        Command::Pull { name, offline, json } => data::pulled(&name, &open::model_path(&name, offline)?, json),
+        Command::Pull { name, offline, json } => data::pulled(&name, &weights::path(&name, offline)?, json),
         Command::Info { name, json } => {
-            let path = open::model_path(&name, false)?;
+            let path = weights::path(&name, false)?;
             let (source, origin) = (ModelSource::open(&path)?, sources::origin(&path));
             source.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
             let (summary, digest) = (source.summary(), source.digest()?);

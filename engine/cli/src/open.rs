@@ -4,30 +4,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
+use querywright::Error;
 use querywright::catalog::{Catalog, Dataset, demo};
 use querywright::encode::{DenseConfig, HybridFusion};
 use querywright::evaluate::GivenRewrites;
 use querywright::metrics::Measure;
-use querywright::model::Precision;
-use querywright::model::{Adapter, Decoder, DeviceChoice, ModelSource, SamplingConfig, Tokenizer};
+use querywright::model::{Adapter, Decoder, Tokenizer};
 use querywright::plugin::{Manifest, Plugin, PluginOptions};
-use querywright::retrieve::{Bm25, Bm25Config, Rm3, Rm3Config};
-use querywright::rewrite::{
-    Feedback, LanguageModel, Mode, PromptConfig, PromptEncoder, Prompter, Resolver, RewriterFile,
-};
-use querywright::rewrite::{Serve, Vocabulary, Words};
+use querywright::retrieve::{Bm25Config, Rm3, Rm3Config};
+use querywright::rewrite::{Feedback, PromptConfig, PromptEncoder, Prompter, Resolver, RewriterFile};
 use querywright::sources::{self, PullOptions};
 use querywright::stack::Identity;
 use querywright::train::{Labelled, RetrieverConfig};
-use querywright::types::{QueryLanguage, Retriever, RetrieverCard, Rewriter};
-use querywright::{Error, error::did_you_mean};
+use querywright::types::{RetrieverCard, Rewriter};
 
-use crate::first_pass::{self, FirstPass};
-use crate::followed::{self, Followed};
 use crate::grant::{self, Grants};
-use crate::hybrid::{self, Hybrid};
-use crate::progress::{Bar, Spinner};
-use crate::{baseline, dense, remote, sequence, shortlist};
+use crate::progress::Spinner;
+use crate::ranker::Ranker;
+use crate::weights::{self, Weights};
+use crate::{baseline, bm25, candidates, dense, followed, hybrid, prompts, remote, sequence};
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -39,68 +34,6 @@ pub fn dataset(name: &str) -> Result<Dataset> {
     let dataset = Dataset::open(&path)?;
     spinner.finish();
     Ok(dataset)
-}
-
-/// How and where a rewriter's model runs.
-#[derive(clap::Args)]
-pub struct Weights {
-    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
-    #[arg(long, default_value = "auto", value_parser = precision)]
-    pub precision: Precision,
-    /// Where the rewriter runs: auto (a GPU where this program can use one), cpu, or cuda:N
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
-}
-
-fn precision(text: &str) -> querywright::Result<Precision> {
-    let known =
-        [("auto", Precision::Auto), ("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
-    match known.iter().find(|(name, _)| *name == text) {
-        Some((_, precision)) => Ok(*precision),
-        None => {
-            let remedy = "give auto (bf16 where the machine multiplies it), f32, bf16, or int8 (one query at a time)";
-            Err(Error::argument("--precision", format!("\"{text}\" is unknown"), remedy))
-        }
-    }
-}
-
-/// What ranks a catalogue.
-#[derive(Clone)]
-pub struct Ranker {
-    pub catalog: Arc<Catalog>,
-    pub retriever: Arc<dyn Retriever>,
-    /// The native index behind it; none for plugins and for vectors alone.
-    pub bm25: Option<Arc<Bm25>>,
-    /// BM25 and vectors, where both rank.
-    pub hybrid: Option<Hybrid>,
-    /// What followed in training sequences, where that is part of the ranking.
-    pub followed: Option<Followed>,
-    /// What is searched for before a model is asked.
-    pub first: FirstPass,
-}
-
-impl Ranker {
-    /// A retriever of texts, and the native index behind it.
-    pub fn new(catalog: Arc<Catalog>, retriever: Arc<dyn Retriever>, bm25: Option<Arc<Bm25>>) -> Self {
-        Self { catalog, retriever, bm25, hybrid: None, followed: None, first: FirstPass::default() }
-    }
-
-    /// A file that serves this to what ranks here, and says nothing else.
-    pub fn rewriter_file(&self, serve: Serve) -> RewriterFile {
-        let mut file = RewriterFile::new(serve);
-        file.retriever = Some(self.retriever.card().name.clone());
-        file.covisitation = self.followed.as_ref().map(|followed| followed.weight);
-        self.hybrid.iter().for_each(|hybrid| hybrid.write(&mut file));
-        file
-    }
-
-    /// The native index; built where something else ranks, for what needs one of its own (RM3).
-    pub fn index(&self) -> Result<Arc<Bm25>> {
-        match &self.bm25 {
-            Some(index) => Ok(index.clone()),
-            None => self.first.index(&self.catalog),
-        }
-    }
 }
 
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, `dense` or `hybrid` with a model, a
@@ -169,7 +102,7 @@ fn text_retriever(
         }
         return dense::ranker(&config, &Bm25Config::default(), catalog, index);
     }
-    let index = bm25(catalog, retriever_config(text)?, index)?;
+    let index = bm25::index(catalog, bm25::named(text)?, index)?;
     Ok(Ranker::new(catalog.clone(), index.clone(), Some(index)))
 }
 
@@ -228,142 +161,6 @@ fn compiled(folder: PathBuf) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// Settings of `bm25` behind a colon: `bm25:k1=0.9,b=0.4`.
-pub fn retriever_config(text: &str) -> Result<Bm25Config> {
-    let (name, settings) = text.split_once(':').unwrap_or((text, ""));
-    if name != "bm25" {
-        return Err(Error::argument(
-            "--retriever",
-            format!("\"{name}\" is unknown"),
-            "give bm25, dense, hybrid, the path of a plugin's .wasm file, or for histories popularity, covisitation, sasrec or \
-             gru4rec",
-        )
-        .into());
-    }
-    let mut config = Bm25Config::default();
-    for setting in settings.split(',').filter(|s| !s.is_empty()) {
-        let known = ["k1", "b", "language", "content", "rec_r1_contents_prefix"];
-        let (key, value) = setting.split_once('=').unwrap_or((setting, "true"));
-        let bad =
-            |remedy: &str| Error::argument(format!("--retriever bm25:{key}"), format!("found \"{value}\""), remedy);
-        match key {
-            "k1" => config.k1 = value.parse().map_err(|_| bad("give a number, as k1=1.2"))?,
-            "b" => config.b = value.parse().map_err(|_| bad("give a number from 0 to 1, as b=0.75"))?,
-            "content" => config.content = value.to_owned(),
-            "rec_r1_contents_prefix" | "rec-r1-contents-prefix" => {
-                config.rec_r1_contents_prefix = value.parse().map_err(|_| bad("give true or false"))?;
-            }
-            "language" => {
-                config.language = match value {
-                    "plain" => QueryLanguage::Plain,
-                    "boolean" => QueryLanguage::Boolean,
-                    _ => return Err(bad("give plain or boolean").into()),
-                };
-            }
-            _ => {
-                let hint = did_you_mean(key, known);
-                let remedy = format!("{hint}the settings are {}", known.join(", "));
-                return Err(Error::argument("--retriever", format!("unknown setting \"{key}\""), remedy).into());
-            }
-        }
-    }
-    Ok(config)
-}
-
-/// BM25 over a catalogue. With a folder the index is kept there and opened again.
-pub fn bm25(catalog: &Arc<Catalog>, config: Bm25Config, index: Option<&Path>) -> Result<Arc<Bm25>> {
-    Ok(Arc::new(match index {
-        Some(folder) => Bm25::open_or_build(catalog.clone(), config, folder)?,
-        None => Bm25::in_memory(catalog.clone(), config)?,
-    }))
-}
-
-/// A model in memory.
-pub struct Model {
-    pub name: String,
-    pub source: ModelSource,
-    pub decoder: Arc<Decoder>,
-    pub tokenizer: Tokenizer,
-}
-
-/// Where a model lies; fetched when it must be.
-pub fn model_path(name: &str, offline: bool) -> Result<PathBuf> {
-    let spinner = Spinner::new(format!("looking for {name}"));
-    let path = sources::model(name, &PullOptions { offline, observer: Some(&spinner) });
-    spinner.finish();
-    Ok(path?)
-}
-
-/// Loads a model: a registry name, `hf:owner/name`, a GGUF file or a folder.
-pub fn model(name: &str, precision: Precision, device: DeviceChoice) -> Result<Model> {
-    let path = model_path(name, false)?;
-    let bar = Bar::new(0, "loading the model", "layers");
-    if let Some(origin) = sources::origin(&path) {
-        tell!("{} at the commit {}", origin.repository, origin.revision);
-    }
-    let source = ModelSource::open(&path)?;
-    source.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
-    let decoder = Decoder::load_on(device, &source, precision, &bar)?;
-    bar.finish();
-    if let Some(info) = decoder.device()? {
-        tell!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
-    }
-    let tokenizer = source.tokenizer()?;
-    Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })
-}
-
-/// The prompts for a retriever, as text. Needs no model: what cannot be used is refused before one is fetched.
-pub fn prompter(prompt: &PromptConfig, ranker: &Ranker) -> Result<Prompter> {
-    let catalog = ranker.catalog.clone();
-    let titles = move |item| catalog.document(item).title().to_owned();
-    let mut prompter = Prompter::new(prompt.clone(), ranker.retriever.card())?.with_titles(Arc::new(titles));
-    // A plugin's catalogue is indexed only where something is asked of the index.
-    if prompt.feedback_key().is_some() {
-        prompter = prompter.with_feedback(first_pass::feedback(ranker)?);
-    }
-    match (prompt.mode, prompt.candidates) {
-        (Mode::Rerank, _) => prompter = prompter.with_shortlist(shortlist::of(ranker, prompt)?),
-        (_, 0) => {}
-        _ => prompter = prompter.with_candidates(first_pass::candidates(ranker, prompt)?),
-    }
-    Ok(prompter)
-}
-
-/// The prompts for a retriever, in a model's tokens, with the words that answers may consist of.
-fn encoder(prompter: Prompter, tokenizer: &Tokenizer, ranker: &Ranker) -> Result<Arc<PromptEncoder>> {
-    let tokenizer = tokenizer.clone();
-    let words = match prompter.config().vocabulary {
-        Vocabulary::Catalog => {
-            Words::of_documents(&tokenizer, ranker.catalog.documents().map(|d| d.text_of_all_fields()))?
-        }
-        Vocabulary::Feedback => Words::Candidates(first_pass::words(ranker, prompter.config())?),
-        _ => return Ok(Arc::new(PromptEncoder::new(prompter, tokenizer)?)),
-    };
-    Ok(Arc::new(PromptEncoder::restricted(prompter, tokenizer, words)?))
-}
-
-impl Model {
-    /// The prompts for a retriever, in this model's tokens.
-    pub fn encoder(&self, prompter: Prompter, ranker: &Ranker) -> Result<Arc<PromptEncoder>> {
-        encoder(prompter, &self.tokenizer, ranker)
-    }
-
-    /// This model as a rewriter for a retriever, greedy.
-    pub fn rewriter(
-        &self,
-        name: &str,
-        prompt: &PromptConfig,
-        ranker: &Ranker,
-        adapter: Option<&Path>,
-    ) -> Result<LanguageModel> {
-        let encoder = self.encoder(prompter(prompt, ranker)?, ranker)?;
-        let adapter = adapter.map(|folder| Adapter::load(folder, self.decoder.config())).transpose()?;
-        let sampling = SamplingConfig::greedy(prompt.max_answer_tokens);
-        let (decoder, tokenizer) = (self.decoder.clone(), self.tokenizer.clone());
-        Ok(LanguageModel::new(name, decoder, tokenizer, encoder, adapter, sampling)?)
-    }
-}
-
 /// A rewriter as the command line names it: `identity`, `rm3`, a baseline (`zero-shot`, `few-shot`, `hyde`, `query2doc`,
 /// `rerank`, with `:MODEL`), `file:` with rewrites, `remote:` with a server, MODEL, MODEL+ADAPTER_DIR, or a folder or file
 /// that `tune` or `train` wrote.
@@ -385,8 +182,8 @@ pub fn rewriter(
         return Ok(Box::new(remote::rewriter(config, ranker)?));
     }
     if let Some((name, prompt)) = baseline::at(text)? {
-        prompter(&prompt, ranker)?;
-        let model = model(name, weights.precision, weights.device)?;
+        prompts::prompter(&prompt, ranker)?;
+        let model = weights::open(name, weights.precision, weights.device)?;
         return Ok(Box::new(model.rewriter(text, &prompt, ranker, None)?));
     }
     if let Some(path) = RewriterFile::at(text) {
@@ -410,8 +207,8 @@ pub fn rewriter(
     adapter.as_deref().map_or(Ok(()), Adapter::find)?;
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
-    prompter(&prompt, ranker)?;
-    let model = model(name, weights.precision, weights.device)?;
+    prompts::prompter(&prompt, ranker)?;
+    let model = weights::open(name, weights.precision, weights.device)?;
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }
 
@@ -438,20 +235,20 @@ impl Resolver for Here<'_> {
     }
 
     fn model(&self, name: &str) -> querywright::Result<(Arc<Decoder>, Tokenizer)> {
-        let model = model(name, self.weights.precision, self.weights.device).map_err(own)?;
+        let model = weights::open(name, self.weights.precision, self.weights.device).map_err(own)?;
         Ok((model.decoder, model.tokenizer))
     }
 
     fn feedback(&self) -> querywright::Result<Feedback> {
-        first_pass::feedback(self.ranker).map_err(own)
+        candidates::feedback(self.ranker).map_err(own)
     }
 
     fn prompter(&self, prompt: PromptConfig) -> querywright::Result<Prompter> {
-        prompter(&prompt, self.ranker).map_err(own)
+        prompts::prompter(&prompt, self.ranker).map_err(own)
     }
 
     fn encoder(&self, prompter: Prompter, tokenizer: &Tokenizer) -> querywright::Result<Arc<PromptEncoder>> {
-        encoder(prompter, tokenizer, self.ranker).map_err(own)
+        prompts::encoder(prompter, tokenizer, self.ranker).map_err(own)
     }
 }
 

@@ -9,8 +9,9 @@ use querywright::rewrite::{PromptConfig, PromptStyle, Remote, RemoteConfig, Voca
 use querywright::train::{Labelled, Method, TeacherConfig, TrainConfig, checkpoint};
 use querywright::types::Query;
 
-use crate::open::{self, Ranker};
 use crate::progress::Bar;
+use crate::prompts;
+use crate::ranker::Ranker;
 
 /// What a rewriter's name says of a server: `remote:FILE.toml`, or `remote:URL#MODEL`; none where it names something else.
 pub fn at(text: &str) -> Result<Option<RemoteConfig>> {
@@ -33,7 +34,7 @@ pub fn at(text: &str) -> Result<Option<RemoteConfig>> {
 
 /// A server's model as a rewriter for a retriever.
 pub fn rewriter(config: RemoteConfig, ranker: &Ranker) -> Result<Remote> {
-    let prompter = open::prompter(&config.prompt, ranker)?;
+    let prompter = prompts::prompter(&config.prompt, ranker)?;
     Ok(Remote::new(config, ranker.retriever.card())?.with_prompter(prompter))
 }
 

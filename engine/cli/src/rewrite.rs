@@ -8,6 +8,7 @@ use querywright::types::{Deadline, Documents, Kept, Order, Query, Rewrite, Rewri
 use crate::grant::Grants;
 use crate::history::Histories;
 use crate::lines::{self, Lines};
+use crate::weights::Weights;
 use crate::{open, terminal};
 
 /// Rewrite queries: those given, or one a line from standard input.
@@ -30,7 +31,7 @@ pub struct Args {
     #[arg(long, default_value = "smollm2-135m")]
     rewriter: String,
     #[command(flatten)]
-    weights: open::Weights,
+    weights: Weights,
     /// The data set whose retriever the rewrites are for
     #[arg(long, default_value = "demo")]
     data: String,

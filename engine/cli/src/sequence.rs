@@ -12,8 +12,8 @@ use querywright::types::{Judgements, Observe, Progress, Query, Retriever};
 use querywright::{Error, error::did_you_mean};
 
 use crate::followed::sequences;
-use crate::open::Ranker;
 use crate::progress::Bar;
+use crate::ranker::Ranker;
 
 /// What a name asks for.
 #[derive(Debug, PartialEq)]

@@ -6,9 +6,9 @@ use querywright::evaluate::{Evaluation, Gate, Headroom, Shipped};
 use querywright::rewrite::{LanguageModel, Prompter, RewriterFile, Serve};
 use querywright::types::{Deadline, Judgements, Query, Rewrite, Rewriter};
 
-use crate::compare::{BATCH, Finished};
-use crate::open;
+use crate::finished::{BATCH, Finished};
 use crate::progress::Bar;
+use crate::prompts;
 
 /// Development queries that headroom is measured on, and rewrites that are sampled for each: seconds.
 const HEADROOM: (usize, usize) = (64, 8);
@@ -56,7 +56,7 @@ fn headroom(run: &Finished<'_>, gate: &Gate<'_>, trained: &LanguageModel) -> Res
         return Ok(None);
     }
     let evaluation = Evaluation { queries: &queries, catalog: gate.catalog, measures: &[gate.measure], batch: BATCH };
-    let without = WithoutModel(open::prompter(&run.config.serving_prompt(), run.ranker)?);
+    let without = WithoutModel(prompts::prompter(&run.config.serving_prompt(), run.ranker)?);
     let bar = Bar::new(queries.len() as u64, "how much could be reached", "queries");
     let [without, reached] =
         [evaluation.run(&without, gate.retriever, &())?, evaluation.run(trained, gate.retriever, &bar)?];

@@ -11,7 +11,7 @@ use querywright::types::{
 };
 
 use crate::first_pass::FirstPass;
-use crate::open::Ranker;
+use crate::ranker::Ranker;
 
 /// What the retriever finds, shown as `prompt.rerank` says.
 pub fn of(ranker: &Ranker, prompt: &PromptConfig) -> Result<Shortlist> {
@@ -63,7 +63,7 @@ impl Retriever for Timed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::open;
+    use crate::{bm25, prompts};
     use querywright::catalog::CatalogBuilder;
     use querywright::retrieve::Bm25Config;
     use querywright::rewrite::{Mode, Prompt, RerankConfig};
@@ -76,7 +76,7 @@ mod tests {
             builder.push(&format!("d{n}"), [("title", *title), ("text", *text)]).unwrap();
         }
         let catalog = Arc::new(builder.finish());
-        let index = open::bm25(&catalog, Bm25Config::default(), None).unwrap();
+        let index = bm25::index(&catalog, Bm25Config::default(), None).unwrap();
         Ranker::new(catalog, index.clone(), Some(index))
     }
 
@@ -87,7 +87,7 @@ mod tests {
             let fields = fields.iter().map(|field| (*field).to_owned()).collect();
             let rerank = RerankConfig { fields, ..RerankConfig::default() };
             let prompt = PromptConfig { mode: Mode::Rerank, candidates: 3, rerank, ..PromptConfig::default() };
-            let prompter = open::prompter(&prompt, &ranker).map_err(|error| error.to_string())?;
+            let prompter = prompts::prompter(&prompt, &ranker).map_err(|error| error.to_string())?;
             match prompter.prompt(&Query::text("kettle")).unwrap() {
                 Prompt::Completion { query, .. } => Ok(query),
                 other => panic!("{other:?}"),

@@ -8,7 +8,9 @@ use querywright::catalog::Dataset;
 use querywright::stack::Stack;
 
 use crate::grant::Grants;
-use crate::open::{self, Ranker};
+use crate::open;
+use crate::ranker::Ranker;
+use crate::weights::Weights;
 
 /// What is searched, and how.
 #[derive(clap::Args)]
@@ -26,7 +28,7 @@ pub struct StackArgs {
     #[arg(long, default_value = "identity")]
     rewriter: String,
     #[command(flatten)]
-    weights: open::Weights,
+    weights: Weights,
     /// Hits at most
     #[arg(short, long, default_value_t = 10)]
     pub k: usize,

@@ -12,13 +12,14 @@ use querywright::train::{Chosen, Materials, Outcome, TrainConfig, Trainer, check
 use querywright::types::{Judgements, Query};
 
 use crate::choose::{self, Wanted};
-use crate::compare::{Compared, Finished};
+use crate::compare::Compared;
 use crate::environment::{self, Environment};
+use crate::finished::Finished;
 use crate::grant::Grants;
 use crate::open;
 use crate::progress::{Goal, Watcher};
 use crate::ship::WithoutModel;
-use crate::{preset, remote, terminal};
+use crate::{preset, remote, terminal, weights};
 
 /// Train a rewriter by GRPO against a retriever.
 ///
@@ -200,7 +201,7 @@ pub fn train(
     if let [only] = environments.as_slice() {
         remote::prepare(config, resume, &only.ranker, &only.train)?;
     }
-    let model = open::model(&config.model.name, config.model.precision, config.model.device)?;
+    let model = weights::open(&config.model.name, config.model.precision, config.model.device)?;
     let model_digest = model.source.digest()?;
     let materials = |here: &Environment| -> Result<Materials> {
         Ok(Materials {

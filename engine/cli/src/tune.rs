@@ -11,11 +11,12 @@ use querywright::rewrite::{RewriterFile, Serve};
 use querywright::train::Labelled;
 use querywright::types::{Judgements, Query, QueryLanguage, Retriever};
 
-use crate::first_pass;
+use crate::candidates;
 use crate::grant::Grants;
 use crate::hybrid::Hybrid;
-use crate::open::{self, Ranker};
+use crate::open;
 use crate::progress::Bar;
+use crate::ranker::Ranker;
 use crate::terminal;
 
 /// Find out how the retriever is best asked: weights of fields, phrases and feedback. No model.
@@ -127,7 +128,7 @@ pub fn tune(
             .flatten()
             .map(Arc::new),
         elsewhere: &elsewhere,
-        feedback: reads_weights.then(|| first_pass::feedback(ranker)).transpose()?,
+        feedback: reads_weights.then(|| candidates::feedback(ranker)).transpose()?,
         fusion: (!weights.is_empty()).then(|| FusionWeights { weights: weights.clone(), fused: &fused }),
     };
     let tuned = tuning.run(&bar)?;

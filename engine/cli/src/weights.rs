@@ -1,34 +1,68 @@
-//! The weights in what ranks that tuning may change.
+//! A model's weights: where they lie, how they are held, and what runs them.
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use querywright::Result;
-use querywright::evaluate::FusionWeight;
+use anyhow::Result;
+use querywright::Error;
+use querywright::model::{Decoder, DeviceChoice, ModelSource, Precision, Tokenizer};
+use querywright::sources::{self, PullOptions};
 
-use crate::followed::{self, Followed};
-use crate::hybrid::{self, Hybrid};
-use crate::open::Ranker;
+use crate::progress::{Bar, Spinner};
 
-impl Ranker {
-    /// The weights that tuning may change.
-    pub fn tunable(&self) -> Vec<FusionWeight> {
-        let hybrid = self.hybrid.iter().filter_map(Hybrid::tunable);
-        hybrid.chain(self.followed.iter().filter_map(Followed::tunable)).collect()
+/// How and where a rewriter's model runs.
+#[derive(clap::Args)]
+pub struct Weights {
+    /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
+    #[arg(long, default_value = "auto", value_parser = precision)]
+    pub precision: Precision,
+    /// Where the rewriter runs: auto (a GPU where this program can use one), cpu, or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+fn precision(text: &str) -> querywright::Result<Precision> {
+    let known =
+        [("auto", Precision::Auto), ("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
+    match known.iter().find(|(name, _)| *name == text) {
+        Some((_, precision)) => Ok(*precision),
+        None => {
+            let remedy = "give auto (bf16 where the machine multiplies it), f32, bf16, or int8 (one query at a time)";
+            Err(Error::argument("--precision", format!("\"{text}\" is unknown"), remedy))
+        }
     }
+}
 
-    /// The same with other weights, by their keys. Those that are not named stay.
-    pub fn with_weights(self, weights: &BTreeMap<String, f64>) -> Result<Self> {
-        let Self { hybrid, followed, retriever, .. } = self;
-        let hybrid = hybrid.map(|hybrid| match weights.get(hybrid::KEY) {
-            Some(weight) => hybrid.with(*weight),
-            None => hybrid,
-        });
-        let fused = hybrid.as_ref().map(Hybrid::fused).transpose()?;
-        let Some(followed) = followed else {
-            return Ok(Self { retriever: fused.unwrap_or(retriever), hybrid, followed: None, ..self });
-        };
-        let weight = weights.get(followed::KEY).copied().unwrap_or(followed.weight);
-        let followed = Followed { text: fused.unwrap_or_else(|| followed.text.clone()), weight, ..followed };
-        Ok(Self { retriever: followed.fused()?, hybrid, followed: Some(followed), ..self })
+/// A model in memory.
+pub struct Model {
+    pub name: String,
+    pub source: ModelSource,
+    pub decoder: Arc<Decoder>,
+    pub tokenizer: Tokenizer,
+}
+
+/// Where a model lies; fetched when it must be.
+pub fn path(name: &str, offline: bool) -> Result<PathBuf> {
+    let spinner = Spinner::new(format!("looking for {name}"));
+    let path = sources::model(name, &PullOptions { offline, observer: Some(&spinner) });
+    spinner.finish();
+    Ok(path?)
+}
+
+/// Loads a model: a registry name, `hf:owner/name`, a GGUF file or a folder.
+pub fn open(name: &str, precision: Precision, device: DeviceChoice) -> Result<Model> {
+    let path = path(name, false)?;
+    let bar = Bar::new(0, "loading the model", "layers");
+    if let Some(origin) = sources::origin(&path) {
+        tell!("{} at the commit {}", origin.repository, origin.revision);
     }
+    let source = ModelSource::open(&path)?;
+    source.warnings().iter().for_each(|warning| tell!("warning: {warning}"));
+    let decoder = Decoder::load_on(device, &source, precision, &bar)?;
+    bar.finish();
+    if let Some(info) = decoder.device()? {
+        tell!("the model runs on a GPU: {} (--device cpu keeps it on the processor)", info.name);
+    }
+    let tokenizer = source.tokenizer()?;
+    Ok(Model { name: name.to_owned(), source, decoder: Arc::new(decoder), tokenizer })
 }

@@ -9,9 +9,9 @@ use querywright::retrieve::Bm25Config;
 use querywright::types::{Deadline, Query, Request, Retriever, Rewrite};
 
 use crate::grant::{self, Grants};
-use crate::open;
 use crate::progress::Bar;
 use crate::terminal;
+use crate::{bm25, open};
 
 /// Queries that are timed at most.
 const QUERIES: usize = 2_000;
@@ -26,7 +26,7 @@ pub fn run(file: &Path, data: &str, grants: &Grants, json: bool) -> Result<()> {
     queries.truncate(QUERIES);
     let requests: Vec<Request> =
         queries.iter().map(|query| Request::new(query, &Rewrite::plain(query.text.clone()), 10)).collect();
-    let native = open::bm25(&dataset.catalog, Bm25Config::default(), None)?;
+    let native = bm25::index(&dataset.catalog, Bm25Config::default(), None)?;
     let manifest = querywright::plugin::Manifest::beside(file)?;
     let granted = grants.options()?;
     grant::warn(&granted.grant, manifest.as_ref());

@@ -413,3 +413,26 @@ fn a_disk_that_fills_up_while_saving_is_named_and_what_was_complete_stays() {
     let resume = ["train", "full.toml", "--no-eval", "--resume", "--set", "train.save_total_limit=1"];
     tiny::ok(home.path(), &resume);
 }
+
+#[test]
+fn a_file_called_pip_beside_the_user_is_not_run() {
+    let (home, caller) = (home(), tempfile::tempdir().unwrap());
+    let (trap, marker) = (caller.path().join("pip.py"), caller.path().join("ran"));
+    fs::write(&trap, format!("open({:?}, 'w').close()\n", marker.display().to_string())).unwrap();
+    let python = std::process::Command::new("python3").args(["-m", "pip"]).current_dir(caller.path()).output();
+    if python.is_err() {
+        println!("skipped: there is no python3");
+        return;
+    }
+    fs::remove_file(&marker).expect("it is a trap: Python itself runs the file");
+    // No index and no hub can be reached, whatever the machine's network.
+    let output = tiny::program(home.path())
+        .current_dir(caller.path())
+        .envs([("PIP_NO_INDEX", "1"), ("UV_OFFLINE", "1"), ("PIP_RETRIES", "0"), ("HF_ENDPOINT", "http://127.0.0.1:9")])
+        .args(["model", "pull", "smollm2-135m"])
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && message.contains("smollm2-135m"), "{message}");
+    assert!(!marker.exists(), "the file was run: {message}");
+}

@@ -28,7 +28,7 @@ impl Message {
 pub struct ChatTemplate {
     /// Or why it cannot be used.
     template: std::result::Result<Template, TemplateError>,
-    source: String,
+    source: Option<String>,
     bos: String,
     eos: String,
     pad: String,
@@ -40,23 +40,23 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Argument`] naming the line when the template does not parse.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
-        let chat = Self::kept(source, bos, eos, "");
+        let chat = Self::kept(Ok(source.to_owned()), bos, eos, "");
         match &chat.template {
             Ok(_) => Ok(chat),
             Err(error) => Err(unusable(error)),
         }
     }
 
-    /// As [`new`](Self::new), but what is wrong with the template is kept until it is rendered: prompts that are no
+    /// As [`new`](Self::new), but why the template cannot be read, or what is wrong with it, is kept until it is rendered: prompts that are no
     /// conversations need none.
-    pub(super) fn kept(source: &str, bos: &str, eos: &str, pad: &str) -> Self {
-        let template = Template::new("chat_template", source, Style::Chat);
-        Self { template, source: source.to_owned(), bos: bos.to_owned(), eos: eos.to_owned(), pad: pad.to_owned() }
+    pub(super) fn kept(source: std::result::Result<String, TemplateError>, bos: &str, eos: &str, pad: &str) -> Self {
+        let template = source.clone().and_then(|source| Template::new("chat_template", source, Style::Chat));
+        Self { template, source: source.ok(), bos: bos.to_owned(), eos: eos.to_owned(), pad: pad.to_owned() }
     }
 
-    /// The template as it was given.
-    pub(super) fn source(&self) -> &str {
-        &self.source
+    /// The template as it was given; none where it could not be read.
+    pub(super) fn source(&self) -> Option<&str> {
+        self.source.as_deref()
     }
 
     /// The conversation as the model reads it. With `add_generation_prompt` the assistant's turn is opened at the end.

@@ -243,7 +243,7 @@ impl Gguf {
             )
         })?;
         let eos = [id("eos")?, id("eot")?, id("eom")?].into_iter().flatten().collect();
-        let chat_template = self.text("tokenizer.chat_template")?.map(str::to_owned);
+        let chat_template = self.text("tokenizer.chat_template")?.map(|text| Ok(text.to_owned()));
         Tokenizer::new(&self.path, tokenizer, Declared { bos, eos, pad: id("padding")?, chat_template })
     }
 

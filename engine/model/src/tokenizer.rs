@@ -77,8 +77,8 @@ impl Tokenizer {
         eos.retain(|id| seen.insert(*id));
         let text = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id)).unwrap_or_default();
         let pad = declared.pad.or(eos.first().copied());
-        let template = declared.chat_template.as_ref();
-        let chat_template = template
+        let chat_template = declared
+            .chat_template
             .map(|source| ChatTemplate::kept(source, &text(declared.bos), &text(eos.first().copied()), &text(pad)));
         let markup = Markup::of(&tokenizer, declared.bos.iter().chain(&eos).copied());
         let path = path.to_path_buf();

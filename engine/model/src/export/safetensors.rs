@@ -93,7 +93,7 @@ fn write_tokenizer(source: &ModelSource, tokenizer: &Tokenizer, folder: &Path) -
         ("bos_token", text(tokenizer.bos_id())),
         ("eos_token", text(eos.first().copied())),
         ("pad_token", text(tokenizer.pad_id())),
-        ("chat_template", tokenizer.chat_template().map(|template| template.source().to_owned())),
+        ("chat_template", tokenizer.chat_template().and_then(|template| template.source().map(str::to_owned))),
     ] {
         if let Some(token) = token {
             settings[key] = token.into();

@@ -136,7 +136,7 @@ type Around = (Vec<u32>, Option<u32>, Option<u32>, Option<String>, Vec<u32>);
 
 fn around(source: &ModelSource) -> Around {
     let tokenizer = source.tokenizer().unwrap();
-    let template = tokenizer.chat_template().map(|template| template.source().to_owned());
+    let template = tokenizer.chat_template().and_then(|template| template.source().map(str::to_owned));
     let special = (0..source.config().vocab_size as u32).filter(|id| tokenizer.has_special(&[*id])).collect();
     (tokenizer.eos_ids().to_vec(), tokenizer.bos_id(), tokenizer.pad_id(), template, special)
 }

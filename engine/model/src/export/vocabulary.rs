@@ -61,7 +61,7 @@ pub(super) fn described(source: &ModelSource) -> Result<Vec<(&'static str, Value
     ] {
         all.extend(id.map(|id| (key, Value::Unsigned(id.into()))));
     }
-    all.extend(tokenizer.chat_template().map(|template| ("chat_template", text(template.source()))));
+    all.extend(tokenizer.chat_template().and_then(|template| Some(("chat_template", text(template.source()?)))));
     Ok(all)
 }
 

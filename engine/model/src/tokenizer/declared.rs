@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::load::bounded;
 use crate::foreign::{not_json, without_mark};
+use querywright_template::TemplateError;
 use querywright_types::{Error, Result};
 
 /// Bytes of a configuration or of a chat template, at most. A configuration with a template of its own has 60 KB, and
@@ -19,7 +20,8 @@ pub(crate) struct Declared {
     /// End tokens; the first is the one that templates know as `eos_token`.
     pub(crate) eos: Vec<u32>,
     pub(crate) pad: Option<u32>,
-    pub(crate) chat_template: Option<String>,
+    /// Why it cannot be read, where that is so: it is said to who asks for a conversation.
+    pub(crate) chat_template: Option<std::result::Result<String, TemplateError>>,
 }
 
 impl Declared {
@@ -58,10 +60,11 @@ impl Declared {
         }
         let template = folder.join("chat_template.jinja");
         let chat_template = if template.is_file() {
-            // What is no UTF-8 is no template that could be rendered; a few-shot prompt needs none.
-            Some(String::from_utf8_lossy(&bounded(&template, MAX_BYTES)?).into_owned())
+            // What is no UTF-8 is no template that could be rendered, and a few-shot prompt needs none.
+            let text = bounded(&template, MAX_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            Some(text.map_err(|error| TemplateError::new(error.to_string())))
         } else {
-            settings.get("chat_template").and_then(template_text)
+            settings.get("chat_template").and_then(template_text).map(Ok)
         };
         Ok(Self { bos: token("bos_token"), eos, pad: token("pad_token"), chat_template })
     }

@@ -245,6 +245,12 @@ fn a_chat_template_that_cannot_be_used_does_not_keep_a_tokenizer_from_being_read
         assert_eq!(t.encode("tea", false).unwrap().len(), 3);
         drop(t.chat_template().unwrap().render(&[], true));
     }
+    // More than is read of one.
+    std::fs::File::create(folder.path().join("chat_template.jinja")).unwrap().set_len(1 << 30).unwrap();
+    let t = Tokenizer::from_file(&path).unwrap();
+    assert_eq!(t.encode("tea", false).unwrap().len(), 3);
+    let refused = t.chat_template().unwrap().render(&[], true).unwrap_err().to_string();
+    assert!(refused.contains("chat_template.jinja") && refused.contains("more than"), "{refused}");
 }
 
 #[test]

@@ -39,6 +39,9 @@ const PLAIN_BEGINNINGS: [&str; 6] = ["true", "false", "gaussian", "eva", "orthog
 /// Those that take the first factors out of the base model's weights, so that the adapter belongs to changed ones.
 const CHANGED_BASES: [&str; 5] = ["pissa", "olora", "corda", "lora_ga", "loftq"];
 
+/// Modules that every model has and that lie in no layer.
+const OUTSIDE: [&str; 2] = ["lm_head", "model.embed_tokens"];
+
 /// The largest alpha that is a scale and no mistake.
 const MOST_ALPHA: f64 = 1e9;
 
@@ -119,6 +122,11 @@ impl PeftConfig {
     /// Holds what a file has factors of against what the configuration names: PEFT leaves out what is not named, and
     /// begins anew what is not there.
     pub(super) fn check_places(&self, file: &Path, found: &[(usize, Projection)], layers: usize) -> Result<()> {
+        if let Some(outside) = OUTSIDE.iter().find(|module| self.targets.names_outside(module)) {
+            let lacking = format!("lacks factors of {outside}, which target_modules names");
+            let remedy = "copy the adapter again, it may be cut off; adapters of layers alone are supported";
+            return Err(Error::model(file, lacking, remedy));
+        }
         for layer in 0..layers {
             for projection in Projection::ALL {
                 let named = self.targets.name(layer, &module(layer, projection));
@@ -147,6 +155,14 @@ fn module(layer: usize, projection: Projection) -> String {
 }
 
 impl Targets {
+    /// Whether the configuration names a module that lies in no layer; "all-linear" and numbers of layers mean none of those.
+    fn names_outside(&self, module: &str) -> bool {
+        let matches =
+            |name: &String| module.strip_suffix(name.as_str()).is_some_and(|p| p.is_empty() || p.ends_with('.'));
+        let named = self.named.as_ref().is_some_and(|names| names.iter().any(matches));
+        named && !self.all_linear && self.layers.is_none() && !self.excluded.iter().any(matches)
+    }
+
     /// Whether a module is named; none where that is not known.
     fn name(&self, layer: usize, module: &str) -> Option<bool> {
         let matches =

@@ -189,6 +189,12 @@ fn weights_and_configuration_that_name_other_layers_are_refused() {
     assert!(refusal(r#""layers_to_transform": 0"#, no).contains("holds factors of model.layers.1."));
     let lost = refusal("", |tensors| tensors.retain(|name, _| !name.contains("layers.1.mlp.up_proj")));
     assert!(lost.contains("lacks factors of model.layers.1.mlp.up_proj"), "{lost}");
+    let all = r#""q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj""#;
+    for outside in ["lm_head", "embed_tokens"] {
+        let lost = refusal(&format!(r#""target_modules": [{all}, "{outside}"]"#), no);
+        assert!(lost.contains("lacks factors of") && lost.contains(outside), "{lost}");
+    }
+    changed(&format!(r#""target_modules": [{all}, "w_pack"]"#), no).unwrap();
     let half = refusal("", |tensors| tensors.retain(|name, _| !name.contains("layers.1.mlp.up_proj.lora_B")));
     assert!(half.contains("lacks base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"), "{half}");
     assert!(refusal(r#""r": 8"#, no).contains("has shape [4, 64]"));

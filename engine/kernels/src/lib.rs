@@ -3,13 +3,13 @@
 //! Querywright and has no stable interface: depend on `querywright` instead.
 //!
 //! Base weights are packed once ([`PackedMatrix`]) in panels of 32 columns, in f32, in 8-bit blocks, or in bf16 pairs for
-//! the `vdpbf16ps` instruction; activations and sums are always f32. Operations work on slices: rows of values, one behind
+//! the `vdpbf16ps` instruction and for AMX; activations and sums are always f32. Operations work on slices: rows of values, one behind
 //! the other. Every backward pass is checked in its tests against finite differences, and every forward pass against a
 //! composition of plain operations. Each output row depends on its own input row alone and is summed in one fixed
 //! order, so results do not change with the batch that a row happens to be in.
 //!
 //! Operands whose lengths do not fit each other are refused by an assertion with a message, in release builds too, once a
-//! call or a tile. `unsafe` is confined to `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`, for vector
+//! call or a tile. `unsafe` is confined to `isa`, `bf16`, `tile`, `int8`, `product` and `outer_product`, for vector and matrix
 //! instructions behind run-time detection and disjoint writes of threads into one output, and to [`device`], which talks
 //! to GPUs.
 #![deny(missing_docs)]

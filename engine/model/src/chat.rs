@@ -145,7 +145,7 @@ mod tests {
     fn a_template_that_does_not_parse_is_refused_at_once_or_kept_until_it_is_needed() {
         let message = ChatTemplate::new("{% if %}", "", "").unwrap_err().to_string();
         assert!(message.starts_with("chat_template: "), "{message}");
-        let kept = ChatTemplate::kept("{% if %}", "", "", "");
+        let kept = ChatTemplate::kept(Ok("{% if %}".to_owned()), "", "", "");
         assert_eq!(kept.render(&[], true).unwrap_err().to_string(), message);
     }
 

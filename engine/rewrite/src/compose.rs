@@ -121,6 +121,7 @@ fn added(generated: &str) -> Vec<QueryTerm> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use querywright_text::analysis::Analyzer;
 
     fn composed(mode: Mode, language: QueryLanguage, query: &str, generated: &str) -> String {
         let composer = Composer { mode, language, original_weight: 2.0, max_terms: 4 };

@@ -1,6 +1,6 @@
 use super::*;
 use crate::base::FeedbackConfig;
-use crate::config::{Example, PromptStyle, Vocabulary};
+use crate::config::{DocumentConfig, Example, PromptStyle, Vocabulary};
 use crate::parse::FormatFault;
 use crate::prompt::Prompt;
 use crate::{BaseConfig, Composer, Prompter, Reading};

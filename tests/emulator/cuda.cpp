@@ -72,7 +72,22 @@ void resume(size_t i) {
     emulator_switch(&scheduler, fibers[i].stack);
 }
 
-void run_block(size_t threads, const std::vector<size_t>& order) {
+// Runs a warp until each of its threads has ended, or waits for others than those of its warp.
+void run_warp(const std::vector<size_t>& warp) {
+    for (;;) {
+        size_t alive = 0, waiting = 0;
+        for (size_t i : warp) {
+            if (!fibers[i].ended && fibers[i].waits == Waits::NOTHING) resume(i);
+            alive += !fibers[i].ended;
+            waiting += !fibers[i].ended && fibers[i].waits == Waits::WARP;
+        }
+        if (waiting == 0 || waiting != alive) return;
+        if (alive != 32) fail("a warp operation that some of its threads never reach");
+        for (size_t i : warp) fibers[i].waits = Waits::NOTHING;
+    }
+}
+
+void run_block(size_t threads, const std::vector<std::vector<size_t>>& warps) {
     for (size_t i = 0; i < threads; i++) {
         Fiber& f = fibers[i];
         f.waits = Waits::NOTHING;
@@ -86,33 +101,21 @@ void run_block(size_t threads, const std::vector<size_t>& order) {
         f.stack = at;
     }
     for (;;) {
-        for (size_t i : order)
-            if (!fibers[i].ended && fibers[i].waits == Waits::NOTHING) resume(i);
+        for (const auto& warp : warps) run_warp(warp);
         size_t alive = 0, at_block = 0, at_first = 0;
-        bool released = false;
-        for (size_t first = 0; first < threads; first += 32) {
-            size_t count = 0, at_warp = 0;
-            for (size_t i = first; i < first + 32; i++) {
-                count += !fibers[i].ended;
-                at_warp += !fibers[i].ended && fibers[i].waits == Waits::WARP;
-                at_block += !fibers[i].ended && fibers[i].waits == Waits::BLOCK;
-                at_first += !fibers[i].ended && fibers[i].waits == Waits::FIRST;
-            }
-            alive += count;
-            if (at_warp == 0 || at_warp != count) continue;
-            if (count != 32) fail("a warp operation that some of its threads never reach");
-            for (size_t i = first; i < first + 32; i++) fibers[i].waits = Waits::NOTHING;
-            released = true;
+        for (size_t i = 0; i < threads; i++) {
+            alive += !fibers[i].ended;
+            at_block += !fibers[i].ended && fibers[i].waits == Waits::BLOCK;
+            at_first += !fibers[i].ended && fibers[i].waits == Waits::FIRST;
         }
+        if (alive == 0) return;
         if (at_first > 0 && at_first == firsts) {
             for (size_t i = 0; i < firsts; i++) {
                 if (fibers[i].waits != Waits::FIRST) fail("a barrier of other threads than the first");
                 fibers[i].waits = Waits::NOTHING;
             }
-            released = true;
+            continue;
         }
-        if (alive == 0) return;
-        if (released) continue;
         if (at_block != alive || alive != threads) fail("a barrier that some threads never reach");
         for (size_t i = 0; i < threads; i++) fibers[i].waits = Waits::NOTHING;
     }
@@ -152,13 +155,15 @@ void launch(const char* name, Dim3 grid, Dim3 block, const std::function<void()>
     blockDim = block;
     gridDim = grid;
     // Forwards, backwards, and odd ones first: threads that depend on each other without a barrier give another result.
-    std::vector<size_t> order(threads);
-    for (size_t i = 0; i < threads; i++) order[i] = launches % 3 == 0 ? i : launches % 3 == 1 ? threads - 1 - i : (2 * i + 1) % (threads + 1) % threads;
+    std::vector<std::vector<size_t>> warps(threads / 32, std::vector<size_t>(32));
+    auto place = [](size_t i, size_t count) { return launches % 3 == 0 ? i : launches % 3 == 1 ? count - 1 - i : (2 * i + 1) % (count + 1) % count; };
+    for (size_t w = 0; w < threads / 32; w++)
+        for (size_t lane = 0; lane < 32; lane++) warps[w][lane] = 32 * place(w, threads / 32) + place(lane, 32);
     launches++;
     for (unsigned y = 0; y < grid.y; y++)
         for (unsigned x = 0; x < grid.x; x++) {
             blockIdx = {x, y, 0};
-            run_block(threads, order);
+            run_block(threads, warps);
         }
 }
 
@@ -172,7 +177,7 @@ void enqueue(std::function<void()> work) {
 }  // namespace emulator
 
 // For the emulated cuBLAS.
-extern "C" void emulator_enqueue(void (*work)(void*), void* argument, void (*drop)(void*)) {
+extern "C" __attribute__((visibility("default"))) void emulator_enqueue(void (*work)(void*), void* argument, void (*drop)(void*)) {
     std::shared_ptr<void> held(argument, drop);
     emulator::enqueue([=] { work(held.get()); });
 }

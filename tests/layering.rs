@@ -10,7 +10,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 /// The crates of `engine/`, from the lowest layer to the highest. A crate depends on layers before its own.
 const LAYERS: [&[&str]; 6] = [
-    &["types"],
+    &["types", "http"],
     &["data", "text", "kernels", "sources", "stack", "template"],
     &["model", "plugin", "retrieve"],
     &["rewrite", "encode", "sequence"],

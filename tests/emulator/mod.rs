@@ -53,7 +53,15 @@ pub fn folder() -> Result<PathBuf, String> {
     fs::create_dir_all(&aside).unwrap();
     let compile = |name: &str, source: &str, further: &[String]| {
         let mut command = Command::new(std::env::var("CXX").unwrap_or_else(|_| "c++".into()));
-        command.args(["-std=c++17", "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-DEMULATED", "-Wno-unknown-pragmas"]);
+        command.args([
+            "-std=c++17",
+            "-O3",
+            "-shared",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-DEMULATED",
+            "-Wno-unknown-pragmas",
+        ]);
         command.arg(format!("-Wl,-soname,{name}")).arg("-I").arg(&ours).arg("-I").arg(&kernels);
         command.arg(ours.join(source)).args(further).arg("-o").arg(aside.join(name));
         match command.output() {

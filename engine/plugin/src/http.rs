@@ -90,11 +90,10 @@ fn granted_uri(url: &str, granted: &BTreeSet<String>) -> Result<(ureq::http::Uri
 
 /// A client without redirects and proxies. It reaches private addresses only if the embedder spelled the address out.
 fn agent(time: Duration, allow_private: bool) -> ureq::Agent {
-    let config = ureq::Agent::config_builder()
+    let config = querywright_http::client()
         .timeout_global(Some(time))
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .http_status_as_error(false)
         .proxy(None)
         .build();
     ureq::Agent::with_parts(config, DefaultConnector::default(), PublicResolver { allow_private })

@@ -124,11 +124,7 @@ impl Remote {
             return Err(Error::argument("prompt.vocabulary", found, "set vocabulary = \"free\""));
         }
         let prompter = Prompter::new(config.prompt.clone(), card)?;
-        let agent = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .user_agent(concat!("querywright/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .into();
+        let agent = querywright_http::client().build().into();
         Ok(Self { name: format!("remote:{}", config.model), config, api_key, timeout, prompter, agent })
     }
 

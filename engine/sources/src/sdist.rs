@@ -21,12 +21,10 @@ const WHOLE: Duration = Duration::from_secs(600);
 pub(super) fn download(package: &Package, index: &str, into: &Path) -> Result<PathBuf, String> {
     let name = format!("{}-{}.tar.gz", package.name, package.version);
     let page = format!("{}/{}/", index.trim_end_matches('/'), package.name);
-    let config = ureq::Agent::config_builder()
+    let config = querywright_http::client()
         .timeout_connect(Some(PATIENCE))
         .timeout_recv_response(Some(PATIENCE))
-        .timeout_global(Some(WHOLE))
-        .http_status_as_error(false)
-        .user_agent(concat!("querywright/", env!("CARGO_PKG_VERSION")));
+        .timeout_global(Some(WHOLE));
     let agent: ureq::Agent = config.build().into();
     let listing = String::from_utf8_lossy(&get(&agent, &page)?).into_owned();
     let address = address(&listing, &page, &name).ok_or_else(|| format!("{} lists no {name}", shown(&page)))?;

@@ -33,12 +33,10 @@ pub(crate) struct Http {
 
 impl Http {
     pub(crate) fn new(token: Option<String>) -> Self {
-        let config = ureq::Agent::config_builder()
+        let config = querywright_http::client()
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(ANSWER))
-            .timeout_per_read(Some(ANSWER))
-            .http_status_as_error(false)
-            .user_agent(concat!("querywright/", env!("CARGO_PKG_VERSION")));
+            .timeout_per_read(Some(ANSWER));
         Self { agent: config.build().into(), token }
     }
 

@@ -156,7 +156,7 @@ void launch(const char* name, Dim3 grid, Dim3 block, const std::function<void()>
     gridDim = grid;
     // Forwards, backwards, and odd ones first: threads that depend on each other without a barrier give another result.
     std::vector<std::vector<size_t>> warps(threads / 32, std::vector<size_t>(32));
-    auto place = [](size_t i, size_t count) { return launches % 3 == 0 ? i : launches % 3 == 1 ? count - 1 - i : (2 * i + 1) % (count + 1) % count; };
+    auto place = [](size_t i, size_t count) { return launches % 3 == 0 ? i : launches % 3 == 1 ? count - 1 - i : i < count / 2 ? 2 * i + 1 : 2 * (i - count / 2); };
     for (size_t w = 0; w < threads / 32; w++)
         for (size_t lane = 0; lane < 32; lane++) warps[w][lane] = 32 * place(w, threads / 32) + place(lane, 32);
     launches++;

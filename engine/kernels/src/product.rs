@@ -185,6 +185,8 @@ impl Tile {
         let from = self.from.min(depth);
         let inner = INNER_BLOCK.min(depth - from);
         let values = || &x.values()[self.row * x.stride() + from..];
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (unit, next);
         match &matrix.panels {
             PanelsView::F32(panels) => {
                 let panel = &panels.panel(self.panel)[from * PANEL..];

@@ -65,38 +65,40 @@ struct Shapes {
 
 /// The unit, set up for tiles of some number of rows; given back when it is dropped.
 pub(crate) struct Unit {
-    rows: usize,
+    /// Rows of a tile and pairs of a step; nothing before the first tile.
+    shape: Option<(usize, usize)>,
 }
 
 impl Unit {
     /// A unit without a shape.
     pub(crate) fn new() -> Self {
-        Self { rows: 0 }
+        Self { shape: None }
     }
 
     /// Registers 0 to 3 hold sums, 4 and 5 rows of activations, 6 and 7 lines of a panel.
-    fn shape(&mut self, rows: usize) {
-        assert!((1..=ROWS).contains(&rows) && detected(), "a tile of {rows} rows in AMX");
-        if self.rows == rows {
+    fn shape(&mut self, rows: usize, pairs: usize) {
+        assert!((1..=ROWS).contains(&rows) && (1..=STEP).contains(&pairs) && detected(), "{rows} x {pairs} in AMX");
+        if self.shape == Some((rows, pairs)) {
             return;
         }
-        let first = rows.min(LINES) as u8;
         // Registers that are not used have a shape, too.
-        let second = rows.saturating_sub(LINES).max(1) as u8;
+        let (first, second) = (rows.min(LINES) as u8, rows.saturating_sub(LINES).max(1) as u8);
+        let (lines, bytes) = (pairs as u8, 4 * pairs as u16);
+        let sums = [(first, 64), (first, 64), (second, 64), (second, 64)];
+        let factors = [(first, bytes), (second, bytes), (lines, 64), (lines, 64)];
         let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
-        for (register, rows) in [first, first, second, second, first, second, 16, 16].into_iter().enumerate() {
-            shapes.rows[register] = rows;
-            shapes.bytes[register] = 64;
+        for (register, (rows, bytes)) in sums.into_iter().chain(factors).enumerate() {
+            (shapes.rows[register], shapes.bytes[register]) = (rows, bytes);
         }
         // SAFETY: the unit was detected (asserted above), and `shapes` are 64 bytes of the layout that it reads.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, readonly)) };
-        self.rows = rows;
+        self.shape = Some((rows, pairs));
     }
 }
 
 impl Drop for Unit {
     fn drop(&mut self) {
-        if self.rows > 0 {
+        if self.shape.is_some() {
             // SAFETY: the unit was detected, or no shape would have been set.
             unsafe { asm!("tilerelease", options(nostack, nomem)) };
         }
@@ -121,9 +123,11 @@ struct Steps {
 pub(crate) unsafe fn tile(unit: &mut Unit, factor: &Factor<'_, u32>, output: Output) {
     let rows = output.rows;
     factor.check(rows, ROWS);
-    unit.shape(rows);
+    // A product of low rank is one step, as short as it is.
+    let step = factor.inner.clamp(1, STEP);
+    unit.shape(rows, step);
     let (two, wide) = (rows > LINES, output.columns > PANEL / 2);
-    let (whole, rest) = (factor.inner / STEP, factor.inner % STEP);
+    let (whole, rest) = (factor.inner / step, factor.inner % step);
     // Rows behind the first 16; those that are not there are not read.
     let behind = if two { LINES * factor.stride } else { 0 };
     // SAFETY: `Factor::check` asserted `rows` rows of `inner` pairs and as many lines of the panel, which whole steps keep

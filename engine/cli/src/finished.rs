@@ -69,7 +69,7 @@ impl Finished<'_> {
             WARM_START => Box::new(self.model.rewriter(name, prompt, self.ranker, Some(&self.warm_start()))?),
             "trained" => Box::new(self.trained()?),
             "raw" => Box::new(Identity),
-            _ => return Err(Error::bug("cli::compare", format!("no system is called \"{name}\"")).into()),
+            _ => return Err(Error::bug("cli::finished", format!("no system is called \"{name}\"")).into()),
         })
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn send(
         }
     }
     let sent = builder.body(request.body.as_slice()).map_err(|e| HttpError::InvalidUrl(e.to_string()))?;
-    let answer = agent(time, spelled_out).run(sent).map_err(http_error)?;
+    let answer = agent(time, spelled_out)?.run(sent).map_err(http_error)?;
     let headers = answer.headers().iter().filter_map(|(name, value)| {
         let value = value.to_str().ok()?.to_owned();
         Some(Header { name: name.as_str().to_owned(), value })
@@ -89,14 +89,17 @@ fn granted_uri(url: &str, granted: &BTreeSet<String>) -> Result<(ureq::http::Uri
 }
 
 /// A client without redirects and proxies. It reaches private addresses only if the embedder spelled the address out.
-fn agent(time: Duration, allow_private: bool) -> ureq::Agent {
-    let config = querywright_http::client()
+fn agent(time: Duration, allow_private: bool) -> Result<ureq::Agent, HttpError> {
+    // Which variable of the host is wrong is not the plugin's business.
+    let client = querywright_http::client();
+    let config = client
+        .map_err(|_| HttpError::Network("the host has no certificates that it can read".into()))?
         .timeout_global(Some(time))
         .max_redirects(0)
         .max_redirects_will_error(false)
         .proxy(None)
         .build();
-    ureq::Agent::with_parts(config, DefaultConnector::default(), PublicResolver { allow_private })
+    Ok(ureq::Agent::with_parts(config, DefaultConnector::default(), PublicResolver { allow_private }))
 }
 
 fn read_body(body: ureq::Body, most: usize, received: &mut usize) -> Result<Vec<u8>, HttpError> {

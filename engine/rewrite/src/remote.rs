@@ -124,7 +124,8 @@ impl Remote {
             return Err(Error::argument("prompt.vocabulary", found, "set vocabulary = \"free\""));
         }
         let prompter = Prompter::new(config.prompt.clone(), card)?;
-        let agent = querywright_http::client().build().into();
+        let trusted = |found| Error::argument("certificates", found, "the model's server is not asked without them");
+        let agent = querywright_http::client().map_err(trusted)?.build().into();
         Ok(Self { name: format!("remote:{}", config.model), config, api_key, timeout, prompter, agent })
     }
 

@@ -78,7 +78,7 @@ impl Hub {
     /// What the hub says of a repository (`kind` in the plural) at a revision.
     pub(super) fn listing(&self, kind: &str, id: &str, revision: &str) -> Result<Listing, String> {
         let revision = revision.replace('/', "%2F");
-        let http = Http::new(self.token.clone());
+        let http = Http::new(self.token.clone())?;
         let address = format!("{}/api/{kind}/{id}/revision/{revision}?blobs=true", self.endpoint);
         let listing: Listing = http.json(&address)?;
         match is_commit(&listing.sha) {
@@ -100,7 +100,7 @@ impl Hub {
         let snapshot = folder.join("snapshots").join(&listing.sha);
         // The resolve addresses of models do not name their kind.
         let prefix = if repository.kind == Kind::Data { "datasets/" } else { "" };
-        let http = Http::new(self.token.clone());
+        let http = Http::new(self.token.clone())?;
         let target = Target { http, blobs: folder.join("blobs"), snapshot: snapshot.clone(), options };
         for file in files {
             let address = format!("{}/{prefix}{id}/resolve/{}/{}", self.endpoint, listing.sha, encoded(&file.name));

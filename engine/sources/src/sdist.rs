@@ -21,7 +21,7 @@ const WHOLE: Duration = Duration::from_secs(600);
 pub(super) fn download(package: &Package, index: &str, into: &Path) -> Result<PathBuf, String> {
     let name = format!("{}-{}.tar.gz", package.name, package.version);
     let page = format!("{}/{}/", index.trim_end_matches('/'), package.name);
-    let config = querywright_http::client()
+    let config = querywright_http::client()?
         .timeout_connect(Some(PATIENCE))
         .timeout_recv_response(Some(PATIENCE))
         .timeout_global(Some(WHOLE));

@@ -4,6 +4,9 @@
 //! The intrinsics are not stable, so instructions stand here as text. A panel's layout, pairs along the inner dimension
 //! with the columns side by side, is the one that the unit reads. Every row is summed in steps of [`STEP`] pairs from the
 //! first on, whatever the number of rows. What is left over of the inner dimension is a step with zeros.
+//!
+//! The compiler uses none of the unit's registers, as no code is compiled for it: so they keep their values from one block of
+//! assembly to the next, though nothing says so to the compiler.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -173,7 +176,7 @@ pub(crate) unsafe fn tile(unit: &mut Unit, factor: &Factor<'_, u32>, output: Out
 /// # Safety
 /// The registers have their shapes, and all that the steps name can be read.
 unsafe fn add_products(steps: Steps, two: bool, wide: bool) {
-    // One step: 16 pairs of up to 32 rows, times 16 lines of half the panel or all of it.
+    // One step: up to 16 pairs of up to 32 rows, times as many lines of half the panel or all of it.
     macro_rules! steps {
         ($($instruction:literal),*) => {
             // SAFETY: the caller's contract; memory is only read.
@@ -330,7 +333,7 @@ mod tests {
     #[test]
     fn tiles_of_every_shape_equal_those_of_avx512_and_touch_nothing_else() {
         if !detected() {
-            println!("skipped: this machine has no AMX");
+            querywright_testing::skipped("this machine has no AMX");
             return;
         }
         let mut unit = Unit::new();

@@ -32,12 +32,12 @@ pub(crate) struct Http {
 }
 
 impl Http {
-    pub(crate) fn new(token: Option<String>) -> Self {
-        let config = querywright_http::client()
+    pub(crate) fn new(token: Option<String>) -> Result<Self, String> {
+        let config = querywright_http::client()?
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(ANSWER))
             .timeout_per_read(Some(ANSWER));
-        Self { agent: config.build().into(), token }
+        Ok(Self { agent: config.build().into(), token })
     }
 
     fn get(&self, address: &str, body: Duration) -> Result<ureq::http::Response<ureq::Body>, String> {

@@ -53,7 +53,7 @@ pub(crate) fn fetch(
     for Resolved { part, address, wanted, token } in &parts {
         let name = part.name.trim_end_matches('/');
         let to = if part.archive { download.join(format!("{name}.zip")) } else { result.join(name) };
-        let http = Http::new(token.clone());
+        let http = Http::new(token.clone())?;
         let sha256 = http.fetch(address, name, *wanted, &to, options).map_err(|answer| format!("{name}: {answer}"))?;
         note.add(address, &sha256, *wanted);
         if *wanted == Wanted::Anything {

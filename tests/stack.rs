@@ -139,7 +139,7 @@ fn a_full_queue_falls_back_at_once_and_a_free_one_rewrites_again() {
             to_lamp(query)
         })
     };
-    let stack = stack().rewriter(rewriter).deadline(DEADLINE).build().unwrap();
+    let stack = stack().rewriter(rewriter).deadline(DEADLINE).rewrite_threads(1).build().unwrap();
     fell_back(&stack.search("mat one", 5).unwrap(), "deadline", "deadline");
     fell_back(&stack.search("mat two", 5).unwrap(), "deadline", "deadline");
     let start = Instant::now();

@@ -21,7 +21,7 @@ use querywright::types::{RetrieverCard, Rewriter};
 use crate::grant::{self, Grants};
 use crate::progress::Spinner;
 use crate::ranker::Ranker;
-use crate::weights::{self, Weights};
+use crate::weights::Weights;
 use crate::{baseline, bm25, candidates, dense, followed, hybrid, prompts, remote, sequence};
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
@@ -183,7 +183,7 @@ pub fn rewriter(
     }
     if let Some((name, prompt)) = baseline::at(text)? {
         prompts::prompter(&prompt, ranker)?;
-        let model = weights::open(name, weights.precision, weights.device)?;
+        let model = weights.open(name)?;
         return Ok(Box::new(model.rewriter(text, &prompt, ranker, None)?));
     }
     if let Some(path) = RewriterFile::at(text) {
@@ -208,7 +208,7 @@ pub fn rewriter(
     let own = adapter.as_deref().map(PromptConfig::read).transpose()?.flatten();
     let prompt = prompt.or(own).unwrap_or_default();
     prompts::prompter(&prompt, ranker)?;
-    let model = weights::open(name, weights.precision, weights.device)?;
+    let model = weights.open(name)?;
     Ok(Box::new(model.rewriter(text, &prompt, ranker, adapter.as_deref())?))
 }
 
@@ -235,8 +235,8 @@ impl Resolver for Here<'_> {
     }
 
     fn model(&self, name: &str) -> querywright::Result<(Arc<Decoder>, Tokenizer)> {
-        let model = weights::open(name, self.weights.precision, self.weights.device).map_err(own)?;
-        Ok((model.decoder, model.tokenizer))
+        let model = self.weights.open(name).map_err(own)?;
+        Ok((model.decoder.clone(), model.tokenizer.clone()))
     }
 
     fn feedback(&self) -> querywright::Result<Feedback> {
@@ -253,7 +253,7 @@ impl Resolver for Here<'_> {
 }
 
 /// The library's error, which is what all of these functions fail with.
-fn own(error: anyhow::Error) -> Error {
+pub fn own(error: anyhow::Error) -> Error {
     error.downcast().unwrap_or_else(|other| Error::bug("cli::open", format!("{other:#}")))
 }
 

@@ -9,7 +9,7 @@ use querywright::model::{Adapter, Deltas};
 
 use crate::progress::Bar;
 use crate::terminal;
-use crate::weights::{self, Weights};
+use crate::weights::Weights;
 
 /// Measure what adapters cost a model's general skills: 200 requests with a constraint that a program verifies, perplexity on
 /// general text, and the distance from the base. Before and after, with paired tests.
@@ -45,7 +45,7 @@ pub fn run(args: Args) -> Result<()> {
             Error::argument("--requests, --max-tokens", found, "ask at least one, with at least one token").into()
         );
     }
-    let model = weights::open(&args.model, args.weights.precision, args.weights.device)?;
+    let model = args.weights.open(&args.model)?;
     let load = |folder: &PathBuf| Adapter::load(folder, model.decoder.config());
     let adapters: Vec<Adapter> = args.adapters.iter().map(load).collect::<querywright::Result<_>>()?;
     let names: Vec<String> = args.adapters.iter().map(|folder| folder.display().to_string()).collect();

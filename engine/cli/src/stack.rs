@@ -17,30 +17,30 @@ use crate::weights::Weights;
 pub struct StackArgs {
     /// A data folder, a registry name, or demo
     #[arg(long, default_value = "demo")]
-    data: String,
+    pub data: String,
     /// bm25, with settings behind a colon (bm25:k1=0.9,b=0.4), dense or hybrid with a model behind a colon
     /// (dense:bge-small-en-v1.5), or a plugin's .wasm file; for next items with +covisitation behind it, or by histories
     /// alone: popularity, covisitation, sasrec or gru4rec, the last two with settings behind a colon (sasrec:epochs=50)
     #[arg(long, default_value = "bm25")]
-    retriever: String,
+    pub retriever: String,
     /// identity, rm3, hyde, query2doc or rerank (hyde:MODEL), a model's name or path, MODEL+ADAPTER_DIR, or what tune or
     /// train wrote (runs/x/best)
     #[arg(long, default_value = "identity")]
-    rewriter: String,
+    pub rewriter: String,
     #[command(flatten)]
-    weights: Weights,
+    pub weights: Weights,
     /// Hits at most
     #[arg(short, long, default_value_t = 10)]
     pub k: usize,
     /// Milliseconds that a search may take, rewrite and retrieval together; a rewrite that is not ready after three
     /// quarters of them is not waited for, and the query is searched for as it is
     #[arg(long, value_name = "MS")]
-    deadline: Option<u64>,
+    pub deadline: Option<u64>,
     /// Keep the index in this folder and open it again next time
     #[arg(long, value_name = "DIR")]
-    index: Option<PathBuf>,
+    pub index: Option<PathBuf>,
     #[command(flatten)]
-    grants: Grants,
+    pub grants: Grants,
 }
 
 /// A stack, and what it was made of.

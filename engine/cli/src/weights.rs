@@ -1,7 +1,8 @@
 //! A model's weights: where they lie, how they are held, and what runs them.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use querywright::Error;
@@ -11,7 +12,7 @@ use querywright::sources::{self, PullOptions};
 use crate::progress::{Bar, Spinner};
 
 /// How and where a rewriter's model runs.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub struct Weights {
     /// How the rewriter's weights are held: auto, f32, bf16, or int8, which takes half the memory
     #[arg(long, default_value = "auto", value_parser = precision)]
@@ -19,6 +20,22 @@ pub struct Weights {
     /// Where the rewriter runs: auto (a GPU where this program can use one), cpu, or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+    /// What was opened so far, by name: rewriters of one model share it.
+    #[arg(skip)]
+    opened: Arc<Mutex<HashMap<String, Arc<Model>>>>,
+}
+
+impl Weights {
+    /// Loads a model, or gives the one that was loaded under this name.
+    pub fn open(&self, name: &str) -> Result<Arc<Model>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = opened.get(name) {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(open(name, self.precision, self.device)?);
+        opened.insert(name.to_owned(), model.clone());
+        Ok(model)
+    }
 }
 
 fn precision(text: &str) -> querywright::Result<Precision> {

@@ -223,6 +223,14 @@ impl Encoder {
         Ok(vectors)
     }
 
+    /// The tokens that [`encode`](Self::encode) reads of a text.
+    ///
+    /// # Errors
+    /// A tokenizer that fails.
+    pub fn count_tokens(&self, text: &str, role: InputType) -> Result<usize> {
+        Ok(self.tokens(text, role)?.len())
+    }
+
     fn encode_part<T: AsRef<str> + Sync>(
         &self,
         texts: &[T],

@@ -6,12 +6,14 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::adapter::{Adapter, Deltas};
-use super::completion::Completions;
+use super::batcher::Job;
+use super::completion::{Completion, Completions};
 use super::config::ModelConfig;
 use super::device::DeviceInfo;
 use super::objective::{Objective, Predictions};
 use super::optimizer::{AdamWState, AdamWStep, Updated};
 use super::sequence::Call;
+use super::tokenizer::Tokenizer;
 use querywright_kernels::{Cache, TokenStatistics};
 use querywright_types::Result;
 
@@ -19,7 +21,7 @@ use querywright_types::Result;
 pub(super) type Group<'a> = (&'a [u32], Vec<&'a [u32]>);
 
 /// A decoder with frozen base weights.
-pub(super) trait Backend: Generate + Learn + Optimize {
+pub(super) trait Backend: Generate + Batching + Learn + Optimize {
     /// The model's shapes.
     fn config(&self) -> &ModelConfig;
 
@@ -46,6 +48,24 @@ pub(super) trait Generate {
 
     /// As [`generate`](Self::generate), and what it recorded, where the backend records.
     fn generate_recorded(&self, call: &Call<'_>) -> Result<(Completions, Option<Self::Tape>)>;
+}
+
+/// Batches that requests join and leave while they run (`batch.rs`).
+pub(super) trait Batching {
+    /// Requests under way.
+    type Batch: Default + Debug + Send;
+
+    /// Requests that run together at most.
+    fn batch_limit(&self) -> usize;
+
+    /// Takes up `joining`, computes at least one more token of some requests, and gives those that ended.
+    fn advance(
+        &self,
+        batch: &mut Self::Batch,
+        joining: Vec<Arc<Job>>,
+        deltas: &Deltas,
+        tokenizer: &Tokenizer,
+    ) -> Vec<(Arc<Job>, Result<Completion>)>;
 }
 
 /// A prefix, prompts that continue it, and the completions of each (`tape.rs`).

@@ -4,6 +4,8 @@
 
 use minijinja::{Value, context};
 
+use super::tokenizer::Tokenizer;
+use querywright_template::marks::{is_mark, marked, unmarked};
 use querywright_template::{Style, Template, TemplateError};
 use querywright_types::{Error, Result};
 
@@ -80,6 +82,40 @@ impl ChatTemplate {
         template
             .render(&values)
             .map_err(|e| Error::argument("messages", e.to_string(), "change the conversation, or use no chat format"))
+    }
+}
+
+impl Tokenizer {
+    /// The ids of a conversation as the model's chat template renders it, with the assistant's turn opened at the end. What
+    /// its messages say never becomes a special token, whatever it spells.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] when the model has no chat template, the template refuses the conversation, or it changes a text
+    /// that spells a special token; those of [`encode`](Self::encode).
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        let Some(template) = self.chat_template() else {
+            let remedy = "ask for a completion of a prompt, or take an instruct model";
+            return Err(Error::argument("messages", "the model has no chat template", remedy));
+        };
+        let with = |content: &dyn Fn(String) -> String| -> Vec<Message> {
+            let clean = |message: &Message| message.content.replace(is_mark, "");
+            messages.iter().map(|m| Message::new(m.role.as_str(), content(clean(m)))).collect()
+        };
+        let plain_messages = with(&|content| content);
+        let plain = template.render(&plain_messages, true)?;
+        // A template that refuses marked texts has changed them.
+        let (found, theirs) =
+            template.render(&with(&|content| marked(&content)), true).map(|text| unmarked(&text)).unwrap_or_default();
+        if found == plain {
+            return self.encode_with_users(&plain, &theirs, false);
+        }
+        for Message { content, .. } in &plain_messages {
+            if self.has_special(&self.encode(content, false)?) {
+                let found = "a message spells a special token, and the model's chat template changes such texts";
+                return Err(Error::argument("messages", found, "write it another way"));
+            }
+        }
+        self.encode(&plain, false)
     }
 }
 

@@ -4,16 +4,18 @@
 use std::sync::Arc;
 
 use super::adapter::{Adapter, Deltas};
-use super::backend::{Backend, BackendGradients, BackendTape, Generate, Group, Learn, Optimize};
+use super::backend::{Backend, BackendGradients, BackendTape, Batching, Generate, Group, Learn, Optimize};
+use super::batcher::Job;
 use super::completion::{Completion, Completions, GenerateOptions, PromptTokens, rows_of};
 use super::config::ModelConfig;
-use super::cuda::{CudaDecoder, CudaGradients, CudaTape};
+use super::cuda::{CudaBatch, CudaDecoder, CudaGradients, CudaTape};
 use super::device::{DeviceChoice, DeviceInfo};
-use super::host::{HostDecoder, HostGradients, HostTape};
+use super::host::{HostBatch, HostDecoder, HostGradients, HostTape};
 use super::objective::{Objective, Predictions};
 use super::optimizer::{AdamWState, AdamWStep, Updated};
 use super::sequence::Call;
 use super::source::ModelSource;
+use super::tokenizer::Tokenizer;
 use querywright_kernels::{Cache, Precision, TokenStatistics};
 use querywright_types::{Error, Observe, Result};
 
@@ -45,6 +47,10 @@ pub struct GradientSum(On<HostGradients, CudaGradients>);
 /// What a generation leaves for learning: a prefix, prompts that continue it, and the completions of each.
 #[derive(Debug, Clone)]
 pub struct Tape(On<HostTape, CudaTape>);
+
+/// Requests under way, which share passes.
+#[derive(Debug)]
+pub(super) struct Batch(On<HostBatch, CudaBatch>);
 
 impl Decoder {
     /// Loads a model on the processor. `observer` is told after each layer how many of how many are done.
@@ -149,6 +155,34 @@ impl Decoder {
                 (completions, tape.map(|tape| Tape(On::Cuda(tape))))
             }
         })
+    }
+
+    /// A batch without requests.
+    pub(super) fn batch(&self) -> Batch {
+        Batch(match &self.0 {
+            On::Host(_) => On::Host(HostBatch::default()),
+            On::Cuda(_) => On::Cuda(CudaBatch::default()),
+        })
+    }
+
+    /// Requests that run together at most.
+    pub(super) fn batch_limit(&self) -> usize {
+        on_each!(&self.0, decoder => decoder.batch_limit())
+    }
+
+    /// Takes up `joining`, computes at least one more token of some requests, and gives those that ended.
+    pub(super) fn advance(
+        &self,
+        batch: &mut Batch,
+        joining: Vec<Arc<Job>>,
+        deltas: &Deltas,
+        tokenizer: &Tokenizer,
+    ) -> Vec<(Arc<Job>, Result<Completion>)> {
+        match (&self.0, &mut batch.0) {
+            (On::Host(host), On::Host(batch)) => host.advance(batch, joining, deltas, tokenizer),
+            (On::Cuda(cuda), On::Cuda(batch)) => cuda.advance(batch, joining, deltas, tokenizer),
+            _ => joining.into_iter().map(|job| (job, Err(another_backend()))).collect(),
+        }
     }
 
     /// Gradients of zero for all deltas.

@@ -26,6 +26,11 @@ impl Prefix {
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
+
+    /// Its keys and values, where the backend does not keep them itself.
+    pub(super) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref()
+    }
 }
 
 /// Computes a prefix once for all prompts that continue it. Valid only for these deltas.
@@ -71,7 +76,7 @@ pub fn generate_recorded(
 }
 
 /// Refuses settings without meaning, an empty prompt, and one that is too long with what may follow it.
-fn check(config: &ModelConfig, call: &Call<'_>) -> Result<()> {
+pub(super) fn check(config: &ModelConfig, call: &Call<'_>) -> Result<()> {
     let sampling = call.options.sampling;
     sampling.validate()?;
     let (limit, longest) = (config.max_position_embeddings, sampling.max_completion_length);

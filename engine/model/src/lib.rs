@@ -8,6 +8,7 @@
 
 mod adapter;
 mod backend;
+mod batcher;
 mod chat;
 mod completion;
 mod config;
@@ -42,6 +43,7 @@ pub mod files {
 pub use querywright_kernels::{Precision, TokenStatistics};
 
 pub use adapter::{Adapter, Deltas, Factor, LoraConfig, Projection};
+pub use batcher::{Batcher, CompletionRequest, TokenObserver};
 pub use chat::{ChatTemplate, Message};
 pub use completion::{Completion, Finish, GenerateOptions, PromptTokens};
 pub use config::{Architecture, ModelConfig, RopeScaling};

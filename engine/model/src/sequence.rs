@@ -116,6 +116,14 @@ impl<S> Active<S> {
         self.ended = call.ended(&self.tokens, self.walk.as_ref())?;
         Ok(())
     }
+
+    /// Its completion, where it has ended.
+    pub(super) fn take_completion(&mut self) -> Option<Completion> {
+        let (text, finish) = self.ended.take()?;
+        let (tokens, log_probabilities) =
+            (std::mem::take(&mut self.tokens), std::mem::take(&mut self.log_probabilities));
+        Some(Completion { tokens, log_probabilities, entropies: std::mem::take(&mut self.entropies), text, finish })
+    }
 }
 
 /// The completions of a call, prompt by prompt, as they end.
@@ -131,13 +139,12 @@ impl Results {
     pub(super) fn collect<S>(&mut self, active: &mut Vec<Active<S>>, mut finished: impl FnMut(usize, usize, S)) {
         let mut still = Vec::with_capacity(active.len());
         for mut a in active.drain(..) {
-            let Some((text, finish)) = a.ended.take() else {
+            let Some(completed) = a.take_completion() else {
                 still.push(a);
                 continue;
             };
-            let Active { prompt, completion, tokens, log_probabilities, entropies, state, .. } = a;
-            finished(prompt, completion, state);
-            self.0[prompt][completion] = Some(Completion { tokens, log_probabilities, entropies, text, finish });
+            finished(a.prompt, a.completion, a.state);
+            self.0[a.prompt][a.completion] = Some(completed);
         }
         *active = still;
     }

@@ -7,18 +7,17 @@ use super::config::PromptConfig;
 use super::encoder::PromptEncoder;
 use super::prompter::Prompter;
 use querywright_model::{
-    Adapter, Completion, Decoder, Deltas, DeviceChoice, Finish, GenerateOptions, ModelSource, Precision, Prefix,
-    PromptTokens, SamplingConfig, Tokenizer, generate, prefix,
+    Adapter, Batcher, Completion, CompletionRequest, Decoder, DeviceChoice, Finish, GenerateOptions, ModelSource,
+    Precision, Prefix, PromptTokens, SamplingConfig, Tokenizer, generate, prefix,
 };
-use querywright_types::{Deadline, Error, Kept, Query, Result, RetrieverCard, Rewrite, Rewriter};
+use querywright_types::{Deadline, Error, Kept, Load, Query, Result, RetrieverCard, Rewrite, Rewriter};
 
 /// A decoder with its prompts, with or without an adapter. The part that all prompts share is computed once and kept.
+/// Threads that ask at the same time share the model's passes ([`Batcher`]).
 pub struct LanguageModel {
     name: String,
-    decoder: Arc<Decoder>,
-    tokenizer: Tokenizer,
+    batcher: Arc<Batcher>,
     encoder: Arc<PromptEncoder>,
-    adapter: Option<Adapter>,
     sampling: SamplingConfig,
     /// Below this a rewrite is not used.
     least_confidence: Option<f32>,
@@ -29,7 +28,7 @@ impl std::fmt::Debug for LanguageModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LanguageModel")
             .field("name", &self.name)
-            .field("adapter", &self.adapter.as_ref().map(Adapter::config))
+            .field("batcher", &self.batcher)
             .field("sampling", &self.sampling)
             .field("least_confidence", &self.least_confidence)
             .finish_non_exhaustive()
@@ -52,8 +51,8 @@ impl LanguageModel {
     ) -> Result<Self> {
         sampling.validate()?;
         let name = name.into();
-        let prefix = OnceLock::new();
-        Ok(Self { name, decoder, tokenizer, encoder, adapter, sampling, least_confidence: None, prefix })
+        let (batcher, prefix) = (Arc::new(Batcher::new(decoder, tokenizer, adapter)), OnceLock::new());
+        Ok(Self { name, batcher, encoder, sampling, least_confidence: None, prefix })
     }
 
     /// Sets how sure the model must be for its rewrite to be used: the mean log-probability of an answer's tokens, the
@@ -115,17 +114,14 @@ impl LanguageModel {
         Self::new(name, decoder, tokenizer, encoder, loaded, sampling)
     }
 
-    fn deltas(&self) -> &Deltas {
-        self.adapter.as_ref().map_or(&[], Adapter::deltas)
-    }
-
     /// The model's completions, one a query, before they are parsed.
     ///
     /// # Errors
     /// Those of [`PromptEncoder::prompt_tokens_within`] and of the model.
     pub fn completions(&self, queries: &[Query], deadline: Deadline) -> Result<Vec<Completion>> {
         let prompt = |(index, query): (usize, &Query)| self.encoder.prompt_tokens_within(query, index as u64, deadline);
-        self.complete(&queries.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?, deadline)
+        let prompts = queries.iter().enumerate().map(prompt).collect::<Result<Vec<_>>>()?;
+        self.complete(prompts, deadline)?.into_iter().collect()
     }
 
     /// `count` rewrites of each query, sampled at a temperature; those that hold no query are left out. How sure the model
@@ -155,15 +151,26 @@ impl LanguageModel {
             .collect())
     }
 
-    /// One completion a prompt.
-    fn complete(&self, prompts: &[PromptTokens], deadline: Deadline) -> Result<Vec<Completion>> {
-        let completions: Vec<Completion> =
-            self.generated(prompts, &self.sampling, 1, deadline)?.into_iter().flatten().collect();
-        if completions.len() != prompts.len() {
-            let found = format!("{} completions for {} prompts", completions.len(), prompts.len());
-            return Err(Error::bug("language model", found));
+    /// The part that all prompts share.
+    fn prefix(&self) -> Result<&Prefix> {
+        match self.prefix.get() {
+            Some(shared) => Ok(shared),
+            None => {
+                let computed = prefix(self.batcher.decoder(), self.encoder.prefix(), self.batcher.deltas())?;
+                Ok(self.prefix.get_or_init(|| computed))
+            }
         }
-        Ok(completions)
+    }
+
+    /// One completion a prompt. One bad prompt (it is too long) does not fail the others.
+    fn complete(&self, prompts: Vec<PromptTokens>, deadline: Deadline) -> Result<Vec<Result<Completion>>> {
+        let prefix = self.prefix()?;
+        let request = |prompt| {
+            let stop = self.encoder.stop().to_vec();
+            let request = CompletionRequest::new(prefix.clone(), prompt, self.sampling.clone());
+            CompletionRequest { stop, deadline, ..request }
+        };
+        Ok(self.batcher.complete(prompts.into_iter().map(request).collect()))
     }
 
     fn generated(
@@ -173,26 +180,9 @@ impl LanguageModel {
         completions: usize,
         deadline: Deadline,
     ) -> Result<Vec<Vec<Completion>>> {
-        let shared = match self.prefix.get() {
-            Some(shared) => shared,
-            None => {
-                let computed = prefix(&self.decoder, self.encoder.prefix(), self.deltas())?;
-                self.prefix.get_or_init(|| computed)
-            }
-        };
         let options = GenerateOptions { sampling, completions, stop: self.encoder.stop(), seed: 0, deadline };
-        generate(&self.decoder, &self.tokenizer, shared, prompts, self.deltas(), &options)
-    }
-
-    /// As [`complete`](Self::complete). One bad prompt (it is too long) does not fail the others of its batch.
-    fn complete_each(&self, prompts: &[PromptTokens], deadline: Deadline) -> Vec<Result<Completion>> {
-        match self.complete(prompts, deadline) {
-            Ok(completions) => completions.into_iter().map(Ok).collect(),
-            Err(_) if prompts.len() > 1 => {
-                prompts.iter().flat_map(|prompt| self.complete_each(std::slice::from_ref(prompt), deadline)).collect()
-            }
-            Err(error) => vec![Err(error)],
-        }
+        let batcher = &self.batcher;
+        generate(batcher.decoder(), batcher.tokenizer(), self.prefix()?, prompts, batcher.deltas(), &options)
     }
 
     /// The rewrite that a completion is, where the model was sure enough of it. One that holds no query is an error, sure
@@ -248,10 +238,17 @@ impl Rewriter for LanguageModel {
         if prompts.is_empty() {
             return known.into_iter().flatten().collect();
         }
-        let completions = self.complete_each(&prompts, deadline);
+        let completions = match self.complete(prompts, deadline) {
+            Ok(completions) => completions,
+            Err(error) => asked.iter().map(|_| Err(error.clone())).collect(),
+        };
         let read = |(query, completion): (&Query, Result<Completion>)| self.read(query, &completion?, deadline);
         let mut answers = asked.into_iter().zip(completions).map(read);
         known.into_iter().filter_map(|known| known.or_else(|| answers.next())).collect()
+    }
+
+    fn load(&self) -> Option<Load> {
+        Some(self.batcher.load())
     }
 }
 

@@ -16,7 +16,6 @@
 
 mod conversation;
 mod examples;
-mod marks;
 mod message;
 mod render;
 mod validate;
@@ -24,9 +23,9 @@ mod validate;
 #[cfg(feature = "model")]
 pub(super) use conversation::newest as newest_turns;
 pub(super) use conversation::shown as shown_turns;
-#[cfg(feature = "model")]
-pub(super) use marks::{PLACEHOLDER, marked, unmarked};
 pub use message::{ChatMessage, Prompt, Role};
+#[cfg(feature = "model")]
+pub(super) use querywright_template::marks::{PLACEHOLDER, marked, unmarked};
 pub(super) use render::{RequestValues, Template, sanitised, shown_candidates};
 
 #[cfg(test)]

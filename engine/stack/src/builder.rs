@@ -11,6 +11,8 @@ use crate::worker::Workers;
 
 /// The part of a deadline that is kept for retrieval by default: a quarter.
 const RESERVED: u32 = 4;
+/// Rewrites at once by default.
+const REWRITES: usize = 64;
 /// Memory of remembered rewrites by default.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -72,7 +74,8 @@ impl StackBuilder {
         self
     }
 
-    /// Threads that rewrite under a deadline. Default 1: one language model uses all cores by itself.
+    /// Rewrites under a deadline at once, each on a thread of its own; as many again may wait. Default 64: a language model
+    /// in this process uses all cores for one, and computes many at once in little more time.
     pub fn rewrite_threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
         self
@@ -106,7 +109,7 @@ impl StackBuilder {
         let retriever = self
             .retriever
             .ok_or_else(|| Error::argument("retriever", "the stack has none", "call .retriever(…) before .build()"))?;
-        let threads = self.threads.unwrap_or(1);
+        let threads = self.threads.unwrap_or(REWRITES);
         if threads == 0 {
             return Err(Error::argument("rewrite_threads", "found 0", "give at least 1"));
         }

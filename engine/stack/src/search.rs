@@ -138,6 +138,27 @@ impl Stack {
         Ok(Answer { hits, trace })
     }
 
+    /// What would be searched for, without a search: the trace of a request that ends behind its rewrite.
+    pub fn rewrite_with(&self, query: &Query, options: &SearchOptions) -> Trace {
+        if query.is_empty() {
+            return self.nothing(query).trace;
+        }
+        let start = Instant::now();
+        let (searched, outcome) = self.rewrite(query, self.deadline_of(options));
+        let first = searched.order.as_ref().map(|order| self.ids(&order.first)).unwrap_or_default();
+        Trace { searched, first, outcome, rewrite_ms: milliseconds(start), ..self.nothing(query).trace }
+    }
+
+    /// What it searches.
+    pub fn retriever(&self) -> &dyn Retriever {
+        self.retriever.as_ref()
+    }
+
+    /// What rewrites, where something does.
+    pub fn rewriter(&self) -> Option<&dyn Rewriter> {
+        self.rewriter.as_deref()
+    }
+
     /// The answer to a query that asks nothing.
     fn nothing(&self, query: &Query) -> Answer {
         let trace = Trace {

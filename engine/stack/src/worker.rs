@@ -1,7 +1,8 @@
-//! A rewriter behind a thread of its own, so that a deadline holds whatever the rewriter does.
+//! A rewriter behind threads of its own, so that a deadline holds whatever the rewriter does.
 
-use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::collections::VecDeque;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use querywright_types::{Deadline, Error, Query, Result, Rewrite, Rewriter};
 
@@ -11,52 +12,62 @@ struct Job {
     reply: SyncSender<Result<Rewrite>>,
 }
 
-/// Threads that rewrite; they end when this is dropped and their last job is done.
+/// Threads that rewrite, started as they are needed; they end when this is dropped and their last job is done.
 pub(crate) struct Workers {
-    jobs: SyncSender<Job>,
+    rewriter: Arc<dyn Rewriter>,
+    /// Threads at most; as many jobs may wait.
+    most: usize,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+    closed: bool,
 }
 
 impl Workers {
-    /// Starts `threads` threads; as many jobs again may wait.
+    /// Starts the first of at most `threads` threads.
     pub(crate) fn start(rewriter: Arc<dyn Rewriter>, threads: usize) -> Result<Self> {
-        let (jobs, queue) = sync_channel::<Job>(threads);
-        let queue = Arc::new(std::sync::Mutex::new(queue));
-        for _ in 0..threads {
-            let (queue, rewriter) = (queue.clone(), rewriter.clone());
-            let run = move || {
-                loop {
-                    let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).recv();
-                    let Ok(Job { query, deadline, reply }) = next else { return };
-                    // Who waited may be gone; then nobody needs the work any more.
-                    let answer = deadline.check().and_then(|()| rewrite_one(rewriter.as_ref(), &query, deadline));
-                    let _ = reply.send(answer);
-                }
-            };
-            std::thread::Builder::new().name("querywright-rewrite".into()).spawn(run).map_err(|e| {
-                Error::argument(
-                    "rewrite_threads",
-                    format!("the system refused a thread: {e}"),
-                    "lower the number of threads",
-                )
-            })?;
-        }
-        Ok(Self { jobs })
+        let workers = Self { rewriter, most: threads, shared: Arc::default() };
+        workers.another(&mut workers.shared.lock()).map_err(|e| {
+            Error::argument(
+                "rewrite_threads",
+                format!("the system refused a thread: {e}"),
+                "lower the number of threads",
+            )
+        })?;
+        Ok(workers)
+    }
+
+    /// Starts a thread.
+    fn another(&self, state: &mut State) -> std::io::Result<()> {
+        let (shared, rewriter) = (self.shared.clone(), self.rewriter.clone());
+        let run = move || {
+            while let Some(Job { query, deadline, reply }) = shared.next() {
+                // Who waited may be gone; then nobody needs the work any more.
+                let answer = deadline.check().and_then(|()| rewrite_one(rewriter.as_ref(), &query, deadline));
+                let _ = reply.send(answer);
+            }
+        };
+        std::thread::Builder::new().name("querywright-rewrite".into()).spawn(run)?;
+        state.threads += 1;
+        Ok(())
     }
 
     /// A rewrite by the deadline, or [`Error::Deadline`]. When all threads are busy and the queue is full, the answer is
     /// [`Error::Overloaded`] at once.
     pub(crate) fn rewrite(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
         let (reply, answer) = sync_channel(1);
-        let job = Job { query: query.clone(), deadline, reply };
-        match self.jobs.try_send(job) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                let found = "all threads are busy and the queue is full".to_owned();
-                let remedy = "add threads (rewrite_threads) or machines, or send fewer requests at once".to_owned();
-                return Err(Error::overloaded("rewriting", found, remedy));
-            }
-            Err(TrySendError::Disconnected(_)) => return Err(Error::bug("stack::worker", "the threads are gone")),
-        }
+        self.submit(Job { query: query.clone(), deadline, reply })?;
         let left = deadline.left().unwrap_or(std::time::Duration::MAX);
         match answer.recv_timeout(left) {
             Ok(answer) => answer,
@@ -67,6 +78,52 @@ impl Workers {
             Err(RecvTimeoutError::Disconnected) => {
                 Err(Error::bug("stack::worker", "a thread ended in the middle of a job"))
             }
+        }
+    }
+
+    fn submit(&self, job: Job) -> Result<()> {
+        let mut state = self.shared.lock();
+        if state.jobs.len() >= self.most {
+            let found = "all threads are busy and the queue is full".to_owned();
+            let remedy = "add threads (rewrite_threads) or machines, or send fewer requests at once".to_owned();
+            return Err(Error::overloaded("rewriting", found, remedy));
+        }
+        if state.idle <= state.jobs.len() && state.threads < self.most {
+            // Where the system refuses one more, the job waits for those that there are.
+            let _ = self.another(&mut state);
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a job; none when no more will come.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state.idle += 1;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
     }
 }

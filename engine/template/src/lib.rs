@@ -20,6 +20,7 @@
 
 mod compile;
 mod limits;
+pub mod marks;
 mod operators;
 mod python;
 mod template;

@@ -35,6 +35,28 @@ pub trait Rewriter: Send + Sync {
     /// Rewrites each query of a batch; answers come in the order of the queries, one each. What is not ready at the
     /// deadline is [`Error::Deadline`](crate::Error::Deadline).
     fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>>;
+
+    /// How much it has to do, where it shares its work among callers. Default: none.
+    fn load(&self) -> Option<Load> {
+        None
+    }
+}
+
+/// How much something that many threads ask has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Load {
+    /// Requests that wait.
+    pub waiting: usize,
+    /// Requests under way.
+    pub running: usize,
+}
+
+impl Load {
+    /// So many wait, and so many are under way.
+    pub fn new(waiting: usize, running: usize) -> Self {
+        Self { waiting, running }
+    }
 }
 
 /// What knows the names of documents: a catalogue, or a table of the embedder's.
@@ -66,6 +88,10 @@ macro_rules! forward {
 
             fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
                 (**self).rewrite(queries, deadline)
+            }
+
+            fn load(&self) -> Option<Load> {
+                (**self).load()
             }
         }
 

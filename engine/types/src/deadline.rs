@@ -37,6 +37,20 @@ impl Deadline {
         }
     }
 
+    /// The later of two deadlines; none where one of them is none.
+    pub fn max(self, other: Self) -> Self {
+        match (self.end, other.end) {
+            (Some(own), Some(others)) => {
+                if own.0 < others.0 {
+                    other
+                } else {
+                    self
+                }
+            }
+            _ => Self::NONE,
+        }
+    }
+
     /// The moment itself; none when there is no deadline.
     pub fn instant(&self) -> Option<Instant> {
         self.end.map(|(end, _)| end)
@@ -84,6 +98,8 @@ mod tests {
         assert!(two.earlier(second).left().unwrap() <= second);
         assert!(one.earlier(second).passed() && !one.passed());
         assert!(Deadline::NONE.earlier(second).left().is_none() && Deadline::after(Duration::MAX).left().is_none());
+        assert!(one.max(two).left().unwrap() > second && two.max(one).left().unwrap() > second);
+        assert!(one.max(Deadline::NONE).left().is_none() && Deadline::NONE.max(one).left().is_none());
         let past = Deadline::after(Duration::ZERO);
         assert!(matches!(past.check(), Err(Error::Deadline(_))));
         assert_eq!(past.check_for("bm25").unwrap_err().kind, FaultKind::Timeout);

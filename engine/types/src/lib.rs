@@ -24,7 +24,7 @@ mod ranking;
 
 pub use card::{QueryLanguage, RetrieverCard};
 pub use checked::retrieve;
-pub use contract::{Documents, Retriever, Rewriter};
+pub use contract::{Documents, Load, Retriever, Rewriter};
 pub use deadline::Deadline;
 pub use error::{Error, Result, did_you_mean, nearest};
 pub use fault::{Fault, FaultKind};

@@ -8,6 +8,7 @@
 //! says which rows see which. A decoding step is captured once for each batch size and then sent as one graph.
 
 mod backward;
+mod batch;
 mod deltas;
 mod forward;
 mod generate;
@@ -20,6 +21,7 @@ mod workspace;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(super) use batch::CudaBatch;
 pub(super) use gradients::CudaGradients;
 pub(super) use tape::CudaTape;
 

@@ -21,7 +21,7 @@ const DRAFT: usize = 4;
 const LONGEST_MATCH: usize = 3;
 
 /// Prompt tokens that one pass takes at most, so that memory stays bounded.
-const PREFILL: usize = 2048;
+pub(super) const PREFILL: usize = 2048;
 
 impl Generate for HostDecoder {
     type Tape = HostTape;
@@ -61,8 +61,8 @@ impl HostDecoder {
         cache: Option<&Arc<Cache>>,
         tape: Option<&mut HostTape>,
     ) -> Result<(Vec<Vec<Completion>>, usize)> {
-        let root = cache.into_iter().cloned().collect();
-        let mut generation = Generation { decoder: self, call, root, tape, active: Vec::new(), logits: Vec::new() };
+        let root: Vec<Arc<Cache>> = cache.into_iter().cloned().collect();
+        let mut generation = Generation::new(self, call.deltas, std::slice::from_ref(call), tape);
         let mut results = Results::new(call);
         let mut first = 0;
         while first < call.prompts.len() {
@@ -73,7 +73,7 @@ impl HostDecoder {
                 tokens += next;
                 last += 1;
             }
-            generation.prefill(first..last)?;
+            generation.prefill(call, first..last, &root)?;
             first = last;
         }
         generation.collect(&mut results);
@@ -88,7 +88,10 @@ impl HostDecoder {
 }
 
 /// What is kept of a sequence in flight.
-struct Own {
+#[derive(Debug)]
+pub(super) struct Own {
+    /// The place of its call among those of the generation.
+    pub(super) call: usize,
     sequence: Continuation,
     /// Where its inputs were recorded.
     rows: Vec<usize>,
@@ -96,22 +99,37 @@ struct Own {
     distribution: Option<SampledDistribution>,
 }
 
-/// A generation under way.
-struct Generation<'a> {
-    decoder: &'a HostDecoder,
-    call: &'a Call<'a>,
-    /// The cached prefix, where there is one and nothing is recorded.
-    root: Vec<Arc<Cache>>,
-    tape: Option<&'a mut HostTape>,
-    active: Vec<Active<Own>>,
-    /// A buffer.
-    logits: Vec<f32>,
+impl Own {
+    pub(super) fn new(call: usize, sequence: Continuation) -> Self {
+        Self { call, sequence, rows: Vec::new(), distribution: None }
+    }
 }
 
-impl Generation<'_> {
-    /// A forward pass over prompts `range`, and the first token of each of their completions.
-    fn prefill(&mut self, range: Range<usize>) -> Result<()> {
-        let (decoder, call) = (self.decoder, self.call);
+/// A generation under way: one call, or several that share an adapter and passes.
+pub(super) struct Generation<'a> {
+    decoder: &'a HostDecoder,
+    deltas: &'a Deltas,
+    calls: &'a [Call<'a>],
+    tape: Option<&'a mut HostTape>,
+    pub(super) active: Vec<Active<Own>>,
+    /// A buffer.
+    pub(super) logits: Vec<f32>,
+}
+
+impl<'a> Generation<'a> {
+    pub(super) fn new(
+        decoder: &'a HostDecoder,
+        deltas: &'a Deltas,
+        calls: &'a [Call<'a>],
+        tape: Option<&'a mut HostTape>,
+    ) -> Self {
+        Self { decoder, deltas, calls, tape, active: Vec::new(), logits: Vec::new() }
+    }
+
+    /// A forward pass over prompts `range` of the one call, and the first token of each of their completions. `root` is the
+    /// cached prefix, where there is one and nothing is recorded.
+    fn prefill(&mut self, call: &Call<'_>, range: Range<usize>, root: &[Arc<Cache>]) -> Result<()> {
+        let decoder = self.decoder;
         let batch: Vec<&[u32]> = call.prompts[range.clone()].iter().map(|p| p.tokens.as_slice()).collect();
         let (hidden, caches): (Vec<f32>, Vec<Vec<Arc<Cache>>>) = match self.tape.as_deref_mut() {
             Some(tape) => {
@@ -121,11 +139,11 @@ impl Generation<'_> {
             None => {
                 let rows: Vec<usize> = batch.iter().map(|p| p.len()).collect();
                 let mut sequences: Vec<Continuation> =
-                    batch.iter().map(|_| decoder.continuation(self.root.clone())).collect();
+                    batch.iter().map(|_| decoder.continuation(root.to_vec())).collect();
                 let hidden = decoder.forward(&batch.concat(), &mut sequences, &rows, call.deltas, None)?;
                 let cached = |sequence: Continuation| {
                     let own = Arc::new(sequence.into_cache());
-                    self.root.iter().cloned().chain([own]).collect()
+                    root.iter().cloned().chain([own]).collect()
                 };
                 (hidden, sequences.into_iter().map(cached).collect())
             }
@@ -139,10 +157,8 @@ impl Generation<'_> {
         }
         let logits = decoder.logits(&last);
         for ((prompt, caches), logits) in range.zip(caches).zip(logits.chunks(decoder.config().vocab_size)) {
-            let begin = |completion| {
-                let sequence = decoder.continuation(caches.clone());
-                Active::new(call, prompt, completion, Own { sequence, rows: Vec::new(), distribution: None })
-            };
+            let begin =
+                |completion| Active::new(call, prompt, completion, Own::new(0, decoder.continuation(caches.clone())));
             let mut group: Vec<Active<Own>> = (0..call.options.completions).map(begin).collect();
             group.par_iter_mut().try_for_each(|a| step(call, a, &mut logits.to_vec()))?;
             self.active.append(&mut group);
@@ -151,11 +167,11 @@ impl Generation<'_> {
     }
 
     /// A forward pass over the last token of every sequence, and the next one.
-    fn pass(&mut self) -> Result<()> {
-        let decoder = self.decoder;
+    pub(super) fn pass(&mut self) -> Result<()> {
+        let (decoder, calls) = (self.decoder, self.calls);
         // What is recorded goes token by token: a draft that was not taken would leave dead rows.
         let drafting = self.tape.is_none() && self.active.len() <= DRAFTING;
-        let draft = |a| if drafting { draft(self.call, a) } else { Vec::new() };
+        let draft = |a: &Active<Own>| if drafting { draft(&calls[a.state.call], a) } else { Vec::new() };
         let drafts: Vec<Vec<u32>> = self.active.iter().map(draft).collect();
         let with_draft = self.active.iter().zip(&drafts);
         let tokens: Vec<u32> =
@@ -171,16 +187,17 @@ impl Generation<'_> {
             }
             None => None,
         };
-        let hidden = decoder.forward(&tokens, &mut sequences, &rows, self.call.deltas, recording)?;
+        let hidden = decoder.forward(&tokens, &mut sequences, &rows, self.deltas, recording)?;
         decoder.logits_into(&hidden, &mut self.logits);
         self.sample(sequences, &rows, &drafts)
     }
 
     /// Samples from the logits of a pass: `rows` of them for each sequence.
     fn sample(&mut self, sequences: Vec<Continuation>, rows: &[usize], drafts: &[Vec<u32>]) -> Result<()> {
-        let (call, sampling) = (self.call, self.call.options.sampling);
+        let calls = self.calls;
         // A distribution that was truncated or penalised is not the one that the trainer computes.
-        let keep = self.tape.is_some() && sampling.is_plain() && self.decoder.keeps_distributions();
+        let plain = calls.iter().all(|call| call.options.sampling.is_plain());
+        let keep = self.tape.is_some() && plain && self.decoder.keeps_distributions();
         let vocabulary = self.decoder.config().vocab_size;
         let mut rest = self.logits.as_mut_slice();
         let mut own = Vec::with_capacity(rows.len());
@@ -192,11 +209,12 @@ impl Generation<'_> {
         let all = self.active.par_iter_mut().zip(sequences).zip(own.into_par_iter().zip(drafts));
         all.try_for_each(|((a, sequence), (logits, draft))| -> Result<()> {
             a.state.sequence = sequence;
+            let call = &calls[a.state.call];
             // Where distributions are kept nothing is drafted: a pass gives one token, from among these.
             let allowed = if keep { a.allowed() } else { None };
             steps(call, a, logits, vocabulary, draft)?;
             if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
-                let scale = 1.0 / sampling.temperature;
+                let scale = 1.0 / call.options.sampling.temperature;
                 let log_sum = logits[*token as usize] * scale - log_p;
                 a.state.distribution = Some(match allowed {
                     None => SampledDistribution::new(logits, scale, log_sum),
@@ -272,7 +290,7 @@ fn steps(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32], vocabulary: u
 }
 
 /// Samples a sequence's next token.
-fn step(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32]) -> Result<()> {
+pub(super) fn step(call: &Call<'_>, a: &mut Active<Own>, logits: &mut [f32]) -> Result<()> {
     let allowed = a.allowed();
     let sampled = a.sample(call, logits, allowed.as_deref())?;
     a.push(call, sampled)

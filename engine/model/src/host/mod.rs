@@ -4,6 +4,7 @@
 //! without computing it again: a [`Recording`] keeps what the backward pass needs.
 
 mod backward;
+mod batch;
 mod forward;
 mod generate;
 mod gradients;
@@ -11,6 +12,7 @@ mod optimizer;
 mod recording;
 mod tape;
 
+pub(super) use batch::HostBatch;
 pub(super) use gradients::HostGradients;
 pub(super) use recording::Recording;
 pub(super) use tape::HostTape;

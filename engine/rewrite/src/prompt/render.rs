@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use super::conversation;
 use super::examples::examples;
-use super::marks::{is_mark, marked};
 use super::message::{ChatMessage, Prompt, Role};
 use crate::config::{Example, Mode, PromptConfig, PromptStyle, Task, read_template};
 use crate::mode::{choice_names, labels};
+use querywright_template::marks::{is_mark, marked};
 use querywright_template::{Style, TemplateError};
 use querywright_types::{Error, QueryLanguage, Result, RetrieverCard};
 

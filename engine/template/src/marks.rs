@@ -2,27 +2,25 @@
 //!
 //! They are noncharacters of Unicode, which no text of a user has a use for and which no template changes.
 
-#[cfg(any(test, feature = "model"))]
 use std::ops::Range;
 
 const OPEN: char = '\u{FDD0}';
 const CLOSE: char = '\u{FDD1}';
 /// Stands for the request while a model's chat template is rendered.
-pub(crate) const PLACEHOLDER: char = '\u{FDD2}';
+pub const PLACEHOLDER: char = '\u{FDD2}';
 
 /// Whether a character is one of the marks.
-pub(super) fn is_mark(c: char) -> bool {
+pub fn is_mark(c: char) -> bool {
     matches!(c, OPEN | CLOSE | PLACEHOLDER)
 }
 
 /// A value between marks. An empty one stays empty: templates ask whether there is one.
-pub(crate) fn marked(value: &str) -> String {
+pub fn marked(value: &str) -> String {
     if value.is_empty() { String::new() } else { format!("{OPEN}{value}{CLOSE}") }
 }
 
 /// A text without its marks, and the places of what stood between them, in bytes.
-#[cfg(any(test, feature = "model"))]
-pub(crate) fn unmarked(text: &str) -> (String, Vec<Range<usize>>) {
+pub fn unmarked(text: &str) -> (String, Vec<Range<usize>>) {
     let (mut out, mut places, mut open) = (String::with_capacity(text.len()), Vec::new(), None);
     for c in text.chars() {
         match c {

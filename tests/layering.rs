@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 6] = [
     &["data", "text", "kernels", "sources", "stack", "template"],
     &["model", "plugin", "retrieve"],
     &["rewrite", "encode", "sequence"],
-    &["train", "evaluate"],
+    &["train", "evaluate", "server"],
     &["cli"],
 ];
 

@@ -1,18 +1,24 @@
-//! `serve`: a stack for another process. For now over JSON lines.
+//! `serve`: a data set for other processes, over HTTP or as JSON lines.
 
-use std::io::{BufRead, Write};
+mod engines;
+mod file;
+mod stdio;
 
-use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use querywright::types::{Query, printable_json};
-use querywright::{Error, Result, Stack};
+use anyhow::Result;
+use querywright::serve::{Server, ServerConfig, Service};
 
-use crate::history::Histories;
-use crate::lines::{self, Lines};
 use crate::stack::StackArgs;
-use crate::terminal::OUTPUT;
+use engines::Opener;
+use file::ServeFile;
 
-/// Serve a data set to another process.
+/// Serve data sets to other processes.
+///
+/// Over HTTP: POST /v1/search and /v1/rewrite; OpenAI's /v1/chat/completions, /v1/completions, /v1/embeddings and /v1/models
+/// for the models that the configuration names; /metrics for Prometheus, /health, /ready, /openapi.json, and a page at /.
+/// Without a configuration the options say what is served. SIGTERM ends it once the requests under way are answered.
 ///
 /// With --stdio: JSON lines. One request a line, {"query": "…", "k": 10} (k may be absent); for next items
 /// {"history": ["id", …]}, oldest first, with or without a query; in a conversation "turns" has what was said before, as
@@ -22,247 +28,48 @@ use crate::terminal::OUTPUT;
 /// told to the client by a code and a short text, and in full on standard error.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  echo '{\"query\": \"cold feet in bed\"}' | querywright serve --stdio --data demo
-  querywright serve --stdio --data demo --rewriter smollm2-135m+runs/demo/best --deadline 300 < requests.jsonl")]
+  querywright serve --data demo --rewriter runs/demo/best
+  curl -d '{\"query\": \"cold feet in bed\"}' http://127.0.0.1:8080/v1/search
+  querywright serve search.toml --listen 0.0.0.0:8080 --keys keys.txt
+  querywright serve --stdio --data demo --rewriter runs/demo/best --deadline 300 < requests.jsonl")]
 pub struct Args {
+    /// What is served, as TOML (docs/serving.md); the options of a stack then have no say
+    #[arg(conflicts_with_all = ["stdio", "data", "retriever", "rewriter", "index", "deadline"])]
+    config: Option<PathBuf>,
     /// Serve JSON lines on standard input and output
-    #[arg(long, required = true)]
+    #[arg(long, conflicts_with_all = ["listen", "keys"])]
     stdio: bool,
+    /// The address, in place of the configuration's [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// A file of keys, one a line: read or admin, a name, a secret. Needed where the address is not this machine's own
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
     #[command(flatten)]
     stack: StackArgs,
 }
 
-pub fn run(args: Args) -> anyhow::Result<()> {
-    let Args { stdio: _, stack } = args;
-    let opened = stack.open()?;
-    let histories = Histories::of(&opened.dataset);
-    json_lines(&opened.stack, &histories, stack.k, std::io::stdin().lock(), std::io::stdout().lock())?;
+pub fn run(args: Args) -> Result<()> {
+    if args.stdio {
+        return stdio::run(&args.stack);
+    }
+    let file = match &args.config {
+        Some(path) => ServeFile::read(path)?,
+        None => ServeFile::of(&args.stack),
+    };
+    let mut config = file.server.clone();
+    config.listen = args.listen.unwrap_or(config.listen);
+    config.keys = args.keys.or(config.keys);
+    // What cannot listen is refused before a model is loaded.
+    let service = service(config)?;
+    let opener = Opener::new(file, args.stack.weights.clone(), args.stack.grants.clone())?;
+    let server = Server::bind(opener.fill(service)?)?;
+    tell!("listening on http://{}", server.address()?);
+    server.run()?;
+    tell!("stopped");
     Ok(())
 }
 
-/// A line of a client.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    query: Option<String>,
-    /// Texts or whole numbers, as ids stand in a corpus.
-    history: Option<Vec<serde_json::Value>>,
-    /// What was said before in the same conversation, oldest first.
-    turns: Option<Vec<String>>,
-    k: Option<usize>,
-}
-
-/// Answers every line of `input` on `output`, each at once. `k` is the number of hits where a request names none.
-/// Returns how many requests were served.
-///
-/// # Errors
-/// When `input` cannot be read or `output` not be written: the client is gone.
-fn json_lines(
-    stack: &Stack,
-    histories: &Histories,
-    k: usize,
-    input: impl BufRead,
-    mut output: impl Write,
-) -> Result<u64> {
-    let mut served = 0;
-    let mut lines = Lines::new(input);
-    while let Some(line) = lines.next()? {
-        if line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty()) {
-            continue;
-        }
-        served += 1;
-        let object = match line.and_then(|line| request(histories, k, line)) {
-            Ok((query, k)) => answer(stack, &query, k, served),
-            // The client's own line: it may be quoted.
-            Err(error) => serde_json::json!({ "error": error.to_string(), "code": error.code() }),
-        };
-        let line = printable_json(&object.to_string());
-        writeln!(output, "{line}").and_then(|()| output.flush()).map_err(|e| Error::write(OUTPUT, e))?;
-    }
-    Ok(served)
-}
-
-/// What a line asks for: the query and the number of hits, `k` where it names none.
-fn request(histories: &Histories, k: usize, line: &[u8]) -> Result<(Query, usize)> {
-    let bad = |found: String| {
-        let remedy = "send {\"query\": \"…\", \"k\": 10} on one line, for next items with \"history\": [\"id\", …]";
-        Error::argument("request", found, remedy)
-    };
-    // Types of this program say nothing to a client.
-    let plain =
-        |e: serde_json::Error| e.to_string().replace("struct Line", "an object").replace("usize", "a whole number");
-    let line = lines::text(line)?;
-    let Line { query, history, turns, k: wanted } = serde_json::from_str(line).map_err(|e| bad(plain(e)))?;
-    if query.is_none() && history.is_none() {
-        return Err(bad("found neither a query nor a history".to_owned()));
-    }
-    let id = |value: serde_json::Value| match value {
-        serde_json::Value::String(id) => Ok(id),
-        serde_json::Value::Number(id) if !id.is_f64() => Ok(id.to_string()),
-        other => Err(bad(format!("the history holds {other}, which is no id"))),
-    };
-    let ids = history.unwrap_or_default().into_iter().map(id).collect::<Result<Vec<_>>>()?;
-    let query = histories.query(query.as_deref().unwrap_or_default(), &ids)?;
-    let query = query.with_turns(turns.unwrap_or_default());
-    match wanted.unwrap_or(k) {
-        0 => Err(Error::argument("k", "found 0", "ask for at least 1 hit")),
-        k => Ok((query, k)),
-    }
-}
-
-/// The answer to a request, the `number`th. What failed goes to the log; the client gets its code and a fixed text.
-fn answer(stack: &Stack, query: &Query, k: usize, number: u64) -> serde_json::Value {
-    let answered = stack.search_query(query, k).and_then(|answer| {
-        if let Some(error) = answer.trace.outcome.fallback() {
-            tell!("request {number}: searched for as it came: {error}");
-        }
-        serde_json::to_value(&answer).map_err(|e| Error::bug("cli::serve", e.to_string()))
-    });
-    answered.unwrap_or_else(|error| {
-        tell!("request {number}: {error}");
-        serde_json::json!({ "error": error.summary(), "code": error.code() })
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::history::tests::histories;
-    use crate::lines::LONGEST_LINE;
-    use querywright::catalog::CatalogBuilder;
-    use querywright::retrieve::{Bm25, Bm25Config};
-    use querywright::types::{
-        Deadline, Fault, FaultKind, Hit, Ranking, Request, Retriever, RetrieverCard, Rewrite, Rewriter,
-    };
-
-    #[test]
-    fn every_line_gets_its_answer_and_a_bad_one_does_not_end_the_service() {
-        let mut builder = CatalogBuilder::new();
-        builder.push("a", [("title", "red shoes")]).unwrap();
-        builder.push("b", [("title", "blue shoes")]).unwrap();
-        let catalog = Arc::new(builder.finish());
-        let retriever = Bm25::in_memory(catalog.clone(), Bm25Config::default()).unwrap();
-        let stack = Stack::builder().catalog(catalog).retriever(retriever).build().unwrap();
-        let long = "x".repeat(LONGEST_LINE as usize + 10);
-        let input = format!(
-            "{{\"query\": \"red shoes\"}}\n\nnonsense\n{long}\n{{\"query\": \"shoes\", \"k\": 0}}\n{{\"query\": \"blue\", \"k\": 1}}"
-        );
-        let mut output = Vec::new();
-        assert_eq!(json_lines(&stack, &histories(), 10, input.as_bytes(), &mut output).unwrap(), 5);
-        let answers: Vec<serde_json::Value> = output
-            .split(|b| *b == b'\n')
-            .filter(|l| !l.is_empty())
-            .map(|l| serde_json::from_slice(l).unwrap())
-            .collect();
-        assert_eq!(answers[0]["hits"][0]["id"], "a");
-        assert_eq!(answers[0]["hits"].as_array().unwrap().len(), 2);
-        assert_eq!(answers[1]["code"], "argument");
-        assert!(answers[1]["error"].as_str().unwrap().contains("query"));
-        assert!(answers[2]["error"].as_str().unwrap().contains("1 MiB"));
-        assert!(answers[3]["error"].as_str().unwrap().contains("found 0"));
-        assert_eq!(answers[4]["hits"][0]["id"], "b");
-    }
-
-    /// Ranks what its request's history names next, by ordinal.
-    struct Next(RetrieverCard);
-
-    impl Retriever for Next {
-        fn card(&self) -> &RetrieverCard {
-            &self.0
-        }
-
-        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
-            let hit = |request: &Request| {
-                let doc = request.history.last().map_or(0, |item| item + 1);
-                Ok(Ranking { hits: vec![Hit { doc, score: request.text.lines().count() as f32 }] })
-            };
-            requests.iter().map(hit).collect()
-        }
-    }
-
-    #[test]
-    fn a_history_of_ids_is_asked_for_and_an_unknown_id_costs_its_own_line() {
-        let next = Next(RetrieverCard::new("next", "0"));
-        let catalog = histories().catalog().clone();
-        let stack = Stack::builder().catalog(catalog).retriever(next).build().unwrap();
-        let lines = [
-            r#"{"history": ["a", "b"]}"#,
-            r#"{"query": "one", "history": ["d"], "k": 1}"#,
-            r#"{"history": ["a", "nobody"]}"#,
-            r#"{"history": [null]}"#,
-            r#"{"k": 3}"#,
-            r#"{"history": "a"}"#,
-            r#"{"query": "words alone"}"#,
-            r#"{"history": []}"#,
-        ];
-        let mut output = Vec::new();
-        json_lines(&stack, &histories(), 10, lines.join("\n").as_bytes(), &mut output).unwrap();
-        let text = String::from_utf8(output).unwrap();
-        let answers: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(answers.len(), 8);
-        assert_eq!((&answers[0]["hits"][0]["id"], &answers[0]["hits"][0]["score"]), (&"c".into(), &2.0.into()));
-        assert_eq!((&answers[1]["hits"][0]["id"], &answers[1]["hits"][0]["score"]), (&"e".into(), &1.0.into()));
-        for (place, part) in [(2, "\"nobody\""), (3, "null"), (4, "neither a query nor a history"), (5, "sequence")] {
-            assert!(answers[place]["error"].as_str().unwrap().contains(part), "{}", answers[place]);
-            assert_eq!(answers[place]["code"], "argument");
-        }
-        assert_eq!(answers[6]["hits"][0]["id"], "a");
-        assert_eq!(answers[7]["trace"]["outcome"]["kind"], "empty");
-    }
-
-    /// Fails as a model behind an address does, and as an index does.
-    struct Broken(RetrieverCard);
-
-    const SECRET: &str = "http://10.0.0.7/v1 said: \u{9b}31m key=abc";
-
-    impl Rewriter for Broken {
-        fn name(&self) -> &str {
-            "broken"
-        }
-
-        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
-            queries.iter().map(|_| Err(Error::rewriter("broken", SECRET))).collect()
-        }
-    }
-
-    impl Retriever for Broken {
-        fn card(&self) -> &RetrieverCard {
-            &self.0
-        }
-
-        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
-            requests.iter().map(|_| Err(Fault::new("broken", FaultKind::Network, SECRET))).collect()
-        }
-    }
-
-    #[test]
-    fn a_client_gets_a_code_and_a_fixed_text_and_none_of_what_the_inside_said() {
-        let broken = || Broken(RetrieverCard::new("broken", "0"));
-        let mut builder = CatalogBuilder::new();
-        builder.push("a\u{9b}\u{202e}", [("title", "red \u{7f}shoes")]).unwrap();
-        let catalog = Arc::new(builder.finish());
-        let whole = Bm25::in_memory(catalog.clone(), Bm25Config::default()).unwrap();
-        let fallen = Stack::builder().catalog(catalog.clone()).retriever(whole).rewriter(broken()).build().unwrap();
-        let failed = Stack::builder().catalog(catalog).retriever(broken()).build().unwrap();
-        let said = |stack: &Stack| {
-            let mut output = Vec::new();
-            json_lines(stack, &histories(), 3, &b"{\"query\": \"red shoes\"}"[..], &mut output).unwrap();
-            let text = String::from_utf8(output).unwrap();
-            assert!(!text.contains("10.0.0.7") && !text.contains("key=abc"), "{text}");
-            assert_eq!(
-                querywright::types::printable(text.trim_end()),
-                text.trim_end(),
-                "nothing for a terminal to obey"
-            );
-            serde_json::from_str::<serde_json::Value>(&text).unwrap()
-        };
-        let answer = said(&fallen);
-        assert_eq!(answer["hits"][0]["id"], "a\u{9b}\u{202e}");
-        let right = serde_json::json!({ "kind": "fell_back", "code": "rewriter", "reason": "the rewriter failed" });
-        assert_eq!(answer["trace"]["outcome"], right);
-        let right = serde_json::json!({ "error": "the retriever could not be reached", "code": "network" });
-        assert_eq!(said(&failed), right);
-    }
+fn service(config: ServerConfig) -> Result<Service> {
+    Ok(Service::new(config)?.log_to(|line| tell!("{line}")))
 }

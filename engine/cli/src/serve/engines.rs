@@ -1,0 +1,164 @@
+//! Opens what a configuration names, when the server starts and while it runs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use querywright::model::{Adapter, Batcher};
+use querywright::rewrite::RewriterFile;
+use querywright::serve::{Engine, Loaded, Loader, Service};
+use querywright::stack::Stack;
+use querywright::types::{Retriever, Rewriter};
+use querywright::{Error, Result};
+
+use super::file::{EngineConfig, ServeFile};
+use crate::grant::Grants;
+use crate::history::Histories;
+use crate::ranker::Ranker;
+use crate::weights::Weights;
+use crate::{dense, open};
+
+/// What a configuration names, and what of it was opened.
+pub struct Opener {
+    file: ServeFile,
+    weights: Weights,
+    grants: Grants,
+    /// The folder of adapters, without links.
+    adapters: Option<PathBuf>,
+    rankers: Mutex<BTreeMap<String, Ranker>>,
+}
+
+impl Opener {
+    pub fn new(file: ServeFile, weights: Weights, grants: Grants) -> Result<Self> {
+        let adapters = file.adapters.as_deref().map(|path| path.canonicalize().map_err(|e| Error::read(path, e)));
+        Ok(Self { adapters: adapters.transpose()?, file, weights, grants, rankers: Mutex::default() })
+    }
+
+    /// Opens everything.
+    pub fn fill(self, mut service: Service) -> anyhow::Result<Service> {
+        for config in &self.file.engines {
+            service = service.engine(self.open(config)?);
+        }
+        for config in &self.file.models {
+            let model = self.weights.open(&config.model)?;
+            let adapter =
+                config.adapter.as_deref().map(|path| Adapter::load(path, model.decoder.config())).transpose()?;
+            let batcher = Batcher::new(model.decoder.clone(), model.tokenizer.clone(), adapter);
+            service = service.model(config.name.as_str(), Arc::new(batcher));
+        }
+        for config in &self.file.encoders {
+            service =
+                service.encoder(config.name.as_str(), Arc::new(dense::encoder(&config.model, &Default::default())?));
+        }
+        Ok(if self.file.engines.is_empty() { service } else { service.loader(self) })
+    }
+
+    fn open(&self, config: &EngineConfig) -> anyhow::Result<Engine> {
+        let dataset = crate::dataset::open(&config.data, false)?;
+        let rewriter = config.rewriters.first().map_or("identity", |first| first.rewriter.as_str());
+        let ranker = open::retriever(&config.retriever, rewriter, &dataset, config.index.as_deref(), &self.grants)?;
+        let histories = Histories::of(&dataset);
+        let catalog = ranker.catalog.clone();
+        let mut engine = Engine::new(config.name.as_str(), self.stack(config, &ranker, None)?)
+            .queries(move |text, history| histories.query(text, history))
+            .ordinals(move |id| catalog.ordinal(id));
+        if let Some(index) = ranker.bm25.clone().filter(|index| index.card().name == ranker.retriever.card().name) {
+            let catalog = ranker.catalog.clone();
+            engine = engine.explanations(move |request, id| {
+                let document = catalog.ordinal(id);
+                let document = document.ok_or_else(|| Error::bug("cli::serve", "a hit that the catalogue lacks"))?;
+                let explanation = index.explain(request, document)?;
+                serde_json::to_value(&explanation).map_err(|e| Error::bug("cli::serve", e.to_string()))
+            });
+        }
+        for named in &config.rewriters {
+            let rewriter = open::rewriter(&named.rewriter, &ranker, None, &self.weights)?;
+            engine = engine.rewriter(named.name.as_str(), self.stack(config, &ranker, Some(rewriter))?);
+        }
+        self.rankers.lock().unwrap_or_else(PoisonError::into_inner).insert(config.name.clone(), ranker);
+        Ok(engine)
+    }
+
+    fn stack(&self, config: &EngineConfig, ranker: &Ranker, rewriter: Option<Box<dyn Rewriter>>) -> Result<Stack> {
+        let mut builder = Stack::builder()
+            .catalog(ranker.catalog.clone())
+            .retriever(ranker.retriever.clone())
+            .deadline(Duration::from_millis(self.file.server.deadline_ms))
+            .fuse_original(config.fuse_original)
+            .cache(config.cache);
+        if let Some(rewriter) = rewriter {
+            builder = builder.rewriter(rewriter);
+        }
+        builder.build()
+    }
+
+    fn config(&self, engine: &str) -> Result<&EngineConfig> {
+        let found = self.file.engines.iter().find(|config| config.name == engine);
+        found.ok_or_else(|| {
+            Error::argument("engine", format!("there is no {engine:?}"), "name one of the configuration")
+        })
+    }
+
+    /// The folder that a caller names, where it lies in the folder of adapters.
+    fn adapter_folder(&self, path: &str) -> Result<PathBuf> {
+        let refused = |found: &str, remedy: &str| Error::argument("lora_path", format!("{path:?} {found}"), remedy);
+        let Some(allowed) = &self.adapters else {
+            let remedy = "set `adapters` in the configuration to the folder whose adapters may be loaded";
+            return Err(refused("cannot be loaded", remedy));
+        };
+        let inside = "name a folder in the configuration's `adapters`, from there on";
+        let folder = allowed.join(path).canonicalize().map_err(|_| refused("is no folder there", inside))?;
+        match folder.starts_with(allowed) && folder.is_dir() {
+            true => Ok(folder),
+            false => Err(refused("lies outside", inside)),
+        }
+    }
+}
+
+impl Loader for Opener {
+    fn adapter(&self, engine: &str, _: &str, path: &str) -> Result<Loaded> {
+        let (config, folder) = (self.config(engine)?, self.adapter_folder(path)?);
+        let ranker = self.rankers.lock().unwrap_or_else(PoisonError::into_inner).get(engine).cloned();
+        let ranker = ranker.ok_or_else(|| Error::bug("cli::serve", "an engine without what ranks"))?;
+        let settings =
+            RewriterFile::at(&folder.to_string_lossy()).map(|file| RewriterFile::settings(&file)).transpose()?;
+        // Without a file that names its model an adapter is the first model's of the configuration.
+        let base = settings
+            .as_ref()
+            .and_then(|file| file.model.clone())
+            .or_else(|| self.file.models.first().map(|m| m.model.clone()));
+        let text = match (&settings, &base) {
+            (Some(_), _) => folder.display().to_string(),
+            (None, Some(base)) => format!("{base}+{}", folder.display()),
+            (None, None) => {
+                let found = format!("{path:?} has no {}, and the configuration no [[model]]", RewriterFile::NAME);
+                return Err(Error::argument(
+                    "lora_path",
+                    found,
+                    "give a folder that training wrote, or name its model",
+                ));
+            }
+        };
+        let own = |error: anyhow::Error| open::own(error);
+        let rewriter = open::rewriter(&text, &ranker, None, &self.weights).map_err(own)?;
+        let loaded = Loaded::new(self.stack(config, &ranker, Some(rewriter))?);
+        match base.filter(|_| is_adapter(&folder)) {
+            None => Ok(loaded),
+            Some(base) => {
+                let model = self.weights.open(&base).map_err(own)?;
+                let adapter = Adapter::load(&folder, model.decoder.config())?;
+                let batcher = Batcher::new(model.decoder.clone(), model.tokenizer.clone(), Some(adapter));
+                Ok(loaded.with_model(Arc::new(batcher)))
+            }
+        }
+    }
+
+    fn engine(&self, name: &str) -> Result<Engine> {
+        self.open(self.config(name)?).map_err(open::own)
+    }
+}
+
+fn is_adapter(folder: &Path) -> bool {
+    folder.join("adapter_config.json").is_file()
+}

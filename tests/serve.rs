@@ -116,7 +116,8 @@ fn a_configuration_serves_search_chat_and_vectors_and_a_signal_ends_it() {
     assert!(unknown.0 == 400 && unknown.1["error"]["message"].as_str().unwrap().contains("\"nobody\""));
     // A random model writes what it likes; the query is searched for whatever that is.
     let rewritten = serving.ok("/v1/search", json!({ "query": "steel kettle" }));
-    assert_eq!(rewritten["trace"]["rewriter"], json!(tiny::MODEL));
+    assert_eq!(rewritten["trace"]["rewriter"], "tiny");
+    assert!(!rewritten.to_string().contains("golden"), "no path of the server: {rewritten}");
     let engines: Value = serde_json::from_str(&serving.send("GET", "/v1/engines", &json!(null)).1).unwrap();
     assert_eq!(engines["engines"][0]["rewriters"], json!(["original", "rm3", "tiny"]));
     assert_eq!(engines["engines"][0]["retriever"]["documents"], 16);

@@ -1,67 +1,111 @@
-"""Completions a second of a server with OpenAI's endpoints, at several numbers of clients.
+"""Load for a server: throughput and latencies.
 
-    python serve.py http://127.0.0.1:8080 MODEL CLIENTS[,CLIENTS…] SECONDS [TOKENS]
+    python serve.py closed URL CLIENTS[,CLIENTS…] SECONDS BODY    # /v1/completions, or another path of the URL
+    python serve.py open URL RATE[,RATE…] SECONDS BODY
 
-Closed loop: each client sends its next request when it has the answer to the last one. Prints a line of JSON for each number
-of clients: completions and tokens a second (tokens as the server counts them), and the latencies' percentiles in milliseconds.
+URL is the endpoint's, BODY its JSON with NEED where each request has another text. Closed: each client sends its next request
+when it has the last one's answer. Open: requests are sent at their times, whatever is answered, and latencies count from those
+times, so that a server that falls behind is seen. A line of JSON for each number of clients or requests a second: latencies in
+milliseconds, answers by status and, where answers say them, by outcome, and tokens as the server counts them.
 """
 
+import collections
 import http.client
 import json
+import queue
 import sys
 import threading
 import time
 import urllib.parse
 
 WORDS = "kettle blanket ladder lantern whisk hammock stapler drill curtain scale leash cooler tripod mop helmet tent".split()
-PROMPT = "A customer writes what they need, and the shop answers with words of the product.\nNeed: {}\nProduct:"
+# Connections of an open load: more requests than these are never under way.
+CONNECTIONS = 300
 
 
-def prompt(client, number):
-    words = [WORDS[(client * 7 + number * 3 + i * 5) % len(WORDS)] for i in range(6)]
-    return PROMPT.format(" ".join(words) + f" {client} {number}")
+def need(number):
+    words = [WORDS[(number * (i + 3) + i * i + number // 16) % len(WORDS)] for i in range(6)]
+    return " ".join(words) + f" {number}"
 
 
-def run(address, model, client, tokens, until, done):
-    connection = http.client.HTTPConnection(address, timeout=600)
-    number = 0
-    while time.monotonic() < until:
-        body = {"model": model, "prompt": prompt(client, number), "max_tokens": tokens, "temperature": 0}
-        begun = time.monotonic()
-        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
-        answer = json.loads(connection.getresponse().read())
-        done.append((begun, time.monotonic(), answer["usage"]["completion_tokens"]))
-        number += 1
+class Caller:
+    def __init__(self, url, body):
+        self.url, self.body = urllib.parse.urlsplit(url), body
+        self.connection = http.client.HTTPConnection(self.url.netloc, timeout=600)
+
+    def call(self, number, since):
+        body = self.body.replace("NEED", need(number))
+        try:
+            self.connection.request("POST", self.url.path, body, {"content-type": "application/json"})
+            response = self.connection.getresponse()
+            answer = json.loads(response.read())
+            status = response.status
+        except (OSError, http.client.HTTPException) as error:
+            self.connection.close()
+            answer, status = {}, type(error).__name__
+        trace = answer.get("trace", {}).get("outcome", {})
+        outcome = ":".join(filter(None, [trace.get("kind"), trace.get("code")])) or None
+        return status, outcome, (time.monotonic() - since) * 1e3, answer.get("usage", {}).get("completion_tokens", 0)
 
 
-def measure(address, model, clients, seconds, tokens):
+def closed(url, body, clients, seconds, first):
     done, begun = [], time.monotonic()
-    threads = [
-        threading.Thread(target=run, args=(address, model, client, tokens, begun + seconds, done)) for client in range(clients)
-    ]
+
+    def run(client):
+        caller, number = Caller(url, body), first + client * 100_000
+        while time.monotonic() - begun < seconds:
+            done.append(caller.call(number, time.monotonic()))
+            number += 1
+
+    run_all([threading.Thread(target=run, args=(client,)) for client in range(clients)])
+    return {"clients": clients, **summary(done, time.monotonic() - begun)}
+
+
+def open_(url, body, rate, seconds, first):
+    done, times, begun = [], queue.Queue(), time.monotonic() + 0.2
+    for number in range(int(rate * seconds)):
+        times.put((begun + number / rate, first + number))
+
+    def run():
+        caller = Caller(url, body)
+        while True:
+            try:
+                at, number = times.get_nowait()
+            except queue.Empty:
+                return
+            time.sleep(max(0.0, at - time.monotonic()))
+            done.append(caller.call(number, at))
+
+    run_all([threading.Thread(target=run) for _ in range(CONNECTIONS)])
+    return {"rate": rate, **summary(done, time.monotonic() - begun)}
+
+
+def run_all(threads):
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    took = max(end for _, end, _ in done) - begun
-    latencies = sorted((end - begun) * 1e3 for begun, end, _ in done)
-    at = lambda share: latencies[min(len(latencies) - 1, int(share * len(latencies)))]
+
+
+def summary(done, took):
+    latencies = sorted(latency for _, _, latency, _ in done)
+    tokens = sum(tokens for *_, tokens in done)
+    at = lambda share: round(latencies[min(len(latencies) - 1, int(share * len(latencies)))], 1)
     return {
-        "clients": clients,
-        "completions_a_second": len(done) / took,
-        "tokens_a_second": sum(tokens for _, _, tokens in done) / took,
-        "tokens": sum(tokens for _, _, tokens in done) / len(done),
-        "p50": at(0.50), "p95": at(0.95), "p99": at(0.99),
+        "answers": len(done), "a_second": round(len(done) / took, 2), "tokens_a_second": round(tokens / took, 1),
+        "tokens": round(tokens / len(done), 1), "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "p99.9": at(0.999),
+        "most": round(latencies[-1], 1), "status": dict(collections.Counter(status for status, *_ in done)),
+        "outcome": dict(collections.Counter(outcome for _, outcome, *_ in done if outcome)),
     }
 
 
 def main():
-    address, model, clients, seconds = sys.argv[1:5]
-    tokens = int(sys.argv[5]) if len(sys.argv) > 5 else 16
-    address = urllib.parse.urlsplit(address).netloc
-    measure(address, model, 1, 2, tokens)
-    for number in clients.split(","):
-        print(json.dumps(measure(address, model, int(number), float(seconds), tokens)), flush=True)
+    mode, url, loads, seconds, body = sys.argv[1:6]
+    measure = {"closed": closed, "open": open_}[mode]
+    measure(url, body, 1, 1, 90_000_000)
+    for place, load in enumerate(loads.split(",")):
+        # Other texts for each load, so that nothing was answered before.
+        print(json.dumps(measure(url, body, int(load), float(seconds), place * 10_000_000)), flush=True)
 
 
 main()

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// The choices of docs/embedding.md.
-const CHOICES: [&str; 17] = [
+const CHOICES: [&str; 19] = [
     "",
     "data",
     "bm25",
@@ -19,12 +19,14 @@ const CHOICES: [&str; 17] = [
     "train",
     "sources",
     "remote",
+    "serve",
     "cuda",
     "bm25,model,sources",
     DEFAULT,
     "bm25,plugins,model,train,sources,remote,cuda",
     "bm25,plugins,model,train,sources,remote,dense",
-    "bm25,plugins,model,train,sources,remote,cuda,dense,parquet,sequence",
+    "bm25,plugins,model,train,sources,remote,dense,serve",
+    "bm25,plugins,model,train,sources,remote,cuda,dense,parquet,sequence,serve",
 ];
 
 /// The features that are on by default.

@@ -108,11 +108,11 @@ impl Engine {
         self.stacks.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
     }
 
-    /// The stack of a rewriter, or of the default.
-    pub(crate) fn stack(&self, name: Option<&str>) -> Result<Arc<Stack>> {
+    /// The stack of a rewriter, or of the default, and its name.
+    pub(crate) fn stack(&self, name: Option<&str>) -> Result<(String, Arc<Stack>)> {
         let name = name.unwrap_or(&self.default);
         let stacks = self.stacks.read().unwrap_or_else(PoisonError::into_inner);
-        stacks.get(name).cloned().ok_or_else(|| {
+        stacks.get(name).map(|stack| (name.to_owned(), stack.clone())).ok_or_else(|| {
             let near = did_you_mean(name, stacks.keys().map(String::as_str));
             let names = stacks.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             Error::argument("rewriter", format!("there is no {name:?}"), format!("{near}there are {names}"))

@@ -62,7 +62,7 @@ pub(crate) fn metrics(call: &Call) -> Result<Response, ApiError> {
 /// What is served.
 pub(crate) fn engines(call: &Call) -> Response {
     let one = |engine: &std::sync::Arc<crate::Engine>| {
-        let card = engine.stack(Some(crate::engine::ORIGINAL)).ok().map(|stack| {
+        let card = engine.stack(Some(crate::engine::ORIGINAL)).ok().map(|(_, stack)| {
             let card = stack.retriever().card();
             json!({ "name": card.name, "version": card.version, "digest": card.digest, "documents": card.documents })
         });

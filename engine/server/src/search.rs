@@ -44,6 +44,8 @@ const HITS: usize = 10;
 struct Wanted {
     engine: Arc<Engine>,
     stack: Arc<Stack>,
+    /// The rewriter's name here: its own may be a path.
+    rewriter: Option<String>,
     queries: Vec<Query>,
     /// Whether there was one query, and its answer stands alone.
     single: bool,
@@ -87,7 +89,8 @@ pub(crate) async fn rewrite(call: Call) -> Result<Response, ApiError> {
     });
     let mut traces = Vec::with_capacity(wanted.queries.len());
     for trace in join_all(started).await {
-        let trace = trace?;
+        let mut trace = trace?;
+        trace.rewriter.clone_from(&wanted.rewriter);
         let failed = |e: serde_json::Error| ApiError::of_inside(&Error::bug("server::search", e.to_string()));
         traces.push(serde_json::to_value(&trace).map_err(failed)?);
     }
@@ -117,7 +120,8 @@ async fn one(call: &Call, wanted: &Wanted, query: Query) -> Result<Value, ApiErr
     let service = &call.service;
     let quoted = || if service.config.log_queries { format!(" {text:?}") } else { String::new() };
     match searched.await? {
-        Ok((answer, explanations)) => {
+        Ok((mut answer, explanations)) => {
+            answer.trace.rewriter.clone_from(&wanted.rewriter);
             if let Some(error) = answer.trace.outcome.fallback() {
                 service.log(&format!("request {}:{} searched for as it came: {error}", call.id, quoted()));
             }
@@ -148,7 +152,7 @@ fn wanted(call: &Call) -> Result<Wanted, ApiError> {
     let (config, limits) = (&call.service.config, &call.service.config.limits);
     within(&body, limits)?;
     let engine = call.service.find_engine(body.engine.as_deref())?;
-    let stack = engine.stack(body.rewriter.as_deref()).map_err(|error| {
+    let (name, stack) = engine.stack(body.rewriter.as_deref()).map_err(|error| {
         let mut refused = ApiError::of_request(&error);
         refused.status = axum::http::StatusCode::NOT_FOUND;
         refused
@@ -175,7 +179,8 @@ fn wanted(call: &Call) -> Result<Wanted, ApiError> {
     let options =
         SearchOptions::new(body.k.unwrap_or(HITS)).exclude(excluded.map_err(|error| ApiError::of_request(&error))?);
     let allowed = Duration::from_millis(body.deadline_ms.unwrap_or(config.deadline_ms).min(config.deadline_ms));
-    Ok(Wanted { engine, stack, queries, single, options, explain: body.explain, allowed })
+    let rewriter = stack.rewriter().map(|_| name);
+    Ok(Wanted { engine, stack, rewriter, queries, single, options, explain: body.explain, allowed })
 }
 
 fn within(body: &Body, limits: &LimitsConfig) -> Result<(), ApiError> {

@@ -76,11 +76,11 @@ impl Batching for HostDecoder {
         tokenizer: &Tokenizer,
     ) -> Vec<(Arc<Job>, Result<Completion>)> {
         batch.leave_cancelled();
+        let mut ended = batch.leave_late();
         batch.reading.extend(joining.into_iter().map(|job| {
             let sequence = self.continuation(Reading::root(&job));
             Reading { job, sequence, read: 0 }
         }));
-        let mut ended = Vec::new();
         match batch.advance(self, deltas, tokenizer, &mut ended) {
             Ok(()) => ended,
             Err(error) => ended.into_iter().chain(batch.fail(&error)).collect(),
@@ -95,6 +95,16 @@ impl HostBatch {
         let mut stays = self.jobs.iter().map(|job| !job.is_cancelled());
         self.active.retain(|_| stays.next().unwrap_or_default());
         self.jobs.retain(|job| !job.is_cancelled());
+    }
+
+    /// Ends requests whose time is over before their prompt was read. Others end with their next token.
+    fn leave_late(&mut self) -> Vec<(Arc<Job>, Result<Completion>)> {
+        let late = |reading: &mut Reading| reading.job.request.deadline.passed();
+        let ended = |Reading { job, .. }| {
+            let late = job.request.deadline.check();
+            (job, late.and(Err(Error::bug("running batch", "a deadline that passed and has not passed"))))
+        };
+        self.reading.extract_if(.., late).map(ended).collect()
     }
 
     /// Reads prompts, and gives every sequence its next token.

@@ -50,8 +50,9 @@ impl Serving {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let body = if method == "GET" { String::new() } else { body.to_string() };
         let length = body.len();
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
         stream.write_all((head + &body).as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -199,6 +200,14 @@ fn a_chat_is_the_same_whole_and_in_parts_and_what_is_asked_for_counts() {
         ("/v1/completions", json!({ "model": "tiny", "prompt": "word ".repeat(600) }), 400, "prompt"),
         ("/v1/completions", json!({ "model": "tiny", "prompt": "" }), 400, "prompt"),
         ("/v1/completions", json!({ "model": "tiny", "prompt": "a", "logprobs": 3 }), 400, "logprobs"),
+        ("/v1/completions", json!({ "model": "tiny", "prompt": "a", "logprobs": 0 }), 400, "logprobs"),
+        ("/v1/completions", json!({ "model": "tiny", "prompt": "a", "temperature": 1e-30 }), 400, "temperature"),
+        (
+            "/v1/chat/completions",
+            ask(json!({ "messages": [{ "role": "user", "content": "word ".repeat(600) }] })),
+            400,
+            "messages",
+        ),
         ("/v1/embeddings", json!({ "model": "tiny", "input": "a" }), 404, "model"),
     ] {
         let (found, object) = serving.post(path, body);

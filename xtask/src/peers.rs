@@ -39,7 +39,8 @@ pub fn compare(root: &Path, json: bool) -> Result<()> {
     let own = |names: &[&str]| {
         let mut command = Command::new("cargo");
         command
-            .args(["bench", "--quiet", "--package", "querywright", "--bench", "peers", "--"])
+            // Of the whole workspace, so that what tests were built with counts here, too.
+            .args(["bench", "--quiet", "--workspace", "--features", "cuda", "--bench", "peers", "--"])
             .args(names)
             .current_dir(root);
         command
@@ -142,7 +143,7 @@ fn environment(root: &Path) -> Result<PathBuf> {
 /// The GGUF file, fetched by our own program.
 fn model(root: &Path) -> Result<PathBuf> {
     let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--release", "--package", "querywright-cli", "--"]);
+    command.args(["run", "--quiet", "--release", "--workspace", "--features", "cuda", "--bin", "querywright", "--"]);
     command.args(["model", "pull", "smollm2-135m", "--json"]).current_dir(root);
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     let said: Value = serde_json::from_slice(&output.stdout).context("`model pull --json` said no JSON")?;

@@ -2,19 +2,23 @@
 //!
 //! There is no thread beside those that ask. Whoever finds nobody leading leads: it runs passes for everybody until its own
 //! completions are there, and hands over to one that waits. A request joins a running batch with the next pass and leaves it
-//! with its last token; nobody waits for the longest completion of a batch.
+//! with its last token; nobody waits for the longest completion of a batch. Of requests with a deadline as many run at once as
+//! end in time (`pace.rs`).
+
+mod pace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::adapter::{Adapter, Deltas};
-use super::completion::{Completion, GenerateOptions, PromptTokens};
+use super::completion::{Completion, Finish, GenerateOptions, PromptTokens};
 use super::decoder::{Batch, Decoder};
 use super::generate::{Prefix, check};
 use super::sampling::SamplingConfig;
 use super::sequence::Call;
 use super::tokenizer::Tokenizer;
+use pace::Pace;
 use querywright_types::{Deadline, Error, Load, Result};
 
 /// Is told all tokens of a completion that is under way, after each pass; `false` ends it, because nobody wants it any
@@ -62,11 +66,12 @@ pub(crate) struct Job {
     pub(crate) request: CompletionRequest,
     outcome: Mutex<Option<Result<Completion>>>,
     cancelled: AtomicBool,
+    begun: OnceLock<Instant>,
 }
 
 impl Job {
     fn new(request: CompletionRequest) -> Self {
-        Self { request, outcome: Mutex::new(None), cancelled: AtomicBool::new(false) }
+        Self { request, outcome: Mutex::new(None), cancelled: AtomicBool::new(false), begun: OnceLock::new() }
     }
 
     pub(crate) fn options(&self) -> GenerateOptions<'_> {
@@ -104,6 +109,15 @@ impl Job {
         locked(&self.outcome).get_or_insert(outcome);
     }
 
+    /// Whether it was late, where it has ended or nobody waits for it any more.
+    fn was_late(&self) -> bool {
+        match locked(&self.outcome).as_ref() {
+            Some(Ok(completion)) => completion.finish == Finish::Deadline,
+            Some(Err(error)) => error.is_deadline(),
+            None => self.request.deadline.passed(),
+        }
+    }
+
     fn is_done(&self) -> bool {
         locked(&self.outcome).is_some()
     }
@@ -117,6 +131,7 @@ impl Job {
 struct Queue {
     waiting: Vec<Arc<Job>>,
     running: Vec<Arc<Job>>,
+    pace: Pace,
     led: bool,
 }
 
@@ -188,7 +203,7 @@ impl Batcher {
         self.queue().waiting.extend(jobs.iter().filter(|job| !job.is_done()).cloned());
         let latest = jobs.iter().map(|job| job.request.deadline).reduce(Deadline::max).unwrap_or(Deadline::NONE);
         while self.wait(&jobs, latest) == Turn::Lead {
-            self.lead(&jobs);
+            self.lead(&jobs, latest);
         }
         let outcome = |job: Arc<Job>| {
             let ended_by_observer = job.is_cancelled();
@@ -228,54 +243,85 @@ impl Batcher {
         }
     }
 
-    /// Runs passes until `own` jobs are done.
-    fn lead(&self, own: &[Arc<Job>]) {
+    /// Runs passes until `own` jobs are done or their time is over.
+    fn lead(&self, own: &[Arc<Job>], latest: Deadline) {
         let leading = Leading(self);
         let mut guard = locked(&self.batch);
         let batch: &mut Batch = &mut guard;
-        while own.iter().any(|job| !job.is_done() && !job.is_cancelled()) {
+        while own.iter().any(|job| !job.is_done() && !job.is_cancelled()) && !latest.passed() {
             let joining = self.join();
             // One pass at a time is given to the threads: another batcher's may come in between.
             let advance = || self.decoder.advance(batch, joining, self.deltas(), &self.tokenizer);
             let ended = self.decoder.scope(advance);
             ended.into_iter().for_each(|(job, outcome)| job.finish(outcome));
-            let mut queue = self.queue();
-            let before = queue.running.len();
-            queue.running.retain(|job| !job.is_done() && !job.is_cancelled());
-            if queue.running.len() < before {
-                self.changed.notify_all();
-            }
+            self.leave();
         }
         drop(guard);
         drop(leading);
     }
 
-    /// The jobs that join now, counted as running. One that came too late does not begin.
+    /// The jobs that join now, counted as running. One that came too late, or would be late, does not begin.
     fn join(&self) -> Vec<Arc<Job>> {
         let mut queue = self.queue();
-        let mut joining = Vec::new();
-        let mut room = self.decoder.batch_limit().saturating_sub(queue.running.len());
-        queue.waiting.retain(|job| {
-            if let Err(late) = job.request.deadline.check() {
-                job.finish(Err(late));
+        let Queue { waiting, running, pace, .. } = &mut *queue;
+        let (mut joining, before) = (Vec::new(), waiting.len());
+        let most = self.decoder.batch_limit();
+        waiting.retain(|job| {
+            let now = running.len() + joining.len();
+            match (job.request.deadline.check(), job.request.deadline.left()) {
+                (Err(late), _) => job.finish(Err(late)),
+                (_, Some(left)) if pace.is_too_late(left, now) => job.finish(Err(would_be_late(now))),
+                _ => {}
             }
             if job.is_done() || job.is_cancelled() {
                 return false;
             }
-            let joins = room > 0;
+            let in_time = job.request.deadline.left().is_none() || pace.room(now) > 0;
+            let joins = now < most && in_time;
             if joins {
-                room -= 1;
+                let _ = job.begun.set(Instant::now());
                 joining.push(job.clone());
             }
             !joins
         });
-        queue.running.extend(joining.iter().cloned());
+        if waiting.len() + joining.len() < before {
+            self.changed.notify_all();
+        }
+        running.extend(joining.iter().cloned());
         joining
+    }
+
+    /// Forgets running jobs that have ended, and learns the pace from those with a deadline.
+    fn leave(&self) {
+        let mut queue = self.queue();
+        let Queue { waiting, running, pace, .. } = &mut *queue;
+        let (before, others_wait, now) = (running.len(), !waiting.is_empty(), Instant::now());
+        running.retain(|job| {
+            let stays = !job.is_done() && !job.is_cancelled();
+            if let (false, Some(_), Some(begun)) = (stays, job.request.deadline.left(), job.begun.get()) {
+                match (job.was_late(), job.is_done()) {
+                    (true, _) => pace.late(now, now.saturating_duration_since(*begun)),
+                    (false, true) => pace.in_time(begun.elapsed(), others_wait),
+                    // Its observer wanted no more.
+                    (false, false) => {}
+                }
+            }
+            stays
+        });
+        if running.len() < before {
+            self.changed.notify_all();
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         locked(&self.queue)
     }
+}
+
+/// A request that cannot be done in its time.
+fn would_be_late(running: usize) -> Error {
+    let found = format!("{running} requests run, and with them this one would be late");
+    Error::overloaded("the model", found, "allow more time, send fewer requests at once, or add machines")
 }
 
 /// What somebody who waits does next.

@@ -93,6 +93,9 @@ impl Admission {
         }
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = used.entry(caller.to_owned()).or_insert_with(|| Used { since: Instant::now(), tokens: 0 });
+        if entry.since.elapsed() >= MINUTE {
+            *entry = Used { since: Instant::now(), tokens: 0 };
+        }
         entry.tokens = entry.tokens.saturating_add(tokens as u64);
     }
 }

@@ -91,10 +91,13 @@ mod tests {
             runtime.spawn(async move { stack.search_with(Query::text("a"), options).await })
         };
         let patient: Vec<_> = (0..3).map(|_| search(5000)).collect();
-        let hurried = runtime.block_on(search(1)).unwrap();
-        assert_eq!(hurried.unwrap_err().code(), "overloaded");
         for one in patient {
             assert_eq!(runtime.block_on(one).unwrap().unwrap().hits[0].id, "a");
         }
+        // While somebody has the one turn.
+        let taken = stack.turns.clone().try_acquire_owned().unwrap();
+        assert_eq!(runtime.block_on(search(20)).unwrap().unwrap_err().code(), "overloaded");
+        drop(taken);
+        assert!(runtime.block_on(search(5000)).unwrap().is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! OpenAI's endpoints, over the models and encoders of this process.
 //!
-//! What a caller asks for is done or refused by name: nothing that would change an answer is ignored. `top_k`,
-//! `repetition_penalty` and `min_tokens` have the names that vLLM gave them.
+//! What a caller asks for is done or refused by name: nothing that would change an answer is ignored. `top_k` and
+//! `repetition_penalty` have the names that vLLM gave them.
 
 #[cfg(feature = "model")]
 mod chat;

@@ -81,23 +81,17 @@ pub(crate) fn engines(call: &Call) -> Response {
 pub(crate) async fn reload(call: Call) -> Result<Response, ApiError> {
     let name = call.name_behind("/v1/engines/")?;
     call.service.find_engine(Some(&name))?;
-    let (service, wanted) = (call.service.clone(), name.clone());
-    let opened = call.blocking(OPENING, move || loader(&service).map(|loader| anew(loader, &service, &wanted))).await?;
-    let engine = opened?.map_err(|error| for_administrator(&error))?;
+    let _one = call.service.changing.lock().await;
+    let (service, wanted, adapters) = (call.service.clone(), name.clone(), call.service.remembered(&name));
+    let names: Vec<String> = adapters.iter().map(|(name, _)| name.clone()).collect();
+    let open = move || loader(&service).map(|loader| loader.engine(&wanted, &adapters));
+    let (engine, loaded) = call.blocking(OPENING, open).await??.map_err(|error| for_administrator(&error))?;
+    for (name, loaded) in names.iter().zip(loaded) {
+        put(&call.service, &engine, name, loaded);
+    }
     call.service.set_engine(engine);
     call.service.log(&format!("request {}: {} opened the engine {name} anew", call.id, call.caller));
     Ok(Json(json!({ "status": "ok", "engine": name })).into_response())
-}
-
-/// An engine from its files, with the adapters that were loaded for it.
-fn anew(loader: &dyn Loader, service: &Service, name: &str) -> querywright_types::Result<crate::Engine> {
-    let engine = loader.engine(name)?;
-    for (adapter, path) in service.remembered(name) {
-        if let Some(stack) = loader.adapter(name, &adapter, &path)?.stack {
-            engine.set_rewriter(adapter, stack);
-        }
-    }
-    Ok(engine)
 }
 
 /// The body of vLLM's `/v1/load_lora_adapter`, and the engine that gets the adapter as a rewriter.
@@ -116,10 +110,15 @@ pub(crate) async fn load_adapter(call: Call) -> Result<Response, ApiError> {
     if lora_name.is_empty() || lora_name.len() > 200 || lora_name.chars().any(char::is_control) {
         return Err(ApiError::bad("lora_name", "give a name of 1 to 200 bytes without control characters"));
     }
+    let _one = call.service.changing.lock().await;
     let engine = call.service.find_engine(engine.as_deref())?;
     let known = engine.rewriters().contains(&lora_name) || has_model(&call.service, &lora_name);
-    if known && !load_inplace {
-        let remedy = "unload it first, or set load_inplace to put this one in its place";
+    let loaded = was_loaded(&call.service, &engine, &lora_name);
+    if known && !(load_inplace && loaded) {
+        let remedy = match loaded {
+            true => "unload it first, or set load_inplace to put this one in its place",
+            false => "it is part of the configuration, or another engine's; choose another name",
+        };
         return Err(ApiError::bad("lora_name", format!("there is a {lora_name:?} already; {remedy}")));
     }
     if lora_name == crate::engine::ORIGINAL {
@@ -129,8 +128,7 @@ pub(crate) async fn load_adapter(call: Call) -> Result<Response, ApiError> {
         (call.service.clone(), (engine.name().to_owned(), lora_name.clone()), lora_path.clone());
     let open = move || loader(&service).map(|loader| loader.adapter(&wanted.0, &wanted.1, &path));
     let loaded = call.blocking(OPENING, open).await??.map_err(|error| for_administrator(&error))?;
-    // It may have been opened anew meanwhile.
-    put(&call.service, call.service.find_engine(Some(engine.name()))?.as_ref(), &lora_name, loaded);
+    put(&call.service, &engine, &lora_name, loaded);
     call.service.remember(engine.name(), &lora_name, Some(&lora_path));
     call.service.log(&format!("request {}: {} loaded the adapter {lora_name:?}", call.id, call.caller));
     Ok(Json(json!({ "status": "ok", "lora_name": lora_name })).into_response())
@@ -165,21 +163,26 @@ struct UnloadAdapter {
     engine: Option<String>,
 }
 
-pub(crate) fn unload_adapter(call: &Call) -> Result<Response, ApiError> {
+pub(crate) async fn unload_adapter(call: Call) -> Result<Response, ApiError> {
     let UnloadAdapter { lora_name, engine } = call.json()?;
+    let _one = call.service.changing.lock().await;
     let engine = call.service.find_engine(engine.as_deref())?;
-    if lora_name == crate::engine::ORIGINAL || lora_name == engine.default_rewriter() {
-        return Err(ApiError::bad("lora_name", "it answers where a request names no rewriter, and stays"));
-    }
-    let removed = engine.remove_rewriter(&lora_name);
-    call.service.remember(engine.name(), &lora_name, None);
-    #[cfg(feature = "model")]
-    let removed = call.service.set_model(lora_name.clone(), None) || removed;
-    if !removed {
+    if !was_loaded(&call.service, &engine, &lora_name) {
+        if engine.rewriters().contains(&lora_name) || has_model(&call.service, &lora_name) {
+            return Err(ApiError::bad("lora_name", "it is part of the configuration, and stays"));
+        }
         return Err(ApiError::unknown("adapter", &lora_name, "GET /v1/engines lists the rewriters"));
     }
+    engine.remove_rewriter(&lora_name);
+    call.service.remember(engine.name(), &lora_name, None);
+    #[cfg(feature = "model")]
+    call.service.set_model(lora_name.clone(), None);
     call.service.log(&format!("request {}: {} unloaded the adapter {lora_name:?}", call.id, call.caller));
     Ok(Json(json!({ "status": "ok", "lora_name": lora_name })).into_response())
+}
+
+fn was_loaded(service: &Service, engine: &crate::Engine, name: &str) -> bool {
+    service.remembered(engine.name()).iter().any(|(loaded, _)| loaded == name)
 }
 
 fn loader(service: &Service) -> Result<&dyn Loader, ApiError> {
@@ -188,7 +191,11 @@ fn loader(service: &Service) -> Result<&dyn Loader, ApiError> {
 
 /// An administrator reads the whole error: they named the file.
 fn for_administrator(error: &Error) -> ApiError {
-    let mut told = ApiError::new(StatusCode::BAD_REQUEST, error.code(), error.to_string());
+    let status = match error {
+        Error::Bug { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let mut told = ApiError::new(status, error.code(), error.to_string());
     told.inside = Some(error.to_string());
     told
 }

@@ -123,7 +123,8 @@ async fn admit(
     let read = axum::body::to_bytes(http.into_body(), limits.body_bytes);
     let body = match tokio::time::timeout(Duration::from_millis(limits.read_ms), read).await {
         Ok(Ok(body)) => body,
-        Ok(Err(_)) => return Err(too_large()),
+        Ok(Err(error)) if error.to_string().contains("length limit") => return Err(too_large()),
+        Ok(Err(_)) => return Err(ApiError::bad("body", "it ends before its end, or its chunks are malformed")),
         Err(_) => {
             let message = format!("the body was not there within {} ms", limits.read_ms);
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "deadline", message));
@@ -134,6 +135,9 @@ async fn admit(
 
 /// The name of the caller, where they may do this.
 fn caller(service: &Service, headers: &HeaderMap, needed: Access) -> Result<String, ApiError> {
+    if service.keys.is_none() && needed > Access::Open {
+        own_page_or_program(headers)?;
+    }
     let Some(keys) = service.keys.as_ref().filter(|_| needed > Access::Open) else { return Ok("anyone".to_owned()) };
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let secret =
@@ -149,6 +153,26 @@ fn caller(service: &Service, headers: &HeaderMap, needed: Access) -> Result<Stri
             Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message))
         }
         None => Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", "this key is not known here")),
+    }
+}
+
+/// Without keys whoever runs on this machine may ask, and that is not what a page of somebody else does in a browser here: its
+/// origin is another one, or it has a name of its own for this address (DNS rebinding).
+fn own_page_or_program(headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    let name =
+        host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(n, _)| n);
+    let here = name.eq_ignore_ascii_case("localhost")
+        || name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let origin = text(header::ORIGIN).is_none_or(|origin| origin.split_once("://").is_some_and(|(_, of)| of == host));
+    match here && origin {
+        true => Ok(()),
+        false => {
+            let message = "without keys this server answers programs of its own machine, under localhost or 127.0.0.1, and its \
+                           own page; set keys";
+            Err(ApiError::new(StatusCode::FORBIDDEN, "forbidden", message))
+        }
     }
 }
 

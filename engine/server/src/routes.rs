@@ -96,9 +96,9 @@ pub(crate) async fn handle(endpoint: Endpoint, call: Call) -> Result<Response, A
         Endpoint::Search => search::search(call).await,
         Endpoint::Rewrite => search::rewrite(call).await,
         Endpoint::Engines => Ok(operate::engines(&call)),
-        Endpoint::Reload => operate::reload(call).await,
-        Endpoint::LoadAdapter => operate::load_adapter(call).await,
-        Endpoint::UnloadAdapter => operate::unload_adapter(&call),
+        Endpoint::Reload => to_its_end(operate::reload(call)).await,
+        Endpoint::LoadAdapter => to_its_end(operate::load_adapter(call)).await,
+        Endpoint::UnloadAdapter => operate::unload_adapter(call).await,
         Endpoint::Models => Ok(openai::models(&call)),
         Endpoint::Model => openai::model(&call),
         Endpoint::Chat => openai::chat(call).await,
@@ -107,16 +107,34 @@ pub(crate) async fn handle(endpoint: Endpoint, call: Call) -> Result<Response, A
     }
 }
 
+/// Runs a change of what is served to its end, whether or not its caller waits for it.
+async fn to_its_end(
+    change: impl Future<Output = Result<Response, ApiError>> + Send + 'static,
+) -> Result<Response, ApiError> {
+    tokio::spawn(change).await.unwrap_or_else(|panic| {
+        Err(ApiError::of_inside(&querywright_types::Error::bug(
+            "server::routes",
+            format!("a change panicked: {panic}"),
+        )))
+    })
+}
+
 async fn nothing_here(http: Request) -> Response {
     let message = format!("there is nothing at {}; GET /openapi.json lists what there is", shown(http.uri().path()));
     ApiError::new(StatusCode::NOT_FOUND, "not_found", message).into_response()
 }
 
 async fn another_method(http: Request) -> Response {
-    let right = ROUTES.iter().find(|route| route.path == http.uri().path());
+    let right = ROUTES.iter().find(|route| is_at(route.path, http.uri().path()));
     let right = right.map_or(Method::POST, |route| if route.get { Method::GET } else { Method::POST });
     let message = format!("{} takes {right}, and this was {}", shown(http.uri().path()), http.method());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).into_response()
+}
+
+/// Whether a path is one of a route's.
+fn is_at(route: &str, path: &str) -> bool {
+    let (route, path): (Vec<&str>, Vec<&str>) = (route.split('/').collect(), path.split('/').collect());
+    route.len() == path.len() && route.iter().zip(path).all(|(part, found)| *part == found || part.starts_with('{'))
 }
 
 /// A path as an error quotes it.

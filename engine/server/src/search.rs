@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use futures_util::future::join_all;
+use futures_util::stream::{StreamExt, iter};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -37,6 +37,8 @@ struct Body {
     deadline_ms: Option<u64>,
 }
 
+/// Queries of a request that are worked on at once.
+const AT_ONCE: usize = 8;
 /// Hits of a search that names no number.
 const HITS: usize = 10;
 
@@ -57,8 +59,9 @@ struct Wanted {
 pub(crate) async fn search(call: Call) -> Result<Response, ApiError> {
     let wanted = wanted(&call)?;
     let Wanted { single, allowed, .. } = wanted;
-    // Side by side, each within the server's turns.
-    let mut answers = join_all(wanted.queries.iter().map(|query| one(&call, &wanted, query.clone()))).await;
+    // A few side by side, so that one caller does not take all turns.
+    let each: Vec<_> = wanted.queries.iter().map(|query| one(&call, &wanted, query.clone())).collect();
+    let mut answers: Vec<_> = iter(each).buffered(AT_ONCE).collect().await;
     let took = json!(allowed.saturating_sub(call.left(allowed)).as_secs_f64() * 1e3);
     match (single, answers.pop()) {
         (true, Some(answer)) => answer.map(|mut object| {
@@ -66,7 +69,14 @@ pub(crate) async fn search(call: Call) -> Result<Response, ApiError> {
             Json(object).into_response()
         }),
         (_, last) => {
-            let told = |answer: Result<Value, ApiError>| answer.unwrap_or_else(|error| error.body());
+            let told = |answer: Result<Value, ApiError>| {
+                answer.unwrap_or_else(|error| {
+                    if let Some(inside) = &error.inside {
+                        call.service.log(&format!("request {}: /v1/search: {inside}", call.id));
+                    }
+                    error.body()
+                })
+            };
             let answers: Vec<Value> = answers.into_iter().chain(last).map(told).collect();
             Ok(Json(json!({ "answers": answers, "took_ms": took })).into_response())
         }
@@ -80,15 +90,17 @@ pub(crate) async fn rewrite(call: Call) -> Result<Response, ApiError> {
     }
     let started = wanted.queries.iter().map(|query| {
         let (stack, query, options) = (wanted.stack.clone(), query.clone(), wanted.options.clone());
-        let (service, left) = (call.service.clone(), call.left(wanted.allowed));
-        call.blocking(wanted.allowed, move || {
+        let (service, received, allowed) = (call.service.clone(), call.received, wanted.allowed);
+        call.blocking(allowed, move || {
+            let left = allowed.saturating_sub(received.elapsed());
             let trace = stack.rewrite_with(&query, &options.deadline(left));
             service.metrics.searched(&trace, None);
             trace
         })
     });
     let mut traces = Vec::with_capacity(wanted.queries.len());
-    for trace in join_all(started).await {
+    let started: Vec<_> = started.collect();
+    for trace in iter(started).buffered(AT_ONCE).collect::<Vec<_>>().await {
         let mut trace = trace?;
         trace.rewriter.clone_from(&wanted.rewriter);
         let failed = |e: serde_json::Error| ApiError::of_inside(&Error::bug("server::search", e.to_string()));

@@ -53,12 +53,12 @@ pub trait Loader: Send + Sync {
     /// [`Error::Argument`] for a path that is not allowed or holds no adapter.
     fn adapter(&self, engine: &str, name: &str, path: &str) -> Result<Loaded>;
 
-    /// An engine from its files as they are now: its documents, its index or plugin, and its rewriters. Those that were loaded
-    /// later are asked for again by [`adapter`](Self::adapter), for the new engine, before it takes the old one's place.
+    /// An engine from its files as they are now: its documents, its index or plugin, and its rewriters; and beside it the
+    /// adapters that were loaded since, by name and path, for the new engine. Either all of it or nothing counts.
     ///
     /// # Errors
     /// What its files cannot be used for.
-    fn engine(&self, name: &str) -> Result<Engine>;
+    fn engine(&self, name: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)>;
 }
 
 /// What a server serves: engines, models and encoders under their names. Built once, and then shared by all requests.
@@ -70,6 +70,8 @@ pub struct Service {
     pub(crate) loader: Option<Box<dyn Loader>>,
     /// The first one is the default.
     engines: RwLock<Vec<Arc<Engine>>>,
+    /// Held while what is served changes: one change at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// Paths of the adapters that were loaded while it runs, by engine and name.
     loaded: Mutex<BTreeMap<(String, String), String>>,
     #[cfg(feature = "model")]
@@ -109,6 +111,7 @@ impl Service {
             metrics: Metrics::default(),
             loader: None,
             engines: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
             loaded: Mutex::default(),
             #[cfg(feature = "model")]
             models: RwLock::default(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use querywright::model::{Adapter, Batcher};
@@ -38,7 +38,9 @@ impl Opener {
     /// Opens everything.
     pub fn fill(self, mut service: Service) -> anyhow::Result<Service> {
         for config in &self.file.engines {
-            service = service.engine(self.open(config)?);
+            let (engine, ranker) = self.open(config)?;
+            self.rankers().insert(config.name.clone(), ranker);
+            service = service.engine(engine);
         }
         for config in &self.file.models {
             let model = self.weights.open(&config.model)?;
@@ -54,7 +56,7 @@ impl Opener {
         Ok(if self.file.engines.is_empty() { service } else { service.loader(self) })
     }
 
-    fn open(&self, config: &EngineConfig) -> anyhow::Result<Engine> {
+    fn open(&self, config: &EngineConfig) -> anyhow::Result<(Engine, Ranker)> {
         let dataset = crate::dataset::open(&config.data, false)?;
         let rewriter = config.rewriters.first().map_or("identity", |first| first.rewriter.as_str());
         let ranker = open::retriever(&config.retriever, rewriter, &dataset, config.index.as_deref(), &self.grants)?;
@@ -76,8 +78,7 @@ impl Opener {
             let rewriter = open::rewriter(&named.rewriter, &ranker, None, &self.weights)?;
             engine = engine.rewriter(named.name.as_str(), self.stack(config, &ranker, Some(rewriter))?);
         }
-        self.rankers.lock().unwrap_or_else(PoisonError::into_inner).insert(config.name.clone(), ranker);
-        Ok(engine)
+        Ok((engine, ranker))
     }
 
     fn stack(&self, config: &EngineConfig, ranker: &Ranker, rewriter: Option<Box<dyn Rewriter>>) -> Result<Stack> {
@@ -118,9 +119,28 @@ impl Opener {
 
 impl Loader for Opener {
     fn adapter(&self, engine: &str, _: &str, path: &str) -> Result<Loaded> {
-        let (config, folder) = (self.config(engine)?, self.adapter_folder(path)?);
-        let ranker = self.rankers.lock().unwrap_or_else(PoisonError::into_inner).get(engine).cloned();
+        let ranker = self.rankers().get(engine).cloned();
         let ranker = ranker.ok_or_else(|| Error::bug("cli::serve", "an engine without what ranks"))?;
+        self.load(self.config(engine)?, &ranker, path)
+    }
+
+    fn engine(&self, name: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)> {
+        let config = self.config(name)?;
+        let (engine, ranker) = self.open(config).map_err(open::own)?;
+        let loaded = adapters.iter().map(|(_, path)| self.load(config, &ranker, path)).collect::<Result<_>>()?;
+        self.rankers().insert(name.to_owned(), ranker);
+        Ok((engine, loaded))
+    }
+}
+
+impl Opener {
+    fn rankers(&self) -> MutexGuard<'_, BTreeMap<String, Ranker>> {
+        self.rankers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An adapter in front of what ranks.
+    fn load(&self, config: &EngineConfig, ranker: &Ranker, path: &str) -> Result<Loaded> {
+        let folder = self.adapter_folder(path)?;
         let settings =
             RewriterFile::at(&folder.to_string_lossy()).map(|file| RewriterFile::settings(&file)).transpose()?;
         // Without a file that names its model an adapter is the first model's of the configuration.
@@ -141,8 +161,8 @@ impl Loader for Opener {
             }
         };
         let own = |error: anyhow::Error| open::own(error);
-        let rewriter = open::rewriter(&text, &ranker, None, &self.weights).map_err(own)?;
-        let loaded = Loaded::new(self.stack(config, &ranker, Some(rewriter))?);
+        let rewriter = open::rewriter(&text, ranker, None, &self.weights).map_err(own)?;
+        let loaded = Loaded::new(self.stack(config, ranker, Some(rewriter))?);
         match base.filter(|_| is_adapter(&folder)) {
             None => Ok(loaded),
             Some(base) => {
@@ -152,10 +172,6 @@ impl Loader for Opener {
                 Ok(loaded.with_model(Arc::new(batcher)))
             }
         }
-    }
-
-    fn engine(&self, name: &str) -> Result<Engine> {
-        self.open(self.config(name)?).map_err(open::own)
     }
 }
 

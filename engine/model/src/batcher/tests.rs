@@ -162,3 +162,19 @@ fn an_observer_sees_tokens_as_they_come_ends_what_it_does_not_want_and_one_that_
     let again = batcher.complete(vec![request(Arc::new(|_| true))]).remove(0);
     assert_eq!(&again.unwrap(), whole);
 }
+
+#[test]
+fn a_completion_whose_numbers_end_fails_alone_and_holds_nobody_up() {
+    let batcher = batcher();
+    let good = requests(&batcher, &Prefix::NONE).swap_remove(1);
+    let right = alone(&batcher, &good);
+    let mut broken = good.clone();
+    // The reciprocal is infinite.
+    broken.sampling.temperature = 1e-39;
+    for _ in 0..3 {
+        let made = batcher.complete(vec![broken.clone(), good.clone(), broken.clone()]);
+        assert_eq!(made[1].as_ref().unwrap(), &right);
+        assert!(matches!((&made[0], &made[2]), (Err(_), Err(_))), "{made:?}");
+        assert_eq!(batcher.load(), Load::default());
+    }
+}

@@ -11,9 +11,9 @@ use crate::sequence::Call;
 use crate::tokenizer::Tokenizer;
 use querywright_types::{Deadline, Error, Result};
 
-/// Nothing is under way between two calls.
+/// Requests whose turn comes later.
 #[derive(Debug, Default)]
-pub(crate) struct CudaBatch(());
+pub(crate) struct CudaBatch(Vec<Arc<Job>>);
 
 impl Batching for CudaDecoder {
     type Batch = CudaBatch;
@@ -25,18 +25,17 @@ impl Batching for CudaDecoder {
 
     fn advance(
         &self,
-        _: &mut CudaBatch,
+        batch: &mut CudaBatch,
         joining: Vec<Arc<Job>>,
         deltas: &Deltas,
         tokenizer: &Tokenizer,
     ) -> Vec<(Arc<Job>, Result<Completion>)> {
-        let (mut rest, mut ended) = (joining, Vec::new());
-        while let Some(first) = rest.first().cloned() {
-            let (same, others) = rest.into_iter().partition(|job| together(&first, job));
-            ended.extend(self.complete_together(same, deltas, tokenizer));
-            rest = others;
-        }
-        ended
+        batch.0.extend(joining);
+        batch.0.retain(|job| !job.is_cancelled());
+        let Some(first) = batch.0.first().cloned() else { return Vec::new() };
+        let (same, later) = std::mem::take(&mut batch.0).into_iter().partition(|job| together(&first, job));
+        batch.0 = later;
+        self.complete_together(same, deltas, tokenizer)
     }
 }
 
@@ -70,8 +69,9 @@ impl CudaDecoder {
     }
 }
 
-/// Whether one call generates for both.
+/// Whether one call generates for both. What is greedy asks for no seed.
 fn together(a: &Job, b: &Job) -> bool {
     let (a, b) = (&a.request, &b.request);
-    (a.prefix.tokens(), &a.sampling, &a.stop, a.seed) == (b.prefix.tokens(), &b.sampling, &b.stop, b.seed)
+    let seed = a.seed == b.seed || a.sampling.temperature == 0.0;
+    seed && (a.prefix.tokens(), &a.sampling, &a.stop) == (b.prefix.tokens(), &b.sampling, &b.stop)
 }

@@ -1,9 +1,9 @@
-//! A running batch on the processor: prompts are read in chunks between passes, and each pass gives every sequence a token.
+//! A running batch on the processor: each pass reads chunks of prompts and gives every sequence a token.
 
 use std::sync::Arc;
 
 use super::HostDecoder;
-use super::generate::{Generation, Own, PREFILL, step};
+use super::generate::{Beside, Generation, Own, PREFILL, step};
 use crate::adapter::Deltas;
 use crate::backend::Batching;
 use crate::batcher::Job;
@@ -13,7 +13,7 @@ use crate::tokenizer::Tokenizer;
 use querywright_kernels::{Cache, Continuation};
 use querywright_types::{Error, Result};
 
-/// Prompt tokens that are read between two passes while others wait for their next token. Longer prompts are read in chunks
+/// Prompt tokens that a pass reads beside the next tokens of others. Longer prompts are read in chunks
 /// of so many, whatever else there is, so that their sums do not depend on it.
 const CHUNK: usize = 256;
 
@@ -41,14 +41,18 @@ impl Reading {
         job.request.prefix.cache().into_iter().cloned().collect()
     }
 
+    fn prompt(&self) -> &[u32] {
+        &self.job.request.prompt.tokens
+    }
+
     /// The tokens that are read next.
     fn chunk(&self) -> &[u32] {
-        let rest = &self.job.request.prompt.tokens[self.read..];
+        let rest = &self.prompt()[self.read..];
         &rest[..rest.len().min(CHUNK)]
     }
 
     fn is_done(&self) -> bool {
-        self.read == self.job.request.prompt.tokens.len()
+        self.read == self.prompt().len()
     }
 }
 
@@ -107,7 +111,7 @@ impl HostBatch {
         self.reading.extract_if(.., late).map(ended).collect()
     }
 
-    /// Reads prompts, and gives every sequence its next token.
+    /// A forward pass over the next chunks of prompts and the last token of every sequence, and the next token of each.
     fn advance(
         &mut self,
         decoder: &HostDecoder,
@@ -115,51 +119,70 @@ impl HostBatch {
         tokenizer: &Tokenizer,
         ended: &mut Vec<(Arc<Job>, Result<Completion>)>,
     ) -> Result<()> {
-        self.read(decoder, deltas, tokenizer)?;
-        self.collect(ended);
-        if !self.active.is_empty() {
-            self.pass(decoder, deltas, tokenizer)?;
-            self.collect(ended);
+        let count = self.next_to_read();
+        if count == 0 && self.active.is_empty() {
+            return Ok(());
         }
+        let now = &mut self.reading[..count];
+        let sequences = now.iter_mut().map(|reading| std::mem::take(&mut reading.sequence)).collect();
+        let tokens: Vec<&[u32]> = now.iter().map(Reading::chunk).collect();
+        let ends = |(reading, chunk): (&Reading, &&[u32])| reading.read + chunk.len() == reading.prompt().len();
+        let wanted = now.iter().zip(&tokens).map(ends).collect();
+        let rows: Vec<usize> = tokens.iter().map(|chunk| chunk.len()).collect();
+        let options: Vec<GenerateOptions<'_>> = self.jobs.iter().map(|job| job.options()).collect();
+        let calls: Vec<Call<'_>> =
+            self.jobs.iter().zip(&options).map(|(job, options)| job.call(options, deltas, tokenizer)).collect();
+        let mut generation = Generation::new(decoder, deltas, &calls, None);
+        generation.apart = true;
+        generation.active = std::mem::take(&mut self.active);
+        generation.logits = std::mem::take(&mut self.logits);
+        generation.active.iter_mut().enumerate().for_each(|(place, a)| a.state.call = place);
+        let (sequences, first) = generation.pass_with(Beside { sequences, tokens, wanted })?;
+        (self.active, self.logits) = (generation.active, generation.logits);
+        self.jobs.iter().zip(&self.active).for_each(|(job, a)| job.observe(&a.tokens));
+        for ((reading, sequence), rows) in self.reading.iter_mut().zip(sequences).zip(rows) {
+            reading.sequence = sequence;
+            reading.read += rows;
+        }
+        self.begin(count, &first, decoder, (deltas, tokenizer), ended)?;
+        self.collect(ended);
         Ok(())
     }
 
-    /// A forward pass over the next chunks of prompts, and the first tokens of those that end.
-    fn read(&mut self, decoder: &HostDecoder, deltas: &Deltas, tokenizer: &Tokenizer) -> Result<()> {
+    /// How many of the prompts, the oldest first, are read in the next pass.
+    fn next_to_read(&self) -> usize {
         let mut room = if self.active.is_empty() { PREFILL } else { CHUNK };
         let fits = self.reading.iter().enumerate().take_while(|(place, reading)| {
             let fits = *place == 0 || reading.chunk().len() <= room;
             room = room.saturating_sub(reading.chunk().len());
             fits
         });
-        let count = fits.count();
-        let now = &mut self.reading[..count];
-        if now.is_empty() {
-            return Ok(());
-        }
-        let rows: Vec<usize> = now.iter().map(|reading| reading.chunk().len()).collect();
-        let tokens = now.iter().map(Reading::chunk).collect::<Vec<_>>().concat();
-        let mut sequences: Vec<Continuation> = now.iter_mut().map(|r| std::mem::take(&mut r.sequence)).collect();
-        let hidden = decoder.forward(&tokens, &mut sequences, &rows, deltas, None)?;
-        let width = decoder.config().hidden_size;
-        let (mut end, mut last) = (0, Vec::new());
-        for ((reading, sequence), rows) in now.iter_mut().zip(sequences).zip(&rows) {
-            reading.sequence = sequence;
-            reading.read += rows;
-            end += rows;
-            if reading.is_done() {
-                last.extend_from_slice(&hidden[(end - 1) * width..end * width]);
-            }
-        }
-        let logits = decoder.logits(&last);
+        fits.count()
+    }
+
+    /// The first tokens of those of the first `count` prompts that were read to their end, from their logits.
+    fn begin(
+        &mut self,
+        count: usize,
+        logits: &[f32],
+        decoder: &HostDecoder,
+        (deltas, tokenizer): (&Deltas, &Tokenizer),
+        ended: &mut Vec<(Arc<Job>, Result<Completion>)>,
+    ) -> Result<()> {
         let mut logits = logits.chunks(decoder.config().vocab_size);
         for Reading { job, sequence, .. } in self.reading.extract_if(..count, |reading| reading.is_done()) {
-            let logits = logits.next().ok_or_else(|| Error::bug("running batch", "a prompt without logits"))?;
+            let Some(logits) = logits.next() else {
+                ended.push((job, Err(Error::bug("running batch", "a prompt without logits"))));
+                continue;
+            };
             let caches = Reading::root(&job).into_iter().chain([Arc::new(sequence.into_cache())]).collect();
             let options = job.options();
             let call = job.call(&options, deltas, tokenizer);
             let mut first = Active::new(&call, 0, 0, Own::new(0, decoder.continuation(caches)));
-            step(&call, &mut first, &mut logits.to_vec())?;
+            if let Err(error) = step(&call, &mut first, &mut logits.to_vec()) {
+                ended.push((job, Err(error)));
+                continue;
+            }
             job.observe(&first.tokens);
             self.active.push(first);
             self.jobs.push(job);
@@ -167,29 +190,14 @@ impl HostBatch {
         Ok(())
     }
 
-    /// A forward pass over the last token of every sequence, and its next one.
-    fn pass(&mut self, decoder: &HostDecoder, deltas: &Deltas, tokenizer: &Tokenizer) -> Result<()> {
-        let options: Vec<GenerateOptions<'_>> = self.jobs.iter().map(|job| job.options()).collect();
-        let calls: Vec<Call<'_>> =
-            self.jobs.iter().zip(&options).map(|(job, options)| job.call(options, deltas, tokenizer)).collect();
-        let mut generation = Generation::new(decoder, deltas, &calls, None);
-        generation.active = std::mem::take(&mut self.active);
-        generation.logits = std::mem::take(&mut self.logits);
-        generation.active.iter_mut().enumerate().for_each(|(place, a)| a.state.call = place);
-        let passed = generation.pass();
-        (self.active, self.logits) = (generation.active, generation.logits);
-        passed?;
-        self.jobs.iter().zip(&self.active).for_each(|(job, a)| job.observe(&a.tokens));
-        Ok(())
-    }
-
     /// Moves what has ended to `ended`.
     fn collect(&mut self, ended: &mut Vec<(Arc<Job>, Result<Completion>)>) {
         let (jobs, active) = (std::mem::take(&mut self.jobs), std::mem::take(&mut self.active));
         for (job, mut a) in jobs.into_iter().zip(active) {
-            match a.take_completion() {
-                Some(completion) => ended.push((job, Ok(completion))),
-                None => {
+            match (a.state.failed.take(), a.take_completion()) {
+                (Some(error), _) => ended.push((job, Err(error))),
+                (None, Some(completion)) => ended.push((job, Ok(completion))),
+                (None, None) => {
                     self.jobs.push(job);
                     self.active.push(a);
                 }

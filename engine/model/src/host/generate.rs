@@ -11,7 +11,7 @@ use crate::backend::{Backend, Generate};
 use crate::completion::{Completion, Completions, rows_of};
 use crate::sequence::{Active, Call, Results};
 use querywright_kernels::{Cache, Continuation, SampledDistribution};
-use querywright_types::Result;
+use querywright_types::{Error, Result};
 
 /// Sequences in flight up to which tokens are drafted: with more, a pass is bound by arithmetic, not by memory.
 const DRAFTING: usize = 2;
@@ -97,12 +97,24 @@ pub(super) struct Own {
     rows: Vec<usize>,
     /// What its last token was sampled from, where that is kept.
     distribution: Option<SampledDistribution>,
+    /// Why it cannot go on, where others can.
+    pub(super) failed: Option<Error>,
 }
 
 impl Own {
     pub(super) fn new(call: usize, sequence: Continuation) -> Self {
-        Self { call, sequence, rows: Vec::new(), distribution: None }
+        Self { call, sequence, rows: Vec::new(), distribution: None, failed: None }
     }
+}
+
+/// Sequences that take part in a pass and are not sampled from: prompts that are being read.
+#[derive(Default)]
+pub(super) struct Beside<'a> {
+    pub(super) sequences: Vec<Continuation>,
+    /// The next tokens of each.
+    pub(super) tokens: Vec<&'a [u32]>,
+    /// Whether the logits behind its last token are wanted.
+    pub(super) wanted: Vec<bool>,
 }
 
 /// A generation under way: one call, or several that share an adapter and passes.
@@ -111,6 +123,8 @@ pub(super) struct Generation<'a> {
     deltas: &'a Deltas,
     calls: &'a [Call<'a>],
     tape: Option<&'a mut HostTape>,
+    /// Whether a sequence that fails leaves the others alone.
+    pub(super) apart: bool,
     pub(super) active: Vec<Active<Own>>,
     /// A buffer.
     pub(super) logits: Vec<f32>,
@@ -123,7 +137,7 @@ impl<'a> Generation<'a> {
         calls: &'a [Call<'a>],
         tape: Option<&'a mut HostTape>,
     ) -> Self {
-        Self { decoder, deltas, calls, tape, active: Vec::new(), logits: Vec::new() }
+        Self { decoder, deltas, calls, tape, apart: false, active: Vec::new(), logits: Vec::new() }
     }
 
     /// A forward pass over prompts `range` of the one call, and the first token of each of their completions. `root` is the
@@ -167,18 +181,29 @@ impl<'a> Generation<'a> {
     }
 
     /// A forward pass over the last token of every sequence, and the next one.
-    pub(super) fn pass(&mut self) -> Result<()> {
+    fn pass(&mut self) -> Result<()> {
+        self.pass_with(Beside::default())?;
+        Ok(())
+    }
+
+    /// As [`pass`](Self::pass), and over the tokens of other sequences, which come back with the logits behind the last token
+    /// of those that ask for them.
+    pub(super) fn pass_with(&mut self, beside: Beside<'_>) -> Result<(Vec<Continuation>, Vec<f32>)> {
         let (decoder, calls) = (self.decoder, self.calls);
         // What is recorded goes token by token: a draft that was not taken would leave dead rows.
         let drafting = self.tape.is_none() && self.active.len() <= DRAFTING;
         let draft = |a: &Active<Own>| if drafting { draft(&calls[a.state.call], a) } else { Vec::new() };
         let drafts: Vec<Vec<u32>> = self.active.iter().map(draft).collect();
         let with_draft = self.active.iter().zip(&drafts);
-        let tokens: Vec<u32> =
+        let mut tokens: Vec<u32> =
             with_draft.flat_map(|(a, draft)| a.tokens.last().into_iter().chain(draft)).copied().collect();
-        let rows: Vec<usize> = drafts.iter().map(|draft| 1 + draft.len()).collect();
+        let mut rows: Vec<usize> = drafts.iter().map(|draft| 1 + draft.len()).collect();
         let mut sequences: Vec<Continuation> =
             self.active.iter_mut().map(|a| std::mem::take(&mut a.state.sequence)).collect();
+        let (own, own_rows) = (sequences.len(), tokens.len());
+        sequences.extend(beside.sequences);
+        rows.extend(beside.tokens.iter().map(|tokens| tokens.len()));
+        beside.tokens.iter().for_each(|others| tokens.extend_from_slice(others));
         let recording = match self.tape.as_deref_mut() {
             Some(tape) => {
                 let from = tape.recording.rows();
@@ -187,14 +212,27 @@ impl<'a> Generation<'a> {
             }
             None => None,
         };
-        let hidden = decoder.forward(&tokens, &mut sequences, &rows, self.deltas, recording)?;
-        decoder.logits_into(&hidden, &mut self.logits);
-        self.sample(sequences, &rows, &drafts)
+        let mut hidden = decoder.forward(&tokens, &mut sequences, &rows, self.deltas, recording)?;
+        let others = sequences.split_off(own);
+        // Of the others only the last rows of some are worth logits.
+        let (width, vocabulary) = (decoder.config().hidden_size, decoder.config().vocab_size);
+        let (mut end, mut kept) = (own_rows, own_rows);
+        for (rows, wanted) in rows[own..].iter().zip(beside.wanted) {
+            end += rows;
+            if wanted {
+                hidden.copy_within((end - 1) * width..end * width, kept * width);
+                kept += 1;
+            }
+        }
+        decoder.logits_into(&hidden[..kept * width], &mut self.logits);
+        let first = self.logits.split_off(own_rows * vocabulary);
+        self.sample(sequences, &rows[..own], &drafts)?;
+        Ok((others, first))
     }
 
     /// Samples from the logits of a pass: `rows` of them for each sequence.
     fn sample(&mut self, sequences: Vec<Continuation>, rows: &[usize], drafts: &[Vec<u32>]) -> Result<()> {
-        let calls = self.calls;
+        let (calls, apart) = (self.calls, self.apart);
         // A distribution that was truncated or penalised is not the one that the trainer computes.
         let plain = calls.iter().all(|call| call.options.sampling.is_plain());
         let keep = self.tape.is_some() && plain && self.decoder.keeps_distributions();
@@ -212,7 +250,13 @@ impl<'a> Generation<'a> {
             let call = &calls[a.state.call];
             // Where distributions are kept nothing is drafted: a pass gives one token, from among these.
             let allowed = if keep { a.allowed() } else { None };
-            steps(call, a, logits, vocabulary, draft)?;
+            if let Err(error) = steps(call, a, logits, vocabulary, draft) {
+                if !apart {
+                    return Err(error);
+                }
+                a.state.failed = Some(error);
+                return Ok(());
+            }
             if keep && let (Some(token), Some(log_p)) = (a.tokens.last(), a.log_probabilities.last()) {
                 let scale = 1.0 / call.options.sampling.temperature;
                 let log_sum = logits[*token as usize] * scale - log_p;

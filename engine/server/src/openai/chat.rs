@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use querywright_model::Message;
 
-use super::completion::{Form, Job, answer, model, room};
+use super::completion::{ENCODING, Form, Job, answer, failed, model, room};
 use super::sampling::Asked;
 use crate::error::ApiError;
 use crate::request::Call;
@@ -56,9 +56,11 @@ pub(crate) async fn chat(call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::bad("messages", found));
     }
     let messages = messages.into_iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
-    let tokens = model.tokenizer().encode_chat(&messages).map_err(|error| super::completion::failed(&error))?;
-    let prompts = vec![tokens];
-    let longest = room(&call, &model, &prompts)?;
+    call.service.admission.check_tokens(&call.caller)?;
+    let tokenizer = model.tokenizer().clone();
+    let encoded = call.blocking(ENCODING, move || tokenizer.encode_chat(&messages)).await?;
+    let prompts = vec![encoded.map_err(|error| failed(&error))?];
+    let longest = room(&call, &model, "messages", &prompts)?;
     // As OpenAI's chat has it: what the model has room for.
     let settings = asked.settings(longest, longest)?;
     answer(call, Job { name, model, prompts, settings }, Chat).await

@@ -15,9 +15,13 @@ use super::sampling::Settings;
 use super::{stream, unknown_model};
 use crate::error::ApiError;
 use crate::request::Call;
+use crate::service::Service;
 
 /// How long a completion may take: its length is bounded, and who has gone is noticed.
 const COMPLETING: Duration = Duration::from_secs(600);
+
+/// How long the tokens of a prompt may take.
+pub(super) const ENCODING: Duration = Duration::from_secs(30);
 
 /// What tells the two endpoints apart.
 pub(super) trait Form: Send + Sync + 'static {
@@ -39,22 +43,25 @@ pub(super) fn model(call: &Call, name: &str) -> Result<Arc<Batcher>, ApiError> {
 }
 
 /// Tokens that a completion of a prompt may have.
-pub(super) fn room(call: &Call, model: &Batcher, prompts: &[Vec<u32>]) -> Result<usize, ApiError> {
+pub(super) fn room(call: &Call, model: &Batcher, name: &str, prompts: &[Vec<u32>]) -> Result<usize, ApiError> {
     let context = model.decoder().config().max_position_embeddings;
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     match context.checked_sub(longest) {
         Some(room) if room > 0 && prompts.iter().all(|prompt| !prompt.is_empty()) => {
             Ok(room.min(call.service.config.limits.completion_tokens))
         }
-        Some(room) if room > 0 => Err(ApiError::bad("prompt", "it is empty; give at least one token")),
+        Some(room) if room > 0 => Err(ApiError::bad(name, "it is empty; give at least one token")),
         _ => {
             let message = format!("it has {longest} tokens, and the model reads {context}; shorten it");
-            Err(ApiError::bad("prompt", message))
+            Err(ApiError::bad(name, message))
         }
     }
 }
 
-/// Tokens as they come: the choice and all its tokens so far; at the end its completion.
+/// Tokens that may wait to be told. A reader who falls so far behind is given up.
+const WAITING: usize = 8192;
+
+/// New tokens of a choice; at the end all completions.
 pub(super) enum Event {
     Tokens(usize, Vec<u32>),
     Done(Vec<querywright_types::Result<Completion>>),
@@ -79,25 +86,21 @@ impl Drop for Present {
 
 impl Job {
     /// One request a choice: `n` of each prompt, in order.
-    fn requests(
-        &self,
-        gone: &Arc<AtomicBool>,
-        events: Option<&mpsc::UnboundedSender<Event>>,
-    ) -> Vec<CompletionRequest> {
-        let Settings { sampling, completions, stop, seed, .. } = &self.settings;
+    fn requests(&self, gone: &Arc<AtomicBool>, events: Option<&mpsc::Sender<Event>>) -> Vec<CompletionRequest> {
+        let Settings { sampling, completions, stop, seed, stream_number, .. } = &self.settings;
         let each = self.prompts.iter().flat_map(|prompt| (0..*completions).map(move |stream| (prompt, stream)));
         let request = |(index, (prompt, stream)): (usize, (&Vec<u32>, usize))| {
             let (gone, events, told) = (gone.clone(), events.cloned(), AtomicUsize::new(0));
             let observer = move |tokens: &[u32]| {
-                if let Some(events) = &events
-                    && told.swap(tokens.len(), Ordering::Relaxed) < tokens.len()
-                    && events.send(Event::Tokens(index, tokens.to_vec())).is_err()
+                let before = told.swap(tokens.len(), Ordering::Relaxed);
+                if let (Some(events), Some(new)) = (&events, tokens.get(before..).filter(|new| !new.is_empty()))
+                    && events.try_send(Event::Tokens(index, new.to_vec())).is_err()
                 {
                     return false;
                 }
                 !gone.load(Ordering::Relaxed)
             };
-            let prompt = PromptTokens::free(stream as u64, prompt.clone());
+            let prompt = PromptTokens::free(stream_number.wrapping_add(stream as u64), prompt.clone());
             CompletionRequest {
                 stop: stop.clone(),
                 seed: *seed,
@@ -127,19 +130,17 @@ pub(super) fn finish(completion: &Completion) -> &'static str {
 
 /// Answers a request.
 pub(super) async fn answer(call: Call, job: Job, form: impl Form) -> Result<Response, ApiError> {
-    call.service.admission.check_tokens(&call.caller)?;
     let gone = Arc::new(AtomicBool::new(false));
     let present = Present(gone.clone());
     if job.settings.stream {
         return stream::answer(call, job, form, gone, present).await;
     }
     let (prompt, requests) = (job.prompt_tokens(), job.requests(&gone, None));
-    let model = job.model.clone();
-    let made = call.blocking(COMPLETING, move || model.complete(requests)).await?;
+    let (model, bill) = (job.model.clone(), Bill::new(&call, prompt));
+    let made = call.blocking(COMPLETING, move || bill.complete(&model, requests)).await?;
     drop(present);
     let completions = made.into_iter().collect::<Result<Vec<_>, Error>>().map_err(|error| failed(&error))?;
     let tokens: usize = completions.iter().map(|completion| completion.tokens.len()).sum();
-    count(&call, prompt, tokens);
     let choice = |(index, completion): (usize, &Completion)| form.choice(index, &completion.text, finish(completion));
     let body = json!({
         "id": crate::events::new_id(form.id()),
@@ -153,17 +154,15 @@ pub(super) async fn answer(call: Call, job: Job, form: impl Form) -> Result<Resp
 }
 
 /// Starts a job whose tokens are sent as they come.
-pub(super) async fn start(
-    call: &Call,
-    job: &Job,
-    gone: &Arc<AtomicBool>,
-) -> Result<mpsc::UnboundedReceiver<Event>, ApiError> {
-    let (sender, receiver) = mpsc::unbounded_channel();
+pub(super) async fn start(call: &Call, job: &Job, gone: &Arc<AtomicBool>) -> Result<mpsc::Receiver<Event>, ApiError> {
+    let (sender, receiver) = mpsc::channel(WAITING);
     let (requests, model) = (job.requests(gone, Some(&sender)), job.model.clone());
+    let bill = Bill::new(call, job.prompt_tokens());
     let turn = call.service.admission.turn(call.left(COMPLETING)).await?;
     tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        let _ = sender.send(Event::Done(model.complete(requests)));
+        // A reader who is that far behind learns of the end by the channel's.
+        let _ = sender.try_send(Event::Done(bill.complete(&model, requests)));
     });
     Ok(receiver)
 }
@@ -175,7 +174,24 @@ pub(super) fn failed(error: &Error) -> ApiError {
     }
 }
 
-pub(super) fn count(call: &Call, prompt: usize, completions: usize) {
-    call.service.metrics.used(prompt, completions);
-    call.service.admission.use_tokens(&call.caller, prompt + completions);
+/// What a caller uses, counted where it is computed: going away early costs the same.
+struct Bill {
+    service: Arc<Service>,
+    caller: String,
+    prompt: usize,
+}
+
+impl Bill {
+    fn new(call: &Call, prompt: usize) -> Self {
+        Self { service: call.service.clone(), caller: call.caller.clone(), prompt }
+    }
+
+    fn complete(self, model: &Batcher, requests: Vec<CompletionRequest>) -> Vec<querywright_types::Result<Completion>> {
+        self.service.admission.use_tokens(&self.caller, self.prompt);
+        let made = model.complete(requests);
+        let tokens = made.iter().flatten().map(|completion| completion.tokens.len()).sum();
+        self.service.admission.use_tokens(&self.caller, tokens);
+        self.service.metrics.used(self.prompt, tokens);
+        made
+    }
 }

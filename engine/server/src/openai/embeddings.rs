@@ -77,11 +77,12 @@ pub(crate) async fn embeddings(call: Call) -> Result<Response, ApiError> {
         Type::Query => InputType::Query,
         Type::Document => InputType::Document,
     };
-    let left = call.left(ENCODING);
+    let received = call.received;
     let work = move || {
         let tokens =
             texts.iter().map(|text| encoder.count_tokens(text, role)).sum::<querywright_types::Result<usize>>()?;
-        Ok::<_, querywright_types::Error>((encoder.encode(&texts, role, Deadline::after(left), &())?, tokens))
+        let left = Deadline::after(ENCODING.saturating_sub(received.elapsed()));
+        Ok::<_, querywright_types::Error>((encoder.encode(&texts, role, left, &())?, tokens))
     };
     let (vectors, tokens) = call.blocking(ENCODING, work).await?.map_err(|error| ApiError::of_inside(&error))?;
     call.service.metrics.used(tokens, 0);

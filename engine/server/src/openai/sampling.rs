@@ -10,6 +10,8 @@ use crate::events;
 
 /// Completions of a request at most.
 const MOST_COMPLETIONS: usize = 16;
+/// Below this temperature numbers end, and sampling is greedy anyway.
+const COLDEST: f32 = 0.01;
 /// Texts that end a completion at most, as with OpenAI, and their bytes.
 const MOST_STOPS: (usize, usize) = (4, 256);
 
@@ -61,7 +63,7 @@ pub(super) struct Asked {
 }
 
 /// Fields that change nothing: who asks, and what is kept of it.
-const IGNORED: [&str; 9] = [
+const IGNORED: [&str; 8] = [
     "user",
     "metadata",
     "store",
@@ -70,11 +72,11 @@ const IGNORED: [&str; 9] = [
     "prompt_cache_key",
     "parallel_tool_calls",
     "prompt_cache_retention",
-    "verbosity",
 ];
 
 /// Fields that this server does not have, with the values under which they change nothing.
-const ABSENT: [&str; 18] = [
+const ABSENT: [&str; 19] = [
+    "verbosity",
     "frequency_penalty",
     "presence_penalty",
     "logit_bias",
@@ -102,6 +104,8 @@ pub(super) struct Settings {
     pub(super) completions: usize,
     pub(super) stop: Vec<String>,
     pub(super) seed: u64,
+    /// The first choice's random stream.
+    pub(super) stream_number: u64,
     pub(super) stream: bool,
     pub(super) usage: bool,
 }
@@ -131,8 +135,13 @@ impl Asked {
                 usize::try_from(k).map_err(|_| ApiError::bad("top_k", format!("found {k}; give 0 for all, or more")))?
             }
         };
+        let temperature = range("temperature", self.temperature.unwrap_or(1.0), 0.0, 2.0)?;
+        if temperature > 0.0 && temperature < COLDEST {
+            let message = format!("found {temperature}; give 0 for the likeliest tokens, or at least {COLDEST}");
+            return Err(ApiError::bad("temperature", message));
+        }
         let sampling = SamplingConfig {
-            temperature: range("temperature", self.temperature.unwrap_or(1.0), 0.0, 2.0)?,
+            temperature,
             top_p,
             top_k,
             repetition_penalty: range("repetition_penalty", self.repetition_penalty.unwrap_or(1.0), 0.01, 10.0)?,
@@ -152,8 +161,9 @@ impl Asked {
             return Err(ApiError::bad("stream_options", "it needs stream = true"));
         }
         let usage = self.stream_options.is_some_and(|options| options.include_usage);
-        let seed = self.seed.map_or_else(events::random, |seed| seed as u64);
-        Ok(Settings { sampling, completions, stop, seed, stream, usage })
+        // Without a seed the numbers of random streams are random: requests of one seed can share a pass on any device.
+        let (seed, stream_number) = self.seed.map_or_else(|| (0, events::random()), |seed| (seed as u64, 0));
+        Ok(Settings { sampling, completions, stop, seed, stream_number, stream, usage })
     }
 
     fn refuse_what_is_absent(&self) -> Result<(), ApiError> {
@@ -168,6 +178,8 @@ impl Asked {
                 ("response_format", format) => format["type"] == "text",
                 ("tool_choice" | "function_call", choice) => choice == "none",
                 ("best_of", one) => *one == 1,
+                // OpenAI's completions have 0 for the sampled tokens alone.
+                ("logprobs", Value::Number(_)) => false,
                 ("modalities", list) => *list == serde_json::json!(["text"]),
                 (_, Value::Bool(on)) => !on,
                 (_, Value::Number(number)) => number.as_f64() == Some(0.0),
@@ -214,6 +226,8 @@ mod tests {
             ("stop", json!(["a", "b", "c", "d", "e"])),
             ("stop", json!("")),
             ("logprobs", json!(true)),
+            ("logprobs", json!(0)),
+            ("temperature", json!(1e-39)),
             ("tools", json!([{}])),
             ("response_format", json!({ "type": "json_object" })),
             ("frequency_penalty", json!(0.5)),

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -13,12 +14,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use querywright_model::Tokenizer;
 use querywright_types::Result;
 
-use super::completion::{Event, Form, Job, Present, count, failed, finish, start, usage};
+use super::completion::{Event, Form, Job, Present, failed, finish, start, usage};
 use crate::error::ApiError;
 use crate::request::Call;
 
 /// Events that wait for a slow reader; a model does not wait for one.
 const WAITING: usize = 64;
+/// How long a reader may take for one.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers with events.
 pub(super) async fn answer(
@@ -34,23 +37,27 @@ pub(super) async fn answer(
         let _present = present;
         let mut parts = Parts::new(&job, form);
         let mut told = parts.opening();
+        let mut ended = false;
         loop {
             for event in told.drain(..) {
-                if sender.send(Ok(Bytes::from(event))).await.is_err() {
+                let sent = tokio::time::timeout(PATIENCE, sender.send(Ok(Bytes::from(event)))).await;
+                if !matches!(sent, Ok(Ok(()))) {
                     return;
                 }
+            }
+            if ended {
+                return;
             }
             match events.recv().await {
                 Some(Event::Tokens(index, tokens)) => told.extend(parts.tokens(index, &tokens)),
                 Some(Event::Done(completions)) => {
-                    let (last, tokens) = parts.done(completions);
-                    count(&call, parts.prompt, tokens);
-                    for event in last {
-                        let _ = sender.send(Ok(Bytes::from(event))).await;
-                    }
-                    return;
+                    let log = |inside: &str| call.service.log(&format!("request {}: {inside}", call.id));
+                    (told, ended) = (parts.done(completions, log), true);
                 }
-                None => return,
+                None => {
+                    let failed = ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "bug", "the completion was given up");
+                    (told, ended) = (vec![format!("data: {}\n\n", failed.body())], true);
+                }
             }
         }
     });
@@ -109,8 +116,8 @@ impl<F: Form> Parts<F> {
         Some(self.event(vec![self.form.part(index, &added, None)], None))
     }
 
-    /// What remains of every choice, and the end; and how many tokens there were.
-    fn done(&mut self, completions: Vec<Result<querywright_model::Completion>>) -> (Vec<String>, usize) {
+    /// What remains of every choice, and the end. What failed is logged.
+    fn done(&mut self, completions: Vec<Result<querywright_model::Completion>>, log: impl Fn(&str)) -> Vec<String> {
         let (mut events, mut tokens) = (Vec::new(), 0);
         for (index, completion) in completions.into_iter().enumerate() {
             match completion {
@@ -121,14 +128,17 @@ impl<F: Form> Parts<F> {
                     let part = self.form.part(index, &rest, Some(finish(&completion)));
                     events.push(self.event(vec![part], None));
                 }
-                Err(error) => events.push(format!("data: {}\n\n", failed(&error).body())),
+                Err(error) => {
+                    log(&error.to_string());
+                    events.push(format!("data: {}\n\n", failed(&error).body()));
+                }
             }
         }
         if self.usage {
             events.push(self.event(Vec::new(), Some(usage(self.prompt, tokens))));
         }
         events.push("data: [DONE]\n\n".to_owned());
-        (events, tokens)
+        events
     }
 }
 
@@ -141,17 +151,19 @@ struct Written {
     tokenizer: Tokenizer,
     stop: Vec<String>,
     told: String,
+    tokens: Vec<u32>,
 }
 
 impl Written {
     fn new(tokenizer: Tokenizer, stop: Vec<String>) -> Self {
-        Self { tokenizer, stop, told: String::new() }
+        Self { tokenizer, stop, told: String::new(), tokens: Vec::new() }
     }
 
-    /// What may be told beyond what was: not the beginning of a character, and nothing that may belong to a text that ends
-    /// the completion.
+    /// What new tokens allow to tell beyond what was told: not the beginning of a character, and nothing that may belong to a
+    /// text that ends the completion.
     fn tokens(&mut self, tokens: &[u32]) -> Option<String> {
-        let text = self.tokenizer.decode(tokens).ok()?;
+        self.tokens.extend_from_slice(tokens);
+        let text = self.tokenizer.decode(&self.tokens).ok()?;
         let sure = sure(&text, &self.stop);
         let added = sure.strip_prefix(self.told.as_str()).filter(|added| !added.is_empty())?.to_owned();
         self.told.push_str(&added);

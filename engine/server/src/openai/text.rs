@@ -4,7 +4,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::completion::{Form, Job, answer, failed, model, room};
+use super::completion::{ENCODING, Form, Job, answer, failed, model, room};
 use super::sampling::{Asked, OneOrMany};
 use crate::error::ApiError;
 use crate::request::Call;
@@ -30,12 +30,15 @@ pub(crate) async fn completions(call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::bad("prompt", format!("found {}; 1 to {MOST_PROMPTS} are allowed", texts.len())));
     }
     // A caller's text is text: it types no special token.
-    let tokens = texts.iter().map(|text| {
+    call.service.admission.check_tokens(&call.caller)?;
+    let tokenizer = model.tokenizer().clone();
+    let encode = move |text: &String| {
         let theirs = 0..text.len();
-        model.tokenizer().encode_with_users(text, std::slice::from_ref(&theirs), true)
-    });
-    let prompts = tokens.collect::<Result<Vec<_>, _>>().map_err(|error| failed(&error))?;
-    let longest = room(&call, &model, &prompts)?;
+        tokenizer.encode_with_users(text, std::slice::from_ref(&theirs), true)
+    };
+    let encoded = call.blocking(ENCODING, move || texts.iter().map(encode).collect::<Result<Vec<_>, _>>()).await?;
+    let prompts = encoded.map_err(|error| failed(&error))?;
+    let longest = room(&call, &model, "prompt", &prompts)?;
     let settings = asked.settings(longest, DEFAULT_TOKENS)?;
     answer(call, Job { name, model, prompts, settings }, Text).await
 }

@@ -70,7 +70,8 @@ impl Client {
     pub(super) fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
         let key = self.key.as_ref().map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
         let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{key}{length}{headers}\r\n");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{key}{length}{headers}\r\n");
         Answer::parse(&self.raw(&[head.as_bytes(), body].concat()))
     }
 

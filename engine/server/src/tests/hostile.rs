@@ -48,7 +48,7 @@ fn bodies_that_are_no_request_get_a_sentence_and_never_a_5xx() {
     assert_eq!((large.status, large.error().0.as_str()), (413, "too_large"));
     // Of unknown length.
     let chunk = format!("{:x}\r\n{}\r\n", 8000, " ".repeat(8000)).repeat(3) + "0\r\n\r\n";
-    let head = "POST /v1/search HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "POST /v1/search HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
     assert!(shop.client.raw((head.to_owned() + &chunk).as_bytes()).starts_with("HTTP/1.1 413"));
     lives(&shop);
 }
@@ -59,7 +59,13 @@ fn paths_and_methods_that_are_not_there_are_named() {
     let none = shop.client.get("/v1/serach");
     assert_eq!((none.status, none.error().0.as_str()), (404, "not_found"));
     assert!(none.error().1.contains("/openapi.json"));
-    for (method, path) in [("GET", "/v1/search"), ("DELETE", "/v1/models"), ("PUT", "/health"), ("POST", "/metrics")] {
+    for (method, path) in [
+        ("GET", "/v1/search"),
+        ("DELETE", "/v1/models"),
+        ("PUT", "/health"),
+        ("POST", "/metrics"),
+        ("POST", "/v1/models/x"),
+    ] {
         let other = shop.client.send(method, path, "", b"");
         assert_eq!((other.status, other.error().0.as_str()), (405, "method_not_allowed"), "{method} {path}");
     }
@@ -87,13 +93,13 @@ fn a_request_that_two_servers_would_read_differently_is_refused() {
         ("content-length: -1\r\n".to_owned(), "a negative length"),
         ("x\0y: z\r\n".to_owned(), "a zero byte"),
     ] {
-        let request = format!("POST /v1/search HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n{body}");
+        let request = format!("POST /v1/search HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{head}\r\n{body}");
         let answer = shop.client.raw(request.as_bytes());
         assert!(answer.starts_with("HTTP/1.1 4") || answer.is_empty(), "{what}: {answer}");
         assert!(!answer.contains("\"hits\""), "{what}: {answer}");
     }
     // With both a length and chunks the chunks count, and what follows them is no second request.
-    let both = "POST /v1/search HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let both = "POST /v1/search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let answer = shop.client.raw(both.as_bytes());
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     lives(&shop);
@@ -105,8 +111,8 @@ fn who_sends_slowly_is_sent_away_and_holds_nobody_up() {
     // Heads and bodies that never end.
     let halves: [&[u8]; 3] = [
         b"GET /heal",
-        b"POST /v1/search HTTP/1.1\r\nhost: x\r\nx-a: b\r\n",
-        b"POST /v1/search HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{\"query\"",
+        b"POST /v1/search HTTP/1.1\r\nhost: localhost\r\nx-a: b\r\n",
+        b"POST /v1/search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{\"query\"",
     ];
     let mut slow: Vec<_> = (0..60)
         .map(|n| {
@@ -152,4 +158,30 @@ fn more_than_can_wait_is_told_to_come_back_and_many_idle_connections_cost_nothin
     assert!(answers.iter().all(|status| [200, 503, 504].contains(status)), "{answers:?}");
     drop(idle);
     lives(&shop);
+}
+
+#[test]
+fn without_keys_a_page_of_somebody_else_gets_nothing() {
+    let shop = tight();
+    let body = b"{\"query\": \"a\"}";
+    let port = shop.client.address.port();
+    let ask = |host: &str, more: &str| {
+        let length = body.len();
+        let head = format!(
+            "POST /v1/search HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{more}content-length: {length}\r\n\r\n"
+        );
+        shop.client.raw(&[head.as_bytes(), body].concat())
+    };
+    for (host, more, right) in [
+        (format!("127.0.0.1:{port}"), String::new(), "200"),
+        (format!("[::1]:{port}"), String::new(), "200"),
+        (format!("LocalHost:{port}"), format!("origin: http://LocalHost:{port}\r\n"), "200"),
+        (format!("localhost:{port}"), "origin: https://elsewhere.example\r\n".to_owned(), "403"),
+        (format!("localhost:{port}"), "origin: null\r\n".to_owned(), "403"),
+        (format!("rebound.example:{port}"), String::new(), "403"),
+        ("127.0.0.1.rebound.example".to_owned(), String::new(), "403"),
+    ] {
+        let answer = ask(&host, &more);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {right}")), "{host} {more}: {answer}");
+    }
 }

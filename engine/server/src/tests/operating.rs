@@ -108,8 +108,9 @@ impl Loader for Opens {
         }
     }
 
-    fn engine(&self, name: &str) -> Result<Engine> {
-        Ok(Engine::new(name, original("fresh")).rewriter("adds", adding("lamp")))
+    fn engine(&self, name: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)> {
+        let loaded = adapters.iter().map(|(adapter, path)| self.adapter(name, adapter, path)).collect::<Result<_>>()?;
+        Ok((Engine::new(name, original("fresh")).rewriter("adds", adding("lamp")), loaded))
     }
 }
 
@@ -186,7 +187,7 @@ fn a_server_that_stops_answers_what_is_under_way_and_takes_no_more() {
     });
     // An idle connection holds nothing up.
     let mut idle = client.connect();
-    idle.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    idle.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");

@@ -260,33 +260,40 @@ impl Batcher {
         drop(leading);
     }
 
-    /// The jobs that join now, counted as running. One that came too late, or would be late, does not begin.
+    /// The jobs that join now, counted as running. One that came too late, or would be late, does not begin. Of those with a
+    /// deadline the newest go first: they have the most time left, and under a load that is too high the oldest have none.
     fn join(&self) -> Vec<Arc<Job>> {
         let mut queue = self.queue();
         let Queue { waiting, running, pace, .. } = &mut *queue;
-        let (mut joining, before) = (Vec::new(), waiting.len());
-        let most = self.decoder.batch_limit();
+        let before = waiting.len();
         waiting.retain(|job| {
-            let now = running.len() + joining.len();
-            match (job.request.deadline.check(), job.request.deadline.left()) {
+            let deadline = job.request.deadline;
+            match (deadline.check(), deadline.left()) {
                 (Err(late), _) => job.finish(Err(late)),
-                (_, Some(left)) if pace.is_too_late(left, now) => job.finish(Err(would_be_late(now))),
+                (_, Some(left)) if pace.is_too_late(left, running.len()) => {
+                    job.finish(Err(would_be_late(running.len())))
+                }
                 _ => {}
             }
-            if job.is_done() || job.is_cancelled() {
-                return false;
-            }
-            let in_time = job.request.deadline.left().is_none() || pace.room(now) > 0;
-            let joins = now < most && in_time;
-            if joins {
-                let _ = job.begun.set(Instant::now());
-                joining.push(job.clone());
-            }
-            !joins
+            !job.is_done() && !job.is_cancelled()
         });
-        if waiting.len() + joining.len() < before {
+        if waiting.len() < before {
             self.changed.notify_all();
         }
+        let hurries = |place: &usize| waiting[*place].request.deadline.left().is_some();
+        let newest = (0..waiting.len()).rev().filter(hurries);
+        let order: Vec<usize> = newest.chain((0..waiting.len()).filter(|place| !hurries(place))).collect();
+        let (most, mut joins) = (self.decoder.batch_limit(), vec![false; waiting.len()]);
+        let mut now = running.len();
+        for place in order {
+            if now < most && (!hurries(&place) || pace.room(now) > 0) {
+                joins[place] = true;
+                now += 1;
+            }
+        }
+        let mut joins = joins.into_iter();
+        let joining: Vec<Arc<Job>> = waiting.extract_if(.., |_| joins.next().unwrap_or_default()).collect();
+        joining.iter().for_each(|job| _ = job.begun.set(Instant::now()));
         running.extend(joining.iter().cloned());
         joining
     }

@@ -44,16 +44,24 @@ impl Pace {
 
     /// A request ended in time. The number grows where it held somebody up.
     pub(super) fn in_time(&mut self, took: Duration, others_wait: bool) {
-        let took = took.as_secs_f64();
-        self.takes = Some(self.takes.map_or(took, |takes| takes + NEWEST * (took - takes)));
+        self.learn(took);
         if others_wait {
             self.limit += if self.starting { 1.0 } else { 1.0 / self.limit };
         }
     }
 
+    fn learn(&mut self, took: Duration) {
+        let took = took.as_secs_f64();
+        self.takes = Some(self.takes.map_or(took, |takes| takes + NEWEST * (took - takes)));
+    }
+
     /// A request was late that began `since` ago. Those of one batch are late together and count once.
     pub(super) fn late(&mut self, now: Instant, since: Duration) {
         let batch = self.takes.map_or(since, Duration::from_secs_f64);
+        // It takes at least so long: to learn from those in time alone would make every request look quick.
+        if self.takes.is_none_or(|takes| since.as_secs_f64() > takes) {
+            self.learn(since);
+        }
         if self.lowered.is_none_or(|lowered| now.saturating_duration_since(lowered) > batch) {
             self.limit = (self.limit * LOWER).max(1.0);
             self.lowered = Some(now);

@@ -27,6 +27,8 @@ mod keys;
 mod metrics;
 mod openai;
 mod operate;
+#[cfg(any(feature = "model", feature = "dense"))]
+mod quota;
 mod request;
 mod routes;
 mod search;

@@ -66,6 +66,8 @@ pub struct Service {
     pub(crate) config: ServerConfig,
     pub(crate) keys: Option<Keys>,
     pub(crate) admission: Admission,
+    #[cfg(any(feature = "model", feature = "dense"))]
+    pub(crate) quota: crate::quota::Quota,
     pub(crate) metrics: Metrics,
     pub(crate) loader: Option<Box<dyn Loader>>,
     /// The first one is the default.
@@ -106,6 +108,8 @@ impl Service {
         }
         Ok(Self {
             admission: Admission::new(&config.limits),
+            #[cfg(any(feature = "model", feature = "dense"))]
+            quota: crate::quota::Quota::new(config.limits.tokens_per_minute),
             config,
             keys,
             metrics: Metrics::default(),

@@ -56,7 +56,7 @@ pub(crate) async fn chat(call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::bad("messages", found));
     }
     let messages = messages.into_iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
-    call.service.admission.check_tokens(&call.caller)?;
+    call.service.quota.check(&call.caller)?;
     let tokenizer = model.tokenizer().clone();
     let encoded = call.blocking(ENCODING, move || tokenizer.encode_chat(&messages)).await?;
     let prompts = vec![encoded.map_err(|error| failed(&error))?];

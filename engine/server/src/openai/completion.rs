@@ -187,10 +187,10 @@ impl Bill {
     }
 
     fn complete(self, model: &Batcher, requests: Vec<CompletionRequest>) -> Vec<querywright_types::Result<Completion>> {
-        self.service.admission.use_tokens(&self.caller, self.prompt);
+        self.service.quota.count(&self.caller, self.prompt);
         let made = model.complete(requests);
         let tokens = made.iter().flatten().map(|completion| completion.tokens.len()).sum();
-        self.service.admission.use_tokens(&self.caller, tokens);
+        self.service.quota.count(&self.caller, tokens);
         self.service.metrics.used(self.prompt, tokens);
         made
     }

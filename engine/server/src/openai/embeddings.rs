@@ -72,7 +72,7 @@ pub(crate) async fn embeddings(call: Call) -> Result<Response, ApiError> {
     if dimensions.is_some_and(|wanted| wanted != width) {
         return Err(ApiError::bad("dimensions", format!("the model's vectors have {width}; leave it out")));
     }
-    call.service.admission.check_tokens(&call.caller)?;
+    call.service.quota.check(&call.caller)?;
     let role = match input_type {
         Type::Query => InputType::Query,
         Type::Document => InputType::Document,
@@ -86,7 +86,7 @@ pub(crate) async fn embeddings(call: Call) -> Result<Response, ApiError> {
     };
     let (vectors, tokens) = call.blocking(ENCODING, work).await?.map_err(|error| ApiError::of_inside(&error))?;
     call.service.metrics.used(tokens, 0);
-    call.service.admission.use_tokens(&call.caller, tokens);
+    call.service.quota.count(&call.caller, tokens);
     let one = |(index, vector): (usize, &[f32])| {
         let embedding = match encoding_format {
             Format::Float => json!(vector),

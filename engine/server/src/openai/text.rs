@@ -30,7 +30,7 @@ pub(crate) async fn completions(call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::bad("prompt", format!("found {}; 1 to {MOST_PROMPTS} are allowed", texts.len())));
     }
     // A caller's text is text: it types no special token.
-    call.service.admission.check_tokens(&call.caller)?;
+    call.service.quota.check(&call.caller)?;
     let tokenizer = model.tokenizer().clone();
     let encode = move |text: &String| {
         let theirs = 0..text.len();

@@ -1,7 +1,7 @@
 //! A local language model as a rewriter.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::config::PromptConfig;
 use super::encoder::PromptEncoder;
@@ -22,6 +22,8 @@ pub struct LanguageModel {
     /// Below this a rewrite is not used.
     least_confidence: Option<f32>,
     prefix: OnceLock<Prefix>,
+    /// Held while the prefix is computed: once, whoever asks at the same time.
+    computing: Mutex<()>,
 }
 
 impl std::fmt::Debug for LanguageModel {
@@ -52,7 +54,8 @@ impl LanguageModel {
         sampling.validate()?;
         let name = name.into();
         let (batcher, prefix) = (Arc::new(Batcher::new(decoder, tokenizer, adapter)), OnceLock::new());
-        Ok(Self { name, batcher, encoder, sampling, least_confidence: None, prefix })
+        let computing = Mutex::default();
+        Ok(Self { name, batcher, encoder, sampling, least_confidence: None, prefix, computing })
     }
 
     /// Sets how sure the model must be for its rewrite to be used: the mean log-probability of an answer's tokens, the
@@ -153,13 +156,15 @@ impl LanguageModel {
 
     /// The part that all prompts share.
     fn prefix(&self) -> Result<&Prefix> {
-        match self.prefix.get() {
-            Some(shared) => Ok(shared),
-            None => {
-                let computed = prefix(self.batcher.decoder(), self.encoder.prefix(), self.batcher.deltas())?;
-                Ok(self.prefix.get_or_init(|| computed))
-            }
+        if let Some(shared) = self.prefix.get() {
+            return Ok(shared);
         }
+        let _one = self.computing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = self.prefix.get() {
+            return Ok(shared);
+        }
+        let computed = prefix(self.batcher.decoder(), self.encoder.prefix(), self.batcher.deltas())?;
+        Ok(self.prefix.get_or_init(|| computed))
     }
 
     /// One completion a prompt. One bad prompt (it is too long) does not fail the others.

@@ -9,7 +9,7 @@ use querywright::model::{Adapter, Batcher};
 use querywright::rewrite::RewriterFile;
 use querywright::serve::{Engine, Loaded, Loader, Service};
 use querywright::stack::Stack;
-use querywright::types::{Retriever, Rewriter};
+use querywright::types::{Deadline, Query, Retriever, Rewriter};
 use querywright::{Error, Result};
 
 use super::file::{EngineConfig, ServeFile};
@@ -89,6 +89,12 @@ impl Opener {
             .fuse_original(config.fuse_original)
             .cache(config.cache);
         if let Some(rewriter) = rewriter {
+            // What all of its prompts share is computed before it serves.
+            for failed in
+                rewriter.rewrite(&[Query::text("warm up")], Deadline::NONE).into_iter().filter_map(Result::err)
+            {
+                tell!("warning: {} could not rewrite a first query: {failed}", rewriter.name());
+            }
             builder = builder.rewriter(rewriter);
         }
         builder.build()

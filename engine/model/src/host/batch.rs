@@ -96,9 +96,11 @@ impl HostBatch {
     /// Forgets requests that nobody waits for.
     fn leave_cancelled(&mut self) {
         self.reading.retain(|reading| !reading.job.is_cancelled());
-        let mut stays = self.jobs.iter().map(|job| !job.is_cancelled());
-        self.active.retain(|_| stays.next().unwrap_or_default());
-        self.jobs.retain(|job| !job.is_cancelled());
+        // Asked once: a request may be cancelled at any moment, and the two lists belong together.
+        let stays: Vec<bool> = self.jobs.iter().map(|job| !job.is_cancelled()).collect();
+        let (mut of_active, mut of_jobs) = (stays.iter(), stays.iter());
+        self.active.retain(|_| of_active.next() == Some(&true));
+        self.jobs.retain(|_| of_jobs.next() == Some(&true));
     }
 
     /// Ends requests whose time is over before their prompt was read. Others end with their next token.

@@ -111,8 +111,11 @@ fn a_configuration_serves_search_chat_and_vectors_and_a_signal_ends_it() {
     let found = serving.ok("/v1/search", json!({ "query": "steel kettle", "rewriter": "original", "explain": true }));
     assert_eq!((&found["hits"][0]["id"], &found["trace"]["outcome"]["kind"]), (&json!("d0"), &json!("original")));
     assert!(found["explanations"][0].to_string().contains("contents:kettl"), "{found}");
-    let history = serving.ok("/v1/search", json!({ "history": ["d0"], "rewriter": "original", "exclude": ["d2"] }));
-    assert!(history["hits"].as_array().unwrap().iter().all(|hit| hit["id"] != "d0" && hit["id"] != "d2"));
+    // Every product is an "item".
+    let body = json!({ "query": "item", "history": ["d0"], "rewriter": "original", "exclude": ["d2"], "k": 16 });
+    let left = serving.ok("/v1/search", body)["hits"].as_array().unwrap().clone();
+    assert_eq!(left.len(), 14);
+    assert!(left.iter().all(|hit| hit["id"] != "d0" && hit["id"] != "d2"));
     let unknown = serving.post("/v1/search", json!({ "history": ["nobody"] }));
     assert!(unknown.0 == 400 && unknown.1["error"]["message"].as_str().unwrap().contains("\"nobody\""));
     // A random model writes what it likes; the query is searched for whatever that is.
@@ -272,6 +275,7 @@ fn what_cannot_be_served_is_said_before_anything_is_opened() {
         ("keys = \"none\"\n[[engine]]\nname = \"a\"\ndata = \"nowhere\"\n", "cannot read none"),
         ("[limits]\nk = 0\n[[engine]]\nname = \"a\"\ndata = \"nowhere\"\n", "limits.k"),
         ("[[engine]]\nname = \"a\"\ndata = \"nowhere\"\n", "nowhere"),
+        ("[[engine]]\nname = \"a\"\ndata = \"demo\"\ngrant = [\"log\"]\n", "bm25 is no plugin"),
     ] {
         fs::write(home.path().join("serve.toml"), text).unwrap();
         let output = tiny::run(home.path(), &["serve", "serve.toml"]);

@@ -14,7 +14,8 @@ use crate::dense;
 const EXAMPLE: &str = "embed=all-minilm-l6-v2";
 
 /// What a plugin may have, if its manifest asks for it.
-#[derive(clap::Args, Clone, Default)]
+#[derive(Debug, clap::Args, Clone, Default, serde::Deserialize)]
+#[serde(transparent)]
 pub struct Grants {
     /// Let the plugin have something that its manifest asks for: log (to standard error), embed=MODEL (a sentence encoder,
     /// as for dense:MODEL), http=HOST, artifact=NAME=FILE, or a limit, as limits.memory_mib=1024; may be given again

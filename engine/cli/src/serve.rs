@@ -34,7 +34,7 @@ use file::ServeFile;
   querywright serve --stdio --data demo --rewriter runs/demo/best --deadline 300 < requests.jsonl")]
 pub struct Args {
     /// What is served, as TOML (docs/serving.md); the options of a stack then have no say
-    #[arg(conflicts_with_all = ["stdio", "data", "retriever", "rewriter", "index", "deadline"])]
+    #[arg(conflicts_with_all = ["stdio", "data", "retriever", "rewriter", "index", "deadline", "k", "grants"])]
     config: Option<PathBuf>,
     /// Serve JSON lines on standard input and output
     #[arg(long, conflicts_with_all = ["listen", "keys"])]
@@ -62,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
     config.keys = args.keys.or(config.keys);
     // What cannot listen is refused before a model is loaded.
     let service = service(config)?;
-    let opener = Opener::new(file, args.stack.weights.clone(), args.stack.grants.clone())?;
+    let opener = Opener::new(file, args.stack.weights.clone())?;
     let server = Server::bind(opener.fill(service)?)?;
     tell!("listening on http://{}", server.address()?);
     server.run()?;

@@ -1,7 +1,7 @@
 //! A local language model as a rewriter.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::PromptConfig;
 use super::encoder::PromptEncoder;
@@ -16,14 +16,13 @@ use querywright_types::{Deadline, Error, Kept, Load, Query, Result, RetrieverCar
 /// Threads that ask at the same time share the model's passes ([`Batcher`]).
 pub struct LanguageModel {
     name: String,
-    batcher: Arc<Batcher>,
+    batcher: Batcher,
     encoder: Arc<PromptEncoder>,
     sampling: SamplingConfig,
     /// Below this a rewrite is not used.
     least_confidence: Option<f32>,
-    prefix: OnceLock<Prefix>,
-    /// Held while the prefix is computed: once, whoever asks at the same time.
-    computing: Mutex<()>,
+    /// Held while it is computed: once, however many ask at first.
+    prefix: Mutex<Option<Prefix>>,
 }
 
 impl std::fmt::Debug for LanguageModel {
@@ -53,9 +52,8 @@ impl LanguageModel {
     ) -> Result<Self> {
         sampling.validate()?;
         let name = name.into();
-        let (batcher, prefix) = (Arc::new(Batcher::new(decoder, tokenizer, adapter)), OnceLock::new());
-        let computing = Mutex::default();
-        Ok(Self { name, batcher, encoder, sampling, least_confidence: None, prefix, computing })
+        let (batcher, prefix) = (Batcher::new(decoder, tokenizer, adapter), Mutex::default());
+        Ok(Self { name, batcher, encoder, sampling, least_confidence: None, prefix })
     }
 
     /// Sets how sure the model must be for its rewrite to be used: the mean log-probability of an answer's tokens, the
@@ -155,16 +153,13 @@ impl LanguageModel {
     }
 
     /// The part that all prompts share.
-    fn prefix(&self) -> Result<&Prefix> {
-        if let Some(shared) = self.prefix.get() {
-            return Ok(shared);
-        }
-        let _one = self.computing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = self.prefix.get() {
-            return Ok(shared);
+    fn prefix(&self) -> Result<Prefix> {
+        let mut shared = self.prefix.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = shared.as_ref() {
+            return Ok(shared.clone());
         }
         let computed = prefix(self.batcher.decoder(), self.encoder.prefix(), self.batcher.deltas())?;
-        Ok(self.prefix.get_or_init(|| computed))
+        Ok(shared.insert(computed).clone())
     }
 
     /// One completion a prompt. One bad prompt (it is too long) does not fail the others.
@@ -187,7 +182,7 @@ impl LanguageModel {
     ) -> Result<Vec<Vec<Completion>>> {
         let options = GenerateOptions { sampling, completions, stop: self.encoder.stop(), seed: 0, deadline };
         let batcher = &self.batcher;
-        generate(batcher.decoder(), batcher.tokenizer(), self.prefix()?, prompts, batcher.deltas(), &options)
+        generate(batcher.decoder(), batcher.tokenizer(), &self.prefix()?, prompts, batcher.deltas(), &options)
     }
 
     /// The rewrite that a completion is, where the model was sure enough of it. One that holds no query is an error, sure
@@ -250,6 +245,11 @@ impl Rewriter for LanguageModel {
         let read = |(query, completion): (&Query, Result<Completion>)| self.read(query, &completion?, deadline);
         let mut answers = asked.into_iter().zip(completions).map(read);
         known.into_iter().filter_map(|known| known.or_else(|| answers.next())).collect()
+    }
+
+    /// Computes the part that all prompts share.
+    fn warm_up(&self) -> Result<()> {
+        self.prefix().map(drop)
     }
 
     fn load(&self) -> Option<Load> {

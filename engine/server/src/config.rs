@@ -16,6 +16,8 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// A file of keys ([`Keys`](crate::Keys)). Default: none, and whoever reaches the address may ask for everything.
     pub keys: Option<PathBuf>,
+    /// Hits of a search that names no number. Default 10.
+    pub k: usize,
     /// Milliseconds that a search may take, the wait for its turn included. Default 1,000.
     pub deadline_ms: u64,
     /// Milliseconds that requests under way have to end once the server is told to stop. Default 10,000.
@@ -31,6 +33,7 @@ impl Default for ServerConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             keys: None,
+            k: 10,
             deadline_ms: 1000,
             drain_ms: 10_000,
             log_queries: false,
@@ -94,6 +97,7 @@ impl ServerConfig {
     pub fn validate(&self) -> Result<()> {
         let limits = &self.limits;
         let positive = [
+            ("k", self.k),
             ("deadline_ms", self.deadline_ms as usize),
             ("limits.body_bytes", limits.body_bytes),
             ("limits.k", limits.k),
@@ -106,6 +110,10 @@ impl ServerConfig {
         ];
         match positive.iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(Error::argument(*key, "found 0", "give at least 1")),
+            None if self.k > limits.k => {
+                let found = format!("found {}, and limits.k is {}", self.k, limits.k);
+                Err(Error::argument("k", found, "give at most what a caller may ask for"))
+            }
             None if limits.concurrent > MOST_THREADS => {
                 let found = format!("found {}, and each is a thread", limits.concurrent);
                 Err(Error::argument("limits.concurrent", found, format!("give at most {MOST_THREADS}")))

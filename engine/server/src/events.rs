@@ -3,6 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A number from the system's randomness.
 pub(crate) fn random() -> u64 {
@@ -18,9 +19,6 @@ pub(crate) fn new_id(prefix: &str) -> String {
 }
 
 /// Seconds since 1970.
-#[cfg(feature = "model")]
 pub(crate) fn now() -> u64 {
-    use std::time::{SystemTime, UNIX_EPOCH};
-
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -61,7 +61,7 @@ mod absent {
 }
 
 /// The names of all models and encoders, in order.
-fn names(service: &Service) -> Vec<String> {
+pub(crate) fn names(service: &Service) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     #[cfg(feature = "model")]
     names.extend(service.models().into_keys());
@@ -73,19 +73,20 @@ fn names(service: &Service) -> Vec<String> {
     names
 }
 
-fn described(name: &str) -> Value {
-    json!({ "id": name, "object": "model", "created": 0, "owned_by": "querywright" })
+/// A model; it counts as made when the server was.
+fn described(service: &Service, name: &str) -> Value {
+    json!({ "id": name, "object": "model", "created": service.started, "owned_by": "querywright" })
 }
 
 pub(crate) fn models(call: &Call) -> Response {
-    let data: Vec<Value> = names(&call.service).iter().map(|name| described(name)).collect();
+    let data: Vec<Value> = names(&call.service).iter().map(|name| described(&call.service, name)).collect();
     Json(json!({ "object": "list", "data": data })).into_response()
 }
 
 pub(crate) fn model(call: &Call) -> Result<Response, ApiError> {
     let name = call.name_behind("/v1/models/")?;
     match names(&call.service).contains(&name) {
-        true => Ok(Json(described(&name)).into_response()),
+        true => Ok(Json(described(&call.service, &name)).into_response()),
         false => Err(unknown_model(&name)),
     }
 }

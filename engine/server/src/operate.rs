@@ -10,6 +10,7 @@ use std::time::Duration;
 use querywright_types::{Error, Load};
 
 use crate::error::ApiError;
+use crate::openai;
 use crate::request::Call;
 use crate::service::{Loaded, Loader, Service};
 
@@ -86,6 +87,10 @@ pub(crate) async fn reload(call: Call) -> Result<Response, ApiError> {
     let names: Vec<String> = adapters.iter().map(|(name, _)| name.clone()).collect();
     let open = move || loader(&service).map(|loader| loader.engine(&wanted, &adapters));
     let (engine, loaded) = call.blocking(OPENING, open).await??.map_err(|error| for_administrator(&error))?;
+    if loaded.len() != names.len() {
+        let found = format!("the loader gave {} adapters of {}", loaded.len(), names.len());
+        return Err(ApiError::of_inside(&Error::bug("server::operate", found)));
+    }
     for (name, loaded) in names.iter().zip(loaded) {
         put(&call.service, &engine, name, loaded);
     }
@@ -121,9 +126,6 @@ pub(crate) async fn load_adapter(call: Call) -> Result<Response, ApiError> {
         };
         return Err(ApiError::bad("lora_name", format!("there is a {lora_name:?} already; {remedy}")));
     }
-    if lora_name == crate::engine::ORIGINAL {
-        return Err(ApiError::bad("lora_name", "\"original\" is the query as it came; choose another name"));
-    }
     let (service, wanted, path) =
         (call.service.clone(), (engine.name().to_owned(), lora_name.clone()), lora_path.clone());
     let open = move || loader(&service).map(|loader| loader.adapter(&wanted.0, &wanted.1, &path));
@@ -145,14 +147,9 @@ fn put(service: &Service, engine: &crate::Engine, name: &str, loaded: Loaded) {
     }
 }
 
-#[cfg(feature = "model")]
+/// Whether a model or an encoder has the name.
 fn has_model(service: &Service, name: &str) -> bool {
-    service.models().contains_key(name)
-}
-
-#[cfg(not(feature = "model"))]
-fn has_model(_: &Service, _: &str) -> bool {
-    false
+    openai::names(service).iter().any(|known| known == name)
 }
 
 /// The body of vLLM's `/v1/unload_lora_adapter`.

@@ -39,8 +39,6 @@ struct Body {
 
 /// Queries of a request that are worked on at once.
 const AT_ONCE: usize = 8;
-/// Hits of a search that names no number.
-const HITS: usize = 10;
 
 /// A request that was checked.
 struct Wanted {
@@ -189,7 +187,7 @@ fn wanted(call: &Call) -> Result<Wanted, ApiError> {
     let queries = texts.iter().map(query).collect::<Result<_, ApiError>>()?;
     let excluded = body.exclude.iter().map(|id| engine.ordinal(id)).collect::<Result<Vec<_>>>();
     let options =
-        SearchOptions::new(body.k.unwrap_or(HITS)).exclude(excluded.map_err(|error| ApiError::of_request(&error))?);
+        SearchOptions::new(body.k.unwrap_or(config.k)).exclude(excluded.map_err(|error| ApiError::of_request(&error))?);
     let allowed = Duration::from_millis(body.deadline_ms.unwrap_or(config.deadline_ms).min(config.deadline_ms));
     let rewriter = stack.rewriter().map(|_| name);
     Ok(Wanted { engine, stack, rewriter, queries, single, options, explain: body.explain, allowed })
@@ -202,7 +200,7 @@ fn within(body: &Body, limits: &LimitsConfig) -> Result<(), ApiError> {
         true => Err(ApiError::bad(name, format!("found {found} {of}; at most {most} are allowed"))),
         false => Ok(()),
     };
-    most("k", body.k.unwrap_or(HITS), limits.k, "hits")?;
+    most("k", body.k.unwrap_or(1), limits.k, "hits")?;
     most("query", longest, limits.query_bytes, "bytes in one text")?;
     most("queries", body.queries.as_ref().map_or(1, Vec::len), limits.queries, "queries")?;
     most("history", body.history.len(), limits.history, "items")?;

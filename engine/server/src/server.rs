@@ -16,7 +16,7 @@ use crate::service::Service;
 
 /// Bytes of a request's head.
 const HEAD_BYTES: usize = 64 << 10;
-/// How long to wait where the system refuses a connection: too many files are open, say.
+/// How long to wait where the system refuses a connection.
 const REFUSED: Duration = Duration::from_millis(50);
 
 /// A service that listens.
@@ -114,12 +114,24 @@ impl Server {
             .header_read_timeout(Duration::from_millis(limits.read_ms))
             .max_buf_size(HEAD_BYTES);
         let graceful = GracefulShutdown::new();
+        let mut refused = false;
         loop {
             let accepted = tokio::select! {
                 accepted = next(&listener, &open) => accepted,
                 _ = stopped.wait_for(|stop| *stop) => break,
             };
-            let Some((stream, permit)) = accepted else { continue };
+            let (stream, permit) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Once for many: too many files are open, say.
+                    if !std::mem::replace(&mut refused, true) {
+                        service.log(&format!("connections cannot be accepted: {error}"));
+                    }
+                    tokio::time::sleep(REFUSED).await;
+                    continue;
+                }
+            };
+            refused = false;
             let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
@@ -139,18 +151,14 @@ impl Server {
 }
 
 /// The next connection, once one more may be open.
-async fn next(listener: &TcpListener, open: &Arc<Semaphore>) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = open.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            let _ = stream.set_nodelay(true);
-            Some((stream, permit))
-        }
-        Err(_) => {
-            tokio::time::sleep(REFUSED).await;
-            None
-        }
-    }
+async fn next(
+    listener: &TcpListener,
+    open: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = open.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    let _ = stream.set_nodelay(true);
+    Ok((stream, permit))
 }
 
 /// Stops at the first SIGTERM or SIGINT.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use querywright_stack::Stack;
-use querywright_types::{Error, Result};
+use querywright_types::{Error, Result, printable};
 
 use crate::admission::Admission;
 use crate::config::ServerConfig;
@@ -81,6 +81,8 @@ pub struct Service {
     #[cfg(feature = "dense")]
     encoders: BTreeMap<String, Arc<Encoder>>,
     stopping: AtomicBool,
+    /// When it was made, in seconds since 1970.
+    pub(crate) started: u64,
     log: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -122,7 +124,8 @@ impl Service {
             #[cfg(feature = "dense")]
             encoders: BTreeMap::new(),
             stopping: AtomicBool::new(false),
-            log: Box::new(|line| eprintln!("{line}")),
+            started: crate::events::now(),
+            log: Box::new(|line| eprintln!("{}", printable(line))),
         })
     }
 
@@ -152,8 +155,8 @@ impl Service {
         self
     }
 
-    /// Sets where the log goes, a line at a time. Lines may quote what others wrote: strip what a terminal would obey.
-    /// Default: standard error.
+    /// Sets where the log goes, a line at a time. Lines may quote what others wrote, characters that a terminal would obey
+    /// included. Default: standard error, [printable].
     pub fn log_to(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.log = Box::new(log);
         self

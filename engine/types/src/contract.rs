@@ -36,6 +36,14 @@ pub trait Rewriter: Send + Sync {
     /// deadline is [`Error::Deadline`](crate::Error::Deadline).
     fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>>;
 
+    /// Computes what all of its answers share, so that the first one does not wait for it. Default: there is nothing.
+    ///
+    /// # Errors
+    /// Those of its answers.
+    fn warm_up(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// How much it has to do, where it shares its work among callers. Default: none.
     fn load(&self) -> Option<Load> {
         None
@@ -88,6 +96,10 @@ macro_rules! forward {
 
             fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
                 (**self).rewrite(queries, deadline)
+            }
+
+            fn warm_up(&self) -> Result<()> {
+                (**self).warm_up()
             }
 
             fn load(&self) -> Option<Load> {

@@ -40,13 +40,8 @@ impl Deadline {
     /// The later of two deadlines; none where one of them is none.
     pub fn max(self, other: Self) -> Self {
         match (self.end, other.end) {
-            (Some(own), Some(others)) => {
-                if own.0 < others.0 {
-                    other
-                } else {
-                    self
-                }
-            }
+            (Some(own), Some(others)) if own.0 < others.0 => other,
+            (Some(_), Some(_)) => self,
             _ => Self::NONE,
         }
     }

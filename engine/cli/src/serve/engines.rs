@@ -9,11 +9,10 @@ use querywright::model::{Adapter, Batcher};
 use querywright::rewrite::RewriterFile;
 use querywright::serve::{Engine, Loaded, Loader, Service};
 use querywright::stack::Stack;
-use querywright::types::{Deadline, Query, Retriever, Rewriter};
+use querywright::types::{Retriever, Rewriter};
 use querywright::{Error, Result};
 
 use super::file::{EngineConfig, ServeFile};
-use crate::grant::Grants;
 use crate::history::Histories;
 use crate::ranker::Ranker;
 use crate::weights::Weights;
@@ -23,16 +22,15 @@ use crate::{dense, open};
 pub struct Opener {
     file: ServeFile,
     weights: Weights,
-    grants: Grants,
     /// The folder of adapters, without links.
     adapters: Option<PathBuf>,
     rankers: Mutex<BTreeMap<String, Ranker>>,
 }
 
 impl Opener {
-    pub fn new(file: ServeFile, weights: Weights, grants: Grants) -> Result<Self> {
+    pub fn new(file: ServeFile, weights: Weights) -> Result<Self> {
         let adapters = file.adapters.as_deref().map(|path| path.canonicalize().map_err(|e| Error::read(path, e)));
-        Ok(Self { adapters: adapters.transpose()?, file, weights, grants, rankers: Mutex::default() })
+        Ok(Self { adapters: adapters.transpose()?, file, weights, rankers: Mutex::default() })
     }
 
     /// Opens everything.
@@ -59,7 +57,7 @@ impl Opener {
     fn open(&self, config: &EngineConfig) -> anyhow::Result<(Engine, Ranker)> {
         let dataset = crate::dataset::open(&config.data, false)?;
         let rewriter = config.rewriters.first().map_or("identity", |first| first.rewriter.as_str());
-        let ranker = open::retriever(&config.retriever, rewriter, &dataset, config.index.as_deref(), &self.grants)?;
+        let ranker = open::retriever(&config.retriever, rewriter, &dataset, config.index.as_deref(), &config.grants)?;
         let histories = Histories::of(&dataset);
         let catalog = ranker.catalog.clone();
         let mut engine = Engine::new(config.name.as_str(), self.stack(config, &ranker, None)?)
@@ -89,12 +87,7 @@ impl Opener {
             .fuse_original(config.fuse_original)
             .cache(config.cache);
         if let Some(rewriter) = rewriter {
-            // What all of its prompts share is computed before it serves.
-            for failed in
-                rewriter.rewrite(&[Query::text("warm up")], Deadline::NONE).into_iter().filter_map(Result::err)
-            {
-                tell!("warning: {} could not rewrite a first query: {failed}", rewriter.name());
-            }
+            rewriter.warm_up()?;
             builder = builder.rewriter(rewriter);
         }
         builder.build()

@@ -7,6 +7,7 @@ use querywright::{Error, Result};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::grant::Grants;
 use crate::stack::StackArgs;
 
 /// What is served, and how.
@@ -37,6 +38,9 @@ pub struct EngineConfig {
     pub cache: usize,
     #[serde(default)]
     pub fuse_original: bool,
+    /// What its plugin may have, as `--grant`.
+    #[serde(default, rename = "grant")]
+    pub grants: Grants,
     /// The first is the default.
     #[serde(default, rename = "rewriter")]
     pub rewriters: Vec<RewriterConfig>,
@@ -85,10 +89,12 @@ impl ServeFile {
             index: stack.index.clone(),
             cache: cached(),
             fuse_original: false,
+            grants: stack.grants.clone(),
             rewriters: rewriter.into_iter().collect(),
         };
         let mut server = ServerConfig::default();
         server.deadline_ms = stack.deadline.unwrap_or(server.deadline_ms);
+        server.k = stack.k;
         Self { server, adapters: None, engines: vec![engine], models: Vec::new(), encoders: Vec::new() }
     }
 

@@ -113,7 +113,7 @@ fn a_deadline_ends_its_own_request_whoever_leads() {
     let counted = seen.clone();
     let mut slow = late.clone();
     slow.deadline = Deadline::NONE;
-    slow.sampling = SamplingConfig { temperature: 1.5, ..SamplingConfig::greedy(40) };
+    slow.sampling = SamplingConfig { temperature: 1.5, ..SamplingConfig::greedy(200) };
     slow.observer = Some(Arc::new(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(20));
@@ -130,7 +130,7 @@ fn a_deadline_ends_its_own_request_whoever_leads() {
             Ok(completion) => assert_eq!(completion.finish, Finish::Deadline),
             Err(error) => assert!(error.is_deadline()),
         }
-        assert!(seen.load(Ordering::SeqCst) < 30, "the answer came with the deadline");
+        assert!(seen.load(Ordering::SeqCst) < 150, "the answer came with the deadline");
         assert_ne!(leader.join().unwrap().finish, Finish::Deadline);
     });
 }

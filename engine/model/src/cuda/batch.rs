@@ -64,6 +64,10 @@ impl CudaDecoder {
                 };
                 jobs.into_iter().map(of_each).collect()
             }
+            // Whoever it was that failed fails alone.
+            Err(_) if jobs.len() > 1 => {
+                jobs.into_iter().flat_map(|job| self.complete_together(vec![job], deltas, tokenizer)).collect()
+            }
             Err(error) => jobs.into_iter().map(|job| (job, Err(error.clone()))).collect(),
         }
     }

@@ -13,8 +13,8 @@ use crate::tokenizer::Tokenizer;
 use querywright_kernels::{Cache, Continuation};
 use querywright_types::{Error, Result};
 
-/// Prompt tokens that a pass reads beside the next tokens of others. Longer prompts are read in chunks
-/// of so many, whatever else there is, so that their sums do not depend on it.
+/// Prompt tokens that a pass reads beside the next tokens of others. Longer prompts are read in chunks of so many, whatever
+/// else there is, so that their sums do not depend on it.
 const CHUNK: usize = 256;
 
 /// Sequences of several requests that share passes.
@@ -146,7 +146,7 @@ impl HostBatch {
             reading.sequence = sequence;
             reading.read += rows;
         }
-        self.begin(count, &first, decoder, (deltas, tokenizer), ended)?;
+        self.begin(count, &first, decoder, (deltas, tokenizer), ended);
         self.collect(ended);
         Ok(())
     }
@@ -170,7 +170,7 @@ impl HostBatch {
         decoder: &HostDecoder,
         (deltas, tokenizer): (&Deltas, &Tokenizer),
         ended: &mut Vec<(Arc<Job>, Result<Completion>)>,
-    ) -> Result<()> {
+    ) {
         let mut logits = logits.chunks(decoder.config().vocab_size);
         for Reading { job, sequence, .. } in self.reading.extract_if(..count, |reading| reading.is_done()) {
             let Some(logits) = logits.next() else {
@@ -189,7 +189,6 @@ impl HostBatch {
             self.active.push(first);
             self.jobs.push(job);
         }
-        Ok(())
     }
 
     /// Moves what has ended to `ended`.

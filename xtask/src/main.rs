@@ -63,6 +63,11 @@ fn root() -> PathBuf {
     package.parent().unwrap_or(package).to_path_buf()
 }
 
+/// Where cargo puts what it builds.
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}
+
 /// Runs a command to its good end.
 fn run(command: &mut Command) -> Result<()> {
     let shown = format!("{} {}", command.get_program().display(), words(command).join(" "));

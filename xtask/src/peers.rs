@@ -142,10 +142,13 @@ fn environment(root: &Path) -> Result<PathBuf> {
 
 /// The GGUF file, fetched by our own program.
 fn model(root: &Path) -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--release", "--workspace", "--features", "cuda", "--bin", "querywright", "--"]);
-    command.args(["model", "pull", "smollm2-135m", "--json"]).current_dir(root);
-    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    // `cargo run` knows no workspace, and a program without what the benches need would be built with other features.
+    let build = ["build", "--quiet", "--release", "--workspace", "--features", "cuda", "--bins", "--bench", "peers"];
+    crate::run(Command::new("cargo").args(build).current_dir(root))?;
+    let program = crate::target(root).join("release/querywright");
+    let mut command = Command::new(&program);
+    command.args(["model", "pull", "smollm2-135m", "--json"]).stderr(Stdio::inherit());
+    let output = command.output().with_context(|| format!("cannot start {}", program.display()))?;
     let said: Value = serde_json::from_slice(&output.stdout).context("`model pull --json` said no JSON")?;
     let Some(path) = said["path"].as_str() else { bail!("`model pull --json` names no path: {said}") };
     Ok(path.into())
@@ -168,8 +171,10 @@ fn machine() -> String {
         let line = info.lines().find(|line| line.starts_with(name));
         line.and_then(|line| line.split_once(':')).map_or("", |(_, value)| value.trim())
     };
-    let flags: Vec<&str> =
-        field("flags").split(' ').filter(|f| f.starts_with("avx512_bf16") || *f == "avx512f").collect();
+    let flags: Vec<&str> = field("flags")
+        .split(' ')
+        .filter(|f| f.starts_with("avx512_bf16") || *f == "avx512f" || *f == "amx_bf16")
+        .collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!("{} ({cores} cores, {})", field("model name"), flags.join(", "))
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// The choices of docs/embedding.md.
-const CHOICES: [&str; 19] = [
+const CHOICES: [&str; 20] = [
     "",
     "data",
     "bm25",
@@ -20,13 +20,14 @@ const CHOICES: [&str; 19] = [
     "sources",
     "remote",
     "serve",
+    "otel",
     "cuda",
     "bm25,model,sources",
     DEFAULT,
     "bm25,plugins,model,train,sources,remote,cuda",
     "bm25,plugins,model,train,sources,remote,dense",
-    "bm25,plugins,model,train,sources,remote,dense,serve",
-    "bm25,plugins,model,train,sources,remote,cuda,dense,parquet,sequence,serve",
+    "bm25,plugins,model,train,sources,remote,dense,otel",
+    "bm25,plugins,model,train,sources,remote,cuda,dense,parquet,sequence,otel",
 ];
 
 /// The features that are on by default.

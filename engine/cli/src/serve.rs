@@ -2,13 +2,14 @@
 
 mod engines;
 mod file;
+mod journal;
 mod stdio;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use querywright::serve::{Server, ServerConfig, Service};
+use querywright::serve::{Server, ServerConfig, Service, Traces};
 
 use crate::stack::StackArgs;
 use engines::Opener;
@@ -30,6 +31,7 @@ use file::ServeFile;
 #[command(after_help = "Examples:
   querywright serve --data demo --rewriter runs/demo/best
   curl -d '{\"query\": \"cold feet in bed\"}' http://127.0.0.1:8080/v1/search
+  querywright serve --data demo --runs runs
   querywright serve search.toml --listen 0.0.0.0:8080 --keys keys.txt
   querywright serve --stdio --data demo --rewriter runs/demo/best --deadline 300 < requests.jsonl")]
 pub struct Args {
@@ -37,7 +39,7 @@ pub struct Args {
     #[arg(conflicts_with_all = ["stdio", "data", "retriever", "rewriter", "index", "deadline", "k", "grants"])]
     config: Option<PathBuf>,
     /// Serve JSON lines on standard input and output
-    #[arg(long, conflicts_with_all = ["listen", "keys"])]
+    #[arg(long, conflicts_with_all = ["listen", "keys", "runs"])]
     stdio: bool,
     /// The address, in place of the configuration's [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
@@ -45,6 +47,9 @@ pub struct Args {
     /// A file of keys, one a line: read or admin, a name, a secret. Needed where the address is not this machine's own
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// A folder of runs, whose curves and samples the page shows while they train
+    #[arg(long, value_name = "FOLDER")]
+    runs: Option<PathBuf>,
     #[command(flatten)]
     stack: StackArgs,
 }
@@ -60,6 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut config = file.server.clone();
     config.listen = args.listen.unwrap_or(config.listen);
     config.keys = args.keys.or(config.keys);
+    config.runs = args.runs.or(config.runs);
     // What cannot listen is refused before a model is loaded.
     let service = service(config)?;
     let opener = Opener::new(file, args.stack.weights.clone())?;
@@ -71,5 +77,5 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn service(config: ServerConfig) -> Result<Service> {
-    Ok(Service::new(config)?.log_to(|line| tell!("{line}")))
+    Ok(Service::new(config)?.traces(Traces::from_environment()?).log_to(|line| tell!("{line}")))
 }

@@ -45,6 +45,11 @@ impl GrowingMatrix {
         self.outer
     }
 
+    /// Memory that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.words.len() * size_of::<f32>()
+    }
+
     /// What products read.
     pub(super) fn view(&self) -> MatrixView<'_> {
         self.words.view((self.inner, self.outer), self.capacity)

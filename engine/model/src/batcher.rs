@@ -42,6 +42,11 @@ pub struct CompletionRequest {
     pub deadline: Deadline,
     /// Who is told of tokens as they come.
     pub observer: Option<TokenObserver>,
+    /// Whether the prompt's beginning is kept for later prompts that begin alike, within 256 MiB. The prompt is then read in
+    /// blocks of 64 to 256 tokens, whose sums are rounded apart from each other: the last digits of a long prompt's
+    /// probabilities are other ones than [`generate`](super::generate())'s. They depend on no other request, earlier or
+    /// beside it. Default: no. A GPU keeps nothing.
+    pub keep_prompt: bool,
 }
 
 impl std::fmt::Debug for CompletionRequest {
@@ -56,7 +61,8 @@ impl std::fmt::Debug for CompletionRequest {
 impl CompletionRequest {
     /// Asks for a completion of a prompt, without texts that end it, a deadline or an observer, and with seed 0.
     pub fn new(prefix: Prefix, prompt: PromptTokens, sampling: SamplingConfig) -> Self {
-        Self { prefix, prompt, sampling, stop: Vec::new(), seed: 0, deadline: Deadline::NONE, observer: None }
+        let deadline = Deadline::NONE;
+        Self { prefix, prompt, sampling, stop: Vec::new(), seed: 0, deadline, observer: None, keep_prompt: false }
     }
 }
 
@@ -133,10 +139,12 @@ struct Queue {
     running: Vec<Arc<Job>>,
     pace: Pace,
     led: bool,
+    /// Of the passes that were made.
+    passes: Load,
 }
 
 /// A decoder with an adapter that completes prompts for many threads at once. Each request gets the completion that
-/// [`generate`](super::generate()) gives for it alone. On a GPU requests that wait are completed together, and later ones
+/// [`generate`](super::generate()) gives for it alone, where its prompt is not [kept](CompletionRequest::keep_prompt). On a GPU requests that wait are completed together, and later ones
 /// after them.
 pub struct Batcher {
     decoder: Arc<Decoder>,
@@ -187,7 +195,7 @@ impl Batcher {
     /// How much there is to do.
     pub fn load(&self) -> Load {
         let queue = locked(&self.queue);
-        Load::new(queue.waiting.len(), queue.running.len())
+        Load::new(queue.waiting.len(), queue.running.len()).and(queue.passes)
     }
 
     /// The completion of each request, in their order; a request that cannot be used fails alone. One that is not done at
@@ -264,7 +272,7 @@ impl Batcher {
     /// deadline the newest go first: they have the most time left, and under a load that is too high the oldest have none.
     fn join(&self) -> Vec<Arc<Job>> {
         let mut queue = self.queue();
-        let Queue { waiting, running, pace, .. } = &mut *queue;
+        let Queue { waiting, running, pace, passes, .. } = &mut *queue;
         let before = waiting.len();
         waiting.retain(|job| {
             let deadline = job.request.deadline;
@@ -295,6 +303,9 @@ impl Batcher {
         let joining: Vec<Arc<Job>> = waiting.extract_if(.., |_| joins.next().unwrap_or_default()).collect();
         joining.iter().for_each(|job| _ = job.begun.set(Instant::now()));
         running.extend(joining.iter().cloned());
+        if !running.is_empty() {
+            passes.pass(running.len());
+        }
         joining
     }
 

@@ -22,6 +22,8 @@ pub struct ServerConfig {
     pub deadline_ms: u64,
     /// Milliseconds that requests under way have to end once the server is told to stop. Default 10,000.
     pub drain_ms: u64,
+    /// A folder of runs, whose curves, samples and reports are shown. Default: none.
+    pub runs: Option<PathBuf>,
     /// Whether the log quotes what was searched for. Default: it does not.
     pub log_queries: bool,
     /// What a caller may ask for.
@@ -36,6 +38,7 @@ impl Default for ServerConfig {
             k: 10,
             deadline_ms: 1000,
             drain_ms: 10_000,
+            runs: None,
             log_queries: false,
             limits: LimitsConfig::default(),
         }
@@ -49,6 +52,8 @@ impl Default for ServerConfig {
 pub struct LimitsConfig {
     /// Bytes of a body. Default 1 MiB.
     pub body_bytes: usize,
+    /// Bytes of a body of documents. Default 32 MiB.
+    pub documents_bytes: usize,
     /// Hits of a search. Default 1,000.
     pub k: usize,
     /// Bytes of a query, and of each earlier turn. Default 8,192.
@@ -75,6 +80,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             body_bytes: 1 << 20,
+            documents_bytes: 32 << 20,
             k: 1000,
             query_bytes: 8192,
             queries: 100,
@@ -100,6 +106,7 @@ impl ServerConfig {
             ("k", self.k),
             ("deadline_ms", self.deadline_ms as usize),
             ("limits.body_bytes", limits.body_bytes),
+            ("limits.documents_bytes", limits.documents_bytes),
             ("limits.k", limits.k),
             ("limits.query_bytes", limits.query_bytes),
             ("limits.queries", limits.queries),

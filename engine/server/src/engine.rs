@@ -84,6 +84,11 @@ impl Engine {
         &self.name
     }
 
+    /// How many documents it searches, where its retriever says it.
+    pub(crate) fn documents(&self) -> Option<usize> {
+        self.stack(Some(ORIGINAL)).ok().and_then(|(_, stack)| stack.retriever().card().documents)
+    }
+
     /// The rewriter that answers where a request names none.
     pub fn default_rewriter(&self) -> &str {
         &self.default

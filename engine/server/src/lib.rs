@@ -31,9 +31,15 @@ mod operate;
 mod quota;
 mod request;
 mod routes;
+mod runs;
 mod search;
 mod server;
 mod service;
+#[cfg(feature = "otel")]
+mod traces;
+#[cfg(not(feature = "otel"))]
+#[path = "no_traces.rs"]
+mod traces;
 
 pub use asynchronous::AsyncStack;
 pub use config::{LimitsConfig, ServerConfig};
@@ -41,6 +47,8 @@ pub use engine::Engine;
 pub use keys::Keys;
 pub use server::{Server, Stop};
 pub use service::{Loaded, Loader, Service};
+#[cfg(feature = "otel")]
+pub use traces::Traces;
 
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,12 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -36,6 +41,22 @@ pub(crate) struct Metrics {
     tokens: Family<Labels, Counter>,
     requests_load: Family<Labels, Gauge>,
     model_load: Family<Labels, Gauge>,
+    batches: Batches,
+}
+
+/// The batches of all models, as they were counted where they ran.
+#[derive(Debug, Clone, Default)]
+struct Batches(Arc<Mutex<Load>>);
+
+impl Collector for Batches {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let load = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = |most: usize| if most == usize::MAX { f64::INFINITY } else { most as f64 };
+        let buckets: Vec<(f64, u64)> = Load::BATCH_SIZES.into_iter().map(end).zip(load.passes).collect();
+        let help = "Requests that took part in a pass of a model";
+        let mut histogram = encoder.encode_descriptor("batch_size", help, None, MetricType::Histogram)?;
+        histogram.encode_histogram::<NoLabelSet>(load.steps as f64, load.passes.iter().sum(), &buckets, None)
+    }
 }
 
 impl Default for Metrics {
@@ -52,6 +73,7 @@ impl Default for Metrics {
             tokens: Family::default(),
             requests_load: Family::default(),
             model_load: Family::default(),
+            batches: Batches::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("requests", "Requests by route and status", metrics.requests.clone());
@@ -63,6 +85,7 @@ impl Default for Metrics {
         registry.register("tokens", "Tokens of OpenAI's endpoints", metrics.tokens.clone());
         registry.register("request_load", "Requests that wait and that are worked on", metrics.requests_load.clone());
         registry.register("model_load", "What waits for models, and their batches", metrics.model_load.clone());
+        registry.register_collector(Box::new(metrics.batches.clone()));
         metrics
     }
 }
@@ -107,6 +130,7 @@ impl Metrics {
         set(&self.requests_load, "running", requests.1);
         set(&self.model_load, "waiting", models.waiting);
         set(&self.model_load, "running", models.running);
+        *self.batches.0.lock().unwrap_or_else(PoisonError::into_inner) = models;
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)

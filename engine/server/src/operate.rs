@@ -50,10 +50,10 @@ pub(crate) fn ready(call: &Call) -> Result<Response, ApiError> {
 pub(crate) fn metrics(call: &Call) -> Result<Response, ApiError> {
     let service = &call.service;
     let stacks = service.engines().into_iter().flat_map(|engine| engine.stacks());
-    let loads = stacks.filter_map(|(_, stack)| stack.rewriter()?.load());
+    let loads = stacks.flat_map(|(_, stack)| stack.rewriters().filter_map(|one| one.load()).collect::<Vec<_>>());
     #[cfg(feature = "model")]
     let loads = loads.chain(service.models().into_values().map(|model| model.load()));
-    let load = loads.fold(Load::default(), |sum, one| Load::new(sum.waiting + one.waiting, sum.running + one.running));
+    let load = loads.fold(Load::default(), Load::and);
     let text = service.metrics.text(service.admission.load(), load);
     let text = text.map_err(|e| ApiError::of_inside(&Error::bug("server::metrics", e.to_string())))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -80,12 +80,37 @@ pub(crate) fn engines(call: &Call) -> Response {
 
 /// Opens an engine anew beside the one that serves, and puts it in its place.
 pub(crate) async fn reload(call: Call) -> Result<Response, ApiError> {
-    let name = call.name_behind("/v1/engines/")?;
-    call.service.find_engine(Some(&name))?;
+    let name = call.name_behind(ENGINES)?;
+    let open = |loader: &dyn Loader, name: &str, adapters: &[(String, String)]| loader.engine(name, adapters);
+    exchange(&call, &name, "opened", open).await
+}
+
+/// Adds and deletes documents: an engine with them is opened beside the one that serves, and put in its place.
+pub(crate) async fn documents(call: Call) -> Result<Response, ApiError> {
+    let name = call.name_behind(ENGINES)?;
+    // No string of JSON holds a line end.
+    let change = call.text()?.replace(['\n', '\r'], " ");
+    let open =
+        move |loader: &dyn Loader, name: &str, adapters: &[(String, String)]| loader.documents(name, &change, adapters);
+    exchange(&call, &name, "changed documents of", open).await
+}
+
+const ENGINES: &str = "/v1/engines/";
+
+/// Puts an engine that is opened now in the place of the one of its name.
+async fn exchange(
+    call: &Call,
+    name: &str,
+    what: &str,
+    open: impl FnOnce(&dyn Loader, &str, &[(String, String)]) -> querywright_types::Result<(crate::Engine, Vec<Loaded>)>
+    + Send
+    + 'static,
+) -> Result<Response, ApiError> {
+    call.service.find_engine(Some(name))?;
     let _one = call.service.changing.lock().await;
-    let (service, wanted, adapters) = (call.service.clone(), name.clone(), call.service.remembered(&name));
+    let (service, wanted, adapters) = (call.service.clone(), name.to_owned(), call.service.remembered(name));
     let names: Vec<String> = adapters.iter().map(|(name, _)| name.clone()).collect();
-    let open = move || loader(&service).map(|loader| loader.engine(&wanted, &adapters));
+    let open = move || loader(&service).map(|loader| open(loader, &wanted, &adapters));
     let (engine, loaded) = call.blocking(OPENING, open).await??.map_err(|error| for_administrator(&error))?;
     if loaded.len() != names.len() {
         let found = format!("the loader gave {} adapters of {}", loaded.len(), names.len());
@@ -94,9 +119,10 @@ pub(crate) async fn reload(call: Call) -> Result<Response, ApiError> {
     for (name, loaded) in names.iter().zip(loaded) {
         put(&call.service, &engine, name, loaded);
     }
+    let documents = engine.documents();
     call.service.set_engine(engine);
-    call.service.log(&format!("request {}: {} opened the engine {name} anew", call.id, call.caller));
-    Ok(Json(json!({ "status": "ok", "engine": name })).into_response())
+    call.service.log(&format!("request {}: {} {what} the engine {name}", call.id, call.caller));
+    Ok(Json(json!({ "status": "ok", "engine": name, "documents": documents })).into_response())
 }
 
 /// The body of vLLM's `/v1/load_lora_adapter`, and the engine that gets the adapter as a rewriter.

@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use crate::error::ApiError;
 use crate::events;
 use crate::keys::Access;
-use crate::routes::{Route, handle};
+use crate::routes::{Endpoint, Route, handle};
 use crate::service::Service;
+use crate::traces::Span;
 
 const REQUEST_ID: &str = "x-request-id";
 /// Letters of a request's id at most, where the caller gives one.
@@ -29,7 +30,10 @@ pub(crate) struct Call {
     /// The name of the caller's key; "anyone" where there are no keys.
     pub(crate) caller: String,
     pub(crate) received: Instant,
+    pub(crate) span: Span,
     path: String,
+    /// Behind the question mark.
+    parameters: String,
     body: Bytes,
 }
 
@@ -40,6 +44,20 @@ impl Call {
             let text = error.to_string();
             ApiError::bad("body", format!("{}; GET /openapi.json says what belongs there", without_types(&text)))
         })
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> Result<&str, ApiError> {
+        std::str::from_utf8(&self.body).map_err(|_| ApiError::bad("body", "it is no UTF-8"))
+    }
+
+    /// A number of the address; 0 where it is not there.
+    pub(crate) fn number(&self, name: &str) -> Result<u64, ApiError> {
+        let values = self.parameters.split('&').filter_map(|pair| pair.split_once('='));
+        match values.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back() {
+            None => Ok(0),
+            Some(value) => value.parse().map_err(|_| ApiError::bad(name, "give a whole number")),
+        }
     }
 
     /// The part of the path behind `before`, up to the next slash.
@@ -87,7 +105,8 @@ const GRACE: Duration = Duration::from_millis(20);
 pub(crate) async fn answer(route: &'static Route, service: Arc<Service>, http: Request) -> Response {
     let received = Instant::now();
     let id = request_id(http.headers());
-    let mut response = match admit(route, &service, http, &id, received).await {
+    let span = service.traces.begin(route, http.headers(), &id);
+    let mut response = match admit(route, &service, http, &id, (received, span.clone())).await {
         Ok(call) => handle(route.endpoint, call).await,
         Err(error) => Err(error),
     }
@@ -97,6 +116,7 @@ pub(crate) async fn answer(route: &'static Route, service: Arc<Service>, http: R
         }
         error.into_response()
     });
+    span.end(response.status());
     service.metrics.answered(route.path, response.status(), received.elapsed());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -110,20 +130,25 @@ async fn admit(
     service: &Arc<Service>,
     http: Request,
     id: &str,
-    received: Instant,
+    (received, span): (Instant, Span),
 ) -> Result<Call, ApiError> {
     let caller = caller(service, http.headers(), route.access)?;
     let limits = &service.config.limits;
+    let most = match route.endpoint {
+        Endpoint::Documents => limits.documents_bytes,
+        _ => limits.body_bytes,
+    };
     let too_large = || {
-        let message = format!("the body has more than {} bytes", limits.body_bytes);
+        let message = format!("the body has more than {most} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     };
     let announced = http.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > limits.body_bytes as u64) {
+    if announced.is_some_and(|bytes| bytes > most as u64) {
         return Err(too_large());
     }
     let path = http.uri().path().to_owned();
-    let read = axum::body::to_bytes(http.into_body(), limits.body_bytes);
+    let parameters = http.uri().query().unwrap_or_default().to_owned();
+    let read = axum::body::to_bytes(http.into_body(), most);
     let body = match tokio::time::timeout(Duration::from_millis(limits.read_ms), read).await {
         Ok(Ok(body)) => body,
         Ok(Err(error)) if error.to_string().contains("length limit") => return Err(too_large()),
@@ -133,7 +158,7 @@ async fn admit(
             return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "deadline", message));
         }
     };
-    Ok(Call { service: service.clone(), id: id.to_owned(), caller, received, path, body })
+    Ok(Call { service: service.clone(), id: id.to_owned(), caller, received, span, path, parameters, body })
 }
 
 /// The name of the caller, where they may do this.

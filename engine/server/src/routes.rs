@@ -12,7 +12,7 @@ use crate::error::ApiError;
 use crate::keys::Access;
 use crate::request::{self, Call};
 use crate::service::Service;
-use crate::{openai, operate, search};
+use crate::{openai, operate, runs, search};
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,13 @@ pub(crate) enum Endpoint {
     Rewrite,
     Engines,
     Reload,
+    Documents,
     LoadAdapter,
     UnloadAdapter,
+    Runs,
+    RunMetrics,
+    RunSamples,
+    RunReport,
     Models,
     Model,
     Chat,
@@ -52,7 +57,7 @@ const fn post(path: &'static str, access: Access, endpoint: Endpoint) -> Route {
 }
 
 /// All routes. What is not here is not answered.
-pub(crate) const ROUTES: [Route; 16] = [
+pub(crate) const ROUTES: [Route; 21] = [
     get("/", Access::Open, Endpoint::Page),
     get("/openapi.json", Access::Open, Endpoint::OpenApi),
     get("/health", Access::Open, Endpoint::Health),
@@ -62,8 +67,13 @@ pub(crate) const ROUTES: [Route; 16] = [
     post("/v1/rewrite", Access::Read, Endpoint::Rewrite),
     get("/v1/engines", Access::Read, Endpoint::Engines),
     post("/v1/engines/{name}/reload", Access::Admin, Endpoint::Reload),
+    post("/v1/engines/{name}/documents", Access::Admin, Endpoint::Documents),
     post("/v1/load_lora_adapter", Access::Admin, Endpoint::LoadAdapter),
     post("/v1/unload_lora_adapter", Access::Admin, Endpoint::UnloadAdapter),
+    get("/v1/runs", Access::Read, Endpoint::Runs),
+    get("/v1/runs/{name}/metrics", Access::Read, Endpoint::RunMetrics),
+    get("/v1/runs/{name}/samples", Access::Read, Endpoint::RunSamples),
+    get("/v1/runs/{name}/report", Access::Read, Endpoint::RunReport),
     get("/v1/models", Access::Read, Endpoint::Models),
     get("/v1/models/{name}", Access::Read, Endpoint::Model),
     post("/v1/chat/completions", Access::Read, Endpoint::Chat),
@@ -97,8 +107,13 @@ pub(crate) async fn handle(endpoint: Endpoint, call: Call) -> Result<Response, A
         Endpoint::Rewrite => search::rewrite(call).await,
         Endpoint::Engines => Ok(operate::engines(&call)),
         Endpoint::Reload => to_its_end(operate::reload(call)).await,
+        Endpoint::Documents => to_its_end(operate::documents(call)).await,
         Endpoint::LoadAdapter => to_its_end(operate::load_adapter(call)).await,
         Endpoint::UnloadAdapter => operate::unload_adapter(call).await,
+        Endpoint::Runs => runs::list(call).await,
+        Endpoint::RunMetrics => runs::metrics(call).await,
+        Endpoint::RunSamples => runs::samples(call).await,
+        Endpoint::RunReport => runs::report(call).await,
         Endpoint::Models => Ok(openai::models(&call)),
         Endpoint::Model => openai::model(&call),
         Endpoint::Chat => openai::chat(call).await,

@@ -89,10 +89,12 @@ pub(crate) async fn rewrite(call: Call) -> Result<Response, ApiError> {
     let started = wanted.queries.iter().map(|query| {
         let (stack, query, options) = (wanted.stack.clone(), query.clone(), wanted.options.clone());
         let (service, received, allowed) = (call.service.clone(), call.received, wanted.allowed);
+        let span = call.span.clone();
         call.blocking(allowed, move || {
             let left = allowed.saturating_sub(received.elapsed());
             let trace = stack.rewrite_with(&query, &options.deadline(left));
             service.metrics.searched(&trace, None);
+            span.searched(&trace);
             trace
         })
     });
@@ -119,11 +121,12 @@ async fn one(call: &Call, wanted: &Wanted, query: Query) -> Result<Value, ApiErr
     let (stack, engine, options, explain) =
         (wanted.stack.clone(), wanted.engine.clone(), wanted.options.clone(), wanted.explain);
     let (service, received, allowed) = (call.service.clone(), call.received, wanted.allowed);
-    let text = query.text.clone();
+    let (text, span) = (query.text.clone(), call.span.clone());
     let searched = call.blocking(allowed, move || {
         let (begun, left) = (Instant::now(), allowed.saturating_sub(received.elapsed()));
         let answer = stack.search_with(&query, &options.clone().deadline(left))?;
         service.metrics.searched(&answer.trace, Some(begun.elapsed()));
+        span.searched(&answer.trace);
         let explanations = if explain { Some(explanations(&engine, &query, &answer, &options)?) } else { None };
         Ok::<_, Error>((answer, explanations))
     });

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::traces::Traces;
 
 #[cfg(feature = "dense")]
 use querywright_encode::Encoder;
@@ -59,6 +60,18 @@ pub trait Loader: Send + Sync {
     /// # Errors
     /// What its files cannot be used for.
     fn engine(&self, name: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)>;
+
+    /// An engine with documents added and deleted, as [`engine`](Self::engine) opens one. `change` is a line of JSON with
+    /// `add`, a list of documents, and `delete`, a list of ids. What this gives back is kept: an engine that is opened later
+    /// has it, too. Default: documents cannot be changed.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] or [`Error::Data`] for what is no change; nothing of it is kept then.
+    fn documents(&self, name: &str, change: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)> {
+        let _ = (change, adapters);
+        let found = format!("the documents of {name:?} cannot be changed here");
+        Err(Error::argument("documents", found, "change its files and reload it"))
+    }
 }
 
 /// What a server serves: engines, models and encoders under their names. Built once, and then shared by all requests.
@@ -69,6 +82,7 @@ pub struct Service {
     #[cfg(any(feature = "model", feature = "dense"))]
     pub(crate) quota: crate::quota::Quota,
     pub(crate) metrics: Metrics,
+    pub(crate) traces: Traces,
     pub(crate) loader: Option<Box<dyn Loader>>,
     /// The first one is the default.
     engines: RwLock<Vec<Arc<Engine>>>,
@@ -115,6 +129,7 @@ impl Service {
             config,
             keys,
             metrics: Metrics::default(),
+            traces: Traces::default(),
             loader: None,
             engines: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
@@ -152,6 +167,13 @@ impl Service {
     /// Sets what opens adapters and engines while the server runs. Default: nothing does.
     pub fn loader(mut self, loader: impl Loader + 'static) -> Self {
         self.loader = Some(Box::new(loader));
+        self
+    }
+
+    /// Sets where spans of requests go. Default: nowhere.
+    #[cfg(feature = "otel")]
+    pub fn traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
         self
     }
 

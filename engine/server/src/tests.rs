@@ -3,7 +3,10 @@
 mod client;
 mod hostile;
 mod operating;
+mod runs;
 mod searching;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

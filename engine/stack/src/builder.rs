@@ -7,6 +7,7 @@ use querywright_types::{Documents, Error, Result, Retriever, Rewriter};
 
 use crate::Stack;
 use crate::cache::RewriteCache;
+use crate::rewriting::Rewriting;
 use crate::worker::Workers;
 
 /// The part of a deadline that is kept for retrieval by default: a quarter.
@@ -22,12 +23,14 @@ pub struct StackBuilder {
     documents: Option<Box<dyn Documents>>,
     retriever: Option<Box<dyn Retriever>>,
     rewriter: Option<Arc<dyn Rewriter>>,
+    further: Vec<Arc<dyn Rewriter>>,
     deadline: Option<Duration>,
     reserve: Option<Duration>,
     threads: Option<usize>,
     fuse_original: bool,
     cache: usize,
     cache_bytes: Option<usize>,
+    cache_time: Option<Duration>,
 }
 
 impl std::fmt::Debug for StackBuilder {
@@ -60,6 +63,13 @@ impl StackBuilder {
         self
     }
 
+    /// A further rewriter, asked beside the first. The rankings of all their rewrites are fused by reciprocal rank, at the
+    /// price of a retrieval each; a rewrite that is late or fails is left out. Default: none.
+    pub fn also(mut self, rewriter: impl Rewriter + 'static) -> Self {
+        self.further.push(Arc::new(rewriter));
+        self
+    }
+
     /// How long a request may take, rewrite and retrieval together. The retriever gets the same deadline; the rewriter
     /// one that is earlier by [`reserve`](Self::reserve), after which the original query is searched for. Rewrites then
     /// run on threads of their own. Default: as long as it takes, on the caller's thread.
@@ -81,14 +91,14 @@ impl StackBuilder {
         self
     }
 
-    /// Whether the rankings of rewrite and original query are fused by reciprocal rank, at the price of a second
-    /// retrieval. Default: the rewrite's ranking alone.
+    /// Whether the ranking of the original query is fused with the rewrites' by reciprocal rank, at the price of one more
+    /// retrieval. Default: rewrites alone.
     pub fn fuse_original(mut self, fuse: bool) -> Self {
         self.fuse_original = fuse;
         self
     }
 
-    /// How many rewrites are remembered. Default 0.
+    /// How many rewrites of each rewriter are remembered. Default 0.
     pub fn cache(mut self, entries: usize) -> Self {
         self.cache = entries;
         self
@@ -98,6 +108,12 @@ impl StackBuilder {
     /// alone takes more is not remembered. Default 16 MiB.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
         self.cache_bytes = Some(bytes);
+        self
+    }
+
+    /// How long a rewrite is remembered at most. Default: as long as there is room; the stack's rewriter does not change.
+    pub fn cache_time(mut self, time: Duration) -> Self {
+        self.cache_time = Some(time);
         self
     }
 
@@ -118,19 +134,22 @@ impl StackBuilder {
             let found = format!("found {reserve:?}, and the deadline is {:?}", self.deadline.unwrap_or_default());
             return Err(Error::argument("reserve", found, "give less than the deadline, so that a rewrite has time"));
         }
-        let workers = match (&self.rewriter, self.deadline) {
-            (Some(rewriter), Some(_)) => Some(Workers::start(rewriter.clone(), threads)?),
-            _ => None,
+        if self.rewriter.is_none() && !self.further.is_empty() {
+            return Err(Error::argument("also", "there is no first rewriter", "call .rewriter(…) before .also(…)"));
+        }
+        let (deadline, entries, bytes) = (self.deadline, self.cache, self.cache_bytes.unwrap_or(CACHE_BYTES));
+        let rewriting = |rewriter: Arc<dyn Rewriter>| {
+            let workers = deadline.map(|_| Workers::start(rewriter.clone(), threads)).transpose()?;
+            Ok(Rewriting { rewriter, workers, cache: RewriteCache::new(entries, bytes, self.cache_time) })
         };
+        let rewriters = self.rewriter.into_iter().chain(self.further).map(rewriting).collect::<Result<_>>()?;
         Ok(Stack {
             documents: self.documents,
             retriever,
-            rewriter: self.rewriter,
-            workers,
+            rewriters,
             deadline: self.deadline,
             reserve,
             fuse_original: self.fuse_original,
-            cache: RewriteCache::new(self.cache, self.cache_bytes.unwrap_or(CACHE_BYTES)),
         })
     }
 }

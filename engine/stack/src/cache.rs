@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use querywright_types::{Ordinal, Query, Rewrite};
 
@@ -12,24 +13,26 @@ type Key = (String, String, Vec<Ordinal>, Vec<String>);
 /// What an entry takes beside its texts: the key's place in the table and in the queue, and their counters.
 const OVERHEAD: usize = 256;
 
-/// The newest rewrites, oldest out first, within a number of entries and of bytes.
+/// The newest rewrites, oldest out first, within a number of entries and of bytes, for some time.
 #[derive(Debug)]
 pub(crate) struct RewriteCache {
     entries: usize,
     bytes: usize,
+    time: Option<Duration>,
     held: Mutex<Held>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    rewrites: HashMap<Arc<Key>, Rewrite>,
+    /// With the moments at which they were made.
+    rewrites: HashMap<Arc<Key>, (Rewrite, Instant)>,
     order: VecDeque<Arc<Key>>,
     bytes: usize,
 }
 
 impl RewriteCache {
-    pub(crate) fn new(entries: usize, bytes: usize) -> Self {
-        Self { entries, bytes, held: Mutex::default() }
+    pub(crate) fn new(entries: usize, bytes: usize, time: Option<Duration>) -> Self {
+        Self { entries, bytes, time, held: Mutex::default() }
     }
 
     pub(crate) fn get(&self, query: &Query) -> Option<Rewrite> {
@@ -37,7 +40,9 @@ impl RewriteCache {
             return None;
         }
         let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        held.rewrites.get(&key(query)).cloned()
+        let (rewrite, made) = held.rewrites.get(&key(query))?;
+        let fresh = self.time.is_none_or(|time| made.elapsed() < time);
+        fresh.then(|| rewrite.clone())
     }
 
     pub(crate) fn put(&self, query: &Query, rewrite: &Rewrite) {
@@ -50,14 +55,14 @@ impl RewriteCache {
         }
         let mut held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         held.bytes += size(&key, rewrite);
-        match held.rewrites.insert(key.clone(), rewrite.clone()) {
-            // Two threads rewrote the same query at once; its place in the queue stays.
-            Some(replaced) => held.bytes -= size(&key, &replaced),
+        match held.rewrites.insert(key.clone(), (rewrite.clone(), Instant::now())) {
+            // It was too old, or two threads rewrote the same query at once. Its place in the queue stays.
+            Some((replaced, _)) => held.bytes -= size(&key, &replaced),
             None => held.order.push_back(key),
         }
         while held.order.len() > self.entries || held.bytes > self.bytes {
             let Some(oldest) = held.order.pop_front() else { break };
-            if let Some(gone) = held.rewrites.remove(&oldest) {
+            if let Some((gone, _)) = held.rewrites.remove(&oldest) {
                 held.bytes -= size(&oldest, &gone);
             }
         }
@@ -83,7 +88,7 @@ mod tests {
     #[test]
     fn a_cache_is_bounded_by_entries_and_by_bytes_of_queries_histories_and_rewrites() {
         let rewrite = |bytes: usize| Rewrite::plain("r".repeat(bytes));
-        let cache = RewriteCache::new(3, 1 << 20);
+        let cache = RewriteCache::new(3, 1 << 20, None);
         (0..5).for_each(|n| cache.put(&Query::text(n.to_string()), &rewrite(1)));
         let held: Vec<bool> = (0..5).map(|n| cache.get(&Query::text(n.to_string())).is_some()).collect();
         assert_eq!(held, [false, false, true, true, true]);
@@ -93,7 +98,7 @@ mod tests {
         for (text, history, turn, answer, order) in
             [(990, 0, 0, 0, 0), (0, 248, 0, 0, 0), (0, 0, 970, 0, 0), (0, 0, 0, 990, 0), (0, 0, 0, 0, 248)]
         {
-            let cache = RewriteCache::new(1000, bytes);
+            let cache = RewriteCache::new(1000, bytes, None);
             let query = |n: usize| {
                 let query = Query::text(format!("{n:03}{}", "q".repeat(text))).with_history(vec![7; history]);
                 query.with_turns((turn > 0).then(|| "t".repeat(turn)))
@@ -108,8 +113,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_too_old_is_made_again_and_takes_its_own_place() {
+        let (day, query) = (Duration::from_secs(86_400), Query::text("a"));
+        for (time, found) in [(Some(Duration::ZERO), false), (Some(day), true), (None, true)] {
+            let cache = RewriteCache::new(2, 10_000, time);
+            (0..3).for_each(|_| cache.put(&query, &Rewrite::plain("b")));
+            assert_eq!(cache.get(&query).is_some(), found, "{time:?}");
+            let held = cache.held.lock().unwrap();
+            assert_eq!((held.order.len(), held.bytes), (1, OVERHEAD + 2));
+        }
+    }
+
+    #[test]
     fn what_alone_takes_more_than_all_may_is_not_remembered_and_drives_nothing_out() {
-        let cache = RewriteCache::new(10, 2000);
+        let cache = RewriteCache::new(10, 2000, None);
         let kept = Query::text("kept");
         cache.put(&kept, &Rewrite::plain("a"));
         cache.put(&Query::text("q".repeat(2000)), &Rewrite::plain("b"));

@@ -1,6 +1,5 @@
 //! Serving single queries.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use querywright_types::{
@@ -9,28 +8,26 @@ use querywright_types::{
 };
 
 use crate::StackBuilder;
-use crate::cache::RewriteCache;
 use crate::fusion::reciprocal_rank_fusion;
-use crate::trace::{Answer, NamedHit, Trace, TraceOutcome};
-use crate::worker::{Workers, rewrite_one};
+use crate::rewriting::{Begun, Rewriting};
+use crate::trace::{Answer, FurtherRewrite, NamedHit, Trace, TraceOutcome};
 
 /// A rewriter in front of a retriever. Cheap to share behind an `Arc`; safe to call from many threads.
 pub struct Stack {
     pub(crate) documents: Option<Box<dyn Documents>>,
     pub(crate) retriever: Box<dyn Retriever>,
-    pub(crate) rewriter: Option<Arc<dyn Rewriter>>,
-    pub(crate) workers: Option<Workers>,
+    /// The first one, and those whose rewrites are fused with its.
+    pub(crate) rewriters: Vec<Rewriting>,
     pub(crate) deadline: Option<Duration>,
     pub(crate) reserve: Duration,
     pub(crate) fuse_original: bool,
-    pub(crate) cache: RewriteCache,
 }
 
 impl std::fmt::Debug for Stack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stack")
             .field("retriever", self.retriever.card())
-            .field("rewriter", &self.rewriter.as_ref().map(|r| r.name()))
+            .field("rewriter", &self.rewriter().map(|r| r.name()))
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
@@ -110,18 +107,21 @@ impl Stack {
         let start = Instant::now();
         // A request with a short deadline of its own keeps half of it for the rewrite.
         let reserve = deadline.left().map_or(self.reserve, |left| self.reserve.min(left / 2));
-        let (mut searched, mut outcome) = self.rewrite(query, deadline.earlier(reserve));
+        let Rewritten { mut searched, mut outcome, mut also } = self.rewrite(query, deadline.earlier(reserve));
         let rewrite_ms = milliseconds(start);
         let start = Instant::now();
         let original = Rewrite::plain(query.text.clone());
-        let find = |text: &Rewrite| self.named(&self.rank(query, text, options, deadline)?);
-        let hits = match find(&searched) {
+        let find = |texts: &[&Rewrite]| self.named(&self.rank(query, texts, options, deadline)?);
+        let further = also.iter().filter(|one| one.outcome.fallback().is_none()).map(|one| &one.searched);
+        let texts: Vec<&Rewrite> = [&searched].into_iter().chain(further).collect();
+        let hits = match find(&texts) {
             Ok(hits) => hits,
-            Err(error) if searched == original => return Err(error),
+            Err(error) if texts.iter().all(|text| **text == original) => return Err(error),
             Err(error) => {
+                also.iter_mut().for_each(|one| one.fall_back(&original, &error));
                 outcome = TraceOutcome::FellBack(error);
                 searched = original;
-                find(&searched)?
+                find(&[&searched])?
             }
         };
         let first = searched.order.as_ref().map(|order| self.ids(&order.first)).unwrap_or_default();
@@ -130,7 +130,8 @@ impl Stack {
             searched,
             first,
             outcome,
-            rewriter: self.rewriter.as_ref().map(|r| r.name().to_owned()),
+            also,
+            rewriter: self.rewriter().map(|r| r.name().to_owned()),
             retriever: self.retriever.card().name.clone(),
             rewrite_ms,
             retrieve_ms: milliseconds(start),
@@ -144,9 +145,9 @@ impl Stack {
             return self.nothing(query).trace;
         }
         let start = Instant::now();
-        let (searched, outcome) = self.rewrite(query, self.deadline_of(options));
+        let Rewritten { searched, outcome, also } = self.rewrite(query, self.deadline_of(options));
         let first = searched.order.as_ref().map(|order| self.ids(&order.first)).unwrap_or_default();
-        Trace { searched, first, outcome, rewrite_ms: milliseconds(start), ..self.nothing(query).trace }
+        Trace { searched, first, outcome, also, rewrite_ms: milliseconds(start), ..self.nothing(query).trace }
     }
 
     /// What it searches.
@@ -154,9 +155,14 @@ impl Stack {
         self.retriever.as_ref()
     }
 
-    /// What rewrites, where something does.
+    /// What rewrites, where something does: the first, where there are several.
     pub fn rewriter(&self) -> Option<&dyn Rewriter> {
-        self.rewriter.as_deref()
+        self.rewriters().next()
+    }
+
+    /// All that rewrites.
+    pub fn rewriters(&self) -> impl Iterator<Item = &dyn Rewriter> {
+        self.rewriters.iter().map(|one| one.rewriter.as_ref())
     }
 
     /// The answer to a query that asks nothing.
@@ -166,7 +172,8 @@ impl Stack {
             searched: Rewrite::plain(String::new()),
             first: Vec::new(),
             outcome: TraceOutcome::Empty,
-            rewriter: self.rewriter.as_ref().map(|r| r.name().to_owned()),
+            also: Vec::new(),
+            rewriter: self.rewriter().map(|r| r.name().to_owned()),
             retriever: self.retriever.card().name.clone(),
             rewrite_ms: 0.0,
             retrieve_ms: 0.0,
@@ -180,39 +187,36 @@ impl Stack {
         after(self.deadline).min(after(options.deadline))
     }
 
-    fn rewrite(&self, query: &Query, deadline: Deadline) -> (Rewrite, TraceOutcome) {
-        let Some(rewriter) = &self.rewriter else {
-            return (Rewrite::plain(query.text.clone()), TraceOutcome::Original);
+    /// The rewrites of all rewriters, which are asked at once.
+    fn rewrite(&self, query: &Query, deadline: Deadline) -> Rewritten {
+        let begun: Vec<Begun> = self.rewriters.iter().map(|one| one.begin(query, deadline)).collect();
+        let mut made = self.rewriters.iter().zip(begun).map(|(one, begun)| (one, one.end(begun, query)));
+        let (searched, outcome) = match made.next() {
+            Some((_, first)) => first,
+            None => (Rewrite::plain(query.text.clone()), TraceOutcome::Original),
         };
-        if let Some(rewrite) = self.cache.get(query) {
-            let outcome = rewrite.kept.map_or(TraceOutcome::Cached, TraceOutcome::Kept);
-            return (rewrite, outcome);
-        }
-        let made = match &self.workers {
-            Some(workers) => workers.rewrite(query, deadline),
-            None => rewrite_one(rewriter.as_ref(), query, deadline),
+        let further = |(one, (searched, outcome)): (&Rewriting, _)| {
+            let rewriter = one.rewriter.name().to_owned();
+            FurtherRewrite { rewriter, searched, outcome }
         };
-        match made {
-            Ok(rewrite) => {
-                self.cache.put(query, &rewrite);
-                let outcome = rewrite.kept.map_or(TraceOutcome::Rewritten, TraceOutcome::Kept);
-                (rewrite, outcome)
-            }
-            Err(error) => (Rewrite::plain(query.text.clone()), TraceOutcome::FellBack(error)),
-        }
+        Rewritten { searched, outcome, also: made.map(further).collect() }
     }
 
-    fn rank(&self, query: &Query, rewrite: &Rewrite, options: &SearchOptions, deadline: Deadline) -> Result<Ranking> {
+    fn rank(&self, query: &Query, texts: &[&Rewrite], options: &SearchOptions, deadline: Deadline) -> Result<Ranking> {
         let original = Rewrite::plain(query.text.clone());
+        let fused = self.fuse_original && texts.iter().any(|text| **text != original);
+        let mut distinct: Vec<&Rewrite> = Vec::with_capacity(texts.len() + 1);
+        for text in texts.iter().copied().chain(fused.then_some(&original)) {
+            if !distinct.contains(&text) {
+                distinct.push(text);
+            }
+        }
         let request = |text: &Rewrite| {
             let mut request = Request::new(query, text, options.k);
             request.exclude.extend(&options.exclude);
             request
         };
-        let mut requests = vec![request(rewrite)];
-        if self.fuse_original && *rewrite != original {
-            requests.push(request(&original));
-        }
+        let requests: Vec<Request> = distinct.into_iter().map(request).collect();
         let rankings = retrieve(&self.retriever, &requests, deadline).into_iter().collect::<Result<Vec<_>, _>>()?;
         match <[Ranking; 1]>::try_from(rankings) {
             Ok([ranking]) => Ok(ranking),
@@ -246,6 +250,13 @@ impl Stack {
     fn ids(&self, documents: &[Ordinal]) -> Vec<String> {
         documents.iter().filter_map(|document| Some(self.name(*document)?.id)).collect()
     }
+}
+
+/// What will be searched for.
+struct Rewritten {
+    searched: Rewrite,
+    outcome: TraceOutcome,
+    also: Vec<FurtherRewrite>,
 }
 
 fn milliseconds(start: Instant) -> f64 {
@@ -321,6 +332,81 @@ mod tests {
         assert_eq!((answer.hits[0].id.as_str(), answer.trace.searched.text.as_str()), ("zero", "two"));
         assert_eq!(answer.trace.outcome.fallback().map(Error::code), Some("contract"));
         assert_eq!(stack.search("one", 3).unwrap_err().code(), "contract");
+    }
+
+    /// Finds the documents whose numbers stand in the text, in that order.
+    struct Numbered(RetrieverCard);
+
+    impl Retriever for Numbered {
+        fn card(&self) -> &RetrieverCard {
+            &self.0
+        }
+
+        fn retrieve(&self, requests: &[Request], _: Deadline) -> Vec<Result<Ranking, Fault>> {
+            let hit = |doc: &str| Hit { doc: doc.parse().unwrap(), score: 1.0 };
+            let one = |request: &Request| match request.text.contains("broken") {
+                true => Err(Fault::new("numbered", FaultKind::Network, "reset")),
+                false => Ok(Ranking { hits: request.text.split(' ').map(hit).collect() }),
+            };
+            requests.iter().map(one).collect()
+        }
+
+        fn document(&self, document: Ordinal) -> Option<DocumentName> {
+            Some(DocumentName::new(document.to_string(), ""))
+        }
+    }
+
+    /// Says something else, or fails, after a while.
+    struct Says(&'static str, u64);
+
+    impl Rewriter for Says {
+        fn name(&self) -> &str {
+            self.0
+        }
+
+        fn rewrite(&self, queries: &[Query], _: Deadline) -> Vec<Result<Rewrite>> {
+            std::thread::sleep(Duration::from_millis(self.1));
+            let one = || match self.0 {
+                "fails" => Err(Error::Format("none".into())),
+                text => Ok(Rewrite::plain(text)),
+            };
+            queries.iter().map(|_| one()).collect()
+        }
+    }
+
+    #[test]
+    fn rewrites_of_several_rewriters_are_fused_and_one_that_is_late_or_fails_is_left_out() {
+        let numbered = || Numbered(RetrieverCard::new("numbered", "0"));
+        let ids = |answer: &Answer| answer.hits.iter().map(|hit| hit.id.clone()).collect::<Vec<_>>().join(" ");
+        let kinds = |trace: &Trace| trace.also.iter().map(|one| one.outcome.kind()).collect::<Vec<_>>();
+        let stack = Stack::builder().retriever(numbered()).rewriter(Says("1 2", 0)).also(Says("3 2", 0));
+        let stack = stack.also(Says("fails", 0)).also(Says("1 2", 0)).fuse_original(true).build().unwrap();
+        let answer = stack.search("4 2", 4).unwrap();
+        // By hand: 2 is the second of three rankings; the equal rewrites count once; what failed does not count.
+        assert_eq!(ids(&answer), "2 1 3 4");
+        assert_eq!(kinds(&answer.trace), ["rewritten", "fell_back", "rewritten"]);
+        assert_eq!((answer.trace.outcome.kind(), answer.trace.searched.text.as_str()), ("rewritten", "1 2"));
+
+        // They are asked at once, and each has the whole time.
+        let begun = Instant::now();
+        let stack = Stack::builder().retriever(numbered()).deadline(Duration::from_secs(4)).cache(9);
+        let stack = stack.rewriter(Says("1", 200)).also(Says("2", 200)).also(Says("3", 200)).build().unwrap();
+        assert_eq!((ids(&stack.search("4", 4).unwrap()).as_str(), begun.elapsed().as_millis() < 550), ("1 2 3", true));
+        assert_eq!(kinds(&stack.search("4", 4).unwrap().trace), ["cached", "cached"]);
+        let stack = Stack::builder()
+            .retriever(numbered())
+            .deadline(Duration::from_millis(400))
+            .reserve(Duration::from_millis(250));
+        let late = stack.rewriter(Says("9", 2000)).also(Says("1 2", 0)).build().unwrap().search("4", 4).unwrap();
+        assert_eq!((ids(&late).as_str(), late.trace.outcome.kind()), ("1 4 2", "fell_back"));
+
+        // Where one cannot be searched for, the query is, as it came.
+        let stack =
+            Stack::builder().retriever(numbered()).rewriter(Says("1", 0)).also(Says("broken", 0)).build().unwrap();
+        let answer = stack.search("4", 4).unwrap();
+        assert_eq!((ids(&answer).as_str(), kinds(&answer.trace)), ("4", vec!["fell_back"]));
+        assert_eq!(answer.trace.also[0].searched.text, "4");
+        assert!(Stack::builder().retriever(numbered()).also(Says("1", 0)).build().is_err());
     }
 
     /// Finds documents 0, 1, 2, …, and names them.

@@ -41,12 +41,35 @@ pub struct Trace {
     pub outcome: TraceOutcome,
     /// The rewriter's name.
     pub rewriter: Option<String>,
+    /// What else was searched for and fused, in the order of the further rewriters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<FurtherRewrite>,
     /// The retriever's name.
     pub retriever: String,
     /// Milliseconds spent on the rewrite.
     pub rewrite_ms: f64,
     /// Milliseconds spent on retrieval.
     pub retrieve_ms: f64,
+}
+
+/// What became of a further rewriter's rewrite.
+#[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
+pub struct FurtherRewrite {
+    /// The rewriter's name.
+    pub rewriter: String,
+    /// What was searched for. The query as it came where the rewrite came late or failed: it was left out then.
+    pub searched: Rewrite,
+    /// How that came about.
+    pub outcome: TraceOutcome,
+}
+
+impl FurtherRewrite {
+    /// It could not be searched for.
+    pub(crate) fn fall_back(&mut self, original: &Rewrite, error: &Error) {
+        self.searched = original.clone();
+        self.outcome = TraceOutcome::FellBack(error.clone());
+    }
 }
 
 /// How a search came to its text.

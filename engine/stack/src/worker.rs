@@ -1,7 +1,7 @@
 //! A rewriter behind threads of its own, so that a deadline holds whatever the rewriter does.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use querywright_types::{Deadline, Error, Query, Result, Rewrite, Rewriter};
@@ -63,22 +63,11 @@ impl Workers {
         Ok(())
     }
 
-    /// A rewrite by the deadline, or [`Error::Deadline`]. When all threads are busy and the queue is full, the answer is
-    /// [`Error::Overloaded`] at once.
-    pub(crate) fn rewrite(&self, query: &Query, deadline: Deadline) -> Result<Rewrite> {
+    /// Begins a rewrite. When all threads are busy and the queue is full, the answer is [`Error::Overloaded`] at once.
+    pub(crate) fn begin(&self, query: &Query, deadline: Deadline) -> Result<Pending> {
         let (reply, answer) = sync_channel(1);
         self.submit(Job { query: query.clone(), deadline, reply })?;
-        let left = deadline.left().unwrap_or(std::time::Duration::MAX);
-        match answer.recv_timeout(left) {
-            Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout) => match deadline.check() {
-                Err(late) => Err(late),
-                Ok(()) => Err(Error::bug("stack::worker", "a wait ended before its deadline")),
-            },
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(Error::bug("stack::worker", "a thread ended in the middle of a job"))
-            }
-        }
+        Ok(Pending { deadline, answer })
     }
 
     fn submit(&self, job: Job) -> Result<()> {
@@ -96,6 +85,29 @@ impl Workers {
         drop(state);
         self.shared.changed.notify_one();
         Ok(())
+    }
+}
+
+/// A rewrite that was begun.
+pub(crate) struct Pending {
+    deadline: Deadline,
+    answer: Receiver<Result<Rewrite>>,
+}
+
+impl Pending {
+    /// The rewrite by its deadline, or [`Error::Deadline`].
+    pub(crate) fn wait(self) -> Result<Rewrite> {
+        let left = self.deadline.left().unwrap_or(std::time::Duration::MAX);
+        match self.answer.recv_timeout(left) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => match self.deadline.check() {
+                Err(late) => Err(late),
+                Ok(()) => Err(Error::bug("stack::worker", "a wait ended before its deadline")),
+            },
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(Error::bug("stack::worker", "a thread ended in the middle of a job"))
+            }
+        }
     }
 }
 

@@ -58,12 +58,34 @@ pub struct Load {
     pub waiting: usize,
     /// Requests under way.
     pub running: usize,
+    /// Passes that were made so far, by how many requests took part: at most so many as in [`BATCH_SIZES`](Self::BATCH_SIZES),
+    /// and more than before.
+    pub passes: [u64; Self::BATCH_SIZES.len()],
+    /// Requests of those passes, each counted with every pass that it took part in.
+    pub steps: u64,
 }
 
 impl Load {
+    /// Upper ends of the sizes that [`passes`](Self::passes) counts.
+    pub const BATCH_SIZES: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, usize::MAX];
+
     /// So many wait, and so many are under way.
     pub fn new(waiting: usize, running: usize) -> Self {
-        Self { waiting, running }
+        Self { waiting, running, ..Self::default() }
+    }
+
+    /// Counts a pass of so many requests.
+    pub fn pass(&mut self, requests: usize) {
+        let size = Self::BATCH_SIZES.iter().position(|most| requests <= *most);
+        self.passes[size.unwrap_or_default()] += 1;
+        self.steps += requests as u64;
+    }
+
+    /// Both together.
+    pub fn and(self, other: Self) -> Self {
+        let passes = std::array::from_fn(|size| self.passes[size] + other.passes[size]);
+        let steps = self.steps + other.steps;
+        Self { waiting: self.waiting + other.waiting, running: self.running + other.running, passes, steps }
     }
 }
 

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use querywright::catalog::DocumentChanges;
 use querywright::model::{Adapter, Batcher};
 use querywright::rewrite::RewriterFile;
 use querywright::serve::{Engine, Loaded, Loader, Service};
 use querywright::stack::Stack;
-use querywright::types::{Retriever, Rewriter};
+use querywright::types::{Deadline, Load, Query, Retriever, Rewrite, Rewriter};
 use querywright::{Error, Result};
 
 use super::file::{EngineConfig, ServeFile};
+use super::journal::Journal;
 use crate::history::Histories;
 use crate::ranker::Ranker;
 use crate::weights::Weights;
@@ -25,18 +27,25 @@ pub struct Opener {
     /// The folder of adapters, without links.
     adapters: Option<PathBuf>,
     rankers: Mutex<BTreeMap<String, Ranker>>,
+    /// By engine. Held while one is opened with changes, so that they are written in the order in which they were made.
+    journals: BTreeMap<String, Mutex<Journal>>,
 }
 
 impl Opener {
     pub fn new(file: ServeFile, weights: Weights) -> Result<Self> {
         let adapters = file.adapters.as_deref().map(|path| path.canonicalize().map_err(|e| Error::read(path, e)));
-        Ok(Self { adapters: adapters.transpose()?, file, weights, rankers: Mutex::default() })
+        let mut journals = BTreeMap::new();
+        for (config, path) in file.engines.iter().filter_map(|config| Some((config, config.changes.as_deref()?))) {
+            journals.insert(config.name.clone(), Mutex::new(Journal::open(path)?));
+        }
+        Ok(Self { adapters: adapters.transpose()?, file, weights, rankers: Mutex::default(), journals })
     }
 
     /// Opens everything.
     pub fn fill(self, mut service: Service) -> anyhow::Result<Service> {
         for config in &self.file.engines {
-            let (engine, ranker) = self.open(config)?;
+            let changes = self.journal(&config.name).map(|journal| journal.changes().clone());
+            let (engine, ranker) = self.open(config, &changes.unwrap_or_default())?;
             self.rankers().insert(config.name.clone(), ranker);
             service = service.engine(engine);
         }
@@ -54,13 +63,16 @@ impl Opener {
         Ok(if self.file.engines.is_empty() { service } else { service.loader(self) })
     }
 
-    fn open(&self, config: &EngineConfig) -> anyhow::Result<(Engine, Ranker)> {
-        let dataset = crate::dataset::open(&config.data, false)?;
+    fn open(&self, config: &EngineConfig, changes: &DocumentChanges) -> anyhow::Result<(Engine, Ranker)> {
+        let mut dataset = crate::dataset::open(&config.data, false)?;
+        if !changes.is_empty() {
+            dataset = dataset.with_changes(changes)?;
+        }
         let rewriter = config.rewriters.first().map_or("identity", |first| first.rewriter.as_str());
         let ranker = open::retriever(&config.retriever, rewriter, &dataset, config.index.as_deref(), &config.grants)?;
         let histories = Histories::of(&dataset);
         let catalog = ranker.catalog.clone();
-        let mut engine = Engine::new(config.name.as_str(), self.stack(config, &ranker, None)?)
+        let mut engine = Engine::new(config.name.as_str(), self.stack(config, &ranker, Vec::new())?)
             .queries(move |text, history| histories.query(text, history))
             .ordinals(move |id| catalog.ordinal(id));
         if let Some(index) = ranker.bm25.clone().filter(|index| index.card().name == ranker.retriever.card().name) {
@@ -72,23 +84,33 @@ impl Opener {
                 serde_json::to_value(&explanation).map_err(|e| Error::bug("cli::serve", e.to_string()))
             });
         }
+        let mut rewriters: BTreeMap<&str, Arc<dyn Rewriter>> = BTreeMap::new();
         for named in &config.rewriters {
             let rewriter = open::rewriter(&named.rewriter, &ranker, None, &self.weights)?;
-            engine = engine.rewriter(named.name.as_str(), self.stack(config, &ranker, Some(rewriter))?);
+            rewriters.insert(&named.name, Arc::new(Named(named.name.clone(), rewriter)));
+        }
+        for named in &config.rewriters {
+            let asked = [&named.name].into_iter().chain(&named.also);
+            let asked = asked.filter_map(|name| rewriters.get(name.as_str()).cloned()).collect();
+            engine = engine.rewriter(named.name.as_str(), self.stack(config, &ranker, asked)?);
         }
         Ok((engine, ranker))
     }
 
-    fn stack(&self, config: &EngineConfig, ranker: &Ranker, rewriter: Option<Box<dyn Rewriter>>) -> Result<Stack> {
+    /// A stack whose rewriters are asked at once.
+    fn stack(&self, config: &EngineConfig, ranker: &Ranker, rewriters: Vec<Arc<dyn Rewriter>>) -> Result<Stack> {
         let mut builder = Stack::builder()
             .catalog(ranker.catalog.clone())
             .retriever(ranker.retriever.clone())
             .deadline(Duration::from_millis(self.file.server.deadline_ms))
             .fuse_original(config.fuse_original)
             .cache(config.cache);
-        if let Some(rewriter) = rewriter {
+        if let Some(seconds) = config.cache_seconds {
+            builder = builder.cache_time(Duration::from_secs(seconds));
+        }
+        for (place, rewriter) in rewriters.into_iter().enumerate() {
             rewriter.warm_up()?;
-            builder = builder.rewriter(rewriter);
+            builder = if place == 0 { builder.rewriter(rewriter) } else { builder.also(rewriter) };
         }
         builder.build()
     }
@@ -125,14 +147,46 @@ impl Loader for Opener {
 
     fn engine(&self, name: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)> {
         let config = self.config(name)?;
-        let (engine, ranker) = self.open(config).map_err(open::own)?;
-        let loaded = adapters.iter().map(|(_, path)| self.load(config, &ranker, path)).collect::<Result<_>>()?;
+        let journal = self.journal(name);
+        let changes = journal.as_ref().map(|journal| journal.changes().clone()).unwrap_or_default();
+        let (engine, ranker, loaded) = self.open_with(config, &changes, adapters)?;
+        self.rankers().insert(name.to_owned(), ranker);
+        Ok((engine, loaded))
+    }
+
+    fn documents(&self, name: &str, change: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)> {
+        let config = self.config(name)?;
+        let Some(mut journal) = self.journal(name) else {
+            let found = format!("the documents of {name:?} cannot be changed");
+            return Err(Error::argument("documents", found, "set `changes` in its [[engine]] to a file for them"));
+        };
+        let mut changes = journal.changes().clone();
+        changes.push(change)?;
+        // Kept once it is known that an engine can be made of it, and before anybody is told.
+        let (engine, ranker, loaded) = self.open_with(config, &changes, adapters)?;
+        journal.append(change, changes)?;
         self.rankers().insert(name.to_owned(), ranker);
         Ok((engine, loaded))
     }
 }
 
 impl Opener {
+    fn journal(&self, engine: &str) -> Option<MutexGuard<'_, Journal>> {
+        self.journals.get(engine).map(|journal| journal.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An engine, what ranks there, and adapters in front of it.
+    fn open_with(
+        &self,
+        config: &EngineConfig,
+        changes: &DocumentChanges,
+        adapters: &[(String, String)],
+    ) -> Result<(Engine, Ranker, Vec<Loaded>)> {
+        let (engine, ranker) = self.open(config, changes).map_err(open::own)?;
+        let loaded = adapters.iter().map(|(_, path)| self.load(config, &ranker, path)).collect::<Result<_>>()?;
+        Ok((engine, ranker, loaded))
+    }
+
     fn rankers(&self) -> MutexGuard<'_, BTreeMap<String, Ranker>> {
         self.rankers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,7 +215,7 @@ impl Opener {
         };
         let own = |error: anyhow::Error| open::own(error);
         let rewriter = open::rewriter(&text, ranker, None, &self.weights).map_err(own)?;
-        let loaded = Loaded::new(self.stack(config, ranker, Some(rewriter))?);
+        let loaded = Loaded::new(self.stack(config, ranker, vec![Arc::from(rewriter)])?);
         match base.filter(|_| is_adapter(&folder)) {
             None => Ok(loaded),
             Some(base) => {
@@ -171,6 +225,27 @@ impl Opener {
                 Ok(loaded.with_model(Arc::new(batcher)))
             }
         }
+    }
+}
+
+/// A rewriter under the name that it has here: its own may be a path.
+struct Named(String, Box<dyn Rewriter>);
+
+impl Rewriter for Named {
+    fn name(&self) -> &str {
+        &self.0
+    }
+
+    fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
+        self.1.rewrite(queries, deadline)
+    }
+
+    fn warm_up(&self) -> Result<()> {
+        self.1.warm_up()
+    }
+
+    fn load(&self) -> Option<Load> {
+        self.1.load()
     }
 }
 

@@ -33,9 +33,13 @@ pub struct EngineConfig {
     #[serde(default = "bm25")]
     pub retriever: String,
     pub index: Option<PathBuf>,
+    /// A file for documents that are added and deleted while it runs; without one they cannot be.
+    pub changes: Option<PathBuf>,
     /// Rewrites that are remembered, for each rewriter.
     #[serde(default = "cached")]
     pub cache: usize,
+    /// Seconds for which they are. Absent: as long as there is room.
+    pub cache_seconds: Option<u64>,
     #[serde(default)]
     pub fuse_original: bool,
     /// What its plugin may have, as `--grant`.
@@ -52,6 +56,9 @@ pub struct EngineConfig {
 pub struct RewriterConfig {
     pub name: String,
     pub rewriter: String,
+    /// Names of others of the engine's whose rewrites are fused with its.
+    #[serde(default)]
+    pub also: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -80,14 +87,19 @@ fn cached() -> usize {
 impl ServeFile {
     /// One engine, of the command line's options.
     pub fn of(stack: &StackArgs) -> Self {
-        let rewriter = (stack.rewriter != "identity")
-            .then(|| RewriterConfig { name: "default".to_owned(), rewriter: stack.rewriter.clone() });
+        let rewriter = (stack.rewriter != "identity").then(|| RewriterConfig {
+            name: "default".to_owned(),
+            rewriter: stack.rewriter.clone(),
+            also: Vec::new(),
+        });
         let engine = EngineConfig {
             name: "default".to_owned(),
             data: stack.data.clone(),
             retriever: stack.retriever.clone(),
             index: stack.index.clone(),
+            changes: None,
             cache: cached(),
+            cache_seconds: None,
             fuse_original: false,
             grants: stack.grants.clone(),
             rewriters: rewriter.into_iter().collect(),
@@ -129,6 +141,13 @@ impl ServeFile {
             if engine.rewriters.iter().any(|rewriter| rewriter.name == "original") {
                 let remedy = "the query as it came is called so; choose another name";
                 return refused("engine.rewriter", "\"original\"".into(), remedy);
+            }
+            for rewriter in &engine.rewriters {
+                let others = || engine.rewriters.iter().map(|other| &other.name).filter(|name| **name != rewriter.name);
+                if let Some(unknown) = rewriter.also.iter().find(|name| !others().any(|other| other == *name)) {
+                    let remedy = "name other rewriters of the same engine; fuse_original adds the query as it came";
+                    return refused("engine.rewriter.also", format!("{unknown:?}"), remedy);
+                }
             }
         }
         let names = |kind, names: Vec<&String>| -> Option<(&'static str, String)> {

@@ -108,6 +108,28 @@ impl Dataset {
         Ok(Self { name, catalog, queries, qrels, warnings: warnings.into_vec(), splits: named })
     }
 
+    /// The same over another catalogue, by the ids of documents.
+    pub(super) fn over(mut self, catalog: Catalog) -> Self {
+        for query in &mut self.queries {
+            query.history = query.history.iter().filter_map(|item| catalog.ordinal(self.catalog.id(*item))).collect();
+        }
+        let ids: Vec<String> = self.qrels.iter().map(|(query, _)| query.to_owned()).collect();
+        for id in ids {
+            let Some(judged) = self.qrels.get(&id) else { continue };
+            let of_ids =
+                judged.iter().map(|(document, grade)| (self.catalog.id(document), grade)).chain(judged.absent());
+            let (mut present, mut absent) = (Vec::new(), Vec::new());
+            for (document, grade) in of_ids {
+                match catalog.ordinal(document) {
+                    Some(ordinal) => present.push((ordinal, grade)),
+                    None => absent.push((document.to_owned(), grade)),
+                }
+            }
+            self.qrels.insert(id, Judgements::new(present).with_absent(absent));
+        }
+        Self { catalog: Arc::new(catalog), ..self }
+    }
+
     /// With what reading the files of a folder found.
     pub(super) fn with_warnings(mut self, folder: &Path, found: Vec<Warning>) -> Self {
         // What was found here is about the folder.

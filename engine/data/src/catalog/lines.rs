@@ -95,6 +95,11 @@ impl Lines {
         }
     }
 
+    /// Reads so many bytes at most.
+    pub(super) fn until(self, bytes: u64) -> Self {
+        Self { reader: Box::new(BufReader::new(self.reader.take(bytes))), ..self }
+    }
+
     /// Takes lines that are no UTF-8 as Latin-1, in which older files are written.
     pub(super) fn or_latin1(mut self) -> Self {
         self.latin1 = true;

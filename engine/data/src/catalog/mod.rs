@@ -13,12 +13,14 @@
 //! | ESCI (feature `parquet`) | `…_products.parquet` | `…_examples.parquet` | exact, substitute, complement, irrelevant | the authors' |
 //! | Amazon-C4, BLaIR, Rec-R1 | `sampled_item_metadata_*.jsonl` | `.csv`, `.json` | the items of the row | the files |
 //!
-//! [`GivenRewrite`] and [`GivenPreference`] read what somebody wrote for queries. [`Run`] reads and writes rankings as TREC run files. All files are read line by line, compressed by gzip
+//! [`GivenRewrite`] and [`GivenPreference`] read what somebody wrote for queries, [`DocumentChanges`] documents that come and
+//! go. [`Run`] reads and writes rankings as TREC run files. All files are read line by line, compressed by gzip
 //! (`corpus.jsonl.gz`) or not, and every error names the file and its bad lines and says what would be right. What is read
 //! in another way than it is written makes a [`Warning`].
 
 mod amazon;
 mod arena;
+mod changes;
 mod csv;
 mod dataset;
 pub mod demo;
@@ -46,6 +48,7 @@ mod sequences;
 mod settings;
 mod warning;
 
+pub use changes::DocumentChanges;
 pub use dataset::Dataset;
 pub use documents::{Catalog, CatalogBuilder, DocumentRef, MOST_FIELD_NAMES};
 pub use given::{GivenPreference, GivenQuery, GivenRewrite};

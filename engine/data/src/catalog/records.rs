@@ -17,23 +17,28 @@ pub(super) fn read_corpus(path: &Path, warnings: &mut Warnings) -> Result<Catalo
     let mut builder = CatalogBuilder::new();
     lines.each(NAMED, |line| {
         let (id, record) = read_record(&line)?;
-        let mut fields = Vec::with_capacity(record.values.len());
-        for (name, value) in &record.values {
-            let mut found = Texts::default();
-            found.read(value);
-            // BEIR keeps what is not searched under this name.
-            let metadata = record.beir && name == "metadata" && matches!(value, Json::Object(_));
-            let left_out = found.left_out || metadata && !found.text.is_empty();
-            if left_out {
-                warnings.add(Warning::new(WarningKind::ValuesLeftOut, path, name.as_str()));
-            }
-            if !metadata {
-                fields.push((name.as_str(), found.text));
-            }
-        }
+        let fields = searched(&record, |name| warnings.add(Warning::new(WarningKind::ValuesLeftOut, path, name)));
         builder.push(&id, fields).map(drop).map_err(|e| at_line(e, &line))
     })?;
     Ok(builder.finish())
+}
+
+/// The fields of a document with their texts. `left_out` is told the names of those that hold what is not searched.
+pub(super) fn searched(record: &Record, mut left_out: impl FnMut(&str)) -> Vec<(&str, String)> {
+    let mut fields = Vec::with_capacity(record.values.len());
+    for (name, value) in &record.values {
+        let mut found = Texts::default();
+        found.read(value);
+        // BEIR keeps what is not searched under this name.
+        let metadata = record.beir && name == "metadata" && matches!(value, Json::Object(_));
+        if found.left_out || metadata && !found.text.is_empty() {
+            left_out(name);
+        }
+        if !metadata {
+            fields.push((name.as_str(), found.text));
+        }
+    }
+    fields
 }
 
 /// Reads `queries.jsonl`: an id, a text and, for sequential tasks, the ids of earlier items under `history`, for
@@ -115,7 +120,7 @@ fn read_turns(line: &Line, value: Option<&Json>) -> Result<Vec<String>> {
 }
 
 /// A line of JSON without its id.
-struct Record {
+pub(super) struct Record {
     values: Vec<(String, Json)>,
     /// Whether the id is called `_id`, as in BEIR.
     beir: bool,
@@ -127,10 +132,15 @@ impl Record {
     }
 }
 
+const REMEDY: &str = "every line must be one JSON object with an \"id\" (or \"_id\"), a string or a whole number";
+
 /// The id of a record (`_id` as in BEIR, or `id`) and what else it holds.
 fn read_record(line: &Line) -> Result<(String, Record)> {
-    const REMEDY: &str = "every line must be one JSON object with an \"id\" (or \"_id\"), a string or a whole number";
-    let value = Json::parse(line.text).map_err(|found| line.refuse(found, REMEDY))?;
+    record_of(Json::parse(line.text).map_err(|found| line.refuse(found, REMEDY))?, line)
+}
+
+/// The same of a value.
+pub(super) fn record_of(value: Json, line: &Line) -> Result<(String, Record)> {
     let Json::Object(mut values) = value else { return Err(line.refuse(format!("found {}", value.kind()), REMEDY)) };
     let place = |name: &str| values.iter().position(|(key, _)| key == name);
     let Some(place) = place("_id").or_else(|| place("id")) else {

@@ -34,6 +34,11 @@ impl Cache {
         self.len
     }
 
+    /// Memory of its keys and values.
+    pub fn bytes(&self) -> usize {
+        self.layers.iter().flatten().map(|head| head.keys.bytes() + head.values.bytes()).sum()
+    }
+
     /// Whether it holds no token.
     pub fn is_empty(&self) -> bool {
         self.len == 0

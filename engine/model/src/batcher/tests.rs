@@ -50,6 +50,9 @@ fn whoever_shares_its_passes_gets_the_completion_that_it_would_get_alone() {
     let right: Vec<Completion> = requests.iter().map(|request| alone(&batcher, request)).collect();
     let together = batcher.complete(requests.clone());
     assert_eq!(together.into_iter().map(Result::unwrap).collect::<Vec<_>>(), right);
+    let load = batcher.load();
+    assert!(load.passes[5] > 0 && load.passes[6] == 0, "24 of them: {load:?}");
+    assert!(load.steps >= load.passes.iter().sum());
     // Threads come and go: each asks several times, so that requests join and leave batches of every size.
     std::thread::scope(|scope| {
         for (place, (request, right)) in requests.iter().zip(&right).enumerate() {
@@ -62,7 +65,7 @@ fn whoever_shares_its_passes_gets_the_completion_that_it_would_get_alone() {
             });
         }
     });
-    assert_eq!(batcher.load(), Load::default());
+    assert_eq!((batcher.load().waiting, batcher.load().running), (0, 0));
 }
 
 #[test]
@@ -155,7 +158,7 @@ fn an_observer_sees_tokens_as_they_come_ends_what_it_does_not_want_and_one_that_
 
     let gone = batcher.complete(vec![request(Arc::new(|tokens| tokens.len() < 2))]).remove(0);
     assert!(gone.unwrap_err().to_string().contains("observer"));
-    assert_eq!(batcher.load(), Load::default());
+    assert_eq!((batcher.load().waiting, batcher.load().running), (0, 0));
 
     let broken = std::panic::AssertUnwindSafe(|| batcher.complete(vec![request(Arc::new(|_| panic!("on purpose")))]));
     assert!(std::panic::catch_unwind(broken).is_err());
@@ -175,6 +178,54 @@ fn a_completion_whose_numbers_end_fails_alone_and_holds_nobody_up() {
         let made = batcher.complete(vec![broken.clone(), good.clone(), broken.clone()]);
         assert_eq!(made[1].as_ref().unwrap(), &right);
         assert!(matches!((&made[0], &made[2]), (Err(_), Err(_))), "{made:?}");
-        assert_eq!(batcher.load(), Load::default());
+        assert_eq!((batcher.load().waiting, batcher.load().running), (0, 0));
+    }
+}
+
+#[test]
+fn a_kept_prompt_gives_the_same_completion_whatever_was_read_before_it_or_beside_it() {
+    // Beginnings of 0, 1, 2, 3 and 5 blocks, ends of one token to a block, and a prefix of their own for some.
+    let prompt = |batcher: &Batcher, shared: &Prefix, (n, begins, length): (u64, usize, usize)| {
+        let token = |place: usize| ((place * 13 + if place < begins { 0 } else { 7 * n as usize }) % 200) as u32;
+        let prefix = if n.is_multiple_of(3) { shared.clone() } else { Prefix::NONE };
+        let tokens = (0..length.min(batcher.decoder().config().max_position_embeddings - 20)).map(token).collect();
+        let prompt = PromptTokens::free(n, tokens);
+        CompletionRequest { keep_prompt: true, ..CompletionRequest::new(prefix, prompt, sampled(9)) }
+    };
+    let shapes: [(u64, usize, usize); 10] = [
+        (1, 0, 9),
+        (2, 64, 65),
+        (3, 64, 64),
+        (4, 64, 128),
+        (5, 128, 129),
+        (6, 128, 200),
+        (7, 200, 256),
+        (8, 200, 257),
+        (9, 256, 400),
+        (10, 256, 400),
+    ];
+    let fresh = |shape| {
+        let batcher = batcher();
+        let shared = prefix(batcher.decoder(), &[7, 99, 14, 3, 60], &[]).unwrap();
+        let request = prompt(&batcher, &shared, shape);
+        let right = alone(&batcher, &request);
+        let made = batcher.complete(vec![request]).remove(0).unwrap();
+        // Blocks are rounded apart, no more: the first tokens' probabilities are nearly those of the whole.
+        assert!(
+            (made.log_probabilities[0] - right.log_probabilities[0]).abs() < 0.05 || made.tokens[0] != right.tokens[0]
+        );
+        made
+    };
+    let right: Vec<Completion> = shapes.iter().map(|shape| fresh(*shape)).collect();
+    let batcher = batcher();
+    let shared = prefix(batcher.decoder(), &[7, 99, 14, 3, 60], &[]).unwrap();
+    let requests: Vec<CompletionRequest> = shapes.iter().map(|shape| prompt(&batcher, &shared, *shape)).collect();
+    for round in 0..2 {
+        let together = batcher.complete(requests.clone()).into_iter().map(Result::unwrap).collect::<Vec<_>>();
+        assert_eq!(together, right, "round {round}");
+        for place in [9, 2, 5, 0, 8, 1, 7, 3, 6, 4] {
+            let made = batcher.complete(vec![requests[place].clone()]).remove(0).unwrap();
+            assert_eq!(made, right[place], "request {place} in round {round}");
+        }
     }
 }

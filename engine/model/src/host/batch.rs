@@ -1,8 +1,10 @@
 //! A running batch on the processor: each pass reads chunks of prompts and gives every sequence a token.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::HostDecoder;
+use super::blocks::{Blocks, Chain, LONGEST, end_of_block};
 use super::generate::{Beside, Generation, Own, PREFILL, step};
 use crate::adapter::Deltas;
 use crate::backend::Batching;
@@ -15,13 +17,17 @@ use querywright_types::{Error, Result};
 
 /// Prompt tokens that a pass reads beside the next tokens of others. Longer prompts are read in chunks of so many, whatever
 /// else there is, so that their sums do not depend on it.
-const CHUNK: usize = 256;
+const CHUNK: usize = LONGEST;
 
 /// Sequences of several requests that share passes.
 #[derive(Default)]
 pub(crate) struct HostBatch {
     /// Prompts that are not read to their end.
     reading: Vec<Reading>,
+    /// Beginnings of earlier ones.
+    blocks: Blocks,
+    /// How many of them do not wait for a block that another one reads.
+    fresh: usize,
     /// The requests of `active`, one each.
     jobs: Vec<Arc<Job>>,
     active: Vec<Active<Own>>,
@@ -34,11 +40,25 @@ struct Reading {
     job: Arc<Job>,
     sequence: Continuation,
     read: usize,
+    /// The blocks behind it, where they are kept.
+    chain: Option<Chain>,
 }
 
 impl Reading {
-    fn root(job: &Job) -> Vec<Arc<Cache>> {
-        job.request.prefix.cache().into_iter().cloned().collect()
+    fn new(job: Arc<Job>, decoder: &HostDecoder, blocks: &mut Blocks) -> Self {
+        let prefix = &job.request.prefix;
+        let chain = job.request.keep_prompt.then(|| blocks.begin(prefix.tokens(), prefix.cache()));
+        let mut reading = Self { job, sequence: Continuation::default(), read: 0, chain };
+        reading.sequence = decoder.continuation(reading.before());
+        reading
+    }
+
+    /// What its sequence continues.
+    fn before(&self) -> Vec<Arc<Cache>> {
+        match &self.chain {
+            Some(chain) => chain.caches().to_vec(),
+            None => self.job.request.prefix.cache().into_iter().cloned().collect(),
+        }
     }
 
     fn prompt(&self) -> &[u32] {
@@ -47,8 +67,43 @@ impl Reading {
 
     /// The tokens that are read next.
     fn chunk(&self) -> &[u32] {
-        let rest = &self.prompt()[self.read..];
-        &rest[..rest.len().min(CHUNK)]
+        let end = if self.chain.is_some() { end_of_block(self.read) } else { self.read + CHUNK };
+        &self.prompt()[self.read..self.prompt().len().min(end)]
+    }
+
+    /// The next tokens, where they are a block. A prompt's last tokens are none: what comes next is asked of them.
+    fn block(&self) -> Option<(&Chain, &[u32])> {
+        let chunk = self.chunk();
+        let chain = self.chain.as_ref()?;
+        (self.read + chunk.len() < self.prompt().len()).then_some((chain, chunk))
+    }
+
+    /// Goes on by all blocks that were read before.
+    fn skip(&mut self, decoder: &HostDecoder, blocks: &mut Blocks) {
+        let from = self.read;
+        while let Some((_, block)) = self.block() {
+            let block = block.to_vec();
+            if !self.chain.as_mut().is_some_and(|chain| blocks.find(chain, &block)) {
+                break;
+            }
+            self.read += block.len();
+        }
+        if self.read > from {
+            self.sequence = decoder.continuation(self.before());
+        }
+    }
+
+    /// Takes back its sequence from a pass over its next tokens.
+    fn advance(&mut self, sequence: Continuation, decoder: &HostDecoder, blocks: &mut Blocks) {
+        let block = self.block().map(|(_, block)| block.to_vec());
+        self.read += self.chunk().len();
+        match (block, &mut self.chain) {
+            (Some(block), Some(chain)) => {
+                blocks.read(chain, &block, sequence.into_cache());
+                self.sequence = decoder.continuation(self.before());
+            }
+            _ => self.sequence = sequence,
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -81,10 +136,8 @@ impl Batching for HostDecoder {
     ) -> Vec<(Arc<Job>, Result<Completion>)> {
         batch.leave_cancelled();
         let mut ended = batch.leave_late();
-        batch.reading.extend(joining.into_iter().map(|job| {
-            let sequence = self.continuation(Reading::root(&job));
-            Reading { job, sequence, read: 0 }
-        }));
+        let HostBatch { reading, blocks, .. } = batch;
+        reading.extend(joining.into_iter().map(|job| Reading::new(job, self, blocks)));
         match batch.advance(self, deltas, tokenizer, &mut ended) {
             Ok(()) => ended,
             Err(error) => ended.into_iter().chain(batch.fail(&error)).collect(),
@@ -121,6 +174,7 @@ impl HostBatch {
         tokenizer: &Tokenizer,
         ended: &mut Vec<(Arc<Job>, Result<Completion>)>,
     ) -> Result<()> {
+        self.skip(decoder);
         let count = self.next_to_read();
         if count == 0 && self.active.is_empty() {
             return Ok(());
@@ -130,7 +184,6 @@ impl HostBatch {
         let tokens: Vec<&[u32]> = now.iter().map(Reading::chunk).collect();
         let ends = |(reading, chunk): (&Reading, &&[u32])| reading.read + chunk.len() == reading.prompt().len();
         let wanted = now.iter().zip(&tokens).map(ends).collect();
-        let rows: Vec<usize> = tokens.iter().map(|chunk| chunk.len()).collect();
         let options: Vec<GenerateOptions<'_>> = self.jobs.iter().map(|job| job.options()).collect();
         let calls: Vec<Call<'_>> =
             self.jobs.iter().zip(&options).map(|(job, options)| job.call(options, deltas, tokenizer)).collect();
@@ -142,19 +195,30 @@ impl HostBatch {
         let (sequences, first) = generation.pass_with(Beside { sequences, tokens, wanted })?;
         (self.active, self.logits) = (generation.active, generation.logits);
         self.jobs.iter().zip(&self.active).for_each(|(job, a)| job.observe(&a.tokens));
-        for ((reading, sequence), rows) in self.reading.iter_mut().zip(sequences).zip(rows) {
-            reading.sequence = sequence;
-            reading.read += rows;
-        }
+        let HostBatch { reading, blocks, .. } = self;
+        reading.iter_mut().zip(sequences).for_each(|(reading, sequence)| reading.advance(sequence, decoder, blocks));
         self.begin(count, &first, decoder, (deltas, tokenizer), ended);
         self.collect(ended);
         Ok(())
     }
 
+    /// Goes on by what was read before. Of prompts that go on alike one is read; the others find its block with the next pass.
+    fn skip(&mut self, decoder: &HostDecoder) {
+        let HostBatch { reading, blocks, .. } = self;
+        reading.iter_mut().for_each(|reading| reading.skip(decoder, blocks));
+        let mut seen = HashSet::new();
+        let block = |reading: &Reading| reading.block().map(|(chain, tokens)| (chain.parent(), tokens.to_vec()));
+        let waits: Vec<bool> = reading.iter().map(|r| block(r).is_some_and(|block| !seen.insert(block))).collect();
+        let mut of = waits.iter();
+        let later: Vec<Reading> = reading.extract_if(.., |_| of.next() == Some(&true)).collect();
+        self.fresh = reading.len();
+        reading.extend(later);
+    }
+
     /// How many of the prompts, the oldest first, are read in the next pass.
     fn next_to_read(&self) -> usize {
         let mut room = if self.active.is_empty() { PREFILL } else { CHUNK };
-        let fits = self.reading.iter().enumerate().take_while(|(place, reading)| {
+        let fits = self.reading.iter().take(self.fresh).enumerate().take_while(|(place, reading)| {
             let fits = *place == 0 || reading.chunk().len() <= room;
             room = room.saturating_sub(reading.chunk().len());
             fits
@@ -172,12 +236,14 @@ impl HostBatch {
         ended: &mut Vec<(Arc<Job>, Result<Completion>)>,
     ) {
         let mut logits = logits.chunks(decoder.config().vocab_size);
-        for Reading { job, sequence, .. } in self.reading.extract_if(..count, |reading| reading.is_done()) {
+        for mut reading in self.reading.extract_if(..count, |reading| reading.is_done()) {
+            let own = Arc::new(std::mem::take(&mut reading.sequence).into_cache());
+            let caches = reading.before().into_iter().chain([own]).collect();
+            let job = reading.job;
             let Some(logits) = logits.next() else {
                 ended.push((job, Err(Error::bug("running batch", "a prompt without logits"))));
                 continue;
             };
-            let caches = Reading::root(&job).into_iter().chain([Arc::new(sequence.into_cache())]).collect();
             let options = job.options();
             let call = job.call(&options, deltas, tokenizer);
             let mut first = Active::new(&call, 0, 0, Own::new(0, decoder.continuation(caches)));

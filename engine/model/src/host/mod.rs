@@ -5,6 +5,7 @@
 
 mod backward;
 mod batch;
+mod blocks;
 mod forward;
 mod generate;
 mod gradients;

@@ -105,6 +105,8 @@ impl Job {
                 stop: stop.clone(),
                 seed: *seed,
                 observer: Some(Arc::new(observer)),
+                // Conversations and prompts of one program begin alike.
+                keep_prompt: true,
                 ..CompletionRequest::new(Prefix::NONE, prompt, sampling.clone())
             }
         };

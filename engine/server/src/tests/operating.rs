@@ -81,6 +81,8 @@ fn metrics_count_by_route_status_and_outcome_and_no_caller_adds_a_series() {
         "querywright_failures_total{reason=\"network\"} 1",
         "querywright_request_load{state=\"running\"} 0",
         "querywright_model_load{state=\"waiting\"} 0",
+        "querywright_batch_size_bucket{le=\"8.0\"} 0",
+        "querywright_batch_size_bucket{le=\"+Inf\"} 0",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
@@ -111,6 +113,15 @@ impl Loader for Opens {
     fn engine(&self, name: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)> {
         let loaded = adapters.iter().map(|(adapter, path)| self.adapter(name, adapter, path)).collect::<Result<_>>()?;
         Ok((Engine::new(name, original("fresh")).rewriter("adds", adding("lamp")), loaded))
+    }
+
+    fn documents(&self, name: &str, change: &str, adapters: &[(String, String)]) -> Result<(Engine, Vec<Loaded>)> {
+        assert!(!change.contains('\n'));
+        let change: Value =
+            serde_json::from_str(change).map_err(|e| Error::argument("add", e.to_string(), "a list"))?;
+        let first: &'static str = change["add"][0]["id"].as_str().unwrap().to_owned().leak();
+        let (_, loaded) = self.engine(name, adapters)?;
+        Ok((Engine::new(name, original(first)).rewriter("adds", adding("lamp")), loaded))
     }
 }
 
@@ -145,8 +156,21 @@ fn adapters_and_engines_are_exchanged_while_requests_run_and_none_is_lost() {
         assert_eq!(reloaded.status, 200, "{}", reloaded.body);
     });
     assert!(answered.load(Ordering::Relaxed) > 5);
-    let fresh = shop.client.post("/v1/search", &json!({ "query": "a", "rewriter": "original", "k": 1 })).json();
-    assert_eq!(fresh["hits"][0]["id"], "fresh");
+    let first = || {
+        let found = shop.client.post("/v1/search", &json!({ "query": "a", "rewriter": "original", "k": 1 })).json();
+        found["hits"][0]["id"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(first(), "fresh");
+    // In lines, with what would be too large for another request.
+    let body = format!("{{\n \"add\": [\r\n{{\"id\": \"newest\", \"text\": \"{}\"}}]}}\n", "a b ".repeat(1 << 19));
+    let changed = shop.client.send("POST", "/v1/engines/shop/documents", "", body.as_bytes());
+    assert_eq!((changed.status, changed.json()["documents"].as_u64()), (200, Some(2000)), "{}", changed.body);
+    assert_eq!(first(), "newest");
+    let swapped = shop.client.post("/v1/search", &json!({ "query": "a", "rewriter": "swapped" }));
+    assert_eq!(swapped.status, 200, "an adapter that was loaded is still there: {}", swapped.body);
+    let refused = shop.client.send("POST", "/v1/engines/shop/documents", "", b"{");
+    assert_eq!((refused.status, first().as_str()), (400, "newest"));
+    assert_eq!(shop.client.send("POST", "/v1/engines/shop/documents", "", b"\xff").status, 400);
 }
 
 #[test]
@@ -175,6 +199,7 @@ fn loading_and_unloading_refuse_what_cannot_be() {
     let bare = super::shop();
     let refused = bare.client.post("/v1/engines/shop/reload", &json!({}));
     assert_eq!((refused.status, refused.error().0.as_str()), (501, "not_implemented"));
+    assert_eq!(bare.client.post("/v1/engines/shop/documents", &json!({})).status, 501);
 }
 
 #[test]

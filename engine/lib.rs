@@ -44,7 +44,7 @@
 //!
 //! # Features
 //!
-//! All but `cuda`, `dense`, `otel`, `parquet`, `sequence` and `serve` are on by default. They are additive. Without any of them there are the values, the
+//! All but `connect`, `cuda`, `dense`, `otel`, `parquet`, `sequence` and `serve` are on by default. They are additive. Without any of them there are the values, the
 //! two contracts and the stack ([`types`], [`stack`]), for a retriever and a rewriter of your own.
 //!
 //! | feature | brings | in |
@@ -56,6 +56,7 @@
 //! | `sequence` | SASRec and GRU4Rec over histories, trained here; with `bm25`. Not on by default | [`sequence`] |
 //! | `plugins` | a host for retrievers as WebAssembly components in a sandbox; with `data` | [`plugin`] |
 //! | `model` | the language model in this process, and the rewriter that asks it | [`model`], [`rewrite`] |
+//! | `connect` | Elasticsearch, OpenSearch, Quickwit, Solr and PostgreSQL as retrievers. Not on by default | [`connect`] |
 //! | `remote` | a rewriter that asks a model behind an OpenAI-compatible server | [`rewrite`] |
 //! | `serve` | a server over HTTP: search, rewriting, OpenAI's endpoints for the models and encoders that are there. Not on by default | [`serve`] |
 //! | `otel` | traces of that server for OpenTelemetry; with `serve`. Not on by default | [`serve`] |
@@ -116,6 +117,8 @@
 //! - Several turns of search for one query: a rewrite is one step.
 #![deny(missing_docs, missing_debug_implementations)]
 
+#[cfg(feature = "connect")]
+pub use querywright_connect as connect;
 #[cfg(feature = "data")]
 pub use querywright_data::{catalog, cost, metrics};
 #[cfg(feature = "dense")]

@@ -12,7 +12,7 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 const LAYERS: [&[&str]; 6] = [
     &["types", "http"],
     &["data", "text", "kernels", "sources", "stack", "template"],
-    &["model", "plugin", "retrieve"],
+    &["model", "plugin", "retrieve", "connect"],
     &["rewrite", "encode", "sequence"],
     &["train", "evaluate", "server"],
     &["cli"],

@@ -5,34 +5,10 @@ mod tiny;
 use std::fs;
 use std::path::Path;
 
-/// A shop whose products are named in their titles, while their texts name others.
-fn write_misleading_shop(folder: &Path) {
-    fs::create_dir_all(folder).unwrap();
-    let names: Vec<String> =
-        (0..45).map(|n| format!("item{}", char::from(b'a' + n % 26).to_string().repeat(1 + n as usize / 26))).collect();
-    let of = |line: &dyn Fn(usize) -> String| (0..45).map(line).collect::<Vec<_>>().concat();
-    let text = |n: usize| (1..4).map(|step| format!("{0} {0}", names[(n + step) % 45])).collect::<Vec<_>>().join(" ");
-    let corpus =
-        of(&|n| format!("{{\"id\": \"d{n}\", \"title\": \"{}\", \"text\": \"like {}\"}}\n", names[n], text(n)));
-    let queries = of(&|n| format!("{{\"id\": \"q{n}\", \"text\": \"{}\"}}\n", names[n]));
-    let qrels = of(&|n| format!("q{n} 0 d{n} 1\n"));
-    let split = |part: std::ops::Range<usize>| part.map(|n| format!("q{n}\n")).collect::<String>();
-    for (name, text) in [
-        ("corpus.jsonl", corpus),
-        ("queries.jsonl", queries),
-        ("qrels.tsv", qrels),
-        ("train.txt", split(0..33)),
-        ("dev.txt", split(33..39)),
-        ("test.txt", split(39..45)),
-    ] {
-        fs::write(folder.join(name), text).unwrap();
-    }
-}
-
 #[test]
 fn what_tuning_finds_is_a_file_that_serves() {
     let home = tempfile::tempdir().unwrap();
-    write_misleading_shop(&home.path().join("shop"));
+    tiny::write_misleading_shop(&home.path().join("shop"));
     let found = tiny::json(home.path(), &["tune", "--data", "shop", "--json"]);
     assert_eq!((&found["searched"], &found["confirmed"]), (&22.into(), &11.into()));
     assert!(found["base"]["fields"]["title"].as_f64().unwrap() > 0.0, "{found}");
@@ -170,7 +146,7 @@ const ENCODER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/t
 #[test]
 fn the_weight_of_vectors_beside_bm25_is_tuned_kept_in_the_file_and_shipped_by_a_run() {
     let home = tempfile::tempdir().unwrap();
-    write_misleading_shop(&home.path().join("shop"));
+    tiny::write_misleading_shop(&home.path().join("shop"));
     let key = "retriever.dense.hybrid";
     let tune = |name: &str, output: &str| {
         let retriever = format!("{name}:{ENCODER}");

@@ -56,6 +56,30 @@ pub fn write_shop(folder: &Path) {
     }
 }
 
+/// A shop whose products are named in their titles, while their texts name others.
+pub fn write_misleading_shop(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let names: Vec<String> =
+        (0..45).map(|n| format!("item{}", char::from(b'a' + n % 26).to_string().repeat(1 + n as usize / 26))).collect();
+    let of = |line: &dyn Fn(usize) -> String| (0..45).map(line).collect::<Vec<_>>().concat();
+    let text = |n: usize| (1..4).map(|step| format!("{0} {0}", names[(n + step) % 45])).collect::<Vec<_>>().join(" ");
+    let corpus =
+        of(&|n| format!("{{\"id\": \"d{n}\", \"title\": \"{}\", \"text\": \"like {}\"}}\n", names[n], text(n)));
+    let queries = of(&|n| format!("{{\"id\": \"q{n}\", \"text\": \"{}\"}}\n", names[n]));
+    let qrels = of(&|n| format!("q{n} 0 d{n} 1\n"));
+    let split = |part: std::ops::Range<usize>| part.map(|n| format!("q{n}\n")).collect::<String>();
+    for (name, text) in [
+        ("corpus.jsonl", corpus),
+        ("queries.jsonl", queries),
+        ("qrels.tsv", qrels),
+        ("train.txt", split(0..33)),
+        ("dev.txt", split(33..39)),
+        ("test.txt", split(39..45)),
+    ] {
+        fs::write(folder.join(name), text).unwrap();
+    }
+}
+
 /// A run of the tiny model with every feature of the trainer switched on, over a shop that lies in `data`.
 pub fn config_text(data: &Path, run: &Path, max_steps: u64) -> String {
     format!(

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// The choices of docs/embedding.md.
-const CHOICES: [&str; 20] = [
+const CHOICES: [&str; 21] = [
     "",
     "data",
     "bm25",
@@ -19,6 +19,7 @@ const CHOICES: [&str; 20] = [
     "train",
     "sources",
     "remote",
+    "connect",
     "serve",
     "otel",
     "cuda",
@@ -27,7 +28,7 @@ const CHOICES: [&str; 20] = [
     "bm25,plugins,model,train,sources,remote,cuda",
     "bm25,plugins,model,train,sources,remote,dense",
     "bm25,plugins,model,train,sources,remote,dense,otel",
-    "bm25,plugins,model,train,sources,remote,cuda,dense,parquet,sequence,otel",
+    "bm25,plugins,model,train,sources,remote,cuda,connect,dense,parquet,sequence,otel",
 ];
 
 /// The features that are on by default.

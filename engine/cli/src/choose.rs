@@ -57,6 +57,7 @@ impl Wanted<'_> {
         // A plugin says what it prefers when it is loaded.
         let language = match &retriever.dense {
             Some(dense) if dense.hybrid.is_none() => Some(QueryLanguage::Natural),
+            _ if retriever.connect.is_some() => Some(QueryLanguage::Boolean),
             _ => retriever.plugin.is_none().then(|| Bm25Config::default().language),
         };
         // What is no number is refused with the other settings.
@@ -70,6 +71,7 @@ impl Wanted<'_> {
         let others = |setting: &&String| !setting.split_once('=').is_some_and(|(key, _)| planned(key));
         let mut settings: Vec<String> = self.settings.iter().filter(others).cloned().collect();
         let text = |path: &Path| toml::Value::String(path.display().to_string());
+        settings.extend(retriever.connect.iter().map(|path| format!("retriever.connect={}", text(path))));
         settings.extend(retriever.plugin.iter().map(|path| format!("retriever.plugin={}", text(path))));
         if let Some(weight) = retriever.covisitation {
             settings.push(format!("retriever.covisitation={weight:?}"));

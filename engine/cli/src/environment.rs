@@ -12,7 +12,7 @@ use querywright::train::{Labelled, RetrieverConfig, TrainConfig, checkpoint, lea
 
 use crate::grant::{self, Grants};
 use crate::ranker::Ranker;
-use crate::{bm25, dense, followed, hybrid, open, prompts, tune};
+use crate::{bm25, connect, dense, followed, hybrid, open, prompts, tune};
 
 /// One of the retrievers of a run, with what a query is in front of it without a model.
 pub struct Environment {
@@ -70,8 +70,9 @@ pub fn run_config(config: &TrainConfig, environments: &[Environment]) -> Result<
 
 /// What gives the reward.
 fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ranker> {
-    let ranker = match (&config.retriever.plugin, &config.retriever.dense) {
-        (Some(path), _) => {
+    let RetrieverConfig { plugin, connect, dense, .. } = &config.retriever;
+    let ranker = match (plugin, connect, dense) {
+        (Some(path), ..) => {
             let content = config.retriever.bm25.content.clone();
             let mut options = PluginOptions { metering: Metering::Fuel, content, ..grants.options()? };
             if let Some(encoder) = config.retriever.embed.as_ref().filter(|_| !options.grant.embed) {
@@ -79,11 +80,15 @@ fn ranker(config: &TrainConfig, dataset: &Dataset, grants: &Grants) -> Result<Ra
             }
             open::plugin(path, &dataset.catalog, options)?
         }
-        (None, Some(dense)) => {
+        (None, Some(file), _) => {
+            grants.nobody()?;
+            connect::ranker(file, &dataset.catalog)?
+        }
+        (None, None, Some(dense)) => {
             grants.nobody()?;
             dense::ranker(dense, &config.retriever.bm25, &dataset.catalog, None)?
         }
-        (None, None) => {
+        (None, None, None) => {
             grants.nobody()?;
             let index = bm25::index(&dataset.catalog, config.retriever.bm25.clone(), None)?;
             Ranker::new(dataset.catalog.clone(), index.clone(), Some(index))

@@ -9,6 +9,7 @@ mod candidates;
 mod choose;
 mod compare;
 mod completions;
+mod connect;
 mod data;
 mod dataset;
 mod demo;
@@ -44,6 +45,10 @@ mod tune;
 mod weights;
 
 use clap::{Parser, Subcommand};
+
+/// A server opens engines on many threads and forgets them again; the C library's allocator gives little of that back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A query rewriter that learns from the retriever already in place.
 #[derive(Parser)]

@@ -22,7 +22,7 @@ use crate::grant::{self, Grants};
 use crate::progress::Spinner;
 use crate::ranker::Ranker;
 use crate::weights::Weights;
-use crate::{baseline, bm25, candidates, dense, followed, hybrid, prompts, remote, sequence};
+use crate::{baseline, bm25, candidates, connect, dense, followed, hybrid, prompts, remote, sequence};
 
 /// A data set: `demo`, a registry name, `hf:owner/name` or a folder.
 pub fn dataset(name: &str) -> Result<Dataset> {
@@ -37,7 +37,7 @@ pub fn dataset(name: &str) -> Result<Dataset> {
 }
 
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, `dense` or `hybrid` with a model, a
-/// plugin's file, or one of those that read histories alone. With a folder the index is kept there and opened again. Behind
+/// plugin's file, `connect:` with the file of an engine elsewhere, or one of those that read histories alone. With a folder the index is kept there and opened again. Behind
 /// each, `+covisitation` fuses its ranking with what followed the items of a history in the training split. Where that or a
 /// hybrid has no weight, the one that `rewriter` was tuned with counts.
 pub fn retriever(
@@ -96,6 +96,13 @@ fn text_retriever(
         return plugin(path, catalog, grants.options()?);
     }
     grants.nobody()?;
+    if let Some(file) = connect::named(text)? {
+        if let Some(folder) = index {
+            let found = format!("an engine elsewhere keeps no index in {}", folder.display());
+            return Err(Error::argument("--index", found, "leave it out").into());
+        }
+        return connect::ranker(&file, catalog);
+    }
     if let Some(mut config) = dense::named(text)? {
         if config.tune_hybrid {
             config.hybrid = tuned(config.fusion)?.or(config.hybrid);
@@ -116,7 +123,10 @@ fn component(text: &str) -> Option<&Path> {
 pub fn set_retriever(text: &str, retriever: &mut RetrieverConfig) -> Result<()> {
     let (text, covisitation) = followed::asked(text)?;
     sequence::refuse(text, "--retriever")?;
-    (retriever.plugin, retriever.dense) = plugin_or_dense(text)?;
+    retriever.connect = connect::named(text)?;
+    if retriever.connect.is_none() {
+        (retriever.plugin, retriever.dense) = plugin_or_dense(text)?;
+    }
     // An encoder is lent to a plugin.
     retriever.embed = retriever.embed.take().filter(|_| retriever.plugin.is_some());
     retriever.covisitation = covisitation.map(|given| given.unwrap_or(followed::DEFAULT));
@@ -133,7 +143,8 @@ fn plugin_or_dense(text: &str) -> Result<(Option<PathBuf>, Option<DenseConfig>)>
     match dense::named(text)? {
         None if text != "bm25" => {
             let remedy = "give bm25, whose settings stand in the configuration, dense or hybrid with a model behind a \
-                          colon, or the path of a plugin's .wasm file; for next items with +covisitation behind it";
+                          colon, connect with a file behind one, or the path of a plugin's .wasm file; for next items with \
+                          +covisitation behind it";
             Err(Error::argument("--retriever", format!("\"{text}\" is unknown"), remedy).into())
         }
         config => Ok((None, config)),

@@ -11,12 +11,12 @@ mod index;
 use std::path::Path;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use tantivy::TantivyError;
 use tantivy::directory::RamDirectory;
 
 pub use explain::{Contribution, Explanation};
 
+use crate::each::each;
 use index::TextIndex;
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
@@ -208,11 +208,7 @@ impl Retriever for Bm25 {
 
     fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let search = |request: &Request| deadline.check_for(&self.card.name).and_then(|()| self.search(request));
-        match requests {
-            // Handing a single request to the pool costs more than many a search.
-            [request] => vec![search(request)],
-            _ => requests.par_iter().map(search).collect(),
-        }
+        each(requests, search)
     }
 }
 

@@ -15,9 +15,8 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use crate::bm25::best;
+use crate::each::each;
 use crate::followers::Followers;
 use crate::sequences::{Event, Training, check, events, training_digest};
 use querywright_data::catalog::Catalog;
@@ -190,11 +189,7 @@ impl Retriever for Covisitation {
 
     fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let search = |request: &Request| deadline.check_for(&self.card.name).map(|()| self.search(request));
-        match requests {
-            // Handing a single request to the pool costs more than the search.
-            [request] => vec![search(request)],
-            _ => requests.par_iter().map(search).collect(),
-        }
+        each(requests, search)
     }
 }
 

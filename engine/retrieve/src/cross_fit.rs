@@ -6,9 +6,8 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
 use crate::covisitation::{Covisitation, CovisitationConfig, by_history};
+use crate::each::each;
 use crate::followers::Followers;
 use crate::sequences::{Training, history_key, sequence_folds};
 use querywright_data::catalog::Catalog;
@@ -69,7 +68,7 @@ impl Retriever for CrossFit {
 
     fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let search = |request: &Request| deadline.check_for(&self.card.name).map(|()| self.search(request));
-        requests.par_iter().map(search).collect()
+        each(requests, search)
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod bm25;
 pub mod covisitation;
 mod cross_fit;
+mod each;
 mod first_searches;
 mod followers;
 mod popularity;

@@ -1,8 +1,7 @@
 //! The most frequent items: what recommends without knowing anything of who asks.
 
-use rayon::prelude::*;
-
 use crate::bm25::best;
+use crate::each::each;
 use crate::sequences::{Training, check, relevant, training_digest};
 use querywright_data::catalog::Catalog;
 use querywright_data::digest::sha256_of;
@@ -57,7 +56,7 @@ impl Retriever for Popularity {
 
     fn retrieve(&self, requests: &[Request], deadline: Deadline) -> Vec<Result<Ranking, Fault>> {
         let search = |request: &Request| deadline.check_for(&self.card.name).map(|()| self.search(request));
-        requests.par_iter().map(search).collect()
+        each(requests, search)
     }
 }
 

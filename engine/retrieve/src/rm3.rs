@@ -20,9 +20,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::bm25::Bm25;
+use super::each::each;
 use super::first_searches::{FirstSearches, Found};
 use querywright_types::{Deadline, Error, Ordinal, Query, QueryLanguage, Request, Result, Rewrite, Rewriter};
 
@@ -259,13 +258,7 @@ impl Rewriter for Rm3 {
     }
 
     fn rewrite(&self, queries: &[Query], deadline: Deadline) -> Vec<Result<Rewrite>> {
-        queries
-            .par_iter()
-            .map(|query| {
-                deadline.check()?;
-                self.rewrite_one(query)
-            })
-            .collect()
+        each(queries, |query| deadline.check().and_then(|()| self.rewrite_one(query)))
     }
 }
 

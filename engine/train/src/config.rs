@@ -133,6 +133,9 @@ pub struct RetrieverConfig {
     /// The file of a plugin that ranks in the place of BM25, with its `plugin.toml` beside it. Its calls are metered by
     /// fuel, so that every run gives the same rewards. Default: none.
     pub plugin: Option<PathBuf>,
+    /// The file of a search engine elsewhere that ranks in the place of BM25 (`docs/connect.md`). Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<PathBuf>,
     /// The weight, beside the text's ranking, of what followed the items of a history in the training split
     /// (covisitation), for next items. Default: none; 0.6 is a good one.
     #[serde(skip_serializing_if = "Option::is_none")]

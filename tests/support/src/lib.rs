@@ -9,6 +9,7 @@
 //! ```
 
 pub mod fake_server;
+pub mod postgres;
 
 use std::ffi::OsString;
 use std::fmt::Display;

@@ -18,7 +18,7 @@ use super::journal::Journal;
 use crate::history::Histories;
 use crate::ranker::Ranker;
 use crate::weights::Weights;
-use crate::{dense, open};
+use crate::{connect, dense, open};
 
 /// What a configuration names, and what of it was opened.
 pub struct Opener {
@@ -70,6 +70,7 @@ impl Opener {
         }
         let rewriter = config.rewriters.first().map_or("identity", |first| first.rewriter.as_str());
         let ranker = open::retriever(&config.retriever, rewriter, &dataset, config.index.as_deref(), &config.grants)?;
+        let ranker = if connect::named(&config.retriever)?.is_some() { connect::guarded(ranker) } else { ranker };
         let histories = Histories::of(&dataset);
         let catalog = ranker.catalog.clone();
         let mut engine = Engine::new(config.name.as_str(), self.stack(config, &ranker, Vec::new())?)

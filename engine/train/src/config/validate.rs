@@ -156,6 +156,10 @@ impl RetrieverConfig {
         if self.plugin.is_none() {
             within("retriever.bm25", self.bm25.validate())?;
         }
+        if self.connect.is_some() && self.plugin.is_some() {
+            let found = "a plugin ranks already (retriever.plugin)";
+            return refuse("retriever.connect", found, "leave one of the two out");
+        }
         #[cfg(feature = "dense")]
         self.validate_dense().and_then(|()| self.validate_embed())?;
         #[cfg(feature = "sequence")]
@@ -188,9 +192,11 @@ impl RetrieverConfig {
 impl RetrieverConfig {
     fn validate_dense(&self) -> Result<()> {
         let Some(dense) = &self.dense else { return Ok(()) };
-        if self.plugin.is_some() {
-            let found = "a plugin ranks already (retriever.plugin)";
-            return refuse("retriever.dense", found, "leave one of the two out");
+        for (key, ranks) in [("plugin", self.plugin.is_some()), ("connect", self.connect.is_some())] {
+            if ranks {
+                let found = format!("something else ranks already (retriever.{key})");
+                return refuse("retriever.dense", found, "leave one of the two out");
+            }
         }
         if dense.model.is_empty() {
             return refuse("retriever.dense.model", "it is empty", "name an encoder, as all-minilm-l6-v2");

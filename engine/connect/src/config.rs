@@ -41,7 +41,7 @@ impl EngineKind {
 }
 
 /// The address of an engine and the options of its requests. Unknown keys are refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectConfig {
     /// Which engine.
@@ -87,6 +87,15 @@ pub struct ConnectConfig {
     pub parallel: usize,
 }
 
+/// Without the user and the password of an address.
+impl std::fmt::Debug for ConnectConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("ConnectConfig");
+        shown.field("kind", &self.kind).field("url", &self.shown_url()).field("index", &self.index);
+        shown.finish_non_exhaustive()
+    }
+}
+
 fn english() -> String {
     "english".to_owned()
 }
@@ -116,7 +125,11 @@ impl ConnectConfig {
             _ => &["http://", "https://"],
         };
         if !schemes.iter().any(|scheme| self.url.starts_with(scheme)) {
-            return refused("url", format!("{:?}", self.url), &format!("begin it with {}", schemes.join(" or ")));
+            return refused(
+                "url",
+                format!("{:?}", self.shown_url()),
+                &format!("begin it with {}", schemes.join(" or ")),
+            );
         }
         if self.index.is_empty() || self.index.contains(['/', '?', '#', '*', ',']) || self.index.starts_with(['_', '-'])
         {
@@ -143,6 +156,24 @@ impl ConnectConfig {
             return refused("parameters", format!("{} has none", self.kind.name()), "leave them out");
         }
         self.timeout().map(drop)
+    }
+
+    /// The address without a user and a password.
+    fn shown_url(&self) -> String {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
+        let host = rest.split(['/', '?']).next().unwrap_or_default();
+        let behind = host.rfind('@').map_or(0, |at| at + 1);
+        // A password may also stand behind the question mark.
+        let rest = rest[behind..].split('?').next().unwrap_or_default();
+        if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
+    }
+
+    /// What decides the answers, as nobody knows the index's own digest: where it is, how it is asked, and what the user calls
+    /// its state. No secret is part of it.
+    pub(crate) fn identity(&self) -> String {
+        let Self { kind, index, fields, id, title, body, parameters, text_search, version, .. } = self;
+        let asked = (kind.name(), self.shown_url(), index, fields, id, title, body, parameters, text_search, version);
+        format!("{asked:?}")
     }
 
     pub(crate) fn timeout(&self) -> Result<Duration> {

@@ -1,8 +1,9 @@
 //! The retriever: batches, exclusions, ordinals.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -58,6 +59,7 @@ pub struct Connected {
     card: RetrieverCard,
     names: Names,
     parallel: usize,
+    turns: Turns,
 }
 
 impl fmt::Debug for Connected {
@@ -78,14 +80,18 @@ impl Connected {
             EngineKind::Postgres => Box::new(Postgres::new(config)?),
             _ => Box::new(Elastic::new(config)?),
         };
-        // Nobody knows the index's own digest: its name, how it is asked, and what the user calls its state.
-        let said = serde_json::to_vec(config).map_err(|e| querywright_types::Error::bug("connect", e.to_string()))?;
-        let card = RetrieverCard::new(config.kind.name(), hex(Sha256::digest(&said)))
+        let card = RetrieverCard::new(config.kind.name(), hex(Sha256::digest(config.identity().as_bytes())))
             .with_version(config.version.as_str())
             .with_languages([QueryLanguage::Boolean, QueryLanguage::Plain])
             .with_fields(config.field_names())
             .with_content(config.content.as_str());
-        Ok(Self { engine, card, names: Names::default(), parallel: config.parallel })
+        Ok(Self {
+            engine,
+            card,
+            names: Names::default(),
+            parallel: config.parallel,
+            turns: Turns::new(config.parallel),
+        })
     }
 
     /// Gives the documents of a catalogue, by their ids, the ordinals that they have there: for judgements and histories. What
@@ -143,14 +149,21 @@ impl Retriever for Connected {
         let work = || {
             while let Some((place, chunk)) = take(&next, &chunks) {
                 let asked: Vec<Asked<'_>> = chunk.iter().map(|request| self.asked(request)).collect();
-                let mut answers = self.engine.search(&asked, deadline);
+                let mut answers = match self.turns.take(deadline) {
+                    Some(_turn) => self.engine.search(&asked, deadline),
+                    None => {
+                        let busy =
+                            || Err((FaultKind::Overloaded, "all its calls were taken up to the deadline".to_owned()));
+                        asked.iter().map(|_| busy()).collect()
+                    }
+                };
                 let missing = || Err((FaultKind::Contract, "an answer is missing".to_owned()));
                 answers.resize_with(chunk.len(), missing);
                 let ranked = |(request, answer): (&Request, Result<Vec<Found>, Failure>)| {
                     answer.and_then(|found| self.ranking(request, found)).map_err(|failure| self.fault(failure))
                 };
                 let rankings: Vec<_> = chunk.iter().zip(answers).map(ranked).collect();
-                done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((place, rankings));
+                done.lock().unwrap_or_else(PoisonError::into_inner).push((place, rankings));
             }
         };
         std::thread::scope(|scope| {
@@ -160,7 +173,7 @@ impl Retriever for Connected {
             }
             work();
         });
-        let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_by_key(|(place, _)| *place);
         done.into_iter().flat_map(|(_, rankings)| rankings).collect()
     }
@@ -169,6 +182,50 @@ impl Retriever for Connected {
         self.names.name(document)
     }
 }
+
+/// Calls that may be made at once, whoever makes them.
+struct Turns {
+    free: Mutex<usize>,
+    given_back: Condvar,
+}
+
+/// A call's turn, given back when it is dropped.
+struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count), given_back: Condvar::new() }
+    }
+
+    /// Waits for a turn; none where none came by the deadline.
+    fn take(&self, deadline: Deadline) -> Option<Turn<'_>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            let left = deadline.left().unwrap_or(Duration::from_secs(3600));
+            if left.is_zero() {
+                return None;
+            }
+            free = self.given_back.wait_timeout(free, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free -= 1;
+        Some(Turn(self))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.given_back.notify_one();
+    }
+}
+
+/// A factor on a score that every engine can read: nested boosts may be beyond what a number holds.
+pub(crate) fn finite(boost: f64) -> f64 {
+    if boost.is_finite() { boost.min(MOST_BOOST) } else { MOST_BOOST }
+}
+
+/// A boost at most.
+const MOST_BOOST: f64 = 1e6;
 
 /// The next chunk that nobody has taken.
 fn take<'a, T>(next: &AtomicUsize, chunks: &[&'a [T]]) -> Option<(usize, &'a [T])> {

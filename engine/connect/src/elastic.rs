@@ -6,7 +6,7 @@ use querywright_text::boolean::{Clause, Group};
 use querywright_types::{Deadline, Error, FaultKind, Result};
 
 use crate::config::{ConnectConfig, EngineKind, PLACEHOLDERS};
-use crate::connected::{Asked, Engine, Found};
+use crate::connected::{Asked, Engine, Found, finite};
 use crate::http::{Call, Failure, Http, quoted};
 
 /// Searches of one call at most.
@@ -69,6 +69,10 @@ impl Elastic {
             {
                 search.entry("timeout").or_insert_with(|| json!(format!("{}ms", left.as_millis().max(1))));
             }
+            if let (Value::Object(search), true) = (&mut search, self.kind == EngineKind::Quickwit) {
+                // It ranks by scores, and tells them, where it is asked to.
+                search.entry("sort").or_insert_with(|| json!([{ "_score": { "order": "desc" } }]));
+            }
             body.push_str(&json!({ "index": self.index }).to_string());
             body.push('\n');
             body.push_str(&search.to_string());
@@ -82,7 +86,7 @@ impl Elastic {
     fn any_field(&self, text: &str, phrase: Option<&str>, boost: f64) -> Value {
         let fields: Vec<String> = self.fields.iter().map(|(name, weight)| format!("{name}^{weight}")).collect();
         let kind = phrase.unwrap_or("most_fields");
-        json!({ "multi_match": { "query": text, "fields": fields, "type": kind, "boost": boost } })
+        json!({ "multi_match": { "query": text, "fields": fields, "type": kind, "boost": finite(boost) } })
     }
 
     fn group(&self, group: &Group<'_>) -> Value {
@@ -93,7 +97,7 @@ impl Elastic {
                 parts.insert(name.to_owned(), Value::Array(all(clauses)));
             }
         }
-        parts.insert("boost".to_owned(), json!(group.boost));
+        parts.insert("boost".to_owned(), json!(finite(f64::from(group.boost))));
         json!({ "bool": parts })
     }
 
@@ -106,7 +110,7 @@ impl Elastic {
             Clause::Words { field: Some(field), text, phrase, boost } => {
                 let name = self.fields.get(*field).map_or("", |(name, _)| name.as_str());
                 let kind = if *phrase { "match_phrase" } else { "match" };
-                json!({ kind: { name: { "query": text, "boost": boost } } })
+                json!({ kind: { name: { "query": text, "boost": finite(f64::from(*boost)) } } })
             }
         }
     }
@@ -118,7 +122,7 @@ impl Elastic {
             _ => hit["_id"].as_str().map(str::to_owned)?,
         };
         let title = self.title.as_deref().and_then(field).unwrap_or_default();
-        let score = hit["_score"].as_f64()? as f32;
+        let score = hit["_score"].as_f64().or_else(|| hit["sort"][0].as_f64())? as f32;
         Some(Found { id, title, score })
     }
 

@@ -62,7 +62,7 @@ impl Http {
                 Err(Attempt::Final(failure)) => return Err(failure),
                 Err(Attempt::Again(failure, after)) => (failure, after.unwrap_or(wait)),
             };
-            let in_time = deadline.left().is_none_or(|left| after < left);
+            let in_time = after <= self.timeout && deadline.left().is_none_or(|left| after < left);
             if retry == RETRIES || !in_time || !self.spend() {
                 return Err(failure);
             }

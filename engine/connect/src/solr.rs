@@ -8,7 +8,7 @@ use querywright_text::boolean::{Clause, Group};
 use querywright_types::{Deadline, FaultKind, Result};
 
 use crate::config::ConnectConfig;
-use crate::connected::{Asked, Engine, Found};
+use crate::connected::{Asked, Engine, Found, finite};
 use crate::elastic::words;
 use crate::http::{Call, Failure, Http, quoted};
 
@@ -56,13 +56,13 @@ impl Solr {
             clauses.iter().map(|clause| format!("{sign}{}", self.clause(clause))).collect::<Vec<_>>()
         };
         let parts = [signed("+", &group.must), signed("", &group.should), signed("-", &group.must_not)].concat();
-        format!("({})^{}", parts.join(" "), group.boost)
+        format!("({})^{}", parts.join(" "), finite(f64::from(group.boost)))
     }
 
     fn clause(&self, clause: &Clause<'_>) -> String {
-        let in_field = |name: &str, text: &str, phrase: bool, boost: f64| match phrase {
-            true => format!("{name}:\"{}\"^{boost}", in_quotes(text)),
-            false => format!("{name}:({})^{boost}", escaped(text)),
+        let in_field = |name: &str, text: &str, phrase: bool, boost: f64| match (phrase, finite(boost)) {
+            (true, boost) => format!("{name}:\"{}\"^{boost}", in_quotes(text)),
+            (false, boost) => format!("{name}:({})^{boost}", escaped(text)),
         };
         match clause {
             Clause::Group(group) => self.group(group),

@@ -82,4 +82,12 @@ fn the_card_says_what_may_be_asked_and_its_digest_what_decides_the_answers() {
     assert_eq!(one.fields, ["text", "title"]);
     assert_eq!(one.languages, [QueryLanguage::Boolean, QueryLanguage::Plain]);
     assert_ne!(one.digest, card("content = \"kitchen ware\"\nversion = \"april\"").digest);
+    assert_eq!(one.digest, card("parallel = 3\ntimeout_seconds = 1\nversion = \"march\"").digest);
+
+    let mut secret = config("elasticsearch", "http://user:pass@host:9200/a?password=pass", "");
+    let plain = config("elasticsearch", "http://host:9200/a", "");
+    assert_eq!(Connected::new(&secret).unwrap().card().digest, Connected::new(&plain).unwrap().card().digest);
+    assert!(!format!("{secret:?}").contains("pass"));
+    secret.url = "user:pass@host".into();
+    assert!(!Connected::new(&secret).unwrap_err().to_string().contains("pass"));
 }

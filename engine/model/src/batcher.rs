@@ -43,7 +43,7 @@ pub struct CompletionRequest {
     /// Who is told of tokens as they come.
     pub observer: Option<TokenObserver>,
     /// Whether the prompt's beginning is kept for later prompts that begin alike, within 256 MiB. The prompt is then read in
-    /// blocks of 64 to 256 tokens, whose sums are rounded apart from each other: the last digits of a long prompt's
+    /// blocks of 16 to 256 tokens, whose sums are rounded apart from each other: the last digits of a long prompt's
     /// probabilities are other ones than [`generate`](super::generate())'s. They depend on no other request, earlier or
     /// beside it. Default: no. A GPU keeps nothing.
     pub keep_prompt: bool,

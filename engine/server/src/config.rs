@@ -121,6 +121,11 @@ impl ServerConfig {
                 let found = format!("found {}, and limits.k is {}", self.k, limits.k);
                 Err(Error::argument("k", found, "give at most what a caller may ask for"))
             }
+            None if limits.documents_bytes > MOST_DOCUMENTS => {
+                let found = format!("found {}, and a change is read back as one line", limits.documents_bytes);
+                let remedy = format!("give at most {MOST_DOCUMENTS}, and send documents in several changes");
+                Err(Error::argument("limits.documents_bytes", found, remedy))
+            }
             None if limits.concurrent > MOST_THREADS => {
                 let found = format!("found {}, and each is a thread", limits.concurrent);
                 Err(Error::argument("limits.concurrent", found, format!("give at most {MOST_THREADS}")))
@@ -129,6 +134,9 @@ impl ServerConfig {
         }
     }
 }
+
+/// Bytes of a body of documents at most.
+const MOST_DOCUMENTS: usize = 60 << 20;
 
 /// Threads of a server at most.
 const MOST_THREADS: usize = 4096;

@@ -50,7 +50,8 @@ pub(crate) fn ready(call: &Call) -> Result<Response, ApiError> {
 pub(crate) fn metrics(call: &Call) -> Result<Response, ApiError> {
     let service = &call.service;
     let stacks = service.engines().into_iter().flat_map(|engine| engine.stacks());
-    let loads = stacks.flat_map(|(_, stack)| stack.rewriters().filter_map(|one| one.load()).collect::<Vec<_>>());
+    // What is asked beside others has a stack of its own, too.
+    let loads = stacks.filter_map(|(_, stack)| stack.rewriter()?.load());
     #[cfg(feature = "model")]
     let loads = loads.chain(service.models().into_values().map(|model| model.load()));
     let load = loads.fold(Load::default(), Load::and);

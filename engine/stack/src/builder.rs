@@ -63,8 +63,9 @@ impl StackBuilder {
         self
     }
 
-    /// A further rewriter, asked beside the first. The rankings of all their rewrites are fused by reciprocal rank, at the
-    /// price of a retrieval each; a rewrite that is late or fails is left out. Default: none.
+    /// A further rewriter, asked at the same time as the first where there is a deadline, and else after it. The rankings of all
+    /// their rewrites are fused by reciprocal rank, at the price of a retrieval each. Where a further one is late or fails it is
+    /// left out; where the first one does, the query takes its place as it came. Default: none.
     pub fn also(mut self, rewriter: impl Rewriter + 'static) -> Self {
         self.further.push(Arc::new(rewriter));
         self

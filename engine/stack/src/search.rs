@@ -118,7 +118,8 @@ impl Stack {
             Ok(hits) => hits,
             Err(error) if texts.iter().all(|text| **text == original) => return Err(error),
             Err(error) => {
-                also.iter_mut().for_each(|one| one.fall_back(&original, &error));
+                let tried = also.iter_mut().filter(|one| one.outcome.fallback().is_none());
+                tried.for_each(|one| one.fall_back(&original, &error));
                 outcome = TraceOutcome::FellBack(error);
                 searched = original;
                 find(&[&searched])?
@@ -404,7 +405,9 @@ mod tests {
         let stack =
             Stack::builder().retriever(numbered()).rewriter(Says("1", 0)).also(Says("broken", 0)).build().unwrap();
         let answer = stack.search("4", 4).unwrap();
-        assert_eq!((ids(&answer).as_str(), kinds(&answer.trace)), ("4", vec!["fell_back"]));
+        assert_eq!((ids(&answer).as_str(), kinds(&answer.trace)), ("4", vec!["fell_back", "fell_back"]));
+        let codes = answer.trace.also.iter().map(|one| one.outcome.fallback().unwrap().code());
+        assert_eq!(codes.collect::<Vec<_>>(), ["network", "format"]);
         assert_eq!(answer.trace.also[0].searched.text, "4");
         assert!(Stack::builder().retriever(numbered()).also(Says("1", 0)).build().is_err());
     }

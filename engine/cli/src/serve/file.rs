@@ -142,6 +142,10 @@ impl ServeFile {
                 let remedy = "the query as it came is called so; choose another name";
                 return refused("engine.rewriter", "\"original\"".into(), remedy);
             }
+            if engine.changes.is_some() && engine.retriever.starts_with("connect:") {
+                let remedy = "change the documents there, and leave this out";
+                return refused("engine.changes", "an engine elsewhere holds the documents".into(), remedy);
+            }
             for rewriter in &engine.rewriters {
                 let others = || engine.rewriters.iter().map(|other| &other.name).filter(|name| **name != rewriter.name);
                 if let Some(unknown) = rewriter.also.iter().find(|name| !others().any(|other| other == *name)) {

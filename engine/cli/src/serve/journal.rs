@@ -14,6 +14,8 @@ pub struct Journal {
     /// Locked.
     file: File,
     changes: DocumentChanges,
+    /// Whether a line that failed could not be taken back.
+    broken: bool,
 }
 
 impl Journal {
@@ -22,6 +24,11 @@ impl Journal {
     /// # Errors
     /// When it cannot be read and written, another process has it, or it holds something else.
     pub fn open(path: &Path) -> Result<Self> {
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            let found = format!("{} is the name of a compressed file", path.display());
+            return Err(Error::argument("changes", found, "it is written as text: name it .jsonl"));
+        }
+        let fresh = !path.exists();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|e| Error::write(path, e))?;
         file.try_lock().map_err(|_| {
@@ -29,8 +36,14 @@ impl Journal {
             Error::argument("changes", found, "give each engine of each server a file of its own")
         })?;
         let changes = DocumentChanges::read(path)?;
-        let mut journal = Self { path: path.to_owned(), file, changes };
-        journal.end_at_a_line().map_err(|e| Error::write(path, e))?;
+        let mut journal = Self { path: path.to_owned(), file, changes, broken: false };
+        let ready = |journal: &mut Self| {
+            journal.end_at_a_line()?;
+            // The file's name outlasts the machine, too.
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if fresh { File::open(folder)?.sync_all() } else { Ok(()) }
+        };
+        ready(&mut journal).map_err(|e| Error::write(path, e))?;
         Ok(journal)
     }
 
@@ -41,14 +54,18 @@ impl Journal {
 
     /// Adds a request that was checked, so that it outlasts the process and the machine.
     pub fn append(&mut self, line: &str, all: DocumentChanges) -> Result<()> {
+        let fail = |error| Error::write(&self.path, error);
+        if self.broken {
+            return Err(fail(std::io::Error::other("an earlier line could not be taken back; start the server anew")));
+        }
+        let before = self.file.seek(SeekFrom::End(0)).map_err(fail)?;
         let write = |file: &mut File| {
-            file.seek(SeekFrom::End(0))?;
             file.write_all(format!("{}\n", line.trim()).as_bytes())?;
             file.sync_data()
         };
         if let Err(error) = write(&mut self.file) {
-            // A part of a line must not be taken for the beginning of the next.
-            let _ = self.end_at_a_line();
+            // Who asked is told that it failed: it must not come back.
+            self.broken = self.file.set_len(before).and_then(|()| self.file.sync_data()).is_err();
             return Err(Error::write(&self.path, error));
         }
         self.changes = all;
@@ -68,6 +85,12 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_under_which_it_could_not_be_read_again_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Journal::open(&folder.path().join("changes.jsonl.gz")).unwrap_err().to_string().contains(".jsonl"));
+    }
 
     #[test]
     fn what_was_appended_is_there_after_a_restart_and_half_a_line_is_not() {

@@ -75,8 +75,7 @@ fn a_batch_is_one_call_each_answer_stands_for_itself_and_what_is_excluded_is_tak
 
 #[test]
 fn a_body_of_the_users_own_is_filled_in_and_quickwit_is_asked_where_it_answers() {
-    let answer =
-        json!({ "responses": [{ "hits": { "hits": [{ "_id": "", "_score": 1, "_source": { "sku": 7 } }] } }] });
+    let answer = json!({ "responses": [{ "hits": { "hits": [{ "_id": "", "_score": null, "sort": [1.5], "_source": { "sku": 7 } }] } }] });
     let fake = server("/api/v1/_elastic/_msearch", Response::ok(answer.to_string()));
     let body =
         r#"{"query":{"function_score":{"query":"$query","boost_mode":"sum"}},"size":"$k","rescore":["$text",1]}"#;
@@ -88,7 +87,7 @@ fn a_body_of_the_users_own_is_filled_in_and_quickwit_is_asked_where_it_answers()
     let search: Value = serde_json::from_str(fake.seen()[0].body.lines().nth(1).unwrap()).unwrap();
     assert_eq!((&search["size"], &search["rescore"]), (&json!(4), &json!(["tea \"$k\"", 1])));
     assert_eq!(search["query"]["function_score"]["query"]["multi_match"]["query"], "tea \"$k\"");
-    assert!(search.get("timeout").is_none());
+    assert!(search.get("timeout").is_none() && search["sort"][0].get("_score").is_some());
 }
 
 #[test]
@@ -116,7 +115,10 @@ fn what_may_succeed_the_next_time_is_sent_again_within_its_budget_and_garbage_is
         ("{\"responses\":[]}", FaultKind::Contract),
         (whole.as_str(), FaultKind::Contract),
         ("{\"responses\":[{}]}", FaultKind::Parse),
-        ("{\"responses\":[{\"hits\":{\"hits\":[{\"_id\":\"a\",\"_score\":null}]}}]}", FaultKind::Parse),
+        (
+            "{\"responses\":[{\"hits\":{\"hits\":[{\"_id\":\"a\",\"_score\":null,\"sort\":[\"b\"]}]}}]}",
+            FaultKind::Parse,
+        ),
         ("{\"responses\":[{\"hits\":{\"hits\":[{\"_id\":\"a\",\"_score\":1e300}]}}]}", FaultKind::Contract),
     ] {
         let (kind, calls, _) = ask(Response::ok(body), 20_000);

@@ -9,7 +9,8 @@ const SHOP: &str = "
         ('d2', 'wool blanket', 'warm feet in the night'),
         ('d3', 'tea pot', 'a pot of steel'),
         ('d4', 'solar lantern', 'light in the dark, and no kettle'),
-        ('d5', 'it''s', 'null and void')) AS shop (id, name, description);
+        ('d5', 'it''s', 'null and void'),
+        ('d6', NULL, 'a spatula and a whisk')) AS shop (id, name, description);
 ";
 
 #[test]
@@ -41,6 +42,11 @@ fn a_real_server_finds_what_each_query_means_and_no_text_is_read_as_sql() {
     assert_eq!(ask(boolean("lantern blanket^9", 10)), ["d2", "d4"]);
     assert_eq!(ask(boolean("lantern^9 blanket", 1)), ["d4"]);
     assert_eq!(find("the"), "");
+    assert_eq!(find("kettle AND (the of)"), "d1 d4");
+    // A column may be null: it matches nothing, and forbids nothing.
+    assert_eq!((find("spatula"), find("whisk AND NOT kettle")), ("d6".to_owned(), "d6".to_owned()));
+    let nested = "(".repeat(14) + "kettle" + &"^1000)".repeat(14);
+    assert_eq!(find(&nested), "d1 d4");
     for text in ["'; DROP TABLE shop; --", "it's", "$1 %s \\ ' \" \0 & | ! <-> :*", "NOT", "a:b:c", "((("] {
         let _ = (plain(text), find(text));
     }
@@ -55,6 +61,16 @@ fn a_real_server_finds_what_each_query_means_and_no_text_is_read_as_sql() {
     }
     let late = retrieve(&connected, &requests[..1], Deadline::after(Duration::ZERO));
     assert_eq!(kind(&late[0]), FaultKind::Timeout);
+
+    // Connections are dropped within a runtime of somebody else's.
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let second = Connected::new(&config("postgres", &server.url, "")).unwrap();
+    retrieve(&second, &requests[..40], Deadline::NONE);
+    runtime.block_on(async move { drop(second) });
+
+    // Those that are kept are closed by the server: asked again over new ones.
+    server.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'querywright'");
+    assert_eq!(plain("kettle"), ["d1", "d4"]);
 
     // A table that is not there, and a server that is gone.
     let mut other = config("postgres", &server.url, "");

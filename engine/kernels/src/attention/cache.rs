@@ -1,6 +1,6 @@
 //! Keys and values: those that many sequences share, and those of one sequence that grows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::heads::Heads;
 use crate::growing::GrowingMatrix;
@@ -20,12 +20,12 @@ impl KeysValues {
     }
 }
 
-/// The keys and values of a finished segment of tokens in every layer, shared by all that continues it.
+/// The keys and values of a segment of tokens in every layer, shared by all that continues it.
 #[derive(Debug)]
 pub struct Cache {
     len: usize,
-    /// By layer and key head.
-    pub(super) layers: Vec<Vec<KeysValues>>,
+    /// By layer, and there by key head. A layer is there once a pass has computed it.
+    layers: Vec<OnceLock<Vec<KeysValues>>>,
 }
 
 impl Cache {
@@ -36,12 +36,19 @@ impl Cache {
 
     /// Memory of its keys and values.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().flatten().map(|head| head.keys.bytes() + head.values.bytes()).sum()
+        self.layers.iter().filter_map(OnceLock::get).flatten().map(|head| head.keys.bytes() + head.values.bytes()).sum()
     }
 
     /// Whether it holds no token.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The keys and values of a layer's heads.
+    pub(super) fn layer(&self, layer: usize) -> &[KeysValues] {
+        let computed = self.layers[layer].get();
+        assert!(computed.is_some(), "layer {layer} of a segment is read before it is computed");
+        computed.map_or(&[], Vec::as_slice)
     }
 }
 
@@ -52,12 +59,21 @@ pub struct Continuation {
     /// By layer and key head; a layer has none before its first token.
     own: Vec<Vec<KeysValues>>,
     len: usize,
+    /// What the own part becomes, where the next pass completes it.
+    closes: Option<Arc<Cache>>,
 }
 
 impl Continuation {
     /// Continues `caches`, the first being the root.
     pub fn new(caches: Vec<Arc<Cache>>, layers: usize) -> Self {
-        Self { caches, own: vec![Vec::new(); layers], len: 0 }
+        Self { caches, own: vec![Vec::new(); layers], len: 0, closes: None }
+    }
+
+    /// A segment of `len` tokens, all of which the next pass computes, and what it becomes: other sequences of the same pass
+    /// may continue that.
+    pub fn closing(caches: Vec<Arc<Cache>>, layers: usize, len: usize) -> (Self, Arc<Cache>) {
+        let cache = Arc::new(Cache { len, layers: (0..layers).map(|_| OnceLock::new()).collect() });
+        (Self { closes: Some(cache.clone()), ..Self::new(caches, layers) }, cache)
     }
 
     /// Tokens before the next one.
@@ -108,15 +124,23 @@ impl Continuation {
                 own.values.push_row(&row[heads.value(head)..][..heads.dim]);
             }
         }
+        if let Some(cache) = &self.closes {
+            assert_eq!(qkv.len(), cache.len * heads.width(), "one pass computes the whole of a segment that it closes");
+            let first = cache.layers[layer].set(std::mem::take(own)).is_ok();
+            assert!(first, "a segment is computed once");
+        }
     }
 
     /// The own keys and values of a head.
     pub(super) fn own(&self, layer: usize, head: usize) -> &KeysValues {
-        &self.own[layer][head]
+        match &self.closes {
+            Some(cache) => &cache.layer(layer)[head],
+            None => &self.own[layer][head],
+        }
     }
 
     /// Closes the sequence's own part, so that others can continue it.
     pub fn into_cache(self) -> Cache {
-        Cache { len: self.len, layers: self.own }
+        Cache { len: self.len, layers: self.own.into_iter().map(OnceLock::from).collect() }
     }
 }

@@ -128,7 +128,7 @@ impl Batch<'_> {
         let queries = self.heads.gather(qkv, self.heads.width(), self.head, rows);
         let count = queries.len() / dim;
         let caches = self.sequences[self.pieces[0].sequence].caches();
-        let caches = || caches.iter().filter(|c| !c.is_empty()).map(|c| (c.len(), &c.layers[self.layer][self.head]));
+        let caches = || caches.iter().filter(|c| !c.is_empty()).map(|c| (c.len(), &c.layer(self.layer)[self.head]));
         let shared: usize = caches().map(|c| c.0).sum();
         // Scores of one row side by side: the caches, then the sequence's own positions.
         let stride = shared + self.pieces.iter().map(|piece| piece.before + piece.rows).fold(0, usize::max);

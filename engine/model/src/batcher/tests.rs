@@ -184,7 +184,7 @@ fn a_completion_whose_numbers_end_fails_alone_and_holds_nobody_up() {
 
 #[test]
 fn a_kept_prompt_gives_the_same_completion_whatever_was_read_before_it_or_beside_it() {
-    // Beginnings of 0, 1, 2, 3 and 5 blocks, ends of one token to a block, and a prefix of their own for some.
+    // Beginnings of no block to all of them, ends of one token to a block, and a prefix of their own for some.
     let prompt = |batcher: &Batcher, shared: &Prefix, (n, begins, length): (u64, usize, usize)| {
         let token = |place: usize| ((place * 13 + if place < begins { 0 } else { 7 * n as usize }) % 200) as u32;
         let prefix = if n.is_multiple_of(3) { shared.clone() } else { Prefix::NONE };
@@ -192,8 +192,12 @@ fn a_kept_prompt_gives_the_same_completion_whatever_was_read_before_it_or_beside
         let prompt = PromptTokens::free(n, tokens);
         CompletionRequest { keep_prompt: true, ..CompletionRequest::new(prefix, prompt, sampled(9)) }
     };
-    let shapes: [(u64, usize, usize); 10] = [
+    let shapes: [(u64, usize, usize); 14] = [
         (1, 0, 9),
+        (11, 20, 16),
+        (12, 20, 17),
+        (13, 20, 33),
+        (14, 40, 50),
         (2, 64, 65),
         (3, 64, 64),
         (4, 64, 128),
@@ -223,7 +227,7 @@ fn a_kept_prompt_gives_the_same_completion_whatever_was_read_before_it_or_beside
     for round in 0..2 {
         let together = batcher.complete(requests.clone()).into_iter().map(Result::unwrap).collect::<Vec<_>>();
         assert_eq!(together, right, "round {round}");
-        for place in [9, 2, 5, 0, 8, 1, 7, 3, 6, 4] {
+        for place in [9, 2, 12, 5, 0, 8, 11, 1, 7, 13, 3, 6, 10, 4] {
             let made = batcher.complete(vec![requests[place].clone()]).remove(0).unwrap();
             assert_eq!(made, right[place], "request {place} in round {round}");
         }

@@ -4,20 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::HostDecoder;
-use super::blocks::{Blocks, Chain, LONGEST, end_of_block};
+use super::blocks::Blocks;
 use super::generate::{Beside, Generation, Own, PREFILL, step};
+use super::reading::{CHUNK, Reading};
 use crate::adapter::Deltas;
 use crate::backend::Batching;
 use crate::batcher::Job;
 use crate::completion::{Completion, GenerateOptions};
 use crate::sequence::{Active, Call};
 use crate::tokenizer::Tokenizer;
-use querywright_kernels::{Cache, Continuation};
 use querywright_types::{Error, Result};
-
-/// Prompt tokens that a pass reads beside the next tokens of others. Longer prompts are read in chunks of so many, whatever
-/// else there is, so that their sums do not depend on it.
-const CHUNK: usize = LONGEST;
 
 /// Sequences of several requests that share passes.
 #[derive(Default)]
@@ -33,82 +29,6 @@ pub(crate) struct HostBatch {
     active: Vec<Active<Own>>,
     /// A buffer.
     logits: Vec<f32>,
-}
-
-/// A prompt of which some tokens were read.
-struct Reading {
-    job: Arc<Job>,
-    sequence: Continuation,
-    read: usize,
-    /// The blocks behind it, where they are kept.
-    chain: Option<Chain>,
-}
-
-impl Reading {
-    fn new(job: Arc<Job>, decoder: &HostDecoder, blocks: &mut Blocks) -> Self {
-        let prefix = &job.request.prefix;
-        let chain = job.request.keep_prompt.then(|| blocks.begin(prefix.tokens(), prefix.cache()));
-        let mut reading = Self { job, sequence: Continuation::default(), read: 0, chain };
-        reading.sequence = decoder.continuation(reading.before());
-        reading
-    }
-
-    /// What its sequence continues.
-    fn before(&self) -> Vec<Arc<Cache>> {
-        match &self.chain {
-            Some(chain) => chain.caches().to_vec(),
-            None => self.job.request.prefix.cache().into_iter().cloned().collect(),
-        }
-    }
-
-    fn prompt(&self) -> &[u32] {
-        &self.job.request.prompt.tokens
-    }
-
-    /// The tokens that are read next.
-    fn chunk(&self) -> &[u32] {
-        let end = if self.chain.is_some() { end_of_block(self.read) } else { self.read + CHUNK };
-        &self.prompt()[self.read..self.prompt().len().min(end)]
-    }
-
-    /// The next tokens, where they are a block. A prompt's last tokens are none: what comes next is asked of them.
-    fn block(&self) -> Option<(&Chain, &[u32])> {
-        let chunk = self.chunk();
-        let chain = self.chain.as_ref()?;
-        (self.read + chunk.len() < self.prompt().len()).then_some((chain, chunk))
-    }
-
-    /// Goes on by all blocks that were read before.
-    fn skip(&mut self, decoder: &HostDecoder, blocks: &mut Blocks) {
-        let from = self.read;
-        while let Some((_, block)) = self.block() {
-            let block = block.to_vec();
-            if !self.chain.as_mut().is_some_and(|chain| blocks.find(chain, &block)) {
-                break;
-            }
-            self.read += block.len();
-        }
-        if self.read > from {
-            self.sequence = decoder.continuation(self.before());
-        }
-    }
-
-    /// Takes back its sequence from a pass over its next tokens.
-    fn advance(&mut self, sequence: Continuation, decoder: &HostDecoder, blocks: &mut Blocks) {
-        let block = self.block().map(|(_, block)| block.to_vec());
-        self.read += self.chunk().len();
-        match (block, &mut self.chain) {
-            (Some(block), Some(chain)) => {
-                blocks.read(chain, &block, sequence.into_cache());
-                self.sequence = decoder.continuation(self.before());
-            }
-            _ => self.sequence = sequence,
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.read == self.prompt().len()
-    }
 }
 
 impl std::fmt::Debug for HostBatch {
@@ -159,7 +79,7 @@ impl HostBatch {
     /// Ends requests whose time is over before their prompt was read. Others end with their next token.
     fn leave_late(&mut self) -> Vec<(Arc<Job>, Result<Completion>)> {
         let late = |reading: &mut Reading| reading.job.request.deadline.passed();
-        let ended = |Reading { job, .. }| {
+        let ended = |Reading { job, .. }: Reading| {
             let late = job.request.deadline.check();
             (job, late.and(Err(Error::bug("running batch", "a deadline that passed and has not passed"))))
         };
@@ -174,16 +94,14 @@ impl HostBatch {
         tokenizer: &Tokenizer,
         ended: &mut Vec<(Arc<Job>, Result<Completion>)>,
     ) -> Result<()> {
-        self.skip(decoder);
+        self.skip();
         let count = self.next_to_read();
         if count == 0 && self.active.is_empty() {
             return Ok(());
         }
         let now = &mut self.reading[..count];
-        let sequences = now.iter_mut().map(|reading| std::mem::take(&mut reading.sequence)).collect();
-        let tokens: Vec<&[u32]> = now.iter().map(Reading::chunk).collect();
-        let ends = |(reading, chunk): (&Reading, &&[u32])| reading.read + chunk.len() == reading.prompt().len();
-        let wanted = now.iter().zip(&tokens).map(ends).collect();
+        let sequences = now.iter_mut().flat_map(|reading| reading.begin_pass(decoder)).collect();
+        let (tokens, wanted) = now.iter().flat_map(Reading::tokens).unzip();
         let options: Vec<GenerateOptions<'_>> = self.jobs.iter().map(|job| job.options()).collect();
         let calls: Vec<Call<'_>> =
             self.jobs.iter().zip(&options).map(|(job, options)| job.call(options, deltas, tokenizer)).collect();
@@ -195,19 +113,19 @@ impl HostBatch {
         let (sequences, first) = generation.pass_with(Beside { sequences, tokens, wanted })?;
         (self.active, self.logits) = (generation.active, generation.logits);
         self.jobs.iter().zip(&self.active).for_each(|(job, a)| job.observe(&a.tokens));
-        let HostBatch { reading, blocks, .. } = self;
-        reading.iter_mut().zip(sequences).for_each(|(reading, sequence)| reading.advance(sequence, decoder, blocks));
+        let (HostBatch { reading, blocks, .. }, mut sequences) = (&mut *self, sequences.into_iter());
+        reading[..count].iter_mut().for_each(|reading| reading.end_pass(&mut sequences, blocks));
         self.begin(count, &first, decoder, (deltas, tokenizer), ended);
         self.collect(ended);
         Ok(())
     }
 
     /// Goes on by what was read before. Of prompts that go on alike one is read; the others find its block with the next pass.
-    fn skip(&mut self, decoder: &HostDecoder) {
+    fn skip(&mut self) {
         let HostBatch { reading, blocks, .. } = self;
-        reading.iter_mut().for_each(|reading| reading.skip(decoder, blocks));
+        reading.iter_mut().for_each(|reading| reading.skip(blocks));
         let mut seen = HashSet::new();
-        let block = |reading: &Reading| reading.block().map(|(chain, tokens)| (chain.parent(), tokens.to_vec()));
+        let block = |reading: &Reading| reading.next_block().map(|(parent, tokens)| (parent, tokens.to_vec()));
         let waits: Vec<bool> = reading.iter().map(|r| block(r).is_some_and(|block| !seen.insert(block))).collect();
         let mut of = waits.iter();
         let later: Vec<Reading> = reading.extract_if(.., |_| of.next() == Some(&true)).collect();
@@ -219,8 +137,8 @@ impl HostBatch {
     fn next_to_read(&self) -> usize {
         let mut room = if self.active.is_empty() { PREFILL } else { CHUNK };
         let fits = self.reading.iter().take(self.fresh).enumerate().take_while(|(place, reading)| {
-            let fits = *place == 0 || reading.chunk().len() <= room;
-            room = room.saturating_sub(reading.chunk().len());
+            let fits = *place == 0 || reading.rows() <= room;
+            room = room.saturating_sub(reading.rows());
             fits
         });
         fits.count()
@@ -236,10 +154,8 @@ impl HostBatch {
         ended: &mut Vec<(Arc<Job>, Result<Completion>)>,
     ) {
         let mut logits = logits.chunks(decoder.config().vocab_size);
-        for mut reading in self.reading.extract_if(..count, |reading| reading.is_done()) {
-            let own = Arc::new(std::mem::take(&mut reading.sequence).into_cache());
-            let caches = reading.before().into_iter().chain([own]).collect();
-            let job = reading.job;
+        for reading in self.reading.extract_if(..count, |reading| reading.is_done()) {
+            let (job, caches) = reading.done();
             let Some(logits) = logits.next() else {
                 ended.push((job, Err(Error::bug("running batch", "a prompt without logits"))));
                 continue;

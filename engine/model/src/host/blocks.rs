@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use querywright_kernels::Cache;
 
-/// Tokens of the first two blocks. A pass over fewer is bound by memory, and the common beginning of short prompts is
-/// found by no larger ones.
-const FIRST: usize = 64;
+/// Tokens of the first two blocks: the beginnings of short prompts are short.
+const FIRST: usize = 16;
 /// Tokens of those far behind. Every further block costs attention a product.
 pub(super) const LONGEST: usize = 256;
 /// Memory of kept blocks, in bytes.
@@ -18,7 +17,7 @@ const BYTES: usize = 256 << 20;
 
 /// Where the block ends that begins at `from`.
 pub(super) fn end_of_block(from: usize) -> usize {
-    if from < 2 * FIRST { from + FIRST } else { (from / LONGEST + 1) * LONGEST }
+    if from < LONGEST { FIRST.max(2 * from) } else { from + LONGEST }
 }
 
 /// What stands before a block: a number for each chain of blocks.
@@ -101,8 +100,8 @@ impl Blocks {
     }
 
     /// Goes on by a block that was just read, and keeps it.
-    pub(super) fn read(&mut self, chain: &mut Chain, tokens: &[u32], cache: Cache) {
-        self.keep(chain, tokens, Some(Arc::new(cache)));
+    pub(super) fn read(&mut self, chain: &mut Chain, tokens: &[u32], cache: Arc<Cache>) {
+        self.keep(chain, tokens, Some(cache));
     }
 
     /// Keeps a block, where it is not kept already.
@@ -134,14 +133,15 @@ mod tests {
     #[test]
     fn blocks_end_at_fixed_places() {
         let ends: Vec<usize> = std::iter::successors(Some(0), |from| Some(end_of_block(*from))).take(7).collect();
-        assert_eq!(ends, [0, 64, 128, 256, 512, 768, 1024]);
+        assert_eq!(ends, [0, 16, 32, 64, 128, 256, 512]);
+        assert_eq!((end_of_block(512), end_of_block(768)), (768, 1024));
     }
 
     #[test]
     fn what_was_not_used_for_longest_goes_first_and_a_beginning_after_what_continues_it() {
         let tokens = |n: u32| [n; 64];
         let mut blocks = Blocks { most: 4 * size_of_val(&tokens(0)), ..Blocks::default() };
-        let empty = || Continuation::new(Vec::new(), 1).into_cache();
+        let empty = || Arc::new(Continuation::new(Vec::new(), 1).into_cache());
         let walk = |blocks: &mut Blocks, path: &[u32]| {
             let mut chain = blocks.begin(&[], None);
             let found = path.iter().take_while(|n| blocks.find(&mut chain, &tokens(**n))).count();
@@ -166,7 +166,7 @@ mod tests {
         let mut chain = blocks.begin(&[], None);
         for n in 0..3 {
             assert!(!blocks.find(&mut chain, &[n; 64]));
-            blocks.read(&mut chain, &[n; 64], Continuation::new(Vec::new(), 1).into_cache());
+            blocks.read(&mut chain, &[n; 64], Arc::new(Continuation::new(Vec::new(), 1).into_cache()));
         }
         assert_eq!((chain.caches().len(), blocks.bytes, blocks.blocks.len()), (3, 0, 1));
     }

@@ -68,6 +68,11 @@ impl HostDecoder {
         Continuation::new(caches, self.blocks.len())
     }
 
+    /// A segment behind cached ones that the next pass computes as a whole, and what it becomes.
+    pub(super) fn closing(&self, caches: Vec<Arc<Cache>>, tokens: usize) -> (Continuation, Arc<Cache>) {
+        Continuation::closing(caches, self.blocks.len(), tokens)
+    }
+
     fn embed(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.config.check_tokens(tokens)?;
         let width = self.config.hidden_size;

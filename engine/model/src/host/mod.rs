@@ -10,6 +10,7 @@ mod forward;
 mod generate;
 mod gradients;
 mod optimizer;
+mod reading;
 mod recording;
 mod tape;
 

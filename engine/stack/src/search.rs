@@ -402,8 +402,8 @@ mod tests {
         assert_eq!((ids(&late).as_str(), late.trace.outcome.kind()), ("1 4 2", "fell_back"));
 
         // Where one cannot be searched for, the query is, as it came.
-        let stack =
-            Stack::builder().retriever(numbered()).rewriter(Says("1", 0)).also(Says("broken", 0)).build().unwrap();
+        let stack = Stack::builder().retriever(numbered()).rewriter(Says("1", 0)).also(Says("broken", 0));
+        let stack = stack.also(Says("fails", 0)).build().unwrap();
         let answer = stack.search("4", 4).unwrap();
         assert_eq!((ids(&answer).as_str(), kinds(&answer.trace)), ("4", vec!["fell_back", "fell_back"]));
         let codes = answer.trace.also.iter().map(|one| one.outcome.fallback().unwrap().code());

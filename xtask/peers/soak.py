@@ -1,7 +1,10 @@
 """A server under everything at once: searches, completions whose readers go, adapters and engines exchanged, documents that
 come and go, a plugin that misbehaves, idle connections.
 
-    python soak.py CONFIG.toml SECONDS [PROGRAM]    # CONFIG names what DATA below names; see docs/performance.md
+    python soak.py CONFIG.toml SECONDS [PROGRAM]
+
+CONFIG has the engines `shop` (with `changes`, and rewriters `trained` and, with `also`, `both`), `plugin` and `hostile`
+(plugins/hostile/dist/hostile.wasm), the model `smollm2-135m`, and in its folder of `adapters` one called `best`.
 
 Starts `querywright serve CONFIG.toml`, prints a line of JSON now and then with the memory of the process, and at the end what
 was answered. Wrong is: an answer to another query, a document twice, a document that was added and is not found or deleted and is, a

@@ -37,9 +37,9 @@ pub fn dataset(name: &str) -> Result<Dataset> {
 }
 
 /// A retriever as the command line names it: `bm25`, with settings behind a colon, `dense` or `hybrid` with a model, a
-/// plugin's file, `connect:` with the file of an engine elsewhere, or one of those that read histories alone. With a folder the index is kept there and opened again. Behind
-/// each, `+covisitation` fuses its ranking with what followed the items of a history in the training split. Where that or a
-/// hybrid has no weight, the one that `rewriter` was tuned with counts.
+/// plugin's file, `connect:` with the file of an engine elsewhere, or one of those that read histories alone. With a folder
+/// the index is kept there and opened again. Behind each, `+covisitation` fuses its ranking with what followed the items of a
+/// history in the training split. Where that or a hybrid has no weight, the one that `rewriter` was tuned with counts.
 pub fn retriever(
     text: &str,
     rewriter: &str,

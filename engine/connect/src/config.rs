@@ -10,6 +10,9 @@ use querywright_types::{Error, Result};
 /// What stands in the place of a query, a text and a number of hits in a body.
 pub(crate) const PLACEHOLDERS: [&str; 3] = ["$query", "$text", "$k"];
 
+/// What one call may be allowed at most.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// Which engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -131,8 +134,17 @@ impl ConnectConfig {
                 &format!("begin it with {}", schemes.join(" or ")),
             );
         }
-        if self.index.is_empty() || self.index.contains(['/', '?', '#', '*', ',']) || self.index.starts_with(['_', '-'])
-        {
+        let postgres = self.kind == EngineKind::Postgres;
+        if !postgres && self.url.contains(['?', '#']) {
+            return refused(
+                "url",
+                format!("{:?} has parameters", self.shown_url()),
+                "end it before them: paths follow",
+            );
+        }
+        // In an address they would name something else; PostgreSQL's tables are quoted.
+        let strange = self.index.contains(['/', '?', '#', '*', ',']) || self.index.starts_with(['_', '-']);
+        if self.index.is_empty() || strange && !postgres {
             return refused("index", format!("{:?}", self.index), "give the name of one index");
         }
         if self.fields.is_empty() {
@@ -155,6 +167,9 @@ impl ConnectConfig {
         if !self.parameters.is_empty() && self.kind != EngineKind::Solr {
             return refused("parameters", format!("{} has none", self.kind.name()), "leave them out");
         }
+        if self.text_search != english() && !postgres {
+            return refused("text_search", format!("{} has none", self.kind.name()), "leave it out");
+        }
         self.timeout().map(drop)
     }
 
@@ -163,9 +178,16 @@ impl ConnectConfig {
         let (scheme, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
         let host = rest.split(['/', '?']).next().unwrap_or_default();
         let behind = host.rfind('@').map_or(0, |at| at + 1);
-        // A password may also stand behind the question mark.
-        let rest = rest[behind..].split('?').next().unwrap_or_default();
-        if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") }
+        let (rest, parameters) = rest[behind..].split_once('?').unwrap_or((&rest[behind..], ""));
+        let mut shown = if scheme.is_empty() { rest.to_owned() } else { format!("{scheme}://{rest}") };
+        // They may say which database it is, and one may be a password.
+        let secret = |pair: &&str| ["password", "user"].iter().any(|key| pair.to_lowercase().contains(key));
+        let told = parameters.split('&').filter(|pair| !pair.is_empty() && !secret(pair));
+        told.enumerate().for_each(|(place, pair)| {
+            shown.push(if place == 0 { '?' } else { '&' });
+            shown.push_str(pair);
+        });
+        shown
     }
 
     /// What decides the answers, as nobody knows the index's own digest: where it is, how it is asked, and what the user calls
@@ -177,10 +199,11 @@ impl ConnectConfig {
     }
 
     pub(crate) fn timeout(&self) -> Result<Duration> {
-        let timeout = Duration::try_from_secs_f64(self.timeout_seconds).ok().filter(|timeout| !timeout.is_zero());
+        let timeout = Duration::try_from_secs_f64(self.timeout_seconds).ok();
+        let timeout = timeout.filter(|timeout| !timeout.is_zero() && *timeout <= LONGEST_TIMEOUT);
         timeout.ok_or_else(|| {
             let found = self.timeout_seconds.to_string();
-            Error::argument("connect.timeout_seconds", found, "give a number of seconds above 0")
+            Error::argument("connect.timeout_seconds", found, "give a number of seconds above 0, at most 3600")
         })
     }
 

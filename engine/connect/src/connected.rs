@@ -112,7 +112,7 @@ impl Connected {
         // Nothing but NOT has nothing to search with: its words are looked for.
         let query = boolean.then(|| boolean::parse(&request.text, &self.card.fields));
         let query = query.filter(|group| !group.must.is_empty() || !group.should.is_empty());
-        Asked { text: &request.text, query, k: request.k + request.exclude.len() }
+        Asked { text: &request.text, query, k: request.k.saturating_add(request.exclude.len()) }
     }
 
     fn ranking(&self, request: &Request, found: Vec<Found>) -> Result<Ranking, Failure> {

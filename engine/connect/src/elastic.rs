@@ -11,8 +11,6 @@ use crate::http::{Call, Failure, Http, quoted};
 
 /// Searches of one call at most.
 const AT_ONCE: usize = 32;
-/// Hits that an index gives at most (`index.max_result_window`).
-const MOST_HITS: usize = 10_000;
 
 pub(crate) struct Elastic {
     http: Http,
@@ -62,16 +60,20 @@ impl Elastic {
         for one in asked {
             let query =
                 one.query.as_ref().map_or_else(|| self.any_field(one.text, None, 1.0), |group| self.group(group));
-            let k = one.k.min(MOST_HITS);
-            let mut search = filled(&self.body, &query, one.text, k);
-            if let (Value::Object(search), Some(left), false) =
-                (&mut search, deadline.left(), self.kind == EngineKind::Quickwit)
-            {
-                search.entry("timeout").or_insert_with(|| json!(format!("{}ms", left.as_millis().max(1))));
-            }
-            if let (Value::Object(search), true) = (&mut search, self.kind == EngineKind::Quickwit) {
-                // It ranks by scores, and tells them, where it is asked to.
-                search.entry("sort").or_insert_with(|| json!([{ "_score": { "order": "desc" } }]));
+            // More than an index gives is its own to refuse, by `index.max_result_window`.
+            let mut search = filled(&self.body, &query, one.text, one.k);
+            if let Value::Object(search) = &mut search {
+                match (self.kind, deadline.left()) {
+                    // It ranks by scores, and tells them, where it is asked to.
+                    (EngineKind::Quickwit, _) => {
+                        _ = search.entry("sort").or_insert_with(|| json!([{ "_score": { "order": "desc" } }]));
+                    }
+                    (_, Some(left)) => {
+                        let allowed = format!("{}ms", left.as_millis().max(1));
+                        search.entry("timeout").or_insert_with(|| json!(allowed));
+                    }
+                    (_, None) => {}
+                }
             }
             body.push_str(&json!({ "index": self.index }).to_string());
             body.push('\n');

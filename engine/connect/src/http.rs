@@ -31,7 +31,6 @@ pub(crate) struct Call {
 }
 
 /// The connections to one engine.
-#[derive(Debug)]
 pub(crate) struct Http {
     url: String,
     authorization: Option<String>,

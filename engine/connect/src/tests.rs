@@ -56,6 +56,9 @@ fn what_cannot_be_a_configuration_is_refused_by_its_key() {
     refused(&|c| _ = c.fields.insert("text".into(), f64::NAN), "connect.fields");
     refused(&|c| c.parallel = 0, "connect.parallel");
     refused(&|c| c.timeout_seconds = -1.0, "connect.timeout_seconds");
+    refused(&|c| c.timeout_seconds = 1e18, "connect.timeout_seconds");
+    refused(&|c| c.url = "http://localhost:9200/?pretty".into(), "connect.url");
+    refused(&|c| c.text_search = "german".into(), "connect.text_search");
     refused(&|c| c.body = Some("{\"query\": 1}".into()), "connect.body");
     refused(&|c| c.body = Some("[\"$query\"]".into()), "connect.body");
     refused(&|c| _ = c.parameters.insert("a".into(), "b".into()), "connect.parameters");
@@ -84,8 +87,10 @@ fn the_card_says_what_may_be_asked_and_its_digest_what_decides_the_answers() {
     assert_ne!(one.digest, card("content = \"kitchen ware\"\nversion = \"april\"").digest);
     assert_eq!(one.digest, card("parallel = 3\ntimeout_seconds = 1\nversion = \"march\"").digest);
 
-    let mut secret = config("elasticsearch", "http://user:pass@host:9200/a?password=pass", "");
-    let plain = config("elasticsearch", "http://host:9200/a", "");
+    let mut secret = config("postgres", "postgres://user:pass@host/a?password=pass&application_name=b", "");
+    let plain = config("postgres", "postgres://host/a?application_name=b", "");
+    let other = config("postgres", "postgres://host/a?application_name=c", "");
+    assert_ne!(Connected::new(&other).unwrap().card().digest, Connected::new(&plain).unwrap().card().digest);
     assert_eq!(Connected::new(&secret).unwrap().card().digest, Connected::new(&plain).unwrap().card().digest);
     assert!(!format!("{secret:?}").contains("pass"));
     secret.url = "user:pass@host".into();

@@ -144,8 +144,8 @@ struct Queue {
 }
 
 /// A decoder with an adapter that completes prompts for many threads at once. Each request gets the completion that
-/// [`generate`](super::generate()) gives for it alone, where its prompt is not [kept](CompletionRequest::keep_prompt). On a GPU requests that wait are completed together, and later ones
-/// after them.
+/// [`generate`](super::generate()) gives for it alone, where its prompt is not [kept](CompletionRequest::keep_prompt). On a GPU
+/// requests that wait are completed together, and later ones after them.
 pub struct Batcher {
     decoder: Arc<Decoder>,
     tokenizer: Tokenizer,

@@ -104,7 +104,8 @@ impl Metrics {
         if let Some(took) = took {
             self.search_seconds.get_or_create(&outcome).observe(took.as_secs_f64());
         }
-        if let Some(error) = trace.outcome.fallback() {
+        let outcomes = std::iter::once(&trace.outcome).chain(trace.also.iter().map(|one| &one.outcome));
+        for error in outcomes.filter_map(|outcome| outcome.fallback()) {
             self.fallbacks.get_or_create(&vec![("reason", error.code())]).inc();
         }
     }

@@ -89,7 +89,8 @@ pub(crate) async fn reload(call: Call) -> Result<Response, ApiError> {
 /// Adds and deletes documents: an engine with them is opened beside the one that serves, and put in its place.
 pub(crate) async fn documents(call: Call) -> Result<Response, ApiError> {
     let name = call.name_behind(ENGINES)?;
-    // No string of JSON holds a line end.
+    // Of what is JSON no string holds a line end.
+    let _: serde::de::IgnoredAny = call.json()?;
     let change = call.text()?.replace(['\n', '\r'], " ");
     let open =
         move |loader: &dyn Loader, name: &str, adapters: &[(String, String)]| loader.documents(name, &change, adapters);

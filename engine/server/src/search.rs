@@ -138,6 +138,14 @@ async fn one(call: &Call, wanted: &Wanted, query: Query) -> Result<Value, ApiErr
             if let Some(error) = answer.trace.outcome.fallback() {
                 service.log(&format!("request {}:{} searched for as it came: {error}", call.id, quoted()));
             }
+            for (one, error) in answer.trace.also.iter().filter_map(|one| Some((one, one.outcome.fallback()?))) {
+                service.log(&format!(
+                    "request {}:{} left out what {} makes of it: {error}",
+                    call.id,
+                    quoted(),
+                    one.rewriter
+                ));
+            }
             let mut object = serde_json::to_value(&answer)
                 .map_err(|e| ApiError::of_inside(&Error::bug("server::search", e.to_string())))?;
             if let Some(explanations) = explanations {

@@ -171,6 +171,9 @@ fn adapters_and_engines_are_exchanged_while_requests_run_and_none_is_lost() {
     let refused = shop.client.send("POST", "/v1/engines/shop/documents", "", b"{");
     assert_eq!((refused.status, first().as_str()), (400, "newest"));
     assert_eq!(shop.client.send("POST", "/v1/engines/shop/documents", "", b"\xff").status, 400);
+    // A line end within a text is no JSON, and no blank.
+    let broken = shop.client.send("POST", "/v1/engines/shop/documents", "", b"{\"add\":[{\"id\":\"x\ny\"}]}");
+    assert_eq!((broken.status, first().as_str()), (400, "newest"));
 }
 
 #[test]
